@@ -1,0 +1,1 @@
+"""Lightning callbacks; each usable from a config."""

@@ -1,0 +1,1 @@
+"""Lightning datamodules, one data layout a file."""

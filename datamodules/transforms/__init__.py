@@ -1,0 +1,1 @@
+"""Picture transforms that keep masks and boxes aligned."""

@@ -1,0 +1,178 @@
+"""A batch of bags, packed without padding, and what a MIL model returns for it."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from structures.transferable import Transferable, check_dtype, check_field
+
+MILTask = Literal["binary", "multiclass", "multilabel"]
+
+
+@dataclass(frozen=True, slots=True)
+class BagBatch(Transferable):
+    """Bags of one step. B bags, N instances of all bags concatenated in order.
+
+    Attributes:
+        features: (N, D) float, or (N, ...) pictures of instances for models with an encoder.
+        offsets: (B + 1,) int64; bag b owns rows ``offsets[b]:offsets[b + 1]``.
+        labels: (B,) int64 class numbers, or (B, C) for a multilabel task.
+        index: (B,) int64, the bag's stable number in its data set.
+        coords: (N, 2) level-0 pixels (x, y), or None.
+        instance_labels: (N,) int64, -1 where unknown, or None.
+        bag_ids: the data set's own names.
+        groups: the patient of each bag, or empty.
+
+    Raises:
+        ValueError: a rank, an extent or a dtype is wrong. Values are never read here, because
+            ``to`` constructs the batch again on the device; ``check`` reads them.
+    """
+
+    features: Tensor
+    offsets: Tensor
+    labels: Tensor
+    index: Tensor
+    coords: Tensor | None = None
+    instance_labels: Tensor | None = None
+    bag_ids: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        name = "BagBatch"
+        if self.features.ndim < 2:
+            raise ValueError(
+                f"BagBatch.features must be (N, D) or (N, ...), got {tuple(self.features.shape)}"
+            )
+        check_dtype(name, "features", self.features, floating=True)
+        total = self.features.shape[0]
+        bags = self.labels.shape[0] if self.labels.ndim else 0
+        check_field(name, "offsets", self.offsets, (bags + 1,))
+        check_dtype(name, "offsets", self.offsets, floating=False)
+        if self.labels.ndim not in (1, 2):
+            raise ValueError(
+                f"BagBatch.labels must be (B,) or (B, C), got {tuple(self.labels.shape)}"
+            )
+        check_field(name, "index", self.index, (bags,))
+        if self.coords is not None:
+            check_field(name, "coords", self.coords, (total, 2))
+        if self.instance_labels is not None:
+            check_field(name, "instance_labels", self.instance_labels, (total,))
+        for field in ("bag_ids", "groups"):
+            value = getattr(self, field)
+            if value and len(value) != bags:
+                raise ValueError(f"BagBatch.{field} must name {bags} bags, got {len(value)}")
+
+    def __len__(self) -> int:
+        """Return the number of bags (not of instances)."""
+        return int(self.labels.shape[0])
+
+    def sizes(self) -> Tensor:
+        """Return (B,) int64, instances per bag."""
+        return self.offsets.diff()
+
+    def check(self) -> None:
+        """Read the offsets and refuse a batch that no model can use.
+
+        Raises:
+            ValueError: offsets do not start at 0, do not end at N, decrease, or a bag is empty.
+        """
+        offsets = self.offsets.tolist()
+        if offsets[0] != 0 or offsets[-1] != self.features.shape[0]:
+            raise ValueError(
+                f"BagBatch.offsets must run from 0 to {self.features.shape[0]}, "
+                f"got {offsets[0]} to {offsets[-1]}"
+            )
+        for bag, (start, end) in enumerate(itertools.pairwise(offsets)):
+            if end <= start:
+                who = self.bag_ids[bag] if self.bag_ids else f"number {bag}"
+                raise ValueError(f"bag {who} has no instances; remove it from the data set")
+
+    def bag(self, position: int) -> BagBatch:
+        """Return the batch that holds only the bag at ``position``, as views."""
+        start, end = self.offsets[position : position + 2].tolist()
+        one = slice(position, position + 1)
+        return dataclasses.replace(
+            self,
+            features=self.features[start:end],
+            offsets=self.offsets.new_tensor([0, end - start]),
+            labels=self.labels[one],
+            index=self.index[one],
+            coords=None if self.coords is None else self.coords[start:end],
+            instance_labels=(
+                None if self.instance_labels is None else self.instance_labels[start:end]
+            ),
+            bag_ids=self.bag_ids[one],
+            groups=self.groups[one],
+        )
+
+    def bags(self) -> list[BagBatch]:
+        """Return one single-bag batch a bag."""
+        return [self.bag(position) for position in range(len(self))]
+
+    @classmethod
+    def collate(cls, bags: Sequence[BagBatch]) -> BagBatch:
+        """Concatenate batches; optional fields survive only where every part has them.
+
+        Raises:
+            ValueError: the list is empty, or feature widths differ between the parts.
+        """
+        if not bags:
+            raise ValueError("cannot collate an empty list of bags")
+        widths = {tuple(b.features.shape[1:]) for b in bags}
+        if len(widths) > 1:
+            named = {tuple(b.features.shape[1:]): b.bag_ids for b in bags}
+            raise ValueError(f"bags of different feature widths in one batch: {named}")
+        sizes = torch.cat([b.sizes() for b in bags])
+        offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+
+        def joined(field: str) -> Tensor | None:
+            parts = [getattr(b, field) for b in bags]
+            return None if any(part is None for part in parts) else torch.cat(parts)
+
+        def names(field: str) -> tuple[str, ...]:
+            complete = all(len(getattr(b, field)) == len(b) for b in bags)
+            return tuple(n for b in bags for n in getattr(b, field)) if complete else ()
+
+        return cls(
+            features=torch.cat([b.features for b in bags]),
+            offsets=offsets,
+            labels=torch.cat([b.labels for b in bags]),
+            index=torch.cat([b.index for b in bags]),
+            coords=joined("coords"),
+            instance_labels=joined("instance_labels"),
+            bag_ids=names("bag_ids"),
+            groups=names("groups"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MILOutput(Transferable):
+    """What every MIL model returns, in training and in evaluation alike.
+
+    Attributes:
+        logits: (B, C); C = 1 for a binary task (positive-class log-odds), else one a class.
+        attention: (N,) or (N, K), sums to 1 within each bag, or None.
+        attention_logits: the same before the softmax, or None.
+        embeddings: (B, E), or (B, C, E) for learners with one embedding a class, or None.
+        instance_logits: (N, C) or None.
+    """
+
+    logits: Tensor
+    attention: Tensor | None = None
+    attention_logits: Tensor | None = None
+    embeddings: Tensor | None = None
+    instance_logits: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        check_field("MILOutput", "logits", self.logits, ("B", "C"))
+        if self.attention is not None and self.attention.ndim not in (1, 2):
+            raise ValueError(
+                f"MILOutput.attention must be (N,) or (N, K), got {tuple(self.attention.shape)}"
+            )

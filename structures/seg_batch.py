@@ -1,0 +1,127 @@
+"""A batch of pictures with their instances, packed."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from structures.transferable import Transferable, check_dtype, check_field
+
+
+class PictureTargets(NamedTuple):
+    """The instances of one picture of a batch, as views: boxes, labels, masks and crowd flags."""
+
+    boxes: Tensor
+    labels: Tensor
+    masks: Tensor
+    crowd: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class SegBatch(Transferable):
+    """Pictures and targets of one step. B pictures, M instances of all pictures in order.
+
+    Conventions of the whole project: boxes are (x1, y1, x2, y2) in pixels, half-open, so that the
+    pixel in column c has its centre at c + 0.5; labels are 0-based foreground classes (a model
+    adds a background class inside); pictures are RGB in [0, 1]; all geometry refers to the padded
+    frame of ``images``.
+
+    Attributes:
+        images: (B, 3, H, W) float, padded with zeros at the bottom and on the right.
+        sizes: (B, 2) int64, valid (height, width) before padding.
+        boxes: (M, 4) float.
+        labels: (M,) int64.
+        masks: (M, ceil(H / s), ceil(W / s)) bool with s = ``mask_stride``.
+        counts: (B,) int64, instances per picture; sums to M.
+        crowd: (M,) bool, regions of many objects: never a positive example.
+        index: (B,) int64, the picture's stable number in its data set.
+        original_sizes: (B, 2) int64, (height, width) of the picture file, the frame in which
+            predictions are returned.
+        image_ids: the data set's own ids.
+        mask_stride: pixels of ``images`` per cell of ``masks``.
+
+    Raises:
+        ValueError: a rank, an extent or a dtype is wrong. Values are never read here, because
+            ``to`` constructs the batch again on the device.
+    """
+
+    images: Tensor
+    sizes: Tensor
+    boxes: Tensor
+    labels: Tensor
+    masks: Tensor
+    counts: Tensor
+    crowd: Tensor
+    index: Tensor
+    original_sizes: Tensor
+    image_ids: tuple[int, ...] = ()
+    mask_stride: int = 1
+
+    def __post_init__(self) -> None:
+        name = "SegBatch"
+        check_field(name, "images", self.images, ("B", 3, "H", "W"))
+        batch, _, height, width = self.images.shape
+        check_field(name, "boxes", self.boxes, ("M", 4))
+        total = self.boxes.shape[0]
+        if self.mask_stride < 1:
+            raise ValueError(f"SegBatch.mask_stride must be at least 1, got {self.mask_stride}")
+        rows, columns = -(-height // self.mask_stride), -(-width // self.mask_stride)
+        check_field(name, "sizes", self.sizes, (batch, 2))
+        check_field(name, "original_sizes", self.original_sizes, (batch, 2))
+        check_field(name, "labels", self.labels, (total,))
+        check_field(name, "masks", self.masks, (total, rows, columns))
+        check_field(name, "counts", self.counts, (batch,))
+        check_field(name, "crowd", self.crowd, (total,))
+        check_field(name, "index", self.index, (batch,))
+        for field in ("images", "boxes"):
+            check_dtype(name, field, getattr(self, field), floating=True)
+        for field in ("sizes", "labels", "masks", "counts", "crowd", "index"):
+            check_dtype(name, field, getattr(self, field), floating=False)
+        if self.image_ids and len(self.image_ids) != batch:
+            raise ValueError(
+                f"SegBatch.image_ids must name {batch} pictures, got {len(self.image_ids)}"
+            )
+
+    def __len__(self) -> int:
+        return int(self.images.shape[0])
+
+    def targets(self) -> list[PictureTargets]:
+        """Split the instances by picture, as views. One transfer of ``counts`` to the host.
+
+        Raises:
+            ValueError: ``counts`` does not sum to the number of boxes.
+        """
+        counts = self.counts.tolist()
+        if sum(counts) != self.boxes.shape[0]:
+            raise ValueError(
+                f"SegBatch.counts sums to {sum(counts)} but there are {self.boxes.shape[0]} boxes"
+            )
+        parts = [
+            torch.split(value, counts)
+            for value in (self.boxes, self.labels, self.masks, self.crowd)
+        ]
+        return [PictureTargets(*fields) for fields in zip(*parts, strict=True)]
+
+    def picture(self, position: int) -> SegBatch:
+        """Return the batch that holds only the picture at ``position``, padding unchanged."""
+        counts = self.counts.tolist()
+        start = sum(counts[:position])
+        rows = slice(start, start + counts[position])
+        one = slice(position, position + 1)
+        return dataclasses.replace(
+            self,
+            images=self.images[one],
+            sizes=self.sizes[one],
+            boxes=self.boxes[rows],
+            labels=self.labels[rows],
+            masks=self.masks[rows],
+            counts=self.counts[one],
+            crowd=self.crowd[rows],
+            index=self.index[one],
+            original_sizes=self.original_sizes[one],
+            image_ids=self.image_ids[one],
+        )

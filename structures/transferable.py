@@ -1,0 +1,79 @@
+"""Device transfer, pinning and detaching for frozen, slotted dataclasses of tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+
+class Transferable:
+    """Mixin that moves every tensor field of a dataclass and leaves the others alone.
+
+    Lightning refuses a frozen dataclass without ``to`` and the DataLoader silently skips pinning
+    one without ``pin_memory``, so all structures that cross either boundary inherit from here.
+    Nested ``Transferable`` fields are moved too.
+    """
+
+    __slots__ = ()
+
+    def _map_tensors(self, function: Any) -> Self:
+        changed = {}
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                changed[field.name] = function(value)
+            elif isinstance(value, Transferable):
+                changed[field.name] = value._map_tensors(function)
+        return dataclasses.replace(self, **changed)  # type: ignore[type-var]
+
+    def to(
+        self, device: torch.device | str, non_blocking: bool = False, copy: bool = False
+    ) -> Self:
+        """Return a copy whose tensors live on ``device``; values and dtypes are unchanged."""
+        return self._map_tensors(lambda t: t.to(device, non_blocking=non_blocking, copy=copy))
+
+    def pin_memory(self) -> Self:
+        """Return a copy whose tensors are in page-locked memory (needs a CUDA device)."""
+        return self._map_tensors(lambda t: t.pin_memory())
+
+    def detach(self) -> Self:
+        """Return a copy whose tensors are cut from the autograd graph."""
+        return self._map_tensors(lambda t: t.detach())
+
+
+def check_field(owner: str, name: str, value: Tensor, shape: tuple[int | str, ...]) -> None:
+    """Check the shape of one field without reading its values (so nothing waits for a GPU).
+
+    Args:
+        owner: class name for the message.
+        name: field name for the message.
+        value: the tensor.
+        shape: expected extent per axis; a string names a free axis.
+
+    Raises:
+        ValueError: the rank or a fixed extent differs.
+    """
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{owner}.{name} must be a tensor, got {type(value).__name__}")
+    matches = value.ndim == len(shape) and all(
+        isinstance(want, str) or want == have for want, have in zip(shape, value.shape, strict=True)
+    )
+    if not matches:
+        wanted = "(" + ", ".join(str(s) for s in shape) + ("," if len(shape) == 1 else "") + ")"
+        raise ValueError(
+            f"{owner}.{name} must have shape {wanted}, got {tuple(value.shape)} ({value.dtype})"
+        )
+
+
+def check_dtype(owner: str, name: str, value: Tensor, *, floating: bool) -> None:
+    """Check that a field holds floating-point or integer/bool values.
+
+    Raises:
+        ValueError: the dtype is of the other kind.
+    """
+    if value.is_floating_point() != floating:
+        kind = "floating point" if floating else "integer or bool"
+        raise ValueError(f"{owner}.{name} must be {kind}, got {value.dtype}")
