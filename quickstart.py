@@ -1,0 +1,123 @@
+"""Train and evaluate both quickstart recipes on embedded data and leave everything in runs/quickstart.
+
+`make quickstart` calls this; the steps are the commands that a user would type.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import evaluate
+import train
+
+RUNS = Path("runs")
+OUT = RUNS / "quickstart"
+SEG, MIL = "quickstart_mask_rcnn", "quickstart_abmil"
+
+
+def _run(step: str, code: int) -> None:
+    if code != 0:
+        raise SystemExit(f"quickstart: {step} failed with exit code {code}")
+
+
+def _newest(name: str) -> Path:
+    return max((RUNS / name).glob("version_*"), key=lambda p: int(p.name.removeprefix("version_")))
+
+
+def _fit(recipe: str, name: str) -> Path:
+    """Train one recipe with W&B offline and return its run folder."""
+    overlay = ["--config", "configs/_base/wandb.yaml"]
+    _run(f"training {recipe}", train.main(["fit", "--config", recipe, *overlay, "--name", name]))
+    return _newest(name)
+
+
+def segmentation() -> dict[str, object]:
+    """Train Mask R-CNN on digit scenes and score the whole test split from files."""
+    from datamodules import DigitScenesDataModule
+
+    run = _fit("configs/quickstart/mask_rcnn.yaml", SEG)
+    checkpoint = run / "checkpoints" / "best.ckpt"
+    images, annotations = DigitScenesDataModule().write_split("test", OUT / "scenes")
+    predictions, metrics = OUT / "predictions.json", OUT / "segmentation.json"
+    arguments = [
+        "coco", "--ckpt", checkpoint, "--annotations", annotations, "--images", images,
+        "--save-predictions", predictions, "--out", metrics,
+    ]  # fmt: skip
+    _run("evaluate.py coco", evaluate.main([str(a) for a in arguments]))
+    overlay = ["predict", "--ckpt_path", str(checkpoint), "--data", str(images)]
+    _run("train.py predict", train.main([*overlay, "--name", "quickstart_predict"]))
+    scores = json.loads(metrics.read_text())["metrics"]
+    shown = [run / "pictures", _newest("quickstart_predict") / "predictions"]
+    return {
+        "segm_map": scores["segm_map"],
+        "segm_map_50": scores["segm_map_50"],
+        "annotations": str(annotations),
+        "predictions": str(predictions),
+        "images": str(images),
+        "pictures": [str(p) for folder in shown for p in sorted(folder.rglob("*.png"))],
+        "checkpoint": str(checkpoint),
+    }
+
+
+def bags() -> dict[str, object]:
+    """Train ABMIL on digit bags, score the test split and write bags and attention as CSV."""
+    recipe = "configs/quickstart/abmil.yaml"
+    run = _fit(recipe, MIL)
+    checkpoint = run / "checkpoints" / "best.ckpt"
+    arguments = [
+        "test",
+        "--config",
+        recipe,
+        "--ckpt_path",
+        str(checkpoint),
+        "--name",
+        f"{MIL}_test",
+    ]
+    _run("train.py test", train.main(arguments))
+    tested = _newest(f"{MIL}_test")
+    table, metrics = tested / "predictions" / "bags.csv", OUT / "bags.json"
+    arguments = ["mil", "--predictions", str(table), "--out", str(metrics)]
+    _run("evaluate.py mil", evaluate.main(arguments))
+    return {
+        "bag_auroc": json.loads(metrics.read_text())["metrics"]["bag_auroc"],
+        "witness_auroc": _last_value(tested / "metrics.csv", "test/witness_auroc"),
+        "bag_predictions": str(table),
+        "attention": str(tested / "predictions" / "attention.csv"),
+        "pictures": [str(p) for r in (run, tested) for p in sorted((r / "pictures").glob("*.png"))],
+        "checkpoint": str(checkpoint),
+    }
+
+
+def _last_value(table: Path, column: str) -> float:
+    import csv
+
+    with table.open() as stream:
+        values = [row[column] for row in csv.DictReader(stream) if row.get(column)]
+    return float(values[-1])
+
+
+def main() -> int:
+    """Run both halves, write summary.json and print where everything is."""
+    start = time.perf_counter()
+    OUT.mkdir(parents=True, exist_ok=True)
+    seg, mil = segmentation(), bags()
+    pictures = [*seg.pop("pictures"), *mil.pop("pictures")]  # type: ignore[misc]
+    checkpoints = {"seg": seg.pop("checkpoint"), "mil": mil.pop("checkpoint")}
+    seconds = time.perf_counter() - start
+    summary = {**seg, **mil, "seconds": seconds, "pictures": pictures, "checkpoints": checkpoints}
+    path = OUT / "summary.json"
+    path.write_text(json.dumps(summary, indent=1))
+    print(f"\nsegmil quickstart: {seconds:.0f} s of training and evaluation")
+    for name in ("segm_map", "segm_map_50", "bag_auroc", "witness_auroc"):
+        print(f"  {name:14s} {summary[name]:.4f}")
+    print(f"  pictures       {len(pictures)}, for example {pictures[0]}")
+    print(f"  checkpoints    {checkpoints['seg']}\n                 {checkpoints['mil']}")
+    print(f"  summary        {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

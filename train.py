@@ -1,0 +1,52 @@
+"""Train, validate, test or predict from a configuration or a checkpoint; see USAGE."""
+
+from __future__ import annotations
+
+import sys
+
+USAGE = """\
+usage: python train.py COMMAND --config RECIPE.yaml [--config OVERLAY.yaml ...] [--key.sub VALUE ...]
+
+commands
+  fit        train; writes runs/<name>/version_<k>/{config.yaml,checkpoints,metrics.csv,pictures}
+  validate   score the validation split     (add --ckpt_path FILE)
+  test       score the test split           (add --ckpt_path FILE)
+  predict    --ckpt_path FILE [--data PATH] write predictions; needs no configuration.
+             PATH: a folder of pictures, one picture, an npz file of bags; without it, the
+             checkpoint's own test data. --data.NAME VALUE changes one data argument.
+
+examples
+  python train.py fit --config configs/quickstart/mask_rcnn.yaml
+  python train.py fit --config configs/seg/mask_rcnn_nuclei.yaml --data.root DIR
+  python train.py fit --config configs/mil/abmil.yaml --data.file FILE.npz
+  python train.py predict --ckpt_path runs/mask_rcnn/version_0/checkpoints/best.ckpt --data DIR
+
+`python train.py fit --help` lists every argument; `--config configs/_base/wandb.yaml` adds W&B.
+Exit code 2 means that the input is wrong; the message says what, where and the remedy.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 2 wrong input."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        sys.stdout.write(USAGE)
+        return 0
+    debug = "--debug" in args
+    args = [a for a in args if a != "--debug"]
+    from lightning_modules.cli import run  # heavy imports, after --help
+
+    try:
+        run(args)
+    except (ValueError, FileNotFoundError) as error:
+        if debug:
+            raise
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except SystemExit as stop:  # jsonargparse has printed its message
+        return int(stop.code or 0)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,5 +1,6 @@
 """Multiple-instance learners, one method a file."""
 
+from models.mil.abmil import ABMIL
 from models.mil.protocol import MILModel, probabilities
 
-__all__ = ["MILModel", "probabilities"]
+__all__ = ["ABMIL", "MILModel", "probabilities"]

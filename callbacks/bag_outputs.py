@@ -1,0 +1,72 @@
+"""What callbacks read from the output of a multiple-instance model, bag by bag and on the host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from structures import BagBatch, MILOutput, MILTask
+
+
+@dataclass(frozen=True, slots=True)
+class BagAttention:
+    """Attention of one bag with what is known about its n instances.
+
+    Attributes:
+        index: the bag's number in its data set.
+        bag_id: name.
+        weights: (n, K) float32, one column a branch; sums to 1 in each.
+        witness: (n,) int64 instance labels, -1 where unknown, or None.
+        coords: (n, 2) level-0 pixels (x, y), or None.
+    """
+
+    index: int
+    bag_id: str
+    weights: npt.NDArray[np.float32]
+    witness: npt.NDArray[np.int64] | None
+    coords: npt.NDArray[Any] | None
+
+
+def bag_attention(bags: BagBatch, attention: Tensor) -> list[BagAttention]:
+    """Split the attention of a batch by bag.
+
+    Args:
+        bags: the batch.
+        attention: (N,) or (N, K).
+    """
+    weights = attention.detach().float().cpu().numpy()
+    weights = weights.reshape(len(weights), -1)
+    witness, coords = _on_host(bags.instance_labels), _on_host(bags.coords)
+    offsets, result = bags.offsets.tolist(), []
+    for b, index in enumerate(bags.index.tolist()):
+        part = slice(offsets[b], offsets[b + 1])
+        result.append(
+            BagAttention(
+                index=index,
+                bag_id=bag_name(bags, b),
+                weights=weights[part].copy(),  # a view would keep the whole batch
+                witness=None if witness is None else witness[part].copy(),
+                coords=None if coords is None else coords[part].copy(),
+            )
+        )
+    return result
+
+
+def bag_name(bags: BagBatch, position: int) -> str:
+    """Return the data set's name of a bag, or its number where there are no names."""
+    return bags.bag_ids[position] if bags.bag_ids else str(int(bags.index[position]))
+
+
+def bag_probabilities(output: MILOutput, task: MILTask) -> Tensor:
+    """Return (B,) probabilities of the positive class for a binary task, else (B, C)."""
+    if task == "binary":
+        return output.logits[:, 0].sigmoid()
+    return output.logits.softmax(dim=1) if task == "multiclass" else output.logits.sigmoid()
+
+
+def _on_host(values: Tensor | None) -> npt.NDArray[Any] | None:
+    return None if values is None else values.cpu().numpy()

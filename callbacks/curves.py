@@ -1,0 +1,83 @@
+"""Precision-recall and ROC curves of the latest validation and of a test."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytorch_lightning as pl
+
+from callbacks.epoch_pictures import EpochPictures
+from callbacks.run_files import rasterise, run_folder, write_picture
+from callbacks.wandb_media import Media
+from evaluation.bag_scores import BagScores
+from evaluation.plots import plot_coco_pr, plot_pr_roc
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Curves(EpochPictures):
+    """Draw the curves behind the headline metrics.
+
+    For pictures precision against recall of boxes and masks (module attribute ``scores``), for bags
+    precision-recall and ROC with the threshold marked (``bag_scores``, ``threshold``,
+    ``class_names``); several classes are each drawn against the rest. Writes
+    ``pictures/curves_val.png``, the latest validation, and ``curves_test.png``; W&B keeps one
+    picture for each time. Bags of one class only have no curves and are passed over.
+
+    Args:
+        every_n_epochs: epochs between figures (see `EpochPictures`).
+    """
+
+    def __init__(self, every_n_epochs: int = 10) -> None:
+        super().__init__(every_n_epochs)
+
+    def draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Draw, write and log the figure."""
+        folder = run_folder(trainer, "pictures")
+        if not trainer.is_global_zero:
+            return
+        split = "test" if stage == "test" else "val"
+        when = f"{split}, {stage.replace('_', ' ')}" if stage.startswith("epoch") else split
+        figure = _figure(pl_module, when)
+        if figure is None:
+            return
+        picture = rasterise(figure)
+        if folder is not None:
+            write_picture(folder / f"curves_{split}.png", picture)
+        self.wandb.log(trainer, f"{split}/curves", [Media(picture, when)])
+
+
+def _figure(pl_module: pl.LightningModule, title: str) -> Figure | None:
+    scores = getattr(pl_module, "scores", None)
+    if scores is not None:
+        return plot_coco_pr(scores)
+    bags = getattr(pl_module, "bag_scores", None)
+    if bags is None:
+        return None
+    module: Any = pl_module
+    curves = one_against_rest(bags, module.class_names)
+    if not curves:
+        return None
+    binary = bags.probabilities.ndim == 1
+    return plot_pr_roc(curves, module.threshold if binary else None, title)
+
+
+def one_against_rest(
+    bags: BagScores, class_names: tuple[str, ...]
+) -> dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+    """Return 0/1 labels and probabilities by class name, for classes with both kinds of bags.
+
+    A binary task has the one curve ``bags``.
+    """
+    known = bags.labels.reshape(len(bags.bag_ids), -1).min(axis=1) >= 0
+    labels, probabilities = bags.labels[known], bags.probabilities[known]
+    if probabilities.ndim == 1:
+        pairs = {"bags": (labels, probabilities)}
+    else:
+        count = probabilities.shape[1]
+        names = class_names or tuple(str(c) for c in range(count))
+        truth = labels if labels.ndim == 2 else labels[:, None] == np.arange(count)
+        pairs = {names[c]: (truth[:, c].astype(int), probabilities[:, c]) for c in range(count)}
+    return {name: pair for name, pair in pairs.items() if set(pair[0].tolist()) == {0, 1}}

@@ -1,0 +1,71 @@
+"""Choosing a few items of a data set: always the same ones, spread over all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+def priority(index: int) -> int:
+    """Return the place of a data-set number in the order of choice; smaller is chosen first.
+
+    The multiples of the golden ratio modulo 1 fill the unit interval evenly at every length
+    (Fibonacci hashing, Knuth, The Art of Computer Programming 3, section 6.4), so the items with
+    the smallest values are spread over a data set of any size. Number 0 always comes first.
+
+    >>> sorted(range(100), key=priority)[:8]
+    [0, 34, 68, 13, 47, 81, 26, 60]
+    """
+    return (index * 0x9E3779B97F4A7C15) % 2**64
+
+
+class FixedSample(Generic[Item]):
+    """The K items of smallest `priority` among those offered; holds no others.
+
+    The result depends on the numbers alone: not on their order, the batches, the processes or
+    the length of the data set.
+
+    Args:
+        capacity: K.
+
+    Raises:
+        ValueError: ``capacity`` is negative.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        if capacity < 0:
+            raise ValueError(f"a sample needs a capacity of at least 0, got {capacity}")
+        self.capacity = capacity
+        self._items: dict[int, Item] = {}
+
+    def wants(self, index: int) -> bool:
+        """Tell whether the item with this number would be kept now."""
+        if index in self._items or self.capacity == 0:
+            return False
+        if len(self._items) < self.capacity:
+            return True
+        return priority(index) < priority(max(self._items, key=priority))
+
+    def add(self, index: int, item: Item) -> None:
+        """Keep the item if it is wanted, in place of the least wanted one."""
+        if not self.wants(index):
+            return
+        if len(self._items) == self.capacity:
+            del self._items[max(self._items, key=priority)]
+        self._items[index] = item
+
+    def merge(self, parts: Iterable[dict[int, Item]]) -> None:
+        """Offer the items of other samples (see `state`)."""
+        for part in parts:
+            for index, item in part.items():
+                self.add(index, item)
+
+    def state(self) -> dict[int, Item]:
+        """Return the items by number, for gathering."""
+        return dict(self._items)
+
+    def items(self) -> list[tuple[int, Item]]:
+        """Return (number, item) sorted by number."""
+        return sorted(self._items.items(), key=lambda pair: pair[0])

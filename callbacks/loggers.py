@@ -1,0 +1,52 @@
+"""The run folder and its loggers: CSV always, Weights & Biases when asked for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import CSVLogger, Logger
+
+
+def next_run_dir(runs_dir: Path, name: str) -> Path:
+    """Return ``runs_dir/name/version_k`` with the smallest k that is larger than all present."""
+    parent = runs_dir / name
+    used = [
+        int(p.name.removeprefix("version_"))
+        for p in parent.glob("version_*")
+        if p.name.removeprefix("version_").isdigit()
+    ]
+    return parent / f"version_{max(used, default=-1) + 1}"
+
+
+def build_loggers(run_dir: Path, wandb_options: Any | None) -> list[Logger]:
+    """Return the loggers of a run; the first one's folder is the run folder.
+
+    Args:
+        run_dir: folder of the run.
+        wandb_options: ``project``, ``mode``, ``entity``, ``group`` and ``tags``, or None.
+    """
+    table = CSVLogger(str(run_dir.parent), name="", version=run_dir.name)
+    loggers: list[Logger] = [table]
+    if wandb_options is None:
+        return loggers
+    from pytorch_lightning.loggers import WandbLogger
+
+    _ = table.experiment  # creates the run folder before W&B puts its own folder inside
+    run_dir.mkdir(parents=True, exist_ok=True)
+    # W&B stages artifacts and caches under the home folder unless told otherwise.
+    for variable in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
+        os.environ.setdefault(variable, str(run_dir / "wandb"))
+    loggers.append(
+        WandbLogger(
+            name=f"{run_dir.parent.name}/{run_dir.name}",
+            save_dir=str(run_dir),
+            project=wandb_options.project,
+            offline=wandb_options.mode == "offline",
+            entity=wandb_options.entity,
+            group=wandb_options.group,
+            tags=list(wandb_options.tags),
+        )
+    )
+    return loggers

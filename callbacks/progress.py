@@ -1,0 +1,155 @@
+"""A progress bar that shows the few numbers a person watches, and plain lines in a log file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import rich
+from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.callbacks.progress.rich_progress import ProcessingSpeedColumn
+from torch import Tensor
+
+from structures import BagBatch, SegBatch
+
+REFRESH_SECONDS = 0.5
+
+
+class ProgressBar(RichProgressBar):
+    """Show smoothed training loss, learning rate, the headline metric and the throughput.
+
+    Where the output is not a terminal (a log file, CI), there is no bar but one line a validation,
+    or an epoch without one.
+
+    Args:
+        metrics: names of logged metrics; those that the run logs are shown.
+        smoothing: in [0, 1), weight of the past at each step in the means of loss and throughput.
+        refresh_rate: updates a second, 0 for no bar.
+
+    Raises:
+        ValueError: ``smoothing`` is out of range.
+    """
+
+    def __init__(
+        self,
+        metrics: Sequence[str] = ("val/segm_map", "val/bag_auroc"),
+        smoothing: float = 0.98,
+        refresh_rate: int = 4,
+    ) -> None:
+        if not 0 <= smoothing < 1:
+            raise ValueError(f"smoothing must be in [0, 1), got {smoothing}")
+        super().__init__(refresh_rate=refresh_rate)
+        self.metric_names = tuple(metrics)
+        self.smoothing = smoothing
+        self._lines = False
+        self._line_step = -1
+        self._unit = ""
+        self._shown: dict[str, Any] = {}
+        self._restart()
+
+    def _restart(self) -> None:
+        self._loss: Tensor | float = 0.0
+        self._weight = 0.0
+        self._samples = 0.0
+        self._seconds = 0.0
+        self._tick = self._shown_at = time.perf_counter()
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Choose between the bar and lines; processes after the first show nothing."""
+        super().setup(trainer, pl_module, stage)
+        console = rich.get_console()
+        if self.is_enabled and not (console.is_terminal or console.is_jupyter):
+            self._lines = True
+            self.disable()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget the means of an earlier run."""
+        super().on_train_start(trainer, pl_module)
+        self._restart()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock of the throughput."""
+        super().on_train_epoch_start(trainer, pl_module)
+        self._tick = time.perf_counter()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Update the means; the loss stays on its device until it is shown."""
+        now = time.perf_counter()
+        keep, elapsed, self._tick = self.smoothing, now - self._tick, now
+        if isinstance(outputs, Mapping) and isinstance(outputs.get("loss"), Tensor):
+            loss = outputs["loss"].detach()
+            if pl_module.automatic_optimization:  # then divided by the accumulated batches
+                loss = loss * trainer.accumulate_grad_batches
+            self._loss = keep * self._loss + (1 - keep) * loss
+            self._weight = keep * self._weight + 1 - keep
+        if isinstance(batch, SegBatch | BagBatch):
+            self._unit = "pictures/s" if isinstance(batch, SegBatch) else "bags/s"
+            self._samples = keep * self._samples + len(batch) * trainer.world_size
+            self._seconds = keep * self._seconds + elapsed
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show the new metric; validation does not count as training time."""
+        self._shown_at = 0.0
+        super().on_validation_end(trainer, pl_module)
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._print_line(trainer)
+        self._tick = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print a line for an epoch that ended without a validation."""
+        super().on_train_epoch_end(trainer, pl_module)
+        if self._line_step != trainer.global_step:
+            self._print_line(trainer)
+
+    def get_metrics(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """Return what the bar shows, refreshed twice a second: reading a loss waits for a GPU."""
+        del pl_module
+        now = time.perf_counter()
+        if not self._shown or now - self._shown_at >= REFRESH_SECONDS:
+            self._shown, self._shown_at = dict(self._numbers(trainer)), now
+        return self._shown
+
+    def _numbers(self, trainer: pl.Trainer) -> dict[str, str]:
+        numbers = {}
+        if self._weight:
+            numbers["train/loss"] = f"{float(self._loss) / self._weight:.3f}"
+        rates = [
+            group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups
+        ]
+        if rates:
+            numbers["lr"] = f"{max(rates):.1e}"
+        logged = trainer.callback_metrics
+        numbers |= {n: f"{float(logged[n]):.3f}" for n in self.metric_names if n in logged}
+        if self._seconds:
+            numbers[self._unit] = f"{self._samples / self._seconds:.1f}"
+        return numbers
+
+    def _print_line(self, trainer: pl.Trainer) -> None:
+        if not self._lines:
+            return
+        self._line_step = trainer.global_step
+        numbers = ", ".join(f"{name} {value}" for name, value in self._numbers(trainer).items())
+        epochs = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
+        rich.get_console().print(
+            f"epoch {trainer.current_epoch + 1}{epochs}, step {trainer.global_step}: {numbers}",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )
+
+    def configure_columns(self, trainer: pl.Trainer) -> list[Any]:
+        """Return Lightning's columns but the batches a second."""
+        columns: list[Any] = super().configure_columns(trainer)
+        return [column for column in columns if not isinstance(column, ProcessingSpeedColumn)]

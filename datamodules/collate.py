@@ -1,0 +1,63 @@
+"""Pictures of different sizes become one padded batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from structures import SegBatch
+
+
+def _padded(parts: Sequence[Tensor], height: int, width: int) -> Tensor:
+    """Stack (n_i, ..., h_i, w_i) along the first axis, with zeros at the bottom and right."""
+    first = parts[0]
+    total = sum(part.shape[0] for part in parts)
+    out = first.new_zeros((total, *first.shape[1:-2], height, width))
+    start = 0
+    for part in parts:
+        stop = start + part.shape[0]
+        out[start:stop, ..., : part.shape[-2], : part.shape[-1]] = part
+        start = stop
+    return out
+
+
+def collate_pictures(pictures: Sequence[SegBatch], size_multiple: int = 1) -> SegBatch:
+    """Pad one-picture batches to their largest height and width and pack their instances.
+
+    Args:
+        pictures: batches of any number of pictures with one ``mask_stride``.
+        size_multiple: the padded height and width are rounded up to a multiple of this, so that
+            feature maps of strided networks line up; 32 suits every pyramid down to stride 32.
+
+    Returns:
+        The batch. Nothing is rescaled: boxes and masks keep their values, because padding is at
+        the bottom and right only.
+
+    Raises:
+        ValueError: the list is empty or the mask strides differ.
+    """
+    if not pictures:
+        raise ValueError("cannot collate an empty list of pictures")
+    strides = {picture.mask_stride for picture in pictures}
+    if len(strides) > 1:
+        raise ValueError(f"pictures with different mask strides in one batch: {sorted(strides)}")
+    stride = strides.pop()
+    height, width = (
+        -(-max(picture.images.shape[axis] for picture in pictures) // size_multiple) * size_multiple
+        for axis in (-2, -1)
+    )
+    return SegBatch(
+        images=_padded([p.images for p in pictures], height, width),
+        sizes=torch.cat([p.sizes for p in pictures]),
+        boxes=torch.cat([p.boxes for p in pictures]),
+        labels=torch.cat([p.labels for p in pictures]),
+        masks=_padded([p.masks for p in pictures], -(-height // stride), -(-width // stride)),
+        counts=torch.cat([p.counts for p in pictures]),
+        crowd=torch.cat([p.crowd for p in pictures]),
+        index=torch.cat([p.index for p in pictures]),
+        original_sizes=torch.cat([p.original_sizes for p in pictures]),
+        image_ids=tuple(i for p in pictures for i in p.image_ids),
+        mask_stride=stride,
+    )

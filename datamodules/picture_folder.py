@@ -1,0 +1,115 @@
+"""Pictures without annotations, to predict on."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from datamodules.pictures import SUFFIXES, header_size, read_rgb
+from datamodules.seg_dataset import AnnotatedPicture
+from datamodules.segmentation import SegDataModule, Split
+from datamodules.transforms import LabelMaps
+from structures import CategoryMap
+
+
+@dataclass(frozen=True)
+class PictureFolderSource:
+    """Picture files without annotations; the id of a picture is its number plus one."""
+
+    files: tuple[Path, ...]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def read(self, index: int) -> AnnotatedPicture:
+        """Read one picture; it has no instances.
+
+        Raises:
+            ValueError: the file is missing, broken or of a kind without a natural 8-bit form.
+        """
+        image = read_rgb(self.files[index])
+        nothing = np.zeros(0, dtype=np.int64)
+        maps = LabelMaps(np.zeros((0, *image.shape[:2]), dtype=np.uint8), nothing, nothing)
+        name = str(self.files[index])
+        return AnnotatedPicture(image, maps, nothing, nothing.astype(bool), index + 1, name)
+
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """Return (n, 2), height and width of every picture. Opens every file."""
+        return np.array([header_size(file)[0] for file in self.files], dtype=np.int64)
+
+    def counts(self) -> npt.NDArray[np.int64]:
+        """Return (n,) zeros."""
+        return np.zeros(len(self), dtype=np.int64)
+
+
+class PictureFolderDataModule(SegDataModule):
+    """The pictures of a folder, or one picture, for ``predict`` only.
+
+    Args:
+        root: a folder, whose png, jpg, tif and bmp files are taken in the order of their names
+            (folders within it are not), or one picture file.
+        category_map: the checkpoint's map ({ids, names}), as nothing here tells the classes.
+        **shared: the arguments of ``SegDataModule``.
+
+    Raises:
+        ValueError: there is no such path or no picture in it.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        category_map: Mapping[str, Sequence[Any]],
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        self.category_map = CategoryMap.from_dict(category_map)
+        path = Path(root)
+        if path.is_file():
+            files = [path]
+        elif path.is_dir():
+            files = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES)
+        else:
+            raise ValueError(f"{path} is missing; give a folder of pictures or one picture")
+        if not files:
+            raise ValueError(f"folder {path} holds no picture ({', '.join(SUFFIXES)})")
+        self._source = PictureFolderSource(tuple(files))
+
+    def source(self, split: Split) -> PictureFolderSource:
+        """Return the pictures.
+
+        Raises:
+            ValueError: the split is not ``predict``.
+        """
+        if split != "predict":
+            raise ValueError(
+                f"a folder of pictures has no {split} split; use it with `predict`, or give "
+                "annotations with CocoDataModule"
+            )
+        return self._source
+
+    def ground_truth(self, split: Split) -> dict[str, Any]:
+        """Refuse: pictures without annotations have no truth.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(f"a folder of pictures has no ground truth (asked for {split})")
+
+    @functools.cached_property
+    def _records(self) -> list[dict[str, Any]]:
+        rows = zip(self._source.files, self._source.sizes().tolist(), strict=True)
+        return [
+            {"id": n, "file_name": f.name, "height": h, "width": w, "path": str(f.resolve())}
+            for n, (f, (h, w)) in enumerate(rows, start=1)
+        ]
+
+    def image_records(self, split: Split) -> list[dict[str, Any]]:
+        """Return ``id``, ``file_name``, ``height``, ``width`` and absolute ``path`` of each."""
+        self.source(split)
+        return [dict(record) for record in self._records]

@@ -1,0 +1,206 @@
+"""Which samples make up which batch, independent of workers and processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch.distributed
+from torch.utils.data import Sampler
+
+
+@dataclass(frozen=True, slots=True)
+class SampleKey:
+    """All that a data set needs to produce one sample.
+
+    Attributes:
+        index: the item's stable number in its data set.
+        epoch: seeds the sample's random choices together with the index.
+        size: short side in pixels drawn for the batch, or None.
+    """
+
+    index: int
+    epoch: int = 0
+    size: int | None = None
+
+
+def keyed_generator(purpose: int, *key: int) -> np.random.Generator:
+    """Return a random stream that depends on the numbers alone.
+
+    Args:
+        purpose: separates the streams of different uses of one key. It goes first, because numpy
+            pads seeds with zeros: (1, 2) and (1, 2, 0) would be the same stream.
+        key: non-negative numbers, such as (seed, epoch, index).
+    """
+    return np.random.default_rng([len(key), purpose, *key])
+
+
+_ORDER_PURPOSE = 1
+
+
+def _world() -> tuple[int, int]:
+    """Return (rank, number of processes); read late, because samplers exist before ranks do."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+class EpochBatchSampler(Sampler[list[SampleKey]]):
+    """Yields this process's batches of an epoch as lists of ``SampleKey``.
+
+    It divides the batches over processes itself, so Lightning's trainer needs
+    ``use_distributed_sampler=False``. Two ways, told apart by ``drop_last``:
+
+    - True (training): step t takes the next batch_size x processes items of the epoch's order and
+      every process its contiguous share, so all processes make equally many steps and together see
+      what one process with the larger batch sees. What does not fill a step is left out, another
+      remainder every epoch.
+    - False (evaluation, or training on one process): batches of ``batch_size`` go to the processes
+      in turn. Nothing is repeated or left out and every batch has the members that it has on one
+      process; processes may differ by one batch.
+
+    Args:
+        items: numbers of the items to draw from, for example ``range(len(dataset))``.
+        batch_size: items per batch of one process.
+        shuffle: a new order every epoch, from (seed, epoch).
+        seed: non-negative.
+        drop_last: see above.
+        groups: a group number for each entry of ``items``; a batch holds one group, except those
+            made of what is left over at the end of an epoch. None for no grouping.
+        short_sides: one is drawn for every step and handed on in ``SampleKey.size``.
+
+    Raises:
+        ValueError: sizes below 1, no items, a group list of another length, fewer items than one
+            training step takes or fewer batches than processes.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[int],
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        drop_last: bool = False,
+        groups: Sequence[int] | None = None,
+        short_sides: Sequence[int] | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if len(items) == 0:
+            raise ValueError("there are no items to make batches of")
+        if groups is not None and len(groups) != len(items):
+            raise ValueError(f"{len(groups)} group numbers for {len(items)} items")
+        self._items = np.asarray(items, dtype=np.int64)
+        self._groups = None if groups is None else np.asarray(groups, dtype=np.int64)
+        self._per_process = batch_size
+        self._shuffle = shuffle
+        self._seed = seed
+        self._drop = drop_last
+        self._short_sides = list(short_sides) if short_sides else None
+        self._epoch = 0
+
+    @property
+    def sampler(self) -> EpochBatchSampler:
+        """Itself: Lightning calls ``set_epoch`` on ``dataloader.batch_sampler.sampler``."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration produces."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        rank, world = _world()
+        count = self._items.size
+        if self._drop:
+            self._check_steps(world)
+            return int(count // (self._per_process * world))
+        self._check_batches(world)
+        batches = -(-count // self._per_process)
+        return int((batches - rank + world - 1) // world)
+
+    def _check_steps(self, world: int) -> None:
+        needed = self._per_process * world
+        if self._items.size < needed:
+            raise ValueError(
+                f"{self._items.size} training items do not fill one step of {self._per_process} "
+                f"items on each of {world} processes; lower the batch size"
+            )
+
+    def _check_batches(self, world: int) -> None:
+        """Refuse to leave a process without a batch: it would miss the epoch's collective calls."""
+        batches = -(-self._items.size // self._per_process)
+        if batches < world:
+            raise ValueError(
+                f"{self._items.size} items in batches of {self._per_process} are too few for "
+                f"{world} processes; lower the batch size or use fewer processes"
+            )
+        if self._shuffle and world > 1:
+            raise ValueError(
+                "training over several processes needs drop_last=True, so that all make equally "
+                "many steps"
+            )
+
+    def _order(self, step: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+        """Return positions in ``items``, arranged so that cutting every ``step`` gives batches."""
+        count = self._items.size
+        order = rng.permutation(count) if self._shuffle else np.arange(count)
+        if self._groups is None:
+            return order
+        batches: list[tuple[int, npt.NDArray[np.int64]]] = []
+        rest = []
+        for group in np.unique(self._groups):
+            at = np.flatnonzero(self._groups[order] == group)
+            full = at.size - at.size % step
+            batches += [(int(b[-1]), order[b]) for b in at[:full].reshape(-1, step)]
+            rest.append(at[full:])
+        batches.sort(key=lambda entry: entry[0])  # in the order in which the batches fill up
+        left = order[np.sort(np.concatenate(rest))]
+        return np.concatenate([members for _, members in batches] + [left])
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        rank, world = _world()
+        epoch = self._epoch
+        rng = keyed_generator(_ORDER_PURPOSE, self._seed, epoch)
+        step = self._per_process * (world if self._drop else 1)
+        order = self._items[self._order(step, rng)]
+        if self._drop:
+            self._check_steps(world)
+            order = order[: order.size - order.size % step]
+        else:
+            self._check_batches(world)
+        for number, start in enumerate(range(0, order.size, step)):
+            size = None
+            if self._short_sides is not None:
+                size = self._short_sides[int(rng.integers(len(self._short_sides)))]
+            members = order[start : start + step]
+            if self._drop:
+                members = members[rank * self._per_process : (rank + 1) * self._per_process]
+            elif number % world != rank:
+                continue
+            yield [SampleKey(int(index), epoch, size) for index in members]
+
+
+class KeySampler(Sampler[SampleKey]):
+    """The same keys one by one, for a ``DataLoader`` that cuts batches of equal size itself.
+
+    Lightning rebuilds the batch sampler of a prediction loader and can do so only with torch's
+    own class. Without ``drop_last`` all batches but the last are full, so cutting the sequence
+    again gives the same batches.
+    """
+
+    def __init__(self, batches: EpochBatchSampler) -> None:
+        self._batches = batches
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration produces."""
+        self._batches.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return sum(len(batch) for batch in self._batches)
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        for batch in self._batches:
+            yield from batch

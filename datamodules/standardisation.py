@@ -1,0 +1,67 @@
+"""Centre and scale features by statistics of the training bags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+
+class Standardisation(NamedTuple):
+    """Mean and standard deviation a feature; standardised = (x - mean) / std.
+
+    Attributes:
+        mean: (D,) float64.
+        std: (D,) float64; 0 for a feature that does not vary. Such a feature becomes 0 in all
+            bags, because a network learns nothing about it.
+    """
+
+    mean: npt.NDArray[np.float64]
+    std: npt.NDArray[np.float64]
+
+    @classmethod
+    def fit(cls, features: npt.NDArray[np.float32]) -> Standardisation:
+        """Measure the instances of the training bags.
+
+        Args:
+            features: (N, D), at least one row.
+        """
+        values = features.astype(np.float64)
+        mean, std = values.mean(axis=0), values.std(axis=0)
+        constant = std <= 1e-6 * np.abs(values).max(axis=0)  # what rounding leaves
+        return cls(mean, np.where(constant, 0.0, std))
+
+    @classmethod
+    def from_lists(cls, mean: Sequence[float], std: Sequence[float]) -> Standardisation:
+        """Rebuild from a checkpoint or a recipe.
+
+        Raises:
+            ValueError: the lists have different lengths or a deviation is negative.
+        """
+        result = cls(np.asarray(mean, dtype=np.float64), np.asarray(std, dtype=np.float64))
+        if result.mean.shape != result.std.shape or not (result.std >= 0).all():
+            raise ValueError(
+                f"mean and std need one entry a feature and no std below 0, got "
+                f"{result.mean.size} and {result.std.size} entries, std from {min(std, default=0)}"
+            )
+        return result
+
+    def apply(self, features: npt.NDArray[np.float32]) -> Tensor:
+        """Return (N, D) float32 standardised features.
+
+        Raises:
+            ValueError: another number of features.
+        """
+        if features.shape[1] != self.mean.size:
+            raise ValueError(
+                f"bags with {features.shape[1]} features, but standardisation was fitted on "
+                f"{self.mean.size}"
+            )
+        varies = self.std > 0
+        scale = np.where(varies, self.std, 1.0)
+        values = np.where(varies, (features - self.mean) / scale, 0.0)
+        return torch.from_numpy(values.astype(np.float32))

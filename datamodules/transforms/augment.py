@@ -1,0 +1,105 @@
+"""Albumentations behind one door: named in a recipe, seeded by a key, masks never out of step."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from datamodules.transforms.label_maps import LabelMaps
+
+Picture = npt.NDArray[np.uint8]
+
+# where albumentations keeps the transforms that change the scale by cv2.resize
+_RESIZING_MODULES = ("geometric.resize", "crops.transforms")
+
+
+def _build_one(number: int, spec: Mapping[str, Any], library: Any) -> Any:
+    """Build one transform and refuse what cannot keep masks exact."""
+    arguments = dict(spec)
+    name = arguments.pop("name", None)
+    where = f"augmentations[{number}]"
+    kind: Any = getattr(library, name, None) if isinstance(name, str) else None
+    if not (isinstance(kind, type) and issubclass(kind, library.BasicTransform)):
+        raise ValueError(
+            f"{where}: {name!r} is no albumentations transform; write for example "
+            "{name: HorizontalFlip, p: 0.5}"
+        )
+    try:
+        transform = kind(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {name}: {error}") from error
+    if transform.invalid_args:  # of which the library only warns
+        raise ValueError(f"{where}: {name} has no argument {', '.join(transform.invalid_args)}")
+    if np.any(np.asarray(getattr(transform, "fill_mask", None) or 0)):
+        raise ValueError(f"{where}: {name}: fill_mask must be 0, which is no object")
+    return transform
+
+
+class Augmentation:
+    """A sequence of albumentations transforms for a picture and its instances.
+
+    Only the picture and label maps pass through the library: its own boxes are hulls of rotated
+    boxes and lose their masks. Boxes are read from the masks afterwards.
+
+    Args:
+        specs: one mapping a transform, in order: ``name`` is the class in ``albumentations``, the
+            rest its arguments.
+
+    Raises:
+        ValueError: a name or an argument is unknown, naming the entry, or ``fill_mask`` is not 0.
+    """
+
+    def __init__(self, specs: Sequence[Mapping[str, Any]]) -> None:
+        # else importing it asks the package index for a newer version
+        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+        import albumentations  # takes seconds to import
+        import cv2
+
+        transforms = [_build_one(n, spec, albumentations) for n, spec in enumerate(specs)]
+        # maps hold numbers of instances: any other interpolation would invent new ones. OpenCV's
+        # resize takes pixel corners for INTER_NEAREST but centres for pictures, up to a pixel
+        # apart; INTER_NEAREST_EXACT takes centres, but its warps don't know it and need not
+        for transform in transforms:
+            resizes = type(transform).__module__.endswith(_RESIZING_MODULES)
+            nearest = cv2.INTER_NEAREST_EXACT if resizes else cv2.INTER_NEAREST
+            if hasattr(transform, "mask_interpolation"):
+                transform.mask_interpolation = nearest
+        self._compose = albumentations.Compose(transforms)
+        crop_error = albumentations.augmentations.crops.transforms.CropSizeError
+        self._library_errors = (ValueError, crop_error, cv2.error)
+
+    def __call__(
+        self, picture: Picture, maps: LabelMaps, rng: np.random.Generator
+    ) -> tuple[Picture, LabelMaps]:
+        """Transform a picture and its masks together.
+
+        Args:
+            picture: (h, w, 3) uint8.
+            maps: its instances.
+            rng: the only source of randomness.
+
+        Returns:
+            The picture and the maps, of equal size; instances may have vanished.
+
+        Raises:
+            ValueError: a transform cannot handle the picture or changes its type.
+        """
+        self._compose.set_random_state(rng, random.Random(int(rng.integers(2**62))))
+        try:
+            result = self._compose(image=picture, masks=maps.maps if len(maps.maps) else [])
+        except self._library_errors as error:
+            raise ValueError(f"albumentations refuses it: {error}") from error
+        changed: Picture = result["image"]
+        if changed.dtype != np.uint8 or changed.ndim != 3 or changed.shape[2] != 3:
+            raise ValueError(
+                f"augmentation gave {changed.dtype} of shape {changed.shape}; leave pictures "
+                "uint8 with 3 channels (models normalise)"
+            )
+        if not len(maps.maps):
+            return changed, maps.with_maps(np.zeros((0, *changed.shape[:2]), dtype=np.uint8))
+        return changed, maps.with_maps(np.asarray(result["masks"], dtype=np.uint8))

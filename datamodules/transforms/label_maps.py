@@ -1,0 +1,136 @@
+"""Instance masks of one picture held as few pictures of numbers, for geometric transforms.
+
+A picture of 260 nuclei has 260 masks but, as they hardly overlap, fits into two pictures whose
+pixels say which instance they belong to. Nearest-neighbour transforms of those are exactly the
+transforms of the single masks, at a fraction of the time and memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from structures import RLEMasks
+
+Maps = npt.NDArray[np.uint8]
+Bools = npt.NDArray[np.bool_]
+
+_MAX_PER_LAYER = 255
+
+
+def _pixels(runs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the flat positions (column by column) of the pixels that are in."""
+    ends = np.cumsum(runs)
+    lengths = runs[1::2]
+    starts = ends[0::2][: lengths.size]
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))
+
+
+def _cells(window: Bools, stride: int) -> Bools:
+    """Return (ceil(r / s), ceil(c / s)): True where at least half of a cell's pixels are."""
+    if stride == 1:
+        return window
+    rows, columns = (-(-side // stride) for side in window.shape)
+    padded = np.zeros((rows * stride, columns * stride), dtype=bool)
+    padded[: window.shape[0], : window.shape[1]] = window
+    inside = padded.reshape(rows, stride, columns, stride).sum(axis=(1, 3), dtype=np.int32)
+    return np.asarray(2 * inside >= stride * stride)
+
+
+class Targets(NamedTuple):
+    """The n instances of a picture of size (h, w) that have a pixel.
+
+    Attributes:
+        keep: (n,) int64, their positions among the instances of the ``LabelMaps``.
+        boxes: (n, 4) float32, tight and half-open (x1, y1, x2, y2) in pixels.
+        masks: (n, ceil(h / s), ceil(w / s)) bool for stride s.
+    """
+
+    keep: npt.NDArray[np.int64]
+    boxes: npt.NDArray[np.float32]
+    masks: Bools
+
+
+@dataclass(frozen=True, slots=True)
+class LabelMaps:
+    """K instances of one picture of size (h, w) in L layers.
+
+    Attributes:
+        maps: (L, h, w) uint8; 0 is nothing, v > 0 the instance with that value in that layer.
+        layers: (K,) int64, the layer that holds instance k.
+        values: (K,) int64, its value there, 1 to 255.
+    """
+
+    maps: Maps
+    layers: npt.NDArray[np.int64]
+    values: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return int(self.values.size)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return int(self.maps.shape[1]), int(self.maps.shape[2])
+
+    @classmethod
+    def from_rle(cls, masks: RLEMasks) -> LabelMaps:
+        """Pack masks, each into the first layer where it covers nobody."""
+        height, width = masks.size
+        flat: list[Maps] = []
+        filled: list[int] = []
+        layers = np.zeros(len(masks), dtype=np.int64)
+        values = np.zeros(len(masks), dtype=np.int64)
+        for k, runs in enumerate(masks):
+            pixels = _pixels(runs)
+            layer = 0
+            while layer < len(flat) and (
+                filled[layer] == _MAX_PER_LAYER or flat[layer][pixels].any()
+            ):
+                layer += 1
+            if layer == len(flat):
+                flat.append(np.zeros(height * width, dtype=np.uint8))
+                filled.append(0)
+            filled[layer] += 1
+            layers[k], values[k] = layer, filled[layer]
+            flat[layer][pixels] = filled[layer]
+        maps = np.zeros((len(flat), height, width), dtype=np.uint8)
+        for layer, columns in enumerate(flat):
+            maps[layer] = columns.reshape(width, height).T
+        return cls(maps, layers, values)
+
+    def with_maps(self, maps: Maps) -> LabelMaps:
+        """Return the same instances after a transform of the maps."""
+        return LabelMaps(maps, self.layers, self.values)
+
+    def targets(self, stride: int = 1) -> Targets:
+        """Read boxes and dense masks of the instances that have a pixel left.
+
+        A cell of a mask is in when at least half of its ``stride`` x ``stride`` pixels are, pixels
+        beyond the border of the picture counting as out, so that areas are kept on average. An
+        object smaller than half a cell may have no cell; it keeps its box.
+
+        Args:
+            stride: pixels per cell of the masks, at least 1.
+        """
+        height, width = self.size
+        found = [ndimage.find_objects(layer, max_label=_MAX_PER_LAYER) for layer in self.maps]
+        windows = [
+            found[layer][value - 1] for layer, value in zip(self.layers, self.values, strict=True)
+        ]
+        keep = np.array([k for k, window in enumerate(windows) if window], dtype=np.int64)
+        boxes = np.zeros((keep.size, 4), dtype=np.float32)
+        masks = np.zeros((keep.size, -(-height // stride), -(-width // stride)), dtype=bool)
+        for n, k in enumerate(keep):
+            rows, columns = windows[k]
+            boxes[n] = columns.start, rows.start, columns.stop, rows.stop
+            top, left = rows.start // stride, columns.start // stride
+            part = self.maps[self.layers[k], top * stride : rows.stop, left * stride : columns.stop]
+            cells = _cells(part == self.values[k], stride)
+            masks[n, top : top + cells.shape[0], left : left + cells.shape[1]] = cells
+        return Targets(keep, boxes, masks)

@@ -1,0 +1,65 @@
+"""The one way in which pictures and masks change their size."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from datamodules.transforms.label_maps import LabelMaps
+
+Picture = npt.NDArray[np.uint8]
+Size = tuple[int, int]
+
+
+def target_size(
+    size: Size, short_side: int | None, scale: float, max_long_side: int | None
+) -> Size:
+    """Return the (height, width) to which a picture is resized.
+
+    Args:
+        size: (height, width) of the picture.
+        short_side: wanted length of the shorter side; None to multiply by ``scale`` instead.
+        scale: factor used where no short side is given.
+        max_long_side: the factor is lowered where the longer side would exceed this, or None.
+
+    Returns:
+        Both sides times one factor, rounded half up, at least 1.
+    """
+    factor = scale if short_side is None else short_side / min(size)
+    if max_long_side is not None:
+        factor = min(factor, max_long_side / max(size))
+    return max(1, int(size[0] * factor + 0.5)), max(1, int(size[1] * factor + 0.5))
+
+
+def resize_picture(picture: Picture, size: Size) -> Picture:
+    """Resize (h, w, 3) with pixel centres at +0.5 and the borders of both pictures aligned.
+
+    Enlarging is bilinear. Shrinking averages over the area that a pixel covers, so that fine
+    texture doesn't alias.
+    """
+    import cv2
+
+    if picture.shape[:2] == size:
+        return picture
+    shrinks = size[0] < picture.shape[0] or size[1] < picture.shape[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(picture, (size[1], size[0]), interpolation=method), dtype=np.uint8)
+
+
+def _nearest(old: int, new: int) -> npt.NDArray[np.int64]:
+    """Return (new,) the pixels of a line of ``old`` in which the centres of ``new`` ones lie.
+
+    A centre on the border between two pixels (every one when a size is halved) takes the pixel
+    before it and after it in turn, so that masks do not drift.
+    """
+    centres = (2 * np.arange(new) + 1) * old  # in units of 1 / (2 new) pixels
+    border = centres % (2 * new) == 0
+    return np.asarray(centres // (2 * new) - (border & (np.arange(new) % 2 == 0)))
+
+
+def resize_maps(maps: LabelMaps, size: Size) -> LabelMaps:
+    """Resize masks: a pixel takes the value found at its centre in the full-resolution mask."""
+    if maps.size == size:
+        return maps
+    rows, columns = (_nearest(old, new) for old, new in zip(maps.size, size, strict=True))
+    return maps.with_maps(maps.maps.take(rows, axis=1).take(columns, axis=2))

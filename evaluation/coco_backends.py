@@ -1,0 +1,193 @@
+"""Two engines behind one function: hotcoco (Rust, quick) and pycocotools (the reference).
+
+Both get the same renumbered data, so they also agree where the libraries differ on raw files:
+annotation id 0, which pycocotools takes for "no match", negative ids, ``ignore`` fields, and the
+area of a detection that has a box and a mask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from structures import rle
+
+Backend = Literal["fast", "pycocotools"]
+IouType = Literal["bbox", "segm"]
+FloatArray = npt.NDArray[np.float64]
+
+IOU_THRESHOLDS: FloatArray = np.linspace(0.5, 0.95, 10)
+RECALL_THRESHOLDS: FloatArray = np.linspace(0.0, 1.0, 101)
+
+
+class Accumulated(NamedTuple):
+    """What COCO evaluation leaves before the summary; -1 where a class has no ground truth.
+
+    T = 10 IoU thresholds, R = 101 recall thresholds, K categories by ascending id, A = 4 area
+    ranges (all, small, medium, large), M detection caps in ascending order.
+
+    Attributes:
+        precision: (T, R, K, A, M), interpolated.
+        recall: (T, K, A, M), the largest reached.
+        scores: (T, R, K, A, M), the score at which each recall is reached.
+    """
+
+    precision: FloatArray
+    recall: FloatArray
+    scores: FloatArray
+
+
+class CocoPair(NamedTuple):
+    """Ground truth and detections as COCO dicts with new ids.
+
+    Images and categories count from 0 in ascending order of the old ids, annotations and
+    detections from 1.
+    """
+
+    truth: dict[str, Any]
+    detections: list[dict[str, Any]]
+
+
+def accumulate(
+    truth: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    iou_type: IouType,
+    max_dets: Sequence[int],
+    backend: Backend,
+) -> Accumulated:
+    """Match detections to ground truth and accumulate precision and recall.
+
+    Args:
+        truth: COCO ground truth; its images are the pictures evaluated.
+        rows: COCO results rows of those pictures, each with ``bbox`` or ``segmentation`` as
+            ``iou_type`` needs.
+        iou_type: overlap of boxes or of masks.
+        max_dets: ascending caps on detections a picture and class.
+        backend: ``fast`` or ``pycocotools``.
+
+    Raises:
+        ValueError: an annotation lacks the mask that ``segm`` needs, or an unknown backend.
+    """
+    if backend not in ("fast", "pycocotools"):
+        raise ValueError(f"unknown backend {backend!r}; choose 'fast' or 'pycocotools'")
+    pair = _renumber(truth, rows, iou_type)
+    run = _with_hotcoco if backend == "fast" else _with_pycocotools
+    arrays = run(pair, iou_type, list(max_dets))
+    return Accumulated(*(np.asarray(arrays[name]) for name in Accumulated._fields))
+
+
+def _renumber(
+    truth: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], iou_type: IouType
+) -> CocoPair:
+    images = sorted(truth["images"], key=lambda image: image["id"])
+    image_number = {image["id"]: number for number, image in enumerate(images)}
+    categories = sorted(truth["categories"], key=lambda category: category["id"])
+    category_number = {category["id"]: number for number, category in enumerate(categories)}
+    annotations = [
+        {
+            "id": number,
+            "image_id": image_number[annotation["image_id"]],
+            "category_id": category_number[annotation["category_id"]],
+            "bbox": annotation["bbox"],
+            "area": annotation["area"],
+            "iscrowd": int(annotation.get("iscrowd", 0)),
+            **_segmentation(annotation, iou_type),
+        }
+        for number, annotation in enumerate(truth["annotations"], start=1)
+    ]
+    detections = [
+        {
+            "id": number,
+            "image_id": image_number[row["image_id"]],
+            "category_id": category_number[row["category_id"]],
+            "score": float(row["score"]),
+            "iscrowd": 0,
+            **(
+                {"bbox": row["bbox"], "area": row["bbox"][2] * row["bbox"][3]}
+                if iou_type == "bbox"
+                else {"segmentation": _compressed(row["segmentation"])}
+            ),
+        }
+        for number, row in enumerate(rows, start=1)
+    ]
+    dataset = {
+        "info": {},
+        "images": [
+            {"id": number, "height": int(image["height"]), "width": int(image["width"])}
+            for number, image in enumerate(images)
+        ],
+        "categories": [{"id": number, "name": str(number)} for number in range(len(categories))],
+        "annotations": annotations,
+    }
+    return CocoPair(dataset, detections)
+
+
+def _segmentation(annotation: Mapping[str, Any], iou_type: IouType) -> dict[str, Any]:
+    if iou_type == "bbox":
+        return {}
+    if not annotation.get("segmentation"):
+        raise ValueError(
+            f"annotation {annotation['id']} of image {annotation['image_id']} has no segmentation, "
+            "so masks cannot be scored; add it or score boxes only (iou_types=('bbox',))"
+        )
+    return {"segmentation": annotation["segmentation"]}
+
+
+def _compressed(mask: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return an RLE whose counts are text, which both libraries read."""
+    counts = mask["counts"]
+    if isinstance(counts, str):
+        return mask
+    if isinstance(counts, list):
+        counts = rle.to_bytes(np.asarray(counts, dtype=np.int64))
+    return {"size": mask["size"], "counts": counts.decode("ascii")}
+
+
+def _with_hotcoco(pair: CocoPair, iou_type: IouType, max_dets: list[int]) -> Mapping[str, Any]:
+    import hotcoco
+
+    if iou_type == "segm" and pair.detections:
+        masks = [detection["segmentation"] for detection in pair.detections]
+        for detection, area in zip(pair.detections, hotcoco.mask.area(masks), strict=True):
+            detection["area"] = float(area)
+    shared = {key: pair.truth[key] for key in ("images", "categories")}
+    truth = hotcoco.COCO(pair.truth)
+    evaluation = hotcoco.COCOeval(
+        truth, hotcoco.COCO({**shared, "annotations": pair.detections}), iou_type
+    )
+    evaluation.params.iou_thrs = IOU_THRESHOLDS.tolist()
+    evaluation.params.rec_thrs = RECALL_THRESHOLDS.tolist()
+    evaluation.params.max_dets = max_dets
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return evaluation.eval or {}
+
+
+def _with_pycocotools(pair: CocoPair, iou_type: IouType, max_dets: list[int]) -> Mapping[str, Any]:
+    from pycocotools import mask as coco_mask
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    if iou_type == "segm":
+        for detection in pair.detections:
+            detection["area"] = float(coco_mask.area(detection["segmentation"]))
+    shared = {key: pair.truth[key] for key in ("images", "categories")}
+    # The library reports its progress by `print`; nothing it prints is needed here.
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth, detections = COCO(), COCO()
+        truth.dataset = pair.truth
+        truth.createIndex()
+        detections.dataset = {**shared, "annotations": pair.detections}
+        detections.createIndex()
+        evaluation = COCOeval(truth, detections, iou_type)
+        evaluation.params.iouThrs = IOU_THRESHOLDS
+        evaluation.params.recThrs = RECALL_THRESHOLDS
+        evaluation.params.maxDets = max_dets
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return dict(evaluation.eval)

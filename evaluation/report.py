@@ -1,0 +1,92 @@
+"""What an evaluation script prints for people and writes for programs."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("torch", "torchvision", "pytorch-lightning", "timm", "pycocotools", "numpy")
+
+
+def file_hash(path: Path) -> str:
+    """Return the first 16 hexadecimal digits of a file's SHA-256."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def package_versions(names: Iterable[str] = _PACKAGES) -> dict[str, str]:
+    """Return the installed version of each package that is installed."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def finite(value: Any) -> Any:
+    """Replace NaN and infinities by None in nested containers, so that JSON stays valid."""
+    if isinstance(value, Mapping):
+        return {str(k): finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    if hasattr(value, "tolist"):
+        return finite(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def report(
+    command: Sequence[str],
+    metrics: Mapping[str, Any],
+    *,
+    files: Iterable[Path] = (),
+    seed: int | None = None,
+    **extra: Any,
+) -> dict[str, Any]:
+    """Return the JSON record of an evaluation: what was run, on what, with which result.
+
+    Args:
+        command: words of the command line.
+        metrics: numbers by name, unrounded; NaN becomes null.
+        files: files read; each enters with its hash.
+        seed: seed of anything random, or None.
+        **extra: further entries.
+    """
+    record = {
+        "command": " ".join(command),
+        "files": {str(p): file_hash(p) for p in files},
+        "versions": package_versions(),
+        "seed": seed,
+        "metrics": metrics,
+        **extra,
+    }
+    result: dict[str, Any] = finite(record)
+    return result
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Any:
+    """Return a rich table; numbers are shown with four decimals, NaN as a dash."""
+    from rich.table import Table
+
+    shown = Table()
+    for number, name in enumerate(columns):
+        shown.add_column(name, justify="left" if number == 0 else "right")
+    for row in rows:
+        shown.add_row(*[_cell(value) for value in row])
+    return shown
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}" if math.isfinite(value) else "-"
+    return "-" if value is None else str(value)

@@ -1,0 +1,156 @@
+"""Supervised training and evaluation of a multiple-instance learner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from evaluation.bag_scores import BagCollector, BagScores
+from evaluation.mil import evaluate_bags, youden_threshold
+from lightning_modules.base import OptimizerFactory, SchedulerFactory, TrainedModule
+from lightning_modules.gather import gather_to_all
+from models.mil.protocol import MILModel, probabilities
+from structures import BagBatch, MILOutput, MILTask
+
+
+class MILModule(TrainedModule):
+    """Train on bag losses, validate by bag metrics; after an epoch ``bag_scores`` holds the rows.
+
+    Args:
+        model: a `MILModel`.
+        optimizer: makes the optimizer from parameter groups.
+        lr_scheduler: makes the schedule from optimizer and number of steps, or None.
+        threshold: positive probability from which a binary bag counts as positive: a number, or
+            ``youden`` to take the point of the *validation* scores with the largest
+            sensitivity + specificity. It travels in the checkpoint; test data never move it.
+        loss_weights: factor of each loss term, 1 where a term is not named.
+        backbone_lr_mult: factor on the learning rate of ``model.backbone``.
+        init_from: file of weights to start from.
+
+    Raises:
+        TypeError: ``model`` does not follow `MILModel`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: OptimizerFactory,
+        lr_scheduler: SchedulerFactory | None = None,
+        *,
+        threshold: float | Literal["youden"] = 0.5,
+        loss_weights: dict[str, float] | None = None,
+        backbone_lr_mult: float = 1.0,
+        init_from: str | None = None,
+    ) -> None:
+        if not isinstance(model, MILModel):
+            raise TypeError(f"{type(model).__name__} is not a MILModel: it needs task and losses")
+        super().__init__(
+            model,
+            optimizer,
+            lr_scheduler,
+            loss_weights=loss_weights,
+            backbone_lr_mult=backbone_lr_mult,
+            init_from=init_from,
+        )
+        self.choose_threshold = threshold == "youden"
+        self.threshold = 0.5 if threshold == "youden" else float(threshold)
+        self.class_names: tuple[str, ...] = ()
+        self.bag_scores: BagScores | None = None
+        self._collector = BagCollector()
+
+    @property
+    def network(self) -> MILModel:
+        """The model under its contract's type."""
+        model: Any = self.model
+        return model  # type: ignore[no-any-return]
+
+    @property
+    def task(self) -> MILTask:
+        """What the logits mean."""
+        return self.network.task
+
+    def setup(self, stage: str) -> None:
+        """Take the class names from the datamodule unless a checkpoint brought them."""
+        del stage
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if data is not None and not self.class_names:
+            self.class_names = tuple(data.class_names)
+
+    def facts(self) -> dict[str, Any]:
+        """Return class names, the threshold and the preprocessing fitted on training bags."""
+        data: Any = getattr(self.trainer, "datamodule", None)
+        return {
+            "class_names": list(self.class_names),
+            "threshold": self.threshold,
+            "preprocessing": {} if data is None else data.evaluation_arguments(),
+        }
+
+    def restore_facts(self, facts: Mapping[str, Any]) -> None:
+        """Take class names and threshold back."""
+        self.class_names = tuple(facts["class_names"])
+        self.threshold = float(facts["threshold"])
+
+    def training_step(self, bags: BagBatch, batch_idx: int) -> Tensor:
+        """Return the weighted sum of the loss terms."""
+        del batch_idx
+        terms = self.network.losses(self.network(bags), bags)
+        total = self.total_loss(terms, bags.bag_ids)
+        self.log_losses("train", terms, total, len(bags))
+        return total
+
+    def validation_step(self, bags: BagBatch, batch_idx: int) -> MILOutput:
+        """Return the output and keep one row a bag."""
+        del batch_idx
+        return self._forward_and_keep(bags, "val")
+
+    def test_step(self, bags: BagBatch, batch_idx: int) -> MILOutput:
+        """Return the output and keep one row a bag."""
+        del batch_idx
+        return self._forward_and_keep(bags, "test")
+
+    def predict_step(self, bags: BagBatch, batch_idx: int) -> MILOutput:
+        """Return the output for packed bags."""
+        del batch_idx
+        return self.network(bags)
+
+    def _forward_and_keep(self, bags: BagBatch, stage: str) -> MILOutput:
+        output = self.network(bags)
+        terms = self.network.losses(output, bags)
+        self.log_losses(stage, terms, torch.stack(list(terms.values())).sum(), len(bags))
+        self._collector.add(bags, probabilities(output.logits, self.task), output.attention)
+        return output
+
+    def on_validation_epoch_start(self) -> None:
+        """Start with no rows."""
+        self._collector, self.bag_scores = BagCollector(), None
+
+    def on_test_epoch_start(self) -> None:
+        """Start with no rows."""
+        self._collector, self.bag_scores = BagCollector(), None
+
+    def on_validation_epoch_end(self) -> None:
+        """Score all bags; with ``youden``, choose the threshold."""
+        scores = self._gathered()
+        if self.choose_threshold and self.task == "binary" and not self.trainer.sanity_checking:
+            self.threshold = youden_threshold(scores.labels, scores.probabilities)
+        self._log_scores("val", scores)
+
+    def on_test_epoch_end(self) -> None:
+        """Score all bags with the threshold that validation chose."""
+        self._log_scores("test", self._gathered())
+
+    def _gathered(self) -> BagScores:
+        self._collector.merge(gather_to_all(self._collector.state()))
+        self.bag_scores = self._collector.scores()
+        self._collector = BagCollector()
+        return self.bag_scores
+
+    def _log_scores(self, split: str, scores: BagScores) -> None:
+        metrics = evaluate_bags(scores.labels, scores.probabilities, self.task, self.threshold)
+        if np.isfinite(scores.witness).any():
+            metrics["witness_auroc"] = float(np.nanmean(scores.witness))
+        self.log_metrics(split, metrics, headline=("bag_auroc", "witness_auroc"))

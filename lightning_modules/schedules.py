@@ -1,0 +1,125 @@
+"""Learning-rate schedules counted in optimizer steps, with linear warm-up.
+
+The LightningModule gives the number of steps of the whole run (`estimated_stepping_batches`), so a
+recipe states fractions or epochs' worth of milestones and never step counts that hide the batch
+size. The learning rate is a closed form of the step: resuming restores it exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+
+class WarmupSchedule(LRScheduler):
+    """Base: factor on each group's own learning rate, linear from ``warmup_start`` to 1, then decay.
+
+    Args:
+        optimizer: the optimizer.
+        total_steps: optimizer steps of the whole run, at least 1.
+        warmup: share of ``total_steps`` spent in warm-up, in [0, 1).
+        warmup_steps: the same as a number of steps; wins over ``warmup`` when given.
+        warmup_start: factor at step 0, in (0, 1].
+
+    Raises:
+        ValueError: a share outside [0, 1) or a non-positive number of steps.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int,
+        warmup: float = 0.0,
+        warmup_steps: int | None = None,
+        warmup_start: float = 0.001,
+    ) -> None:
+        if total_steps < 1:
+            raise ValueError(f"a schedule needs at least one step, got {total_steps}")
+        if not 0 <= warmup < 1:
+            raise ValueError(f"warmup is a share of the run in [0, 1), got {warmup}")
+        self.total_steps = total_steps
+        self.warmup_steps = round(warmup * total_steps) if warmup_steps is None else warmup_steps
+        self.warmup_steps = min(self.warmup_steps, total_steps - 1)
+        self.warmup_start = warmup_start
+        super().__init__(optimizer)
+
+    def decay(self, progress: float) -> float:
+        """Return the factor after warm-up for progress in [0, 1]; constant here."""
+        del progress
+        return 1.0
+
+    def factor(self, step: int) -> float:
+        """Return the factor on the base learning rate at an optimizer step."""
+        if step < self.warmup_steps:
+            share = step / self.warmup_steps
+            return self.warmup_start + (1 - self.warmup_start) * share
+        rest = max(self.total_steps - self.warmup_steps, 1)
+        return self.decay(min((step - self.warmup_steps) / rest, 1.0))
+
+    def get_lr(self) -> list[float]:
+        """Return the learning rate of each parameter group at the current step."""
+        factor = self.factor(self.last_epoch)
+        return [base * factor for base in self.base_lrs]
+
+
+class Constant(WarmupSchedule):
+    """Warm-up, then the base learning rate."""
+
+
+class Cosine(WarmupSchedule):
+    """Warm-up, then half a cosine down to ``final`` times the base learning rate.
+
+    factor(p) = final + (1 - final) (1 + cos(pi p)) / 2 (Loshchilov & Hutter 2017, eq. 5, one cycle).
+
+    Args:
+        final: factor at the end of the run, in [0, 1].
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int,
+        warmup: float = 0.0,
+        warmup_steps: int | None = None,
+        warmup_start: float = 0.001,
+        final: float = 0.0,
+    ) -> None:
+        self.final = final
+        super().__init__(optimizer, total_steps, warmup, warmup_steps, warmup_start)
+
+    def decay(self, progress: float) -> float:
+        """Return final + (1 - final) (1 + cos(pi progress)) / 2."""
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2
+
+
+class MultiStep(WarmupSchedule):
+    """Warm-up, then the learning rate times ``gamma`` at each milestone.
+
+    Args:
+        milestones: shares of the whole run, warm-up included, each in (0, 1).
+        gamma: factor at each milestone.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int,
+        milestones: Sequence[float],
+        gamma: float = 0.1,
+        warmup: float = 0.0,
+        warmup_steps: int | None = None,
+        warmup_start: float = 0.001,
+    ) -> None:
+        if any(not 0 < m < 1 for m in milestones):
+            raise ValueError(f"milestones are shares of the run in (0, 1), got {list(milestones)}")
+        self.milestones = list(milestones)
+        self.gamma = gamma
+        super().__init__(optimizer, total_steps, warmup, warmup_steps, warmup_start)
+
+    def factor(self, step: int) -> float:
+        """Return the warm-up factor times gamma for each milestone passed."""
+        passed = sum(step >= round(m * self.total_steps) for m in self.milestones)
+        return super().factor(step) * float(self.gamma**passed)

@@ -1,0 +1,166 @@
+"""Supervised training and evaluation of an instance segmentation model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from evaluation.coco import CocoEvaluator, CocoScores
+from lightning_modules.base import OptimizerFactory, SchedulerFactory, TrainedModule
+from lightning_modules.gather import gather_to_all
+from models.seg.protocol import SegModel
+from structures import CategoryMap, Instances, SegBatch
+
+
+class SegmentationModule(TrainedModule):
+    """Train on loss terms, validate by COCO AP in the frame of the original pictures.
+
+    The datamodule gives the categories and the ground truth (`SegDataModule`); after an
+    evaluation epoch ``scores`` holds the metrics and ``results`` the COCO rows of all processes.
+
+    Args:
+        model: a `SegModel`.
+        optimizer: makes the optimizer from parameter groups.
+        lr_scheduler: makes the schedule from optimizer and number of steps, or None.
+        loss_weights: factor of each loss term, 1 where a term is not named.
+        backbone_lr_mult: factor on the learning rate of the backbone.
+        log_val_loss: also compute the losses on validation pictures.
+        eval_backend: ``fast`` or ``pycocotools``; the numbers are equal.
+        init_from: file of weights to start from.
+
+    Raises:
+        TypeError: ``model`` does not follow `SegModel`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: OptimizerFactory,
+        lr_scheduler: SchedulerFactory | None = None,
+        *,
+        loss_weights: dict[str, float] | None = None,
+        backbone_lr_mult: float = 1.0,
+        log_val_loss: bool = False,
+        eval_backend: Literal["fast", "pycocotools"] = "fast",
+        init_from: str | None = None,
+    ) -> None:
+        if not isinstance(model, SegModel):
+            raise TypeError(
+                f"{type(model).__name__} is not a SegModel: it needs losses and predict"
+            )
+        super().__init__(
+            model,
+            optimizer,
+            lr_scheduler,
+            loss_weights=loss_weights,
+            backbone_lr_mult=backbone_lr_mult,
+            init_from=init_from,
+        )
+        self.log_val_loss = log_val_loss
+        self.eval_backend = eval_backend
+        self.category_map: CategoryMap | None = None
+        self.scores: CocoScores | None = None
+        self.results: list[dict[str, Any]] = []
+        self._evaluator: CocoEvaluator | None = None
+
+    @property
+    def network(self) -> SegModel:
+        """The model under its contract's type."""
+        model: Any = self.model
+        return model  # type: ignore[no-any-return]
+
+    def setup(self, stage: str) -> None:
+        """Take the categories from the datamodule; refuse data that mean other classes."""
+        del stage
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if data is None:
+            return
+        if self.category_map is not None:
+            self.category_map.check_same(data.category_map, "the checkpoint", "the data")
+            return
+        self.category_map = data.category_map
+
+    def facts(self) -> dict[str, Any]:
+        """Return the category map and the preprocessing of evaluation, as plain containers."""
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if self.category_map is None or data is None:
+            return {}
+        return {
+            "category_map": self.category_map.to_dict(),
+            "preprocessing": data.evaluation_arguments(),
+        }
+
+    def restore_facts(self, facts: Mapping[str, Any]) -> None:
+        """Take the category map back."""
+        if "category_map" in facts:
+            self.category_map = CategoryMap.from_dict(facts["category_map"])
+
+    def training_step(self, batch: SegBatch, batch_idx: int) -> Tensor:
+        """Return the weighted sum of the loss terms."""
+        del batch_idx
+        terms = self.network.losses(batch, key=self.global_step)
+        total = self.total_loss(terms, batch.image_ids)
+        self.log_losses("train", terms, total, len(batch))
+        return total
+
+    def validation_step(self, batch: SegBatch, batch_idx: int) -> list[Instances]:
+        """Return the predictions and keep them as run lengths."""
+        del batch_idx
+        if self.log_val_loss:
+            terms = self.network.losses(batch)
+            total = torch.stack(list(terms.values())).sum()
+            self.log_losses("val", terms, total, len(batch))
+        return self._predict_and_keep(batch)
+
+    def test_step(self, batch: SegBatch, batch_idx: int) -> list[Instances]:
+        """Return the predictions and keep them as run lengths."""
+        del batch_idx
+        return self._predict_and_keep(batch)
+
+    def predict_step(self, batch: SegBatch, batch_idx: int) -> list[Instances]:
+        """Return the predictions of each picture."""
+        del batch_idx
+        return self.network.predict(batch)
+
+    def _predict_and_keep(self, batch: SegBatch) -> list[Instances]:
+        predictions = self.network.predict(batch)
+        assert self._evaluator is not None
+        for image_id, instances in zip(batch.image_ids, predictions, strict=True):
+            self._evaluator.add(image_id, instances)
+        return predictions
+
+    def on_validation_epoch_start(self) -> None:
+        """Start with an empty evaluator."""
+        self._start_evaluation()
+
+    def on_test_epoch_start(self) -> None:
+        """Start with an empty evaluator."""
+        self._start_evaluation()
+
+    def on_validation_epoch_end(self) -> None:
+        """Score all pictures of all processes."""
+        self._finish_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Score all pictures of all processes."""
+        self._finish_evaluation("test")
+
+    def _start_evaluation(self) -> None:
+        if self.category_map is None:
+            raise ValueError("evaluation needs a SegDataModule or a checkpoint with categories")
+        self.scores, self.results = None, []
+        self._evaluator = CocoEvaluator(
+            self.category_map, max_dets=self.network.max_dets, backend=self.eval_backend
+        )
+
+    def _finish_evaluation(self, split: str) -> None:
+        evaluator, self._evaluator = self._evaluator, None
+        assert evaluator is not None
+        evaluator.merge(gather_to_all(evaluator.state()))
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.scores = evaluator.compute(data.ground_truth(split))
+        self.results = evaluator.results()
+        self.log_metrics(split, self.scores.metrics, headline=("segm_map", "box_map"))

@@ -1,0 +1,113 @@
+"""Reading weight files and checkpoints without executing what they carry."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """What became of each tensor of a weight file.
+
+    Attributes:
+        source: the file.
+        loaded: number of tensors taken over.
+        missing: names the model has and the file lacks.
+        unexpected: names the file has and the model lacks.
+        mismatched: ``name: shape in file -> shape in model``.
+    """
+
+    source: str
+    loaded: int
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    mismatched: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"{self.loaded} tensors loaded from {self.source}"]
+        for title in ("missing", "unexpected", "mismatched"):
+            names = getattr(self, title)
+            if names:
+                shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if names[8:] else "")
+                lines.append(f"  {title} ({len(names)}): {shown}")
+        return "\n".join(lines)
+
+
+def read_file(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint or weight file (torch or safetensors) on the CPU.
+
+    Raises:
+        ValueError: the file is missing, broken, or carries anything but tensors and plain
+            containers. Nothing in it is executed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such checkpoint or weight file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return dict(load_file(path))
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{path}: refused, because it holds more than tensors and plain containers, or is "
+            f"broken ({reason}). Save a state_dict instead."
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read as a torch file ({error})") from None
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise ValueError(f"{path}: broken safetensors file ({error})") from None
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path}: holds a {type(content).__name__}, not a state_dict")
+    return dict(content)
+
+
+def state_dict_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Find the model's weights in a file: our checkpoint, a trainer's, or a bare state_dict."""
+    state = content
+    for key in ("state_dict", "model"):
+        if isinstance(state.get(key), Mapping):
+            state = state[key]
+    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)}
+    if tensors and all(k.startswith("model.") for k in tensors):
+        return {k.removeprefix("model."): v for k, v in tensors.items()}
+    return tensors
+
+
+def load_weights(model: nn.Module, path: str | Path) -> LoadReport:
+    """Start a model from a file of weights; tensors of another shape keep their initial value.
+
+    Returns:
+        The report, by name and shape.
+
+    Raises:
+        ValueError: the file cannot be read or nothing in it fits.
+    """
+    wanted = model.state_dict()
+    found = state_dict_of(read_file(path))
+    fits = {k: v for k, v in found.items() if k in wanted and v.shape == wanted[k].shape}
+    report = LoadReport(
+        source=str(path),
+        loaded=len(fits),
+        missing=sorted(set(wanted) - set(found)),
+        unexpected=sorted(set(found) - set(wanted)),
+        mismatched=[
+            f"{k}: {tuple(found[k].shape)} -> {tuple(wanted[k].shape)}"
+            for k in sorted(set(found) & set(wanted) - set(fits))
+        ],
+    )
+    if not fits:
+        raise ValueError(f"nothing in this file fits the model.\n{report}")
+    model.load_state_dict(fits, strict=False)
+    return report

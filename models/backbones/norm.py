@@ -1,0 +1,105 @@
+"""Normalisation layers of detection backbones and their exchange in a built model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+from timm.layers import (
+    BatchNormAct2d,
+    FrozenBatchNormAct2d,
+    GroupNormAct,
+    SyncBatchNormAct,
+)
+from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
+
+Norm = Literal["frozen_bn", "bn", "sync_bn", "gn"]
+
+
+def group_norm(width: int, eps: float = 1e-5) -> nn.GroupNorm:
+    """Return a group norm of ``num_groups(width)`` groups."""
+    return nn.GroupNorm(num_groups(width), width, eps=eps)
+
+
+def num_groups(width: int) -> int:
+    """Return the largest power of 2 up to 32 that divides the width with >= 2 channels a group.
+
+    Group Normalization (arXiv 1803.08494) uses 32 groups; narrow layers get fewer, because a group
+    of one channel on a 1 x 1 map is always zero.
+
+    >>> [num_groups(width) for width in (256, 64, 40, 16, 7)]
+    [32, 32, 4, 8, 1]
+    """
+    return math.gcd(32, width, max(width // 2, 1))
+
+
+def norm_layer(norm: Norm | None) -> Callable[[int], nn.Module] | None:
+    """Return the constructor (number of channels -> layer) of a norm; None stays None."""
+    if norm is None:
+        return None
+    layers: dict[str, Callable[[int], nn.Module]] = {
+        "frozen_bn": FrozenBatchNorm2d,
+        "bn": nn.BatchNorm2d,
+        "sync_bn": nn.SyncBatchNorm,
+        "gn": group_norm,
+    }
+    return layers[norm]
+
+
+def convert_norm(module: nn.Module, norm: Norm) -> nn.Module:
+    """Replace every 2-d batch norm below (or at) ``module``.
+
+    Affine weights and, where the new layer has them, running statistics are kept, and so is the
+    activation inside timm's ``BatchNormAct2d``. State-dict keys do not change.
+
+    Args:
+        module: a built model; changed in place.
+        norm: what to replace with; ``bn`` leaves batch norms alone.
+
+    Returns:
+        ``module``, or its replacement if it is a batch norm itself.
+    """
+    if isinstance(module, BatchNormAct2d):
+        return _convert_with_activation(module, norm)
+    if isinstance(module, nn.BatchNorm2d):
+        return _convert_plain(module, norm)
+    for name, child in module.named_children():
+        replacement = convert_norm(child, norm)
+        if replacement is not child:
+            setattr(module, name, replacement)
+    return module
+
+
+def _convert_plain(old: nn.BatchNorm2d, norm: Norm) -> nn.Module:
+    if norm == "bn":
+        return old
+    new: nn.Module
+    if norm == "frozen_bn":
+        new = FrozenBatchNorm2d(old.num_features, eps=old.eps)
+    elif norm == "sync_bn":
+        new = nn.SyncBatchNorm(old.num_features, eps=old.eps, momentum=old.momentum)
+    else:
+        new = group_norm(old.num_features, eps=old.eps)
+    return _take_over(old, new)
+
+
+def _convert_with_activation(old: nn.BatchNorm2d, norm: Norm) -> nn.Module:
+    if norm == "bn":
+        return old
+    new: nn.Module
+    if norm == "frozen_bn":
+        new = FrozenBatchNormAct2d(old.num_features, eps=old.eps)
+    elif norm == "sync_bn":
+        new = SyncBatchNormAct(old.num_features, eps=old.eps, momentum=old.momentum)
+    else:
+        new = GroupNormAct(old.num_features, num_groups(old.num_features), eps=old.eps)
+    new.drop, new.act = old.drop, old.act
+    return _take_over(old, new)
+
+
+def _take_over(old: nn.BatchNorm2d, new: nn.Module) -> nn.Module:
+    new.load_state_dict(old.state_dict(), strict=False)  # a group norm has no running statistics
+    new.train(old.training)
+    return new.to(old.running_mean.device) if old.running_mean is not None else new

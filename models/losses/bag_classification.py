@@ -1,0 +1,49 @@
+"""Classification loss of bags, shared by the multiple-instance learners."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.ops.distributed import global_mean_count
+from structures import MILTask
+
+
+def bag_classification_loss(logits: Tensor, labels: Tensor, task: MILTask) -> Tensor:
+    """Return the negative log-likelihood of each bag's label.
+
+    Computed from logits in float32 at least, so no probability has to be clamped.
+
+    Args:
+        logits: (B, 1) log-odds of class 1 for ``binary``, else (B, C).
+        labels: (B,) int64 classes, or (B, C) zeros and ones for ``multilabel``.
+        task: what the logits mean.
+
+    Returns:
+        (B,) at least 0; for ``multilabel`` the mean over the C classes.
+    """
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    if task == "multiclass":
+        return F.cross_entropy(logits, labels, reduction="none")
+    targets = labels.view(logits.shape).to(logits.dtype)
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=1)
+
+
+def mean_over_bags(losses: Tensor) -> Tensor:
+    """Average over the bags of a step on all processes.
+
+    Processes may hold different numbers of bags: each divides by the average number, so that the
+    gradients that DDP averages are those of the mean over all bags. Without gradients, where
+    processes may hold different numbers of batches and must not wait for one another, it is the
+    mean over this process's bags.
+
+    Args:
+        losses: (B,).
+
+    Returns:
+        Scalar.
+    """
+    if not torch.is_grad_enabled():
+        return losses.mean()
+    return losses.sum() / global_mean_count(losses.new_tensor(losses.shape[0]))

@@ -1,0 +1,108 @@
+"""ABMIL: attention-based deep multiple-instance learning.
+
+Ilse, Tomczak, Welling, "Attention-based Deep Multiple Instance Learning", ICML 2018,
+arXiv 1802.04712. A bag is represented by a weighted mean of its instances' embeddings h_k; the
+weights come from a small network that sees one instance at a time:
+
+    z   = sum_k a_k h_k                                       eq. (7)
+    a_k = softmax_k( w^T tanh(V h_k) )                        plain, eq. (8)
+    a_k = softmax_k( w^T (tanh(V h_k) * sigmoid(U h_k)) )     gated, eq. (9)
+    p   = sigmoid(c^T z + b)
+
+Bags are packed without padding: softmax and sum run over segments, so a batch of B bags gives what
+B single bags give. K attention branches pool K times and the classifier sees the K pooled vectors
+side by side. V and U have a bias, as in the authors' code; w has none, because it would cancel in
+the softmax.
+
+Letters: N instances of B bags, D input width, E embedding width, L attention width, K branches,
+C logits.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from models.losses import bag_classification_loss, mean_over_bags
+from models.mil.protocol import Reduction
+from models.ops.ragged import segment_softmax, segment_weighted_sum
+from structures import BagBatch, MILOutput, MILTask
+
+
+class ABMIL(nn.Module):
+    """Attention pooling over the instances of a bag, plain or gated.
+
+    Args:
+        in_features: D.
+        num_classes: classes of the task, counting the negative one of a binary task.
+        task: ``binary`` has one logit, the others one a class.
+        hidden_sizes: widths of the fully connected layers that embed an instance, each followed
+            by a ReLU; empty to pool the features as they are.
+        dropout: chance of dropping an entry of the embedding, ahead of attention and pooling.
+        attention_dim: L.
+        gated: use the gate of eq. (9).
+        branches: K.
+        encoder: network ahead of the fully connected layers that turns instances of any shape,
+            such as pictures, into (N, D).
+
+    Raises:
+        ValueError: a width is not positive, or a binary task has other than two classes.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        task: MILTask,
+        *,
+        hidden_sizes: Sequence[int] = (512,),
+        dropout: float = 0.0,
+        attention_dim: int = 128,
+        gated: bool = False,
+        branches: int = 1,
+        encoder: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        widths = [in_features, *hidden_sizes]
+        if min(*widths, attention_dim, branches, num_classes) < 1:
+            raise ValueError(
+                f"widths, branches and classes must be positive, got {widths}, {attention_dim}, "
+                f"{branches}, {num_classes}"
+            )
+        if task == "binary" and num_classes != 2:
+            raise ValueError(f"a binary task has 2 classes, got num_classes={num_classes}")
+        self.task: MILTask = task
+        layers: list[nn.Module] = [] if encoder is None else [encoder]
+        for width, hidden in itertools.pairwise(widths):
+            layers += [nn.Linear(width, hidden), nn.ReLU()]
+        self.embed = nn.Sequential(*layers, nn.Dropout(dropout))
+        self.attention_value = nn.Linear(widths[-1], attention_dim)
+        self.attention_gate = nn.Linear(widths[-1], attention_dim) if gated else None
+        self.attention_score = nn.Linear(attention_dim, branches, bias=False)
+        self.classifier = nn.Linear(widths[-1] * branches, 1 if task == "binary" else num_classes)
+
+    def forward(self, bags: BagBatch) -> MILOutput:
+        """Return logits (B, C), attention (N,) or (N, K) and embeddings (B, E K)."""
+        instances = self.embed(bags.features)  # (N, E)
+        hidden = self.attention_value(instances).tanh()  # (N, L)
+        if self.attention_gate is not None:
+            hidden = hidden * self.attention_gate(instances).sigmoid()
+        scores = self.attention_score(hidden)  # (N, K)
+        attention = segment_softmax(scores, bags.offsets)
+        pooled = segment_weighted_sum(instances, attention, bags.offsets).flatten(1)  # (B, K E)
+        one_branch = attention.shape[1] == 1
+        return MILOutput(
+            logits=self.classifier(pooled),
+            attention=attention[:, 0] if one_branch else attention,
+            attention_logits=scores[:, 0] if one_branch else scores,
+            embeddings=pooled,
+        )
+
+    def losses(
+        self, output: MILOutput, bags: BagBatch, reduction: Reduction = "mean"
+    ) -> dict[str, Tensor]:
+        """Return ``bag``, the negative log-likelihood of the labels: a scalar, or (B,)."""
+        losses = bag_classification_loss(output.logits, bags.labels, self.task)
+        return {"bag": losses if reduction == "none" else mean_over_bags(losses)}

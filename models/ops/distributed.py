@@ -1,0 +1,75 @@
+"""Loss denominators that count over all pictures of a step, whatever the number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+Reduction = Literal["mean", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class LossTerm:
+    """A loss before its division, kept by picture.
+
+    Attributes:
+        total: (B,) sum of the loss over a picture's elements.
+        count: (B,) number of elements the sum is to be divided by.
+    """
+
+    total: Tensor
+    count: Tensor
+
+
+def global_mean_count(count: Tensor) -> Tensor:
+    """Average a count over the processes, so that averaged gradients have the global denominator.
+
+    DDP averages gradients over W processes. With each process dividing its sum by
+    ``max(total over processes, 1) / W`` the averaged gradient is that of the sum over all
+    processes divided by the total count.
+
+    Args:
+        count: any shape, non-negative; every process passes the same shape.
+
+    Returns:
+        Float tensor of the same shape, at least 1 / W. Equals ``max(count, 1)`` in one process.
+    """
+    total = count.detach().to(torch.float32).clone()
+    if not (dist.is_available() and dist.is_initialized()):
+        return total.clamp(min=1)
+    dist.all_reduce(total)
+    return total.clamp(min=1) / dist.get_world_size()
+
+
+def reduce_terms(terms: Mapping[str, LossTerm], reduction: Reduction) -> dict[str, Tensor]:
+    """Divide loss sums by their counts.
+
+    Args:
+        terms: sums and counts by picture.
+        reduction: ``mean`` divides the sum over the batch by the count over the batch (and over
+            all processes, in one collective call); ``none`` divides picture by picture.
+
+    Returns:
+        Scalars, or (B,) values each equal to the scalar of a batch of that picture alone.
+    """
+    if reduction == "none":
+        return {name: term.total / term.count.clamp(min=1) for name, term in terms.items()}
+    counts = global_mean_count(torch.stack([term.count.sum() for term in terms.values()]))
+    return {
+        name: term.total.sum() / count
+        for (name, term), count in zip(terms.items(), counts, strict=True)
+    }
+
+
+def sum_by_picture(values: Tensor, picture: Tensor, batch: int) -> Tensor:
+    """Add up values (N,) by picture number (N,).
+
+    >>> sum_by_picture(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1, 0, 1]), 3).tolist()
+    [2.0, 5.0, 0.0]
+    """
+    return values.new_zeros(batch).index_add(0, picture, values)

@@ -1,0 +1,97 @@
+"""Options of Mask R-CNN's parts; all defaults are those of torchvision's first model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from models.backbones.norm import Norm
+
+
+@dataclass(frozen=True)
+class RPNOptions:
+    """Options of the proposal network; the defaults are torchvision's.
+
+    Attributes:
+        anchor_sizes: side in pixels, one a level of the backbone, finest first.
+        anchor_ratios: heights over widths, at every level.
+        conv_depth: 3x3 convolutions before the two outputs.
+        pre_nms_train: best proposals of each level that enter suppression, for losses.
+        pre_nms_test: the same for predictions.
+        post_nms_train: proposals of a picture that leave suppression, for losses.
+        post_nms_test: the same for predictions.
+        nms_thresh: IoU above which the weaker of two proposals of a level is dropped.
+        fg_iou_thresh: an anchor with at least this IoU is a positive example.
+        bg_iou_thresh: an anchor below this IoU with every instance is a negative example.
+        batch_size_per_image: anchors of a picture in the loss.
+        positive_fraction: largest share of positives among them.
+    """
+
+    anchor_sizes: tuple[float, ...] = (32, 64, 128, 256, 512)
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    conv_depth: int = 1
+    pre_nms_train: int = 2000
+    pre_nms_test: int = 1000
+    post_nms_train: int = 2000
+    post_nms_test: int = 1000
+    nms_thresh: float = 0.7
+    fg_iou_thresh: float = 0.7
+    bg_iou_thresh: float = 0.3
+    batch_size_per_image: int = 256
+    positive_fraction: float = 0.5
+
+
+@dataclass(frozen=True)
+class BoxHeadOptions:
+    """Options of the box head; the defaults are torchvision's.
+
+    Attributes:
+        head: ``mlp`` for two linear layers, ``conv`` for 3x3 convolutions and one linear layer.
+        width: units of the linear layers.
+        conv_width: channels of the convolutions of ``conv``.
+        num_convs: convolutions of ``conv``.
+        norm: norm after each convolution of ``conv``, or None.
+        roi_size: cells a side of a pooled region.
+        sampling_ratio: sampling points a side of a cell.
+        canonical_size: side in pixels of a region pooled from the level of stride 16, for boxes
+            and masks (FPN eq. 1).
+        fg_iou_thresh: a proposal with at least this IoU is a positive example.
+        bg_iou_thresh: a proposal below this IoU with every instance is a negative example.
+        batch_size_per_image: proposals of a picture in the loss.
+        positive_fraction: largest share of positives among them.
+    """
+
+    head: Literal["mlp", "conv"] = "mlp"
+    width: int = 1024
+    conv_width: int = 256
+    num_convs: int = 4
+    norm: Norm | None = None
+    roi_size: int = 7
+    sampling_ratio: int = 2
+    canonical_size: float = 224.0
+    fg_iou_thresh: float = 0.5
+    bg_iou_thresh: float = 0.5
+    batch_size_per_image: int = 512
+    positive_fraction: float = 0.25
+
+
+@dataclass(frozen=True)
+class MaskHeadOptions:
+    """Options of the mask head; the defaults are torchvision's.
+
+    Attributes:
+        width: channels of all its convolutions.
+        num_convs: 3x3 convolutions before the upsampling.
+        norm: norm after each of them, or None.
+        roi_size: cells a side of a pooled region; masks have twice as many.
+        sampling_ratio: sampling points a side of a cell.
+        max_rois_per_image: positives of a picture that reach the mask head in the loss, drawn by
+            key; None for all.
+    """
+
+    width: int = 256
+    num_convs: int = 4
+    norm: Norm | None = None
+    roi_size: int = 14
+    sampling_ratio: int = 2
+    max_rois_per_image: int | None = None

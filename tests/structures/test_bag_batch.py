@@ -1,0 +1,100 @@
+"""Packing, splitting and checks of BagBatch."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from structures import BagBatch, MILOutput
+
+
+def make_bags():
+    return BagBatch(
+        features=torch.arange(12.0).view(6, 2),
+        offsets=torch.tensor([0, 1, 4, 6]),
+        labels=torch.tensor([0, 1, 0]),
+        index=torch.tensor([5, 6, 7]),
+        coords=torch.arange(12).view(6, 2),
+        instance_labels=torch.tensor([0, 0, 1, 0, 0, 0]),
+        bag_ids=("a", "b", "c"),
+        groups=("p", "p", "q"),
+    )
+
+
+def test_bag_is_a_view_of_its_instances():
+    middle = make_bags().bag(1)
+    assert middle.features.tolist() == [[2, 3], [4, 5], [6, 7]]
+    assert middle.offsets.tolist() == [0, 3]
+    assert middle.labels.tolist() == [1]
+    assert middle.coords.tolist() == [[2, 3], [4, 5], [6, 7]]
+    assert middle.instance_labels.tolist() == [0, 1, 0]
+    assert middle.bag_ids == ("b",)
+    assert middle.groups == ("p",)
+
+
+def test_collate_undoes_splitting():
+    bags = make_bags()
+    again = BagBatch.collate(bags.bags())
+    for field in dataclasses.fields(bags):
+        ours, theirs = getattr(bags, field.name), getattr(again, field.name)
+        assert torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs
+
+
+def test_collate_keeps_optional_fields_only_where_all_have_them():
+    first, second, _ = make_bags().bags()
+    joined = BagBatch.collate([first, dataclasses.replace(second, coords=None, groups=())])
+    assert joined.coords is None
+    assert joined.groups == ()
+    assert joined.instance_labels is not None
+
+
+def test_collate_refuses_widths_that_differ_and_names_the_bags():
+    first, second, _ = make_bags().bags()
+    wider = dataclasses.replace(second, features=torch.zeros(3, 5))
+    with pytest.raises(ValueError, match=r"different feature widths.*'b'"):
+        BagBatch.collate([first, wider])
+    with pytest.raises(ValueError, match="empty list"):
+        BagBatch.collate([])
+
+
+def test_sizes_and_length_count_bags():
+    assert len(make_bags()) == 3
+    assert make_bags().sizes().tolist() == [1, 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("features", torch.zeros(6), "features must be"),
+        ("features", torch.zeros(6, 2, dtype=torch.int64), "floating point"),
+        ("offsets", torch.tensor([0, 6]), r"offsets must have shape \(4,\)"),
+        ("index", torch.tensor([1]), r"index must have shape \(3,\)"),
+        ("coords", torch.zeros(5, 2), r"coords must have shape \(6, 2\)"),
+        ("instance_labels", torch.zeros(5), r"instance_labels must have shape \(6,\)"),
+        ("bag_ids", ("a",), "must name 3 bags, got 1"),
+    ],
+)
+def test_wrong_fields_are_named(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(make_bags(), **{field: value})
+
+
+def test_check_refuses_empty_bags_and_offsets_that_miss_instances():
+    make_bags().check()
+    with pytest.raises(ValueError, match="bag b has no instances"):
+        dataclasses.replace(make_bags(), offsets=torch.tensor([0, 1, 1, 6])).check()
+    with pytest.raises(ValueError, match="must run from 0 to 6, got 0 to 5"):
+        dataclasses.replace(make_bags(), offsets=torch.tensor([0, 1, 4, 5])).check()
+
+
+def test_transfer_moves_optional_fields_too():
+    moved = make_bags().to("meta")
+    assert moved.coords.device.type == "meta"
+    assert moved.bag_ids == ("a", "b", "c")
+
+
+def test_output_checks_ranks():
+    with pytest.raises(ValueError, match=r"logits must have shape \(B, C\)"):
+        MILOutput(logits=torch.zeros(3))
+    with pytest.raises(ValueError, match="attention must be"):
+        MILOutput(logits=torch.zeros(3, 1), attention=torch.zeros(2, 2, 2))
