@@ -1,4 +1,4 @@
-"""Train and evaluate both quickstart recipes on embedded data and leave everything in runs/quickstart.
+"""Train and evaluate both quickstart recipes on embedded data; results go to runs/quickstart.
 
 `make quickstart` calls this; the steps are the commands that a user would type.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 USAGE = """\
-usage: python train.py COMMAND --config RECIPE.yaml [--config OVERLAY.yaml ...] [--key.sub VALUE ...]
+usage: python train.py COMMAND --config RECIPE.yaml [--config OVERLAY.yaml ...] [--key VALUE ...]
 
 commands
   fit        train; writes runs/<name>/version_<k>/{config.yaml,checkpoints,metrics.csv,pictures}
@@ -34,11 +34,13 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     debug = "--debug" in args
     args = [a for a in args if a != "--debug"]
+    from jsonargparse import ArgumentError
+
     from lightning_modules.cli import run  # heavy imports, after --help
 
     try:
         run(args)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, ArgumentError) as error:
         if debug:
             raise
         sys.stderr.write(f"error: {error}\n")

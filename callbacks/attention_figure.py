@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytorch_lightning as pl
 from torch import Tensor
 
-from callbacks.bag_outputs import BagAttention, bag_attention, bag_name, bag_probabilities
+from callbacks.bag_outputs import BagAttention, bag_attention, bag_name
 from callbacks.epoch_pictures import EpochPictures
 from callbacks.fixed_sample import FixedSample, priority
 from callbacks.run_files import gather_to_first, rasterise, run_folder, write_picture
@@ -164,7 +164,7 @@ def instance_pictures(features: Tensor, pixels: bool | None) -> npt.NDArray[np.u
 
 def _titles(pl_module: pl.LightningModule, outputs: MILOutput, batch: BagBatch) -> list[str]:
     module: Any = pl_module
-    probabilities = bag_probabilities(outputs, module.task).detach().float().cpu().numpy()
+    probabilities = outputs.probabilities(module.task).detach().float().cpu().numpy()
     labels = batch.labels.cpu().numpy()
     names = module.class_names
     titles = []

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from structures import BagBatch, MILOutput, MILTask
+from structures import BagBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +59,6 @@ def bag_attention(bags: BagBatch, attention: Tensor) -> list[BagAttention]:
 def bag_name(bags: BagBatch, position: int) -> str:
     """Return the data set's name of a bag, or its number where there are no names."""
     return bags.bag_ids[position] if bags.bag_ids else str(int(bags.index[position]))
-
-
-def bag_probabilities(output: MILOutput, task: MILTask) -> Tensor:
-    """Return (B,) probabilities of the positive class for a binary task, else (B, C)."""
-    if task == "binary":
-        return output.logits[:, 0].sigmoid()
-    return output.logits.softmax(dim=1) if task == "multiclass" else output.logits.sigmoid()
 
 
 def _on_host(values: Tensor | None) -> npt.NDArray[Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,7 +66,7 @@ def _figure(pl_module: pl.LightningModule, title: str) -> Figure | None:
 
 
 def one_against_rest(
-    bags: BagScores, class_names: tuple[str, ...]
+    bags: BagScores, class_names: Sequence[str]
 ) -> dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
     """Return 0/1 labels and probabilities by class name, for classes with both kinds of bags.
 
@@ -77,7 +78,7 @@ def one_against_rest(
         pairs = {"bags": (labels, probabilities)}
     else:
         count = probabilities.shape[1]
-        names = class_names or tuple(str(c) for c in range(count))
+        names = class_names or [str(c) for c in range(count)]
         truth = labels if labels.ndim == 2 else labels[:, None] == np.arange(count)
         pairs = {names[c]: (truth[:, c].astype(int), probabilities[:, c]) for c in range(count)}
     return {name: pair for name, pair in pairs.items() if set(pair[0].tolist()) == {0, 1}}

@@ -16,7 +16,7 @@ def priority(index: int) -> int:
     the smallest values are spread over a data set of any size. Number 0 always comes first.
 
     >>> sorted(range(100), key=priority)[:8]
-    [0, 34, 68, 13, 47, 81, 26, 60]
+    [0, 89, 34, 68, 13, 47, 81, 26]
     """
     return (index * 0x9E3779B97F4A7C15) % 2**64
 

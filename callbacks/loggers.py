@@ -10,14 +10,22 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 
 
 def next_run_dir(runs_dir: Path, name: str) -> Path:
-    """Return ``runs_dir/name/version_k`` with the smallest k that is larger than all present."""
+    """Return ``runs_dir/name/version_k`` with the smallest k that is larger than all present.
+
+    Processes that the first one of a job launches get its answer through the environment.
+    """
+    known = os.environ.get("SEGMIL_RUN_DIR")
+    if known and "LOCAL_RANK" in os.environ:
+        return Path(known)
     parent = runs_dir / name
     used = [
         int(p.name.removeprefix("version_"))
         for p in parent.glob("version_*")
         if p.name.removeprefix("version_").isdigit()
     ]
-    return parent / f"version_{max(used, default=-1) + 1}"
+    run_dir = parent / f"version_{max(used, default=-1) + 1}"
+    os.environ["SEGMIL_RUN_DIR"] = str(run_dir)
+    return run_dir
 
 
 def build_loggers(run_dir: Path, wandb_options: Any | None) -> list[Logger]:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 
-from callbacks.bag_outputs import BagAttention, bag_attention, bag_probabilities
+from callbacks.bag_outputs import BagAttention, bag_attention
 from callbacks.frames import instances_in_frame, original_size, picture_in_frame
 from callbacks.prediction_files import write_attention, write_bags
 from callbacks.run_files import gather_to_first, run_folder, write_picture
@@ -160,7 +160,7 @@ class PredictionWriter(pl.Callback):
         if self._bags is None:
             self._bags = BagCollector()
         # Without the attention: its score against witnesses is not part of the files.
-        self._bags.add(bags, bag_probabilities(output, module.task), None)
+        self._bags.add(bags, output.probabilities(module.task), None)
         if self.attention and output.attention is not None:
             for one in bag_attention(bags, output.attention):
                 self._attention.setdefault(one.index, one)

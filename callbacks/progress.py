@@ -21,12 +21,13 @@ class ProgressBar(RichProgressBar):
     """Show smoothed training loss, learning rate, the headline metric and the throughput.
 
     Where the output is not a terminal (a log file, CI), there is no bar but one line a validation,
-    or an epoch without one.
+    or an epoch without one, and in between one every ``line_seconds``.
 
     Args:
         metrics: names of logged metrics; those that the run logs are shown.
         smoothing: in [0, 1), weight of the past at each step in the means of loss and throughput.
-        refresh_rate: updates a second, 0 for no bar.
+        refresh_rate: updates a second, 0 for neither bar nor lines.
+        line_seconds: time after which a line is due in a log file.
 
     Raises:
         ValueError: ``smoothing`` is out of range.
@@ -37,12 +38,14 @@ class ProgressBar(RichProgressBar):
         metrics: Sequence[str] = ("val/segm_map", "val/bag_auroc"),
         smoothing: float = 0.98,
         refresh_rate: int = 4,
+        line_seconds: float = 60.0,
     ) -> None:
         if not 0 <= smoothing < 1:
             raise ValueError(f"smoothing must be in [0, 1), got {smoothing}")
         super().__init__(refresh_rate=refresh_rate)
         self.metric_names = tuple(metrics)
         self.smoothing = smoothing
+        self.line_seconds = line_seconds
         self._lines = False
         self._line_step = -1
         self._unit = ""
@@ -54,7 +57,7 @@ class ProgressBar(RichProgressBar):
         self._weight = 0.0
         self._samples = 0.0
         self._seconds = 0.0
-        self._tick = self._shown_at = time.perf_counter()
+        self._tick = self._shown_at = self._line_at = time.perf_counter()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Choose between the bar and lines; processes after the first show nothing."""
@@ -96,6 +99,8 @@ class ProgressBar(RichProgressBar):
             self._samples = keep * self._samples + len(batch) * trainer.world_size
             self._seconds = keep * self._seconds + elapsed
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if now - self._line_at >= self.line_seconds:
+            self._print_line(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the new metric; validation does not count as training time."""
@@ -139,7 +144,7 @@ class ProgressBar(RichProgressBar):
     def _print_line(self, trainer: pl.Trainer) -> None:
         if not self._lines:
             return
-        self._line_step = trainer.global_step
+        self._line_step, self._line_at = trainer.global_step, time.perf_counter()
         numbers = ", ".join(f"{name} {value}" for name, value in self._numbers(trainer).items())
         epochs = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
         rich.get_console().print(

@@ -1,4 +1,4 @@
-"""Centre and scale features by statistics of the training bags."""
+"""Centre, scale and limit features by statistics of the training bags."""
 
 from __future__ import annotations
 
@@ -12,37 +12,43 @@ from torch import Tensor
 
 
 class Standardisation(NamedTuple):
-    """Mean and standard deviation a feature; standardised = (x - mean) / std.
+    """Mean and standard deviation a feature; standardised = (x - mean) / std, limited to +-limit.
 
     Attributes:
         mean: (D,) float64.
         std: (D,) float64; 0 for a feature that does not vary. Such a feature becomes 0 in all
             bags, because a network learns nothing about it.
+        limit: largest absolute value after scaling, or None. A feature that is nearly always the
+            same has outliers dozens of deviations away, which would drown all others.
     """
 
     mean: npt.NDArray[np.float64]
     std: npt.NDArray[np.float64]
+    limit: float | None = None
 
     @classmethod
-    def fit(cls, features: npt.NDArray[np.float32]) -> Standardisation:
+    def fit(cls, features: npt.NDArray[np.float32], limit: float | None = None) -> Standardisation:
         """Measure the instances of the training bags.
 
         Args:
             features: (N, D), at least one row.
+            limit: see the class.
         """
         values = features.astype(np.float64)
         mean, std = values.mean(axis=0), values.std(axis=0)
         constant = std <= 1e-6 * np.abs(values).max(axis=0)  # what rounding leaves
-        return cls(mean, np.where(constant, 0.0, std))
+        return cls(mean, np.where(constant, 0.0, std), limit)
 
     @classmethod
-    def from_lists(cls, mean: Sequence[float], std: Sequence[float]) -> Standardisation:
+    def from_lists(
+        cls, mean: Sequence[float], std: Sequence[float], limit: float | None = None
+    ) -> Standardisation:
         """Rebuild from a checkpoint or a recipe.
 
         Raises:
             ValueError: the lists have different lengths or a deviation is negative.
         """
-        result = cls(np.asarray(mean, dtype=np.float64), np.asarray(std, dtype=np.float64))
+        result = cls(np.asarray(mean, dtype=np.float64), np.asarray(std, dtype=np.float64), limit)
         if result.mean.shape != result.std.shape or not (result.std >= 0).all():
             raise ValueError(
                 f"mean and std need one entry a feature and no std below 0, got "
@@ -64,4 +70,6 @@ class Standardisation(NamedTuple):
         varies = self.std > 0
         scale = np.where(varies, self.std, 1.0)
         values = np.where(varies, (features - self.mean) / scale, 0.0)
+        if self.limit is not None:
+            values = values.clip(-self.limit, self.limit)
         return torch.from_numpy(values.astype(np.float32))

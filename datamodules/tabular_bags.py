@@ -38,6 +38,7 @@ class TabularBagsDataModule(MILDataModule):
         split_seed: of splits and folds; independent of ``seed``, so that training with another
             seed meets the same data.
         standardise: centre and scale each feature by the training bags.
+        clip: largest absolute value of a standardised feature, or None.
         mean: statistics of another run instead of those of the training bags, one a feature.
         std: likewise.
         **shared: the arguments of ``MILDataModule``.
@@ -60,6 +61,7 @@ class TabularBagsDataModule(MILDataModule):
         val_fraction: float = 0.2,
         split_seed: int = 0,
         standardise: bool = True,
+        clip: float | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         **shared: Any,
@@ -73,7 +75,7 @@ class TabularBagsDataModule(MILDataModule):
         self.class_names = (
             names if self.num_classes == 2 else [str(c) for c in range(self.num_classes)]
         )
-        self.standardisation = self._statistics(standardise, mean, std)
+        self.standardisation = self._statistics(standardise, clip, mean, std)
 
     def _split(
         self,
@@ -106,15 +108,22 @@ class TabularBagsDataModule(MILDataModule):
         return {"train": ~test & ~val, "val": val, "test": test, "predict": np.ones_like(test)}
 
     def _statistics(
-        self, standardise: bool, mean: Sequence[float] | None, std: Sequence[float] | None
+        self,
+        standardise: bool,
+        clip: float | None,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
     ) -> Standardisation | None:
+        if clip is not None and not (standardise and clip > 0):
+            raise ValueError(f"clip must be positive and needs standardise: true, got {clip}")
         if (mean is None) != (std is None) or (mean is not None and not standardise):
             raise ValueError("give mean and std together and only with standardise: true")
         if not standardise:
             return None
         if mean is not None and std is not None:
-            return Standardisation.from_lists(mean, std)
-        return Standardisation.fit(self._file.features[self._file.rows_of(self._splits["train"])])
+            return Standardisation.from_lists(mean, std, clip)
+        train = self._file.rows_of(self._splits["train"])
+        return Standardisation.fit(self._file.features[train], clip)
 
     def source(self, split: BagSplit) -> BagBatch:
         """Return all bags of the file, standardised; a bag's number is its place in ``y``."""
@@ -126,12 +135,12 @@ class TabularBagsDataModule(MILDataModule):
         return np.flatnonzero(self._splits[split]).tolist()
 
     def evaluation_arguments(self) -> dict[str, Any]:
-        """Return batch size and statistics."""
+        """Return batch size, statistics and limit."""
         arguments: dict[str, Any] = {"eval_batch_size": self.eval_batch_size}
         if self.standardisation is None:
             return arguments | {"standardise": False}
-        mean, std = self.standardisation
-        return arguments | {"mean": mean.tolist(), "std": std.tolist()}
+        mean, std, limit = self.standardisation
+        return arguments | {"mean": mean.tolist(), "std": std.tolist(), "clip": limit}
 
     @functools.cached_property
     def _bags(self) -> BagBatch:

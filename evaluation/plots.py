@@ -217,6 +217,8 @@ def _attention_bars(axes: Axes, weights: Values, shown: Values, witness: Values 
         ("witness", marked[shown], ORANGE),
         ("other", ~marked[shown], BLUE),
     ):
+        if not chosen.any():  # an empty bar has another colour in the legend
+            continue
         label = None if witness is None else name
         axes.bar(positions[chosen], weights[shown[chosen]], color=colour, width=0.84, label=label)
     axes.axhline(1 / weights.size, color=GREY, linestyle="--", linewidth=1, label="uniform")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -113,7 +113,7 @@ class TrainedModule(pl.LightningModule):
             number = torch.tensor(value, dtype=torch.float64)
             self.log(f"{split}/{name}", number, prog_bar=name in shown, batch_size=1)
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer on parameter groups and the schedule on the steps of the run."""
         optimizer = self.optimizer_factory(self._groups_with_rates())
         if self.scheduler_factory is None:

@@ -94,21 +94,18 @@ class SegmilCLI(LightningCLI):
         from callbacks.loggers import build_loggers, next_run_dir
 
         config = self.config[self.subcommand]
-        self.run_dir = next_run_dir(Path(config.runs_dir), config.name or self._recipe_name(config))
+        self.run_dir = next_run_dir(Path(config.runs_dir), config.name or _recipe_name(config))
         config.trainer.logger = None
         self._loggers = lambda: build_loggers(self.run_dir, config.wandb)
 
-    def _recipe_name(self, config: Any) -> str:
-        files = [p for p in config.get("config") or [] if p is not None]
-        return Path(str(files[0])).stem if files else "run"
-
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the trainer with our loggers, CSV first: its folder is the run folder."""
-        return super().instantiate_trainer(**{**kwargs, "logger": self._loggers()})
+        arguments = {**kwargs, "logger": self._loggers()}
+        return super().instantiate_trainer(**arguments)  # type: ignore[no-untyped-call]
 
     def instantiate_classes(self) -> None:
-        """Hand the module its resolved configuration, so that its checkpoints are self-contained."""
-        super().instantiate_classes()
+        """Hand the module its resolved configuration, which its checkpoints carry."""
+        super().instantiate_classes()  # type: ignore[no-untyped-call]
         config = self.config[self.subcommand]
         self.model.blueprint = {
             "model": plain(config.model),
@@ -117,6 +114,11 @@ class SegmilCLI(LightningCLI):
                 f: plain(getattr(self.datamodule, f)) for f in LINKS if hasattr(self.datamodule, f)
             },
         }
+
+
+def _recipe_name(config: Any) -> str:
+    files = [p for p in config.get("config") or [] if p is not None]
+    return Path(str(files[0])).stem if files else "run"
 
 
 def predict_arguments(args: list[str], folder: Path) -> list[str]:

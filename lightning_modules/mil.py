@@ -13,7 +13,7 @@ from evaluation.bag_scores import BagCollector, BagScores
 from evaluation.mil import evaluate_bags, youden_threshold
 from lightning_modules.base import OptimizerFactory, SchedulerFactory, TrainedModule
 from lightning_modules.gather import gather_to_all
-from models.mil.protocol import MILModel, probabilities
+from models.mil.protocol import MILModel
 from structures import BagBatch, MILOutput, MILTask
 
 
@@ -102,12 +102,12 @@ class MILModule(TrainedModule):
         self.log_losses("train", terms, total, len(bags))
         return total
 
-    def validation_step(self, bags: BagBatch, batch_idx: int) -> MILOutput:
+    def validation_step(self, bags: BagBatch, batch_idx: int) -> MILOutput:  # type: ignore[override]
         """Return the output and keep one row a bag."""
         del batch_idx
         return self._forward_and_keep(bags, "val")
 
-    def test_step(self, bags: BagBatch, batch_idx: int) -> MILOutput:
+    def test_step(self, bags: BagBatch, batch_idx: int) -> MILOutput:  # type: ignore[override]
         """Return the output and keep one row a bag."""
         del batch_idx
         return self._forward_and_keep(bags, "test")
@@ -121,7 +121,7 @@ class MILModule(TrainedModule):
         output = self.network(bags)
         terms = self.network.losses(output, bags)
         self.log_losses(stage, terms, torch.stack(list(terms.values())).sum(), len(bags))
-        self._collector.add(bags, probabilities(output.logits, self.task), output.attention)
+        self._collector.add(bags, output.probabilities(self.task), output.attention)
         return output
 
     def on_validation_epoch_start(self) -> None:

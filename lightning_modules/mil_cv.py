@@ -107,8 +107,8 @@ def cross_validate(
 def read_recipe(config: Path) -> FoldRecipe:
     """Read what cross-validation follows of a recipe of `train.py`.
 
-    That is the model with optimizer and schedule; ``batch_size``, ``standardise`` and
-    ``val_fraction`` of the data; ``max_steps`` and ``gradient_clip_val`` of the trainer.
+    That is the model with optimizer and schedule; ``batch_size``, ``standardise``, ``clip``
+    and ``val_fraction`` of the data; ``max_steps`` and ``gradient_clip_val`` of the trainer.
 
     Raises:
         ValueError: the file is missing, is no recipe of a `MILModule` with a number of steps, or
@@ -142,7 +142,7 @@ def read_recipe(config: Path) -> FoldRecipe:
         return module
 
     settings = data.get("init_args", {})
-    names = ("batch_size", "standardise", "val_fraction")
+    names = ("batch_size", "standardise", "clip", "val_fraction")
     return FoldRecipe(
         build=build,
         max_steps=int(trainer["max_steps"]),

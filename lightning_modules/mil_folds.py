@@ -24,7 +24,6 @@ from datamodules.tabular_bags import facts_of, packed
 from evaluation.mil import youden_threshold
 from lightning_modules.base import parameter_groups
 from lightning_modules.mil import MILModule
-from models.mil.protocol import probabilities
 from structures import BagBatch, MILTask
 
 BoolArray = npt.NDArray[np.bool_]
@@ -44,6 +43,7 @@ class FoldRecipe:
         max_steps: optimizer steps.
         clip_norm: largest gradient norm, or None.
         standardise: centre and scale features by the training bags.
+        clip: largest absolute value of a standardised feature, or None.
         val_fraction: share of the training bags held out to choose the threshold, where the
             module chooses one; otherwise all of them are trained on.
     """
@@ -53,6 +53,7 @@ class FoldRecipe:
     max_steps: int
     clip_norm: float | None = None
     standardise: bool = True
+    clip: float | None = None
     val_fraction: float = 0.2
 
 
@@ -101,7 +102,7 @@ def run_fold(
             train = train & ~val
         statistics = None
         if recipe.standardise:
-            statistics = Standardisation.fit(bags.features[bags.rows_of(train)])
+            statistics = Standardisation.fit(bags.features[bags.rows_of(train)], recipe.clip)
         prepared = packed(bags, statistics)
         _train(module, prepared, np.flatnonzero(train).tolist(), recipe, run_seed)
     threshold = module.threshold
@@ -155,6 +156,6 @@ def _predict(module: MILModule, bags: BagBatch, chosen: BoolArray) -> FloatArray
     with torch.no_grad():
         for start in range(0, numbers.size, _PREDICTED_AT_ONCE):
             some = torch.from_numpy(numbers[start : start + _PREDICTED_AT_ONCE])
-            parts.append(probabilities(module.network(take_bags(bags, some)).logits, module.task))
+            parts.append(module.network(take_bags(bags, some)).probabilities(module.task))
     scores: FloatArray = torch.cat(parts).double().numpy()
     return scores

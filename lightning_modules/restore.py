@@ -129,3 +129,25 @@ def data_at(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         arguments |= {"root": str(path), "category_map": facts["category_map"]}
         return {"class_path": PICTURES, "init_args": arguments}
     return {"class_path": BAGS, "init_args": arguments | {"file": str(path)}}
+
+
+def instantiate_data(recipe: Path) -> pl.LightningDataModule:
+    """Build the datamodule of a recipe file.
+
+    Raises:
+        ValueError: the recipe has no data, or an argument is wrong.
+    """
+    import yaml
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    content = yaml.safe_load(recipe.read_text())
+    if not isinstance(content, dict) or "data" not in content:
+        raise ValueError(f"{recipe}: the recipe has no `data`")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(pl.LightningDataModule, "data")
+    try:
+        config = parser.parse_object({"data": content["data"]})
+    except ArgumentError as error:
+        raise ValueError(f"{recipe}: {error}") from None
+    data: pl.LightningDataModule = parser.instantiate_classes(config).data
+    return data

@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 
 class WarmupSchedule(LRScheduler):
-    """Base: factor on each group's own learning rate, linear from ``warmup_start`` to 1, then decay.
+    """Base: a factor on each group's own rate, linear from ``warmup_start`` to 1, then decaying.
 
     Args:
         optimizer: the optimizer.
@@ -59,7 +60,7 @@ class WarmupSchedule(LRScheduler):
         rest = max(self.total_steps - self.warmup_steps, 1)
         return self.decay(min((step - self.warmup_steps) / rest, 1.0))
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """Return the learning rate of each parameter group at the current step."""
         factor = self.factor(self.last_epoch)
         return [base * factor for base in self.base_lrs]
@@ -72,7 +73,8 @@ class Constant(WarmupSchedule):
 class Cosine(WarmupSchedule):
     """Warm-up, then half a cosine down to ``final`` times the base learning rate.
 
-    factor(p) = final + (1 - final) (1 + cos(pi p)) / 2 (Loshchilov & Hutter 2017, eq. 5, one cycle).
+    factor(p) = final + (1 - final) (1 + cos(pi p)) / 2 (Loshchilov & Hutter 2017, eq. 5, no
+    restart).
 
     Args:
         final: factor at the end of the run, in [0, 1].

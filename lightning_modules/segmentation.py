@@ -8,7 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from evaluation.coco import CocoEvaluator, CocoScores
+from evaluation.coco import CocoEvaluator
+from evaluation.coco_scores import CocoScores
 from lightning_modules.base import OptimizerFactory, SchedulerFactory, TrainedModule
 from lightning_modules.gather import gather_to_all
 from models.seg.protocol import SegModel
@@ -29,6 +30,8 @@ class SegmentationModule(TrainedModule):
         backbone_lr_mult: factor on the learning rate of the backbone.
         log_val_loss: also compute the losses on validation pictures.
         eval_backend: ``fast`` or ``pycocotools``; the numbers are equal.
+        channels_last: keep convolution weights, and so the features, in channels-last memory
+            order; faster on most CPUs and GPUs, equal up to rounding.
         init_from: file of weights to start from.
 
     Raises:
@@ -45,6 +48,7 @@ class SegmentationModule(TrainedModule):
         backbone_lr_mult: float = 1.0,
         log_val_loss: bool = False,
         eval_backend: Literal["fast", "pycocotools"] = "fast",
+        channels_last: bool = False,
         init_from: str | None = None,
     ) -> None:
         if not isinstance(model, SegModel):
@@ -59,6 +63,8 @@ class SegmentationModule(TrainedModule):
             backbone_lr_mult=backbone_lr_mult,
             init_from=init_from,
         )
+        if channels_last:
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.log_val_loss = log_val_loss
         self.eval_backend = eval_backend
         self.category_map: CategoryMap | None = None
@@ -106,7 +112,7 @@ class SegmentationModule(TrainedModule):
         self.log_losses("train", terms, total, len(batch))
         return total
 
-    def validation_step(self, batch: SegBatch, batch_idx: int) -> list[Instances]:
+    def validation_step(self, batch: SegBatch, batch_idx: int) -> list[Instances]:  # type: ignore[override]
         """Return the predictions and keep them as run lengths."""
         del batch_idx
         if self.log_val_loss:
@@ -115,7 +121,7 @@ class SegmentationModule(TrainedModule):
             self.log_losses("val", terms, total, len(batch))
         return self._predict_and_keep(batch)
 
-    def test_step(self, batch: SegBatch, batch_idx: int) -> list[Instances]:
+    def test_step(self, batch: SegBatch, batch_idx: int) -> list[Instances]:  # type: ignore[override]
         """Return the predictions and keep them as run lengths."""
         del batch_idx
         return self._predict_and_keep(batch)

@@ -176,3 +176,13 @@ class MILOutput(Transferable):
             raise ValueError(
                 f"MILOutput.attention must be (N,) or (N, K), got {tuple(self.attention.shape)}"
             )
+
+    def probabilities(self, task: MILTask) -> Tensor:
+        """Return (B,) probabilities of class 1 for a binary task, (B, C) otherwise.
+
+        >>> MILOutput(torch.zeros(2, 1)).probabilities("binary").tolist()
+        [0.5, 0.5]
+        """
+        if task == "binary":
+            return self.logits[:, 0].sigmoid()
+        return self.logits.softmax(dim=1) if task == "multiclass" else self.logits.sigmoid()

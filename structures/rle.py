@@ -74,13 +74,15 @@ def encode_window(window: BoolArray, top: int, left: int, size: Size) -> Runs:
     rows, columns = window.shape
     if rows == 0 or columns == 0:
         return np.array([height * width], dtype=np.int64)
-    padded = np.zeros((columns, rows + 2), dtype=np.int8)
-    padded[:, 1:-1] = window.T
-    steps = np.diff(padded, axis=1)  # (columns, rows + 1): +1 where a run starts, -1 where it ends
-    column, row = np.nonzero(steps)
+    padded = np.zeros((columns, rows + 1), dtype=bool)  # a zero ends every column
+    padded[:, :-1] = window.T
+    flat = padded.reshape(-1)
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    if flat[0]:
+        edges = np.concatenate(([0], edges))
+    column, row = np.divmod(edges, rows + 1)
     position = (column + left) * height + row + top
-    rising = steps[column, row] > 0
-    return _runs_from_edges(position[rising], position[~rising], height * width)
+    return _runs_from_edges(position[::2], position[1::2], height * width)
 
 
 def encode_soft(

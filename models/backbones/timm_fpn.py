@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from typing import Any
 
@@ -24,7 +25,7 @@ class TimmFPN(nn.Module):
     Args:
         name: timm model name, for example ``resnet18`` or ``convnext_atto``.
         fpn_width: channels of every level.
-        strides: strides of the levels taken from the model, ascending.
+        strides: strides of the levels taken from the model, each twice the one before.
         norm: batch norms of the model become this.
         fpn_norm: norm after the convolutions of the pyramid, or None.
         pretrained: load timm's own weights, which timm downloads unless they are in its cache.
@@ -56,10 +57,11 @@ class TimmFPN(nn.Module):
             raise ValueError("give either pretrained: true or weights, not both")
         with torch.device("meta"):
             available = timm.create_model(name, features_only=True).feature_info.reduction()
-        absent = [stride for stride in strides if stride not in available]
-        if absent or list(strides) != sorted(set(strides)):
+        doubling = all(fine * 2 == coarse for fine, coarse in itertools.pairwise(strides))
+        if not strides or not doubling or not set(strides) <= set(available):
             raise ValueError(
-                f"strides of {name} must be ascending and among {available}, got {list(strides)}"
+                f"strides of {name} must be among {available}, each twice the one before, "
+                f"got {list(strides)}"
             )
         indices = tuple(available.index(stride) for stride in strides)
         body = timm.create_model(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -80,7 +81,8 @@ def load_backbone_weights(body: nn.Module, name: str, weights: str) -> None:
 
     Raises:
         ValueError: the weights belong to another model: a tensor is missing, has another shape,
-            or is part neither of the extractor nor of the classifier; or the file is missing.
+            or is part neither of the extractor nor of the classifier; or the file cannot be
+            read.
     """
     source = _read(name, weights)
     wanted = body.state_dict()
@@ -113,7 +115,13 @@ def _read(name: str, weights: str) -> Mapping[str, Tensor]:
         return efficientnet_lite0_state_dict()
     if not Path(weights).is_file():
         raise ValueError(f"weights: {weights} is neither {_LITE0!r} nor a file")
-    state: Mapping[str, Tensor] = torch.load(weights, map_location="cpu", weights_only=True)
+    try:
+        state: Mapping[str, Tensor] = torch.load(weights, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"weights: {weights} is no state dict of tensors alone; write one with "
+            "torch.save(model.state_dict(), FILE)"
+        ) from error
     return state
 
 

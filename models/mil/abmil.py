@@ -41,11 +41,12 @@ class ABMIL(nn.Module):
         hidden_sizes: widths of the fully connected layers that embed an instance, each followed
             by a ReLU; empty to pool the features as they are.
         dropout: chance of dropping an entry of the embedding, ahead of attention and pooling.
+        input_dropout: chance of dropping an entry of the input of the fully connected layers.
         attention_dim: L.
         gated: use the gate of eq. (9).
         branches: K.
-        encoder: network ahead of the fully connected layers that turns instances of any shape,
-            such as pictures, into (N, D).
+        encoder: network ahead of the fully connected layers, for instances that are pictures; its
+            ``out_features`` takes the place of D.
 
     Raises:
         ValueError: a width is not positive, or a binary task has other than two classes.
@@ -59,13 +60,15 @@ class ABMIL(nn.Module):
         *,
         hidden_sizes: Sequence[int] = (512,),
         dropout: float = 0.0,
+        input_dropout: float = 0.0,
         attention_dim: int = 128,
         gated: bool = False,
         branches: int = 1,
         encoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        widths = [in_features, *hidden_sizes]
+        first = in_features if encoder is None else int(encoder.out_features)  # type: ignore[arg-type]
+        widths = [first, *hidden_sizes]
         if min(*widths, attention_dim, branches, num_classes) < 1:
             raise ValueError(
                 f"widths, branches and classes must be positive, got {widths}, {attention_dim}, "
@@ -75,6 +78,7 @@ class ABMIL(nn.Module):
             raise ValueError(f"a binary task has 2 classes, got num_classes={num_classes}")
         self.task: MILTask = task
         layers: list[nn.Module] = [] if encoder is None else [encoder]
+        layers.append(nn.Dropout(input_dropout))
         for width, hidden in itertools.pairwise(widths):
             layers += [nn.Linear(width, hidden), nn.ReLU()]
         self.embed = nn.Sequential(*layers, nn.Dropout(dropout))

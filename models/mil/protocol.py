@@ -32,14 +32,3 @@ class MILModel(Protocol):
     ) -> dict[str, Tensor]:
         """Return unweighted loss terms by name; ``none`` gives one value a bag, (B,)."""
         ...
-
-
-def probabilities(logits: Tensor, task: MILTask) -> Tensor:
-    """Turn logits (B, C) into probabilities.
-
-    Returns:
-        (B,) of the positive class for ``binary``, (B, C) otherwise.
-    """
-    if task == "binary":
-        return logits[:, 0].sigmoid()
-    return logits.softmax(dim=1) if task == "multiclass" else logits.sigmoid()

@@ -57,7 +57,8 @@ def _align(features: Tensor, rois: Tensor, scale: float, side: int, ratio: int) 
     small = features.shape[-2] * features.shape[-1] <= _DENSE_CELLS * ratio
     if small and features.device.type == "cpu" and features.requires_grad:
         return separable_roi_align(features, rois, scale, side, ratio)
-    aligned: Tensor = roi_align(features, rois.to(features.dtype), (side, side), scale, ratio)
+    # in half precision coordinates above 256 would be rounded to whole pixels
+    aligned: Tensor = roi_align(features.float(), rois.float(), (side, side), scale, ratio)
     return aligned
 
 

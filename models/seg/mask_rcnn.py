@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.backbones.norm import Norm
+from models.backbones.norm import Norm, convert_norm
 from models.backbones.resnet_fpn import ResNet50FPN
 from models.ops.boxes import rescale_boxes
 from models.ops.distributed import reduce_terms
@@ -219,12 +219,12 @@ def mask_rcnn_resnet50_fpn_v2(
     """Build the network of torchvision's ``maskrcnn_resnet50_fpn_v2`` (arXiv 2111.11429).
 
     Against v1: batch norm everywhere, two convolutions in the proposal head, a convolutional box
-    head. An option object given here replaces the whole default of its group.
+    head.
 
     Args:
         num_classes: foreground classes (torchvision counts one more).
-        norm: norm of the ResNet and of the pyramid.
-        trainable_stages: stages of the ResNet that train, of 5.
+        norm: norm of the ResNet and the pyramid; batch norms of the heads become it too.
+        trainable_stages: stages of the ResNet that train, of 5, counted from the coarsest.
         rpn: see ``MaskRCNN``, as all others.
         box: options of the box head.
         mask: options of the mask head.
@@ -232,7 +232,7 @@ def mask_rcnn_resnet50_fpn_v2(
         nms_thresh: IoU of suppression.
         max_dets: detections kept a picture.
     """
-    return MaskRCNN(
+    model = MaskRCNN(
         num_classes,
         ResNet50FPN(norm, fpn_norm=norm, trainable_stages=trainable_stages),
         rpn=rpn,
@@ -242,3 +242,5 @@ def mask_rcnn_resnet50_fpn_v2(
         nms_thresh=nms_thresh,
         max_dets=max_dets,
     )
+    convert_norm(model.roi_heads, norm)
+    return model

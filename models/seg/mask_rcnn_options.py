@@ -1,4 +1,7 @@
-"""Options of Mask R-CNN's parts; all defaults are those of torchvision's first model."""
+"""Options of Mask R-CNN's parts; all defaults are those of torchvision's first model.
+
+Each class raises ValueError for a count below 1 and for thresholds that are out of order.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 from models.backbones.norm import Norm
+
+
+def _check(owner: object, *, at_least_one: tuple[str, ...], in_order: tuple[str, ...]) -> None:
+    """Refuse counts below 1 and fractions that leave [0, 1] or are not ascending."""
+    for name in at_least_one:
+        if getattr(owner, name) < 1:
+            raise ValueError(
+                f"{type(owner).__name__}.{name} must be at least 1, got {getattr(owner, name)}"
+            )
+    fractions = [0.0, *(getattr(owner, name) for name in in_order), 1.0]
+    if fractions != sorted(fractions):
+        raise ValueError(
+            f"{type(owner).__name__} needs 0 <= {' <= '.join(in_order)} <= 1, got {fractions[1:-1]}"
+        )
 
 
 @dataclass(frozen=True)
@@ -39,6 +56,15 @@ class RPNOptions:
     bg_iou_thresh: float = 0.3
     batch_size_per_image: int = 256
     positive_fraction: float = 0.5
+
+    def __post_init__(self) -> None:
+        limits = ("pre_nms_train", "pre_nms_test", "post_nms_train", "post_nms_test")
+        _check(
+            self,
+            at_least_one=(*limits, "conv_depth", "batch_size_per_image"),
+            in_order=("bg_iou_thresh", "fg_iou_thresh"),
+        )
+        _check(self, at_least_one=(), in_order=("positive_fraction",))
 
 
 @dataclass(frozen=True)
@@ -74,6 +100,11 @@ class BoxHeadOptions:
     batch_size_per_image: int = 512
     positive_fraction: float = 0.25
 
+    def __post_init__(self) -> None:
+        counts = ("width", "roi_size", "sampling_ratio", "batch_size_per_image")
+        _check(self, at_least_one=counts, in_order=("bg_iou_thresh", "fg_iou_thresh"))
+        _check(self, at_least_one=(), in_order=("positive_fraction",))
+
 
 @dataclass(frozen=True)
 class MaskHeadOptions:
@@ -95,3 +126,8 @@ class MaskHeadOptions:
     roi_size: int = 14
     sampling_ratio: int = 2
     max_rois_per_image: int | None = None
+
+    def __post_init__(self) -> None:
+        _check(self, at_least_one=("width", "roi_size", "sampling_ratio"), in_order=())
+        if self.max_rois_per_image is not None:
+            _check(self, at_least_one=("max_rois_per_image",), in_order=())

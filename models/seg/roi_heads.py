@@ -172,7 +172,7 @@ class RoIHeads(nn.Module):
         """Return logits (R, C + 1) and box code (R, C + 1, 4), float32."""
         features = self.box_head(self._pool(pyramid, rois, self.box))
         logits, deltas = self.box_predictor(features)
-        return logits.float(), deltas.float().view(rois.shape[0], -1, 4)
+        return logits.float(), deltas.float().unflatten(1, (-1, 4))
 
     def _pool(
         self, pyramid: Pyramid, rois: Tensor, options: BoxHeadOptions | MaskHeadOptions
@@ -195,8 +195,9 @@ class RoIHeads(nn.Module):
         predictor = self.mask_predictor
         features = predictor.relu(predictor.conv5_mask(features))
         last = predictor.mask_fcn_logits
-        logits = torch.einsum("kc,kchw->khw", last.weight[labels, :, 0, 0], features)
-        return logits.float() + last.bias[labels, None, None]
+        weight: Tensor = last.weight[labels, :, 0, 0]
+        bias: Tensor = last.bias[labels, None, None]
+        return torch.einsum("kc,kchw->khw", weight, features).float() + bias
 
     def _mask_loss(
         self, pyramid: Pyramid, rois: Tensor, labels: Tensor, targets: Tensor, batch: int

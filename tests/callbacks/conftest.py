@@ -133,7 +133,8 @@ class SegModule(pl.LightningModule):
     on_test_epoch_end = on_validation_epoch_end
 
     def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.125)
+        slow = {"params": [self.model.bias], "lr": 0.0125}
+        return torch.optim.SGD([{"params": [self.model.weight]}, slow], lr=0.125)
 
 
 def bag(index, sizes=(3, 2, 4, 2)):

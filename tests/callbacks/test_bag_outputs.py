@@ -1,11 +1,10 @@
 import dataclasses
 
 import numpy as np
-import pytest
 import torch
 
-from callbacks.bag_outputs import bag_attention, bag_name, bag_probabilities
-from structures import BagBatch, MILOutput
+from callbacks.bag_outputs import bag_attention, bag_name
+from structures import BagBatch
 
 
 def test_attention_is_split_by_bag(stand_in):
@@ -33,16 +32,3 @@ def test_kept_attention_does_not_hold_the_batch(stand_in):
     (first, *_) = bag_attention(bags, torch.rand(len(bags.features)))
     assert first.weights.base is None
     assert first.witness.base is None
-
-
-@pytest.mark.parametrize(
-    ("task", "expected"),
-    [
-        ("binary", [0.5]),
-        ("multiclass", [[0.25, 0.75]]),  # logits 0 and log 3
-        ("multilabel", [[0.5, 0.75]]),
-    ],
-)
-def test_probabilities(task, expected):
-    output = MILOutput(torch.tensor([[0.0, float(np.log(3))]]))
-    torch.testing.assert_close(bag_probabilities(output, task), torch.tensor(expected))

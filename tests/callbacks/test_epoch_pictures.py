@@ -55,11 +55,12 @@ def test_which_epochs_are_drawn(every, options, epochs, stand_in, make_trainer):
     assert all(count == 6 for _, count, _ in recorder.drawn)
 
 
-def test_a_second_run_starts_anew(stand_in, make_trainer):
+def test_the_first_validation_of_a_continued_run_is_drawn(stand_in, make_trainer):
     recorder = Recorder(10)
-    for _ in range(2):
-        fit(recorder, stand_in, make_trainer)
-    assert [stage for stage, _, _ in recorder.drawn] == ["epoch_000", "epoch_000"]
+    trainer = fit(recorder, stand_in, make_trainer)
+    trainer.fit_loop.max_epochs = 4
+    trainer.fit(trainer.lightning_module, stand_in.pictures(), stand_in.pictures())
+    assert [stage for stage, _, _ in recorder.drawn] == ["epoch_000", "epoch_001", "epoch_003"]
 
 
 def test_arguments_out_of_range():

@@ -63,8 +63,10 @@ def test_predict_writes_the_same_results_and_file_names(stand_in, make_trainer, 
 
     trainer = make_trainer([PredictionWriter(tmp_path / "out", overlays=1)])
     trainer.predict(stand_in.SegModule(), datamodule=Data(), return_predictions=False)
-    trainer.test(stand_in.SegModule(), stand_in.pictures(), verbose=False)
     out = tmp_path / "out"
+    written = ["overlays", "predict.json", "predict_images.json"]
+    assert sorted(p.name for p in out.iterdir()) == written
+    trainer.test(stand_in.SegModule(), stand_in.pictures(), verbose=False)
     assert json.loads((out / "predict.json").read_text()) == json.loads(
         (out / "test.json").read_text()
     )

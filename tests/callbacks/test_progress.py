@@ -53,6 +53,14 @@ def test_epochs_without_validation_have_a_line(stand_in, make_trainer, output):
     assert len(lines(output)) == 3
 
 
+def test_long_epochs_have_lines_in_between(stand_in, make_trainer, output, clock):
+    trainer = make_trainer([ProgressBar(line_seconds=3)], num_sanity_val_steps=0)
+    trainer.fit(stand_in.SegModule(), stand_in.pictures(1), stand_in.pictures())
+    # The clock ticks once a batch and once a line; six batches.
+    steps = [line.split(":")[0] for line in lines(output)]
+    assert steps == ["epoch 1/1, step 2", "epoch 1/1, step 5", "epoch 1/1, step 6"]
+
+
 def test_accumulated_batches_count_in_full(stand_in, make_trainer, output):
     trainer = make_trainer([ProgressBar()], accumulate_grad_batches=3)
     trainer.fit(stand_in.SegModule(losses=(1.5,)), stand_in.pictures(1))

@@ -122,10 +122,11 @@ def failures():
         private("closed"),
         OSError("disk full"),
         RuntimeError("x"),
+        ModuleNotFoundError("No module named 'wandb'"),
     ]
 
 
-@pytest.mark.parametrize("position", range(4))
+@pytest.mark.parametrize("position", range(5))
 def test_a_failing_service_is_reported_once(position, caplog):
     trainer = fake_trainer(RecordingLogger(failures()[position]))
     media = WandbMedia()

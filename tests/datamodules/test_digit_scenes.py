@@ -100,6 +100,20 @@ def test_masks_partition_the_ink(scenes):
         assert len(picture.labels) == len(masks)
 
 
+def test_digits_of_which_little_is_seen_are_not_annotated():
+    source = DigitScenesDataModule(digits=(25, 25), train_scenes=3).source("train")
+    slivers = 0
+    for index in range(3):
+        scene, picture = source.scene(index), source.read(index)
+        visible = np.bincount(scene.owner.ravel(), minlength=26)[1:]
+        kept = np.flatnonzero(visible >= 30)
+        slivers += int(((visible > 0) & (visible < 30)).sum())
+        assert np.array_equal(picture.labels, scene.labels[kept])
+        masks = picture.maps.targets().masks
+        assert np.array_equal(masks, scene.owner == kept[:, None, None] + 1)
+    assert slivers > 0
+
+
 def test_later_digits_lie_on_top():
     style = SceneStyle(size=64, digit_size=(40, 50))
     glyphs = _glyphs("train")

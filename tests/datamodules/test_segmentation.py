@@ -1,4 +1,5 @@
 import hashlib
+import pickle
 
 import pytest
 import pytorch_lightning as pl
@@ -211,6 +212,13 @@ def test_wrong_augmentation_stops_the_run_before_it_starts(tmp_path):
 def test_mistakes_name_the_argument(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         DigitScenesDataModule(**arguments)
+
+
+def test_datasets_travel_to_spawned_workers():
+    data = DigitScenesDataModule(**SMALL, augmentations=AUGMENTATIONS)
+    dataset = data.train_dataset()
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert digest(copy[SampleKey(2, 5, 40)]) == digest(dataset[SampleKey(2, 5, 40)])
 
 
 def test_dataset_items_do_not_remember_each_other():

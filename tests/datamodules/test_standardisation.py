@@ -26,6 +26,12 @@ def test_small_but_varying_features_are_scaled():
     assert Standardisation.fit(values).apply(values).tolist() == [[pytest.approx(1)], [-1]]
 
 
+def test_outliers_are_limited_on_both_sides():
+    fitted = Standardisation.fit(np.array([[1.0], [-1.0]], dtype=np.float32), limit=3)
+    values = fitted.apply(np.array([[50], [-50], [2.5]], dtype=np.float32))
+    assert values.flatten().tolist() == [3, -3, 2.5]
+
+
 def test_lists_restore_it():
     fitted = Standardisation.fit(TRAIN)
     again = Standardisation.from_lists(fitted.mean.tolist(), fitted.std.tolist())

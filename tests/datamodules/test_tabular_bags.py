@@ -94,11 +94,19 @@ def test_batches_hold_standardised_bags_in_order(write):
     assert raw_data.evaluation_arguments() == {"eval_batch_size": 1, "standardise": False}
 
 
+def test_clipping_travels_with_the_statistics(write):
+    plain, clipped = TabularBagsDataModule(write()), TabularBagsDataModule(write(), clip=0.5)
+    expected = plain.source("test").features.clamp(-0.5, 0.5)
+    assert torch.equal(clipped.source("test").features, expected)
+    again = TabularBagsDataModule(write(), **clipped.evaluation_arguments())
+    assert torch.equal(again.source("test").features, expected)
+
+
 def test_another_file_is_prepared_like_the_first(write):
     first = TabularBagsDataModule(write(), fold=1)
     file = write("other", seed=1)
     other = TabularBagsDataModule(file, **first.evaluation_arguments())
-    mean, std = first.standardisation
+    mean, std, _ = first.standardisation
     raw = np.load(file)["X"]
     np.testing.assert_allclose(other.source("predict").features, (raw - mean) / std, atol=1e-6)
     narrow = TabularBagsDataModule(write("narrow", width=3), **first.evaluation_arguments())
@@ -128,6 +136,8 @@ def test_facts(write):
         ({"fold": 10}, r"bags\.npz: folds are 0 to 9, got 10"),
         ({"fold": 0, "num_folds": 50}, "2 to 40 folds"),
         ({"mean": [0.0] * 4}, "together"),
+        ({"clip": 0.0}, "clip must be positive"),
+        ({"clip": 3.0, "standardise": False}, "clip must be positive and needs standardise"),
         ({"mean": [0.0] * 4, "std": [1.0] * 4, "standardise": False}, "standardise"),
         ({"test_fraction": 1.0}, "share"),
     ],

@@ -119,6 +119,11 @@ def test_attention_is_sorted_and_witnesses_are_marked():
     assert figure.get_suptitle() == "bag 7"
 
 
+def test_legend_names_only_what_a_bag_holds():
+    figure = plot_attention(np.array([0.75, 0.25]), None, np.zeros(2))
+    assert set(legend(figure.axes[0])) == {"other", "uniform"}
+
+
 def test_attention_in_the_bags_order_without_pictures_or_labels():
     weights = np.array([0.1, 0.2, 0.4, 0.3])
     figure = plot_attention(weights, ordered=False, limit=3)

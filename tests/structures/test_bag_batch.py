@@ -1,6 +1,7 @@
 """Packing, splitting and checks of BagBatch."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -98,3 +99,16 @@ def test_output_checks_ranks():
         MILOutput(logits=torch.zeros(3))
     with pytest.raises(ValueError, match="attention must be"):
         MILOutput(logits=torch.zeros(3, 1), attention=torch.zeros(2, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        ("binary", [0.5]),
+        ("multiclass", [[0.25, 0.75]]),  # logits 0 and log 3
+        ("multilabel", [[0.5, 0.75]]),
+    ],
+)
+def test_probabilities(task, expected):
+    output = MILOutput(torch.tensor([[0.0, math.log(3)]]))
+    torch.testing.assert_close(output.probabilities(task), torch.tensor(expected))

@@ -14,7 +14,9 @@ from structures import RLEMasks
         ((100, 200), None, 1.5, None, (150, 300)),
         ((100, 200), None, 1.0, None, (100, 200)),
         ((100, 200), None, 2.0, 300, (150, 300)),
+        ((100, 200), 50, 1.0, 150, (50, 100)),  # the cap does not enlarge
         ((100, 150), 33, 1.0, None, (33, 50)),  # 49.5 is rounded up
+        ((150, 100), 33, 1.0, None, (50, 33)),
         ((1, 1000), None, 0.1, None, (1, 100)),  # a side never vanishes
     ],
 )

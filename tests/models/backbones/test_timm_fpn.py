@@ -70,7 +70,7 @@ def test_norms():
     torch.testing.assert_close(one["0"], both["0"][:1], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("strides", [(4, 64), (8, 4), (4, 4)])
+@pytest.mark.parametrize("strides", [(4, 64), (8, 4), (4, 4), (4, 16), ()])
 def test_strides_that_do_not_exist_or_are_out_of_order(strides):
     with pytest.raises(ValueError, match=r"among \[2, 4, 8, 16, 32\]"):
         TimmFPN("resnet10t", strides=strides)

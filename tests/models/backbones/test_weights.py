@@ -87,7 +87,14 @@ def test_files_of_other_models_are_refused(convnext, change, message):
         convnext[1](change)
 
 
-def test_weights_that_cannot_be_meant():
+def test_weights_that_cannot_be_meant(tmp_path):
+    broken = tmp_path / "broken.pt"
+    broken.write_bytes(b"not a zip file")
+    with pytest.raises(ValueError, match=r"broken\.pt is no state dict"):
+        TimmFPN("resnet10t", weights=str(broken))
+    torch.save({"net": torch.nn.Linear(1, 1)}, broken)
+    with pytest.raises(ValueError, match=r"broken\.pt is no state dict"):
+        TimmFPN("resnet10t", weights=str(broken))
     with pytest.raises(ValueError, match="belong to tf_efficientnet_lite0"):
         TimmFPN("resnet10t", weights="efficientnet_lite0")
     with pytest.raises(ValueError, match="neither 'efficientnet_lite0' nor a file"):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.mil import ABMIL, MILModel
+from models.mil import ABMIL, LeNetEncoder, MILModel
 from structures import BagBatch
 
 
@@ -145,13 +145,13 @@ def test_tasks_have_their_own_heads_and_losses():
 
 def test_pictures_go_through_the_encoder():
     torch.manual_seed(0)
-    encoder = nn.Sequential(nn.Flatten(), nn.Linear(9, 5))
-    model = ABMIL(5, 2, "binary", hidden_sizes=(4,), attention_dim=3, encoder=encoder)
-    pictures = torch.randn(4, 1, 3, 3)
+    encoder = LeNetEncoder(side=8, out_features=5)
+    model = ABMIL(64, 2, "binary", hidden_sizes=(4,), attention_dim=3, encoder=encoder)
+    pictures = torch.randn(4, 1, 8, 8)
     bags = BagBatch(pictures, torch.tensor([0, 4]), torch.tensor([0]), torch.tensor([0]))
     plain = ABMIL(5, 2, "binary", hidden_sizes=(4,), attention_dim=3)
     state = {n: v for n, v in model.state_dict().items() if not n.startswith("embed")}
-    state |= {f"embed.0.{n}": v for n, v in model.embed[1].state_dict().items()}
+    state |= {f"embed.1.{n}": v for n, v in model.embed[2].state_dict().items()}
     plain.load_state_dict(state)
     encoded = dataclasses.replace(bags, features=encoder(pictures))
     torch.testing.assert_close(model(bags).logits, plain(encoded).logits, rtol=0, atol=1e-6)
@@ -164,6 +164,16 @@ def test_every_parameter_gets_a_gradient_and_losses_do_not_depend_on_the_mode():
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     assert model.losses(model.eval()(bags), bags)["bag"].item() == trained.item()
     assert isinstance(model, MILModel)
+
+
+def test_dropout_acts_on_the_input_and_on_the_embedding():
+    bags = bag_batch([40])
+    model = ABMIL(5, 2, "binary", hidden_sizes=(), dropout=0.5, input_dropout=0.2)
+    rows = model.embed.train()(bags.features.abs() + 1)
+    kept = rows / (bags.features.abs() + 1)
+    scales = {round(v, 4) for v in kept.flatten().tolist()}
+    assert scales == {0.0, 2.5}  # 1 / (0.8 x 0.5)
+    assert torch.equal(model.embed.eval()(bags.features), bags.features)
 
 
 def test_half_precision_stays_close():

@@ -67,12 +67,15 @@ def test_no_regions():
     assert separable_roi_align(levels[0], torch.zeros(0, 5), 0.25, 7, 2).shape == (0, 3, 7, 7)
 
 
-def test_half_precision_levels_are_pooled_in_single():
-    levels = [torch.randn(1, 3, 16, 16).bfloat16().requires_grad_()]
-    rois = random_rois(9, 1, 50.0)
-    pooled = pool_regions(levels, rois, 4, 7, 2)
-    expected = roi_align(levels[0].float(), rois, (7, 7), 0.25, 2).bfloat16()
-    torch.testing.assert_close(pooled, expected, rtol=1e-2, atol=1e-2)
+@pytest.mark.parametrize("grad", [True, False])
+def test_half_precision_levels_are_pooled_in_single(grad):
+    """Coordinates must not be rounded: bfloat16 knows only every eighth number above 1024."""
+    level = torch.arange(400.0).expand(1, 2, 4, 400).bfloat16().requires_grad_(grad)
+    rois = torch.tensor([[0.0, 1101.3, 2, 1117.3, 10]])
+    pooled = pool_regions([level], rois, 4, 2, 1)
+    expected = roi_align(level.float(), rois, (2, 2), 0.25, 1).bfloat16()
+    assert pooled.dtype == torch.bfloat16
+    assert torch.equal(pooled, expected)
 
 
 def test_mask_targets_by_hand():

@@ -1,0 +1,90 @@
+"""Every shipped recipe parses, builds at full size and runs one step on embedded data."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+
+import train
+from lightning_modules.restore import LINKS, place
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "configs"
+RECIPES = sorted(p.relative_to(ROOT) for p in CONFIGS.rglob("*.yaml") if "_base" not in p.parts)
+BASES = sorted(p.relative_to(ROOT) for p in (CONFIGS / "_base").rglob("*.yaml"))
+TABLE = yaml.safe_load((ROOT / "tests/configs/recipes.yaml").read_text())
+# What data give a model when a recipe is built without data: classes of COCO, or a binary task.
+FACTS = {
+    "seg": {"num_classes": 80},
+    "mil": {"in_features": 512, "num_classes": 2, "task": "binary"},
+}
+
+
+def kind(recipe):
+    module = yaml.safe_load((ROOT / recipe).read_text())["model"]["class_path"]
+    return "seg" if module.endswith("SegmentationModule") else "mil"
+
+
+def build_module(recipe):
+    model = copy.deepcopy(yaml.safe_load((ROOT / recipe).read_text())["model"])
+    for fact, value in FACTS[kind(recipe)].items():
+        place(model, LINKS[fact], value)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(pl.LightningModule, "model")
+    return parser.instantiate_classes(parser.parse_object({"model": model})).model
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def test_full_size_network_and_optimizer(recipe):
+    """Parameter count, optimizer and schedule equal a checked-in table."""
+    module = build_module(recipe)
+    optimizer = module.optimizer_factory([torch.nn.Parameter(torch.zeros(1))])
+    group = optimizer.param_groups[0]
+    scheduler = module.scheduler_factory(optimizer, 1000) if module.scheduler_factory else None
+    found = {
+        "parameters": sum(p.numel() for p in module.model.parameters()),
+        "optimizer": type(optimizer).__name__,
+        "lr": max(group["lr"], getattr(scheduler, "base_lrs", [0.0])[0]),
+        "weight_decay": group["weight_decay"],
+        "schedule": type(scheduler).__name__,
+        "lr_at": [round(scheduler.factor(s), 6) for s in (0, 500, 999)] if scheduler else None,
+        "loss_weights": module.loss_weights,
+    }
+    assert found == TABLE[str(recipe)]
+
+
+def test_the_table_has_no_recipe_that_is_gone():
+    assert set(TABLE) == {str(r) for r in RECIPES}
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def test_one_fast_dev_step_on_embedded_data(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    overlay = {"seg": "digit_scenes", "mil": "digit_bags"}[kind(recipe)]
+    arguments = ["fit", "--config", str(recipe), "--config", f"configs/_base/data/{overlay}.yaml"]
+    arguments += ["--trainer.fast_dev_run", "true", "--runs_dir", str(tmp_path), "--debug"]
+    arguments += ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
+    assert train.main(arguments) == 0
+
+
+def test_every_base_file_is_used_or_documented():
+    text = "".join(p.read_text() for p in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+    text += "".join(p.read_text() for p in ROOT.glob("*.py")) + Path(__file__).read_text()
+    text += (ROOT / "lightning_modules/cli.py").read_text()
+    assert [b for b in BASES if b.stem not in text] == []
+
+
+def test_no_recipe_holds_an_empty_mapping():
+    """A misspelt key with an empty mapping would parse silently."""
+
+    def empty(node):
+        if isinstance(node, dict):
+            return not node or any(empty(v) for v in node.values())
+        return isinstance(node, list) and any(empty(v) for v in node)
+
+    for path in [*RECIPES, *BASES]:
+        assert not empty(yaml.safe_load((ROOT / path).read_text())), path

@@ -1,0 +1,181 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from datamodules.bag_file import read_bag_file
+from datamodules.folds import hold_out
+from evaluation.mil import evaluate_bags, youden_threshold
+from lightning_modules.mil_cv import cross_validate, read_recipe
+from lightning_modules.mil_folds import run_fold
+
+RECIPE = {
+    "model": {
+        "class_path": "lightning_modules.MILModule",
+        "init_args": {
+            "model": {
+                "class_path": "models.mil.ABMIL",
+                "init_args": {"hidden_sizes": [8], "dropout": 0.25, "attention_dim": 4},
+            },
+            "optimizer": {
+                "class_path": "torch.optim.AdamW",
+                "init_args": {"lr": 0.01, "weight_decay": 0.1},
+            },
+            "lr_scheduler": {
+                "class_path": "lightning_modules.schedules.Cosine",
+                "init_args": {"warmup": 0.1},
+            },
+        },
+    },
+    "data": {
+        "class_path": "datamodules.TabularBagsDataModule",
+        "init_args": {"batch_size": 4, "val_fraction": 0.25},
+    },
+    "trainer": {"max_steps": 30, "gradient_clip_val": 1.0},
+}
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Return a function that writes the recipe with changes given as (path, value) pairs."""
+
+    def written(*changes):
+        recipe = yaml.safe_load(yaml.safe_dump(RECIPE))
+        for path, value in changes:
+            *parents, last = path.split(".")
+            node = recipe
+            for parent in parents:
+                node = node[parent]
+            node[last] = value
+        file = tmp_path / "recipe.yaml"
+        file.write_text(yaml.safe_dump(recipe))
+        return file
+
+    return written
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Return a file of 30 bags; a positive one holds an instance with a large first feature."""
+    random = np.random.default_rng(0)
+    sizes = random.integers(1, 6, 30)
+    features = random.normal(size=(sizes.sum(), 3))
+    labels = np.arange(30) % 2
+    first = np.cumsum(sizes) - sizes
+    features[first[labels == 1], 0] += 6
+    path = tmp_path / "bags.npz"
+    np.savez(path, X=features, bag_index=np.repeat(np.arange(30), sizes), y=labels)
+    return path
+
+
+def test_a_fold_alone_equals_the_fold_within_the_run(config, data):
+    recipe = config()
+    whole = cross_validate(recipe, data, num_folds=3, repeats=2, seed=7)
+    bags = read_bag_file(data)
+    torch.rand(5)  # what the program did before must not matter
+    for repeat, fold in ((1, 2), (0, 1)):
+        alone = run_fold(bags, whole.folds[repeat], read_recipe(recipe), (7, repeat, fold))
+        assert np.array_equal(alone.test, whole.folds[repeat] == fold)
+        np.testing.assert_array_equal(alone.probabilities, whole.probabilities[repeat, alone.test])
+
+
+def test_metrics_are_those_of_the_test_folds(config, data):
+    result = cross_validate(config(), data, num_folds=3, repeats=2)
+    labels = np.arange(30) % 2
+    expected = []
+    for repeat in range(2):
+        for fold in range(3):
+            test = result.folds[repeat] == fold
+            scores = result.probabilities[repeat, test]
+            expected.append(evaluate_bags(labels[test], scores, "binary")["bag_accuracy"])
+    assert result.metrics["bag_accuracy"]["folds"] == expected
+    assert result.metrics["bag_auroc"]["mean"] > 0.8
+    assert result.protocol == "6 folds in 2 repeats (stratified, seed 0), 30 steps each"
+
+
+def test_test_bags_influence_nothing_but_their_own_prediction(config, data, tmp_path):
+    recipe, bags = read_recipe(config()), read_bag_file(data)
+    folds = bags.folds(3, 0, seed=0)
+    first = run_fold(bags, folds, recipe, (0, 0, 0))
+    touched = int(np.flatnonzero(first.test)[0])
+    features, labels = bags.features.copy(), bags.labels.copy()
+    features[bags.offsets[touched] : bags.offsets[touched + 1]] += 3
+    labels[touched] = 1 - labels[touched]
+    again = run_fold(bags._replace(features=features, labels=labels), folds, recipe, (0, 0, 0))
+    np.testing.assert_array_equal(first.probabilities[1:], again.probabilities[1:])
+    assert first.probabilities[0] != again.probabilities[0]
+
+
+def test_seed_repeat_and_fold_each_change_the_training(config, data):
+    recipe, bags = read_recipe(config()), read_bag_file(data)
+    test = np.zeros(30, dtype=np.int64)
+    test[:6] = 1
+    keys = [(0, 0, 1), (1, 0, 1), (0, 1, 1)]
+    scores = [run_fold(bags, test, recipe, key).probabilities for key in keys]
+    assert not np.array_equal(scores[0], scores[1]) and not np.array_equal(scores[0], scores[2])
+
+
+def test_published_folds_are_used(config, data):
+    content = dict(np.load(data))
+    published = np.stack([np.arange(30) % 5, np.arange(30) // 6])
+    np.savez(data, **content, cv_fold=published)
+    result = cross_validate(config(), data, repeats=2)
+    assert np.array_equal(result.folds, published)
+    assert result.protocol.startswith("10 folds in 2 repeats (published)")
+    with pytest.raises(ValueError, match="cv_fold has 2 repeats"):
+        cross_validate(config(), data, repeats=3)
+
+
+def test_a_chosen_threshold_comes_from_held_out_training_bags(config, data):
+    key = (0, 0, 1)
+    bags = read_bag_file(data)
+    folds = bags.folds(3, 0, seed=0)
+    recipe = read_recipe(config(("model.init_args.threshold", "youden")))
+    result = run_fold(bags, folds, recipe, key)
+    train = np.flatnonzero(folds != 1)
+    held_out = hold_out(bags.labels[train], 0.25, key)
+    assert held_out.sum() == 5
+    # A file without the test fold, in which the held-out bags are the test fold, has to train the
+    # same model and gives its scores of these bags.
+    rest = bags._replace(
+        features=bags.features[bags.rows_of(folds != 1)],
+        offsets=np.concatenate([[0], np.cumsum(np.diff(bags.offsets)[train])]),
+        labels=bags.labels[train],
+    )
+    plain = read_recipe(config())
+    scores = run_fold(rest, held_out.astype(np.int64), plain, key).probabilities
+    assert result.threshold == youden_threshold(bags.labels[train][held_out], scores)
+
+
+def test_progress_is_told(config, data):
+    seen = []
+    cross_validate(config(), data, num_folds=2, repeats=2, progress=lambda *n: seen.append(n))
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_a_section_may_be_a_file(config, data, tmp_path):
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(RECIPE["data"]))
+    recipe = read_recipe(config(("data", "data.yaml")))
+    assert (recipe.batch_size, recipe.max_steps, recipe.clip_norm) == (4, 30, 1.0)
+    assert (recipe.standardise, recipe.val_fraction) == (True, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("trainer", {"max_epochs": 3}), r"trainer\.max_steps"),
+        (("trainer.accumulate_grad_batches", 2), "accumulate_grad_batches"),
+        (("model", None), "needs the section 'model'"),
+        (("data.init_args.batch_size", 64), "lower the batch size"),
+    ],
+)
+def test_wrong_recipes_are_refused(config, data, change, message):
+    with pytest.raises(ValueError, match=message):
+        cross_validate(config(change), data, num_folds=3)
+
+
+def test_a_missing_recipe_is_named(data):
+    with pytest.raises(ValueError, match=r"absent\.yaml: no such recipe"):
+        cross_validate(Path("absent.yaml"), data)
