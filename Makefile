@@ -33,7 +33,8 @@ check: setup
 	$(BIN)/python -m pytest -m "not slow"
 
 bench: setup
-	$(BIN)/python benchmarks/segmentation.py
+	$(BIN)/python benchmarks/evaluation.py
+	$(BIN)/python benchmarks/mask_rcnn.py
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -16,6 +16,7 @@ import train
 RUNS = Path("runs")
 OUT = RUNS / "quickstart"
 SEG, MIL = "quickstart_mask_rcnn", "quickstart_abmil"
+EXTRA: list[str] = []  # further arguments of both trainings
 
 
 def _run(step: str, code: int) -> None:
@@ -29,8 +30,8 @@ def _newest(name: str) -> Path:
 
 def _fit(recipe: str, name: str) -> Path:
     """Train one recipe with W&B offline and return its run folder."""
-    overlay = ["--config", "configs/_base/wandb.yaml"]
-    _run(f"training {recipe}", train.main(["fit", "--config", recipe, *overlay, "--name", name]))
+    overlay = ["--config", "configs/_base/wandb.yaml", "--name", name, "--runs_dir", str(RUNS)]
+    _run(f"training {recipe}", train.main(["fit", "--config", recipe, *overlay, *EXTRA]))
     return _newest(name)
 
 
@@ -47,8 +48,9 @@ def segmentation() -> dict[str, object]:
         "--save-predictions", predictions, "--out", metrics,
     ]  # fmt: skip
     _run("evaluate.py coco", evaluate.main([str(a) for a in arguments]))
-    overlay = ["predict", "--ckpt_path", str(checkpoint), "--data", str(images)]
-    _run("train.py predict", train.main([*overlay, "--name", "quickstart_predict"]))
+    command = ["predict", "--ckpt_path", str(checkpoint), "--data", str(images)]
+    place = ["--name", "quickstart_predict", "--runs_dir", str(RUNS)]
+    _run("train.py predict", train.main([*command, *place]))
     scores = json.loads(metrics.read_text())["metrics"]
     shown = [run / "pictures", _newest("quickstart_predict") / "predictions"]
     return {

@@ -58,3 +58,11 @@ def build_loggers(run_dir: Path, wandb_options: Any | None) -> list[Logger]:
         )
     )
     return loggers
+
+
+def finish_loggers(loggers: list[Logger]) -> None:
+    """End this process's W&B run, if there is one, so that the next training starts its own."""
+    for logger in loggers[1:]:
+        run = getattr(logger, "experiment", None)
+        if run is not None and os.environ.get("LOCAL_RANK", "0") == "0":
+            run.finish()

@@ -100,8 +100,8 @@ class SegmilCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the trainer with our loggers, CSV first: its folder is the run folder."""
-        arguments = {**kwargs, "logger": self._loggers()}
-        return super().instantiate_trainer(**arguments)  # type: ignore[no-untyped-call]
+        arguments = {**kwargs, "logger": self._loggers()}  # type: ignore[no-untyped-call]
+        return super().instantiate_trainer(**arguments)
 
     def instantiate_classes(self) -> None:
         """Hand the module its resolved configuration, which its checkpoints carry."""
@@ -171,5 +171,13 @@ def run(args: list[str]) -> SegmilCLI:
     """
     if args[0] == "predict" and not any(a.split("=")[0] == "--config" for a in args):
         with tempfile.TemporaryDirectory() as folder:
-            return SegmilCLI(predict_arguments(args, Path(folder)))
-    return SegmilCLI(args)
+            return _run(predict_arguments(args, Path(folder)))
+    return _run(args)
+
+
+def _run(args: list[str]) -> SegmilCLI:
+    from callbacks.loggers import finish_loggers
+
+    cli = SegmilCLI(args)
+    finish_loggers(cli.trainer.loggers)
+    return cli

@@ -51,26 +51,26 @@ def read_file(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path}: no such checkpoint or weight file")
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return dict(load_file(path))
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _read_tensors(path)
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"{path}: refused, because it holds more than tensors and plain containers, or is "
             f"broken ({reason}). Save a state_dict instead."
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read as a torch file ({error})") from None
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise ValueError(f"{path}: broken safetensors file ({error})") from None
+    except Exception as error:  # the readers raise whatever the broken bytes lead them to
+        raise ValueError(f"{path}: broken file, cannot be read as weights ({error!r})") from None
     if not isinstance(content, Mapping):
         raise ValueError(f"{path}: holds a {type(content).__name__}, not a state_dict")
     return dict(content)
+
+
+def _read_tensors(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def state_dict_of(content: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,8 +40,6 @@ def column(run_dir, name):
 @pytest.fixture(scope="module")
 def seg_run(tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
-    import os
-
     os.chdir(ROOT)
     arguments = ["fit", "--config", "configs/quickstart/mask_rcnn.yaml", *TINY_SCENES]
     # A low threshold makes the nearly untrained model say something.
@@ -50,8 +51,6 @@ def seg_run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def mil_run(tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
-    import os
-
     os.chdir(ROOT)
     arguments = ["fit", "--config", "configs/quickstart/abmil.yaml", "--trainer.max_epochs", "2"]
     run(*arguments, "--model.init_args.threshold", "youden", "--runs_dir", runs, "--debug")
@@ -170,3 +169,31 @@ def test_wrong_input_ends_with_one_message_and_code_2(arguments, message, capsys
     shown = capsys.readouterr().err
     assert message in shown
     assert "Traceback" not in shown
+
+
+def test_bfloat16_trains_and_its_checkpoint_remembers_it(tmp_path):
+    arguments = ["fit", "--config", "configs/quickstart/mask_rcnn.yaml", *TINY_SCENES]
+    run(*arguments, "--trainer.precision", "bf16-mixed", "--runs_dir", tmp_path)
+    run_dir = tmp_path / "mask_rcnn" / "version_0"
+    restored = restore(run_dir / "checkpoints" / "last.ckpt")
+    assert restored.precision == "bf16-mixed"
+    assert next(restored.module.parameters()).dtype == torch.float32
+
+
+def test_an_offline_wandb_run_holds_config_history_and_pictures(tmp_path):
+    overlay = ["--config", "configs/_base/wandb.yaml", "--runs_dir", tmp_path]
+    config = ["--config", "configs/quickstart/abmil.yaml", "--trainer.max_epochs", "1"]
+    run("fit", *config, *overlay)
+    (folder,) = (tmp_path / "abmil/version_0/wandb").glob("offline-run-*")
+    program = Path(sys.executable).with_name("wandb")
+    done = subprocess.run(
+        [program, "leet", "inspect", "--summary", "--json", folder],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    record = json.loads(done.stdout)
+    logged = column(tmp_path / "abmil/version_0", "val/bag_auroc")[-1]
+    assert record["summary"]["val/bag_auroc"] == pytest.approx(logged, abs=1e-12)
+    assert "DigitBagsDataModule" in json.dumps(record["config"])
+    assert list((folder / "files/media/images").rglob("*.png"))

@@ -1,0 +1,32 @@
+"""The quickstart's own wiring; `make quickstart` runs it for real."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import quickstart
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.slow
+def test_summary_names_files_that_exist(tmp_path, monkeypatch):
+    """A run with one training step: everything the summary promises is there."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(quickstart, "RUNS", tmp_path)
+    monkeypatch.setattr(quickstart, "OUT", tmp_path / "quickstart")
+    monkeypatch.setattr(
+        quickstart, "EXTRA", ["--trainer.limit_train_batches", "1", "--trainer.max_epochs", "1"]
+    )
+    assert quickstart.main() == 0
+    summary = json.loads((tmp_path / "quickstart" / "summary.json").read_text())
+    for name in ("annotations", "predictions", "images", "bag_predictions", "attention"):
+        assert Path(summary[name]).exists()
+    assert all(Path(p).is_file() for p in summary["pictures"])
+    assert set(summary["checkpoints"]) == {"seg", "mil"}
+    assert all(Path(p).is_file() for p in summary["checkpoints"].values())
+    for name in ("segm_map", "segm_map_50", "bag_auroc", "witness_auroc"):
+        assert 0 <= summary[name] <= 1
+    assert len(list(Path(summary["images"]).glob("*.png"))) == 200
+    assert len(json.loads(Path(summary["annotations"]).read_text())["images"]) == 200
