@@ -161,10 +161,14 @@ def run_mil_cv(args: argparse.Namespace) -> dict[str, Any]:
     from evaluation.report import report
     from lightning_modules.mil_cv import cross_validate
 
-    result = cross_validate(args.config, args.data, args.folds, args.repeats, args.seed)
+    def tell(done: int, total: int) -> None:
+        if done % 10 == 0 or done == total:
+            print(f"{done} of {total} folds", file=sys.stderr, flush=True)
+
+    result = cross_validate(args.config, args.data, args.folds, args.repeats, args.seed, tell)
     rows = [(k, v["mean"], v["std"], len(v["folds"])) for k, v in result.metrics.items()]
     title = f"{args.config} on {args.data}: {result.protocol}"
-    _show(title, ["metric", "mean", "std of repeats", "values"], rows)
+    _show(title, ["metric", "mean", "std over folds", "values"], rows)
     return report(
         sys.argv,
         result.metrics,

@@ -3,6 +3,7 @@
 Every fold is a training run of its own with the recipe's model, optimizer, schedule, batch size and
 number of steps: new weights, features standardised by its own training bags, and random numbers
 that depend on (seed, repeat, fold) alone. Test folds choose nothing, neither step nor threshold.
+Folds share nothing, so they are divided over processes.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ from __future__ import annotations
 import copy
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 import yaml
 
-from datamodules.bag_file import read_bag_file
+from datamodules.bag_file import BagFile, read_bag_file
 from datamodules.tabular_bags import facts_of
 from evaluation.cross_validation import FoldSummary, summarise_folds
 from lightning_modules.mil import MILModule
@@ -68,8 +71,9 @@ def cross_validate(
     repeats: int = 5,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    workers: int | None = None,
 ) -> CrossValidation:
-    """Cross-validate a recipe on an npz file of bags.
+    """Cross-validate a recipe on an npz file of bags, on the CPU.
 
     Args:
         config: recipe of a `MILModule`, see `read_recipe`.
@@ -78,6 +82,8 @@ def cross_validate(
         repeats: how many divisions into folds.
         seed: of folds and training.
         progress: called with (folds done, folds in all) after each.
+        workers: processes; the result does not depend on them. None for as many as torch would
+            use threads.
 
     Raises:
         ValueError: the recipe or the file is wrong, or its folds have fewer repeats.
@@ -88,9 +94,10 @@ def cross_validate(
         raise ValueError(f"need repeats >= 1 and seed >= 0, got {repeats} and {seed}")
     folds = np.stack([bags.folds(num_folds, repeat, seed) for repeat in range(repeats)])
     jobs = [(repeat, int(fold)) for repeat in range(repeats) for fold in np.unique(folds[repeat])]
+    tasks = [_Task(config, data, folds[r], (seed, r, k)) for r, k in jobs]
     results: dict[tuple[int, int], FoldResult] = {}
-    for repeat, fold in jobs:
-        results[repeat, fold] = run_fold(bags, folds[repeat], recipe, (seed, repeat, fold))
+    for job, result in zip(jobs, _results(tasks, recipe, bags, workers), strict=True):
+        results[job] = result
         if progress is not None:
             progress(len(results), len(jobs))
     classes = results[jobs[0]].probabilities.shape[1:]
@@ -102,6 +109,39 @@ def cross_validate(
     origin = f"stratified, seed {seed}" if bags.published_folds is None else "published"
     protocol = f"{len(jobs)} folds in {repeats} repeats ({origin}), {recipe.max_steps} steps each"
     return CrossValidation(metrics, folds, probabilities, protocol, time.perf_counter() - start)
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One fold, in a form that reaches another process."""
+
+    config: Path
+    data: Path
+    folds: npt.NDArray[np.int64]
+    key: tuple[int, int, int]
+
+
+def _results(
+    tasks: Sequence[_Task], recipe: FoldRecipe, bags: BagFile, workers: int | None
+) -> Iterator[FoldResult]:
+    """Yield the result of each task in order."""
+    workers = min(workers or torch.get_num_threads(), len(tasks))
+    if workers == 1:
+        yield from (run_fold(bags, task.folds, recipe, task.key) for task in tasks)
+        return
+    # One thread a process, as torch's own loader workers have: matrices are small here.
+    with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield from pool.map(_run_task, tasks)
+
+
+def _run_task(task: _Task) -> FoldResult:
+    recipe, bags = _inputs(task.config, task.data)
+    return run_fold(bags, task.folds, recipe, task.key)
+
+
+@functools.cache  # read once by each process, which lives for one cross-validation
+def _inputs(config: Path, data: Path) -> tuple[FoldRecipe, BagFile]:
+    return read_recipe(config), read_bag_file(data)
 
 
 def read_recipe(config: Path) -> FoldRecipe:

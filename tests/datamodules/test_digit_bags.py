@@ -50,6 +50,8 @@ def test_a_bag_depends_on_split_seed_and_index_alone():
     assert np.array_equal(first, source(count=8).rows(7))
     assert not np.array_equal(first, source(seed=1).rows(7))
     assert not np.array_equal(first, source().rows(8))
+    lengths = [[source(split=s).rows(i).size for i in range(9)] for s in ("train", "val", "test")]
+    assert lengths[0] != lengths[1] != lengths[2] != lengths[0]
     one, other = DigitBagsDataModule(seed=0), DigitBagsDataModule(seed=5, batch_size=4)
     assert torch.equal(one.source("val").features, other.source("val").features)
     assert not torch.equal(

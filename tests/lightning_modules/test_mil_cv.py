@@ -3,13 +3,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
 
+from datamodules import TabularBagsDataModule
 from datamodules.bag_file import read_bag_file
 from datamodules.folds import hold_out
+from datamodules.samplers import EpochBatchSampler, keyed_generator
 from evaluation.mil import evaluate_bags, youden_threshold
 from lightning_modules.mil_cv import cross_validate, read_recipe
 from lightning_modules.mil_folds import run_fold
+from lightning_modules.schedules import Cosine
+from models.mil import ABMIL
+from structures import BagBatch
 
 RECIPE = {
     "model": {
@@ -72,17 +78,50 @@ def data(tmp_path):
 
 def test_a_fold_alone_equals_the_fold_within_the_run(config, data):
     recipe = config()
-    whole = cross_validate(recipe, data, num_folds=3, repeats=2, seed=7)
+    whole = cross_validate(recipe, data, num_folds=3, repeats=2, seed=7, workers=1)
     bags = read_bag_file(data)
     torch.rand(5)  # what the program did before must not matter
     for repeat, fold in ((1, 2), (0, 1)):
         alone = run_fold(bags, whole.folds[repeat], read_recipe(recipe), (7, repeat, fold))
         assert np.array_equal(alone.test, whole.folds[repeat] == fold)
         np.testing.assert_array_equal(alone.probabilities, whole.probabilities[repeat, alone.test])
+    divided = cross_validate(recipe, data, num_folds=3, repeats=2, seed=7, workers=2)
+    np.testing.assert_allclose(divided.probabilities, whole.probabilities, rtol=0, atol=1e-6)
+    assert divided.metrics["bag_accuracy"] == whole.metrics["bag_accuracy"]
+
+
+def test_training_equals_the_loop_written_out(config, data):
+    recipe, bags = read_recipe(config(("trainer.max_steps", 9))), read_bag_file(data)
+    folds = bags.folds(3, 0, seed=0)
+    result = run_fold(bags, folds, recipe, (0, 0, 2))
+    train = np.flatnonzero(folds != 2)
+    standardised = TabularBagsDataModule(data, fold=2, num_folds=3, val_fraction=0.0).source("test")
+    run_seed = int(keyed_generator(6, 0, 0, 2).integers(2**31))
+    torch.manual_seed(run_seed)
+    model = ABMIL(3, 2, "binary", hidden_sizes=[8], dropout=0.25, attention_dim=4)
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim == 1]
+    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=0.01, weight_decay=0.1)
+    schedule = Cosine(optimizer, 9, warmup=0.1)
+    sampler = EpochBatchSampler(train, 4, shuffle=True, seed=run_seed, drop_last=True)
+    for epoch in range(2):  # 20 bags: 5 steps an epoch, and 9 in all
+        sampler.set_epoch(epoch)
+        for keys in list(sampler)[: 5 - epoch]:
+            batch = BagBatch.collate([standardised.bag(key.index) for key in keys])
+            model.zero_grad()
+            logits = model(batch).logits[:, 0]
+            F.binary_cross_entropy_with_logits(logits, batch.labels.float()).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+    test = BagBatch.collate([standardised.bag(b) for b in np.flatnonzero(folds == 2)])
+    expected = model.eval()(test).logits[:, 0].sigmoid()
+    np.testing.assert_allclose(result.probabilities, expected.detach(), rtol=0, atol=1e-6)
 
 
 def test_metrics_are_those_of_the_test_folds(config, data):
-    result = cross_validate(config(), data, num_folds=3, repeats=2)
+    result = cross_validate(config(), data, num_folds=3, repeats=2, workers=1)
     labels = np.arange(30) % 2
     expected = []
     for repeat in range(2):
@@ -121,7 +160,7 @@ def test_published_folds_are_used(config, data):
     content = dict(np.load(data))
     published = np.stack([np.arange(30) % 5, np.arange(30) // 6])
     np.savez(data, **content, cv_fold=published)
-    result = cross_validate(config(), data, repeats=2)
+    result = cross_validate(config(), data, repeats=2, workers=1)
     assert np.array_equal(result.folds, published)
     assert result.protocol.startswith("10 folds in 2 repeats (published)")
     with pytest.raises(ValueError, match="cv_fold has 2 repeats"):
@@ -151,7 +190,9 @@ def test_a_chosen_threshold_comes_from_held_out_training_bags(config, data):
 
 def test_progress_is_told(config, data):
     seen = []
-    cross_validate(config(), data, num_folds=2, repeats=2, progress=lambda *n: seen.append(n))
+    cross_validate(
+        config(), data, num_folds=2, repeats=2, workers=1, progress=lambda *n: seen.append(n)
+    )
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
