@@ -36,6 +36,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--max-dets", type=int, nargs="+", help="default: the checkpoint's, or 1 10 100"
     )
     coco.add_argument("--backend", choices=("fast", "pycocotools"), default="fast")
+    coco.add_argument(
+        "--class-agnostic", action="store_true", help="score all categories as one class"
+    )
     coco.add_argument("--per-class", action="store_true", help="also print AP by class")
     coco.add_argument("--save-predictions", type=Path, help="write the results file (with --ckpt)")
     point = subs["operating-point"]
@@ -87,7 +90,12 @@ def run_coco(args: argparse.Namespace) -> dict[str, Any]:
     """Score a checkpoint or a results file against COCO ground truth."""
     from evaluation.coco import evaluate_results
     from evaluation.report import report
-    from evaluation.results import load_ground_truth, load_results, write_json
+    from evaluation.results import (
+        load_ground_truth,
+        load_results,
+        merge_categories,
+        write_json,
+    )
 
     files = [args.annotations, args.predictions or args.ckpt]
     if args.ckpt:
@@ -100,8 +108,10 @@ def run_coco(args: argparse.Namespace) -> dict[str, Any]:
             write_json(args.save_predictions, rows)
     else:
         truth = load_ground_truth(args.annotations)
-        rows = load_results(args.predictions, truth)
+        rows = load_results(args.predictions, None if args.class_agnostic else truth)
         max_dets = args.max_dets or [1, 10, 100]
+    if args.class_agnostic:
+        truth, rows = merge_categories(truth, rows)
     scores = evaluate_results(truth, rows, max_dets=max_dets, backend=args.backend)
     title = f"{files[1]} on {args.annotations} ({len(truth['images'])} pictures)"
     _show(title, ["metric", "value"], scores.metrics.items())
@@ -130,6 +140,8 @@ def run_mil(args: argparse.Namespace) -> dict[str, Any]:
         scores, task = read_bag_csv(args.predictions)
         threshold, files = 0.5, [args.predictions]
     threshold = threshold if args.threshold is None else args.threshold
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"--threshold is a probability in [0, 1], got {threshold:g}")
     metrics = evaluate_bags(scores.labels, scores.probabilities, task, threshold)
     intervals = bootstrap_intervals(
         scores.labels,
@@ -241,12 +253,16 @@ def main(argv: list[str] | None = None) -> int:
         "mil": run_mil,
         "mil-cv": run_mil_cv,
     }[args.command]
+    from jsonargparse import ArgumentError
+
     try:
         _write(args.out, run(args))
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError, ArgumentError) as error:
         if args.debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        from lightning_modules.errors import user_message
+
+        print(f"error: {user_message(error)}", file=sys.stderr)
         return 2
     return 0
 

@@ -35,15 +35,17 @@ def main(argv: list[str] | None = None) -> int:
     debug = "--debug" in args
     args = [a for a in args if a != "--debug"]
     from jsonargparse import ArgumentError
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
     from lightning_modules.cli import run  # heavy imports, after --help
+    from lightning_modules.errors import user_message
 
     try:
         run(args)
-    except (ValueError, FileNotFoundError, ArgumentError) as error:
+    except (ValueError, FileNotFoundError, ArgumentError, MisconfigurationException) as error:
         if debug:
             raise
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {user_message(error)}\n")
         return 2
     except SystemExit as stop:  # jsonargparse has printed its message
         return int(stop.code or 0)

@@ -8,6 +8,8 @@ from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger
 
+_SET_HERE: set[str] = set()  # W&B variables that follow the run, because the user set none
+
 
 def next_run_dir(runs_dir: Path, name: str) -> Path:
     """Return ``runs_dir/name/version_k`` with the smallest k that is larger than all present.
@@ -45,7 +47,9 @@ def build_loggers(run_dir: Path, wandb_options: Any | None) -> list[Logger]:
     run_dir.mkdir(parents=True, exist_ok=True)
     # W&B stages artifacts and caches under the home folder unless told otherwise.
     for variable in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
-        os.environ.setdefault(variable, str(run_dir / "wandb"))
+        if variable not in os.environ or variable in _SET_HERE:
+            os.environ[variable] = str(run_dir / "wandb")
+            _SET_HERE.add(variable)
     loggers.append(
         WandbLogger(
             name=f"{run_dir.parent.name}/{run_dir.name}",

@@ -9,7 +9,9 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,13 +96,20 @@ def read_bag_file(path: Path) -> BagFile:
     )
 
 
+# What numpy and the zip reader raise for broken bytes.
+_BROKEN = (
+    ValueError, OSError, EOFError, AttributeError, KeyError, NotImplementedError, MemoryError,
+    zipfile.BadZipFile, zlib.error, tokenize.TokenError, SyntaxError,
+)  # fmt: skip
+
+
 def _load(path: Path) -> dict[str, npt.NDArray[Any]]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; give the npz file of the bags")
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except _BROKEN as error:
         raise ValueError(
             f"{path}: not a readable npz file ({error}); write it with numpy.savez and plain "
             "number arrays"

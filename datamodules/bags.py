@@ -129,7 +129,12 @@ class MILDataModule(pl.LightningDataModule, ABC):
         return self._loader("predict", batch_size=self.eval_batch_size, sampler=keys)
 
     def _in_order(self, split: BagSplit) -> EpochBatchSampler:
-        return EpochBatchSampler(self.numbers(split), self.eval_batch_size)
+        numbers = self.numbers(split)
+        if not numbers:
+            raise ValueError(
+                f"the data have no {split} bags; name a fold or raise the share held out"
+            )
+        return EpochBatchSampler(numbers, self.eval_batch_size)
 
     def _loader(self, split: BagSplit, **batches: Any) -> DataLoader[BagBatch]:
         return DataLoader(

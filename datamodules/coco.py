@@ -77,7 +77,8 @@ class CocoDataModule(SegDataModule):
         test_images: folder of test pictures.
         test_annotations: file of test annotations.
         categories: names of the categories to keep; None for all. Pictures all stay.
-        class_agnostic: every kept category becomes the one class ``object`` with id 1.
+        class_agnostic: every kept category becomes the one class ``object``, whose id is one
+            above the file's largest, so that nobody takes it for a category of the data set.
         category_map: the map of a checkpoint ({ids, names}); then no training file is needed,
             files are read when first used, and categories outside the map are left out. The map
             of a class-agnostic checkpoint implies ``class_agnostic``.
@@ -118,12 +119,12 @@ class CocoDataModule(SegDataModule):
         self._categories = None if categories is None else list(categories)
         if category_map is not None:
             self.category_map = CategoryMap.from_dict(category_map)
-            self._class_agnostic |= self.category_map == CategoryMap.class_agnostic()
             return
         data = self._load("train")
         self._declared = CategoryMap.from_coco(data["categories"])
         kept = CategoryMap.from_coco(data["categories"], self._categories)
-        self.category_map = CategoryMap.class_agnostic() if class_agnostic else kept
+        merged = CategoryMap.class_agnostic(max(self._declared.ids) + 1)
+        self.category_map = merged if class_agnostic else kept
         self._add_source("train", data)
         if self._paths["val"] is not None:
             self.source("val")
@@ -182,6 +183,10 @@ class CocoDataModule(SegDataModule):
             )
         self._sources[split] = CocoSource(store, images)
         return self._sources[split]
+
+    def category_arguments(self) -> dict[str, Any]:
+        """Return which categories were kept and whether they were merged, for a checkpoint."""
+        return {"categories": self._categories, "class_agnostic": self._class_agnostic}
 
     def source(self, split: Split) -> CocoSource:
         """Return the pictures of a split; ``predict`` stands for ``test``.

@@ -59,7 +59,8 @@ def hold_out(
         groups: (B,) the patient of each bag, or empty; groups are chosen as a whole.
 
     Returns:
-        (B,) True where chosen: floor(fraction x number of bags, or of groups) of them.
+        (B,) True where chosen: floor(fraction x number of bags, or of groups) of them, less where
+        a class (a stratum of groups) would be left without any: one of each always stays.
 
     Raises:
         ValueError: a fraction outside [0, 1).
@@ -72,6 +73,10 @@ def hold_out(
     mark = np.floor(np.arange(kind.size + 1) * fraction + 1e-9)
     chosen = np.zeros(kind.size, dtype=bool)
     chosen[order] = np.diff(mark) > 0
+    for stratum in np.unique(kind):
+        members = np.flatnonzero(kind == stratum)
+        if chosen[members].all():
+            chosen[members[0]] = False
     return chosen[unit]
 
 

@@ -77,7 +77,10 @@ class PictureFolderDataModule(SegDataModule):
         else:
             raise ValueError(f"{path} is missing; give a folder of pictures or one picture")
         if not files:
-            raise ValueError(f"folder {path} holds no picture ({', '.join(SUFFIXES)})")
+            raise ValueError(
+                f"folder {path} holds no picture ({', '.join(SUFFIXES)}); folders within it are "
+                "not read, so name the one with the pictures, such as DIR/images/val"
+            )
         self._source = PictureFolderSource(tuple(files))
 
     def source(self, split: Split) -> PictureFolderSource:

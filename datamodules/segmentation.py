@@ -151,6 +151,10 @@ class SegDataModule(pl.LightningDataModule, ABC):
         names = ("eval_batch_size", "eval_short_side", "max_long_side", "scale")
         return {n: getattr(self, n) for n in (*names, "mask_stride", "size_multiple")}
 
+    def category_arguments(self) -> dict[str, Any]:
+        """Return what else than the map decides how a COCO file's categories become labels."""
+        return {"categories": None, "class_agnostic": False}
+
     def setup(self, stage: str) -> None:
         """Build the augmentation before anything runs, so that a wrong name stops the run."""
         if stage == "fit":
@@ -190,6 +194,11 @@ class SegDataModule(pl.LightningDataModule, ABC):
             items = np.flatnonzero(source.counts() > 0)
             left_out = len(source) - items.size
             rank_zero_info(f"filter_empty leaves out {left_out} of {len(source)} pictures")
+        if items.size == 0:
+            raise ValueError(
+                "no training picture is left: none has an instance that is no crowd; set "
+                "filter_empty: false or check the annotations"
+            )
         sizes = source.sizes()[items] if self.group_by_aspect else None
         return EpochBatchSampler(
             items.tolist(),

@@ -105,7 +105,15 @@ class TabularBagsDataModule(MILDataModule):
         key = (seed, 1, repeat, 0 if fold is None else fold + 1)
         val = np.zeros(test.size, dtype=bool)
         val[rest] = hold_out(bags.labels[rest], val_fraction, key, groups)
-        return {"train": ~test & ~val, "val": val, "test": test, "predict": np.ones_like(test)}
+        train = ~test & ~val
+        lost = sorted(set(bags.labels.tolist()) - set(bags.labels[train].tolist()))
+        if lost:
+            warnings.warn(
+                f"{bags.path}: no training bag has class {lost}; change fold, test_fraction or "
+                "val_fraction before you train on it",
+                stacklevel=3,
+            )
+        return {"train": train, "val": val, "test": test, "predict": np.ones_like(test)}
 
     def _statistics(
         self,

@@ -1,8 +1,19 @@
 """Metrics and figures shared by training and the evaluation scripts."""
 
+from evaluation.bootstrap import bootstrap_intervals
 from evaluation.coco import CocoEvaluator, evaluate_results
 from evaluation.coco_scores import CocoScores
+from evaluation.cross_validation import summarise_folds
 from evaluation.draw import contact_sheet, draw_instances, side_by_side
+from evaluation.mil import (
+    confusion_matrix,
+    evaluate_bags,
+    instance_auroc,
+    pr_curve,
+    roc_curve,
+    witness_auroc,
+    youden_threshold,
+)
 from evaluation.operating_point import OperatingPoint, paired_bootstrap
 from evaluation.plots import (
     plot_attention,
@@ -17,9 +28,13 @@ __all__ = [
     "CocoEvaluator",
     "CocoScores",
     "OperatingPoint",
+    "bootstrap_intervals",
+    "confusion_matrix",
     "contact_sheet",
     "draw_instances",
+    "evaluate_bags",
     "evaluate_results",
+    "instance_auroc",
     "load_ground_truth",
     "load_results",
     "paired_bootstrap",
@@ -27,7 +42,12 @@ __all__ = [
     "plot_coco_pr",
     "plot_confusion",
     "plot_pr_roc",
+    "pr_curve",
+    "roc_curve",
     "save_figure",
     "side_by_side",
+    "summarise_folds",
+    "witness_auroc",
     "write_json",
+    "youden_threshold",
 ]

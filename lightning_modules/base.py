@@ -115,7 +115,7 @@ class TrainedModule(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer on parameter groups and the schedule on the steps of the run."""
-        optimizer = self.optimizer_factory(self._groups_with_rates())
+        optimizer = self.build_optimizer()
         if self.scheduler_factory is None:
             return {"optimizer": optimizer}
         total = int(self.trainer.estimated_stepping_batches)
@@ -125,12 +125,13 @@ class TrainedModule(pl.LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "frequency": 1},
         }
 
-    def _groups_with_rates(self) -> list[dict[str, Any]]:
+    def build_optimizer(self) -> Optimizer:
+        """Return the optimizer on groups with their own learning rates and weight decays."""
         base_lr = self.optimizer_factory([nn.Parameter(torch.zeros(1))]).param_groups[0]["lr"]
         groups = parameter_groups(self.model)
         for group in groups:
             group["lr"] = base_lr * (self.backbone_lr_mult if group.pop("backbone") else 1.0)
-        return groups
+        return self.optimizer_factory(groups)
 
     def facts(self) -> dict[str, Any]:
         """Return plain values that a rebuilt module needs besides its weights."""
@@ -151,8 +152,15 @@ class TrainedModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the facts back."""
         record = checkpoint.get("segmil")
-        if record is not None:
-            self.restore_facts(record["facts"])
+        if record is None:
+            return
+        ours, theirs = (self.blueprint or {}).get("links"), (record["blueprint"] or {}).get("links")
+        if ours and theirs and ours != theirs:
+            raise ValueError(
+                f"the checkpoint was trained on data with {theirs}, these data have {ours}; give "
+                "data of the same kind, or start a new training by model.init_args.init_from"
+            )
+        self.restore_facts(record["facts"])
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:

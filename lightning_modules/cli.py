@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import yaml
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from lightning_modules.restore import LINKS, data_at, plain, read_record
+from lightning_modules.restore import LINKS, data_at, plain, read_record, without_sources
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE_CONFIG = ROOT / "configs" / "_base" / "trainer.yaml"
@@ -100,6 +101,11 @@ class SegmilCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the trainer with our loggers, CSV first: its folder is the run folder."""
+        config = self.config_init[self.subcommand].trainer
+        if config.enable_progress_bar is False:
+            config.callbacks = [
+                c for c in config.callbacks or [] if not isinstance(c, pl.callbacks.ProgressBar)
+            ]
         arguments = {**kwargs, "logger": self._loggers()}  # type: ignore[no-untyped-call]
         return super().instantiate_trainer(**arguments)
 
@@ -141,12 +147,15 @@ def predict_arguments(args: list[str], folder: Path) -> list[str]:
     others, target = _take(rest, "--data")
     if target is not None and Path(target).exists():
         rest, data = others, data_at(Path(target), record)
+    elif target is not None and not re.fullmatch(r"\w+(\.\w+)+", target):
+        raise ValueError(f"--data {target}: no such file or folder")
+    elif data["class_path"].endswith("CocoDataModule"):
+        data["init_args"]["category_map"] = record["facts"]["category_map"]
     recipe = {
-        "model": record["blueprint"]["model"],
+        "model": without_sources(record["blueprint"]["model"]),
         "data": data,
         "trainer": {"precision": record["precision"]},
     }
-    recipe["model"]["init_args"]["init_from"] = None
     path = folder / f"{Path(checkpoint).stem}.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
     named = [] if _take(rest, "--name")[1] else ["--name", "predict"]

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_info
 
-from datamodules import CocoDataModule, TabularBagsDataModule
+from datamodules import CocoDataModule, MILDataModule, TabularBagsDataModule
 from evaluation.bag_scores import BagScores
 from evaluation.latency import picture_latency
+from evaluation.report import file_hash
 from lightning_modules.mil import MILModule
-from lightning_modules.restore import Restored, instantiate_data, restore
+from lightning_modules.restore import Restored, instantiate_data, read_data_section, restore
 from lightning_modules.segmentation import SegmentationModule
 from structures import MILTask
 
@@ -35,6 +37,7 @@ class CocoPredictions:
 def _trainer(precision: str) -> pl.Trainer:
     return pl.Trainer(
         logger=False,
+        devices=1,
         precision=precision,  # type: ignore[arg-type]
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -76,6 +79,7 @@ def _coco_data(
         test_annotations=annotations,
         test_images=images or picture_folder_of(annotations),
         category_map=restored.facts["category_map"],
+        **restored.facts["categories"],
         **arguments,
     )
 
@@ -114,7 +118,13 @@ def predict_coco(
 
 
 def predict_bags(checkpoint: Path, data_file: Path) -> tuple[BagScores, MILTask, float]:
-    """Run a MIL checkpoint on every bag of an npz file, or on the test split of a recipe.
+    """Run a MIL checkpoint with the preprocessing that was fitted on its training bags.
+
+    Args:
+        checkpoint: file written by `train.py`.
+        data_file: an npz file, all of whose bags are scored, unless the checkpoint was trained on
+            this very file: then the test split of that training. Or a recipe, whose test split is
+            scored.
 
     Returns:
         The scores, the task and the threshold that validation chose.
@@ -123,11 +133,34 @@ def predict_bags(checkpoint: Path, data_file: Path) -> tuple[BagScores, MILTask,
         ValueError: a file is missing, broken, or does not fit the checkpoint.
     """
     restored = _restored(checkpoint, MILModule)
-    data: pl.LightningDataModule
+    prepared = restored.facts["preprocessing"]
+    own = restored.data["init_args"].get("file")
+    everything = False
     if data_file.suffix in (".yaml", ".yml"):
-        data = instantiate_data(data_file)
+        data = instantiate_data(read_data_section(data_file), prepared)
+    elif own and Path(own).is_file() and file_hash(Path(own)) == file_hash(data_file):
+        rank_zero_info(f"{data_file} was trained on: its test split is scored")
+        data = instantiate_data(restored.data, prepared)
     else:
-        data = TabularBagsDataModule(file=data_file, **restored.facts["preprocessing"])
+        data, everything = TabularBagsDataModule(file=data_file, **prepared), True
+    _check_bags(data, data_file, restored.links)
     module: Any = restored.module
-    _trainer(restored.precision).test(module, datamodule=data, verbose=False)
+    bags = {"dataloaders": data.predict_dataloader()} if everything else {"datamodule": data}
+    _trainer(restored.precision).test(module, verbose=False, **bags)
     return module.bag_scores, module.task, module.threshold
+
+
+def _check_bags(data: Any, source: Path, links: dict[str, Any]) -> None:
+    """Refuse data that the model was not built for."""
+    if not isinstance(data, MILDataModule):
+        raise ValueError(f"{source}: holds no bags ({type(data).__name__})")
+    if data.in_features != links["in_features"]:
+        raise ValueError(
+            f"{source}: bags have {data.in_features} features, the checkpoint was trained on "
+            f"{links['in_features']}"
+        )
+    if data.num_classes > links["num_classes"]:
+        raise ValueError(
+            f"{source}: bags have {data.num_classes} classes, the checkpoint knows "
+            f"{links['num_classes']}"
+        )

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from evaluation.bag_scores import BagCollector, BagScores
@@ -56,6 +55,8 @@ class MILModule(TrainedModule):
             backbone_lr_mult=backbone_lr_mult,
             init_from=init_from,
         )
+        if threshold != "youden" and not 0 <= float(threshold) <= 1:
+            raise ValueError(f"threshold is a probability in [0, 1] or 'youden', got {threshold}")
         self.choose_threshold = threshold == "youden"
         self.threshold = 0.5 if threshold == "youden" else float(threshold)
         self.class_names: tuple[str, ...] = ()
@@ -120,7 +121,7 @@ class MILModule(TrainedModule):
     def _forward_and_keep(self, bags: BagBatch, stage: str) -> MILOutput:
         output = self.network(bags)
         terms = self.network.losses(output, bags)
-        self.log_losses(stage, terms, torch.stack(list(terms.values())).sum(), len(bags))
+        self.log_losses(stage, terms, self.total_loss(terms, bags.bag_ids), len(bags))
         self._collector.add(bags, output.probabilities(self.task), output.attention)
         return output
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,7 +24,8 @@ import torch
 import yaml
 
 from datamodules.bag_file import BagFile, read_bag_file
-from datamodules.tabular_bags import facts_of
+from datamodules.bags import MILDataModule
+from datamodules.tabular_bags import TabularBagsDataModule, facts_of
 from evaluation.cross_validation import FoldSummary, summarise_folds
 from lightning_modules.mil import MILModule
 from lightning_modules.mil_folds import FoldRecipe, FoldResult, run_fold
@@ -158,7 +160,10 @@ def read_recipe(config: Path) -> FoldRecipe:
 
     if not config.is_file():
         raise ValueError(f"{config}: no such recipe")
-    raw = yaml.safe_load(config.read_text())
+    try:
+        raw = yaml.safe_load(config.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{config}: is no YAML file ({error})") from None
     model, data, trainer = (_section(config, raw, name) for name in ("model", "data", "trainer"))
     unknown = sorted(set(trainer) - _NEUTRAL - {"max_steps", "gradient_clip_val"})
     if unknown or "max_steps" not in trainer:
@@ -182,9 +187,17 @@ def read_recipe(config: Path) -> FoldRecipe:
         return module
 
     settings = data.get("init_args", {})
-    names = ("batch_size", "standardise", "clip", "val_fraction")
+    known = set(inspect.signature(TabularBagsDataModule.__init__).parameters)
+    known |= set(inspect.signature(MILDataModule.__init__).parameters)
+    misspelt = sorted(set(settings) - known)
+    if misspelt or not isinstance(settings.get("batch_size", 1), int):
+        raise ValueError(
+            f"{config}: data has unknown arguments {misspelt} or a batch_size that is no number"
+        )
+    names = ("standardise", "clip", "val_fraction")
     return FoldRecipe(
         build=build,
+        batch_size=settings.get("batch_size", 1),
         max_steps=int(trainer["max_steps"]),
         clip_norm=trainer.get("gradient_clip_val"),
         **{name: settings[name] for name in names if name in settings},

@@ -22,7 +22,6 @@ from datamodules.samplers import EpochBatchSampler, keyed_generator
 from datamodules.standardisation import Standardisation
 from datamodules.tabular_bags import facts_of, packed
 from evaluation.mil import youden_threshold
-from lightning_modules.base import parameter_groups
 from lightning_modules.mil import MILModule
 from structures import BagBatch, MILTask
 
@@ -96,17 +95,20 @@ def run_fold(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run_seed)
         module = recipe.build(num_classes, bags.features.shape[1], task)
-        if module.choose_threshold:
+        choose = module.choose_threshold and task == "binary"
+        if choose:
             groups = [bags.groups[b] for b in np.flatnonzero(train)] if bags.groups else ()
             val[train] = hold_out(bags.labels[train], recipe.val_fraction, key, groups)
             train = train & ~val
+            if not val.any():
+                raise ValueError("threshold: youden needs validation bags; raise val_fraction")
         statistics = None
         if recipe.standardise:
             statistics = Standardisation.fit(bags.features[bags.rows_of(train)], recipe.clip)
         prepared = packed(bags, statistics)
         _train(module, prepared, np.flatnonzero(train).tolist(), recipe, run_seed)
     threshold = module.threshold
-    if module.choose_threshold:
+    if choose:
         threshold = youden_threshold(bags.labels[val], _predict(module, prepared, val))
     return FoldResult(test, _predict(module, prepared, test), threshold)
 
@@ -114,11 +116,7 @@ def run_fold(
 def _train(
     module: MILModule, bags: BagBatch, numbers: Sequence[int], recipe: FoldRecipe, seed: int
 ) -> None:
-    groups = [
-        {name: value for name, value in group.items() if name != "backbone"}
-        for group in parameter_groups(module.model)
-    ]
-    optimizer = module.optimizer_factory(groups)
+    optimizer = module.build_optimizer()
     schedule = module.scheduler_factory
     scheduler = None if schedule is None else schedule(optimizer, recipe.max_steps)
     module.train()
@@ -137,7 +135,8 @@ def _train(
 
 def _batches(numbers: Sequence[int], recipe: FoldRecipe, seed: int) -> Iterator[Tensor]:
     """Yield the bags of each step, epoch after epoch."""
-    sampler = EpochBatchSampler(numbers, recipe.batch_size, shuffle=True, seed=seed, drop_last=True)
+    size = min(recipe.batch_size, len(numbers))
+    sampler = EpochBatchSampler(numbers, size, shuffle=True, seed=seed, drop_last=True)
     step, epoch = 0, 0
     while step < recipe.max_steps:
         sampler.set_epoch(epoch)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from lightning_modules.base import FORMAT, TrainedModule
+from lightning_modules.errors import user_message
 from lightning_modules.weights import read_file
 
 # Facts of a datamodule -> the argument of the model (below ``model.``) that they fill.
@@ -33,12 +36,14 @@ class Restored:
         module: the LightningModule with its weights, in eval mode.
         data: the datamodule's configuration, ``class_path`` and ``init_args``.
         facts: category map, class names, threshold, fitted preprocessing.
+        links: facts of the training data that the model was built for.
         precision: the trainer's precision.
     """
 
     module: TrainedModule
     data: dict[str, Any]
     facts: dict[str, Any]
+    links: dict[str, Any]
     precision: str
 
 
@@ -53,6 +58,19 @@ def plain(config: Any) -> Any:
     if config is None or isinstance(config, bool | int | float | str):
         return config
     return str(config)
+
+
+_SOURCES: dict[str, Any] = {"init_from": None, "weights": None, "pretrained": False}
+
+
+def without_sources(config: Any) -> Any:
+    """Return a model's configuration without the files it once started from.
+
+    A checkpoint brings its own weights, so those files may be gone.
+    """
+    if isinstance(config, Mapping):
+        return {k: _SOURCES.get(k, without_sources(v)) for k, v in config.items()}
+    return [without_sources(v) for v in config] if isinstance(config, list) else config
 
 
 def place(config: dict[str, Any], target: str, value: Any) -> None:
@@ -97,10 +115,9 @@ def restore(path: str | Path) -> Restored:
     path = Path(path)
     content = read_file(path)
     record = _record(path, content)
-    model = copy.deepcopy(record["blueprint"]["model"])
+    model = without_sources(record["blueprint"]["model"])
     for fact, value in record["blueprint"]["links"].items():
         place(model, LINKS[fact], value)
-    model["init_args"]["init_from"] = None
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(pl.LightningModule, "model")
     module = parser.instantiate_classes(parser.parse_object({"model": model})).model
@@ -110,8 +127,9 @@ def restore(path: str | Path) -> Restored:
         raise ValueError(f"{path}: weights don't fit the model it describes ({error})") from None
     module.restore_facts(record["facts"])
     module.blueprint = record["blueprint"]
+    blueprint = record["blueprint"]
     return Restored(
-        module.eval(), record["blueprint"]["data"], record["facts"], record["precision"]
+        module.eval(), blueprint["data"], record["facts"], blueprint["links"], record["precision"]
     )
 
 
@@ -131,23 +149,50 @@ def data_at(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     return {"class_path": BAGS, "init_args": arguments | {"file": str(path)}}
 
 
-def instantiate_data(recipe: Path) -> pl.LightningDataModule:
-    """Build the datamodule of a recipe file.
+def read_data_section(recipe: Path) -> dict[str, Any]:
+    """Return the ``data`` of a recipe file.
 
     Raises:
-        ValueError: the recipe has no data, or an argument is wrong.
+        ValueError: the file is missing, is no YAML, or has no data.
     """
     import yaml
+
+    if not recipe.is_file():
+        raise ValueError(f"{recipe}: no such recipe")
+    try:
+        content = yaml.safe_load(recipe.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{recipe}: is no YAML file ({error})") from None
+    if not isinstance(content, dict) or not isinstance(content.get("data"), dict):
+        raise ValueError(f"{recipe}: the recipe has no `data`")
+    data: dict[str, Any] = content["data"]
+    return data
+
+
+def instantiate_data(
+    data: Mapping[str, Any], preprocessing: Mapping[str, Any]
+) -> pl.LightningDataModule:
+    """Build a datamodule that prepares samples as a checkpoint's did.
+
+    Args:
+        data: ``class_path`` and ``init_args``.
+        preprocessing: arguments that win over those of ``data``, as far as the class has them.
+
+    Raises:
+        ValueError: an argument is wrong.
+    """
     from jsonargparse import ArgumentError, ArgumentParser
 
-    content = yaml.safe_load(recipe.read_text())
-    if not isinstance(content, dict) or "data" not in content:
-        raise ValueError(f"{recipe}: the recipe has no `data`")
+    section = copy.deepcopy(dict(data))
+    module, _, name = str(section["class_path"]).rpartition(".")
+    accepted = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    shared = {k: v for k, v in preprocessing.items() if k in accepted or k == "eval_batch_size"}
+    section["init_args"] = {**section.get("init_args", {}), **shared}
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(pl.LightningDataModule, "data")
     try:
-        config = parser.parse_object({"data": content["data"]})
+        config = parser.parse_object({"data": section})
     except ArgumentError as error:
-        raise ValueError(f"{recipe}: {error}") from None
-    data: pl.LightningDataModule = parser.instantiate_classes(config).data
-    return data
+        raise ValueError(user_message(error)) from None
+    built: pl.LightningDataModule = parser.instantiate_classes(config).data
+    return built

@@ -97,6 +97,7 @@ class SegmentationModule(TrainedModule):
         return {
             "category_map": self.category_map.to_dict(),
             "preprocessing": data.evaluation_arguments(),
+            "categories": data.category_arguments(),
         }
 
     def restore_facts(self, facts: Mapping[str, Any]) -> None:
@@ -117,7 +118,7 @@ class SegmentationModule(TrainedModule):
         del batch_idx
         if self.log_val_loss:
             terms = self.network.losses(batch)
-            total = torch.stack(list(terms.values())).sum()
+            total = self.total_loss(terms, batch.image_ids)
             self.log_losses("val", terms, total, len(batch))
         return self._predict_and_keep(batch)
 

@@ -50,11 +50,11 @@ class BagBatch(Transferable):
             raise ValueError(
                 f"BagBatch.features must be (N, D) or (N, ...), got {tuple(self.features.shape)}"
             )
-        check_dtype(name, "features", self.features, floating=True)
+        check_dtype(name, "features", self.features, "float")
         total = self.features.shape[0]
         bags = self.labels.shape[0] if self.labels.ndim else 0
         check_field(name, "offsets", self.offsets, (bags + 1,))
-        check_dtype(name, "offsets", self.offsets, floating=False)
+        check_dtype(name, "offsets", self.offsets, "integer")
         if self.labels.ndim not in (1, 2):
             raise ValueError(
                 f"BagBatch.labels must be (B,) or (B, C), got {tuple(self.labels.shape)}"

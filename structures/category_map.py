@@ -58,9 +58,14 @@ class CategoryMap:
         return cls(tuple(i for i, _ in pairs), tuple(name for _, name in pairs))
 
     @classmethod
-    def class_agnostic(cls, name: str = "object") -> CategoryMap:
-        """Return the map with one class that every category falls into."""
-        return cls((1,), (name,))
+    def class_agnostic(cls, category_id: int = 1, name: str = "object") -> CategoryMap:
+        """Return the map with one class that every category falls into.
+
+        Args:
+            category_id: written to files; choose one that the data set does not use.
+            name: name of the class.
+        """
+        return cls((category_id,), (name,))
 
     def label(self, category_id: int) -> int:
         """Return the 0-based label of a category id.

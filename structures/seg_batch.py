@@ -78,9 +78,11 @@ class SegBatch(Transferable):
         check_field(name, "crowd", self.crowd, (total,))
         check_field(name, "index", self.index, (batch,))
         for field in ("images", "boxes"):
-            check_dtype(name, field, getattr(self, field), floating=True)
-        for field in ("sizes", "labels", "masks", "counts", "crowd", "index"):
-            check_dtype(name, field, getattr(self, field), floating=False)
+            check_dtype(name, field, getattr(self, field), "float")
+        for field in ("sizes", "original_sizes", "labels", "counts", "index"):
+            check_dtype(name, field, getattr(self, field), "integer")
+        for field in ("masks", "crowd"):
+            check_dtype(name, field, getattr(self, field), "bool")
         if self.image_ids and len(self.image_ids) != batch:
             raise ValueError(
                 f"SegBatch.image_ids must name {batch} pictures, got {len(self.image_ids)}"

@@ -35,7 +35,7 @@ class Slide(Transferable):
         if self.patch_size < 1:
             raise ValueError(f"Slide.patch_size of {self.path} must be >= 1, got {self.patch_size}")
         check_field("Slide", "coords", self.coords, ("P", 2))
-        check_dtype("Slide", "coords", self.coords, floating=False)
+        check_dtype("Slide", "coords", self.coords, "integer")
 
     def __len__(self) -> int:
         return int(self.coords.shape[0])
@@ -56,7 +56,7 @@ class PatchBatch(Transferable):
     def __post_init__(self) -> None:
         check_field("PatchBatch", "images", self.images, ("P", 3, "H", "W"))
         check_field("PatchBatch", "coords", self.coords, (self.images.shape[0], 2))
-        check_dtype("PatchBatch", "images", self.images, floating=True)
+        check_dtype("PatchBatch", "images", self.images, "float")
 
     def __len__(self) -> int:
         return int(self.images.shape[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -68,12 +68,15 @@ def check_field(owner: str, name: str, value: Tensor, shape: tuple[int | str, ..
         )
 
 
-def check_dtype(owner: str, name: str, value: Tensor, *, floating: bool) -> None:
-    """Check that a field holds floating-point or integer/bool values.
+def check_dtype(
+    owner: str, name: str, value: Tensor, kind: Literal["float", "integer", "bool"]
+) -> None:
+    """Check what a field holds: floating-point numbers of any width, integers, or bool.
 
     Raises:
-        ValueError: the dtype is of the other kind.
+        ValueError: the dtype is of another kind.
     """
-    if value.is_floating_point() != floating:
-        kind = "floating point" if floating else "integer or bool"
+    found = "float" if value.is_floating_point() else "integer"
+    found = "bool" if value.dtype == torch.bool else found
+    if found != kind:
         raise ValueError(f"{owner}.{name} must be {kind}, got {value.dtype}")

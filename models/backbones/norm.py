@@ -101,5 +101,7 @@ def _convert_with_activation(old: nn.BatchNorm2d, norm: Norm) -> nn.Module:
 
 def _take_over(old: nn.BatchNorm2d, new: nn.Module) -> nn.Module:
     new.load_state_dict(old.state_dict(), strict=False)  # a group norm has no running statistics
+    for name, parameter in new.named_parameters():
+        parameter.requires_grad_(getattr(old, name).requires_grad)  # frozen stages stay frozen
     new.train(old.training)
     return new.to(old.running_mean.device) if old.running_mean is not None else new

@@ -116,13 +116,15 @@ def _read(name: str, weights: str) -> Mapping[str, Tensor]:
     if not Path(weights).is_file():
         raise ValueError(f"weights: {weights} is neither {_LITE0!r} nor a file")
     try:
-        state: Mapping[str, Tensor] = torch.load(weights, map_location="cpu", weights_only=True)
+        state = torch.load(weights, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(
             f"weights: {weights} is no state dict of tensors alone; write one with "
             "torch.save(model.state_dict(), FILE)"
         ) from error
-    return state
+    if not isinstance(state, Mapping):
+        raise ValueError(f"weights: {weights} holds a {type(state).__name__}, not a state dict")
+    return {key: value for key, value in state.items() if isinstance(value, Tensor)}
 
 
 def _source_key(key: str, source: Mapping[str, Tensor]) -> str | None:

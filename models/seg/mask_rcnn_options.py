@@ -65,6 +65,9 @@ class RPNOptions:
             in_order=("bg_iou_thresh", "fg_iou_thresh"),
         )
         _check(self, at_least_one=(), in_order=("positive_fraction",))
+        _check(self, at_least_one=(), in_order=("nms_thresh",))
+        if not self.anchor_sizes or min(self.anchor_sizes) <= 0:
+            raise ValueError(f"anchor_sizes must be positive, got {self.anchor_sizes}")
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,8 @@ class BoxHeadOptions:
     positive_fraction: float = 0.25
 
     def __post_init__(self) -> None:
-        counts = ("width", "roi_size", "sampling_ratio", "batch_size_per_image")
+        counts = ("width", "conv_width", "num_convs", "roi_size", "sampling_ratio")
+        _check(self, at_least_one=("batch_size_per_image",), in_order=())
         _check(self, at_least_one=counts, in_order=("bg_iou_thresh", "fg_iou_thresh"))
         _check(self, at_least_one=(), in_order=("positive_fraction",))
 
@@ -128,6 +132,6 @@ class MaskHeadOptions:
     max_rois_per_image: int | None = None
 
     def __post_init__(self) -> None:
-        _check(self, at_least_one=("width", "roi_size", "sampling_ratio"), in_order=())
+        _check(self, at_least_one=("width", "num_convs", "roi_size", "sampling_ratio"), in_order=())
         if self.max_rois_per_image is not None:
             _check(self, at_least_one=("max_rois_per_image",), in_order=())

@@ -86,8 +86,9 @@ def test_class_agnostic(root):
     data = CocoDataModule(root=root, class_agnostic=True)
     assert (data.num_classes, data.class_names) == (1, ["object"])
     truth = data.ground_truth("val")
-    assert [a["category_id"] for a in truth["annotations"]] == [1, 1, 1]
-    assert truth["categories"] == [{"id": 1, "name": "object"}]
+    # one above the largest id of the file, so that it stands for no category of the data set
+    assert [a["category_id"] for a in truth["annotations"]] == [12, 12, 12]
+    assert truth["categories"] == [{"id": 12, "name": "object"}]
     some = CocoDataModule(root=root, class_agnostic=True, categories=["pear"])
     assert [a["id"] for a in some.ground_truth("val")["annotations"]] == [40]
 
@@ -103,10 +104,15 @@ def test_map_of_a_checkpoint_replaces_the_training_file(root):
     assert data.ground_truth("test") == trained.ground_truth("val")
     with pytest.raises(ValueError, match="no train split"):
         data.train_dataloader()
-    agnostic = CocoDataModule(root=root, class_agnostic=True).category_map.to_dict()
-    assert (
-        len(CocoDataModule(**paths, category_map=agnostic).ground_truth("test")["annotations"]) == 3
-    )
+    for keep, count in ((None, 3), (["pear"], 1)):
+        agnostic = CocoDataModule(root=root, class_agnostic=True, categories=keep)
+        again = CocoDataModule(
+            **paths,
+            category_map=agnostic.category_map.to_dict(),
+            **agnostic.category_arguments(),
+        )
+        assert len(again.ground_truth("test")["annotations"]) == count
+        assert again.ground_truth("test") == agnostic.ground_truth("val")
     strange = CocoDataModule(**paths, category_map={"ids": [77], "names": ["car"]})
     with pytest.raises(ValueError, match=r"no category is among \['car'\]"):
         strange.ground_truth("test")

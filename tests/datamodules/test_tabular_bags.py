@@ -147,6 +147,13 @@ def test_wrong_arguments_are_refused(write, arguments, message):
         TabularBagsDataModule(write(), **arguments)
 
 
+def test_no_test_bags_is_an_error_when_testing(write):
+    data = TabularBagsDataModule(write(), test_fraction=0.0)
+    assert len(data.numbers("train")) == 32
+    with pytest.raises(ValueError, match="no test bags"):
+        data.test_dataloader()
+
+
 def test_classic_set_has_its_published_folds(shared_data):
     file = shared_data("mil_classic") / "musk1.npz"
     content = np.load(file)

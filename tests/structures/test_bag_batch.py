@@ -67,7 +67,7 @@ def test_sizes_and_length_count_bags():
     ("field", "value", "message"),
     [
         ("features", torch.zeros(6), "features must be"),
-        ("features", torch.zeros(6, 2, dtype=torch.int64), "floating point"),
+        ("features", torch.zeros(6, 2, dtype=torch.int64), "must be float"),
         ("offsets", torch.tensor([0, 6]), r"offsets must have shape \(4,\)"),
         ("index", torch.tensor([1]), r"index must have shape \(3,\)"),
         ("coords", torch.zeros(5, 2), r"coords must have shape \(6, 2\)"),

@@ -55,10 +55,12 @@ def test_to_moves_every_tensor_and_keeps_the_rest():
     [
         ("images", torch.zeros(3, 1, 8, 10), r"SegBatch.images must have shape \(B, 3, H, W\)"),
         ("boxes", torch.zeros(3), r"SegBatch.boxes must have shape \(M, 4\)"),
-        ("boxes", torch.zeros(3, 4, dtype=torch.int64), "must be floating point"),
+        ("boxes", torch.zeros(3, 4, dtype=torch.int64), "boxes must be float"),
         ("labels", torch.zeros(2, dtype=torch.int64), r"labels must have shape \(3,\)"),
         ("labels", torch.zeros(3), "labels must be integer"),
         ("masks", torch.zeros(3, 4, 5, dtype=torch.bool), r"masks must have shape \(3, 8, 10\)"),
+        ("crowd", torch.zeros(3, dtype=torch.int64), "crowd must be bool"),
+        ("masks", torch.zeros(3, 8, 10, dtype=torch.uint8), "masks must be bool"),
         ("counts", torch.zeros(2, dtype=torch.int64), r"counts must have shape \(3,\)"),
         ("image_ids", (1,), "must name 3 pictures, got 1"),
         ("mask_stride", 0, "at least 1"),
