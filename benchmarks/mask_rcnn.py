@@ -23,7 +23,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from models.ops.paste_masks import paste_to_rle
-from models.seg import mask_rcnn_resnet50_fpn
+from models.seg import MaskRCNNResNet50FPN
 from structures import SegBatch
 
 HEIGHT, WIDTH, CLASSES, OBJECTS = 320, 480, 80, 8
@@ -77,7 +77,7 @@ def networks() -> tuple[Any, Any]:
         max_size=WIDTH,
         box_score_thresh=0.0,
     )
-    ours = mask_rcnn_resnet50_fpn(CLASSES, norm="bn", score_thresh=0.0)
+    ours = MaskRCNNResNet50FPN(CLASSES, norm="bn", score_thresh=0.0)
     ours.load_state_dict(theirs.state_dict(), strict=False)
     return theirs, ours
 

@@ -19,7 +19,8 @@ def user_message(error: BaseException) -> str:
     current: BaseException | None = error
     while current is not None and current not in chain:
         chain.append(current)
-        current = current.__cause__ or current.__context__
+        hidden = current.__suppress_context__
+        current = current.__cause__ or (None if hidden else current.__context__)
     for found in reversed(chain):
         frames = traceback.extract_tb(found.__traceback__)
         if isinstance(found, ValueError) and frames and _is_ours(frames[-1].filename):

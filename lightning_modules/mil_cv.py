@@ -192,7 +192,7 @@ def read_recipe(config: Path) -> FoldRecipe:
     misspelt = sorted(set(settings) - known)
     if misspelt or not isinstance(settings.get("batch_size", 1), int):
         raise ValueError(
-            f"{config}: data has unknown arguments {misspelt} or a batch_size that is no number"
+            f"{config}: data has unknown arguments {misspelt}, or batch_size is no whole number"
         )
     names = ("standardise", "clip", "val_fraction")
     return FoldRecipe(

@@ -1,6 +1,6 @@
 """Instance segmentation models, one method a file."""
 
-from models.seg.mask_rcnn import MaskRCNN, mask_rcnn_resnet50_fpn, mask_rcnn_resnet50_fpn_v2
+from models.seg.mask_rcnn import MaskRCNN, MaskRCNNResNet50FPN, MaskRCNNResNet50FPNV2
 from models.seg.mask_rcnn_options import BoxHeadOptions, MaskHeadOptions, RPNOptions
 from models.seg.protocol import SegModel
 
@@ -8,8 +8,8 @@ __all__ = [
     "BoxHeadOptions",
     "MaskHeadOptions",
     "MaskRCNN",
+    "MaskRCNNResNet50FPN",
+    "MaskRCNNResNet50FPNV2",
     "RPNOptions",
     "SegModel",
-    "mask_rcnn_resnet50_fpn",
-    "mask_rcnn_resnet50_fpn_v2",
 ]

@@ -159,20 +159,8 @@ def _in_original_frame(
     )
 
 
-def mask_rcnn_resnet50_fpn(
-    num_classes: int,
-    *,
-    norm: Norm = "frozen_bn",
-    norm_eps: float = 1e-5,
-    trainable_stages: int = 5,
-    rpn: RPNOptions = _RPN,
-    box: BoxHeadOptions = _BOX,
-    mask: MaskHeadOptions = _MASK,
-    score_thresh: float = 0.05,
-    nms_thresh: float = 0.5,
-    max_dets: int = 100,
-) -> MaskRCNN:
-    """Build the network of torchvision's ``maskrcnn_resnet50_fpn`` with its state-dict keys.
+class MaskRCNNResNet50FPN(MaskRCNN):
+    """The network of torchvision's ``maskrcnn_resnet50_fpn``, with its state-dict keys.
 
     Args:
         num_classes: foreground classes (torchvision counts one more).
@@ -187,16 +175,31 @@ def mask_rcnn_resnet50_fpn(
         nms_thresh: IoU of suppression.
         max_dets: detections kept a picture.
     """
-    return MaskRCNN(
-        num_classes,
-        ResNet50FPN(norm, norm_eps, trainable_stages=trainable_stages),
-        rpn=rpn,
-        box=box,
-        mask=mask,
-        score_thresh=score_thresh,
-        nms_thresh=nms_thresh,
-        max_dets=max_dets,
-    )
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        norm: Norm = "frozen_bn",
+        norm_eps: float = 1e-5,
+        trainable_stages: int = 5,
+        rpn: RPNOptions = _RPN,
+        box: BoxHeadOptions = _BOX,
+        mask: MaskHeadOptions = _MASK,
+        score_thresh: float = 0.05,
+        nms_thresh: float = 0.5,
+        max_dets: int = 100,
+    ) -> None:
+        super().__init__(
+            num_classes,
+            ResNet50FPN(norm, norm_eps, trainable_stages=trainable_stages),
+            rpn=rpn,
+            box=box,
+            mask=mask,
+            score_thresh=score_thresh,
+            nms_thresh=nms_thresh,
+            max_dets=max_dets,
+        )
 
 
 _RPN_V2 = RPNOptions(conv_depth=2)
@@ -204,19 +207,8 @@ _BOX_V2 = BoxHeadOptions(head="conv", norm="bn")
 _MASK_V2 = MaskHeadOptions(norm="bn")
 
 
-def mask_rcnn_resnet50_fpn_v2(
-    num_classes: int,
-    *,
-    norm: Norm = "bn",
-    trainable_stages: int = 5,
-    rpn: RPNOptions = _RPN_V2,
-    box: BoxHeadOptions = _BOX_V2,
-    mask: MaskHeadOptions = _MASK_V2,
-    score_thresh: float = 0.05,
-    nms_thresh: float = 0.5,
-    max_dets: int = 100,
-) -> MaskRCNN:
-    """Build the network of torchvision's ``maskrcnn_resnet50_fpn_v2`` (arXiv 2111.11429).
+class MaskRCNNResNet50FPNV2(MaskRCNN):
+    """The network of torchvision's ``maskrcnn_resnet50_fpn_v2`` (arXiv 2111.11429).
 
     Against v1: batch norm everywhere, two convolutions in the proposal head, a convolutional box
     head.
@@ -232,15 +224,28 @@ def mask_rcnn_resnet50_fpn_v2(
         nms_thresh: IoU of suppression.
         max_dets: detections kept a picture.
     """
-    model = MaskRCNN(
-        num_classes,
-        ResNet50FPN(norm, fpn_norm=norm, trainable_stages=trainable_stages),
-        rpn=rpn,
-        box=box,
-        mask=mask,
-        score_thresh=score_thresh,
-        nms_thresh=nms_thresh,
-        max_dets=max_dets,
-    )
-    convert_norm(model.roi_heads, norm)
-    return model
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        norm: Norm = "bn",
+        trainable_stages: int = 5,
+        rpn: RPNOptions = _RPN_V2,
+        box: BoxHeadOptions = _BOX_V2,
+        mask: MaskHeadOptions = _MASK_V2,
+        score_thresh: float = 0.05,
+        nms_thresh: float = 0.5,
+        max_dets: int = 100,
+    ) -> None:
+        super().__init__(
+            num_classes,
+            ResNet50FPN(norm, fpn_norm=norm, trainable_stages=trainable_stages),
+            rpn=rpn,
+            box=box,
+            mask=mask,
+            score_thresh=score_thresh,
+            nms_thresh=nms_thresh,
+            max_dets=max_dets,
+        )
+        convert_norm(self.roi_heads, norm)

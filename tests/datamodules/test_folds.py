@@ -53,3 +53,15 @@ def test_wrong_shares_and_fold_numbers_are_refused():
         stratified_folds(LABELS, 2, seed=0, groups=["one"] * 54)
     with pytest.raises(ValueError, match=r"\[0, 1\), got 1"):
         hold_out(LABELS, 1.0, (0,))
+
+
+@pytest.mark.parametrize("positives", [1, 2, 3])
+def test_rare_classes_keep_a_bag_in_training(positives):
+    labels = np.zeros(50, dtype=np.int64)
+    labels[:positives] = 1
+    for seed in range(20):
+        chosen = hold_out(labels, 0.2, (seed, 0, 0))
+        assert labels[~chosen].sum() >= 1
+        rest = np.flatnonzero(~chosen)
+        again = hold_out(labels[rest], 0.2, (seed, 1, 0, 0))
+        assert labels[rest][~again].sum() >= 1

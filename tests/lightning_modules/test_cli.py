@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -197,3 +198,33 @@ def test_an_offline_wandb_run_holds_config_history_and_pictures(tmp_path):
     assert record["summary"]["val/bag_auroc"] == pytest.approx(logged, abs=1e-12)
     assert "DigitBagsDataModule" in json.dumps(record["config"])
     assert list((folder / "files/media/images").rglob("*.png"))
+
+
+def test_a_checkpoint_scores_its_own_test_fold_and_all_bags_of_another_file(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 2
+    features = rng.normal(size=(60, 4)) + labels[:, None]
+    for name, count in (("own", 60), ("other", 20)):
+        np.savez(
+            tmp_path / f"{name}.npz",
+            X=features[:count],
+            bag_index=np.arange(count),
+            y=labels[:count],
+        )
+    fit = ["fit", "--config", "configs/mil/abmil.yaml", "--trainer.max_steps", "100"]
+    own = ["--data.file", tmp_path / "own.npz", "--data.fold", "3"]
+    run(*fit, *own, "--runs_dir", tmp_path)
+    checkpoint = tmp_path / "abmil/version_0/checkpoints/best.ckpt"
+    config = ["--config", "configs/mil/abmil.yaml", *own, "--ckpt_path", checkpoint]
+    run("test", *config, "--runs_dir", tmp_path, "--name", "t")
+    logged = column(tmp_path / "t" / "version_0", "test/bag_auroc")[-1]
+    counts = {}
+    for name in ("own", "other"):
+        out = tmp_path / f"{name}.json"
+        data = ["--data", tmp_path / f"{name}.npz", "--draws", "10", "--out", out]
+        assert evaluate.main([str(a) for a in ["mil", "--ckpt", checkpoint, *data]]) == 0
+        record = json.loads(out.read_text())
+        counts[name] = len(record["bags"])
+        if name == "own":
+            assert record["metrics"]["bag_auroc"] == logged
+    assert counts == {"own": 6, "other": 20}

@@ -209,7 +209,8 @@ def test_a_section_may_be_a_file(config, data, tmp_path):
         (("trainer", {"max_epochs": 3}), r"trainer\.max_steps"),
         (("trainer.accumulate_grad_batches", 2), "accumulate_grad_batches"),
         (("model", None), "needs the section 'model'"),
-        (("data.init_args.batch_size", 64), "lower the batch size"),
+        (("data.init_args.batch_size", "many"), "batch_size is no whole number"),
+        (("data.init_args.batchsize", 3), "unknown arguments .*batchsize"),
     ],
 )
 def test_wrong_recipes_are_refused(config, data, change, message):

@@ -2,11 +2,20 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from jsonargparse import Namespace
 
-from lightning_modules.restore import data_at, instantiate_data, place, plain, read_record
+from lightning_modules.restore import (
+    data_at,
+    instantiate_data,
+    place,
+    plain,
+    read_data_section,
+    read_record,
+    without_sources,
+)
 
 
 def test_plain_turns_everything_into_containers_and_scalars():
@@ -48,11 +57,38 @@ def test_other_data_get_the_checkpoints_preprocessing():
 
 def test_a_recipe_without_usable_data_is_refused(tmp_path):
     path = tmp_path / "r.yaml"
+    with pytest.raises(ValueError, match="r.yaml: no such recipe"):
+        read_data_section(path)
     path.write_text("model: {}\n")
     with pytest.raises(ValueError, match="r.yaml: the recipe has no `data`"):
-        instantiate_data(path)
-    path.write_text(
-        "data: {class_path: datamodules.DigitBagsDataModule, init_args: {targett: 3}}\n"
-    )
+        read_data_section(path)
+    path.write_text("data: [\n")
+    with pytest.raises(ValueError, match="r.yaml: is no YAML"):
+        read_data_section(path)
+    wrong = {"class_path": "datamodules.DigitBagsDataModule", "init_args": {"targett": 3}}
     with pytest.raises(ValueError, match="targett"):
-        instantiate_data(path)
+        instantiate_data(wrong, {})
+
+
+def test_the_files_a_model_once_started_from_are_not_needed_again():
+    config = {
+        "class_path": "M",
+        "init_args": {
+            "init_from": "gone.pt",
+            "model": {"init_args": {"backbone": {"weights": "gone.pth", "pretrained": True}}},
+        },
+    }
+    clean = without_sources(config)
+    assert clean["init_args"]["init_from"] is None
+    backbone = clean["init_args"]["model"]["init_args"]["backbone"]
+    assert backbone == {"weights": None, "pretrained": False}
+    assert config["init_args"]["init_from"] == "gone.pt"
+
+
+def test_preprocessing_of_the_checkpoint_wins_over_the_recipe(tmp_path):
+    path = tmp_path / "bags.npz"
+    np.savez(path, X=np.arange(20.0).reshape(10, 2), bag_index=np.arange(10), y=np.arange(10) % 2)
+    section = {"class_path": "datamodules.TabularBagsDataModule", "init_args": {"file": str(path)}}
+    statistics = {"mean": [1.0, 2.0], "std": [3.0, 4.0], "clip": None, "eval_batch_size": 5}
+    data = instantiate_data(section, statistics)
+    assert data.evaluation_arguments() == statistics

@@ -16,9 +16,9 @@ from models.seg import (
     BoxHeadOptions,
     MaskHeadOptions,
     MaskRCNN,
+    MaskRCNNResNet50FPNV2,
     RPNOptions,
     SegModel,
-    mask_rcnn_resnet50_fpn_v2,
 )
 from structures import SegBatch
 
@@ -325,7 +325,7 @@ def test_options_that_make_no_sense(options, message):
 
 def test_the_norm_of_the_second_preset_is_that_of_every_layer():
     with torch.device("meta"):
-        model = mask_rcnn_resnet50_fpn_v2(2, norm="sync_bn")
+        model = MaskRCNNResNet50FPNV2(2, norm="sync_bn")
     assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     assert sum(isinstance(module, nn.SyncBatchNorm) for module in model.modules()) == 53 + 8 + 8
 
@@ -352,7 +352,7 @@ def test_the_norm_of_the_second_preset_is_that_of_every_layer():
         ),
         (
             {
-                "class_path": "models.seg.mask_rcnn_resnet50_fpn_v2",
+                "class_path": "models.seg.MaskRCNNResNet50FPNV2",
                 "init_args": {"num_classes": 4, "box": {"num_convs": 2}, "max_dets": 300},
             },
             5,

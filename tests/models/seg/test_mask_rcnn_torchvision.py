@@ -12,7 +12,7 @@ from torchvision.models.detection import maskrcnn_resnet50_fpn, maskrcnn_resnet5
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
-from models.seg import mask_rcnn_resnet50_fpn, mask_rcnn_resnet50_fpn_v2
+from models.seg import MaskRCNNResNet50FPN, MaskRCNNResNet50FPNV2
 
 NUM_CLASSES = 3
 SIZES = [(96, 128), (120, 90)]
@@ -41,12 +41,12 @@ def pair(version):
             backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=5
         )
         theirs = TorchvisionMaskRCNN(backbone, num_classes=NUM_CLASSES + 1)
-        ours = mask_rcnn_resnet50_fpn(NUM_CLASSES)
+        ours = MaskRCNNResNet50FPN(NUM_CLASSES)
     else:
         theirs = maskrcnn_resnet50_fpn_v2(
             weights=None, weights_backbone=None, num_classes=NUM_CLASSES + 1
         )
-        ours = mask_rcnn_resnet50_fpn_v2(NUM_CLASSES)
+        ours = MaskRCNNResNet50FPNV2(NUM_CLASSES)
     random_statistics(theirs)
     with torch.no_grad():  # fresh heads are nearly constant: spread scores and boxes
         theirs.rpn.head.cls_logits.weight.mul_(30)
@@ -155,8 +155,8 @@ def test_detections_and_masks(version, scale, scene):
 @pytest.mark.parametrize(
     ("build", "ours"),
     [
-        (maskrcnn_resnet50_fpn, mask_rcnn_resnet50_fpn),
-        (maskrcnn_resnet50_fpn_v2, mask_rcnn_resnet50_fpn_v2),
+        (maskrcnn_resnet50_fpn, MaskRCNNResNet50FPN),
+        (maskrcnn_resnet50_fpn_v2, MaskRCNNResNet50FPNV2),
     ],
 )
 def test_state_dict_of_the_published_classes(build, ours):
