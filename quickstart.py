@@ -28,11 +28,16 @@ def _newest(name: str) -> Path:
     return max((RUNS / name).glob("version_*"), key=lambda p: int(p.name.removeprefix("version_")))
 
 
+def _train(name: str, *arguments: object) -> Path:
+    """Run one command of train.py and return its run folder."""
+    words = [*map(str, arguments), "--name", name, "--runs_dir", str(RUNS)]
+    _run(f"train.py {arguments[0]}", train.main(words))
+    return _newest(name)
+
+
 def _fit(recipe: str, name: str) -> Path:
     """Train one recipe with W&B offline and return its run folder."""
-    overlay = ["--config", "configs/_base/wandb.yaml", "--name", name, "--runs_dir", str(RUNS)]
-    _run(f"training {recipe}", train.main(["fit", "--config", recipe, *overlay, *EXTRA]))
-    return _newest(name)
+    return _train(name, "fit", "--config", recipe, "--config", "configs/_base/wandb.yaml", *EXTRA)
 
 
 def segmentation() -> dict[str, object]:
@@ -48,11 +53,9 @@ def segmentation() -> dict[str, object]:
         "--save-predictions", predictions, "--out", metrics,
     ]  # fmt: skip
     _run("evaluate.py coco", evaluate.main([str(a) for a in arguments]))
-    command = ["predict", "--ckpt_path", str(checkpoint), "--data", str(images)]
-    place = ["--name", "quickstart_predict", "--runs_dir", str(RUNS)]
-    _run("train.py predict", train.main([*command, *place]))
+    predicted = _train("quickstart_predict", "predict", "--ckpt_path", checkpoint, "--data", images)
     scores = json.loads(metrics.read_text())["metrics"]
-    shown = [run / "pictures", _newest("quickstart_predict") / "predictions"]
+    shown = [run / "pictures", predicted / "predictions"]
     return {
         "segm_map": scores["segm_map"],
         "segm_map_50": scores["segm_map_50"],
@@ -69,17 +72,7 @@ def bags() -> dict[str, object]:
     recipe = "configs/quickstart/abmil.yaml"
     run = _fit(recipe, MIL)
     checkpoint = run / "checkpoints" / "best.ckpt"
-    arguments = [
-        "test",
-        "--config",
-        recipe,
-        "--ckpt_path",
-        str(checkpoint),
-        "--name",
-        f"{MIL}_test",
-    ]
-    _run("train.py test", train.main(arguments))
-    tested = _newest(f"{MIL}_test")
+    tested = _train(f"{MIL}_test", "test", "--config", recipe, "--ckpt_path", checkpoint)
     table, metrics = tested / "predictions" / "bags.csv", OUT / "bags.json"
     arguments = ["mil", "--predictions", str(table), "--out", str(metrics)]
     _run("evaluate.py mil", evaluate.main(arguments))

@@ -30,6 +30,11 @@ def next_run_dir(runs_dir: Path, name: str) -> Path:
     return run_dir
 
 
+def forget_run_dir() -> None:
+    """End the run: the next training of this process gets a folder of its own."""
+    os.environ.pop("SEGMIL_RUN_DIR", None)
+
+
 def build_loggers(run_dir: Path, wandb_options: Any | None) -> list[Logger]:
     """Return the loggers of a run; the first one's folder is the run folder.
 

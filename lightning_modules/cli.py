@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import yaml
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.utilities import rank_zero_warn
 
 from lightning_modules.restore import LINKS, data_at, plain, read_record, without_sources
 
@@ -185,8 +186,18 @@ def run(args: list[str]) -> SegmilCLI:
 
 
 def _run(args: list[str]) -> SegmilCLI:
-    from callbacks.loggers import finish_loggers
+    from callbacks.loggers import finish_loggers, forget_run_dir
 
-    cli = SegmilCLI(args)
+    checkpoint = _take(args, "--ckpt_path")[1]
+    if checkpoint not in (None, "null"):
+        read_record(Path(str(checkpoint)))  # refuses a wrong file before anything is built
+    try:
+        cli = SegmilCLI(args)
+    finally:
+        forget_run_dir()
     finish_loggers(cli.trainer.loggers)
+    saved = cli.trainer.checkpoint_callback
+    trained = cli.subcommand == "fit" and not cli.trainer.fast_dev_run  # type: ignore[attr-defined]
+    if trained and isinstance(saved, ModelCheckpoint) and not saved.best_model_path:
+        rank_zero_warn(f"nothing gave {saved.monitor}, so there is no best.ckpt: use last.ckpt")
     return cli
