@@ -37,10 +37,13 @@ def global_mean_count(count: Tensor) -> Tensor:
         count: any shape, non-negative; every process passes the same shape.
 
     Returns:
-        Float tensor of the same shape, at least 1 / W. Equals ``max(count, 1)`` in one process.
+        Float tensor of the same shape, at least 1 / W. Equals ``max(count, 1)`` in one process, and
+        where gradients are off: in evaluation processes may make different numbers of calls, and a
+        collective would wait for ever.
     """
     total = count.detach().to(torch.float32).clone()
-    if not (dist.is_available() and dist.is_initialized()):
+    together = dist.is_available() and dist.is_initialized() and torch.is_grad_enabled()
+    if not together:
         return total.clamp(min=1)
     dist.all_reduce(total)
     return total.clamp(min=1) / dist.get_world_size()

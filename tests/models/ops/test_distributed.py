@@ -59,3 +59,14 @@ def test_two_processes(tmp_path):
         for rank in range(2)
     ]
     assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
+
+
+def test_no_collective_where_gradients_are_off(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+
+    def refuse(*_):
+        raise AssertionError("a collective in evaluation may wait for ever")
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", refuse)
+    with torch.no_grad():
+        assert global_mean_count(torch.tensor([0, 3])).tolist() == [1, 3]
