@@ -12,16 +12,14 @@ import numpy.typing as npt
 from pytorch_lightning.utilities import rank_zero_info
 
 from datamodules.annotation_store import AnnotationStore
-from datamodules.coco_checks import find_problems, load_coco, raise_problems, size_mismatch
-from datamodules.pictures import header_size, read_rgb
+from datamodules.coco_checks import size_mismatch
+from datamodules.coco_files import CocoFiles
+from datamodules.pictures import Depth, header_size, read_rgb
 from datamodules.seg_dataset import AnnotatedPicture
-from datamodules.segmentation import SegDataModule, Split
+from datamodules.segmentation import SegDataModule, Split, UnusableData
 from datamodules.transforms import LabelMaps
-from structures import CategoryMap
-
-# Opening a file costs 0.1 ms on a disk and far more over a network: larger sets are compared with
-# the stated size when a picture is read
-_HEADER_LIMIT = 5000
+from structures import CategoryMap, Problem, settle
+from structures.coco_format import CocoFindings
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,10 @@ class CocoSource:
         """
         store, path = self.store, self.folder / self.store.name(index)
         image_id, stated = int(store.image_ids[index]), store.size(index)
-        image = read_rgb(path)
+        try:
+            image = read_rgb(path)
+        except ValueError as error:
+            raise ValueError(f"picture {image_id}: {error}") from error
         if image.shape[:2] != stated:
             reason, remedy = size_mismatch(path, stated, *header_size(path))
             raise ValueError(f"picture {image_id}: {reason}; {remedy}")
@@ -80,13 +81,15 @@ class CocoDataModule(SegDataModule):
         class_agnostic: every kept category becomes the one class ``object``, whose id is one
             above the file's largest, so that nobody takes it for a category of the data set.
         category_map: the map of a checkpoint ({ids, names}); then no training file is needed,
-            files are read when first used, and categories outside the map are left out. The map
-            of a class-agnostic checkpoint implies ``class_agnostic``.
+            files are read and checked when first used, and categories outside the map are left
+            out. The map of a class-agnostic checkpoint implies ``class_agnostic``.
         **shared: the arguments of ``SegDataModule``.
 
     Raises:
-        ValueError: a file is missing or wrong (up to 20 problems are listed with file, picture,
-            annotation and remedy), a category is unknown, or all training annotations are crowds.
+        UnusableData: a file is missing or wrong and ``bad_data`` is ``error``, or leaving out
+            records does not help: a file is no COCO file, categories contradict each other, or all
+            training annotations are crowds. It holds all problems of all splits.
+        ValueError: paths are named by halves.
     """
 
     def __init__(
@@ -111,78 +114,70 @@ class CocoDataModule(SegDataModule):
             "test": (test_images, test_annotations),
         }
         base = None if root is None else Path(root)
-        self._paths = {split: _locate(split, base, *paths) for split, paths in named.items()}
+        paths = {split: _locate(split, base, *pair) for split, pair in named.items()}
+        self._categories = None if categories is None else list(categories)
         self._class_agnostic = class_agnostic
         self._sources: dict[str, CocoSource] = {}
         self._told_fallback = False
-        self._declared: CategoryMap | None = None
-        self._categories = None if categories is None else list(categories)
+        # a broken picture can only be left out while it is not yet counted on
+        depth: Depth = "pixels" if self.bad_data == "skip" else "header"
+        self._files = CocoFiles(paths, self._categories, class_agnostic, depth=depth)
         if category_map is not None:
             self.category_map = CategoryMap.from_dict(category_map)
+            self._files.category_map = self.category_map
             return
-        data = self._load("train")
-        self._declared = CategoryMap.from_coco(data["categories"])
-        kept = CategoryMap.from_coco(data["categories"], self._categories)
-        merged = CategoryMap.class_agnostic(max(self._declared.ids) + 1)
+        found = {split: self._files.examine(split) for split in self._files.splits()}
+        self._admit(found)
+        declared = found["train"].data["categories"]
+        merged = CategoryMap.class_agnostic(max(c["id"] for c in declared) + 1)
+        kept = CategoryMap.from_coco(declared, self._categories)
         self.category_map = merged if class_agnostic else kept
-        self._add_source("train", data)
-        if self._paths["val"] is not None:
-            self.source("val")
+        for split, findings in found.items():
+            self._add_source(split, findings.data)
 
-    def _files(self, split: str) -> tuple[Path, Path]:
-        paths = self._paths[split]
-        if paths is None:
-            raise ValueError(
-                f"there is no {split} split: give root with images/{split} and annotations/"
-                f"instances_{split}.json, or {split}_images and {split}_annotations"
-            )
-        return paths
-
-    def _load(self, split: str) -> dict[str, Any]:
-        images, annotations = self._files(split)
-        data = load_coco(annotations)
-        if not images.is_dir():
-            raise ValueError(f"picture folder {images} of {annotations} is missing; check the path")
-        headers = len(data["images"]) <= _HEADER_LIMIT
-        raise_problems(find_problems(annotations, data, images, read_headers=headers))
-        return data
-
-    def _label_table(self, split: str, data: Mapping[str, Any]) -> dict[int, int]:
-        """Return category id -> label for a file, having checked that its categories agree."""
-        theirs = str(self._files(split)[1])
-        declared = CategoryMap.from_coco(data["categories"])
-        if self._declared is not None:
-            self._declared.check_same(declared, str(self._files("train")[1]), theirs)
-        wanted = declared.names if self._categories is None else self._categories
-        kept = {i: n for i, n in zip(declared.ids, declared.names, strict=True) if n in wanted}
-        if self._class_agnostic:
-            return dict.fromkeys(kept, 0)
-        known = {i: n for i, n in kept.items() if i in self.category_map.ids}
-        if not known:
-            raise ValueError(
-                f"{theirs}: no category is among {list(self.category_map.names)}; it has "
-                f"{list(declared.names)[:10]}"
-            )
-        common = CategoryMap(tuple(known), tuple(known.values()))
-        self.category_map.check_same(common, "the category map", theirs)
-        return {i: self.category_map.label(i) for i in known}
+    def _admit(self, found: Mapping[str, CocoFindings]) -> None:
+        """Stop at problems, or count what is left out, as ``bad_data`` says."""
+        problems, fatal = self._files.judge(found)
+        if problems and (fatal or self.bad_data == "error"):
+            raise UnusableData(problems, self)
+        self.problems += settle(problems, self.bad_data)
+        for split, findings in found.items():
+            if findings.problems:
+                counts = self._files.counts[split]
+                rank_zero_info(
+                    f"{self._files.of(split)[1]}: left out are {counts['left_out_pictures']} of "
+                    f"{counts['pictures']} pictures and {counts['left_out_annotations']} of "
+                    f"{counts['annotations']} annotations, those of such pictures included"
+                )
 
     def _add_source(self, split: str, data: Mapping[str, Any]) -> CocoSource:
-        store = AnnotationStore.from_coco(data, self._label_table(split, data))
-        images, annotations = self._files(split)
+        store = AnnotationStore.from_coco(data, self._files.label_table(data, self.category_map))
+        images, annotations = self._files.of(split)
         degenerate = store.count_degenerate()
         if degenerate:
             rank_zero_info(
                 f"{annotations}: {degenerate} annotations have no pixel; they are left out of "
                 "training targets and stay in the ground truth"
             )
-        if split == "train" and store.crowd.size and store.crowd.all():
-            raise ValueError(
-                f"{annotations}: all {store.crowd.size} annotations are crowds (iscrowd 1), so "
-                "nothing can be learnt; export single objects with iscrowd 0"
-            )
         self._sources[split] = CocoSource(store, images)
         return self._sources[split]
+
+    def check(self, thorough: bool = False) -> list[Problem]:
+        """Read the files of every split anew and return all that is wrong with them.
+
+        Args:
+            thorough: also decode every picture, however many there are.
+        """
+        depth: Depth | None = "pixels" if thorough else None
+        found = {split: self._files.examine(split, depth) for split in self._files.splits()}
+        return self._files.judge(found)[0]
+
+    def summary(self) -> dict[str, dict[str, int]]:
+        """Return what each split holds and how much of it ``skip`` leaves out."""
+        for split in self._files.splits():
+            if split not in self._files.counts:
+                self._files.examine(split)
+        return {split: dict(counts) for split, counts in self._files.counts.items()}
 
     def category_arguments(self) -> dict[str, Any]:
         """Return which categories were kept and whether they were merged, for a checkpoint."""
@@ -195,13 +190,15 @@ class CocoDataModule(SegDataModule):
             ValueError: there is no such split or its files are wrong.
         """
         name = "test" if split == "predict" else split
-        if name == "test" and self._paths["test"] is None:
+        if name == "test" and self._files.paths["test"] is None:
             if not self._told_fallback:
                 rank_zero_info("there is no test split: the validation split is used")
             self._told_fallback = True
             name = "val"
         if name not in self._sources:
-            return self._add_source(name, self._load(name))
+            findings = self._files.examine(name)
+            self._admit({name: findings})
+            return self._add_source(name, findings.data)
         return self._sources[name]
 
     def ground_truth(self, split: Split) -> dict[str, Any]:

@@ -1,165 +1,141 @@
-"""What can be wrong with a COCO file, found before training and told with file, id and remedy."""
+"""What can be wrong with a COCO data set: its annotation file together with its picture files."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from datamodules.pictures import header_size
-from structures.rle import from_bytes
+from datamodules.pictures import Depth, header_size, read_rgb
+from structures import Problem
+from structures.coco_format import CocoFindings, check_coco
 
 _IMAGE_KEYS = ("id", "file_name", "height", "width")
-_ANNOTATION_KEYS = ("id", "image_id", "category_id", "segmentation")
-_SHOWN = 20
+_THREADS = 2  # decoding releases the interpreter; more of them only compete for the disk
 
 
-class Problem(NamedTuple):
-    """One thing that is wrong: where, what, and what to do about it."""
+def examine_coco(
+    path: Path, data: Mapping[str, Any], images: Path | None, depth: Depth = "name"
+) -> CocoFindings:
+    """Check a parsed COCO file and the pictures it names.
 
-    file: Path
-    image_id: int | None
-    annotation_id: int | None
-    reason: str
-    remedy: str
-
-    def __str__(self) -> str:
-        where = [str(self.file)]
-        if self.image_id is not None:
-            where.append(f"picture {self.image_id}")
-        if self.annotation_id is not None:
-            where.append(f"annotation {self.annotation_id}")
-        return f"{', '.join(where)}: {self.reason}; {self.remedy}"
-
-
-def raise_problems(problems: Sequence[Problem]) -> None:
-    """Raise one error that lists up to 20 problems.
-
-    Raises:
-        ValueError: there is a problem.
+    Args:
+        path: of the file, for the messages.
+        data: what ``structures.coco_format.load_coco`` returned.
+        images: folder of the pictures; None to look at the file alone.
+        depth: how far each picture file is read: ``name`` (it is there), ``header`` (its size is
+            the stated one) or ``pixels`` (it can be decoded as well).
     """
-    if problems:
-        lines = [str(problem) for problem in problems[:_SHOWN]]
-        if len(problems) > _SHOWN:
-            lines.append(f"... and {len(problems) - _SHOWN} more")
-        raise ValueError("\n".join(lines))
-
-
-def load_coco(path: Path) -> dict[str, Any]:
-    """Parse a COCO instances file and check that its three lists are there.
-
-    Raises:
-        ValueError: the file is missing, is no JSON or lacks a list.
-    """
-    try:
-        data: dict[str, Any] = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise ValueError(f"annotation file {path} is missing; check the path") from error
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
-        raise ValueError(f"{path} is not valid JSON ({error}); export it again") from error
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(data, dict) or not isinstance(data.get(key), list):
-            raise ValueError(
-                f"{path} has no list '{key}'; a COCO instances file holds images, annotations "
-                "and categories"
-            )
-    return data
+    if images is None:
+        return check_coco(path, data, image_keys=_IMAGE_KEYS)
+    if not images.is_dir():
+        findings = check_coco(path, data, image_keys=_IMAGE_KEYS)
+        reason, remedy = f"its picture folder {images} is missing", "check the path"
+        missing = Problem(path, None, None, reason, remedy)
+        return CocoFindings([missing, *findings.problems], True, findings.data)
+    unusable = unusable_pictures(path, data["images"], images, depth)
+    return check_coco(path, data, image_keys=_IMAGE_KEYS, unusable=unusable)
 
 
 def find_problems(
     path: Path, data: Mapping[str, Any], images: Path | None, read_headers: bool = False
 ) -> list[Problem]:
-    """Check a parsed COCO file.
+    """Return the problems that ``examine_coco`` finds by names or headers of pictures."""
+    return examine_coco(path, data, images, "header" if read_headers else "name").problems
+
+
+def category_problems(
+    file: Path, categories: Sequence[Mapping[str, Any]], names: Mapping[int, str], source: str
+) -> list[Problem]:
+    """Compare the categories of a file, which may lack some, with those that are declared.
 
     Args:
-        path: of the file, for the messages.
-        data: what ``load_coco`` returned.
-        images: folder of the pictures, checked for the files that are named; None to skip.
-        read_headers: also open every picture file and compare its size.
+        file: the file compared.
+        categories: its complete records.
+        names: declared id -> name.
+        source: where they are declared, for the message.
 
     Returns:
-        All problems, in the order of the file.
+        One problem for each category whose id is not declared or has another name.
     """
-    categories, problems = _check_ids(path, data["categories"], ("id", "name"), "category")
-    names = [str(c.get("name")) for c in data["categories"] if isinstance(c, dict)]
-    for name in sorted({n for n in names if names.count(n) > 1}):
-        problems.append(
-            Problem(path, None, None, f"category name {name!r} occurs twice", "rename one")
+    return [
+        Problem(
+            file,
+            None,
+            None,
+            f"category id {c['id']} is {str(c['name'])!r} here and "
+            f"{names.get(c['id'], 'absent')!r} in {source}",
+            "write the same ids and names in all files of a data set",
         )
-    pictures, found = _check_ids(path, data["images"], _IMAGE_KEYS, "picture")
-    problems += found
-    faulty = {}  # annotations of these cannot be judged
-    for image_id, image in pictures.items():
-        if found := list(_check_picture(path, image_id, image, images, read_headers)):
-            problems += found
-            faulty[image_id] = image
-    annotations, found = _check_ids(path, data["annotations"], _ANNOTATION_KEYS, "annotation")
-    problems += found
-    for annotation_id, annotation in annotations.items():
-        if not _known(annotation["image_id"], faulty):
-            problems += _check_annotation(path, annotation_id, annotation, pictures, categories)
-    return problems
+        for c in categories
+        if names.get(c["id"]) != str(c["name"])
+    ]
 
 
-def _check_ids(
-    path: Path, records: Sequence[Any], keys: Sequence[str], kind: str
-) -> tuple[dict[int, dict[str, Any]], list[Problem]]:
-    """Return the complete records by id, and what is wrong with the others."""
-    good: dict[int, dict[str, Any]] = {}
-    problems = []
-    for number, record in enumerate(records):
-        reason = ""
-        missing = [k for k in keys if k not in record] if isinstance(record, dict) else keys
-        if missing:
-            known = record.get("id", "?") if isinstance(record, dict) else "?"
-            reason = f"{kind} number {number} (id {known}) lacks {', '.join(missing)}"
-            remedy = "add the key or remove the record"
-        elif not isinstance(record["id"], int) or isinstance(record["id"], bool):
-            reason = f"{kind} number {number} has the id {record['id']!r}, which is no integer"
-            remedy = "number it"
-        elif record["id"] in good:
-            reason, remedy = f"{kind} id {record['id']} occurs twice", "renumber one of them"
-        if not reason:
-            good[record["id"]] = record
-            continue
-        ids = record if isinstance(record, dict) else {}
-        image_id = ids.get("id") if kind == "picture" else ids.get("image_id")
-        annotation_id = ids.get("id") if kind == "annotation" else None
-        problems.append(Problem(path, image_id, annotation_id, reason, remedy))
-    return good, problems
+def unusable_pictures(
+    path: Path, records: Sequence[Any], folder: Path, depth: Depth
+) -> dict[int, Problem]:
+    """Return what is wrong with picture files, by position of the record.
+
+    Args:
+        path: the annotation file, for the messages.
+        records: its list of pictures, sound or not.
+        folder: where their files are.
+        depth: see ``examine_coco``.
+    """
+    named = [
+        (position, record)
+        for position, record in enumerate(records)
+        if isinstance(record, dict)
+        and isinstance(record.get("file_name"), str)
+        and "\0" not in record["file_name"]
+    ]
+
+    def look(item: tuple[int, dict[str, Any]]) -> tuple[str, str] | None:
+        stated = (item[1].get("height"), item[1].get("width"))
+        return picture_fault(folder / item[1]["file_name"], stated, depth)
+
+    if depth == "name":  # too quick to be worth a thread
+        faults = [look(item) for item in named]
+    else:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            faults = list(pool.map(look, named))
+    return {
+        position: Problem(path, record.get("id"), None, *fault)
+        for (position, record), fault in zip(named, faults, strict=True)
+        if fault is not None
+    }
 
 
-def _check_picture(
-    path: Path,
-    image_id: int,
-    image: Mapping[str, Any],
-    folder: Path | None,
-    read_headers: bool,
-) -> Iterator[Problem]:
-    size = (image["height"], image["width"])
-    if not all(isinstance(side, int) and side > 0 for side in size):
-        yield Problem(path, image_id, None, f"has size {size}", "write positive whole numbers")
-        return
-    if folder is None:
-        return
-    file = folder / str(image["file_name"])
-    if not read_headers:
-        if not file.is_file():
-            yield Problem(path, image_id, None, f"picture file {file} is missing", "add the file")
-        return
+def picture_fault(file: Path, stated: tuple[Any, Any], depth: Depth) -> tuple[str, str] | None:
+    """Return reason and remedy of an unusable picture file, or None.
+
+    Args:
+        file: the picture.
+        stated: its (height, width) according to the annotations.
+        depth: see ``examine_coco``.
+    """
+    try:
+        there = file.is_file()
+    except OSError as error:  # for example a name that is too long
+        return f"picture file {str(file)[:200]}: {error.strerror}", "rename or remove the picture"
+    if not there:
+        return f"picture file {file} is missing", "add the file or remove the picture"
+    if depth == "name":
+        return None
     try:
         stored, shown = header_size(file)
+        if stored == stated and depth == "pixels":
+            read_rgb(file)
     except ValueError as error:
-        yield Problem(path, image_id, None, str(error), "add the file or remove the picture")
-        return
-    if stored != size:
-        yield Problem(path, image_id, None, *size_mismatch(file, size, stored, shown))
+        reason, _, remedy = str(error).rpartition("; ")
+        return reason, f"{remedy} or remove the picture"
+    return None if stored == stated else size_mismatch(file, stated, stored, shown)
 
 
 def size_mismatch(
-    file: Path, stated: tuple[int, int], stored: tuple[int, int], shown: tuple[int, int]
+    file: Path, stated: tuple[Any, Any], stored: tuple[int, int], shown: tuple[int, int]
 ) -> tuple[str, str]:
     """Word the reason and the remedy for a picture of another (height, width) than stated."""
     reason = (
@@ -169,88 +145,3 @@ def size_mismatch(
     if stated == shown:
         return reason, "its EXIF orientation turns it: save it upright and without that tag"
     return reason, "annotate the picture anew or correct height and width"
-
-
-def _check_annotation(
-    path: Path,
-    annotation_id: int,
-    annotation: Mapping[str, Any],
-    pictures: Mapping[int, Mapping[str, Any]],
-    categories: Mapping[int, Any],
-) -> Iterator[Problem]:
-    image_id = annotation["image_id"]
-    if not _known(image_id, pictures):
-        yield Problem(
-            path, image_id, annotation_id, "no such picture", "add it or remove the annotation"
-        )
-        return
-    if not _known(annotation["category_id"], categories):
-        yield Problem(
-            path,
-            image_id,
-            annotation_id,
-            f"category {annotation['category_id']} is not declared",
-            f"declare it; known are {sorted(categories)[:10]}",
-        )
-    image = pictures[image_id]
-    segmentation = annotation["segmentation"]
-    if isinstance(segmentation, list):
-        reason = _polygon_reason(segmentation)
-    else:
-        reason = _rle_reason(segmentation, image["height"], image["width"])
-    if reason:
-        yield Problem(path, image_id, annotation_id, reason, "redraw or remove the annotation")
-    box = annotation.get("bbox", [0, 0, 0, 0])
-    if not (isinstance(box, list) and len(box) == 4 and _finite(box)):
-        remedy = "write [x, y, width, height] or leave it out"
-        yield Problem(path, image_id, annotation_id, f"bbox is {box}", remedy)
-    if not _finite([annotation.get("area", 0)]):
-        remedy = "write square pixels or leave it out"
-        yield Problem(path, image_id, annotation_id, f"area is {annotation['area']}", remedy)
-
-
-def _known(number: Any, table: Mapping[int, Any]) -> bool:
-    return isinstance(number, int | float) and number in table
-
-
-def _finite(values: Sequence[Any]) -> bool:
-    try:
-        return math.isfinite(sum(values))
-    except TypeError:
-        return False
-
-
-def _polygon_reason(polygons: Sequence[Any]) -> str:
-    if not polygons:
-        return "has no polygon"
-    for polygon in polygons:
-        if not isinstance(polygon, list):
-            return f"a polygon is a {type(polygon).__name__}, no list of numbers"
-        if len(polygon) < 6:
-            return f"a polygon has {len(polygon)} numbers, fewer than 6"
-        if len(polygon) % 2:
-            return f"a polygon has {len(polygon)} numbers, which are not pairs"
-        if not _finite(polygon):
-            return "a polygon has a coordinate that is no finite number"
-    return ""
-
-
-def _rle_reason(segmentation: Any, height: int, width: int) -> str:
-    if not isinstance(segmentation, dict) or not {"size", "counts"} <= set(segmentation):
-        return "segmentation is neither polygons nor a run-length record with size and counts"
-    if segmentation["size"] != [height, width]:
-        return f"run-length mask of size {segmentation['size']} in a picture of [{height}, {width}]"
-    counts = segmentation["counts"]
-    if isinstance(counts, list):
-        good = all(isinstance(run, int) and run >= 0 for run in counts)
-        covered = sum(counts) if good else -1
-    elif isinstance(counts, str):
-        try:
-            covered = int(from_bytes(counts).sum())
-        except ValueError as error:
-            return str(error)
-    else:
-        return f"run lengths are a {type(counts).__name__}, not a text or a list"
-    if covered != height * width:
-        return f"run lengths cover {covered} of {height * width} pixels"
-    return ""

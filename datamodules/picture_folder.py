@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from datamodules.coco_files import HEADER_LIMIT
 from datamodules.pictures import SUFFIXES, header_size, read_rgb
 from datamodules.seg_dataset import AnnotatedPicture
 from datamodules.segmentation import SegDataModule, Split
 from datamodules.transforms import LabelMaps
-from structures import CategoryMap
+from structures import CategoryMap, DataProblems, Problem, settle
 
 
 @dataclass(frozen=True)
 class PictureFolderSource:
-    """Picture files without annotations; the id of a picture is its number plus one."""
+    """Picture files without annotations.
+
+    Attributes:
+        files: in the order of their names.
+        ids: the place of each among all pictures of the folder, counted from 1, so that it does
+            not change when others are left out.
+    """
 
     files: tuple[Path, ...]
+    ids: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -37,7 +46,7 @@ class PictureFolderSource:
         nothing = np.zeros(0, dtype=np.int64)
         maps = LabelMaps(np.zeros((0, *image.shape[:2]), dtype=np.uint8), nothing, nothing)
         name = str(self.files[index])
-        return AnnotatedPicture(image, maps, nothing, nothing.astype(bool), index + 1, name)
+        return AnnotatedPicture(image, maps, nothing, nothing.astype(bool), self.ids[index], name)
 
     def sizes(self) -> npt.NDArray[np.int64]:
         """Return (n, 2), height and width of every picture. Opens every file."""
@@ -51,6 +60,9 @@ class PictureFolderSource:
 class PictureFolderDataModule(SegDataModule):
     """The pictures of a folder, or one picture, for ``predict`` only.
 
+    Up to 5 000 files are opened at once, so that one that is broken is known before the first
+    prediction.
+
     Args:
         root: a folder, whose png, jpg, tif and bmp files are taken in the order of their names
             (folders within it are not), or one picture file.
@@ -58,6 +70,7 @@ class PictureFolderDataModule(SegDataModule):
         **shared: the arguments of ``SegDataModule``.
 
     Raises:
+        DataProblems: picture files cannot be read and ``bad_data`` is ``error``, or none can.
         ValueError: there is no such path or no picture in it.
     """
 
@@ -81,7 +94,34 @@ class PictureFolderDataModule(SegDataModule):
                 f"folder {path} holds no picture ({', '.join(SUFFIXES)}); folders within it are "
                 "not read, so name the one with the pictures, such as DIR/images/val"
             )
-        self._source = PictureFolderSource(tuple(files))
+        self._files = tuple(files)
+        small = len(files) <= HEADER_LIMIT
+        self.problems = settle(
+            self.check(thorough=self.bad_data == "skip") if small else [], self.bad_data
+        )
+        broken = {problem.item for problem in self.problems}
+        kept = [(file, n) for n, file in enumerate(files, start=1) if n not in broken]
+        if not kept:
+            raise DataProblems(self.problems)
+        self._source = PictureFolderSource(tuple(f for f, _ in kept), tuple(n for _, n in kept))
+
+    def check(self, thorough: bool = False) -> list[Problem]:
+        """Open every file and return what cannot be read.
+
+        Args:
+            thorough: also decode every picture.
+        """
+        with ThreadPoolExecutor(2) as pool:  # reading releases the interpreter
+            faults = list(pool.map(functools.partial(_fault, thorough=thorough), self._files))
+        return [
+            Problem(file, number, None, *fault)
+            for number, (file, fault) in enumerate(zip(self._files, faults, strict=True), start=1)
+            if fault is not None
+        ]
+
+    def summary(self) -> dict[str, dict[str, int]]:
+        """Return the number of pictures under ``predict``."""
+        return {"predict": {"pictures": len(self._files)}}
 
     def source(self, split: Split) -> PictureFolderSource:
         """Return the pictures.
@@ -106,13 +146,26 @@ class PictureFolderDataModule(SegDataModule):
 
     @functools.cached_property
     def _records(self) -> list[dict[str, Any]]:
-        rows = zip(self._source.files, self._source.sizes().tolist(), strict=True)
+        source = self._source
+        rows = zip(source.ids, source.files, source.sizes().tolist(), strict=True)
         return [
             {"id": n, "file_name": f.name, "height": h, "width": w, "path": str(f.resolve())}
-            for n, (f, (h, w)) in enumerate(rows, start=1)
+            for n, f, (h, w) in rows
         ]
 
     def image_records(self, split: Split) -> list[dict[str, Any]]:
         """Return ``id``, ``file_name``, ``height``, ``width`` and absolute ``path`` of each."""
         self.source(split)
         return [dict(record) for record in self._records]
+
+
+def _fault(file: Path, *, thorough: bool) -> tuple[str, str] | None:
+    """Return reason and remedy of a picture that cannot be read, or None."""
+    try:
+        header_size(file)
+        if thorough:
+            read_rgb(file)
+    except ValueError as error:
+        reason, _, remedy = str(error).rpartition("; ")
+        return reason, f"{remedy} or remove it"
+    return None

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import struct
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+# How far a check reads a picture file: that it is there, its size, or all of it
+Depth = Literal["name", "header", "pixels"]
 
-_BROKEN = (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError)
+_BROKEN = (
+    UnidentifiedImageError,
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    struct.error,
+    Image.DecompressionBombError,
+)
 _PLAIN_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 _ORIENTATION_TAG = 0x0112
 
@@ -40,15 +54,22 @@ def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
     Raises:
         ValueError: the file is missing, broken or of a kind without a natural 8-bit form.
     """
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith("I"):
-                return _from_16_bit(np.asarray(image), path)
-            if image.mode not in _PLAIN_MODES:
-                raise ValueError(
-                    f"{path} has pixels of kind {image.mode}; write it with 8 or 16 bits a channel"
-                )
+    with _naming(path), Image.open(path) as image:
+        mode = image.mode
+        if mode.startswith("I"):
+            values = np.array(image)
+        elif mode in _PLAIN_MODES:
             return np.array(image.convert("RGB"), dtype=np.uint8)  # writable, unlike asarray
+    if not mode.startswith("I"):
+        raise ValueError(f"{path} has pixels of kind {mode}; write it with 8 or 16 bits a channel")
+    return _from_16_bit(values, path)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turn what the library raises on a broken file into a ValueError that names it."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise ValueError(f"picture file {path} is missing") from error
     except _BROKEN as error:
@@ -61,12 +82,20 @@ def header_size(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
     Raises:
         ValueError: the file is missing or is no picture.
     """
-    try:
-        with Image.open(path) as image:
-            stored = (image.height, image.width)
-            turned = image.getexif().get(_ORIENTATION_TAG, 1) >= 5
-    except FileNotFoundError as error:
-        raise ValueError(f"picture file {path} is missing") from error
-    except _BROKEN as error:
-        raise ValueError(f"picture file {path} cannot be read: {error}; replace it") from error
+    with _naming(path), Image.open(path) as image:
+        stored = (image.height, image.width)
+        turned = _orientation(image) >= 5
     return stored, (stored[1], stored[0]) if turned else stored
+
+
+def is_upright(path: Path) -> bool:
+    """Tell whether a readable picture is shown as it is stored, neither turned nor mirrored."""
+    with Image.open(path) as image:
+        return _orientation(image) in (0, 1)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 where there is none."""
+    # The method of the base class, because that of PNG files decodes all pixels
+    found = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
+    return found if isinstance(found, int) else 1

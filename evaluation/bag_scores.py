@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from structures import BagBatch, MILTask
+from structures import BagBatch
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -37,6 +35,13 @@ class BagScores:
     probabilities: FloatArray
     groups: tuple[str, ...] = ()
     witness: FloatArray = field(default_factory=lambda: np.zeros(0))
+
+    @property
+    def known(self) -> npt.NDArray[np.bool_]:
+        """(B,) whether the bag's label is known; an unknown one is negative."""
+        least = self.labels.min(axis=1) if self.labels.ndim == 2 else self.labels
+        known: npt.NDArray[np.bool_] = least >= 0
+        return known
 
 
 class BagCollector:
@@ -94,68 +99,3 @@ class BagCollector:
             groups=groups if len(groups) == len(rows) else (),
             witness=np.array([r["witness"] for r in rows], dtype=np.float64),
         )
-
-
-def read_bag_csv(path: Path) -> tuple[BagScores, MILTask]:
-    """Read predictions as `PredictionWriter` writes them.
-
-    Args:
-        path: CSV with ``bag_id``, ``label`` and either ``score`` (binary: probability of class 1)
-            or one ``score_<class>`` column a class.
-
-    Returns:
-        The scores and the task: binary with one score column, else multiclass.
-
-    Raises:
-        ValueError: columns are missing, a bag occurs twice, or a value is missing, not a number
-            or outside [0, 1]; the message names file, line and remedy.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    with path.open(newline="") as stream:
-        reader = csv.DictReader(stream)
-        columns = [c for c in reader.fieldnames or [] if c == "score" or c.startswith("score_")]
-        lacking = {"bag_id", "label"} - set(reader.fieldnames or [])
-        if lacking or not columns:
-            needs = sorted(lacking) or ["score"]
-            raise ValueError(f"{path}: column {', '.join(needs)} missing; needs bag_id,label,score")
-        rows = [_parse_row(path, reader.line_num, row, columns) for row in reader]
-    if not rows:
-        raise ValueError(f"{path}: no bags in the file")
-    names = [name for name, _, _ in rows]
-    twice = sorted({n for n in names if names.count(n) > 1})
-    if twice:
-        raise ValueError(f"{path}: bag {twice[0]} occurs more than once; keep one line a bag")
-    table = np.array([scores for _, _, scores in rows], dtype=np.float64)
-    classes = 2 if len(columns) == 1 else len(columns)
-    labels = np.array([label for _, label, _ in rows], dtype=np.int64)
-    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-    if wrong.size:
-        raise ValueError(
-            f"{path}: bag {names[wrong[0]]} has label {labels[wrong[0]]}; "
-            f"with {len(columns)} score column(s) labels are 0 to {classes - 1}"
-        )
-    scores = BagScores(
-        bag_ids=tuple(names),
-        index=np.arange(len(names)),
-        labels=labels,
-        probabilities=table[:, 0] if len(columns) == 1 else table,
-    )
-    return scores, "binary" if len(columns) == 1 else "multiclass"
-
-
-def _parse_row(
-    path: Path, line: int, row: dict[str, Any], columns: list[str]
-) -> tuple[str, int, list[float]]:
-    try:
-        label, scores = int(row["label"]), [float(row[c]) for c in columns]
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"{path}, line {line}: label must be a whole number and {', '.join(columns)} numbers, "
-            f"got {row}; bags without a label cannot be scored"
-        ) from None
-    if not all(0 <= s <= 1 for s in scores):
-        raise ValueError(
-            f"{path}, line {line}: scores must be probabilities in [0, 1], got {scores}"
-        )
-    return str(row["bag_id"]), label, scores

@@ -80,7 +80,7 @@ def _match(
 ) -> Matched:
     """Match one picture's detections of one class, given best score first."""
     crowd = np.array([bool(t.get("iscrowd", 0)) for t in truth], dtype=bool)
-    overlap = _overlap(truth, found, crowd, size, iou_type)
+    overlap = overlaps(truth, found, crowd, size, iou_type)
     needed = min(iou, 1 - 1e-10)  # so that 1.0 can be reached in floating point, as the API does
     free = ~crowd
     detections = []
@@ -95,7 +95,7 @@ def _match(
     return Matched(detections, int((~crowd).sum()))
 
 
-def _overlap(
+def overlaps(
     truth: list[Mapping[str, Any]],
     found: list[Row],
     crowd: npt.NDArray[np.bool_],

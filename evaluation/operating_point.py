@@ -11,6 +11,7 @@ model that writes COCO results, so that two models are compared by the same rule
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -162,6 +163,8 @@ def operating_point(
     """
     if not 0 < iou <= 1 or max_dets < 1:
         raise ValueError(f"iou must be in (0, 1] and max_dets >= 1, got {iou} and {max_dets}")
+    if not math.isfinite(score):
+        raise ValueError(f"score is the confidence from which to count, got {score}")
     check_ground_truth(ground_truth)
     check_results(results, ground_truth)
     categories = sorted((int(c["id"]), str(c["name"])) for c in ground_truth["categories"])

@@ -11,15 +11,30 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from structures import rle
+from evaluation.result_checks import Row, find_result_problems, picture_sizes
+from structures import BadDataPolicy, DataProblems, Problem, settle
+from structures.coco_format import check_coco, load_coco, read_json
 
-Row = dict[str, Any]
+__all__ = [
+    "GroundTruth",
+    "Row",
+    "check_ground_truth",
+    "check_results",
+    "load_ground_truth",
+    "load_results",
+    "merge_categories",
+    "picture_sizes",
+    "read_ground_truth",
+    "read_results",
+    "write_json",
+]
+
 GroundTruth = Mapping[str, Any]
 
 
@@ -59,11 +74,40 @@ def load_ground_truth(path: str | Path) -> dict[str, Any]:
         The file's content.
 
     Raises:
-        ValueError: see ``check_ground_truth``; or the file is missing or not JSON.
+        DataProblems: see ``read_ground_truth``.
     """
-    content = _read_json(path, "the annotations of a data set")
-    check_ground_truth(content, str(path))
-    return dict(content)
+    return read_ground_truth(path)[0]
+
+
+def read_ground_truth(
+    path: str | Path,
+    policy: BadDataPolicy = "error",
+    look: Callable[[Sequence[Any]], Mapping[int, Problem]] | None = None,
+) -> tuple[dict[str, Any], tuple[Problem, ...]]:
+    """Read a COCO instances file with the checks that training makes too.
+
+    ``bbox`` and ``area`` must be there; ``segmentation`` may be absent or empty where only boxes
+    are to be scored.
+
+    Args:
+        path: JSON file.
+        policy: ``skip`` leaves out faulty pictures and annotations.
+        look: given the records of the pictures, returns what is wrong with their files by position.
+
+    Returns:
+        The file's content and the problems of what was left out.
+
+    Raises:
+        DataProblems: a record is wrong and the policy is ``error``; or the file is missing, is no
+            COCO file, or its categories are wrong.
+    """
+    path = Path(path)
+    content = load_coco(path)
+    keys = ("id", "image_id", "category_id", "bbox", "area")
+    unusable = None if look is None else look(content["images"])
+    findings = check_coco(path, content, annotation_keys=keys, unusable=unusable)
+    skipped = settle(findings.problems, "error" if findings.fatal else policy)
+    return ({**content, **findings.data} if skipped else content), skipped
 
 
 def load_results(path: str | Path, ground_truth: GroundTruth | None = None) -> list[Row]:
@@ -74,24 +118,43 @@ def load_results(path: str | Path, ground_truth: GroundTruth | None = None) -> l
         ground_truth: the data set that the rows must refer to, or None to check the rows alone.
 
     Raises:
-        ValueError: see ``check_results``; or the file is missing, not JSON, or not a list.
+        DataProblems: see ``read_results``.
     """
-    rows = _read_json(path, "a COCO results list")
-    if isinstance(rows, Mapping) and "annotations" in rows:
-        raise ValueError(
-            f"{path}: this is an annotations file; results are a list of rows with image_id, "
-            "category_id, score and bbox or segmentation"
-        )
+    return read_results(path, ground_truth)[0]
+
+
+def read_results(
+    path: str | Path, ground_truth: GroundTruth | None = None, policy: BadDataPolicy = "error"
+) -> tuple[list[Row], tuple[Problem, ...]]:
+    """Read a COCO results file and check every row, including that each mask can be decoded.
+
+    Args:
+        path: JSON file holding a list of rows.
+        ground_truth: the data set that the rows must refer to, or None to check the rows alone;
+            without ``categories`` any category will do.
+        policy: ``skip`` leaves out faulty rows.
+
+    Returns:
+        The rows and the problems of those left out.
+
+    Raises:
+        DataProblems: rows are wrong (all are listed) and the policy is ``error``; or the file is
+            missing, not JSON, or not a list.
+    """
+    path = Path(path)
+    rows = read_json(path, "a COCO results list")
     if not isinstance(rows, list):
-        raise ValueError(
-            f"{path}: results must be a list of rows, got {type(rows).__name__}; write "
-            '[{"image_id": ..., "category_id": ..., "score": ..., "segmentation": ...}, ...]'
+        reason = f"results must be a list of rows, got {type(rows).__name__}"
+        if isinstance(rows, dict) and "annotations" in rows:
+            reason = "this is an annotations file, not a list of results"
+        remedy = (
+            'write [{"image_id": ..., "category_id": ..., "score": ..., "segmentation": ...}, ...]'
         )
-    check_results(rows, ground_truth, str(path))
-    for number, row in enumerate(rows):
-        if "segmentation" in row:
-            _check_runs(row["segmentation"], f"{path}: row {number}")
-    return rows
+        raise DataProblems([Problem(path, None, None, reason, remedy)])
+    skipped = settle(find_result_problems(rows, ground_truth, path, decode=True), policy)
+    faulty = {problem.annotation for problem in skipped}
+    kept = [row for number, row in enumerate(rows) if number not in faulty] if faulty else rows
+    return kept, skipped
 
 
 def check_ground_truth(content: Any, source: str = "ground truth") -> None:
@@ -147,49 +210,10 @@ def check_results(
         source: how to name the rows in messages.
 
     Raises:
-        ValueError: a key is missing, a score or a box is not finite, an image or category id is
+        DataProblems: a key is missing, a score or a box is not finite, an image or category id is
             unknown, a segmentation is not an RLE or has another size than its picture.
     """
-    sizes = None if ground_truth is None else picture_sizes(ground_truth)
-    categories = (
-        set() if ground_truth is None else {record["id"] for record in ground_truth["categories"]}
-    )
-    _require(rows, ("image_id", "category_id", "score"), f"{source}: row")
-    for number, row in enumerate(rows):
-        if not _is_number(row["score"]):
-            raise ValueError(
-                f"{source}: row {number} (image {row['image_id']}): score is {row['score']!r}; "
-                "write a finite number"
-            )
-        if "bbox" not in row and "segmentation" not in row:
-            raise ValueError(
-                f"{source}: row {number} has neither bbox nor segmentation; give one of them"
-            )
-        where = f"{source}: row {number}"
-        if sizes is not None:
-            _check_reference(row, sizes, categories, where)
-        if "bbox" in row:
-            _check_box(row["bbox"], where)
-        if "segmentation" in row:
-            size = None if sizes is None else sizes[row["image_id"]]
-            _check_size(row["segmentation"], size, f"{where} (image {row['image_id']})")
-
-
-def picture_sizes(ground_truth: GroundTruth) -> dict[Any, tuple[int, int]]:
-    """Return (height, width) by image id."""
-    return {
-        image["id"]: (int(image["height"]), int(image["width"])) for image in ground_truth["images"]
-    }
-
-
-def _read_json(path: str | Path, what: str) -> Any:
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; give the path of {what}")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); give {what}") from error
+    settle(find_result_problems(rows, ground_truth, Path(source)), "error")
 
 
 def _require(records: Iterable[Any], keys: Sequence[str], where: str) -> None:
@@ -243,21 +267,6 @@ def _check_size(mask: Any, size: tuple[int, int] | None, where: str) -> None:
         raise ValueError(
             f"{where}: RLE of size {list(mask['size'])} in a picture of size {list(size)} (height, "
             "width); write masks in the frame of the original picture"
-        )
-
-
-def _check_runs(mask: Mapping[str, Any], where: str) -> None:
-    counts = mask["counts"]
-    try:
-        runs = np.asarray(counts, dtype=np.int64) if isinstance(counts, list) else None
-        runs = rle.from_bytes(counts) if runs is None else runs
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{where}: RLE cannot be read ({error}); write it anew") from error
-    total = int(mask["size"][0]) * int(mask["size"][1])
-    if int(runs.sum()) != total or (runs.size and int(runs.min()) < 0):
-        raise ValueError(
-            f"{where}: RLE covers {int(runs.sum())} pixels, its size {list(mask['size'])} has "
-            f"{total}; write it anew"
         )
 
 

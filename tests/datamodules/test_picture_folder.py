@@ -4,6 +4,7 @@ import torch
 from PIL import Image
 
 from datamodules import PictureFolderDataModule
+from structures import DataProblems
 
 MAP = {"ids": [5, 9], "names": ["cat", "dog"]}
 
@@ -54,3 +55,25 @@ def test_what_it_cannot_do_is_told(folder):
         PictureFolderDataModule(folder / "empty", MAP)
     with pytest.raises(ValueError, match="nowhere is missing"):
         PictureFolderDataModule(folder / "nowhere", MAP)
+
+
+def test_broken_files_are_all_named_before_predicting_or_left_out(folder):
+    (folder / "a.PNG").write_bytes(b"no picture")
+    whole = (folder / "c.tif").read_bytes()
+    (folder / "d.png").write_text("")
+    with pytest.raises(DataProblems) as error:
+        PictureFolderDataModule(folder, MAP)
+    found = [(p.file, p.item) for p in error.value.problems]
+    assert found == [(folder / "a.PNG", 1), (folder / "d.png", 4)]
+    assert "cannot be read" in str(error.value)
+    assert "replace it or remove it" in str(error.value)
+    (folder / "c.tif").write_bytes(whole[: len(whole) // 2])
+    data = PictureFolderDataModule(folder, MAP, bad_data="skip")
+    assert [p.item for p in data.problems] == [1, 3, 4]
+    assert [r["id"] for r in data.image_records("predict")] == [2]  # as without the others
+    assert [b.image_ids for b in data.predict_dataloader()] == [(2,)]
+    assert data.summary() == {"predict": {"pictures": 4}}
+    assert [p.item for p in data.check(thorough=True)] == [1, 3, 4]
+    (folder / "b.png").write_text("")
+    with pytest.raises(DataProblems, match="b.png cannot be read"):
+        PictureFolderDataModule(folder, MAP, bad_data="skip")

@@ -60,6 +60,13 @@ def test_what_cannot_be_read_is_named(tmp_path):
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:90])
     with pytest.raises(ValueError, match=r"cut\.png cannot be read"):
         read_rgb(tmp_path / "cut.png")
+    # a chunk of the header that claims to be shorter than it is
+    header = bytearray((tmp_path / "whole.png").read_bytes())
+    header[11] = 7
+    (tmp_path / "short.png").write_bytes(header)
+    for read in (read_rgb, header_size):
+        with pytest.raises(ValueError, match=r"short\.png cannot be read: Truncated IHDR"):
+            read(tmp_path / "short.png")
     Image.fromarray(np.ones((4, 4), dtype=np.float32)).save(tmp_path / "float.tif")
     with pytest.raises(ValueError, match=r"float\.tif has pixels of kind F"):
         read_rgb(tmp_path / "float.tif")

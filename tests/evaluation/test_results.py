@@ -6,7 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.results import check_results, load_ground_truth, load_results, write_json
+from evaluation.results import (
+    check_ground_truth,
+    load_ground_truth,
+    load_results,
+    read_ground_truth,
+    read_results,
+    write_json,
+)
+from structures import DataProblems, Problem
 
 MASK = {"size": [4, 6], "counts": [5, 3, 16]}
 TRUTH = {
@@ -33,48 +41,12 @@ def test_good_files_come_back_unchanged(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"image_id": 11}, r"row 1: image_id 11 .* belong together"),
-        ({"category_id": 0}, r"row 1: category_id 0 .*\(\[3\]\).* not labels from 0"),
-        ({"score": float("nan")}, r"row 1 \(image 10\): score is nan; write a finite"),
-        ({"score": "0.5"}, "row 1 .* score is '0.5'"),
-        ({"score": True}, "row 1 .* score is True"),
-        ({"bbox": [1, 2, 3]}, "row 1: bbox is .*; write .x, y, width, height."),
-        ({"bbox": [1, 2, 3, float("inf")]}, "row 1: bbox is"),
-        ({"bbox": [3, 3, -1, 2]}, "row 1: bbox .* negative side"),
-        ({"segmentation": [[0, 0, 1, 0, 1, 1]]}, "row 1 .* must be an RLE"),
-        ({"segmentation": {"size": [6, 4], "counts": [24]}}, r"row 1 .*\[6, 4\].*\[4, 6\]"),
-        ({"segmentation": {"size": [4, 6], "counts": [5, 3, 15]}}, "row 1: RLE covers 23 .* 24"),
-        ({"segmentation": {"size": [4, 6], "counts": [30, -6]}}, "row 1: RLE covers 24"),
-        ({"segmentation": {"size": [4, 6], "counts": "5 @"}}, "row 1: RLE cannot be read"),
-        ({"segmentation": {"size": [4, 6], "counts": None}}, "row 1: RLE cannot be read"),
-    ],
-)
-def test_bad_rows_are_named(tmp_path, change, message):
-    path = saved(tmp_path, [ROW, {**ROW, **change}], "found.json")
-    with pytest.raises(ValueError, match=f"found.json: {message}"):
-        load_results(path, TRUTH)
-
-
-def test_rows_without_a_key(tmp_path):
-    for key in ("image_id", "category_id", "score"):
-        path = saved(tmp_path, [ROW, {k: v for k, v in ROW.items() if k != key}])
-        with pytest.raises(ValueError, match=f"row 1 has no '{key}'"):
-            load_results(path)
-    bare = {k: v for k, v in ROW.items() if k not in ("bbox", "segmentation")}
-    with pytest.raises(ValueError, match="row 0 has neither bbox nor segmentation"):
-        check_results([bare], TRUTH)
-    with pytest.raises(ValueError, match="row 1 is list"):
-        check_results([ROW, []], TRUTH)
-
-
-@pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"rows": []}, "results must be a list of rows, got dict"),
+        ({"rows": []}, "results must be a list of rows, got dict; write "),
         (TRUTH, "this is an annotations file"),
         ("{", "not valid JSON"),
+        ("null", "results must be a list of rows, got NoneType"),
     ],
 )
 def test_files_that_hold_something_else(tmp_path, content, message):
@@ -91,10 +63,28 @@ def altered(part, **change):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], "must be an object"),
-        ({**TRUTH, "categories": None}, "has no list .categories."),
-        ({**TRUTH, "images": [{"id": 10}]}, "images 0 has no 'height'"),
-        ({**TRUTH, "images": TRUTH["images"] * 2}, "images: id 10 occurs twice"),
+        ([], "file.json: has no list 'images'"),
+        ({**TRUTH, "categories": None}, "file.json: has no list 'categories'"),
+        ({**TRUTH, "images": [{"id": 10}]}, "picture 10: picture number 0 .* lacks height, width"),
+        ({**TRUTH, "annotations": TRUTH["annotations"] * 2}, "annotation 1: annotation id 1 occ"),
+        (altered("annotations", category_id=9), "picture 10, annotation 1: category 9 is not dec"),
+        (altered("annotations", bbox=[0, 0, 5]), "annotation 1: bbox is"),
+        (altered("annotations", bbox=[0, 0, 0, 2]), r"annotation 1: bbox \[0, 0, 0, 2\] has no a"),
+        (altered("annotations", segmentation=[[0, 0, 1, 1]]), "annotation 1: a polygon has 4"),
+    ],
+)
+def test_ground_truth_gets_the_checks_of_training(tmp_path, content, message):
+    with pytest.raises(DataProblems, match=message):
+        load_ground_truth(saved(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "truth: must be an object"),
+        ({**TRUTH, "categories": None}, "truth: has no list .categories."),
+        ({**TRUTH, "images": [{"id": 10}]}, "truth: images 0 has no 'height'"),
+        ({**TRUTH, "images": TRUTH["images"] * 2}, "truth: images: id 10 occurs twice"),
         ({**TRUTH, "annotations": TRUTH["annotations"] * 2}, "annotations: id 1 occurs twice"),
         (altered("images", height=None), "image 10 has height None and width 6; write its size"),
         (altered("annotations", image_id=1), "annotation 1: image_id 1 is not among the 1 pict"),
@@ -107,9 +97,38 @@ def altered(part, **change):
         ),
     ],
 )
-def test_bad_ground_truth(tmp_path, content, message):
-    with pytest.raises(ValueError, match=f"file.json: {message}"):
-        load_ground_truth(saved(tmp_path, content))
+def test_ground_truth_in_memory(content, message):
+    with pytest.raises(ValueError, match=message):
+        check_ground_truth(content, "truth")
+
+
+def test_skipping_leaves_out_records_and_rows_and_returns_why(tmp_path, caplog):
+    bad = {**TRUTH["annotations"][0], "id": 2, "bbox": [0, 0, 0, 1]}
+    truth_file = saved(tmp_path, {**TRUTH, "annotations": [*TRUTH["annotations"], bad]})
+    truth, left_out = read_ground_truth(truth_file, "skip")
+    assert truth == TRUTH
+    assert [(p.item, p.annotation) for p in left_out] == [(10, 2)]
+    rows = [ROW, {**ROW, "score": None}, ROW, {**ROW, "image_id": 4, "score": "x"}]
+    file = saved(tmp_path, rows, "found.json")
+    kept, dropped = read_results(file, truth, "skip")
+    assert kept == [ROW, ROW]
+    assert [(p.annotation, p.reason) for p in dropped] == [
+        (1, "score is None"),
+        (3, "score is 'x'"),
+        (3, "image_id 4 is not among the 1 pictures"),
+    ]
+    assert f"{file}: 3 problem(s) skipped" in caplog.text
+    with pytest.raises(DataProblems, match="has no list 'images'"):
+        read_ground_truth(saved(tmp_path, []), "skip")
+    with pytest.raises(DataProblems, match="lists no picture"):
+        read_ground_truth(saved(tmp_path, {**TRUTH, "images": []}), "skip")
+
+
+def test_pictures_are_looked_at_where_asked(tmp_path):
+    path = saved(tmp_path, TRUTH)
+    fault = Problem(path, 10, None, "is missing", "add it")
+    with pytest.raises(DataProblems, match="picture 10: is missing; add it"):
+        read_ground_truth(path, look=lambda records: {0: fault})
 
 
 def test_numbers_keep_their_value(tmp_path):

@@ -1,0 +1,124 @@
+"""The arguments of `evaluate.py`; imports nothing heavy, so that help answers at once."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+_ABOUT = "Score checkpoints and prediction files, and check data."
+
+COMMANDS = {
+    "check-data": "list everything that is wrong with a recipe and its data, without training",
+    "coco": "COCO AP and AR of boxes and masks",
+    "operating-point": "precision, recall and F1 at a confidence, one or two models",
+    "mil": "bag metrics with bootstrap intervals",
+    "mil-cv": "cross-validation of a MIL recipe on one file of bags",
+    "convert": "COCO instances to YOLO segmentation text, or back",
+}
+
+
+def _seed(text: str) -> int:
+    seed = int(text)
+    if seed < 0:
+        raise argparse.ArgumentTypeError(f"a seed is not negative, got {seed}")
+    return seed
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all subcommands; imports nothing heavy."""
+    parser = argparse.ArgumentParser(prog="evaluate.py", description=_ABOUT)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    subs = {name: commands.add_parser(name, help=text) for name, text in COMMANDS.items()}
+    for name, sub in subs.items():
+        if name != "convert":
+            sub.add_argument("--out", type=Path, help="write the numbers as JSON")
+        sub.add_argument("--debug", action="store_true", help="show a traceback on wrong input")
+    for name in ("check-data", "coco", "operating-point", "mil", "mil-cv"):
+        subs[name].add_argument(
+            "--bad-data",
+            choices=("error", "skip"),
+            default="error",
+            help="stop at faulty records, or leave them out and count them",
+        )
+    subs["check-data"].add_argument(
+        "--config",
+        type=Path,
+        action="append",
+        required=True,
+        help="recipe, then overlays; any flag of `train.py fit` may follow, e.g. --data.root DIR",
+    )
+    for name in ("coco", "operating-point"):
+        source = subs[name].add_mutually_exclusive_group(required=True)
+        many: dict[str, Any] = {"nargs": "+"} if name == "operating-point" else {}
+        source.add_argument("--ckpt", type=Path, help="checkpoint(s)", **many)
+        source.add_argument("--predictions", type=Path, help="COCO results file(s)", **many)
+        subs[name].add_argument("--annotations", type=Path, required=True, help="COCO ground truth")
+        subs[name].add_argument("--images", type=Path, help="picture folder to use or check")
+        subs[name].add_argument("--batch-size", type=int, help="default: the checkpoint's")
+    coco = subs["coco"]
+    coco.add_argument(
+        "--max-dets", type=int, nargs="+", help="default: the checkpoint's, or 1 10 100"
+    )
+    coco.add_argument("--backend", choices=("fast", "pycocotools"), default="fast")
+    coco.add_argument(
+        "--class-agnostic", action="store_true", help="score all categories as one class"
+    )
+    coco.add_argument("--per-class", action="store_true", help="also print AP by class")
+    coco.add_argument("--save-predictions", type=Path, help="write the results file (with --ckpt)")
+    point = subs["operating-point"]
+    point.add_argument("--score", type=float, default=0.5, help="confidence from which to count")
+    point.add_argument("--iou", type=float, default=0.5, help="overlap that makes a match")
+    point.add_argument("--iou-type", choices=("segm", "bbox"), help="default: segm where masks are")
+    point.add_argument("--latency", action="store_true", help="also time each checkpoint")
+    point.add_argument("--seed", type=_seed, default=0, help="seed of the bootstrap")
+    _add_mil(subs["mil"], subs["mil-cv"])
+    _add_convert(subs["convert"])
+    return parser
+
+
+def _add_mil(mil: argparse.ArgumentParser, cv: argparse.ArgumentParser) -> None:
+    source = mil.add_mutually_exclusive_group(required=True)
+    source.add_argument("--ckpt", type=Path, help="checkpoint (with --data)")
+    source.add_argument("--predictions", type=Path, help="CSV bag_id,label,score")
+    mil.add_argument(
+        "--data", type=Path, help="npz of bags, CSV of slides, or a recipe (its test split)"
+    )
+    mil.add_argument("--threshold", type=float, help="default: the checkpoint's, or 0.5")
+    mil.add_argument("--draws", type=int, default=1000, help="bootstrap draws")
+    mil.add_argument("--seed", type=_seed, default=0, help="seed of the bootstrap")
+    cv.add_argument(
+        "--config", type=Path, required=True, help="recipe, e.g. configs/mil/abmil.yaml"
+    )
+    cv.add_argument("--data", type=Path, required=True, help="npz of bags, or CSV of slides")
+    cv.add_argument("--folds", type=int, help="default: 10, or those of the file")
+    cv.add_argument("--repeats", type=int, help="default: 5, or fewer where the file has fewer")
+    cv.add_argument("--wandb", metavar="PROJECT", help="log each fold to W&B, one group in all")
+    cv.add_argument("--wandb-mode", choices=("offline", "online"), default="offline")
+    for sub in (mil, cv):
+        sub.add_argument(
+            "--features", type=Path, help="folder of the slides' features (with a CSV)"
+        )
+    cv.add_argument("--seed", type=_seed, default=0)
+
+
+def _add_convert(convert: argparse.ArgumentParser) -> None:
+    forms = ("coco", "yolo")
+    convert.add_argument("--from", dest="source", choices=forms, required=True)
+    convert.add_argument("--to", dest="form", choices=forms, required=True)
+    convert.add_argument("--annotations", type=Path, help="COCO file to read")
+    convert.add_argument("--images", type=Path, help="its picture folder")
+    convert.add_argument("--data", dest="data_yaml", type=Path, help="data.yaml to read")
+    convert.add_argument("--root", type=Path, help="folder of its data, instead of its `path`")
+    convert.add_argument("--split", help="default: SPLIT of instances_SPLIT.json")
+    convert.add_argument(
+        "--out", dest="target", type=Path, required=True, help="folder or JSON file to write"
+    )
+    convert.add_argument("--skip-crowds", action="store_true", help="leave crowd regions out")
+    convert.add_argument(
+        "--boxes-as-masks", action="store_true", help="take lines of detection sets as rectangles"
+    )
+    copied: dict[str, Any] = {"choices": ("copy", "link"), "default": "copy"}
+    convert.add_argument("--pictures", dest="placing", help="how a YOLO set gets them", **copied)
+    convert.add_argument("--bad-data", choices=("error", "skip"), default="error")
+    convert.add_argument("--report", dest="out", type=Path, help="write the counts as JSON")

@@ -1,0 +1,104 @@
+"""Whether boxes, polygons and run-length masks are sound and lie in their picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from structures.rle import from_bytes
+
+TOLERANCE = 2.0  # pixels that a polygon or a box may reach beyond the border  # A50
+
+
+def is_known(number: Any, table: Collection[int]) -> bool:
+    """Tell whether an id of whatever type is one of ``table``."""
+    return isinstance(number, int | float) and type(number) is not bool and number in table
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether a value is a finite number; a truth value is none."""
+    return type(value) is not bool and are_finite([value])
+
+
+def are_finite(values: Sequence[Any]) -> bool:
+    """Tell whether all values are finite numbers."""
+    try:
+        return math.isfinite(sum(values))
+    except (TypeError, OverflowError):
+        return False
+
+
+def box_reason(box: Any, height: int, width: int) -> str:
+    """Return what is wrong with [x, y, width, height] in a picture, or nothing."""
+    if not (isinstance(box, list) and len(box) == 4 and are_finite(box)):
+        return f"bbox is {box!r}"
+    if box[2] <= 0 or box[3] <= 0:  # A51
+        return f"bbox {box} has no area"
+    return _outside_reason(f"bbox {box}", box[::2], box[1::2], height, width, sized=True)
+
+
+def polygon_reason(polygons: Sequence[Any], height: int, width: int) -> str:
+    """Return what is wrong with a list of polygons [x1, y1, x2, y2, ...], or nothing."""
+    if not polygons:
+        return "has no polygon"
+    for polygon in polygons:
+        if not isinstance(polygon, list):
+            return f"a polygon is a {type(polygon).__name__}, no list of numbers"
+        if len(polygon) < 6 or len(polygon) % 2:
+            why = "fewer than 6 (3 points)" if len(polygon) < 6 else "which are not pairs"
+            return f"a polygon has {len(polygon)} numbers, {why}"
+        if not are_finite(polygon):
+            return "a polygon has a coordinate that is no finite number"
+        if reason := _outside_reason("a polygon", polygon[::2], polygon[1::2], height, width):
+            return reason
+    return ""
+
+
+def _outside_reason(
+    name: str,
+    xs: Sequence[float],
+    ys: Sequence[float],
+    height: int,
+    width: int,
+    *,
+    sized: bool = False,
+) -> str:
+    """Tell of coordinates beyond the border; ``sized``: the second of each are lengths."""
+    left, top = (xs[0], ys[0]) if sized else (min(xs), min(ys))
+    right, bottom = (sum(xs), sum(ys)) if sized else (max(xs), max(ys))
+    reach = max(-left, -top, right - width, bottom - height)
+    if right <= 0 or bottom <= 0 or left >= width or top >= height or reach > TOLERANCE:
+        return (
+            f"{name} lies outside the picture: x {left:g} to {right:g}, y {top:g} to {bottom:g} "
+            f"in {width} x {height} px"
+        )
+    return ""
+
+
+def rle_reason(segmentation: Any, height: int, width: int, covered: int | None = None) -> str:
+    """Return what is wrong with a run-length record in a picture, or nothing.
+
+    Args:
+        segmentation: the record.
+        height: of the picture.
+        width: of the picture.
+        covered: pixels that its text covers where that is known (see `rle_batch.covered_pixels`).
+    """
+    if not isinstance(segmentation, dict) or not {"size", "counts"} <= set(segmentation):
+        return "segmentation is neither polygons nor a run-length record with size and counts"
+    if segmentation["size"] != [height, width]:
+        return f"run-length mask of size {segmentation['size']} in a picture of [{height}, {width}]"
+    total, counts = height * width, segmentation["counts"]
+    if isinstance(counts, list):
+        if not all(type(run) is int and 0 <= run <= total for run in counts):
+            return f"run lengths hold a value that is no whole number from 0 to {total}"
+        covered = sum(counts)
+    elif not isinstance(counts, str):
+        return f"run lengths are a {type(counts).__name__}, not a text or a list"
+    elif covered != total:
+        try:
+            covered = int(from_bytes(counts).sum())
+        except ValueError as error:
+            return str(error)
+    return "" if covered == total else f"run lengths cover {covered} of {total} pixels"

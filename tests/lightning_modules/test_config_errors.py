@@ -1,0 +1,123 @@
+"""A wrong configuration is told in one line: the file or flag, the key, what is allowed."""
+
+from pathlib import Path
+
+import pytest
+
+import evaluate
+import train
+from lightning_modules.config_errors import config_files, explain
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = "configs/quickstart/abmil.yaml"
+
+
+@pytest.fixture(autouse=True)
+def in_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+OVERLAYS = [
+    (
+        "data: {init_args: {batch_sise: 3}}",
+        "unknown key data.init_args.batch_sise; did you mean batch_size?",
+    ),
+    ("trainr: {max_epochs: 3}", "unknown key trainr; did you mean trainer?"),
+    ("trainer: {max_epoch: 3}", "unknown key trainer.max_epoch; did you mean max_epochs?"),
+    ("checkpoint: {monitr: a}", "unknown key checkpoint.monitr; did you mean monitor?"),
+    ("wandb: {projekt: a}", "unknown key wandb.projekt; did you mean project?"),
+    (
+        "model: {init_args: {model: {init_args: {gatd: true}}}}",
+        "unknown key model.init_args.model.init_args.gatd; did you mean gated?",
+    ),
+    (
+        "model: {init_args: {optimizer: {class_path: torch.optim.AdamW, init_args: {learn: 1}}}}",
+        "unknown key model.init_args.optimizer.init_args.learn; known are ",
+    ),
+    ("data: {init_args: {batch_size: many}}", "data.init_args.batch_size is many; allowed is int"),
+    ("data: {init_args: {target: [1, 2]}}", "data.init_args.target is [1, 2]; allowed is int"),
+    ("trainer: {max_epochs: [1, 2]}", "trainer.max_epochs is [1, 2]; allowed is int or null"),
+    ("trainer: {precision: sixteen}", "trainer.precision is sixteen; allowed is "),
+    ("data: [1, 2]", "data is [1, 2]; allowed is a mapping with class_path and init_args or null"),
+    (
+        "data: {class_path: datamodules.DigitBagDataModule}",
+        "data: there is no class datamodules.DigitBagDataModule; did you mean "
+        "datamodules.DigitBagsDataModule?",
+    ),
+    (
+        "trainer: {callbacks: [{class_path: callbacks.MaskGalery}]}",
+        "trainer.callbacks: there is no class callbacks.MaskGalery; did you mean "
+        "callbacks.MaskGallery?",
+    ),
+    ("data: {class_path: nothere.Data}", "data: there is no module nothere; check class_path"),
+    ("just a text", "holds no keys with values at its top"),
+]  # fmt: skip
+QUICK = 8  # each parses a whole recipe, so that only some run every time
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [*OVERLAYS[:QUICK], *(pytest.param(*o, marks=pytest.mark.slow) for o in OVERLAYS[QUICK:])],
+)
+def test_one_line_names_the_file_and_the_key(tmp_path, capsys, content, message):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(content)
+    arguments = ["fit", "--config", RECIPE, "--config", str(overlay), "--runs_dir", str(tmp_path)]
+    assert train.main(arguments) == 2
+    shown = capsys.readouterr().err.strip()
+    assert shown.startswith(f"error: {overlay}: {message}")
+    assert "\n" not in shown
+    assert not list(tmp_path.glob("abmil*"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--data.batch_sise", "3"], "--data.batch_sise: unknown key data.init_args.batch_si"),
+        (["--data.batch_size=many"], "--data.batch_size: data.init_args.batch_size is many;"),
+        (["--data.batch_size", "-1"], "batch_size must be at least 1, got -1"),
+        (["--data", "datamodules.Nope"], "--data: data: there is no class datamodules.Nope; it "),
+        (["--trainer.max_epochs", "-7"], "`max_epochs` must be a non-negative integer or -1"),
+        (["--foo"], "--foo: unknown key foo; known are model, data, trainer"),
+        (["--config", "nothere.yaml"], "nothere.yaml: No such file or directory; --config nam"),
+        (["--config", "configs"], "configs: Is a directory; --config names a YAML recipe"),
+        (["--model.init_args.threshold", "2"], "threshold is a probability in [0, 1] or 'youden'"),
+    ],
+)  # fmt: skip
+def test_one_line_names_the_flag(tmp_path, capsys, flags, message):
+    assert train.main(["fit", "--config", RECIPE, *flags, "--runs_dir", str(tmp_path)]) == 2
+    shown = capsys.readouterr().err
+    assert f"error: {message}" in shown
+    assert "Traceback" not in shown
+    assert len(shown.split("error: ")[1].strip().splitlines()) == 1
+
+
+def test_check_data_explains_a_recipe_alike(tmp_path, capsys):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("trainer: {max_epoch: 3}")
+    assert evaluate.main(["check-data", "--config", RECIPE, "--config", str(overlay)]) == 2
+    shown = capsys.readouterr().err
+    assert f"{overlay}: unknown key trainer.max_epoch; did you mean max_epochs?" in shown
+
+
+def test_the_last_place_that_holds_a_key_is_named(tmp_path):
+    text = "Subcommand 'fit' does not accept option 'trainer.max_epoch'"
+    files = [tmp_path / f"{name}.yaml" for name in "abc"]
+    for file, content in zip(files, ("{max_epoch: 1}", "{max_epoch: 2}", "{}"), strict=True):
+        file.write_text(f"trainer: {content}")
+    words = [word for file in files for word in ("--config", str(file))]
+    assert explain(text, words).startswith(f"{files[1]}: unknown key")
+    assert explain(text, [*words, "--trainer.max_epoch=1"]).startswith("--trainer.max_epoch: unk")
+    assert explain(text).startswith("unknown key trainer.max_epoch")
+
+
+def test_other_messages_stay_as_they_are():
+    assert explain("argument subcommand: invalid choice: 'fitt'") == (
+        "argument subcommand: invalid choice: 'fitt'"
+    )
+    assert explain("no such picture") == "no such picture"
+
+
+def test_files_of_a_command_line():
+    words = ["fit", "--config", "a.yaml", "-c", "b.yaml", "--config=c.yaml", "--name", "d.yaml"]
+    assert [str(f) for f in config_files(words)] == ["a.yaml", "b.yaml", "c.yaml"]

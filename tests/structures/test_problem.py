@@ -1,0 +1,74 @@
+"""How the faults of a data set are told, and what becomes of them."""
+
+from pathlib import Path
+
+import pytest
+
+from structures import DataProblems, Problem, settle
+
+FILE = Path("set") / "a.json"
+
+
+def odd(number, file=FILE):
+    return Problem(file, number, None, f"width {number} in '{number}.png' is odd", "make it even")
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ((None, None), "set/a.json: is odd; make it even"),
+        ((7, None), "set/a.json, picture 7: is odd; make it even"),
+        ((7, 0), "set/a.json, picture 7, annotation 0: is odd; make it even"),
+        ((None, 3), "set/a.json, annotation 3: is odd; make it even"),
+    ],
+)
+def test_one_line_says_where_what_and_the_remedy(fields, text):
+    assert str(Problem(FILE, *fields, "is odd", "make it even")) == text
+
+
+def test_other_things_than_pictures_and_annotations():
+    problem = Problem(FILE, "s1", 4, "is odd", "make it even", kind="slide", part="line")
+    assert str(problem) == "set/a.json, slide s1, line 4: is odd; make it even"
+    assert problem.to_dict() == {
+        "file": "set/a.json",
+        "item": "s1",
+        "annotation": 4,
+        "reason": "is odd",
+        "remedy": "make it even",
+        "kind": "slide",
+        "part": "line",
+    }
+
+
+def test_an_error_lists_twenty_and_holds_all():
+    with pytest.raises(DataProblems, match=r"and 13 more; `evaluate.py check-data`") as error:
+        settle(map(odd, range(33)), "error")
+    assert str(error.value).count("is odd") == 20
+    assert len(error.value.problems) == 33
+    with pytest.raises(DataProblems) as error:
+        settle(map(odd, range(20)), "error")
+    assert "more" not in str(error.value)
+
+
+def test_nothing_wrong_says_nothing(caplog):
+    assert settle([], "error") == settle([], "skip") == ()
+    assert caplog.text == ""
+
+
+def test_skipping_counts_by_file_and_kind_of_reason(caplog):
+    other = Problem(FILE, 1, 2, "bbox [1, 2, 0, 3] has no area", "redraw it")
+    empty = Problem(FILE, 1, 2, "bbox [4, 5.5, 6, 0] has no area", "redraw it")
+    found = settle([odd(3), other, odd(-4), empty, odd(5, Path("b.json"))], "skip")
+    assert len(found) == 5
+    assert [record.getMessage() for record in caplog.records] == [
+        "set/a.json: 4 problem(s) skipped (2 x width ... in ... is odd; 2 x bbox ... has no area), "
+        "the first: set/a.json, picture 3: width 3 in '3.png' is odd; make it even",
+        "b.json: 1 problem(s) skipped (1 x width ... in ... is odd), the first: b.json, picture 5: "
+        "width 5 in '5.png' is odd; make it even",
+    ]
+
+
+def test_many_files_do_not_flood_the_log(caplog):
+    settle([odd(n, Path(f"{n}.h5")) for n in range(50)], "skip")
+    assert len(caplog.records) == 21
+    assert caplog.records[-1].getMessage() == "... and problems of 30 more files"
