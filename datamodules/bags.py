@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
+from datamodules.resuming import resumable_loader
 from datamodules.samplers import EpochBatchSampler, KeySampler, SampleKey
-from structures import BagBatch, MILTask
+from datamodules.splits import NAMES, BagSplit, write_splits
+from structures import BadDataPolicy, BagBatch, MILTask, Problem
 
-BagSplit = Literal["train", "val", "test", "predict"]
+IntArray = npt.NDArray[np.int64]
+
+_log = logging.getLogger(__name__)
 
 
 class BagSource(Protocol):
@@ -56,12 +65,15 @@ class MILDataModule(pl.LightningDataModule, ABC):
         eval_batch_size: bags of an evaluation batch.
         num_workers: processes that read bags; bags do not depend on it.
         seed: seeds the order of training.
+        bad_data: what becomes of faulty bags. ``error``: all of them are told at once before
+            anything runs; ``skip``: they are left out and counted.
 
     Attributes:
         num_classes: classes, counting the negative one of a binary task.
         in_features: width of an instance's features.
         task: what the labels mean.
         class_names: names of the classes by label.
+        problems: what ``skip`` has left out.
 
     Raises:
         ValueError: a size is not positive, or a number is negative.
@@ -79,6 +91,7 @@ class MILDataModule(pl.LightningDataModule, ABC):
         eval_batch_size: int = 1,
         num_workers: int = 0,
         seed: int = 0,
+        bad_data: BadDataPolicy = "error",
     ) -> None:
         super().__init__()
         least = {"batch_size": (batch_size, 1), "eval_batch_size": (eval_batch_size, 1)}
@@ -90,6 +103,8 @@ class MILDataModule(pl.LightningDataModule, ABC):
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
         self.seed = seed
+        self.bad_data: BadDataPolicy = bad_data
+        self.problems: tuple[Problem, ...] = ()
 
     @abstractmethod
     def source(self, split: BagSplit) -> BagSource:
@@ -106,12 +121,81 @@ class MILDataModule(pl.LightningDataModule, ABC):
         Plain numbers and lists, because they travel in the checkpoint.
         """
 
-    def train_dataloader(self) -> DataLoader[BagBatch]:
-        """Return shuffled batches."""
-        batches = EpochBatchSampler(
+    def check(self, thorough: bool = False) -> list[Problem]:
+        """Return what is wrong with the bags; data that are generated have no problem.
+
+        Args:
+            thorough: also read the values of all features, where reading headers came first.
+        """
+        del thorough
+        return list(self.problems)
+
+    def contents(self, split: BagSplit) -> tuple[IntArray, IntArray, tuple[str, ...]]:
+        """Return labels (b,), instances (b,) and patients, or none, of the bags of a split."""
+        bags = [self.source(split).bag(number) for number in self.numbers(split)]
+        labels = np.array([int(bag.labels[0]) for bag in bags], dtype=np.int64)
+        sizes = np.array([int(bag.offsets[-1]) for bag in bags], dtype=np.int64)
+        return labels, sizes, tuple(name for bag in bags for name in bag.groups)
+
+    def summary(self) -> dict[str, dict[str, int]]:
+        """Return what is there, split -> name -> count; splits without bags are left out."""
+        result: dict[str, dict[str, int]] = {}
+        for split in NAMES:
+            labels, sizes, patients = self.contents(split)
+            if labels.size:
+                result[split] = {
+                    "bags": labels.size,
+                    "instances": int(sizes.sum()),
+                    "features": self.in_features,
+                    "classes": np.unique(labels).size,
+                }
+                if patients:
+                    result[split]["patients"] = len(set(patients))
+        return result
+
+    def setup(self, stage: str) -> None:
+        """Record the splits of a training run as ``splits.csv`` in its folder."""
+        trainer = self.trainer
+        if stage != "fit" or trainer is None or not trainer.loggers:
+            return
+        folder = trainer.log_dir  # every process asks: they agree on it by a broadcast
+        if folder is not None:
+            self._record_splits(Path(folder) / "splits.csv")
+
+    @rank_zero_only  # type: ignore[misc]
+    def _record_splits(self, path: Path) -> None:
+        _log.info("%s, sha256 %s", path, self.write_splits(path))
+
+    def write_splits(self, path: Path) -> str:
+        """Write which bag belongs to which split, see `datamodules.splits.write_splits`.
+
+        Returns:
+            The file's SHA-256.
+        """
+        return write_splits(path, list(self._split_rows()), "bag_id")
+
+    def _split_rows(self) -> Iterator[tuple[str, str, int, str]]:
+        for split in NAMES:
+            for number in self.numbers(split):
+                bag = self.source(split).bag(number)
+                name = bag.bag_ids[0] if bag.bag_ids else str(number)
+                yield name, bag.groups[0] if bag.groups else name, int(bag.labels[0]), split
+
+    def dataset(self, split: BagSplit) -> Dataset[BagBatch]:
+        """Return what serves the bags of a split under the keys of a sampler."""
+        return BagDataset(self.source(split))
+
+    def training_batches(self) -> Sampler[list[SampleKey]]:
+        """Return what chooses the bags of each training step."""
+        return EpochBatchSampler(
             self.numbers("train"), self.batch_size, shuffle=True, seed=self.seed, drop_last=True
         )
-        return self._loader("train", batch_sampler=batches)
+
+    def train_dataloader(self) -> DataLoader[BagBatch]:
+        """Return shuffled batches."""
+        if not self.numbers("train"):
+            raise ValueError("the data have no train bags: without labels they can be predicted")
+        return self._loader("train", batch_sampler=self.training_batches())
 
     def val_dataloader(self) -> DataLoader[BagBatch] | list[DataLoader[BagBatch]]:
         """Return the validation bags in order; no loader where nothing is held out."""
@@ -137,14 +221,16 @@ class MILDataModule(pl.LightningDataModule, ABC):
         return EpochBatchSampler(numbers, self.eval_batch_size)
 
     def _loader(self, split: BagSplit, **batches: Any) -> DataLoader[BagBatch]:
-        return DataLoader(
-            BagDataset(self.source(split)),
+        make: Any = resumable_loader if split == "train" else DataLoader
+        loader: DataLoader[BagBatch] = make(
+            self.dataset(split),
             num_workers=self.num_workers,
             collate_fn=BagBatch.collate,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
             **batches,
         )
+        return loader
 
 
 def take_bags(bags: BagBatch, positions: Tensor) -> BagBatch:

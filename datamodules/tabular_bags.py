@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from datamodules.bag_file import BagFile, read_bag_file
-from datamodules.bags import BagSplit, MILDataModule
-from datamodules.folds import hold_out
+from datamodules.bags import IntArray, MILDataModule
+from datamodules.splits import BagSplit, SplitOptions, choose_splits
 from datamodules.standardisation import Standardisation
 from structures import BagBatch, MILTask
-
-BoolArray = npt.NDArray[np.bool_]
 
 
 class TabularBagsDataModule(MILDataModule):
@@ -41,6 +37,8 @@ class TabularBagsDataModule(MILDataModule):
         clip: largest absolute value of a standardised feature, or None.
         mean: statistics of another run instead of those of the training bags, one a feature.
         std: likewise.
+        class_names: the classes by label; null to take them from the labels.
+        task: what the labels mean; null for binary with two classes, else multiclass.
         **shared: the arguments of ``MILDataModule``.
 
     Attributes:
@@ -64,56 +62,26 @@ class TabularBagsDataModule(MILDataModule):
         clip: float | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        class_names: Sequence[str] | None = None,
+        task: MILTask | None = None,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        self._file = read_bag_file(file)
-        self._splits = self._split(fold, repeat, num_folds, test_fraction, val_fraction, split_seed)
-        self.in_features = self._file.features.shape[1]
-        self.num_classes, self.task = facts_of(self._file)
-        names = ["negative", "positive"]
-        self.class_names = (
-            names if self.num_classes == 2 else [str(c) for c in range(self.num_classes)]
-        )
-        self.standardisation = self._statistics(standardise, clip, mean, std)
-
-    def _split(
-        self,
-        fold: int | None,
-        repeat: int,
-        num_folds: int,
-        test_fraction: float,
-        val_fraction: float,
-        seed: int,
-    ) -> dict[str, BoolArray]:
-        bags = self._file
-        if fold is None:
-            test = hold_out(bags.labels, test_fraction, (seed, 0, 0), bags.groups)
-        else:
-            folds = bags.folds(num_folds, repeat, seed)
-            if not 0 <= fold <= folds.max():
-                raise ValueError(f"{bags.path}: folds are 0 to {folds.max()}, got {fold}")
-            test = folds == fold
-            if bags.published_folds is not None and num_folds != folds.max() + 1:
-                warnings.warn(
-                    f"{bags.path} has {folds.max() + 1} published folds; num_folds={num_folds} "
-                    "is ignored",
-                    stacklevel=3,
-                )
-        rest = np.flatnonzero(~test)
-        groups = [bags.groups[b] for b in rest] if bags.groups else ()
-        key = (seed, 1, repeat, 0 if fold is None else fold + 1)
-        val = np.zeros(test.size, dtype=bool)
-        val[rest] = hold_out(bags.labels[rest], val_fraction, key, groups)
-        train = ~test & ~val
-        lost = sorted(set(bags.labels.tolist()) - set(bags.labels[train].tolist()))
-        if lost:
-            warnings.warn(
-                f"{bags.path}: no training bag has class {lost}; change fold, test_fraction or "
-                "val_fraction before you train on it",
-                stacklevel=3,
+        classes = None if class_names is None else len(class_names)
+        self._file = read_bag_file(file, classes, self.bad_data)
+        self.problems = self._file.problems
+        options = SplitOptions(fold, repeat, num_folds, test_fraction, val_fraction, split_seed)
+        self._splits = choose_splits(self._file, options)
+        self.in_features, self.num_classes = self._file.in_features, self._file.num_classes
+        self.task = self._file.task if task is None else task
+        if self.task == "multilabel" or (self.task == "binary" and self.num_classes != 2):
+            raise ValueError(
+                f"{file}: one label a bag of {self.num_classes} classes cannot be the task "
+                f"{self.task}; use multiclass, or binary with two classes"
             )
-        return {"train": train, "val": val, "test": test, "predict": np.ones_like(test)}
+        names = ["negative", "positive"] if self.num_classes == 2 else range(self.num_classes)
+        self.class_names = [str(name) for name in class_names or names]
+        self.standardisation = self._statistics(standardise, clip, mean, std)
 
     def _statistics(
         self,
@@ -131,6 +99,11 @@ class TabularBagsDataModule(MILDataModule):
         if mean is not None and std is not None:
             return Standardisation.from_lists(mean, std, clip)
         train = self._file.rows_of(self._splits["train"])
+        if not train.any():
+            raise ValueError(
+                f"{self._file.path}: no training bags to standardise features by; give mean and "
+                "std, or standardise: false"
+            )
         return Standardisation.fit(self._file.features[train], clip)
 
     def source(self, split: BagSplit) -> BagBatch:
@@ -141,6 +114,12 @@ class TabularBagsDataModule(MILDataModule):
     def numbers(self, split: BagSplit) -> Sequence[int]:
         """Return the numbers of the split's bags."""
         return np.flatnonzero(self._splits[split]).tolist()
+
+    def contents(self, split: BagSplit) -> tuple[IntArray, IntArray, tuple[str, ...]]:
+        """Return labels (b,), instances (b,) and patients, or none, of the bags of a split."""
+        chosen, file = self.numbers(split), self._file
+        patients = tuple(file.groups[b] for b in chosen) if file.groups else ()
+        return file.labels[chosen], file.sizes[chosen], patients
 
     def evaluation_arguments(self) -> dict[str, Any]:
         """Return batch size, statistics and limit."""
@@ -153,12 +132,6 @@ class TabularBagsDataModule(MILDataModule):
     @functools.cached_property
     def _bags(self) -> BagBatch:
         return packed(self._file, self.standardisation)
-
-
-def facts_of(file: BagFile) -> tuple[int, MILTask]:
-    """Return the number of classes and the task that the labels of a file mean."""
-    num_classes = max(2, int(file.labels.max()) + 1)
-    return num_classes, "binary" if num_classes == 2 else "multiclass"
 
 
 def packed(file: BagFile, standardisation: Standardisation | None) -> BagBatch:
@@ -178,6 +151,6 @@ def packed(file: BagFile, standardisation: Standardisation | None) -> BagBatch:
         offsets=torch.from_numpy(file.offsets),
         labels=torch.from_numpy(file.labels),
         index=torch.arange(file.labels.size),
-        bag_ids=tuple(f"{file.path.stem}_{b}" for b in range(file.labels.size)),
+        bag_ids=tuple(f"{file.path.stem}_{number}" for number in file.numbers()),
         groups=file.groups,
     )

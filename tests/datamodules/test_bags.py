@@ -92,6 +92,19 @@ def test_taking_bags_equals_collating_them():
         assert torch.equal(getattr(taken, field), getattr(expected, field))
 
 
+def test_generated_bags_have_no_problem_and_are_counted(tmp_path):
+    data = Seven()
+    assert data.check(thorough=True) == []
+    assert data.summary() == {
+        "train": {"bags": 5, "instances": 13, "features": 1, "classes": 2},
+        "test": {"bags": 2, "instances": 3, "features": 1, "classes": 2},
+    }
+    data.write_splits(tmp_path / "s.csv")
+    assert (tmp_path / "s.csv").read_text().splitlines()[-2:] == [
+        "bag4,bag4,0,test", "bag1,bag1,1,test",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"num_workers": -1}, {"seed": -1}])
 def test_wrong_numbers_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

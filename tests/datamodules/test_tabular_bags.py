@@ -147,6 +147,63 @@ def test_wrong_arguments_are_refused(write, arguments, message):
         TabularBagsDataModule(write(), **arguments)
 
 
+def test_classes_known_beforehand(write):
+    data = TabularBagsDataModule(write(classes=2), class_names=["a", "b", "c"])
+    assert (data.num_classes, data.task, data.class_names) == (3, "multiclass", ["a", "b", "c"])
+    two = TabularBagsDataModule(write(), task="multiclass")
+    assert (two.num_classes, two.task) == (2, "multiclass")
+    for task, names in (("binary", ["a", "b", "c"]), ("multilabel", None)):
+        with pytest.raises(ValueError, match=f"cannot be the task {task}"):
+            TabularBagsDataModule(write(), class_names=names, task=task)
+
+
+def test_a_file_without_labels_can_be_predicted(write):
+    content = dict(np.load(write()))
+    del content["y"]
+    file = write().with_name("bare.npz")
+    np.savez(file, **content)
+    known = {"class_names": ["n", "p"], "standardise": False}
+    data = TabularBagsDataModule(file, eval_batch_size=7, **known)
+    assert splits(data) == {"train": set(), "val": set(), "test": set()}
+    batches = list(data.predict_dataloader())
+    assert sum(len(b) for b in batches) == 40 and {int(b.labels.max()) for b in batches} == {-1}
+    with pytest.raises(ValueError, match="array y is missing"):
+        TabularBagsDataModule(file)
+    with pytest.raises(ValueError, match="no training bags to standardise features by"):
+        TabularBagsDataModule(file, class_names=["n", "p"])
+
+
+def test_faulty_bags_are_left_out_and_the_others_keep_their_names(write):
+    features = np.load(write())["X"]
+    features[9, 1] = np.nan  # the first instance of bag 3
+    with pytest.raises(ValueError, match="bag 3, row 9: feature 1 is NaN"):
+        TabularBagsDataModule(write(X=features))
+    data = TabularBagsDataModule(write(X=features), bad_data="skip", standardise=False)
+    assert [p.item for p in data.check()] == [3]
+    bags = [bag for batch in data.predict_dataloader() for bag in batch.bags()]
+    assert [bag.bag_ids[0] for bag in bags] == [f"bags_{n}" for n in range(40) if n != 3]
+    np.testing.assert_array_equal(bags[3].features, features[12:15])
+
+
+def test_summary_and_recorded_splits(write, tmp_path):
+    patients = np.array([f"p{n // 4}" for n in range(40)])
+    data = TabularBagsDataModule(write(groups=patients), fold=0, num_folds=5, val_fraction=0.0)
+    counts = {"features": 4, "classes": 2}
+    assert data.summary() == {
+        "train": {"bags": 32, "instances": 96, "patients": 8} | counts,
+        "test": {"bags": 8, "instances": 24, "patients": 2} | counts,
+    }
+    data.write_splits(tmp_path / "splits.csv")
+    lines = (tmp_path / "splits.csv").read_text().splitlines()
+    assert lines[0] == "bag_id,patient_id,label,split"
+    expected = [
+        f"bags_{n},{patients[n]},{n % 2},{part}"
+        for part in ("train", "test")
+        for n in data.numbers(part)
+    ]
+    assert lines[1:] == expected
+
+
 def test_no_test_bags_is_an_error_when_testing(write):
     data = TabularBagsDataModule(write(), test_fraction=0.0)
     assert len(data.numbers("train")) == 32
