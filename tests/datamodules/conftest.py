@@ -100,3 +100,29 @@ def small_coco():
             {"id": 0, "name": "apple"},
         ],
     }
+
+
+@pytest.fixture
+def write_yolo():
+    """Return a function that writes a YOLO data set: split -> picture name -> (size, label text).
+
+    The text may be None, for a picture without a label file. Returns the path of data.yaml.
+    """
+
+    def write(root, splits, names=("apple", "fig")):
+        root = Path(root)
+        for split, pictures in splits.items():
+            for name, (size, text) in pictures.items():
+                path = root / "images" / split / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                pixels = np.random.default_rng(len(name)).integers(0, 256, (*size, 3))
+                Image.fromarray(pixels.astype(np.uint8)).save(path)
+                if text is not None:
+                    labels = root / "labels" / split / Path(name).with_suffix(".txt")
+                    labels.parent.mkdir(parents=True, exist_ok=True)
+                    labels.write_text(text)
+        content = {split: f"images/{split}" for split in splits} | {"names": list(names)}
+        (root / "data.yaml").write_text(json.dumps(content))  # JSON is YAML
+        return root / "data.yaml"
+
+    return write

@@ -117,6 +117,12 @@ def test_one_size_a_step_drawn_from_all():
     assert drawn != [batch[0].size for batch in sampler]
 
 
+def test_a_process_without_a_batch_takes_that_of_another(in_world):
+    ranks = [in_world(rank, 5, range(3), 2) for rank in range(5)]
+    numbers = [[[key.index for key in batch] for batch in batches] for batches in ranks]
+    assert numbers == [[[0, 1]], [[2]], [[0, 1]], [[2]], [[0, 1]]]
+
+
 def test_key_sampler_leads_to_the_same_batches(in_world):
     for world in (1, 2, 3):
         for rank in range(world):
@@ -147,8 +153,6 @@ def test_mistakes_are_refused(in_world):
         EpochBatchSampler(range(3), 1, groups=[0, 1])
     with pytest.raises(ValueError, match="3 training items do not fill one step of 2 items on"):
         in_world(0, 2, range(3), 2, shuffle=True, drop_last=True)
-    with pytest.raises(ValueError, match="3 items in batches of 2 are too few for 3 processes"):
-        in_world(0, 3, range(3), 2)
     with pytest.raises(ValueError, match="needs drop_last"):
         in_world(0, 2, range(8), 2, shuffle=True)
 

@@ -1,0 +1,200 @@
+"""The lines of YOLO segmentation label files: ``class x1 y1 x2 y2 ...``, fractions of the sides."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+TOLERANCE = 1e-3  # A64: how far beyond 0 and 1 rounding may have carried a coordinate
+_DIGITS_WRITTEN = 10
+_DIGITS_READ = 6
+_SHOWN = 10
+
+
+class LabelLine(NamedTuple):
+    """One object.
+
+    Attributes:
+        number: of the line in its file, from 1.
+        category: class number.
+        polygon: x1, y1, x2, y2, ... in pixels.
+    """
+
+    number: int
+    category: int
+    polygon: list[float]
+
+    def box(self) -> list[float]:
+        """Return x, y, width, height of the polygon in pixels."""
+        x, y = self.polygon[::2], self.polygon[1::2]
+        sides = (max(x) - min(x), max(y) - min(y))
+        return [min(x), min(y), *(round(side, _DIGITS_READ) for side in sides)]
+
+
+class LabelFault(NamedTuple):
+    """What is wrong with a line, or with the whole file where ``number`` is None."""
+
+    number: int | None
+    reason: str
+    remedy: str
+
+
+def label_path(picture: Path) -> Path:
+    """Return where the labels of a picture are looked for.
+
+    The last folder named ``images`` becomes ``labels``; without one, labels lie beside pictures.
+    """
+    parts = list(picture.parts)
+    for at in range(len(parts) - 2, -1, -1):
+        if parts[at] == "images":
+            parts[at] = "labels"
+            break
+    return Path(*parts).with_suffix(".txt")
+
+
+def read_labels(
+    file: Path, classes: Collection[int], size: tuple[int, int], boxes_as_masks: bool = False
+) -> tuple[list[LabelLine], list[LabelFault]]:
+    """Read a label file; one that is missing or empty belongs to a picture without objects.
+
+    Args:
+        file: the label file.
+        classes: the class numbers that exist.
+        size: (height, width) of the picture in pixels.
+        boxes_as_masks: take lines of detection sets (``class cx cy w h``) as rectangles.
+
+    Returns:
+        The good lines and what is wrong with the others.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        return [], []
+    except (OSError, UnicodeDecodeError) as error:
+        return [], [LabelFault(None, f"cannot be read ({error})", "write it again as plain text")]
+    return parse_labels(text, classes, size, boxes_as_masks)
+
+
+def parse_labels(
+    text: str, classes: Collection[int], size: tuple[int, int], boxes_as_masks: bool = False
+) -> tuple[list[LabelLine], list[LabelFault]]:
+    """Parse the text of a label file; see ``read_labels``."""
+    lines: list[LabelLine] = []
+    faults: list[LabelFault] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        words = line.split()
+        if not words:
+            continue
+        numbers = _numbers(words)
+        fault = _fault(words, numbers, classes, boxes_as_masks)
+        if fault is not None:
+            faults.append(LabelFault(number, *fault))
+            continue
+        fractions = _rectangle(numbers[1:]) if len(numbers) == 5 else numbers[1:]
+        found = LabelLine(number, int(numbers[0]), _to_pixels(fractions, size))
+        if min(found.box()[2:]) > 0:
+            lines.append(found)
+        else:
+            reason = "the points lie on one straight line or on the border"
+            faults.append(LabelFault(number, reason, "redraw or remove the line"))
+    return lines, faults
+
+
+def _numbers(words: Sequence[str]) -> list[float]:
+    """Return the numbers of a line up to the first word that is no finite number."""
+    try:
+        numbers = [float(word) for word in words]
+        if math.isfinite(sum(numbers)):
+            return numbers
+    except ValueError:
+        pass
+    return list(itertools.takewhile(math.isfinite, map(_number, words)))
+
+
+def _number(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        return math.nan
+
+
+def _fault(
+    words: Sequence[str], numbers: Sequence[float], classes: Collection[int], boxes_as_masks: bool
+) -> tuple[str, str] | None:
+    """Return the reason and the remedy for a line that cannot be used, else None."""
+    if len(numbers) < len(words):
+        reason = f"{words[len(numbers)][:30]!r} is no finite number"
+        return reason, "write numbers with blanks between them"
+    category, *values = numbers
+    if category not in classes:
+        known = ", ".join(map(str, sorted(classes)[:_SHOWN]))
+        more = ", ..." if len(classes) > _SHOWN else ""
+        remedy = f"declare it under names; known are {known}{more}"
+        return f"class {words[0]} is not declared", remedy
+    return _box_fault(values, boxes_as_masks) if len(values) == 4 else _polygon_fault(values)
+
+
+def _polygon_fault(values: Sequence[float]) -> tuple[str, str] | None:
+    if len(values) % 2:
+        return f"{len(values)} coordinates, which are not pairs", "redraw or remove the line"
+    if len(values) < 6:
+        reason = f"{len(values)} coordinates, and a polygon needs at least 3 points"
+        return reason, "redraw or remove the line"
+    return _range_fault(values)
+
+
+def _box_fault(values: Sequence[float], boxes_as_masks: bool) -> tuple[str, str] | None:
+    if not boxes_as_masks:
+        reason = "4 coordinates are a box (or 2 points), and a mask is needed"
+        return reason, "export polygons, or set boxes_as_masks: true to take boxes as masks"
+    if min(values[2:]) <= 0:
+        return f"the box is {values[2]:g} wide and {values[3]:g} high", "redraw or remove the line"
+    return _range_fault(_rectangle(values))
+
+
+def _range_fault(values: Sequence[float]) -> tuple[str, str] | None:
+    low, high = min(values), max(values)
+    if low >= -TOLERANCE and high <= 1 + TOLERANCE:
+        return None
+    worst = high if high - 1 > -low else low
+    reason = f"the coordinate {worst:g} is outside 0 to 1"
+    return reason, "divide x by the picture's width and y by its height, and cut at its border"
+
+
+def _rectangle(values: Sequence[float]) -> list[float]:
+    """Turn centre, width and height into the corners of a polygon."""
+    x, y, width, height = values
+    left, right, top, bottom = x - width / 2, x + width / 2, y - height / 2, y + height / 2
+    return [left, top, right, top, right, bottom, left, bottom]
+
+
+def _to_pixels(fractions: Sequence[float], size: tuple[int, int]) -> list[float]:
+    """Scale to pixels, cut at the border and rounded to 1e-6.
+
+    Coordinates of few digits come back exactly by that. Rasterisation has steps at multiples of
+    0.1 px, where an error of 1e-13 would move a border (A63).
+    """
+    height, width = size
+    points = np.clip(np.array(fractions).reshape(-1, 2), 0, 1) * (width, height)
+    polygon: list[float] = np.round(points, _DIGITS_READ).reshape(-1).tolist()
+    return polygon
+
+
+def format_line(category: int, polygon: Sequence[float], size: tuple[int, int]) -> str:
+    """Write one object; points beyond the border of the picture are moved onto it.
+
+    Args:
+        category: class number.
+        polygon: x1, y1, x2, y2, ... in pixels.
+        size: (height, width) of the picture.
+    """
+    height, width = size
+    sides = (width, height)
+    fractions = (min(max(value / sides[k % 2], 0.0), 1.0) for k, value in enumerate(polygon))
+    words = (f"{value:.{_DIGITS_WRITTEN}f}".rstrip("0").rstrip(".") for value in fractions)
+    return " ".join([str(category), *words])
