@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from evaluation.coco import CocoEvaluator
 from evaluation.coco_scores import CocoScores
 from lightning_modules.base import OptimizerFactory, SchedulerFactory, TrainedModule
-from lightning_modules.gather import gather_to_all
+from lightning_modules.gather import ItemLosses, gather_to_all
 from models.seg.protocol import SegModel
 from structures import CategoryMap, Instances, SegBatch
 
@@ -28,7 +28,7 @@ class SegmentationModule(TrainedModule):
         lr_scheduler: makes the schedule from optimizer and number of steps, or None.
         loss_weights: factor of each loss term, 1 where a term is not named.
         backbone_lr_mult: factor on the learning rate of the backbone.
-        log_val_loss: also compute the losses on validation pictures.
+        log_val_loss: also compute the losses on validation pictures and log their means (A67).
         eval_backend: ``fast`` or ``pycocotools``; the numbers are equal.
         channels_last: keep convolution weights, and so the features, in channels-last memory
             order; faster on most CPUs and GPUs, equal up to rounding.
@@ -71,6 +71,7 @@ class SegmentationModule(TrainedModule):
         self.scores: CocoScores | None = None
         self.results: list[dict[str, Any]] = []
         self._evaluator: CocoEvaluator | None = None
+        self._losses = ItemLosses()
 
     @property
     def network(self) -> SegModel:
@@ -109,17 +110,14 @@ class SegmentationModule(TrainedModule):
         """Return the weighted sum of the loss terms."""
         del batch_idx
         terms = self.network.losses(batch, key=self.global_step)
-        total = self.total_loss(terms, batch.image_ids)
-        self.log_losses("train", terms, total, len(batch))
-        return total
+        return self.training_loss(terms, batch.image_ids, len(batch))
 
     def validation_step(self, batch: SegBatch, batch_idx: int) -> list[Instances]:  # type: ignore[override]
         """Return the predictions and keep them as run lengths."""
         del batch_idx
         if self.log_val_loss:
-            terms = self.network.losses(batch)
-            total = self.total_loss(terms, batch.image_ids)
-            self.log_losses("val", terms, total, len(batch))
+            terms = self.network.losses(batch, reduction="none")
+            self._losses.add(batch.index, batch.image_ids, terms)
         return self._predict_and_keep(batch)
 
     def test_step(self, batch: SegBatch, batch_idx: int) -> list[Instances]:  # type: ignore[override]
@@ -158,7 +156,7 @@ class SegmentationModule(TrainedModule):
     def _start_evaluation(self) -> None:
         if self.category_map is None:
             raise ValueError("evaluation needs a SegDataModule or a checkpoint with categories")
-        self.scores, self.results = None, []
+        self.scores, self.results, self._losses = None, [], ItemLosses()
         self._evaluator = CocoEvaluator(
             self.category_map, max_dets=self.network.max_dets, backend=self.eval_backend
         )
@@ -166,6 +164,8 @@ class SegmentationModule(TrainedModule):
     def _finish_evaluation(self, split: str) -> None:
         evaluator, self._evaluator = self._evaluator, None
         assert evaluator is not None
+        if split == "val" and self.log_val_loss:
+            self.log_item_losses(split, self._losses)
         evaluator.merge(gather_to_all(evaluator.state()))
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self.scores = evaluator.compute(data.ground_truth(split))

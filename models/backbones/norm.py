@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
-from timm.layers import (
-    BatchNormAct2d,
-    FrozenBatchNormAct2d,
-    GroupNormAct,
-    SyncBatchNormAct,
-)
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -61,7 +56,8 @@ def convert_norm(module: nn.Module, norm: Norm) -> nn.Module:
     Returns:
         ``module``, or its replacement if it is a batch norm itself.
     """
-    if isinstance(module, BatchNormAct2d):
+    layers: Any = sys.modules.get("timm.layers")  # without timm loaded no layer can be one of its
+    if layers is not None and isinstance(module, layers.BatchNormAct2d):
         return _convert_with_activation(module, norm)
     if isinstance(module, nn.BatchNorm2d):
         return _convert_plain(module, norm)
@@ -86,6 +82,8 @@ def _convert_plain(old: nn.BatchNorm2d, norm: Norm) -> nn.Module:
 
 
 def _convert_with_activation(old: nn.BatchNorm2d, norm: Norm) -> nn.Module:
+    from timm.layers import FrozenBatchNormAct2d, GroupNormAct, SyncBatchNormAct
+
     if norm == "bn":
         return old
     new: nn.Module

@@ -6,12 +6,12 @@ import itertools
 from collections import OrderedDict
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from models.backbones.lazy_timm import load_timm
 from models.backbones.norm import Norm, convert_norm, norm_layer
 from models.backbones.weights import load_backbone_weights
 
@@ -55,6 +55,7 @@ class TimmFPN(nn.Module):
         super().__init__()
         if pretrained and weights is not None:
             raise ValueError("give either pretrained: true or weights, not both")
+        timm = load_timm()
         with torch.device("meta"):
             available = timm.create_model(name, features_only=True).feature_info.reduction()
         doubling = all(fine * 2 == coarse for fine, coarse in itertools.pairwise(strides))

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.ops.distributed import global_mean_count
+from models.ops.precision import at_least_float32
 from structures import MILTask
 
 
@@ -23,7 +24,7 @@ def bag_classification_loss(logits: Tensor, labels: Tensor, task: MILTask) -> Te
     Returns:
         (B,) at least 0; for ``multilabel`` the mean over the C classes.
     """
-    logits = logits if logits.dtype == torch.float64 else logits.float()
+    logits = at_least_float32(logits)
     if task == "multiclass":
         return F.cross_entropy(logits, labels, reduction="none")
     targets = labels.view(logits.shape).to(logits.dtype)
@@ -46,4 +47,5 @@ def mean_over_bags(losses: Tensor) -> Tensor:
     """
     if not torch.is_grad_enabled():
         return losses.mean()
-    return losses.sum() / global_mean_count(losses.new_tensor(losses.shape[0]))
+    count = torch.tensor(losses.shape[0], device=losses.device)
+    return losses.sum() / global_mean_count(count, losses.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -26,7 +27,7 @@ class LossTerm:
     count: Tensor
 
 
-def global_mean_count(count: Tensor) -> Tensor:
+def global_mean_count(count: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Average a count over the processes, so that averaged gradients have the global denominator.
 
     DDP averages gradients over W processes. With each process dividing its sum by
@@ -35,13 +36,14 @@ def global_mean_count(count: Tensor) -> Tensor:
 
     Args:
         count: any shape, non-negative; every process passes the same shape.
+        dtype: of the result, that of the loss: counts are exact up to 2^24 in float32.
 
     Returns:
-        Float tensor of the same shape, at least 1 / W. Equals ``max(count, 1)`` in one process, and
+        Tensor of the same shape, at least 1 / W. Equals ``max(count, 1)`` in one process, and
         where gradients are off: in evaluation processes may make different numbers of calls, and a
         collective would wait for ever.
     """
-    total = count.detach().to(torch.float32).clone()
+    total = count.detach().to(dtype, copy=True)
     together = dist.is_available() and dist.is_initialized() and torch.is_grad_enabled()
     if not together:
         return total.clamp(min=1)
@@ -62,7 +64,8 @@ def reduce_terms(terms: Mapping[str, LossTerm], reduction: Reduction) -> dict[st
     """
     if reduction == "none":
         return {name: term.total / term.count.clamp(min=1) for name, term in terms.items()}
-    counts = global_mean_count(torch.stack([term.count.sum() for term in terms.values()]))
+    dtype = functools.reduce(torch.promote_types, (term.total.dtype for term in terms.values()))
+    counts = global_mean_count(torch.stack([term.count.sum() for term in terms.values()]), dtype)
     return {
         name: term.total.sum() / count
         for (name, term), count in zip(terms.items(), counts, strict=True)

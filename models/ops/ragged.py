@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from models.ops.precision import at_least_float32
+
 
 def segment_ids(offsets: Tensor, num_rows: int) -> Tensor:
     """Return the segment of every row.
@@ -36,7 +38,7 @@ def segment_sum(values: Tensor, offsets: Tensor) -> Tensor:
     Returns:
         (B, ...); 0 for an empty segment.
     """
-    values = _at_least_float32(values)
+    values = at_least_float32(values)
     sums = values.new_zeros(offsets.shape[0] - 1, *values.shape[1:])
     return sums.index_add(0, segment_ids(offsets, values.shape[0]), values)
 
@@ -67,7 +69,7 @@ def segment_max(values: Tensor, offsets: Tensor) -> Tensor:
     Returns:
         (B, ...); minus infinity for an empty segment.
     """
-    values = _at_least_float32(values)
+    values = at_least_float32(values)
     lowest = values.new_full((offsets.shape[0] - 1, *values.shape[1:]), -torch.inf)
     ids = segment_ids(offsets, values.shape[0])
     index = ids.view(-1, *[1] * (values.ndim - 1)).expand_as(values)
@@ -86,7 +88,7 @@ def segment_softmax(logits: Tensor, offsets: Tensor) -> Tensor:
     Returns:
         The shape of ``logits``, in [0, 1]. Empty segments own no rows and need no value.
     """
-    logits = _at_least_float32(logits)
+    logits = at_least_float32(logits)
     ids = segment_ids(offsets, logits.shape[0])
     # The largest logit only guards against overflow and cancels, so it needs no gradient.
     largest = segment_max(logits.detach(), offsets)
@@ -106,14 +108,10 @@ def segment_weighted_sum(values: Tensor, weights: Tensor, offsets: Tensor) -> Te
     Returns:
         (B, K, E); 0 for an empty segment.
     """
-    values, weights = _at_least_float32(values), _at_least_float32(weights)
+    values, weights = at_least_float32(values), at_least_float32(weights)
     if offsets.shape[0] == 2:
         # One bag of very many instances is the usual whole-slide batch: a matrix product needs
         # neither (N, K, E) memory nor atomic additions that all meet in the same few cells.
         with torch.autocast(values.device.type, enabled=False):
             return (weights.transpose(0, 1) @ values).unsqueeze(0)
     return segment_sum(weights.unsqueeze(2) * values.unsqueeze(1), offsets)
-
-
-def _at_least_float32(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()

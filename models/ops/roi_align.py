@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from models.ops.boxes import fpn_levels
+from models.ops.precision import at_least_float32
 
 _DENSE_CELLS = 2048  # map cells per sampling point up to which the products win (measured, 1 core)
 
@@ -58,14 +59,16 @@ def _align(features: Tensor, rois: Tensor, scale: float, side: int, ratio: int) 
     if small and features.device.type == "cpu" and features.requires_grad:
         return separable_roi_align(features, rois, scale, side, ratio)
     # in half precision coordinates above 256 would be rounded to whole pixels
-    aligned: Tensor = roi_align(features.float(), rois.float(), (side, side), scale, ratio)
+    aligned: Tensor = roi_align(
+        at_least_float32(features), rois.to(_dtype(features)), (side, side), scale, ratio
+    )
     return aligned
 
 
 def separable_roi_align(
     features: Tensor, rois: Tensor, scale: float, side: int, sampling_ratio: int
 ) -> Tensor:
-    """Compute ``torchvision.ops.roi_align`` (aligned=False) as matrix products in float32.
+    """Compute ``torchvision.ops.roi_align`` (aligned=False) as matrix products.
 
     Args:
         features: (B, F, h, w).
@@ -75,16 +78,18 @@ def separable_roi_align(
         sampling_ratio: sampling points a side of a cell, at least 1.
 
     Returns:
-        (R, F, side, side) float32.
+        (R, F, side, side) float32 or float64.
     """
     batch, channels, height, width = features.shape
-    corners = rois[:, 1:].float() * scale
+    corners = rois[:, 1:].to(_dtype(features)) * scale
     column = _cell_weights(corners[:, 0], corners[:, 2], side, sampling_ratio, width)
     row = _cell_weights(corners[:, 1], corners[:, 3], side, sampling_ratio, height)
     counts = rois[:, 0].long().bincount(minlength=batch).tolist()
     parts = []
     with torch.autocast(features.device.type, enabled=False):
-        by_row = features.float().permute(0, 2, 1, 3).reshape(batch, height, channels * width)
+        by_row = (
+            at_least_float32(features).permute(0, 2, 1, 3).reshape(batch, height, channels * width)
+        )
         for image, rows, columns in zip(
             by_row, torch.split(row, counts), torch.split(column, counts), strict=True
         ):
@@ -101,13 +106,18 @@ def _cell_weights(start: Tensor, stop: Tensor, cells: int, ratio: int, length: i
     Points up to one cell outside the map take the border's value and points further out are 0;
     regions are at least one cell long. All three are conventions of the operator.
     """
-    steps = (torch.arange(cells * ratio, device=start.device) + 0.5) / (cells * ratio)
-    points = start[:, None] + (stop - start).clamp(min=1)[:, None] * steps
+    steps = torch.arange(cells * ratio, device=start.device, dtype=start.dtype) + 0.5
+    points = start[:, None] + (stop - start).clamp(min=1)[:, None] * (steps / (cells * ratio))
     inside = (points >= -1) & (points <= length)
     places = torch.arange(length, device=start.device)
     distance = (points.clamp(0, length - 1)[..., None] - places).abs()
     weights = (1 - distance).clamp(min=0) * inside[..., None]
     return weights.view(-1, cells, ratio, length).mean(dim=2)
+
+
+def _dtype(features: Tensor) -> torch.dtype:
+    """Return the type that pooling computes in."""
+    return torch.promote_types(features.dtype, torch.float32)
 
 
 def project_masks(
@@ -123,7 +133,7 @@ def project_masks(
         mask_stride: pixels a cell of ``masks``.
 
     Returns:
-        (K, side, side) float32 in [0, 1].
+        (K, side, side) in [0, 1], of the dtype of ``boxes``.
     """
     # torchvision's RoIAlign puts the centre of pixel c at c; a cell's centre is then (s - 1) / 2
     # pixels to the right of s * c

@@ -52,7 +52,8 @@ class MaskRCNN(nn.Module):
         image_std: divided by after that.
 
     Raises:
-        ValueError: the backbone has no ``out_channels`` or a count is not positive.
+        ValueError: the backbone has no ``out_channels``, a count or a deviation is not positive, or
+            a threshold is outside [0, 1].
     """
 
     def __init__(
@@ -77,6 +78,12 @@ class MaskRCNN(nn.Module):
             raise ValueError(
                 f"num_classes and max_dets must be at least 1, got {num_classes} and {max_dets}"
             )
+        if not (0 <= score_thresh <= 1 and 0 <= nms_thresh <= 1):
+            raise ValueError(
+                f"score_thresh and nms_thresh lie in [0, 1], got {score_thresh} and {nms_thresh}"
+            )
+        if min(image_std) <= 0:
+            raise ValueError(f"image_std must be positive, got {image_std}")
         self.num_classes, self.max_dets = num_classes, max_dets
         self.score_thresh, self.nms_thresh = score_thresh, nms_thresh
         self.backbone = backbone

@@ -13,6 +13,7 @@ from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
 from models.ops.boxes import covered_fraction
+from models.ops.precision import at_least_float32
 from structures import SegBatch
 
 
@@ -21,7 +22,7 @@ class PictureBoxes:
     """Ground truth of one picture.
 
     Attributes:
-        boxes: (M, 4) float32 of the instances that are not crowds.
+        boxes: (M, 4) float32 at least, of the instances that are not crowds.
         labels: (M,) class + 1.
         rows: (M,) rows of the batch that they come from.
         crowd: (R, 4) boxes of crowd regions.
@@ -51,10 +52,10 @@ def picture_boxes(batch: SegBatch, num_classes: int) -> list[PictureBoxes]:
         real = part[~crowd]
         truths.append(
             PictureBoxes(
-                boxes=batch.boxes[real].float(),
+                boxes=at_least_float32(batch.boxes[real]),
                 labels=batch.labels[real] + 1,
                 rows=real,
-                crowd=batch.boxes[part[crowd]].float(),
+                crowd=at_least_float32(batch.boxes[part[crowd]]),
                 index=index,
             )
         )

@@ -23,6 +23,7 @@ from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from models.backbones.norm import norm_layer
 from models.ops.distributed import LossTerm, sum_by_picture
+from models.ops.precision import at_least_float32
 from models.ops.roi_align import pool_regions, project_masks
 from models.seg.mask_rcnn_options import BoxHeadOptions, MaskHeadOptions
 from models.seg.matching import PictureBoxes
@@ -161,7 +162,7 @@ class RoIHeads(nn.Module):
 
     @torch.no_grad()
     def predict_masks(self, pyramid: Pyramid, found: Sequence[Detections]) -> list[Tensor]:
-        """Return soft masks (K, S, S) float32 of each picture's detections, S = 2 * roi_size."""
+        """Return soft masks (K, S, S) of each picture's detections, S = 2 * roi_size."""
         rois = with_picture([one.boxes for one in found])
         labels = torch.cat([one.labels for one in found])
         chunks = zip(torch.split(rois, _MASK_CHUNK), torch.split(labels, _MASK_CHUNK), strict=True)
@@ -169,10 +170,10 @@ class RoIHeads(nn.Module):
         return list(torch.split(soft, [len(one.labels) for one in found]))
 
     def _classify(self, pyramid: Pyramid, rois: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (R, C + 1) and box code (R, C + 1, 4), float32."""
+        """Return logits (R, C + 1) and box code (R, C + 1, 4), float32 at least."""
         features = self.box_head(self._pool(pyramid, rois, self.box))
         logits, deltas = self.box_predictor(features)
-        return logits.float(), deltas.float().unflatten(1, (-1, 4))
+        return at_least_float32(logits), at_least_float32(deltas).view(*logits.shape, 4)
 
     def _pool(
         self, pyramid: Pyramid, rois: Tensor, options: BoxHeadOptions | MaskHeadOptions
@@ -187,7 +188,7 @@ class RoIHeads(nn.Module):
         )
 
     def _mask_logits(self, pyramid: Pyramid, rois: Tensor, labels: Tensor) -> Tensor:
-        """Return (K, S, S) float32 logits of the mask of one class a region.
+        """Return (K, S, S) logits, float32 at least, of the mask of one class a region.
 
         The last convolution is evaluated for that class alone: its weights are picked by label.
         """
@@ -197,7 +198,7 @@ class RoIHeads(nn.Module):
         last = predictor.mask_fcn_logits
         weight: Tensor = last.weight[labels, :, 0, 0]
         bias: Tensor = last.bias[labels, None, None]
-        return torch.einsum("kc,kchw->khw", weight, features).float() + bias
+        return at_least_float32(torch.einsum("kc,kchw->khw", weight, features)) + bias
 
     def _mask_loss(
         self, pyramid: Pyramid, rois: Tensor, labels: Tensor, targets: Tensor, batch: int

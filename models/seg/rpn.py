@@ -20,6 +20,7 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from models.ops.distributed import LossTerm, sum_by_picture
+from models.ops.precision import at_least_float32
 from models.ops.sampling import picture_generator, sample_balanced
 from models.seg.mask_rcnn_options import RPNOptions
 from models.seg.matching import PictureBoxes, match_regions
@@ -29,7 +30,7 @@ _STREAM = 0
 
 
 class RPNOutput(NamedTuple):
-    """What the head says about every anchor, float32.
+    """What the head says about every anchor, float32 (float64 where the network is).
 
     Attributes:
         objectness: (B, A) logits.
@@ -74,7 +75,8 @@ class RegionProposalNetwork(nn.Module):
         objectness, deltas = self.head(list(features))
         frame = ImageList(images, [(images.shape[-2], images.shape[-1])])
         # the generator reads shape, dtype and device of the levels: stand-ins without storage
-        grids = [images.new_zeros((), dtype=torch.float32).expand(f.shape) for f in features]
+        cell = at_least_float32(images.new_zeros(()))
+        grids = [cell.expand(f.shape) for f in features]
         return RPNOutput(
             objectness=torch.cat([_by_anchor(level, 1) for level in objectness], dim=1)[..., 0],
             deltas=torch.cat([_by_anchor(level, 4) for level in deltas], dim=1),
@@ -142,7 +144,7 @@ class RegionProposalNetwork(nn.Module):
             counts.append(positive.shape[0] + negative.shape[0])
         positive, negative = torch.cat(positives), torch.cat(negatives)
         sampled = torch.cat([positive, negative])
-        wanted = torch.zeros(sampled.shape[0], device=sampled.device)
+        wanted = output.objectness.new_zeros(sampled.shape[0])
         wanted[: positive.shape[0]] = 1.0
         objectness = F.binary_cross_entropy_with_logits(
             output.objectness.flatten()[sampled], wanted, reduction="none"
@@ -163,7 +165,7 @@ class RegionProposalNetwork(nn.Module):
 def _by_anchor(level: Tensor, channels: int) -> Tensor:
     """Turn (B, R * channels, H, W) into (B, H * W * R, channels), in the order of the anchors."""
     batch, _, height, width = level.shape
-    level = level.float().view(batch, -1, channels, height, width)
+    level = at_least_float32(level).view(batch, -1, channels, height, width)
     return level.permute(0, 3, 4, 1, 2).reshape(batch, -1, channels)
 
 

@@ -87,6 +87,33 @@ def test_files_of_other_models_are_refused(convnext, change, message):
         convnext[1](change)
 
 
+class Spy:
+    """Leaves a file behind when unpickled carelessly."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return (open, (str(self.marker), "w"))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_with_code_is_refused_unexecuted(tmp_path, zipped):
+    path, marker = tmp_path / "evil.pt", tmp_path / "executed"
+    state = {"conv1.weight": torch.zeros(1), "x": Spy(marker)}
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match=r"evil\.pt is no state dict of tensors alone"):
+        TimmFPN("resnet10t", weights=str(path))
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80", b"c", b"(", b"PK\x03\x04", bytes(range(256))])
+def test_broken_bytes_are_refused(tmp_path, content):
+    (tmp_path / "b.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"b\.pt is no state dict of tensors alone"):
+        TimmFPN("resnet10t", weights=str(tmp_path / "b.pt"))
+
+
 def test_weights_that_cannot_be_meant(tmp_path):
     broken = tmp_path / "broken.pt"
     broken.write_bytes(b"not a zip file")
