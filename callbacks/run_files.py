@@ -34,22 +34,39 @@ def run_folder(trainer: pl.Trainer, name: str) -> Path | None:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[IO[bytes]]:
+def written_whole(path: Path, durable: bool = False) -> Iterator[IO[bytes]]:
     """Open a file that appears under its name only when the block ends without an error.
 
     A reader never sees half a file, and a run that dies keeps the previous one.
 
     Args:
         path: the file; missing parents are created.
+        durable: wait until the disk has it, so that it also outlives a crash of the machine.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with part.open("wb") as file:
             yield file
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         part.replace(path)
+        if durable:
+            _sync_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a change of names reach the disk; POSIX only, elsewhere folders cannot be opened."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_picture(path: Path, picture: npt.NDArray[np.uint8]) -> None:

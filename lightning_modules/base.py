@@ -8,11 +8,26 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lightning_modules.gather import ItemLosses, gather_to_all, mean_over_processes
+from lightning_modules.resuming import (
+    Stateful,
+    check_state,
+    check_weights,
+    differences,
+    follow_configuration,
+    hyperparameters,
+    loader_state,
+    seed_batch,
+    settle_counters,
+)
 from lightning_modules.weights import load_weights
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
@@ -53,55 +68,127 @@ class TrainedModule(pl.LightningModule):
         self.backbone_lr_mult = backbone_lr_mult
         # Set by the command line: the resolved configuration, for self-contained checkpoints.
         self.blueprint: dict[str, Any] | None = None
+        self._seed = 0
+        self._configured: list[dict[str, Any]] = []
+        self._resumed_after_epoch: bool | None = None  # None for a training from the start
+        self._loader_state: dict[str, int] = {}
         if init_from is not None:
             report = load_weights(self.model, init_from)
             _log.info("%s", report)
 
+    def training_loss(
+        self, terms: Mapping[str, Tensor], sample_ids: Iterable[object], size: int
+    ) -> Tensor:
+        """Return the weighted sum of the terms; log it and them as ``train/loss[_<term>]``.
+
+        Logged is the mean over the processes: the loss of all their samples together (A69).
+
+        Args:
+            terms: scalar loss terms by name.
+            sample_ids: pictures or bags of the batch, for the message.
+            size: how many they are.
+
+        Raises:
+            ValueError: see ``total_loss``.
+        """
+        total, means = self._checked(terms, sample_ids)
+        logged = {f"train/loss_{name}": means[name] for name in terms}
+        self.log_dict(logged, on_step=True, on_epoch=False, batch_size=size)
+        self.log("train/loss", means["total"], prog_bar=True, on_step=True, batch_size=size)
+        return total
+
+    def on_fit_start(self) -> None:
+        """Take the seed of the run, which ``seed_everything`` has set."""
+        self._seed = torch.initial_seed()
+
+    def on_train_start(self) -> None:
+        """When resuming, let the configuration win over the checkpoint."""
+        if self._resumed_after_epoch is None:
+            return
+        if self._resumed_after_epoch:
+            # Lightning would count the finished epoch's last batch once more.
+            self.trainer.fit_loop.epoch_loop.restarting = False
+        elif isinstance(self.trainer.train_dataloader, Stateful):
+            # Lightning does this too late where the steps of the run have been estimated.
+            self.trainer.train_dataloader.load_state_dict(self._loader_state)
+        schedulers = [c.scheduler for c in self.trainer.lr_scheduler_configs]
+        schedule = next((s for s in schedulers if isinstance(s, LRScheduler)), None)
+        follow_configuration(self.trainer.optimizers[0], self._configured, schedule)
+        self._resumed_after_epoch = None
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed the batch's random numbers by its place in the run."""
+        del batch, batch_idx
+        batch_number = self.trainer.fit_loop.total_batch_idx
+        seed_batch(self._seed, self.global_rank, batch_number, self.device.type)
+
     def total_loss(self, terms: Mapping[str, Tensor], sample_ids: Iterable[object]) -> Tensor:
-        """Return the weighted sum of the terms.
+        """Return the weighted sum of the terms; every process must call it.
 
         Args:
             terms: scalar loss terms by name.
             sample_ids: pictures or bags of the batch, for the message.
 
         Raises:
-            ValueError: a weight names a term that does not exist, or a term is not finite; the
-                message names the term and the samples.
+            ValueError: a weight names a term that does not exist, or a term is not finite on any
+                process; the message names the term and the samples. All processes raise together,
+                so that none waits for another that has stopped.
+        """
+        return self._checked(terms, sample_ids)[0]
+
+    def _checked(
+        self, terms: Mapping[str, Tensor], sample_ids: Iterable[object]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the sum, and terms and ``total`` averaged over the processes."""
+        total = self.weighted_sum(terms)
+        means = mean_over_processes(torch.stack([*terms.values(), total]).detach())
+        if not bool(torch.isfinite(means[-1])):
+            bad = {n: float(t) for n, t in terms.items() if not bool(torch.isfinite(t))}
+            fine = bool(torch.isfinite(total))
+            mine = None if fine else f"{bad or float(total)}; samples {list(sample_ids)}"
+            self._refuse([found for found in gather_to_all(mine) if found])
+        return total, dict(zip([*terms, "total"], means, strict=True))
+
+    def weighted_sum(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """Return the sum of the terms, each times its weight.
+
+        Raises:
+            ValueError: a weight names a term that does not exist.
         """
         unknown = sorted(set(self.loss_weights) - set(terms))
         if unknown:
             raise ValueError(f"loss_weights names {unknown}; the model has {sorted(terms)}")
-        total = torch.stack([terms[n] * self.loss_weights.get(n, 1.0) for n in terms]).sum()
-        if not bool(torch.isfinite(total)):
-            bad = {n: float(t) for n, t in terms.items() if not bool(torch.isfinite(t))}
-            raise ValueError(
-                f"loss is not finite at step {self.global_step}: {bad or float(total)}; samples "
-                f"{list(sample_ids)}. Lower the learning rate, lengthen the warm-up or check "
-                "these samples."
-            )
-        return total
+        return torch.stack([terms[n] * self.loss_weights.get(n, 1.0) for n in terms]).sum()
 
-    def log_losses(self, stage: str, terms: Mapping[str, Tensor], total: Tensor, size: int) -> None:
-        """Log ``stage/loss`` and ``stage/loss_<term>``; means weigh each batch by its size."""
-        train = stage == "train"
-        values = {f"{stage}/loss_{name}": term.detach() for name, term in terms.items()}
-        self.log_dict(
-            values, on_step=train, on_epoch=not train, batch_size=size, sync_dist=not train
-        )
-        self.log(
-            f"{stage}/loss",
-            total.detach(),
-            prog_bar=train,
-            on_step=train,
-            on_epoch=not train,
-            batch_size=size,
-            sync_dist=not train,
+    def log_item_losses(self, split: str, losses: ItemLosses) -> None:
+        """Log ``split/loss`` and ``split/loss_<term>``, the means over all items (A67).
+
+        Every process must call it.
+
+        Raises:
+            ValueError: a loss is not finite; the message names the items.
+        """
+        losses.gather()
+        bad = losses.not_finite()
+        if bad:
+            self._refuse([f"{split}; samples {bad}"])
+        means = losses.means()
+        total = self.weighted_sum({n: torch.tensor(m).double() for n, m in means.items()})
+        named = {f"loss_{name}": mean for name, mean in means.items()}
+        self.log_metrics(split, named | {"loss": float(total)}, headline=())
+
+    def _refuse(self, found: list[str]) -> None:
+        raise ValueError(
+            f"loss is not finite at step {self.global_step}: {', '.join(found)}. Lower the "
+            "learning rate, lengthen the warm-up or check these samples."
         )
 
     def log_metrics(
         self, split: str, metrics: Mapping[str, float], headline: Iterable[str]
     ) -> None:
         """Log metrics of a whole split in float64, so that files repeat the very same number.
+
+        All processes have the same numbers; a maximum over them changes none, not even by rounding.
 
         Args:
             split: ``val`` or ``test``.
@@ -111,11 +198,19 @@ class TrainedModule(pl.LightningModule):
         shown = set(headline)
         for name, value in metrics.items():
             number = torch.tensor(value, dtype=torch.float64)
-            self.log(f"{split}/{name}", number, prog_bar=name in shown, batch_size=1)
+            self.log(
+                f"{split}/{name}",
+                number,
+                prog_bar=name in shown,
+                batch_size=1,
+                reduce_fx="max",
+                sync_dist=True,
+            )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer on parameter groups and the schedule on the steps of the run."""
         optimizer = self.build_optimizer()
+        self._configured = hyperparameters(optimizer)
         if self.scheduler_factory is None:
             return {"optimizer": optimizer}
         total = int(self.trainer.estimated_stepping_batches)
@@ -150,7 +245,11 @@ class TrainedModule(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the facts back."""
+        """Take the facts back; when resuming a training, also prepare what must not repeat.
+
+        Raises:
+            ValueError: the checkpoint is of another model or of other data.
+        """
         record = checkpoint.get("segmil")
         if record is None:
             return
@@ -160,7 +259,40 @@ class TrainedModule(pl.LightningModule):
                 f"the checkpoint was trained on data with {theirs}, these data have {ours}; give "
                 "data of the same kind, or start a new training by model.init_args.init_from"
             )
+        check_weights(checkpoint["state_dict"], self.state_dict())
         self.restore_facts(record["facts"])
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self._compare_configuration(record["blueprint"] or {})
+            self._prepare_resuming(checkpoint)
+
+    def _compare_configuration(self, theirs: Mapping[str, Any]) -> None:
+        """Tell what was changed since the checkpoint; refuse another optimizer."""
+        old, new = (
+            {k: (b or {}).get(k, {}) for k in ("model", "data")} for b in (theirs, self.blueprint)
+        )
+        changes = differences(old, new) if self.blueprint else []
+        if any(c.startswith("model.init_args.optimizer.class_path:") for c in changes):
+            raise ValueError(
+                "the checkpoint was trained by another optimizer, whose state is of no use here "
+                f"({'; '.join(changes)}). Start a new training by model.init_args.init_from"
+            )
+        if changes:
+            rank_zero_warn(
+                "the checkpoint was trained with other values; the configuration's are used: "
+                + "; ".join(changes)
+            )
+
+    def _prepare_resuming(self, checkpoint: dict[str, Any]) -> None:
+        check_state(checkpoint, self.build_optimizer())
+        self._resumed_after_epoch = settle_counters(checkpoint)
+        self._loader_state = loader_state(checkpoint)
+        averages = any(isinstance(c, WeightAveraging) for c in self.trainer.callbacks)  # type: ignore[attr-defined]
+        if "current_model_state" in checkpoint and not averages:
+            checkpoint["state_dict"] = checkpoint["state_dict"] | checkpoint["current_model_state"]
+            rank_zero_info(
+                "the checkpoint holds averaged weights; without `ema` the training goes on from "
+                "the raw weights and the average ends here"
+            )
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:

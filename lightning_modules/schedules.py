@@ -2,13 +2,15 @@
 
 The LightningModule gives the number of steps of the whole run (`estimated_stepping_batches`), so a
 recipe states fractions or epochs' worth of milestones and never step counts that hide the batch
-size. The learning rate is a closed form of the step: resuming restores it exactly.
+size. The learning rate is a closed form of the step: resuming restores it exactly, and a recipe
+that was changed meanwhile applies from there on.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -64,6 +66,16 @@ class WarmupSchedule(LRScheduler):
         """Return the learning rate of each parameter group at the current step."""
         factor = self.factor(self.last_epoch)
         return [base * factor for base in self.base_lrs]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the step alone; everything else is the recipe's."""
+        return {"last_epoch": self.last_epoch, "_step_count": self._step_count}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go to the step of the state."""
+        self.last_epoch = state_dict["last_epoch"]
+        self._step_count = state_dict["_step_count"]
+        self._last_lr = self.get_lr()
 
 
 class Constant(WarmupSchedule):

@@ -1,0 +1,172 @@
+"""A training that is cut and resumed ends, bit for bit, where the uninterrupted one ends."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from callbacks.checkpoints import RunCheckpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+BAGS = [
+    "fit",
+    "--config",
+    "configs/quickstart/abmil.yaml",
+    "--data.train_bags",
+    "44",
+    "--data.val_bags",
+    "20",
+    "--data.eval_batch_size",
+    "20",
+    "--trainer.log_every_n_steps",
+    "1",
+    "--checkpoint.last_seconds",
+    "0",
+    "--callbacks.curves",
+    "false",
+    "--callbacks.attention",
+    "false",
+    "--callbacks.progress",
+    "false",
+]  # fmt: skip  (44 bags in batches of 8: 5 steps an epoch)
+EMA = ["--ema.decay", "0.9", "--ema.warmup_steps", "5"]
+MEASURED = ("time/", "memory/")  # columns that no two runs share
+
+
+@pytest.fixture(autouse=True)
+def in_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture
+def snapshots(monkeypatch, tmp_path):
+    """Keep the run folder as a kill right after each writing of last.ckpt would leave it."""
+    write, kept = RunCheckpoint._write, {}
+
+    def write_and_keep(self, trainer):
+        before = self._last_step
+        write(self, trainer)
+        if self._last_step != before:
+            run = self.last_path.parents[1]
+            if not run.parent.name.startswith("cut"):  # not the resumed copies
+                kept[self._last_step] = tmp_path / f"cut{len(kept)}" / run.name
+                shutil.copytree(run, kept[self._last_step])
+
+    monkeypatch.setattr(RunCheckpoint, "_write", write_and_keep)
+    return kept
+
+
+def run(*arguments):
+    assert train.main([str(a) for a in arguments]) == 0
+
+
+def rows(run_dir):
+    with (run_dir / "metrics.csv").open() as stream:
+        return [
+            {k: v for k, v in r.items() if v and not k.startswith(MEASURED)}
+            for r in csv.DictReader(stream)
+        ]
+
+
+def content(run_dir, name="last"):
+    return torch.load(run_dir / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def same(a, b, name=""):
+    """Name the first place where two checkpoints differ, None where they are equal."""
+    if isinstance(a, torch.Tensor):
+        return None if torch.equal(a, b) and a.dtype == b.dtype else name
+    if isinstance(a, dict):
+        if a.keys() != b.keys():
+            return f"{name}: {a.keys() ^ b.keys()}"
+        pairs = [(a[k], b[k], f"{name}.{k}") for k in a if not str(k).endswith(("path", "models"))]
+        pairs = [p for p in pairs if not p[2].endswith(".dirpath")]
+    elif isinstance(a, list | tuple):
+        if len(a) != len(b):
+            return name
+        pairs = [(x, y, f"{name}[{i}]") for i, (x, y) in enumerate(zip(a, b, strict=True))]
+    else:
+        return None if a == b else f"{name}: {a} {b}"
+    return next((found for p in pairs if (found := same(*p))), None)
+
+
+def assert_resumes(straight, cuts, *arguments):
+    """Resume each cut run in its folder and compare everything it leaves with the straight run."""
+    expected, table = content(straight), rows(straight)
+    assert len(table) > 10
+    for step, folder in cuts.items():
+        if step == expected["global_step"]:
+            continue
+        run("fit", "--ckpt_path", folder / "checkpoints" / "last.ckpt", *arguments, "--debug")
+        assert same(expected, content(folder)) is None, step
+        assert same(content(straight, "best"), content(folder, "best")) is None, step
+        assert rows(folder) == table, step
+
+
+LENGTHS = {
+    "epochs": ["--trainer.max_epochs", "4"],
+    "steps": ["--trainer.max_steps", "20", "--trainer.max_epochs", "-1"],
+    "sparse": ["--trainer.max_epochs", "4", "--trainer.check_val_every_n_epoch", "2"],
+    "inside": [
+        "--trainer.max_steps", "22", "--trainer.max_epochs", "-1",
+        "--trainer.val_check_interval", "3", "--trainer.check_val_every_n_epoch", "null",
+    ],
+    "inside_epochs": ["--trainer.max_epochs", "4", "--trainer.val_check_interval", "2"],
+    "accumulated": ["--trainer.max_epochs", "4", "--trainer.accumulate_grad_batches", "2"],
+}  # fmt: skip
+
+
+slow = pytest.mark.slow
+CASES = [(n, e) for n in LENGTHS for e in ("plain", "ema")]
+QUICK = {("steps", "ema"), ("inside", "plain"), ("inside_epochs", "ema")}
+
+
+@pytest.mark.parametrize(
+    ("length", "average"), [pytest.param(*c, marks=[] if c in QUICK else slow) for c in CASES]
+)
+def test_bags(length, average, snapshots, tmp_path):
+    extra = EMA if average == "ema" else []
+    run(*BAGS, *LENGTHS[length], *extra, "--runs_dir", tmp_path, "--debug")
+    steps = sorted(snapshots)
+    assert len(steps) >= 3
+    chosen = steps[:1] if (length, average) in QUICK else [steps[0], steps[len(steps) // 2]]
+    assert_resumes(tmp_path / "abmil" / "version_0", {step: snapshots[step] for step in chosen})
+
+
+@slow
+@pytest.mark.parametrize("length", ["sparse", "inside", "inside_epochs"])
+def test_from_the_best_checkpoint(length, snapshots, tmp_path):
+    """Such checkpoints are written inside validation, also on an epoch's last batch."""
+    run(*BAGS, *LENGTHS[length], *EMA, "--runs_dir", tmp_path, "--debug")
+    straight = tmp_path / "abmil" / "version_0"
+    folder = snapshots[sorted(snapshots)[1]]
+    (folder / "checkpoints" / "last.ckpt").unlink()
+    step = content(folder, "best")["global_step"]
+    run("fit", "--ckpt_path", folder / "checkpoints" / "best.ckpt", "--debug")
+    assert same(content(straight), content(folder)) is None, step
+    assert rows(folder) == rows(straight), step
+
+
+SCENES = [
+    "fit", "--config", "configs/quickstart/mask_rcnn.yaml", "--data.train_scenes", "6",
+    "--data.val_scenes", "2", "--data.eval_batch_size", "2", "--data.size", "64",
+    "--trainer.limit_train_batches", "1.0", "--trainer.log_every_n_steps", "1",
+    "--callbacks.curves", "false", "--callbacks.gallery", "false",
+    "--callbacks.progress", "false", "--checkpoint.last_seconds", "0",
+]  # fmt: skip
+
+
+@slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_scenes_with_batch_norm_and_workers(workers, snapshots, tmp_path):
+    inside = ["--trainer.max_epochs", "2", "--trainer.val_check_interval", "2"]
+    augmented = [f"--data.num_workers={workers}"]
+    augmented += ['--data.augmentations=[{"name": "HorizontalFlip", "p": 0.5}]']
+    run(*SCENES, *inside, *augmented, *EMA, "--runs_dir", tmp_path, "--debug")
+    steps = sorted(snapshots)
+    assert steps == [2, 3, 5, 6]
+    cuts = {step: snapshots[step] for step in (2, 3)}
+    assert_resumes(tmp_path / "mask_rcnn" / "version_0", cuts)
