@@ -8,7 +8,7 @@ EXTRAS ?= dev,export,pretrained
 
 export NO_ALBUMENTATIONS_UPDATE = 1
 
-.PHONY: setup quickstart test check bench clean
+.PHONY: setup quickstart test check faults bench clean
 
 setup: $(STAMP)
 
@@ -32,9 +32,13 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not slow"
 
+faults: setup
+	$(BIN)/python -m tests.faults
+
 bench: setup
-	$(BIN)/python benchmarks/evaluation.py
-	$(BIN)/python benchmarks/mask_rcnn.py
+	@missed=0; for name in startup workers bags evaluation mask_rcnn; do \
+		echo "== $$name"; $(BIN)/python -W ignore benchmarks/$$name.py || missed=1; \
+	done; exit $$missed
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache *.egg-info

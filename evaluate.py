@@ -7,65 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-COMMANDS = {
-    "coco": "COCO AP and AR of boxes and masks",
-    "operating-point": "precision, recall and F1 at a confidence, one or two models",
-    "mil": "bag metrics with bootstrap intervals",
-    "mil-cv": "cross-validation of a MIL recipe on one file of bags",
-}
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of all subcommands; imports nothing heavy."""
-    parser = argparse.ArgumentParser(prog="evaluate.py", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    subs = {name: commands.add_parser(name, help=text) for name, text in COMMANDS.items()}
-    for sub in subs.values():
-        sub.add_argument("--out", type=Path, help="write the numbers as JSON")
-        sub.add_argument("--debug", action="store_true", help="show a traceback on wrong input")
-    for name in ("coco", "operating-point"):
-        source = subs[name].add_mutually_exclusive_group(required=True)
-        many: dict[str, Any] = {"nargs": "+"} if name == "operating-point" else {}
-        source.add_argument("--ckpt", type=Path, help="checkpoint(s)", **many)
-        source.add_argument("--predictions", type=Path, help="COCO results file(s)", **many)
-        subs[name].add_argument("--annotations", type=Path, required=True, help="COCO ground truth")
-        subs[name].add_argument("--images", type=Path, help="picture folder (with --ckpt)")
-        subs[name].add_argument("--batch-size", type=int, help="default: the checkpoint's")
-    coco = subs["coco"]
-    coco.add_argument(
-        "--max-dets", type=int, nargs="+", help="default: the checkpoint's, or 1 10 100"
-    )
-    coco.add_argument("--backend", choices=("fast", "pycocotools"), default="fast")
-    coco.add_argument(
-        "--class-agnostic", action="store_true", help="score all categories as one class"
-    )
-    coco.add_argument("--per-class", action="store_true", help="also print AP by class")
-    coco.add_argument("--save-predictions", type=Path, help="write the results file (with --ckpt)")
-    point = subs["operating-point"]
-    point.add_argument("--score", type=float, default=0.5, help="confidence from which to count")
-    point.add_argument("--iou", type=float, default=0.5, help="overlap that makes a match")
-    point.add_argument("--iou-type", choices=("segm", "bbox"), help="default: segm where masks are")
-    point.add_argument("--latency", action="store_true", help="also time each checkpoint")
-    point.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
-    mil = subs["mil"]
-    source = mil.add_mutually_exclusive_group(required=True)
-    source.add_argument("--ckpt", type=Path, help="checkpoint (with --data)")
-    source.add_argument("--predictions", type=Path, help="CSV bag_id,label,score")
-    mil.add_argument(
-        "--data", type=Path, help="npz of bags, or a recipe whose test split is scored"
-    )
-    mil.add_argument("--threshold", type=float, help="default: the checkpoint's, or 0.5")
-    mil.add_argument("--draws", type=int, default=1000, help="bootstrap draws")
-    mil.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
-    cv = subs["mil-cv"]
-    cv.add_argument(
-        "--config", type=Path, required=True, help="recipe, e.g. configs/mil/abmil.yaml"
-    )
-    cv.add_argument("--data", type=Path, required=True, help="npz of bags")
-    cv.add_argument("--folds", type=int, default=10)
-    cv.add_argument("--repeats", type=int, default=5)
-    cv.add_argument("--seed", type=int, default=0)
-    return parser
+from evaluate_arguments import build_parser
 
 
 def _show(title: str, columns: list[str], rows: Any) -> None:
@@ -73,7 +15,7 @@ def _show(title: str, columns: list[str], rows: Any) -> None:
 
     from evaluation.report import table
 
-    console = Console(width=max(80, Console().width))
+    console = Console(width=max(80, Console().width), markup=False)
     console.print(title, soft_wrap=True, highlight=False)
     console.print(table(columns, rows))
 
@@ -90,25 +32,24 @@ def run_coco(args: argparse.Namespace) -> dict[str, Any]:
     """Score a checkpoint or a results file against COCO ground truth."""
     from evaluation.coco import evaluate_results
     from evaluation.report import report
-    from evaluation.results import (
-        load_ground_truth,
-        load_results,
-        merge_categories,
-        write_json,
-    )
+    from evaluation.results import merge_categories, read_results, write_json
 
     files = [args.annotations, args.predictions or args.ckpt]
     if args.ckpt:
         from lightning_modules.inference import predict_coco
 
-        predicted = predict_coco(args.ckpt, args.annotations, args.images, args.batch_size)
-        truth, rows = predicted.ground_truth, predicted.rows
+        predicted = predict_coco(
+            args.ckpt, args.annotations, args.images, args.batch_size, args.bad_data
+        )
+        truth, rows, skipped = predicted.ground_truth, predicted.rows, predicted.problems
         max_dets = args.max_dets or predicted.max_dets
         if args.save_predictions:
             write_json(args.save_predictions, rows)
     else:
-        truth = load_ground_truth(args.annotations)
-        rows = load_results(args.predictions, None if args.class_agnostic else truth)
+        truth, left_out = _ground_truth(args)
+        known = {"images": truth["images"]} if args.class_agnostic else truth
+        rows, dropped = read_results(args.predictions, known, args.bad_data)
+        skipped = left_out + dropped
         max_dets = args.max_dets or [1, 10, 100]
     if args.class_agnostic:
         truth, rows = merge_categories(truth, rows)
@@ -119,25 +60,52 @@ def run_coco(args: argparse.Namespace) -> dict[str, Any]:
         per_class = scores.per_class()
         if per_class:
             _show("by class", list(per_class[0]), [list(row.values()) for row in per_class])
-    return report(sys.argv, scores.metrics, files=files, per_class=scores.per_class())
+    extra = {"per_class": scores.per_class(), "skipped": _tell_skipped(skipped)}
+    return report(sys.argv, scores.metrics, files=files, **extra)
+
+
+def _ground_truth(args: argparse.Namespace) -> tuple[dict[str, Any], tuple[Any, ...]]:
+    """Read and check ground truth, with --images also the picture files that it names."""
+    from evaluation.results import read_ground_truth
+
+    if args.images is None:
+        return read_ground_truth(args.annotations, args.bad_data)
+    from datamodules.coco_checks import unusable_pictures
+
+    def look(records: Any) -> Any:
+        return unusable_pictures(args.annotations, records, args.images, "header")
+
+    return read_ground_truth(args.annotations, args.bad_data, look)
+
+
+def _tell_skipped(problems: Any) -> dict[str, int]:
+    """Print how many problems each file had that were skipped, and return the counts."""
+    counts: dict[str, int] = {}
+    for problem in problems:
+        counts[str(problem.file)] = counts.get(str(problem.file), 0) + 1
+    for file, count in counts.items():
+        print(f"skipped: {count} problem(s) of {file}")
+    return counts
 
 
 def run_mil(args: argparse.Namespace) -> dict[str, Any]:
     """Score bags with bootstrap intervals."""
-    from evaluation.bag_scores import read_bag_csv
+    from evaluation.bag_csv import read_bag_csv
     from evaluation.bootstrap import bootstrap_intervals
     from evaluation.mil import confusion_matrix, evaluate_bags
     from evaluation.report import report
 
     if args.ckpt:
         if args.data is None:
-            raise ValueError("mil --ckpt needs --data FILE.npz or --data RECIPE.yaml")
+            raise ValueError("mil --ckpt needs --data FILE.npz, SLIDES.csv or RECIPE.yaml")
         from lightning_modules.inference import predict_bags
 
-        scores, task, threshold = predict_bags(args.ckpt, args.data)
+        found = predict_bags(args.ckpt, args.data, args.features, args.bad_data)
+        scores, task, threshold = found.scores, found.task, found.threshold
+        skipped: Any = found.problems
         files = [args.ckpt, args.data]
     else:
-        scores, task = read_bag_csv(args.predictions)
+        scores, task, skipped = read_bag_csv(args.predictions, args.bad_data)
         threshold, files = 0.5, [args.predictions]
     threshold = threshold if args.threshold is None else args.threshold
     if not 0 <= threshold <= 1:
@@ -157,6 +125,7 @@ def run_mil(args: argparse.Namespace) -> dict[str, Any]:
     _show(title, ["metric", "value", "2.5 %", "97.5 %"], rows)
     matrix = confusion_matrix(scores.labels, scores.probabilities, task, threshold)
     extra = {
+        "skipped": _tell_skipped(skipped),
         "intervals": intervals,
         "threshold": threshold,
         "confusion_matrix": matrix,
@@ -171,16 +140,22 @@ def run_mil(args: argparse.Namespace) -> dict[str, Any]:
 def run_mil_cv(args: argparse.Namespace) -> dict[str, Any]:
     """Cross-validate a recipe; folds of the file when it has them, else stratified ones."""
     from evaluation.report import report
-    from lightning_modules.mil_cv import cross_validate
+    from lightning_modules.mil_cv import BagFiles, cross_validate
 
     def tell(done: int, total: int) -> None:
         if done % 10 == 0 or done == total:
             print(f"{done} of {total} folds", file=sys.stderr, flush=True)
 
-    result = cross_validate(args.config, args.data, args.folds, args.repeats, args.seed, tell)
+    policy = None if args.bad_data == "error" else args.bad_data
+    data = BagFiles(args.data, args.features, policy)
+    result = cross_validate(args.config, data, args.folds, args.repeats, args.seed, tell)
+    for note in result.notes:
+        print(f"note: {note}")
     rows = [(k, v["mean"], v["std"], len(v["folds"])) for k, v in result.metrics.items()]
     title = f"{args.config} on {args.data}: {result.protocol}"
     _show(title, ["metric", "mean", "std over folds", "values"], rows)
+    if args.wandb is not None:
+        _send_folds(args, result)
     return report(
         sys.argv,
         result.metrics,
@@ -188,21 +163,57 @@ def run_mil_cv(args: argparse.Namespace) -> dict[str, Any]:
         seed=args.seed,
         protocol=result.protocol,
         seconds=result.seconds,
+        notes=result.notes,
+        skipped=_tell_skipped(result.problems),
     )
+
+
+def _send_folds(args: argparse.Namespace, result: Any) -> None:
+    """Log each fold of a cross-validation to W&B."""
+    from callbacks.loggers import forget_run_dir, next_run_dir
+    from callbacks.wandb_folds import log_folds
+    from callbacks.wandb_logger import WandbOptions
+    from evaluation.report import file_hash
+
+    folder = next_run_dir(Path("runs"), f"{args.config.stem}_cv")
+    forget_run_dir()
+    config = {"recipe": str(args.config), "data": str(args.data), "seed": args.seed}
+    config |= {"data_hash": file_hash(args.data), "protocol": result.protocol}
+    values = {name: summary["folds"] for name, summary in result.metrics.items()}
+    options = WandbOptions(project=args.wandb, mode=args.wandb_mode)
+    count = log_folds(folder, options, result.fold_numbers, values, config)
+    print(f"logged to W&B ({args.wandb_mode}): {count} folds, {folder}")
+
+
+def run_convert(args: argparse.Namespace) -> dict[str, Any]:
+    """Convert one split of a data set and count what was written and what left out."""
+    from datamodules.convert import convert
+    from evaluation.report import report
+    from evaluation.results import write_json
+
+    names = ("annotations", "images", "data_yaml", "root", "split", "skip_crowds")
+    options = {n: getattr(args, n) for n in (*names, "boxes_as_masks", "placing", "bad_data")}
+    done = convert(args.source, args.form, args.target, **options)
+    if done.content is not None:
+        write_json(args.target, done.content)
+    title = f"written: {args.target}, pictures in {done.folder}"
+    _show(title, ["what", "count"], done.counts.items())
+    return report(sys.argv, done.counts, files=[done.source])
 
 
 def run_operating_point(args: argparse.Namespace) -> dict[str, Any]:
     """Compare models at one confidence; two models get a paired bootstrap of the difference."""
     from evaluation.operating_point import operating_point, paired_bootstrap
     from evaluation.report import report
-    from evaluation.results import load_ground_truth
 
     if args.latency and not args.ckpt:
         raise ValueError("--latency times checkpoints; give --ckpt instead of --predictions")
-    truth, sources = load_ground_truth(args.annotations), args.ckpt or args.predictions
+    truth, skipped = _ground_truth(args)
+    sources = args.ckpt or args.predictions
     points, entries, times = [], {}, {}
     for source in sources:
-        rows, cap = _result_rows(args, source, truth)
+        rows, cap, dropped = _result_rows(args, source, truth)
+        skipped += dropped
         kind = args.iou_type or ("bbox" if rows and "segmentation" not in rows[0] else "segm")
         point = operating_point(truth, rows, args.score, args.iou, kind, max(cap, 300))
         entries[str(source)] = summary = point.summary(seed=args.seed)
@@ -216,7 +227,9 @@ def run_operating_point(args: argparse.Namespace) -> dict[str, Any]:
         if args.latency:
             from lightning_modules.inference import time_checkpoint
 
-            times[str(source)] = time_checkpoint(source, args.annotations, args.images)
+            times[str(source)] = time_checkpoint(
+                source, args.annotations, args.images, args.bad_data
+            )
             _show(
                 f"{source}: milliseconds a picture", ["what", "value"], times[str(source)].items()
             )
@@ -227,44 +240,107 @@ def run_operating_point(args: argparse.Namespace) -> dict[str, Any]:
         _show("first minus second, paired", ["metric", "value", "2.5 %", "97.5 %"], lines)
     metrics = {str(s): e["metrics"] for s, e in entries.items()}
     extra = {"models": entries, "difference": difference, "latency": times}
+    extra["skipped"] = _tell_skipped(skipped)
     return report(sys.argv, metrics, files=[args.annotations, *sources], seed=args.seed, **extra)
 
 
 def _result_rows(
     args: argparse.Namespace, source: Path, truth: dict[str, Any]
-) -> tuple[list[dict[str, Any]], int]:
-    """Return the COCO results rows of a checkpoint or a file, and the cap on detections."""
+) -> tuple[list[dict[str, Any]], int, tuple[Any, ...]]:
+    """Return COCO results rows, the cap on detections, and the problems of rows left out."""
     if args.ckpt:
         from lightning_modules.inference import predict_coco
 
-        predicted = predict_coco(source, args.annotations, args.images, args.batch_size)
-        return predicted.rows, predicted.max_dets
-    from evaluation.results import load_results
+        predicted = predict_coco(
+            source, args.annotations, args.images, args.batch_size, args.bad_data
+        )
+        return predicted.rows, predicted.max_dets, ()
+    from evaluation.results import read_results
 
-    return load_results(source, truth), 0
+    rows, dropped = read_results(source, truth, args.bad_data)
+    return rows, 0, dropped
+
+
+def _show_problems(problems: Any) -> None:
+    """Print one table with all columns in full; files are named below the folder they share."""
+    import os
+
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(markup=False)
+    if not console.is_terminal:
+        console = Console(markup=False, width=160)
+    if not problems:
+        console.print("no problem found")
+        return
+    folder = os.path.commonpath([p.file.absolute().parent for p in problems])
+    table = Table("file", "item", "part", "reason", "remedy")
+    last = None
+    for p in problems:
+        name = os.path.relpath(p.file, folder)
+        item = "" if p.item is None else f"{p.kind} {p.item}"
+        part = "" if p.annotation is None else f"{p.part} {p.annotation}"
+        table.add_row("" if name == last else name, item, part, p.reason, p.remedy)
+        last = name
+    console.print(f"{len(problems)} problem(s) below {folder}", soft_wrap=True, highlight=False)
+    console.print(table)
+
+
+def run_check_data(args: argparse.Namespace) -> dict[str, Any]:
+    """Check a recipe and all of its data; the record's ``passed`` decides on the exit code."""
+    from evaluation.report import report
+    from lightning_modules.check_data import check_data
+
+    flags = [word for path in args.config for word in ("--config", str(path))]
+    found = check_data([*flags, *args.overrides])
+    names = dict.fromkeys(name for counts in found.counts.values() for name in counts)
+    rows = [(name, *(counts.get(name) for counts in found.counts.values())) for name in names]
+    if rows:
+        _show("checked", ["what", *found.counts], rows)
+    _show_problems(found.problems)
+    passed = not found.problems or (args.bad_data == "skip" and not found.fatal)
+    if not passed:
+        hint = (
+            "mend them" if found.fatal else "mend them, or leave them out by --data.bad_data skip"
+        )
+        print(f"error: {len(found.problems)} problem(s), listed above; {hint}", file=sys.stderr)
+    extra = {"passed": passed, "counts": found.counts}
+    extra["problems"] = [problem.to_dict() for problem in found.problems]
+    return report(sys.argv, {}, files=args.config, **extra)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 2 wrong input."""
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    try:
+        args, args.overrides = parser.parse_known_args(argv)
+        if args.overrides and args.command != "check-data":
+            parser.error(f"unrecognized arguments: {' '.join(args.overrides)}")
+    except SystemExit as stop:  # argparse has printed its message, or the help
+        return int(stop.code or 0)
     run = {
+        "check-data": run_check_data,
         "coco": run_coco,
         "operating-point": run_operating_point,
         "mil": run_mil,
         "mil-cv": run_mil_cv,
+        "convert": run_convert,
     }[args.command]
     from jsonargparse import ArgumentError
 
     try:
-        _write(args.out, run(args))
+        record = run(args)
+        _write(args.out, record)
     except (ValueError, OSError, ArgumentError) as error:
         if args.debug:
             raise
         from lightning_modules.errors import user_message
 
-        print(f"error: {user_message(error)}", file=sys.stderr)
+        words = sys.argv[1:] if argv is None else argv
+        print(f"error: {user_message(error, words)}", file=sys.stderr)
         return 2
-    return 0
+    return 0 if record.get("passed", True) else 2
 
 
 if __name__ == "__main__":

@@ -12,13 +12,14 @@ commands
   validate   score the validation split     (add --ckpt_path FILE)
   test       score the test split           (add --ckpt_path FILE)
   predict    --ckpt_path FILE [--data PATH] write predictions; needs no configuration.
-             PATH: a folder of pictures, one picture, an npz file of bags; without it, the
-             checkpoint's own test data. --data.NAME VALUE changes one data argument.
+             PATH: a folder of pictures, one picture, an npz of bags, a CSV of slides; without
+             it, the checkpoint's own test data. --data.NAME VALUE changes one data argument.
 
 examples
   python train.py fit --config configs/quickstart/mask_rcnn.yaml
   python train.py fit --config configs/seg/mask_rcnn_nuclei.yaml --data.root DIR
   python train.py fit --config configs/mil/abmil.yaml --data.file FILE.npz
+  python train.py fit --config configs/mil/abmil_features.yaml --data.table SLIDES.csv
   python train.py predict --ckpt_path runs/mask_rcnn/version_0/checkpoints/best.ckpt --data DIR
 
 `python train.py fit --help` lists every argument; `--config configs/_base/wandb.yaml` adds W&B.
@@ -34,18 +35,22 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     debug = "--debug" in args
     args = [a for a in args if a != "--debug"]
+    from structures.lean_import import without
+
+    with without("matplotlib"):  # loaded by torchmetrics for its own plots
+        import pytorch_lightning  # noqa: F401
     from jsonargparse import ArgumentError
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
     from lightning_modules.cli import run  # heavy imports, after --help
-    from lightning_modules.errors import user_message
+    from lightning_modules.errors import tell_once, user_message
 
     try:
         run(args)
-    except (ValueError, FileNotFoundError, ArgumentError, MisconfigurationException) as error:
+    except (ValueError, OSError, ArgumentError, MisconfigurationException) as error:
         if debug:
             raise
-        sys.stderr.write(f"error: {user_message(error)}\n")
+        tell_once(f"error: {user_message(error, args)}\n")
         return 2
     except SystemExit as stop:  # jsonargparse has printed its message
         return int(stop.code or 0)

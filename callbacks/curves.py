@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,12 @@ import pytorch_lightning as pl
 
 from callbacks.epoch_pictures import EpochPictures
 from callbacks.run_files import rasterise, run_folder, write_picture
+from callbacks.wandb_charts import Points, line_chart
 from callbacks.wandb_media import Media
 from evaluation.bag_scores import BagScores
+from evaluation.coco_backends import IouType
+from evaluation.coco_scores import KIND, CocoScores
+from evaluation.mil import pr_curve, roc_curve
 from evaluation.plots import plot_coco_pr, plot_pr_roc
 
 if TYPE_CHECKING:
@@ -25,7 +30,9 @@ class Curves(EpochPictures):
     precision-recall and ROC with the threshold marked (``bag_scores``, ``threshold``,
     ``class_names``); several classes are each drawn against the rest. Writes
     ``pictures/curves_val.png``, the latest validation, and ``curves_test.png``; W&B keeps one
-    picture for each time. Bags of one class only have no curves and are passed over.
+    picture for each time and has ``val/pr`` and, for bags, ``val/roc`` as charts of its own, for
+    pictures with one curve a class at IoU .50. Bags of one class only have no curves and are passed
+    over.
 
     Args:
         every_n_epochs: epochs between figures (see `EpochPictures`).
@@ -48,6 +55,39 @@ class Curves(EpochPictures):
         if folder is not None:
             write_picture(folder / f"curves_{split}.png", picture)
         self.wandb.log(trainer, f"{split}/curves", [Media(picture, when)])
+        for kind, (points, title, xname) in _charts(pl_module).items():
+            chart = functools.partial(line_chart, points, f"{title}, {when}", xname)
+            self.wandb.send(trainer, f"{split}/{kind}", chart)
+
+
+def _charts(pl_module: pl.LightningModule) -> dict[str, tuple[dict[str, Points], str, str]]:
+    """Return points by name, title and horizontal axis for each chart."""
+    module: Any = pl_module
+    scores = getattr(module, "scores", None)
+    if scores is not None:
+        kind: IouType = "segm" if "segm" in scores.curves else "bbox"
+        title = f"precision by recall, {KIND[kind]} IoU .50"
+        return {"pr": (class_curves(scores, kind), title, "recall")}
+    pairs = one_against_rest(module.bag_scores, module.class_names)
+    pr = {name: pr_curve(*pair)[:2] for name, pair in pairs.items()}
+    roc = {name: roc_curve(*pair)[:2] for name, pair in pairs.items()}
+    return {
+        "pr": (pr, "precision by recall", "recall"),
+        "roc": (roc, "true by false positive rate", "false positive rate"),
+    }
+
+
+def class_curves(scores: CocoScores, iou_type: IouType) -> dict[str, Points]:
+    """Return the precision-recall curve at IoU .50 of all classes together and of each.
+
+    The classes with the most instances come first; those without any are left out.
+    """
+    precision = scores.curves[iou_type].precision[0]  # IoU .50: (R, K)
+    order = np.argsort(-scores.truth_counts, kind="stable")
+    with_truth = [int(k) for k in order if scores.truth_counts[k] > 0]
+    recall = np.linspace(0, 1, len(precision))
+    curves = {"all classes": scores.pr_curve(iou_type)} if with_truth else {}
+    return curves | {scores.categories[k][1]: (recall, precision[:, k]) for k in with_truth}
 
 
 def _figure(pl_module: pl.LightningModule, title: str) -> Figure | None:

@@ -14,8 +14,8 @@ class EpochPictures(pl.Callback, ABC):
     """Decides which evaluation epochs are drawn and hands their batches to the subclass.
 
     While fitting these are the first validation of the run, then one every n epochs (counted from
-    the last one drawn, because validations may skip epochs), and the last. Sanity checks never
-    are; `validate` and `test` always are.
+    the last one drawn, because validations may skip epochs), and the last. Of several validations
+    in one epoch the first is drawn. Sanity checks never are; `validate` and `test` always are.
 
     Args:
         every_n_epochs: n.
@@ -108,7 +108,7 @@ class EpochPictures(pl.Callback, ABC):
 
     def _is_due(self, trainer: pl.Trainer) -> bool:
         epoch = trainer.current_epoch
-        if self._drawn_epoch is not None and 0 < epoch - self._drawn_epoch < self.every_n_epochs:
+        if self._drawn_epoch is not None and epoch - self._drawn_epoch < self.every_n_epochs:
             return False
         self._drawn_epoch = epoch
         return True

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
-from pytorch_lightning.loggers import CSVLogger, Logger
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
+
+from callbacks.metrics_table import MetricsTable
+from callbacks.wandb_logger import SafeWandbLogger, WandbOptions
 
 _SET_HERE: set[str] = set()  # W&B variables that follow the run, because the user set none
 
@@ -14,7 +17,9 @@ _SET_HERE: set[str] = set()  # W&B variables that follow the run, because the us
 def next_run_dir(runs_dir: Path, name: str) -> Path:
     """Return ``runs_dir/name/version_k`` with the smallest k that is larger than all present.
 
-    Processes that the first one of a job launches get its answer through the environment.
+    Processes that the first one of a job launches get its answer through the environment. Where
+    somebody else launches them (torchrun, Slurm) only the first one's answer counts: the others
+    create nothing, and ``trainer.log_dir``, the one way to the folder, is broadcast.
     """
     known = os.environ.get("SEGMIL_RUN_DIR")
     if known and "LOCAL_RANK" in os.environ:
@@ -30,48 +35,55 @@ def next_run_dir(runs_dir: Path, name: str) -> Path:
     return run_dir
 
 
+def is_first_process() -> bool:
+    """Tell whether this process writes the files of the job, as far as the environment knows."""
+    first: bool = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    return first and os.environ.get("NODE_RANK", "0") == "0"
+
+
 def forget_run_dir() -> None:
     """End the run: the next training of this process gets a folder of its own."""
     os.environ.pop("SEGMIL_RUN_DIR", None)
 
 
-def build_loggers(run_dir: Path, wandb_options: Any | None) -> list[Logger]:
+def build_loggers(
+    run_dir: Path, wandb_options: WandbOptions | None, resume_step: int | None = None
+) -> list[Logger]:
     """Return the loggers of a run; the first one's folder is the run folder.
 
     Args:
         run_dir: folder of the run.
-        wandb_options: ``project``, ``mode``, ``entity``, ``group`` and ``tags``, or None.
+        wandb_options: what to do with Weights & Biases, None for nothing.
+        resume_step: steps of the checkpoint from which the run continues in its folder, or None.
     """
-    table = CSVLogger(str(run_dir.parent), name="", version=run_dir.name)
+    table = MetricsTable(run_dir, resume_step)
     loggers: list[Logger] = [table]
     if wandb_options is None:
         return loggers
-    from pytorch_lightning.loggers import WandbLogger
+    if is_first_process():
+        _ = table.experiment  # creates the run folder before W&B puts its own folder inside
+        run_dir.mkdir(parents=True, exist_ok=True)
+    stay_inside(run_dir)
+    try:
+        loggers.append(SafeWandbLogger(run_dir, wandb_options))
+    except ModuleNotFoundError:
+        rank_zero_warn("W&B is not installed (`pip install wandb`); the run goes on without it")
+    return loggers
 
-    _ = table.experiment  # creates the run folder before W&B puts its own folder inside
-    run_dir.mkdir(parents=True, exist_ok=True)
-    # W&B stages artifacts and caches under the home folder unless told otherwise.
+
+def stay_inside(run_dir: Path) -> None:
+    """Have W&B stage artifacts and caches in the run's folder, not in the user's home.
+
+    What the user has set stays.
+    """
     for variable in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
         if variable not in os.environ or variable in _SET_HERE:
-            os.environ[variable] = str(run_dir / "wandb")
+            os.environ[variable] = str((run_dir / "wandb").resolve())
             _SET_HERE.add(variable)
-    loggers.append(
-        WandbLogger(
-            name=f"{run_dir.parent.name}/{run_dir.name}",
-            save_dir=str(run_dir),
-            project=wandb_options.project,
-            offline=wandb_options.mode == "offline",
-            entity=wandb_options.entity,
-            group=wandb_options.group,
-            tags=list(wandb_options.tags),
-        )
-    )
-    return loggers
 
 
 def finish_loggers(loggers: list[Logger]) -> None:
     """End this process's W&B run, if there is one, so that the next training starts its own."""
-    for logger in loggers[1:]:
-        run = getattr(logger, "experiment", None)
-        if run is not None and os.environ.get("LOCAL_RANK", "0") == "0":
-            run.finish()
+    for logger in loggers:
+        if isinstance(logger, SafeWandbLogger):
+            logger.finish()

@@ -20,7 +20,9 @@ from callbacks.frames import (
     picture_in_frame,
     targets_in_frame,
 )
+from callbacks.picture_table import COLUMNS, picture_rows
 from callbacks.run_files import gather_to_first, run_folder, write_picture
+from callbacks.wandb_charts import table
 from callbacks.wandb_media import Media, box_data, class_ids, label_map
 from evaluation.draw import contact_sheet, draw_instances
 from structures import Instances, SegBatch
@@ -48,9 +50,10 @@ class ShownPicture:
 class MaskGallery(EpochPictures):
     """Draw a fixed list of validation and test pictures, truth beside prediction.
 
-    Writes ``pictures/gallery_epoch_003.png`` while fitting (of several validations in one epoch
-    the last remains), ``gallery_val.png`` and ``gallery_test.png`` otherwise. With W&B also
-    ``val/gallery``, a list of pictures with native masks and boxes, and ``val/gallery_drawn``.
+    Writes ``pictures/gallery_epoch_003.png`` while fitting, ``gallery_val.png`` and
+    ``gallery_test.png`` otherwise. With W&B also ``val/gallery``, a list of pictures with native
+    masks and boxes, and ``val/gallery_drawn``; the first and the last gallery of a training and
+    those of `validate` and `test` also as the table ``val/pictures`` (`callbacks.picture_table`).
     Needs a module whose steps return `Instances` and that has a ``category_map``; runs on bags are
     left alone.
 
@@ -80,6 +83,8 @@ class MaskGallery(EpochPictures):
         self.num_pictures = num_pictures
         self.score = score
         self.max_side = max_side
+        self._table: tuple[str, list[list[Any]]] | None = None  # the latest, not sent yet
+        self._tabled = False
         self.start()
 
     def start(self) -> None:
@@ -110,11 +115,29 @@ class MaskGallery(EpochPictures):
         sheet = draw_sheet(shown, names)
         if folder is not None:
             write_picture(folder / f"gallery_{stage}.png", sheet)
-        key = "test/gallery" if stage == "test" else "val/gallery"
+        split = "test" if stage == "test" else "val"
         when = stage.replace("_", " ")
         if self.wandb.enabled(trainer):
-            self.wandb.log(trainer, key, native_media(shown, names, when))
-            self.wandb.log(trainer, f"{key}_drawn", [Media(sheet, when)])
+            media = native_media(shown, names, when)
+            self.wandb.log(trainer, f"{split}/gallery", media)
+            self.wandb.log(trainer, f"{split}/gallery_drawn", [Media(sheet, when)])
+            rows = picture_rows([(s.name, s.truth, s.crowd, s.prediction) for s in shown], media)
+            self._table = f"{split}/pictures", rows
+            if not self._tabled or not stage.startswith("epoch"):
+                self._send_table(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the last validation if it was passed over, and send the last table."""
+        super().on_train_end(trainer, pl_module)
+        self._send_table(trainer)
+        self._tabled = False
+
+    def _send_table(self, trainer: pl.Trainer) -> None:
+        pending, self._table = self._table, None
+        if pending is not None:
+            key, rows = pending
+            self.wandb.send(trainer, key, lambda: table(COLUMNS, rows))
+            self._tabled = True
 
     def _shown(self, batch: SegBatch, position: int, prediction: Instances) -> ShownPicture:
         size = display_size(original_size(batch, position), self.max_side)

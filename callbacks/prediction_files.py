@@ -16,11 +16,11 @@ Row = Sequence[Any]
 
 
 def write_bags(path: Path, scores: BagScores) -> None:
-    """Write ``bag_id,label,score``, numbers in full precision.
+    """Write ``bag_id,label,score[,patient_id]``, numbers in full precision.
 
     A binary task has one score, the positive probability; otherwise there is a column ``score_c``
     for each class c. A multilabel task also has a column ``label_c`` for each class. An unknown
-    label (negative) is left empty.
+    label (negative) is left empty. The patient is there where the bags have one.
     """
     labels = scores.labels.reshape(len(scores.bag_ids), -1)
     columns = scores.probabilities.reshape(len(scores.bag_ids), -1)
@@ -28,10 +28,14 @@ def write_bags(path: Path, scores: BagScores) -> None:
         "bag_id",
         *_numbered("label", labels.shape[1], scores.labels.ndim > 1),
         *_numbered("score", columns.shape[1], scores.probabilities.ndim > 1),
+        *["patient_id"] * bool(scores.groups),
     ]
+    patients = [[group] for group in scores.groups] or [[]] * len(scores.bag_ids)
     rows = (
-        [bag, *("" if value < 0 else value for value in label), *map(repr, row)]
-        for bag, label, row in zip(scores.bag_ids, labels.tolist(), columns.tolist(), strict=True)
+        [bag, *("" if value < 0 else value for value in label), *map(repr, row), *patient]
+        for bag, label, row, patient in zip(
+            scores.bag_ids, labels.tolist(), columns.tolist(), patients, strict=True
+        )
     )
     _write_csv(path, header, rows)
 

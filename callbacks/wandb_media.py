@@ -7,7 +7,7 @@ than the first a dummy; everything here therefore does nothing on those.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,20 @@ class Media:
     masks: Mapping[str, Any] = field(default_factory=dict)
     boxes: Mapping[str, Any] = field(default_factory=dict)
 
+    def as_image(self) -> Any:
+        """Return the `wandb.Image` for the cell of a table, which wants the classes apart."""
+        import wandb
+
+        named = {k: v for mask in self.masks.values() for k, v in mask["class_labels"].items()}
+        classes = [{"id": k, "name": v} for k, v in sorted(named.items())]
+        return wandb.Image(
+            Image.fromarray(self.picture),
+            caption=self.caption,
+            masks=dict(self.masks) or None,
+            boxes=dict(self.boxes) or None,
+            classes=classes or None,
+        )
+
 
 class WandbMedia:
     """Logs pictures where W&B is on; a W&B that fails is reported once and otherwise ignored."""
@@ -58,7 +72,7 @@ class WandbMedia:
         Errors of W&B itself, of the file system and of the network become one warning; errors in
         the data given here are raised.
         """
-        if not media or not self.enabled(trainer):
+        if not media:
             return
         given: dict[str, list[Any]] = {
             "images": [Image.fromarray(m.picture) for m in media],
@@ -66,24 +80,48 @@ class WandbMedia:
             "masks": [dict(m.masks) or None for m in media],
             "boxes": [dict(m.boxes) or None for m in media],
         }
+        step = trainer.global_step
+        self._each(trainer, lambda logger: logger.log_image(key=key, step=step, **given))
+
+    def send(self, trainer: pl.Trainer, key: str, make: Callable[[], Any]) -> None:
+        """Log one of W&B's own objects (see `callbacks.wandb_charts`) under ``key``.
+
+        Args:
+            trainer: the trainer, whose optimizer step it belongs to.
+            key: its name.
+            make: builds it; called only where it is sent. Errors are dealt with as in `log`.
+        """
+        step = trainer.global_step
+        self._each(trainer, lambda logger: logger.log_metrics({key: make()}, step=step))
+
+    def _each(self, trainer: pl.Trainer, work: Callable[[WandbLogger], None]) -> None:
+        if not trainer.is_global_zero:
+            return
         for logger in _wandb_loggers(trainer):
             try:
-                logger.log_image(key=key, step=trainer.global_step, **given)
+                work(logger)
             except Exception as error:
                 if not _is_outside_our_control(error):
                     raise
                 if not self._warned:
                     self._warned = True
                     _log.warning(
-                        "W&B took no pictures (%s: %s); the run goes on, the PNG files "
-                        "are complete",
+                        "W&B took no pictures or tables (%s: %s); the run goes on, the files in "
+                        "its folder are complete",
                         type(error).__name__,
                         error,
                     )
 
 
+def has_wandb(trainer: pl.Trainer) -> bool:
+    """Tell whether the run has a W&B logger; the same on all processes, failed or not."""
+    return any(isinstance(logger, WandbLogger) for logger in trainer.loggers)
+
+
 def _wandb_loggers(trainer: pl.Trainer) -> list[WandbLogger]:
-    return [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+    """Return the loggers that still work, see `callbacks.wandb_logger`."""
+    found = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+    return [logger for logger in found if not getattr(logger, "failed", False)]
 
 
 def _is_outside_our_control(error: Exception) -> bool:

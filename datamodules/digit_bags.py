@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from datamodules.bags import BagSplit, MILDataModule
+from datamodules.bags import MILDataModule
 from datamodules.digits import DigitSplit, source_digits
 from datamodules.samplers import keyed_generator
+from datamodules.splits import BagSplit
 from structures import BagBatch
 
 _BAG_PURPOSE = 5

@@ -58,8 +58,10 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
       what one process with the larger batch sees. What does not fill a step is left out, another
       remainder every epoch.
     - False (evaluation, or training on one process): batches of ``batch_size`` go to the processes
-      in turn. Nothing is repeated or left out and every batch has the members that it has on one
-      process; processes may differ by one batch.
+      in turn. Nothing is left out and every batch has the members that it has on one process;
+      processes may differ by one batch. Nothing is repeated either, but where there are fewer
+      batches than processes: a process without a batch would miss the epoch's collective calls,
+      so it takes one that another has as well, and evaluators count a sample once (A68).
 
     Args:
         items: numbers of the items to draw from, for example ``range(len(dataset))``.
@@ -72,8 +74,8 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
         short_sides: one is drawn for every step and handed on in ``SampleKey.size``.
 
     Raises:
-        ValueError: sizes below 1, no items, a group list of another length, fewer items than one
-            training step takes or fewer batches than processes.
+        ValueError: sizes below 1, no items, a group list of another length or fewer items than
+            one training step takes.
     """
 
     def __init__(
@@ -117,9 +119,9 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
         if self._drop:
             self._check_steps(world)
             return int(count // (self._per_process * world))
-        self._check_batches(world)
+        self._check_order(world)
         batches = -(-count // self._per_process)
-        return int((batches - rank + world - 1) // world)
+        return max(1, int((batches - rank + world - 1) // world))
 
     def _check_steps(self, world: int) -> None:
         needed = self._per_process * world
@@ -129,14 +131,7 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
                 f"items on each of {world} processes; lower the batch size"
             )
 
-    def _check_batches(self, world: int) -> None:
-        """Refuse to leave a process without a batch: it would miss the epoch's collective calls."""
-        batches = -(-self._items.size // self._per_process)
-        if batches < world:
-            raise ValueError(
-                f"{self._items.size} items in batches of {self._per_process} are too few for "
-                f"{world} processes; lower the batch size or use fewer processes"
-            )
+    def _check_order(self, world: int) -> None:
         if self._shuffle and world > 1:
             raise ValueError(
                 "training over several processes needs drop_last=True, so that all make equally "
@@ -170,7 +165,8 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
             self._check_steps(world)
             order = order[: order.size - order.size % step]
         else:
-            self._check_batches(world)
+            self._check_order(world)
+            rank %= -(-order.size // step)  # the batch of another, where there is none left
         for number, start in enumerate(range(0, order.size, step)):
             size = None
             if self._short_sides is not None:

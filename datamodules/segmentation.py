@@ -14,12 +14,26 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from datamodules.collate import collate_pictures
+from datamodules.resuming import resumable_loader
 from datamodules.samplers import EpochBatchSampler, KeySampler
 from datamodules.seg_dataset import PictureSource, SegDataset
 from datamodules.transforms import Augmentation
-from structures import CategoryMap, SegBatch
+from structures import BadDataPolicy, CategoryMap, DataProblems, Problem, SegBatch
 
 Split = Literal["train", "val", "test", "predict"]
+
+
+class UnusableData(DataProblems):
+    """Raised by the constructor of a datamodule whose files cannot be used at all.
+
+    Args:
+        problems: what the constructor found.
+        datamodule: it cannot train, but its ``check`` and ``summary`` work.
+    """
+
+    def __init__(self, problems: Sequence[Problem], datamodule: SegDataModule) -> None:
+        super().__init__(problems)
+        self.datamodule = datamodule
 
 
 def _start_worker(worker_id: int) -> None:
@@ -51,9 +65,12 @@ class SegDataModule(pl.LightningDataModule, ABC):
         mask_stride: pixels per cell of the masks in a batch.
         size_multiple: padded sides are rounded up to a multiple of this.
         filter_empty: leave pictures without a (non-crowd) instance out of training.
+        bad_data: what becomes of faulty pictures and annotations. ``error``: all of them, of all
+            splits, are told at once before anything runs; ``skip``: they are left out and counted.
 
     Attributes:
         category_map: label <-> the data set's id and name; set by the subclass.
+        problems: what ``skip`` has left out.
 
     Raises:
         ValueError: a size, factor or count is not positive.
@@ -77,6 +94,7 @@ class SegDataModule(pl.LightningDataModule, ABC):
         mask_stride: int = 1,
         size_multiple: int = 32,
         filter_empty: bool = False,
+        bad_data: BadDataPolicy = "error",
     ) -> None:
         super().__init__()
         positive = {
@@ -108,6 +126,8 @@ class SegDataModule(pl.LightningDataModule, ABC):
         self.mask_stride = mask_stride
         self.size_multiple = size_multiple
         self.filter_empty = filter_empty
+        self.bad_data: BadDataPolicy = bad_data
+        self.problems: tuple[Problem, ...] = ()
         self._augmentation: Augmentation | None = None
 
     @property
@@ -145,6 +165,25 @@ class SegDataModule(pl.LightningDataModule, ABC):
 
         ``path`` is there as well, absolute, where the picture is a file.
         """
+
+    def check(self, thorough: bool = False) -> list[Problem]:
+        """Read the files of every split anew and return all that is wrong with them.
+
+        Data that are generated have no problem.
+
+        Args:
+            thorough: also decode every picture, however many there are.
+        """
+        del thorough
+        return []
+
+    def summary(self) -> dict[str, dict[str, int]]:
+        """Return what is there, split -> name -> count; splits that do not exist are left out."""
+        splits: tuple[Split, ...] = ("train", "val", "test")
+        return {
+            split: {"pictures": len(self.source(split)), "categories": self.num_classes}
+            for split in splits
+        }
 
     def evaluation_arguments(self) -> dict[str, Any]:
         """Return the arguments that make another datamodule prepare pictures as this one does."""
@@ -212,7 +251,8 @@ class SegDataModule(pl.LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader[SegBatch]:
         """Return shuffled, augmented batches."""
-        return self._loader(self.train_dataset(), batch_sampler=self.train_sampler())
+        batches = self.train_sampler()
+        return self._loader(self.train_dataset(), make=resumable_loader, batch_sampler=batches)
 
     def val_dataloader(self) -> DataLoader[SegBatch]:
         """Return the validation pictures in order."""
@@ -233,8 +273,10 @@ class SegDataModule(pl.LightningDataModule, ABC):
         batches = EpochBatchSampler(range(len(dataset)), self.eval_batch_size)
         return self._loader(dataset, batch_sampler=batches)
 
-    def _loader(self, dataset: SegDataset, **batches: Any) -> DataLoader[SegBatch]:
-        return DataLoader(
+    def _loader(
+        self, dataset: SegDataset, make: Any = DataLoader, **batches: Any
+    ) -> DataLoader[SegBatch]:
+        loader: DataLoader[SegBatch] = make(
             dataset,
             num_workers=self.num_workers,
             collate_fn=functools.partial(collate_pictures, size_multiple=self.size_multiple),
@@ -243,3 +285,4 @@ class SegDataModule(pl.LightningDataModule, ABC):
             worker_init_fn=_start_worker,
             **batches,
         )
+        return loader

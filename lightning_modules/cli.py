@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytorch_lightning as pl
 import yaml
@@ -14,46 +14,71 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.utilities import rank_zero_warn
 
+from callbacks.best_values import BestValues
+from callbacks.checkpoints import RunCheckpoint
+from callbacks.ema import EMA, EMAOptions
+from callbacks.provenance import provenance, write_provenance
+from callbacks.standard import StandardCallbacks
+from callbacks.wandb_logger import WandbOptions
+from datamodules.fingerprint import fingerprint
+from lightning_modules.checkpoint_io import AtomicCheckpointIO
+from lightning_modules.config_errors import config_files
+from lightning_modules.config_files import check_config_files, check_values
 from lightning_modules.restore import LINKS, data_at, plain, read_record, without_sources
+from lightning_modules.resuming import Continuation, continuation
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE_CONFIG = ROOT / "configs" / "_base" / "trainer.yaml"
-
-
-@dataclass(frozen=True)
-class WandbOptions:
-    """Where and how to log to Weights & Biases.
-
-    Attributes:
-        project: project name.
-        mode: ``offline`` writes the run to disk, to be sent later by ``wandb sync``.
-        entity: team or user, None for the default.
-        group: joins runs of one experiment, for example folds.
-        tags: free labels.
-    """
-
-    project: str = "segmil"
-    mode: Literal["offline", "online"] = "offline"
-    entity: str | None = None
-    group: str | None = None
-    tags: tuple[str, ...] = ()
+_STAGES = ("fit", "validate", "test", "predict")
 
 
 class RunConfigCallback(SaveConfigCallback):
-    """Save the resolved configuration as ``config.yaml`` in the run folder."""
+    """Save the resolved configuration as ``config.yaml`` in the run folder.
+
+    A run that goes on in its folder keeps an earlier, different one as ``config_<k>.yaml``.
+
+    Args:
+        given: parser and configuration, see `SaveConfigCallback`.
+        command: words of the command line.
+        options: further arguments of `SaveConfigCallback`.
+    """
+
+    def __init__(self, *given: Any, command: Sequence[str] = (), **options: Any) -> None:
+        super().__init__(*given, **options)
+        self.command = command
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Save at once, but when resuming only after the checkpoint has turned out to fit."""
+        if stage != "fit" or not self.config.get("ckpt_path"):
+            super().setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the configuration of a resumed run."""
+        if self.already_saved:
+            return
+        file = Path(str(trainer.log_dir)) / self.config_filename
+        before = file.read_text() if trainer.is_global_zero and file.is_file() else None
+        super().setup(trainer, pl_module, "fit")
+        if before is not None and _choices(before) != _choices(file.read_text()):
+            kept = len(list(file.parent.glob("config_*.yaml")))
+            file.with_name(f"config_{kept}.yaml").write_text(before)
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Also tell W&B the configuration; the CSV logger has the file beside it."""
+        """Also write what the run comes from (``provenance.json``), and tell W&B both."""
         del pl_module, stage
+        config = plain(self.config)
+        data = type(trainer.datamodule)  # type: ignore[attr-defined]
+        record = provenance(self.command, fingerprint(data, config["data"]["init_args"]))
+        write_provenance(Path(str(trainer.loggers[0].log_dir)), record)
         for logger in trainer.loggers[1:]:
-            logger.log_hyperparams(plain(self.config))
+            logger.log_hyperparams(config | record)
 
 
 class SegmilCLI(LightningCLI):
     """`train.py fit | validate | test | predict`."""
 
     def __init__(self, args: list[str]) -> None:
-        stages = ("fit", "validate", "test", "predict")
+        self._args = args
         defaults = {"default_config_files": [str(BASE_CONFIG)], "exit_on_error": False}
         super().__init__(
             pl.LightningModule,
@@ -61,21 +86,29 @@ class SegmilCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=RunConfigCallback,
-            save_config_kwargs={"overwrite": True},
+            save_config_kwargs={"overwrite": True, "command": ["train.py", *args]},
             seed_everything_default=0,
             auto_configure_optimizers=False,
-            parser_kwargs={"exit_on_error": False} | dict.fromkeys(stages, defaults),
+            parser_kwargs={"exit_on_error": False} | dict.fromkeys(self.subcommands(), defaults),
             args=args,
         )
 
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Return the command asked for alone: building the parsers of the others takes as long."""
+        every = LightningCLI.subcommands()
+        asked = self._args[0] if self._args else ""
+        return {asked: every[asked]} if asked in every else every
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the run's name, W&B, the checkpoint callback and the links from data to model."""
+        """Add the run's name, W&B, EMA, the checkpoint callback and the links of the data."""
         parser.add_argument("--name", type=str, help="run name; default: the recipe's file name")
         parser.add_argument(
             "--runs_dir", type=Path, default=Path("runs"), help="parent of all runs"
         )
         parser.add_argument("--wandb", type=WandbOptions | None, default=None)
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_class_arguments(StandardCallbacks, "callbacks")
+        parser.add_argument("--ema", type=EMAOptions | None, default=None)
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         for fact, target in LINKS.items():
             parser.link_arguments(f"data.{fact}", f"model.{target}", apply_on="instantiate")
 
@@ -89,25 +122,55 @@ class SegmilCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments given; a wrong one raises and leaves no usage text behind."""
+        if self._args[0] in _STAGES:
+            check_config_files(config_files(self._args), self._args)
         self.config = parser.parse_args(args)
+        command = self.config.subcommand
+        check_values(self.config[command], LINKS, trains=command == "fit")
+        checkpoint = self.config[self.config.subcommand].ckpt_path
+        if checkpoint is not None:
+            read_record(Path(str(checkpoint)))  # refuses a wrong file before anything is built
 
     def before_instantiate_classes(self) -> None:
         """Choose the run folder and the loggers before the trainer is built."""
         from callbacks.loggers import build_loggers, next_run_dir
 
         config = self.config[self.subcommand]
-        self.run_dir = next_run_dir(Path(config.runs_dir), config.name or _recipe_name(config))
+        goes_on = self._continuation(config)
+        if goes_on is None:
+            self.run_dir = next_run_dir(Path(config.runs_dir), config.name or _recipe_name(config))
+        else:
+            self.run_dir = goes_on.folder
         config.trainer.logger = None
-        self._loggers = lambda: build_loggers(self.run_dir, config.wandb)
+        step = None if goes_on is None else goes_on.step
+        self._loggers = lambda: build_loggers(self.run_dir, config.wandb, step)
+
+    def _continuation(self, config: Any) -> Continuation | None:
+        """Return the run to go on with; a name or another parent folder asks for a new one."""
+        named = _take(self._args, "--name")[1] is not None
+        if self.subcommand != "fit" or named or config.trainer.fast_dev_run:
+            return None
+        checkpoint = Path(str(config.ckpt_path))
+        parent = _take(self._args, "--runs_dir")[1]
+        if parent is not None and Path(parent).resolve() not in checkpoint.resolve().parents:
+            return None
+        return continuation(checkpoint) if checkpoint.is_file() else None
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the trainer with our loggers, CSV first: its folder is the run folder."""
         config = self.config_init[self.subcommand].trainer
-        if config.enable_progress_bar is False:
-            config.callbacks = [
-                c for c in config.callbacks or [] if not isinstance(c, pl.callbacks.ProgressBar)
-            ]
-        arguments = {**kwargs, "logger": self._loggers()}  # type: ignore[no-untyped-call]
+        own = config.callbacks or []
+        config.callbacks = self.config_init[self.subcommand].callbacks.build(
+            own if isinstance(own, list) else [own], config.enable_progress_bar
+        )
+        if self.config_init[self.subcommand].wandb is not None:
+            config.callbacks.append(BestValues())
+        ema = self.config_init[self.subcommand].ema
+        if ema is not None and self.subcommand == "fit":
+            config.callbacks.insert(0, EMA(ema.decay, ema.warmup_steps))
+        plugins = config.plugins or []
+        plugins = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+        arguments = {**kwargs, "logger": self._loggers(), "plugins": plugins}  # type: ignore[no-untyped-call]
         return super().instantiate_trainer(**arguments)
 
     def instantiate_classes(self) -> None:
@@ -121,6 +184,11 @@ class SegmilCLI(LightningCLI):
                 f: plain(getattr(self.datamodule, f)) for f in LINKS if hasattr(self.datamodule, f)
             },
         }
+
+
+def _choices(text: str) -> dict[str, Any]:
+    """Return what a configuration file says, but for the checkpoint that a run goes on from."""
+    return {k: v for k, v in yaml.safe_load(text).items() if k != "ckpt_path"}
 
 
 def _recipe_name(config: Any) -> str:
@@ -150,7 +218,7 @@ def predict_arguments(args: list[str], folder: Path) -> list[str]:
         rest, data = others, data_at(Path(target), record)
     elif target is not None and not re.fullmatch(r"\w+(\.\w+)+", target):
         raise ValueError(f"--data {target}: no such file or folder")
-    elif data["class_path"].endswith("CocoDataModule"):
+    elif data["class_path"].endswith(("CocoDataModule", "YoloTxtDataModule")):
         data["init_args"]["category_map"] = record["facts"]["category_map"]
     recipe = {
         "model": without_sources(record["blueprint"]["model"]),
@@ -161,6 +229,25 @@ def predict_arguments(args: list[str], folder: Path) -> list[str]:
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
     named = [] if _take(rest, "--name")[1] else ["--name", "predict"]
     return ["predict", "--config", str(path), *named, *rest, "--ckpt_path", checkpoint]
+
+
+def resume_arguments(args: list[str]) -> list[str]:
+    """Turn `fit --ckpt_path RUN/checkpoints/last.ckpt` into arguments with the run's own recipe.
+
+    Args:
+        args: the user's arguments, beginning with ``fit``; other flags win over the recipe.
+
+    Raises:
+        ValueError: the file is not a segmil checkpoint, or does not lie in a run's folder.
+    """
+    checkpoint = _take(args[1:], "--ckpt_path")[1]
+    if checkpoint is None:
+        return args
+    read_record(Path(checkpoint))
+    recipe = Path(checkpoint).parent.parent / "config.yaml"
+    if not recipe.is_file():
+        raise ValueError(f"{recipe}: no such file to take the recipe from; give --config RECIPE")
+    return ["fit", "--config", str(recipe), *args[1:]]
 
 
 def _take(args: list[str], flag: str) -> tuple[list[str], str | None]:
@@ -179,7 +266,13 @@ def run(args: list[str]) -> SegmilCLI:
     Raises:
         ValueError: the input is wrong.
     """
-    if args[0] == "predict" and not any(a.split("=")[0] == "--config" for a in args):
+    configured = any(a.split("=")[0] in ("--config", "-c") for a in args)
+    elsewise = {"-h", "--help", "--model", "--ckpt_path"} & {a.split("=")[0] for a in args}
+    if args[0] in ("fit", "validate", "test") and not configured and not elsewise:
+        raise ValueError(f"{args[0]} needs --config RECIPE.yaml; recipes are in configs/")
+    if args[0] == "fit" and not configured:
+        return _run(resume_arguments(args))
+    if args[0] == "predict" and not configured:
         with tempfile.TemporaryDirectory() as folder:
             return _run(predict_arguments(args, Path(folder)))
     return _run(args)
@@ -188,9 +281,6 @@ def run(args: list[str]) -> SegmilCLI:
 def _run(args: list[str]) -> SegmilCLI:
     from callbacks.loggers import finish_loggers, forget_run_dir
 
-    checkpoint = _take(args, "--ckpt_path")[1]
-    if checkpoint not in (None, "null"):
-        read_record(Path(str(checkpoint)))  # refuses a wrong file before anything is built
     try:
         cli = SegmilCLI(args)
     finally:

@@ -9,14 +9,21 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_info
 
-from datamodules import CocoDataModule, MILDataModule, TabularBagsDataModule
+from datamodules import CocoDataModule, MILDataModule
+from datamodules.splits import BagSplit
 from evaluation.bag_scores import BagScores
 from evaluation.latency import picture_latency
 from evaluation.report import file_hash
 from lightning_modules.mil import MILModule
-from lightning_modules.restore import Restored, instantiate_data, read_data_section, restore
+from lightning_modules.restore import (
+    Restored,
+    bags_at,
+    instantiate_data,
+    read_data_section,
+    restore,
+)
 from lightning_modules.segmentation import SegmentationModule
-from structures import MILTask
+from structures import BadDataPolicy, MILTask, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +34,13 @@ class CocoPredictions:
         ground_truth: the COCO dictionary, restricted to the model's categories.
         rows: COCO results rows.
         max_dets: the model's cap on detections a picture.
+        problems: of the pictures and annotations that were left out.
     """
 
     ground_truth: dict[str, Any]
     rows: list[dict[str, Any]]
     max_dets: int
+    problems: tuple[Problem, ...] = ()
 
 
 def _trainer(precision: str) -> pl.Trainer:
@@ -66,11 +75,19 @@ def _restored(checkpoint: Path, kind: type[Any]) -> Restored:
             f"{checkpoint}: holds a {type(restored.module).__name__}; this command needs a "
             f"{kind.__name__}"
         )
+    if kind is SegmentationModule and not {"category_map", "categories"} <= set(restored.facts):
+        raise ValueError(
+            f"{checkpoint}: damaged: it lacks category_map or categories; use another checkpoint"
+        )
     return restored
 
 
 def _coco_data(
-    restored: Restored, annotations: Path, images: Path | None, batch_size: int | None
+    restored: Restored,
+    annotations: Path,
+    images: Path | None,
+    batch_size: int | None,
+    bad_data: BadDataPolicy,
 ) -> CocoDataModule:
     arguments = dict(restored.facts["preprocessing"])
     if batch_size is not None:
@@ -79,12 +96,15 @@ def _coco_data(
         test_annotations=annotations,
         test_images=images or picture_folder_of(annotations),
         category_map=restored.facts["category_map"],
+        bad_data=bad_data,
         **restored.facts["categories"],
         **arguments,
     )
 
 
-def time_checkpoint(checkpoint: Path, annotations: Path, images: Path | None) -> dict[str, float]:
+def time_checkpoint(
+    checkpoint: Path, annotations: Path, images: Path | None, bad_data: BadDataPolicy = "error"
+) -> dict[str, float]:
     """Time a segmentation checkpoint on single pictures of a COCO file.
 
     Returns:
@@ -92,12 +112,16 @@ def time_checkpoint(checkpoint: Path, annotations: Path, images: Path | None) ->
     """
     restored = _restored(checkpoint, SegmentationModule)
     module: Any = restored.module
-    loader = _coco_data(restored, annotations, images, batch_size=1).test_dataloader()
+    loader = _coco_data(restored, annotations, images, 1, bad_data).test_dataloader()
     return picture_latency(loader, module.network.predict)
 
 
 def predict_coco(
-    checkpoint: Path, annotations: Path, images: Path | None, batch_size: int | None = None
+    checkpoint: Path,
+    annotations: Path,
+    images: Path | None,
+    batch_size: int | None = None,
+    bad_data: BadDataPolicy = "error",
 ) -> CocoPredictions:
     """Run a segmentation checkpoint on a COCO file with the preprocessing it was validated with.
 
@@ -106,48 +130,89 @@ def predict_coco(
         annotations: COCO ground truth.
         images: picture folder; None looks beside the annotations.
         batch_size: pictures a batch; None takes the checkpoint's, which gives its logged number.
+        bad_data: what becomes of faulty pictures and annotations.
 
     Raises:
         ValueError: a file is missing, broken, or means other classes than the checkpoint.
     """
     restored = _restored(checkpoint, SegmentationModule)
-    data = _coco_data(restored, annotations, images, batch_size)
+    data = _coco_data(restored, annotations, images, batch_size, bad_data)
     module: Any = restored.module
     _trainer(restored.precision).test(module, datamodule=data, verbose=False)
-    return CocoPredictions(data.ground_truth("test"), module.results, module.network.max_dets)
+    truth, cap = data.ground_truth("test"), module.network.max_dets
+    return CocoPredictions(truth, module.results, cap, data.problems)
 
 
-def predict_bags(checkpoint: Path, data_file: Path) -> tuple[BagScores, MILTask, float]:
+@dataclass(frozen=True, slots=True)
+class BagPredictions:
+    """A checkpoint's predictions of bags.
+
+    Attributes:
+        scores: one row a bag.
+        task: what the scores mean.
+        threshold: positive probability that validation chose.
+        problems: of the bags that were left out.
+    """
+
+    scores: BagScores
+    task: MILTask
+    threshold: float
+    problems: tuple[Problem, ...] = ()
+
+
+def predict_bags(
+    checkpoint: Path,
+    data_file: Path,
+    features: Path | None = None,
+    bad_data: BadDataPolicy = "error",
+) -> BagPredictions:
     """Run a MIL checkpoint with the preprocessing that was fitted on its training bags.
 
     Args:
         checkpoint: file written by `train.py`.
-        data_file: an npz file, all of whose bags are scored, unless the checkpoint was trained on
-            this very file: then the test split of that training. Or a recipe, whose test split is
-            scored.
-
-    Returns:
-        The scores, the task and the threshold that validation chose.
+        data_file: an npz file or a CSV of slides, all of whose bags are scored, unless the
+            checkpoint was trained on this very file: then the test split of that training. Or a
+            recipe, whose test split is scored.
+        features: folder of the slides' features, where it cannot be told from the CSV or the
+            checkpoint.
+        bad_data: ``skip`` leaves faulty bags out, whatever a recipe or the training said.
 
     Raises:
-        ValueError: a file is missing, broken, or does not fit the checkpoint.
+        ValueError: a file is missing, broken, or does not fit the checkpoint, or its bags have no
+            labels.
     """
     restored = _restored(checkpoint, MILModule)
-    prepared = restored.facts["preprocessing"]
-    own = restored.data["init_args"].get("file")
+    trained_on = restored.data["init_args"]
+    own = trained_on.get("table" if data_file.suffix == ".csv" else "file")
     everything = False
     if data_file.suffix in (".yaml", ".yml"):
-        data = instantiate_data(read_data_section(data_file), prepared)
+        section = read_data_section(data_file)
     elif own and Path(own).is_file() and file_hash(Path(own)) == file_hash(data_file):
         rank_zero_info(f"{data_file} was trained on: its test split is scored")
-        data = instantiate_data(restored.data, prepared)
+        section = restored.data
     else:
-        data, everything = TabularBagsDataModule(file=data_file, **prepared), True
+        section = bags_at(data_file, restored.facts, restored.links, restored.data, features)
+        everything = True
+    changed: dict[str, str] = {} if bad_data == "error" else {"bad_data": bad_data}
+    if features is not None and "table" in section.get("init_args", {}):
+        changed["features"] = str(features)
+    section = {**section, "init_args": {**section.get("init_args", {}), **changed}}
+    data: Any = instantiate_data(section, restored.facts["preprocessing"])
     _check_bags(data, data_file, restored.links)
+    _check_labels(data, data_file, "predict" if everything else "test")
     module: Any = restored.module
     bags = {"dataloaders": data.predict_dataloader()} if everything else {"datamodule": data}
     _trainer(restored.precision).test(module, verbose=False, **bags)
-    return module.bag_scores, module.task, module.threshold
+    return BagPredictions(module.bag_scores, module.task, module.threshold, data.problems)
+
+
+def _check_labels(data: MILDataModule, source: Path, split: BagSplit) -> None:
+    labels = data.contents(split)[0]
+    if labels.size and (labels < 0).all():
+        raise ValueError(
+            f"{source}: the bags have no labels, so they cannot be scored; add them, or write "
+            "scores alone by `train.py predict`"
+        )
 
 
 def _check_bags(data: Any, source: Path, links: dict[str, Any]) -> None:

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from evaluation.bag_scores import BagCollector, BagScores
 from evaluation.mil import evaluate_bags, youden_threshold
 from lightning_modules.base import OptimizerFactory, SchedulerFactory, TrainedModule
-from lightning_modules.gather import gather_to_all
+from lightning_modules.gather import ItemLosses, gather_to_all
 from models.mil.protocol import MILModel
 from structures import BagBatch, MILOutput, MILTask
 
@@ -25,7 +26,9 @@ class MILModule(TrainedModule):
         lr_scheduler: makes the schedule from optimizer and number of steps, or None.
         threshold: positive probability from which a binary bag counts as positive: a number, or
             ``youden`` to take the point of the *validation* scores with the largest
-            sensitivity + specificity. It travels in the checkpoint; test data never move it.
+            sensitivity + specificity. It travels in the checkpoint; test data never move it. A
+            number given together with a checkpoint wins over the checkpoint's, with a warning.
+            None: the checkpoint's, 0.5 without one.
         loss_weights: factor of each loss term, 1 where a term is not named.
         backbone_lr_mult: factor on the learning rate of ``model.backbone``.
         init_from: file of weights to start from.
@@ -40,7 +43,7 @@ class MILModule(TrainedModule):
         optimizer: OptimizerFactory,
         lr_scheduler: SchedulerFactory | None = None,
         *,
-        threshold: float | Literal["youden"] = 0.5,
+        threshold: float | Literal["youden"] | None = None,
         loss_weights: dict[str, float] | None = None,
         backbone_lr_mult: float = 1.0,
         init_from: str | None = None,
@@ -55,13 +58,14 @@ class MILModule(TrainedModule):
             backbone_lr_mult=backbone_lr_mult,
             init_from=init_from,
         )
-        if threshold != "youden" and not 0 <= float(threshold) <= 1:
-            raise ValueError(f"threshold is a probability in [0, 1] or 'youden', got {threshold}")
         self.choose_threshold = threshold == "youden"
-        self.threshold = 0.5 if threshold == "youden" else float(threshold)
+        self.given_threshold = float(threshold) if isinstance(threshold, int | float) else None
+        self.threshold = 0.5 if self.given_threshold is None else self.given_threshold
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold is a probability in [0, 1] or 'youden', got {threshold}")
         self.class_names: tuple[str, ...] = ()
         self.bag_scores: BagScores | None = None
-        self._collector = BagCollector()
+        self._collector, self._losses = BagCollector(), ItemLosses()
 
     @property
     def network(self) -> MILModel:
@@ -93,48 +97,53 @@ class MILModule(TrainedModule):
     def restore_facts(self, facts: Mapping[str, Any]) -> None:
         """Take class names and threshold back."""
         self.class_names = tuple(facts["class_names"])
-        self.threshold = float(facts["threshold"])
+        saved = float(facts["threshold"])
+        if self.given_threshold is None:
+            self.threshold = saved
+        elif saved != self.given_threshold:
+            rank_zero_warn(
+                f"threshold {self.given_threshold:g} as configured; the checkpoint's is {saved:g}"
+            )
 
     def training_step(self, bags: BagBatch, batch_idx: int) -> Tensor:
         """Return the weighted sum of the loss terms."""
         del batch_idx
         terms = self.network.losses(self.network(bags), bags)
-        total = self.total_loss(terms, bags.bag_ids)
-        self.log_losses("train", terms, total, len(bags))
-        return total
+        return self.training_loss(terms, bags.bag_ids, len(bags))
 
     def validation_step(self, bags: BagBatch, batch_idx: int) -> MILOutput:  # type: ignore[override]
         """Return the output and keep one row a bag."""
         del batch_idx
-        return self._forward_and_keep(bags, "val")
+        return self._forward_and_keep(bags)
 
     def test_step(self, bags: BagBatch, batch_idx: int) -> MILOutput:  # type: ignore[override]
         """Return the output and keep one row a bag."""
         del batch_idx
-        return self._forward_and_keep(bags, "test")
+        return self._forward_and_keep(bags)
 
     def predict_step(self, bags: BagBatch, batch_idx: int) -> MILOutput:
         """Return the output for packed bags."""
         del batch_idx
         return self.network(bags)
 
-    def _forward_and_keep(self, bags: BagBatch, stage: str) -> MILOutput:
+    def _forward_and_keep(self, bags: BagBatch) -> MILOutput:
         output = self.network(bags)
-        terms = self.network.losses(output, bags)
-        self.log_losses(stage, terms, self.total_loss(terms, bags.bag_ids), len(bags))
+        terms = self.network.losses(output, bags, reduction="none")
+        self._losses.add(bags.index, bags.bag_ids, terms)
         self._collector.add(bags, output.probabilities(self.task), output.attention)
         return output
 
     def on_validation_epoch_start(self) -> None:
         """Start with no rows."""
-        self._collector, self.bag_scores = BagCollector(), None
+        self._start_evaluation()
 
     def on_test_epoch_start(self) -> None:
         """Start with no rows."""
-        self._collector, self.bag_scores = BagCollector(), None
+        self._start_evaluation()
 
     def on_validation_epoch_end(self) -> None:
         """Score all bags; with ``youden``, choose the threshold."""
+        self.log_item_losses("val", self._losses)
         scores = self._gathered()
         if self.choose_threshold and self.task == "binary" and not self.trainer.sanity_checking:
             self.threshold = youden_threshold(scores.labels, scores.probabilities)
@@ -142,7 +151,11 @@ class MILModule(TrainedModule):
 
     def on_test_epoch_end(self) -> None:
         """Score all bags with the threshold that validation chose."""
+        self.log_item_losses("test", self._losses)
         self._log_scores("test", self._gathered())
+
+    def _start_evaluation(self) -> None:
+        self._collector, self._losses, self.bag_scores = BagCollector(), ItemLosses(), None
 
     def _gathered(self) -> BagScores:
         self._collector.merge(gather_to_all(self._collector.state()))

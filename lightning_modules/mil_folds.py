@@ -7,29 +7,36 @@ model, loss weights, optimizer, schedule and threshold.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from datamodules.bag_file import BagFile
+from datamodules.bag_samplers import BatchPlan
 from datamodules.bags import take_bags
+from datamodules.feature_set import FeatureBags, FeatureSet
 from datamodules.folds import hold_out
-from datamodules.samplers import EpochBatchSampler, keyed_generator
+from datamodules.samplers import SampleKey, keyed_generator
 from datamodules.standardisation import Standardisation
-from datamodules.tabular_bags import facts_of, packed
+from datamodules.tabular_bags import packed
 from evaluation.mil import youden_threshold
 from lightning_modules.mil import MILModule
 from structures import BagBatch, MILTask
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
+BagSet = BagFile | FeatureSet
+# The bags of the given numbers in one batch; in an epoch of training, or whole where it is None.
+Reader = Callable[[Sequence[int], int | None], BagBatch]
 
 _TRAINING_PURPOSE = 6
-_PREDICTED_AT_ONCE = 256  # bags
+_PREDICTED_AT_ONCE = 256  # bags of an npz file; slides are read one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +45,20 @@ class FoldRecipe:
 
     Attributes:
         build: makes a module with new weights from number of classes, feature width and task.
-        batch_size: bags a step.
-        max_steps: optimizer steps.
+        plan: which bags make up a step.
+        max_steps: optimizer steps, or None.
+        max_epochs: passes over the training bags, or None; what ends first counts.
         clip_norm: largest gradient norm, or None.
-        standardise: centre and scale features by the training bags.
+        standardise: centre and scale features of an npz file by the training bags.
         clip: largest absolute value of a standardised feature, or None.
         val_fraction: share of the training bags held out to choose the threshold, where the
             module chooses one; otherwise all of them are trained on.
     """
 
     build: Callable[[int, int, MILTask], MILModule]
-    batch_size: int
-    max_steps: int
+    plan: BatchPlan
+    max_steps: int | None = None
+    max_epochs: int | None = None
     clip_norm: float | None = None
     standardise: bool = True
     clip: float | None = None
@@ -72,7 +81,7 @@ class FoldResult:
 
 
 def run_fold(
-    bags: BagFile,
+    bags: BagSet,
     folds: npt.NDArray[np.int64],
     recipe: FoldRecipe,
     key: tuple[int, int, int],
@@ -80,7 +89,7 @@ def run_fold(
     """Train on all folds but one and predict that one.
 
     Args:
-        bags: the file.
+        bags: the file, or the slides of a table.
         folds: (B,) fold of each bag.
         recipe: how to train.
         key: (seed, repeat, fold), which with the bags and the recipe fixes the result.
@@ -91,39 +100,64 @@ def run_fold(
     test = folds == key[2]
     train, val = ~test, np.zeros_like(test)
     run_seed = int(keyed_generator(_TRAINING_PURPOSE, *key).integers(2**31))
-    num_classes, task = facts_of(bags)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run_seed)
-        module = recipe.build(num_classes, bags.features.shape[1], task)
-        choose = module.choose_threshold and task == "binary"
+        module = recipe.build(bags.num_classes, bags.in_features, bags.task)
+        choose = module.choose_threshold and bags.task == "binary"
         if choose:
             groups = [bags.groups[b] for b in np.flatnonzero(train)] if bags.groups else ()
             val[train] = hold_out(bags.labels[train], recipe.val_fraction, key, groups)
             train = train & ~val
             if not val.any():
                 raise ValueError("threshold: youden needs validation bags; raise val_fraction")
-        statistics = None
-        if recipe.standardise:
-            statistics = Standardisation.fit(bags.features[bags.rows_of(train)], recipe.clip)
-        prepared = packed(bags, statistics)
-        _train(module, prepared, np.flatnonzero(train).tolist(), recipe, run_seed)
+        read = _reader(bags, train, recipe, run_seed)
+        _train(module, bags, read, np.flatnonzero(train).tolist(), recipe, run_seed)
     threshold = module.threshold
+    at_once = _PREDICTED_AT_ONCE if isinstance(bags, BagFile) else 1
     if choose:
-        threshold = youden_threshold(bags.labels[val], _predict(module, prepared, val))
-    return FoldResult(test, _predict(module, prepared, test), threshold)
+        scores = _predict(module, read, val, at_once)
+        threshold = youden_threshold(bags.labels[val], scores)
+    return FoldResult(test, _predict(module, read, test, at_once), threshold)
+
+
+def _reader(bags: BagSet, train: BoolArray, recipe: FoldRecipe, seed: int) -> Reader:
+    if isinstance(bags, FeatureSet):
+        cut, whole = FeatureBags(bags, recipe.plan.max_instances, seed), FeatureBags(bags)
+
+        def read(numbers: Sequence[int], epoch: int | None) -> BagBatch:
+            slides = whole if epoch is None else cut
+            return BagBatch.collate([slides[SampleKey(n, epoch or 0)] for n in numbers])
+
+        return read
+    statistics = None
+    if recipe.standardise:
+        statistics = Standardisation.fit(bags.features[bags.rows_of(train)], recipe.clip)
+    prepared = packed(bags, statistics)
+    return lambda numbers, epoch: take_bags(prepared, torch.tensor(numbers))
 
 
 def _train(
-    module: MILModule, bags: BagBatch, numbers: Sequence[int], recipe: FoldRecipe, seed: int
+    module: MILModule,
+    bags: BagSet,
+    read: Reader,
+    numbers: Sequence[int],
+    recipe: FoldRecipe,
+    seed: int,
 ) -> None:
-    optimizer = module.build_optimizer()
+    plan = dataclasses.replace(recipe.plan, batch_size=min(recipe.plan.batch_size, len(numbers)))
+    sampler = plan.build(numbers, bags.labels, bags.sizes, bags.weights, seed)
+    limits = [] if recipe.max_steps is None else [recipe.max_steps]
+    if recipe.max_epochs is not None:
+        limits.append(recipe.max_epochs * len(sampler))
+    steps, optimizer = min(limits), module.build_optimizer()
     schedule = module.scheduler_factory
-    scheduler = None if schedule is None else schedule(optimizer, recipe.max_steps)
+    scheduler = None if schedule is None else schedule(optimizer, steps)
     module.train()
-    for positions in _batches(numbers, recipe, seed):
-        batch = take_bags(bags, positions)
+    for keys in _batches(sampler, steps):
+        chosen = [key.index for key in keys]
+        batch = read(chosen, keys[0].epoch)
         terms = module.network.losses(module.network(batch), batch)
-        loss = module.total_loss(terms, positions.tolist())
+        loss = module.total_loss(terms, chosen)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if recipe.clip_norm is not None:
@@ -133,28 +167,26 @@ def _train(
             scheduler.step()
 
 
-def _batches(numbers: Sequence[int], recipe: FoldRecipe, seed: int) -> Iterator[Tensor]:
-    """Yield the bags of each step, epoch after epoch."""
-    size = min(recipe.batch_size, len(numbers))
-    sampler = EpochBatchSampler(numbers, size, shuffle=True, seed=seed, drop_last=True)
-    step, epoch = 0, 0
-    while step < recipe.max_steps:
+def _batches(sampler: Any, steps: int) -> Iterator[list[SampleKey]]:
+    """Yield the keys of each step, epoch after epoch."""
+    done, epoch = 0, 0
+    while done < steps:
         sampler.set_epoch(epoch)
         for keys in sampler:
-            yield torch.tensor([key.index for key in keys])
-            step += 1
-            if step == recipe.max_steps:
+            yield keys
+            done += 1
+            if done == steps:
                 return
         epoch += 1
 
 
-def _predict(module: MILModule, bags: BagBatch, chosen: BoolArray) -> FloatArray:
+def _predict(module: MILModule, read: Reader, chosen: BoolArray, at_once: int) -> FloatArray:
     module.eval()
-    numbers = np.flatnonzero(chosen)
+    numbers = np.flatnonzero(chosen).tolist()
     parts = []
     with torch.no_grad():
-        for start in range(0, numbers.size, _PREDICTED_AT_ONCE):
-            some = torch.from_numpy(numbers[start : start + _PREDICTED_AT_ONCE])
-            parts.append(module.network(take_bags(bags, some)).probabilities(module.task))
+        for start in range(0, len(numbers), at_once):
+            batch = read(numbers[start : start + at_once], None)
+            parts.append(module.network(batch).probabilities(module.task))
     scores: FloatArray = torch.cat(parts).double().numpy()
     return scores

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor
 
 from lightning_modules.base import FORMAT, TrainedModule
 from lightning_modules.errors import user_message
@@ -26,6 +28,7 @@ LINKS = {
 
 PICTURES = "datamodules.PictureFolderDataModule"
 BAGS = "datamodules.TabularBagsDataModule"
+SLIDES = "datamodules.FeatureBagsDataModule"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,31 @@ def _record(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(
             f"{path}: checkpoint format {record.get('format')}, this code reads {FORMAT}"
         )
+    faults = list(_record_faults(record)) or list(_link_faults(record))
+    if faults:
+        raise ValueError(
+            f"{path}: damaged, or written by another version of segmil ({'; '.join(faults)}). Use "
+            "another checkpoint, or start from its weights by model.init_args.init_from"
+        )
     return record
+
+
+def _record_faults(record: Mapping[str, Any]) -> Iterator[str]:
+    for name in ("blueprint.model", "blueprint.data", "blueprint.links", "facts.preprocessing"):
+        section, key = name.split(".")
+        if not isinstance((record.get(section) or {}).get(key), dict):
+            yield f"it lacks {name}"
+    if not isinstance(record.get("precision"), str):
+        yield "it lacks precision"
+
+
+def _link_faults(record: Mapping[str, Any]) -> Iterator[str]:
+    blueprint = record["blueprint"]
+    for name in sorted(set(blueprint["links"]) - set(LINKS)):
+        yield f"its model needs {name} of the data"
+    for name in ("model", "data"):
+        if not isinstance(blueprint[name].get("class_path"), str):
+            yield f"it lacks the class of the {name}"
 
 
 def restore(path: str | Path) -> Restored:
@@ -110,22 +137,12 @@ def restore(path: str | Path) -> Restored:
     Raises:
         ValueError: the file is not a segmil checkpoint, or its weights don't fit its own model.
     """
-    from jsonargparse import ArgumentParser
-
     path = Path(path)
     content = read_file(path)
     record = _record(path, content)
-    model = without_sources(record["blueprint"]["model"])
-    for fact, value in record["blueprint"]["links"].items():
-        place(model, LINKS[fact], value)
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(pl.LightningModule, "model")
-    module = parser.instantiate_classes(parser.parse_object({"model": model})).model
-    try:
-        module.load_state_dict(content["state_dict"], strict=True)
-    except RuntimeError as error:
-        raise ValueError(f"{path}: weights don't fit the model it describes ({error})") from None
-    module.restore_facts(record["facts"])
+    module = _build(path, record)
+    _load_weights(path, module, content.get("state_dict"))
+    _restore_facts(path, module, record)
     module.blueprint = record["blueprint"]
     blueprint = record["blueprint"]
     return Restored(
@@ -133,20 +150,129 @@ def restore(path: str | Path) -> Restored:
     )
 
 
+def _build(path: Path, record: Mapping[str, Any]) -> TrainedModule:
+    """Build the module that a checkpoint's configuration describes, with initial weights."""
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    model = without_sources(record["blueprint"]["model"])
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(pl.LightningModule, "model")
+    try:
+        for fact, value in record["blueprint"]["links"].items():
+            place(model, LINKS[fact], value)
+        module: TrainedModule = parser.instantiate_classes(
+            parser.parse_object({"model": model})
+        ).model
+    except (ArgumentError, ValueError, KeyError, TypeError) as error:
+        reason = f"its model cannot be built ({user_message(error)})"
+        raise ValueError(f"{path}: {reason}; use the version of segmil it was written by") from None
+    return module
+
+
+def _load_weights(path: Path, module: pl.LightningModule, state: Any) -> None:
+    """Take over the weights, all of which must fit and be finite numbers."""
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f"{path}: has no weights (state_dict of tensors); use another checkpoint")
+    try:
+        module.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: weights don't fit the model it describes ({error})") from None
+    wrong = [n for n, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
+    if wrong:
+        raise ValueError(
+            f"{path}: {len(wrong)} weights are not finite (the first: {wrong[0]}); use an earlier "
+            "checkpoint"
+        )
+
+
+def _restore_facts(path: Path, module: TrainedModule, record: Mapping[str, Any]) -> None:
+    facts, classes = record["facts"], record["blueprint"]["links"].get("num_classes")
+    try:
+        module.restore_facts(facts)
+        known = len(facts["category_map"]["ids"]) if "category_map" in facts else classes
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: damaged, or written by another version of segmil: its facts are not those of "
+            f"a {type(module).__name__} ({error}); use another checkpoint"
+        ) from None
+    if known != classes:
+        raise ValueError(
+            f"{path}: damaged: {known} categories for a model of {classes} classes; use another "
+            "checkpoint"
+        )
+
+
 def data_at(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration of a datamodule that applies a checkpoint to other data.
 
     Args:
-        path: a picture or a folder of pictures for a segmentation checkpoint, an npz file of bags
-            for a MIL checkpoint.
+        path: a picture or a folder of pictures for a segmentation checkpoint; an npz file of bags
+            or a CSV of slides for a MIL checkpoint. Features of slides lie in ``features`` beside
+            the CSV, or where the checkpoint's training data had them.
         record: the checkpoint's ``segmil`` record.
+
+    Raises:
+        ValueError: see `bags_at`.
     """
     facts = record["facts"]
     arguments = dict(facts["preprocessing"])
     if "category_map" in facts:
         arguments |= {"root": str(path), "category_map": facts["category_map"]}
         return {"class_path": PICTURES, "init_args": arguments}
-    return {"class_path": BAGS, "init_args": arguments | {"file": str(path)}}
+    return bags_at(path, facts, record["blueprint"]["links"], record["blueprint"]["data"])
+
+
+# What another datamodule takes over of how a checkpoint's bags were prepared.
+_NPZ = ("eval_batch_size", "standardise", "mean", "std", "clip", "class_names", "task")
+_CSV = ("eval_batch_size", "bag", "features_key", "coords_key", "class_names", "task")
+
+
+def bags_at(
+    path: Path,
+    facts: Mapping[str, Any],
+    links: Mapping[str, Any],
+    trained_on: Mapping[str, Any],
+    features: Path | None = None,
+) -> dict[str, Any]:
+    """Return the configuration of a datamodule that reads bags as a MIL checkpoint knows them.
+
+    Args:
+        path: an npz file of bags or a CSV of slides.
+        facts: of the checkpoint, see `Restored`.
+        links: likewise.
+        trained_on: the configuration of the checkpoint's own data.
+        features: folder of the slides' features.
+
+    Raises:
+        ValueError: slides cannot be prepared as the checkpoint's bags were.
+    """
+    known = {"class_names": list(facts["class_names"]) or None, "task": links["task"]}
+    arguments = dict(facts["preprocessing"]) | known
+    if path.suffix != ".csv":
+        kept = {name: arguments[name] for name in _NPZ if name in arguments}
+        return {"class_path": BAGS, "init_args": kept | {"file": str(path)}}
+    if "mean" in arguments:
+        raise ValueError(
+            f"{path}: the checkpoint standardises the features of an npz file, which features of "
+            "slides are not; give an npz file"
+        )
+    kept = {name: arguments[name] for name in _CSV if name in arguments}
+    if features is None and not (path.parent / "features").is_dir():
+        features = _trained_features(trained_on["init_args"])
+    if features is not None:
+        kept["features"] = str(features)
+    return {"class_path": SLIDES, "init_args": kept | {"table": str(path)}}
+
+
+def _trained_features(arguments: Mapping[str, Any]) -> Path | None:
+    """Return where training had the features of its slides, if that is still there."""
+    folder, table = arguments.get("features"), arguments.get("table")
+    if folder is None and table is not None:
+        folder = Path(table).parent / "features"
+    if folder is None or not Path(folder).is_dir():
+        return None
+    rank_zero_info(f"features are read where the training read them: {folder}")
+    return Path(folder)
 
 
 def read_data_section(recipe: Path) -> dict[str, Any]:

@@ -1,10 +1,15 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from callbacks import curves
-from callbacks.curves import Curves, one_against_rest
+from callbacks.curves import Curves, class_curves, one_against_rest
+from callbacks.loggers import build_loggers, finish_loggers
+from callbacks.wandb_logger import WandbOptions
 from evaluation.bag_scores import BagScores
+from evaluation.coco import CocoEvaluator
 
 
 def scores(labels, probabilities):
@@ -77,3 +82,48 @@ def test_threshold_and_scores_of_the_module_are_drawn(
     trainer.fit(module, stand_in.bags(), stand_in.bags())
     titles = ["val, epoch 000", "val, epoch 002", "val, epoch 003"]
     assert seen == [(["bags"], 0.25, title) for title in titles]
+
+
+def test_bags_have_roc_and_precision_recall_charts():
+    module = SimpleNamespace(
+        scores=None, bag_scores=scores([0, 1, 1], [0.1, 0.8, 0.4]), class_names=("no", "yes")
+    )
+    charts = curves._charts(module)
+    assert sorted(charts) == ["pr", "roc"]
+    recall, precision = charts["pr"][0]["bags"]
+    np.testing.assert_array_equal(recall, [0, 0.5, 1, 1])
+    np.testing.assert_allclose(precision, [1, 1, 1, 2 / 3])
+    false, true = charts["roc"][0]["bags"]
+    np.testing.assert_array_equal(false, [0, 0, 0, 1])
+    np.testing.assert_array_equal(true, [0, 0.5, 1, 1])
+
+
+def test_pictures_have_a_curve_a_class_at_half_overlap(stand_in):
+    evaluator = CocoEvaluator(stand_in.categories)
+    for n in range(6):
+        evaluator.add(100 + n, stand_in.found(n))
+    truth = stand_in.ground_truth()
+    # One square less than bars, so bars come first.
+    truth["annotations"] = truth["annotations"][1:]
+    found = class_curves(evaluator.compute(truth), "segm")
+    assert list(found) == ["all classes", "bar", "square"]
+    recall, precision = found["bar"]
+    np.testing.assert_allclose(recall, np.linspace(0, 1, 101))
+    np.testing.assert_array_equal(precision, np.ones(101))  # all exact, before any wrong one
+    # Six squares of equal score, the first of nothing: 1 - 1/6 at best.
+    assert found["square"][1].max() == pytest.approx(5 / 6)
+    np.testing.assert_allclose(found["all classes"][1], (precision + found["square"][1]) / 2)
+
+
+def test_the_charts_reach_wandb(stand_in, make_trainer, offline_wandb, read_wandb):
+    loggers = build_loggers(offline_wandb / "x" / "version_0", WandbOptions())
+    trainer = make_trainer([Curves()], logger=loggers)
+    trainer.fit(stand_in.BagModule(), stand_in.bags(), stand_in.bags())
+    finish_loggers(loggers)
+    (folder,) = (offline_wandb / "x/version_0/wandb").glob("offline-run-*")
+    run = read_wandb(folder)
+    points = run.tables("val/roc_table")
+    # Bag k scores k - 2 and is positive where k is odd: AUROC 10/16.
+    area = np.trapezoid([p["lineVal"] for p in points], [p["step"] for p in points])
+    assert area == pytest.approx(10 / 16)
+    assert run.tables("val/pr_table")[0] == {"step": 0.0, "lineKey": "bags", "lineVal": 1.0}

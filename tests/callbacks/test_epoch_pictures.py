@@ -45,7 +45,9 @@ def test_each_stage_sees_all_its_samples_and_the_scores(stand_in, make_trainer):
         (3, {"max_epochs": 6}, [0, 3, 5]),  # the last one although 5 is not due
         (4, {"max_epochs": 9, "check_val_every_n_epoch": 3}, [2, 8]),
         (9, {"max_epochs": 1, "num_sanity_val_steps": -1}, [0]),
-        (2, {"max_epochs": 2, "val_check_interval": 1}, [0, 0, 0, 1]),
+        (1, {"max_epochs": 2, "val_check_interval": 1}, [0, 1, 1]),  # three validations an epoch
+        (2, {"max_epochs": 3, "val_check_interval": 1}, [0, 2, 2]),
+        (3, {"max_epochs": 2, "val_check_interval": 1}, [0, 1]),
     ],
 )
 def test_which_epochs_are_drawn(every, options, epochs, stand_in, make_trainer):

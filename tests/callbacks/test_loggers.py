@@ -1,12 +1,13 @@
 """Run folders and the loggers in them."""
 
 import os
-from types import SimpleNamespace
 
 import pytest
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.utilities import rank_zero_only
 
 from callbacks.loggers import build_loggers, forget_run_dir, next_run_dir
+from callbacks.wandb_logger import WandbOptions
 
 
 @pytest.fixture(autouse=True)
@@ -40,9 +41,20 @@ def test_the_csv_logger_writes_into_the_run_folder(tmp_path):
 
 
 def test_wandb_stays_inside_the_run_folder(tmp_path):
-    options = SimpleNamespace(project="p", mode="offline", entity=None, group="g", tags=("t",))
+    options = WandbOptions(project="p", group="g", tags=("t",))
     _, logger = build_loggers(tmp_path / "a" / "version_0", options)
     assert logger.save_dir == str(tmp_path / "a" / "version_0")
     assert os.environ["WANDB_DATA_DIR"] == str(tmp_path / "a" / "version_0" / "wandb")
     build_loggers(tmp_path / "a" / "version_1", options)
     assert os.environ["WANDB_DATA_DIR"] == str(tmp_path / "a" / "version_1" / "wandb")
+
+
+@pytest.mark.parametrize(("rank", "node"), [(1, "0"), (0, "1")])
+def test_a_process_that_is_not_the_first_of_its_job_creates_nothing(
+    tmp_path, monkeypatch, rank, node
+):
+    """torchrun and Slurm start every process alike; each makes up a folder, one of them counts."""
+    monkeypatch.setattr(rank_zero_only, "rank", rank)
+    monkeypatch.setenv("NODE_RANK", node)
+    build_loggers(next_run_dir(tmp_path, "a"), WandbOptions())
+    assert list(tmp_path.iterdir()) == []

@@ -1,17 +1,14 @@
 import dataclasses
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pytorch_lightning.loggers import WandbLogger
 
 from callbacks import mask_gallery
 from callbacks.mask_gallery import MaskGallery, draw_sheet, native_media
+from callbacks.wandb_logger import SafeWandbLogger, WandbOptions
 from evaluation.draw import contact_sheet, draw_instances
 from structures import RLEMasks
 
@@ -139,34 +136,25 @@ def test_native_media_pad_to_one_size_and_leave_crowds_out(stand_in):
 
 
 @pytest.fixture
-def offline(tmp_path, monkeypatch):
-    """Keep everything W&B writes below ``tmp_path`` and off the network."""
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    for variable in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
-        folder = tmp_path / variable.lower()
-        folder.mkdir()
-        monkeypatch.setenv(variable, str(folder))
-    return tmp_path / "wandb_dir"
+def offline(offline_wandb):
+    """Return a folder for the run; W&B writes nothing outside the test's folders."""
+    return offline_wandb / "wandb_dir"
 
 
-def test_offline_run_holds_masks_boxes_and_names(stand_in, make_trainer, offline, tmp_path):
-    logger = WandbLogger(project="segmil", save_dir=str(offline), offline=True)
+def test_offline_run_holds_masks_boxes_and_names(stand_in, make_trainer, offline, read_wandb):
+    logger = SafeWandbLogger(offline, WandbOptions())
     trainer = make_trainer([MaskGallery(num_pictures=2)], logger=logger)
     trainer.fit(stand_in.SegModule(), stand_in.pictures(), stand_in.pictures())
-    logger.experiment.finish()
+    logger.finish()
     (run,) = offline.glob("wandb/offline-run-*")
-    command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(run)]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    rows = [json.loads(line) for line in lines]
-    items = [row["history"]["item"] for row in rows if row["type"] == "history"]
+    found = read_wandb(run)
+    items = found.history
     (native,) = [item for item in items if "val/gallery._type" in item]
     assert native["val/gallery._type"] == "images/separated"
     assert native["val/gallery.captions"] == ["epoch 000, image 100", "epoch 000, image 105"]
     assert native["trainer/global_step"] == 3
     assert [item.get("val/gallery_drawn.count") for item in items].count(1) == 1
-    config = next(row["config"] for row in reversed(rows) if row["type"] == "config")
-    labels = config["update"]["_wandb"]["mask/class_labels"]
+    labels = found.labels
     for kind in ("truth", "prediction"):
         names = labels[f"val/gallery_wandb_delimeter_{kind}"]["value"]
         assert names == {"0": "background", "1": "square", "2": "bar"}
@@ -189,7 +177,7 @@ def test_a_broken_service_does_not_stop_training(
 ):
     import wandb
 
-    logger = WandbLogger(project="segmil", save_dir=str(offline), offline=True)
+    logger = SafeWandbLogger(offline, WandbOptions())
 
     def refuse(*args, **kwargs):
         raise wandb.errors.CommError("connection lost")
@@ -200,4 +188,4 @@ def test_a_broken_service_does_not_stop_training(
     assert trainer.current_epoch == 2
     assert len(names(offline / "pictures")) == 2
     assert [r.levelname for r in caplog.records if "W&B" in r.getMessage()] == ["WARNING"]
-    logger.experiment.finish()
+    logger.finish()

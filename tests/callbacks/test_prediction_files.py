@@ -1,10 +1,12 @@
 import csv
+import dataclasses
 
 import numpy as np
 
 from callbacks.bag_outputs import BagAttention
 from callbacks.prediction_files import write_attention, write_bags
-from evaluation.bag_scores import BagScores, read_bag_csv
+from evaluation.bag_csv import read_bag_csv
+from evaluation.bag_scores import BagScores
 
 
 def scores(labels, probabilities):
@@ -22,7 +24,7 @@ def test_binary_scores_survive_to_the_last_bit(tmp_path):
     assert [row["bag_id"] for row in rows[:2]] == ["b,0", "b,1"]
     assert [int(row["label"]) for row in rows] == [0, 1] * 25
     np.testing.assert_array_equal([float(row["score"]) for row in rows], values)
-    again, task = read_bag_csv(tmp_path / "bags.csv")
+    again, task, _ = read_bag_csv(tmp_path / "bags.csv")
     assert task == "binary"
     np.testing.assert_array_equal(again.probabilities, values)
 
@@ -63,3 +65,16 @@ def test_attention_alone_and_with_branches(tmp_path):
     write_attention(tmp_path / "attention.csv", [bag("a", [[1.0, 0.25], [0.0, 0.75]])])
     text = (tmp_path / "attention.csv").read_text()
     assert text == "bag_id,instance,attention_0,attention_1\na,0,1.0,0.25\na,1,0.0,0.75\n"
+
+
+def test_patients_are_named_where_there_are_any_and_read_back(tmp_path):
+    known = dataclasses.replace(scores([1, 0, -1], [0.5, 0.25, 1.0]), groups=("p", "q,r", "p"))
+    write_bags(tmp_path / "bags.csv", known)
+    assert (tmp_path / "bags.csv").read_text().splitlines() == [
+        "bag_id,label,score,patient_id",
+        *(f'"b,{b}",{row}' for b, row in enumerate(("1,0.5,p", '0,0.25,"q,r"', ",1.0,p"))),
+    ]
+    write_bags(
+        tmp_path / "two.csv", dataclasses.replace(scores([1, 0], [0.5, 0.2]), groups=("p", "q"))
+    )
+    assert read_bag_csv(tmp_path / "two.csv").scores.groups == ("p", "q")

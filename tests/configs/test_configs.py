@@ -14,7 +14,9 @@ from lightning_modules.restore import LINKS, place
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
-RECIPES = sorted(p.relative_to(ROOT) for p in CONFIGS.rglob("*.yaml") if "_base" not in p.parts)
+RECIPES = sorted(
+    p.relative_to(ROOT) for p in CONFIGS.rglob("*.yaml") if not {"_base", "sweeps"} & set(p.parts)
+)
 BASES = sorted(p.relative_to(ROOT) for p in (CONFIGS / "_base").rglob("*.yaml"))
 TABLE = yaml.safe_load((ROOT / "tests/configs/recipes.yaml").read_text())
 # What data give a model when a recipe is built without data: classes of COCO, or a binary task.

@@ -1,10 +1,13 @@
 """Loss sums, parameter groups and the non-finite guard."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from lightning_modules.base import TrainedModule, parameter_groups
+from lightning_modules.gather import ItemLosses
 
 
 class Net(nn.Module):
@@ -58,3 +61,25 @@ def test_a_loss_that_is_not_finite_names_term_and_samples(value):
     terms = {"good": torch.tensor(1.0), "bad": torch.tensor(value)}
     with pytest.raises(ValueError, match=r"\{'bad': (nan|inf)\}; samples \['slide_7'\]"):
         make_module().total_loss(terms, ["slide_7"])
+
+
+def test_item_losses_are_logged_as_means_and_refused_where_not_finite(monkeypatch):
+    module, logged = make_module(loss_weights={"b": 0.5}), {}
+    monkeypatch.setattr(module, "log", lambda name, value, **_: logged.update({name: float(value)}))
+    losses = ItemLosses()
+    losses.add(torch.tensor([0, 1]), (), {"a": torch.tensor([1.0, 3.0]), "b": torch.ones(2)})
+    module.log_item_losses("val", losses)
+    assert logged == {"val/loss_a": 2.0, "val/loss_b": 1.0, "val/loss": 2.5}
+    losses.add(torch.tensor([7]), ("slide_7",), {"a": torch.tensor([math.nan]), "b": torch.ones(1)})
+    with pytest.raises(ValueError, match=r"val; samples \['slide_7'\]"):
+        module.log_item_losses("val", losses)
+
+
+def test_training_losses_are_logged_by_term(monkeypatch):
+    module, logged = make_module(loss_weights={"b": 0.5}), {}
+    monkeypatch.setattr(module, "log", lambda name, value, **_: logged.update({name: float(value)}))
+    monkeypatch.setattr(module, "log_dict", lambda values, **_: logged.update(values))
+    terms = {"a": torch.tensor(1.0, requires_grad=True), "b": torch.tensor(4.0)}
+    total = module.training_loss(terms, [1], size=1)
+    assert total.requires_grad
+    assert logged == {"train/loss_a": 1.0, "train/loss_b": 4.0, "train/loss": 3.0}

@@ -3,8 +3,6 @@
 import csv
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -139,7 +137,7 @@ def test_resuming_continues_where_the_run_stopped(mil_run, tmp_path):
     config = ["--config", "configs/quickstart/abmil.yaml", "--ckpt_path", last]
     run("fit", *config, "--trainer.max_epochs", "3", "--runs_dir", tmp_path)
     content = torch.load(tmp_path / "abmil/version_0/checkpoints/last.ckpt", weights_only=True)
-    assert content["epoch"] == 2
+    assert content["epoch"] == 3  # the number of finished epochs
     assert content["global_step"] == 75
 
 
@@ -179,25 +177,6 @@ def test_bfloat16_trains_and_its_checkpoint_remembers_it(tmp_path):
     restored = restore(run_dir / "checkpoints" / "last.ckpt")
     assert restored.precision == "bf16-mixed"
     assert next(restored.module.parameters()).dtype == torch.float32
-
-
-def test_an_offline_wandb_run_holds_config_history_and_pictures(tmp_path):
-    overlay = ["--config", "configs/_base/wandb.yaml", "--runs_dir", tmp_path]
-    config = ["--config", "configs/quickstart/abmil.yaml", "--trainer.max_epochs", "1"]
-    run("fit", *config, *overlay)
-    (folder,) = (tmp_path / "abmil/version_0/wandb").glob("offline-run-*")
-    program = Path(sys.executable).with_name("wandb")
-    done = subprocess.run(
-        [program, "leet", "inspect", "--summary", "--json", folder],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    record = json.loads(done.stdout)
-    logged = column(tmp_path / "abmil/version_0", "val/bag_auroc")[-1]
-    assert record["summary"]["val/bag_auroc"] == pytest.approx(logged, abs=1e-12)
-    assert "DigitBagsDataModule" in json.dumps(record["config"])
-    assert list((folder / "files/media/images").rglob("*.png"))
 
 
 def test_a_checkpoint_scores_its_own_test_fold_and_all_bags_of_another_file(tmp_path):

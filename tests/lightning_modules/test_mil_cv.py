@@ -8,10 +8,11 @@ import yaml
 
 from datamodules import TabularBagsDataModule
 from datamodules.bag_file import read_bag_file
+from datamodules.feature_set import FeatureSet
 from datamodules.folds import hold_out
 from datamodules.samplers import EpochBatchSampler, keyed_generator
 from evaluation.mil import evaluate_bags, youden_threshold
-from lightning_modules.mil_cv import cross_validate, read_recipe
+from lightning_modules.mil_cv import BagFiles, cross_validate, read_recipe
 from lightning_modules.mil_folds import run_fold
 from lightning_modules.schedules import Cosine
 from models.mil import ABMIL
@@ -160,10 +161,14 @@ def test_published_folds_are_used(config, data):
     content = dict(np.load(data))
     published = np.stack([np.arange(30) % 5, np.arange(30) // 6])
     np.savez(data, **content, cv_fold=published)
-    result = cross_validate(config(), data, repeats=2, workers=1)
+    result = cross_validate(config(), data, workers=1)
     assert np.array_equal(result.folds, published)
     assert result.protocol.startswith("10 folds in 2 repeats (published)")
-    with pytest.raises(ValueError, match="cv_fold has 2 repeats"):
+    assert result.notes == (f"{data} has published folds in 2 repeat(s): all of them are used",)
+    again = cross_validate(config(), data, num_folds=3, repeats=1, workers=1)
+    assert np.array_equal(again.folds, published[:1])
+    assert again.notes == (f"{data} has published folds: --folds 3 is not used",)
+    with pytest.raises(ValueError, match="published folds have 2 repeats"):
         cross_validate(config(), data, repeats=3)
 
 
@@ -199,18 +204,23 @@ def test_progress_is_told(config, data):
 def test_a_section_may_be_a_file(config, data, tmp_path):
     (tmp_path / "data.yaml").write_text(yaml.safe_dump(RECIPE["data"]))
     recipe = read_recipe(config(("data", "data.yaml")))
-    assert (recipe.batch_size, recipe.max_steps, recipe.clip_norm) == (4, 30, 1.0)
+    assert (recipe.plan.batch_size, recipe.max_steps, recipe.clip_norm) == (4, 30, 1.0)
     assert (recipe.standardise, recipe.val_fraction) == (True, 0.25)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("trainer", {"max_epochs": 3}), r"trainer\.max_steps"),
+        (("trainer", {"gradient_clip_val": 3}), r"trainer\.max_steps or max_epochs"),
+        (("trainer", {"max_epochs": -1}), r"trainer\.max_steps or max_epochs"),
+        (
+            ("trainer.max_steps", "many"),
+            r"trainer\.max_steps must be a positive number, got 'many'",
+        ),
         (("trainer.accumulate_grad_batches", 2), "accumulate_grad_batches"),
         (("model", None), "needs the section 'model'"),
-        (("data.init_args.batch_size", "many"), "batch_size is no whole number"),
-        (("data.init_args.batchsize", 3), "unknown arguments .*batchsize"),
+        (("data.init_args.batch_size", "many"), "recipe.yaml: .*batch_size"),
+        (("data.init_args.batchsize", 3), "recipe.yaml: (.|\\n)*batchsize"),
     ],
 )
 def test_wrong_recipes_are_refused(config, data, change, message):
@@ -219,5 +229,117 @@ def test_wrong_recipes_are_refused(config, data, change, message):
 
 
 def test_a_missing_recipe_is_named(data):
-    with pytest.raises(ValueError, match=r"absent\.yaml: no such recipe"):
+    with pytest.raises(ValueError, match=r"absent\.yaml: "):
         cross_validate(Path("absent.yaml"), data)
+
+
+def test_epochs_end_a_fold_where_they_come_first(config, data):
+    """20 training bags in batches of 4: 2 epochs are 10 steps."""
+    folds, key = read_bag_file(data).folds(3, 0, seed=0), (0, 0, 2)
+    scores = []
+    for change in (
+        ("trainer", {"max_epochs": 2, "gradient_clip_val": 1.0}),
+        ("trainer.max_steps", 10),
+        ("trainer.max_epochs", 2),
+    ):
+        recipe = read_recipe(config(change))
+        scores.append(run_fold(read_bag_file(data), folds, recipe, key).probabilities)
+    np.testing.assert_array_equal(scores[0], scores[1])
+    np.testing.assert_array_equal(scores[0], scores[2])
+    result = cross_validate(config(("trainer.max_epochs", 2)), data, 3, 1, workers=1)
+    assert result.protocol.endswith("30 steps or 2 epochs each")
+
+
+def slides_recipe(config, **arguments):
+    kind = "datamodules.FeatureBagsDataModule"
+    data = {"class_path": kind, "init_args": {"batch_size": 4} | arguments}
+    return config(("data", data), ("trainer", {"max_steps": 12}))
+
+
+def npz_of(table, path):
+    """The slides of a table as an npz file of bags, in single precision."""
+    bags = FeatureSet(table)
+    parts = [bags.bag(b).features.numpy() for b in range(len(bags))]
+    np.savez(
+        path, X=np.concatenate(parts), bag_index=np.repeat(np.arange(len(bags)), bags.sizes),
+        y=bags.labels, groups=np.array(bags.groups),
+    )  # fmt: skip
+    return path
+
+
+def test_slides_are_validated_as_the_same_bags_of_an_npz_file(config, write_slides, tmp_path):
+    table = write_slides(24)
+    recipe = slides_recipe(config)
+    slides = cross_validate(recipe, table, num_folds=3, repeats=2, workers=2)
+    raw = config(
+        ("data.init_args", {"batch_size": 4, "standardise": False}), ("trainer", {"max_steps": 12})
+    )
+    bags = cross_validate(raw, npz_of(table, tmp_path / "b.npz"), num_folds=3, repeats=2, workers=2)
+    assert np.array_equal(slides.folds, bags.folds)
+    np.testing.assert_allclose(slides.probabilities, bags.probabilities, rtol=0, atol=1e-6)
+    assert slides.protocol == "6 folds in 2 repeats (stratified, seed 0, by patient), 12 steps each"
+    held = [{f"p{b // 4}_{b % 2}" for b in np.flatnonzero(slides.folds[0] == k)} for k in range(3)]
+    assert sum(map(len, held)) == len(set.union(*held)) == 12
+
+
+def test_a_recipe_of_slides_is_followed(config, write_slides):
+    """Each setting that changes training changes the result, and bags can be patients."""
+    table = write_slides(24, size=12, label=[0] * 16 + [1] * 8, patient_id=None)
+
+    def scores(**arguments):
+        path = slides_recipe(config, **arguments)
+        return cross_validate(path, table, num_folds=2, repeats=1, workers=1).probabilities
+
+    plain = scores()
+    for change in (
+        {"max_instances": 5},
+        {"sampler": "class_balanced"},
+        {"sampler": "weighted", "class_weights": [1.0, 5.0]},
+        {"token_budget": 30},
+        {"batch_size": 3},
+    ):
+        assert not np.array_equal(scores(**change), plain), change
+    assert np.array_equal(scores(num_workers=2, seed=5), plain)
+    patients = write_slides(24, name="patients")
+    path = slides_recipe(config, bag="patient")
+    assert cross_validate(path, patients, num_folds=2, repeats=1, workers=1).folds.shape == (1, 12)
+
+
+def test_notes_on_slides(config, write_slides, tmp_path):
+    table = write_slides(12, split=["train", "test"] * 6, patient_id=None)
+    result = cross_validate(config(("data.init_args.clip", 3.0)), table, 2, 1, workers=1)
+    assert (
+        "column split is not used" in result.notes[0]
+        and "slides stay as they are" in result.notes[1]
+    )
+    labelled = npz_of(write_slides(12, name="b"), tmp_path / "b.npz")
+    cut = slides_recipe(config, max_instances=3)
+    assert "bags of the file stay whole" in cross_validate(cut, labelled, 2, 1, workers=1).notes[0]
+
+
+def test_faulty_bags_stop_it_or_are_left_out(config, write_slides):
+    table = write_slides(12)
+    (table.parent / "features" / "s3.safetensors").unlink()
+    recipe = slides_recipe(config)
+    with pytest.raises(ValueError, match="slide s3: no feature file"):
+        cross_validate(recipe, table, 2, 1, workers=1)
+    result = cross_validate(recipe, BagFiles(table, bad_data="skip"), 2, 1, workers=1)
+    assert result.folds.shape == (1, 11) and [p.item for p in result.problems] == ["s3"]
+    own = slides_recipe(config, bad_data="skip")
+    assert cross_validate(own, table, 2, 1, workers=1).folds.shape == (1, 11)
+    unlabelled = write_slides(12, name="u", label=None)
+    named = slides_recipe(config, class_names=["a", "b"])
+    with pytest.raises(ValueError, match="without labels cannot be cross-validated"):
+        cross_validate(named, unlabelled, 2, 1, workers=1)
+
+
+def test_where_features_lie(config, write_slides):
+    table = write_slides(12)
+    elsewhere = table.parent.parent / "elsewhere"
+    (table.parent / "features").rename(elsewhere)
+    with pytest.raises(ValueError, match="features: no such folder"):
+        cross_validate(slides_recipe(config), table, 2, 1, workers=1)
+    given = cross_validate(slides_recipe(config), BagFiles(table, elsewhere), 2, 1, workers=1)
+    named = slides_recipe(config, features=str(elsewhere))
+    again = cross_validate(named, table, 2, 1, workers=1)
+    assert np.array_equal(given.probabilities, again.probabilities)

@@ -81,7 +81,7 @@ def test_operating_point_of_two_files_gives_a_paired_difference(tmp_path):
         ("bag_id,label,score\na,1,0.5\na,0,0.5\n", "bag a occurs more than once"),
         ("bag_id,label,score\na,1,\n", "line 2"),
         ("bag_id,label,score\na,1,1.5\n", "probabilities in [0, 1]"),
-        ("bag_id,label,score\na,2,0.5\n", "bag a has label 2"),
+        ("bag_id,label,score\na,2,0.5\n", "bag a, line 2: label is '2'"),
         ("bag_id,label,score\n", "no bags"),
     ],
 )

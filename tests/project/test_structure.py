@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("structures", "models", "datamodules", "evaluation", "lightning_modules", "callbacks")
 SOURCES = sorted(p for folder in FOLDERS for p in (ROOT / folder).rglob("*.py"))
-SCRIPTS = [ROOT / "train.py", ROOT / "evaluate.py", ROOT / "quickstart.py"]
+SCRIPTS = [ROOT / f"{n}.py" for n in ("train", "evaluate", "evaluate_arguments", "quickstart")]
 
 # What a folder may not import, at any depth, also inside functions.
 FORBIDDEN = {
@@ -49,7 +49,7 @@ FORBIDDEN = {
     "callbacks": {"models", "datamodules", "lightning_modules"},
 }
 # Too slow to load for everybody: only inside the functions that need them.
-LAZY = {"albumentations", "wandb", "matplotlib", "hotcoco", "pycocotools", "sklearn"}
+LAZY = {"albumentations", "wandb", "matplotlib", "hotcoco", "pycocotools", "sklearn", "timm"}
 
 
 def imports(tree):

@@ -1,0 +1,154 @@
+"""What makes a configuration file unfit to be read at all, found before the parser sees it.
+
+The YAML parser takes the last of two equal keys, follows aliases until memory ends, and knows no
+file names. Each of these is told here with file, line and remedy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_LARGEST = 100_000  # values of a configuration once its aliases are written out
+_GROUPS = ("trainer", "checkpoint", "callbacks")
+_OPTIMIZER = ("model", "init_args", "optimizer")
+_LR_FLAG = re.compile(r"--model\.(init_args\.)?optimizer\.(init_args\.)?lr(=|$)")
+
+
+def check_config_files(files: Iterable[Path], arguments: Sequence[str] = ()) -> None:
+    """Refuse configuration files that cannot mean what their author thinks.
+
+    Args:
+        files: in the order given; later ones win.
+        arguments: the command line; for ``fit`` an optimizer of torch needs its learning rate in a
+            file or a flag, because torch's own default suits no recipe.
+
+    Raises:
+        ValueError: a file is missing, is no UTF-8 text or YAML, is empty or no mapping, holds a key
+            twice, or grows beyond measure by its aliases.
+    """
+    contents = [check_config_file(file) for file in files]
+    optimizers = [o for content in contents if isinstance(o := _optimizer(content), Mapping)]
+    named = [str(o["class_path"]) for o in optimizers if o.get("class_path")]
+    given = any("lr" in (o.get("init_args") or {}) or "lr" in o for o in optimizers)
+    given = given or any(_LR_FLAG.match(word) for word in arguments)
+    trains = arguments[:1] == ["fit"]
+    if trains and named and named[-1].startswith("torch.optim.") and not given:
+        raise ValueError(
+            f"{named[-1]} has no learning rate; write model.init_args.optimizer.init_args.lr"
+        )
+
+
+def check_config_file(file: Path) -> dict[str, Any]:
+    """Read one file; see ``check_config_files``."""
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except OSError as error:
+        raise ValueError(f"{file}: {error.strerror}; --config names a YAML recipe") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: is no UTF-8 text ({error}); save it as UTF-8") from None
+    except RecursionError:
+        raise ValueError(f"{file}: is nested too deeply; mend the file") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file}: is no YAML{_yaml_reason(error)}; mend the file") from None
+    if node is None:
+        raise ValueError(f"{file}: is empty; write keys with values, see configs/")
+    if not isinstance(node, yaml.MappingNode):
+        raise ValueError(f"{file}: holds no keys with values at its top; see configs/")
+    if _size(file, node, {}) > _LARGEST:
+        raise ValueError(f"{file}: its aliases stand for more than {_LARGEST} values; remove some")
+    _check_groups(file, node)
+    try:
+        content: dict[str, Any] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file}: is no plain YAML{_yaml_reason(error)}; mend the file") from None
+    return content
+
+
+def check_values(config: Any, links: Mapping[str, str], *, trains: bool) -> None:
+    """Refuse values that the parser takes and that stop a run later or are overruled.
+
+    Args:
+        config: the parsed configuration of a command.
+        links: fact of the data -> key below ``model`` that it fills.
+        trains: whether the command is ``fit``.
+
+    Raises:
+        ValueError: there is one, or no metric is named to choose the best checkpoint by.
+    """
+    for fact, target in links.items():
+        if config.get(f"model.{target}") is not None:
+            raise ValueError(f"model.{target} follows from the data ({fact}); leave it out")
+    every = config.trainer.check_val_every_n_epoch
+    if every is not None and every < 1:
+        raise ValueError(f"trainer.check_val_every_n_epoch must be at least 1, got {every}")
+    if trains and config.checkpoint.monitor is None and config.checkpoint.save_top_k != 0:
+        raise ValueError(
+            "checkpoint.monitor names no metric, so best.ckpt would be the last one; write for "
+            "example val/segm_map or val/bag_auroc, or checkpoint.save_top_k: 0"
+        )
+
+
+def _yaml_reason(error: yaml.YAMLError) -> str:
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    where = "" if mark is None else f" in line {mark.line + 1}"
+    return f"{where} ({problem or str(error).splitlines()[0]})"
+
+
+def _size(file: Path, node: yaml.Node, sizes: dict[int, int]) -> int:
+    """Return how many values a node stands for; refuse a key that is there twice.
+
+    Args:
+        file: for the message.
+        node: of the composed file; an alias is the node that it names.
+        sizes: what is known by the node's identity, 0 while a node is being looked at.
+    """
+    known = sizes.get(id(node))
+    if known is not None:
+        if known == 0:
+            raise ValueError(f"{file}: an alias names what it is part of; write it out")
+        return known
+    sizes[id(node)] = 0
+    parts: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        _check_keys(file, node)
+        parts = [value for _, value in node.value]
+    elif isinstance(node, yaml.SequenceNode):
+        parts = node.value
+    total = 1 + sum(_size(file, part, sizes) for part in parts)
+    sizes[id(node)] = total
+    return total
+
+
+def _check_keys(file: Path, node: yaml.MappingNode) -> None:
+    seen: dict[str, int] = {}
+    for key, _ in node.value:
+        name, line = str(key.value), key.start_mark.line + 1
+        if name in seen:  # A83
+            raise ValueError(
+                f"{file}: the key {name} of line {seen[name]} is there again in line {line}; keep "
+                "one"
+            )
+        seen[name] = line
+
+
+def _check_groups(file: Path, node: yaml.MappingNode) -> None:
+    for key, value in node.value:
+        if key.value in _GROUPS and isinstance(value, yaml.SequenceNode | yaml.ScalarNode):
+            named = isinstance(value, yaml.ScalarNode) and value.value.endswith((".yaml", ".yml"))
+            if not named and value.tag != "tag:yaml.org,2002:null":
+                raise ValueError(
+                    f"{file}: {key.value} in line {key.start_mark.line + 1} holds no keys with "
+                    "values; see configs/_base/trainer.yaml"
+                )
+
+
+def _optimizer(content: Any) -> Any:
+    for key in _OPTIMIZER:
+        content = content.get(key) if isinstance(content, Mapping) else None
+    return content
