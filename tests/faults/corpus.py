@@ -1,0 +1,22 @@
+"""All cases, and those of them that also run as a user runs them."""
+
+from tests.faults import annotations, bags, checkpoints, configs, features, predictions, yolo
+from tests.faults.case import Case
+
+KINDS = (annotations, yolo, predictions, bags, features, configs, checkpoints)
+CASES: list[Case] = [case for kind in KINDS for case in kind.CASES]
+
+# One a command, for a process of its own.
+_APART = (
+    "config: a tab",  # fit
+    "checkpoint: cut in half, to validate",
+    "checkpoint: cut in half, to test",
+    "checkpoint: cut in half, to predict",
+    "check-data: a picture is missing",
+    "annotations: cut in half",  # coco
+    "COCO results: score null at a confidence",  # operating-point
+    "bag CSV: a score missing",  # mil
+    "npz of bags: a NaN",  # mil-cv
+    "conversion: crowds",
+)
+APART: list[Case] = [case for case in CASES if str(case) in _APART]
