@@ -159,6 +159,12 @@ def decision_metrics(matrix: FloatArray) -> dict[str, FloatArray]:
     }
 
 
+# Log names of what `all_metrics` returns.
+METRICS = tuple(
+    f"bag_{name}" for name in ("auroc", "auprc", "accuracy", "balanced_accuracy", "f1", "kappa")
+)
+
+
 def all_metrics(table: BagTable, threshold: float, weights: FloatArray) -> dict[str, FloatArray]:
     """Return every bag metric by its log name; definitions are in `evaluation.mil.evaluate_bags`.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
@@ -49,6 +49,9 @@ class TrainedModule(pl.LightningModule):
         init_from: file of weights to start from; what does not fit is reported and keeps its
             initial value.
     """
+
+    # What can be monitored, with wildcards; empty where that is not known before it is logged.
+    metric_names: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,

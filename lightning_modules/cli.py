@@ -23,7 +23,7 @@ from callbacks.wandb_logger import WandbOptions
 from datamodules.fingerprint import fingerprint
 from lightning_modules.checkpoint_io import AtomicCheckpointIO
 from lightning_modules.config_errors import config_files
-from lightning_modules.config_files import check_config_files, check_values
+from lightning_modules.config_files import check_config_files, check_monitors, check_values
 from lightning_modules.restore import LINKS, data_at, plain, read_record, without_sources
 from lightning_modules.resuming import Continuation, continuation
 
@@ -177,6 +177,9 @@ class SegmilCLI(LightningCLI):
         """Hand the module its resolved configuration, which its checkpoints carry."""
         super().instantiate_classes()  # type: ignore[no-untyped-call]
         config = self.config[self.subcommand]
+        if self.subcommand == "fit":
+            monitors: Any = self.trainer
+            check_monitors(monitors.callbacks, getattr(self.model, "metric_names", ()))
         self.model.blueprint = {
             "model": plain(config.model),
             "data": plain(config.data),

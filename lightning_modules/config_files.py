@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,26 @@ def check_values(config: Any, links: Mapping[str, str], *, trains: bool) -> None
             "checkpoint.monitor names no metric, so best.ckpt would be the last one; write for "
             "example val/segm_map or val/bag_auroc, or checkpoint.save_top_k: 0"
         )
+
+
+def check_monitors(callbacks: Iterable[Any], names: Sequence[str]) -> None:
+    """Refuse a callback that waits for a metric that is never logged.
+
+    Args:
+        callbacks: of the trainer; those without ``monitor`` pass.
+        names: what is logged, with wildcards; empty if that is not known.
+
+    Raises:
+        ValueError: there is one.
+    """
+    for callback in callbacks:
+        monitor = getattr(callback, "monitor", None)
+        if monitor and names and not any(fnmatchcase(monitor, name) for name in names):
+            nearest = get_close_matches(monitor, names, n=1, cutoff=0.8)
+            hint = f"did you mean {nearest[0]}?" if nearest else f"logged are {', '.join(names)}"
+            raise ValueError(
+                f"{type(callback).__name__} monitors {monitor}, which is never logged; {hint}"
+            )
 
 
 def _yaml_reason(error: yaml.YAMLError) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from evaluation.bag_metrics import METRICS
 from evaluation.bag_scores import BagCollector, BagScores
 from evaluation.mil import evaluate_bags, youden_threshold
 from lightning_modules.base import OptimizerFactory, SchedulerFactory, TrainedModule
@@ -36,6 +37,11 @@ class MILModule(TrainedModule):
     Raises:
         TypeError: ``model`` does not follow `MILModel`.
     """
+
+    metric_names = (
+        *(f"val/{name}" for name in METRICS),
+        *("val/witness_auroc", "val/loss", "val/loss_*", "train/loss", "train/loss_*"),
+    )
 
     def __init__(
         self,

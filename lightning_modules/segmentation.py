@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluation.coco import CocoEvaluator
-from evaluation.coco_scores import CocoScores
+from evaluation.coco_scores import AREAS, CocoScores
 from lightning_modules.base import OptimizerFactory, SchedulerFactory, TrainedModule
 from lightning_modules.gather import ItemLosses, gather_to_all
 from models.seg.protocol import SegModel
@@ -37,6 +37,21 @@ class SegmentationModule(TrainedModule):
     Raises:
         TypeError: ``model`` does not follow `SegModel`.
     """
+
+    metric_names = (
+        *(
+            f"val/{kind}_{name}"
+            for kind in ("segm", "box")
+            for name in ("map", "map_50", "map_75", "ar_[0-9]*")
+        ),
+        *(
+            f"val/{kind}_{name}_{area}"
+            for kind in ("segm", "box")
+            for name in ("map", "ar")
+            for area in AREAS[1:]
+        ),
+        *("val/loss", "val/loss_*", "train/loss", "train/loss_*"),
+    )
 
     def __init__(
         self,

@@ -213,6 +213,8 @@ KEYS = [
              [{"class_path": "callbacks.MaskGalery"}], "MaskGalery"),
     key_case("no metric to choose the best by", "checkpoint", {"save_top_k": 1}, "monitor",
              "best.ckpt"),
+    key_case("a metric that is misspelt", "checkpoint.monitor", "val/bag_aurocc", "val/bag_aurocc",
+             "did you mean val/bag_auroc", start=briefly),
     key_case("a mode that is none", "checkpoint.mode", "highest", "mode", "highest", start=briefly),
     key_case("fewer than no checkpoints", "checkpoint.save_top_k", -2, "save_top_k", start=briefly),
     key_case("a gallery of no epoch", "callbacks.gallery.every_n_epochs", 0, "every_n_epochs"),

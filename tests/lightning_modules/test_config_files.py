@@ -4,7 +4,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from lightning_modules.config_files import check_config_file, check_config_files, check_values
+from evaluation.coco import evaluate_results
+from evaluation.mil import evaluate_bags
+from lightning_modules import MILModule, SegmentationModule
+from lightning_modules.config_files import (
+    check_config_file,
+    check_config_files,
+    check_monitors,
+    check_values,
+)
 
 OPTIMIZER = "model: {init_args: {optimizer: {class_path: torch.optim.SGD, init_args: {%s}}}}\n"
 
@@ -113,3 +121,42 @@ def test_values_that_the_parser_takes():
         check_values(config(every=0), links, trains=True)
     with pytest.raises(ValueError, match=r"best.ckpt would be the last one"):
         check_values(config(monitor=None), links, trains=True)
+
+
+def monitors(name):
+    return [SimpleNamespace(), SimpleNamespace(monitor=None), SimpleNamespace(monitor=name)]
+
+
+def test_everything_that_evaluation_logs_can_be_monitored():
+    truth = {
+        "images": [{"id": 1, "height": 8, "width": 8}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0, "area": 4,
+             "bbox": [0, 0, 2, 2], "segmentation": {"size": [8, 8], "counts": [0, 2, 6, 2, 54]}},
+        ],
+    }  # fmt: skip
+    row = {"image_id": 1, "category_id": 1, "score": 1.0, "bbox": [0, 0, 2, 2]}
+    row["segmentation"] = truth["annotations"][0]["segmentation"]
+    pictures = evaluate_results(truth, [row], max_dets=[1, 10, 300]).metrics
+    assert len(pictures) == 2 * 12
+    for name in [*pictures, "loss", "loss_mask"]:
+        check_monitors(monitors(f"val/{name}"), SegmentationModule.metric_names)
+    bags = evaluate_bags([0, 1], [0.2, 0.7], "binary")
+    for name in [*bags, "witness_auroc", "loss"]:
+        check_monitors(monitors(f"val/{name}"), MILModule.metric_names)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "hint"),
+    [
+        (MILModule, "val/bag_aurocc", "did you mean val/bag_auroc"),
+        (MILModule, "val/segm_map", "logged are val/bag_auroc"),
+        (SegmentationModule, "segm_map", "did you mean val/segm_map"),
+        (SegmentationModule, "val/segm_ar_all", "did you mean val/segm_ar_"),
+    ],
+)
+def test_a_metric_that_is_never_logged(module, name, hint):
+    with pytest.raises(ValueError, match=f"monitors {name}, which is never logged; {hint}"):
+        check_monitors(monitors(name), module.metric_names)
+    check_monitors(monitors(name), ())
