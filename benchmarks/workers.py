@@ -2,9 +2,9 @@
 
 Run `python benchmarks/workers.py [--repeats R] [--rounds N]`. *Crossing*: one worker hands over
 copies of a batch of 8 pictures of 320 px with 20 instances each, or of one tensor with as many
-bytes, by turns. *Memory*: what a further worker adds
-to the proportional set size (PSS) of a job that trains on COCO data of 500 and of 50 000 annotated
-pictures, after each worker has made 60 batches. Linux only, because PSS comes from ``/proc``.
+bytes, by turns. *Memory*: what a further worker adds to the proportional set size (PSS) of a job
+that trains on COCO data of 500 and of 50 000 annotated pictures, after each worker has made 60
+batches. Linux only, because PSS comes from ``/proc``.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 from torch import Tensor
 
 from callbacks.bag_outputs import BagAttention, bag_attention, bag_name
-from callbacks.epoch_pictures import EpochPictures
+from callbacks.epoch_pictures import EpochPictures, split_of
 from callbacks.fixed_sample import FixedSample, priority
 from callbacks.run_files import gather_to_first, rasterise, run_folder, write_picture
 from callbacks.wandb_media import Media
@@ -113,7 +113,7 @@ class AttentionFigure(EpochPictures):
         sheet = contact_sheet([draw_bag(one) for one in shown], columns=2)
         if folder is not None:
             write_picture(folder / f"attention_{stage}.png", sheet)
-        key = "test/attention" if stage == "test" else "val/attention"
+        key = f"{split_of(stage)}/attention"
         self.wandb.log(trainer, key, [Media(sheet, stage.replace("_", " "))])
 
     def _chosen(self) -> list[ShownBag]:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytorch_lightning as pl
 
 from callbacks.bag_outputs import BagAttention, bag_attention
-from callbacks.epoch_pictures import EpochPictures
+from callbacks.epoch_pictures import EpochPictures, split_of
 from callbacks.run_files import gather_to_first
 from callbacks.wandb_charts import table
 from callbacks.wandb_media import has_wandb
@@ -88,7 +88,7 @@ class BagTable(EpochPictures):
             return
         kept = {index: one for state in states for index, one in state.items()}
         columns, rows = bag_rows(scores, kept, module.class_names, module.threshold, self.top)
-        key = "test/bags" if stage == "test" else "val/bags"
+        key = f"{split_of(stage)}/bags"
         self.wandb.send(trainer, key, lambda: table(columns, rows[: self.max_bags]))
 
 

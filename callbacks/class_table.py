@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 
-from callbacks.epoch_pictures import EpochPictures
+from callbacks.epoch_pictures import EpochPictures, split_of
 from callbacks.run_files import run_folder, written_whole
 from callbacks.wandb_charts import records_table
 from evaluation.bag_classes import class_scores
@@ -36,7 +36,7 @@ class ClassTable(EpochPictures):
         rows = class_rows(pl_module)
         if not trainer.is_global_zero or not rows:
             return
-        split = "test" if stage == "test" else "val"
+        split = split_of(stage)
         if path is not None:
             epoch = int(stage.removeprefix("epoch_")) if stage.startswith("epoch_") else ""
             place = {"split": split, "epoch": epoch}

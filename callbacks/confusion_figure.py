@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytorch_lightning as pl
 
-from callbacks.epoch_pictures import EpochPictures
+from callbacks.epoch_pictures import EpochPictures, split_of, title_of
 from callbacks.run_files import rasterise, run_folder, write_picture
 from callbacks.wandb_charts import confusion_chart
 from evaluation.coco_backends import IouType
@@ -61,12 +61,11 @@ class ConfusionFigure(EpochPictures):
         folder = run_folder(trainer, "pictures")
         if not trainer.is_global_zero:
             return
-        split = "test" if stage == "test" else "val"
+        split, title = split_of(stage), title_of(stage)
         counted = self._count(trainer, pl_module, split)
         if counted is None:
             return
         matrix, names = frequent_classes(*counted, self.max_classes)
-        title = f"{split}, {stage.replace('_', ' ')}" if stage.startswith("epoch") else split
         if names[-1] == "background":
             title += f"\nscore ≥ {self.score:g}, IoU ≥ {self.iou:g}"
         if folder is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytorch_lightning as pl
 
-from callbacks.epoch_pictures import EpochPictures
+from callbacks.epoch_pictures import EpochPictures, split_of, title_of
 from callbacks.run_files import rasterise, run_folder, write_picture
 from callbacks.wandb_charts import Points, line_chart
 from callbacks.wandb_media import Media
@@ -46,8 +46,7 @@ class Curves(EpochPictures):
         folder = run_folder(trainer, "pictures")
         if not trainer.is_global_zero:
             return
-        split = "test" if stage == "test" else "val"
-        when = f"{split}, {stage.replace('_', ' ')}" if stage.startswith("epoch") else split
+        split, when = split_of(stage), title_of(stage)
         figure = _figure(pl_module, when)
         if figure is None:
             return

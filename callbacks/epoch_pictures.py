@@ -118,3 +118,21 @@ class EpochPictures(pl.Callback, ABC):
         if stage is not None:
             self.draw(trainer, pl_module, stage)
             self.start()
+
+
+def split_of(stage: str) -> str:
+    """Return the split that a stage of `EpochPictures.draw` has evaluated.
+
+    >>> split_of("epoch_003"), split_of("test")
+    ('val', 'test')
+    """
+    return "test" if stage == "test" else "val"
+
+
+def title_of(stage: str) -> str:
+    """Return a stage as a title.
+
+    >>> title_of("epoch_003"), title_of("test")
+    ('val, epoch 003', 'test')
+    """
+    return f"val, {stage.replace('_', ' ')}" if stage.startswith("epoch") else split_of(stage)

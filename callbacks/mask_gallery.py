@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytorch_lightning as pl
 import torch
 
-from callbacks.epoch_pictures import EpochPictures
+from callbacks.epoch_pictures import EpochPictures, split_of
 from callbacks.fixed_sample import FixedSample
 from callbacks.frames import (
     display_size,
@@ -115,7 +115,7 @@ class MaskGallery(EpochPictures):
         sheet = draw_sheet(shown, names)
         if folder is not None:
             write_picture(folder / f"gallery_{stage}.png", sheet)
-        split = "test" if stage == "test" else "val"
+        split = split_of(stage)
         when = stage.replace("_", " ")
         if self.wandb.enabled(trainer):
             media = native_media(shown, names, when)

@@ -39,16 +39,17 @@ class MetricsTable(CSVLogger):
         """Do nothing: ``config.yaml`` in the same folder has them."""
 
     def finalize(self, status: str) -> None:
-        """Write what is left."""
+        """Write what is left; a run that was refused leaves the file as it was."""
         del status
-        if self._table is not None:
+        if self._table is not None and self._table.metrics:
             self._table.save()
 
 
 class TableFile:
     """A CSV file that rows are added to; columns may come later.
 
-    Rows are appended. Where columns are new, the file is written anew and put in place whole.
+    Rows are appended. Where columns are new, the file is written anew and put in place whole. An
+    existing file is left as it is until the first `save`.
 
     Args:
         path: the file; an existing one is continued.
@@ -61,14 +62,9 @@ class TableFile:
     def __init__(self, path: Path, resume_step: int | None = None) -> None:
         self.metrics: list[dict[str, Any]] = []
         self._path = path
+        self._resume_step = resume_step
+        self._columns: list[str] | None = None  # of the file; None before the first writing
         path.parent.mkdir(parents=True, exist_ok=True)
-        rows = _whole_rows(path)
-        kept = [r for r in rows if resume_step is None or int(r["step"]) < resume_step]
-        # A row of the old file has every column, empty where nothing was logged.
-        used = {name for row in kept for name, value in row.items() if value != ""}
-        self._columns = sorted(used)
-        if path.is_file():
-            self._write([{k: row[k] for k in self._columns} for row in kept])
 
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """Add a row; tensors of one value become numbers."""
@@ -76,21 +72,26 @@ class TableFile:
         self.metrics.append(row | {"step": len(self.metrics) if step is None else step})
 
     def save(self) -> None:
-        """Bring the file up to date."""
-        if not self.metrics:
+        """Bring the file up to date; the first time also drop what is made again."""
+        if not self.metrics and (self._columns is not None or not self._path.is_file()):
             return
-        new = {name for row in self.metrics for name in row} - set(self._columns)
         rows, self.metrics = self.metrics, []
-        if new or not self._path.is_file():
-            self._columns = sorted({*self._columns, *new})
-            self._write([*_whole_rows(self._path), *rows])
+        new = {name for row in rows for name in row}
+        if self._columns is not None and new <= set(self._columns):
+            with self._path.open("a", newline="") as file:
+                csv.DictWriter(file, self._columns).writerows(rows)
             return
-        with self._path.open("a", newline="") as file:
-            csv.DictWriter(file, self._columns).writerows(rows)
+        kept = _whole_rows(self._path)
+        if self._columns is None and self._resume_step is not None:
+            kept = [row for row in kept if int(row["step"]) < self._resume_step]
+        # A row of the file has every column, empty where nothing was logged.
+        used = {name for row in kept for name, value in row.items() if value != ""}
+        self._columns = sorted({*used, *new})
+        self._write([{k: v for k, v in row.items() if k in used} for row in kept] + rows)
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         text = io.StringIO(newline="")
-        table = csv.DictWriter(text, self._columns)
+        table = csv.DictWriter(text, self._columns or ())
         table.writeheader()
         table.writerows(rows)
         with written_whole(self._path) as file:

@@ -104,7 +104,7 @@ class AnnotationStore:
 
     @classmethod
     def from_coco(cls, data: Mapping[str, Any], labels: Mapping[int, int]) -> AnnotationStore:
-        """Pack a COCO dictionary that passed ``find_problems``.
+        """Pack a COCO dictionary that passed ``structures.coco_format.check_coco``.
 
         Args:
             data: with ``images`` and ``annotations``.

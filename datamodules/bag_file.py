@@ -166,6 +166,9 @@ def _load(path: Path) -> dict[str, npt.NDArray[Any]]:
             [Problem(path, None, None, "no such file", "give the npz file of the bags")]
         )
     try:
+        with path.open("rb") as file:
+            if file.read(4) not in (b"PK\x03\x04", b"\x93NUM"):  # numpy would take it for a pickle
+                raise ValueError("it is no archive of arrays")
         archive = np.load(path, allow_pickle=False)
         if isinstance(archive, np.ndarray):
             raise ValueError("it is a single npy array")

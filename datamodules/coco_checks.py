@@ -38,13 +38,6 @@ def examine_coco(
     return check_coco(path, data, image_keys=_IMAGE_KEYS, unusable=unusable)
 
 
-def find_problems(
-    path: Path, data: Mapping[str, Any], images: Path | None, read_headers: bool = False
-) -> list[Problem]:
-    """Return the problems that ``examine_coco`` finds by names or headers of pictures."""
-    return examine_coco(path, data, images, "header" if read_headers else "name").problems
-
-
 def category_problems(
     file: Path, categories: Sequence[Mapping[str, Any]], names: Mapping[int, str], source: str
 ) -> list[Problem]:

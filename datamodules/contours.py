@@ -1,4 +1,4 @@
-"""From the mask of an object to one closed path that rasterises to it, and the reverse check."""
+"""From the mask of an object to one closed path that rasterises to it."""
 
 from __future__ import annotations
 

@@ -28,6 +28,9 @@ from structures import BadDataPolicy, BagBatch, DataProblems, MILTask, Problem, 
 IntArray = npt.NDArray[np.int64]
 
 _SUBSET_PURPOSE = 7
+# Bytes of features that are read to their end before training: half a second from npy, a few from
+# h5. Larger sets are read for that by `skip` and `check-data` alone  # A61
+_VALUES_LIMIT = 1 << 30
 
 
 class FeatureFolder(NamedTuple):
@@ -53,17 +56,24 @@ class _Slide:
     file: Path
     header: FeatureHeader
 
+    @property
+    def bytes(self) -> int:
+        """Size of its features on disk."""
+        return self.header.instances * self.header.width * self.header.dtype.itemsize
+
 
 class FeatureSet:
-    """B bags of slide features. Making one opens the header of every file and reads no feature.
+    """B bags of slide features. Making one opens the header of every file.
+
+    The values of all features are looked at once where they take up to 1 GiB.
 
     Args:
         table: the CSV, see `datamodules.slide_table`.
         features: where features lie.
         class_names: the classes by label, None to take them from the table.
         task: what the labels mean; None for binary with two classes, else multiclass.
-        bad_data: ``skip`` leaves faulty slides out; it reads every feature once to find them. A
-            patient in two splits or folds is an error all the same.
+        bad_data: ``skip`` leaves faulty slides out; it reads every feature once to find them,
+            however many there are. A patient in two splits or folds is an error all the same.
 
     Attributes:
         path: the table.
@@ -98,12 +108,12 @@ class FeatureSet:
         folder = self.path.parent / "features" if features.folder is None else features.folder
         slides, more = _usable(self._table, Path(folder), self._keys)
         faults += more
-        if fatal:
-            raise DataProblems(fatal + faults)
-        if bad_data == "skip":
+        if bad_data == "skip" or sum(slide.bytes for slide in slides) <= _VALUES_LIMIT:
             found = {slide.name: fault for slide in slides for fault in self._values(slide)}
             faults += found.values()
             slides = [slide for slide in slides if slide.name not in found]
+        if fatal:
+            raise DataProblems(fatal + faults)
         self._bags, more = _grouped(self._table, slides, features.by_patient)
         self.problems = settle(faults + more, bad_data)
         if not self._bags:

@@ -79,13 +79,28 @@ def _naming(path: Path) -> Iterator[None]:
 def header_size(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
     """Read a file's (height, width) as stored and as shown after its EXIF orientation.
 
+    A file without the end that its format demands is decoded, which finds truncated ones.
+
     Raises:
-        ValueError: the file is missing or is no picture.
+        ValueError: the file is missing, is no picture or lacks pixels.
     """
     with _naming(path), Image.open(path) as image:
         stored = (image.height, image.width)
         turned = _orientation(image) >= 5
+        if not _is_complete(path, image.format):
+            image.load()
     return stored, (stored[1], stored[0]) if turned else stored
+
+
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # the last marker and the last chunk
+
+
+def _is_complete(path: Path, kind: str | None) -> bool:
+    """Tell whether a file ends as its format demands; True for formats without such an end."""
+    end = _ENDS.get(kind or "", b"")
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - len(end)))
+        return file.read() == end
 
 
 def is_upright(path: Path) -> bool:

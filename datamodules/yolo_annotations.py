@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +37,11 @@ class YoloFindings(NamedTuple):
 
 
 def read_split(
-    dataset: YoloSet, split: str, boxes_as_masks: bool = False, depth: Depth = "header"
+    dataset: YoloSet,
+    split: str,
+    boxes_as_masks: bool = False,
+    depth: Depth = "header",
+    limit: float = math.inf,
 ) -> YoloFindings:
     """Read the annotations of a split; fractions become pixels by every picture's header.
 
@@ -48,6 +53,7 @@ def read_split(
         split: ``train``, ``val`` or ``test``.
         boxes_as_masks: see ``read_labels``.
         depth: ``header``, or ``pixels`` to decode every picture as well.
+        limit: of more pictures only the headers are read.
 
     Returns:
         What was found; no picture where the split could not be listed at all.
@@ -57,8 +63,7 @@ def read_split(
     except DataProblems as error:
         folder, names, problems = dataset.root, [], list(error.problems)
     paths = [folder / name for name in names]
-    with ThreadPoolExecutor(_OPEN_FILES) as pool:
-        sizes = list(pool.map(lambda path: _size_or_fault(path, depth), paths))
+    sizes = _sizes_or_faults(paths, depth if len(names) <= limit else "header")
     problems += _stray_labels(paths)
     owners = Counter(label_path(path) for path in paths)
     data: dict[str, Any] = {
@@ -117,6 +122,11 @@ def _read_picture(
         for k, line in enumerate(lines, start=1)
     ]
     return [Problem(labels, name, at, reason, remedy, part="line") for at, reason, remedy in faults]
+
+
+def _sizes_or_faults(paths: Sequence[Path], depth: Depth) -> list[tuple[int, int] | str]:
+    with ThreadPoolExecutor(_OPEN_FILES) as pool:
+        return list(pool.map(lambda path: _size_or_fault(path, depth), paths))
 
 
 def _size_or_fault(path: Path, depth: Depth) -> tuple[int, int] | str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from datamodules.annotation_store import AnnotationStore
 from datamodules.coco import CocoSource
+from datamodules.coco_files import HEADER_LIMIT
 from datamodules.pictures import Depth
 from datamodules.segmentation import SegDataModule, Split, UnusableData
 from datamodules.yolo_annotations import YoloFindings, read_split
@@ -75,8 +77,11 @@ class YoloTxtDataModule(SegDataModule):
     def _splits(self) -> list[str]:
         return [split for split in SPLITS if split in self._dataset.entries]
 
-    def _examine(self, split: str, depth: Depth = "header") -> YoloFindings:
-        findings = read_split(self._dataset, split, self._boxes_as_masks, depth)
+    def _examine(self, split: str, depth: Depth | None = None) -> YoloFindings:
+        # a broken picture can only be left out while it is not yet counted on  # A52
+        usual: Depth = "pixels" if self.bad_data == "skip" else "header"
+        limit = HEADER_LIMIT if depth is None else math.inf
+        findings = read_split(self._dataset, split, self._boxes_as_masks, depth or usual, limit)
         self._counts[split] = findings.counts | {"categories": len(self._dataset.names)}
         return findings
 
@@ -156,7 +161,7 @@ class YoloTxtDataModule(SegDataModule):
 
     def check(self, thorough: bool = False) -> list[Problem]:
         """Read the files of every split anew and return all that is wrong with them."""
-        depth: Depth = "pixels" if thorough else "header"
+        depth: Depth | None = "pixels" if thorough else None
         return self._judge({split: self._examine(split, depth) for split in self._splits})[0]
 
     def summary(self) -> dict[str, dict[str, int]]:

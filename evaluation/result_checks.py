@@ -131,12 +131,12 @@ def _row_faults(
     missing = [key for key in _KEYS if key not in row]
     if missing:
         yield f"has no {', '.join(missing)}", "add it or remove the row"
-    if "score" in row and not _is_number(row["score"]):
+    if "score" in row and not is_number(row["score"]):
         yield f"score is {row['score']!r}", "write a finite number"
     if "bbox" not in row and "segmentation" not in row:
         yield "has neither bbox nor segmentation", "give one of them"
     yield from _unknown_ids(row, sizes, categories)
-    if "bbox" in row and (reason := _box_reason(row["bbox"])):
+    if "bbox" in row and (reason := box_reason(row["bbox"])):
         yield reason, "write [x, y, width, height] in pixels"
     if "segmentation" in row and (fault := _mask_fault(row, sizes)):
         yield fault
@@ -160,8 +160,9 @@ def _is_in(value: Any, table: Collection[Any]) -> bool:
     return isinstance(value, int | float | str) and type(value) is not bool and value in table
 
 
-def _box_reason(box: Any) -> str:
-    if not isinstance(box, list | tuple) or len(box) != 4 or not all(map(_is_number, box)):
+def box_reason(box: Any) -> str:
+    """Return what is wrong with a box of a result, wherever it lies, or nothing."""
+    if not isinstance(box, list | tuple) or len(box) != 4 or not all(map(is_number, box)):
         return f"bbox is {box!r}"
     # a detector may well find a box without area, and it costs only its own score  # A54
     return f"bbox {list(box)} has a negative side" if min(box[2:]) < 0 else ""
@@ -201,7 +202,8 @@ def _broken_masks(rows: Sequence[Any], faulty: Collection[Any]) -> Iterator[tupl
                 yield number, reason
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Tell whether a value is a finite number, also one of numpy; a truth value is none."""
     if not isinstance(value, _NUMBERS) or isinstance(value, bool):
         return False
     try:

@@ -17,7 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.result_checks import Row, find_result_problems, picture_sizes
+from evaluation.result_checks import (
+    Row,
+    box_reason,
+    find_result_problems,
+    is_number,
+    picture_sizes,
+)
 from structures import BadDataPolicy, DataProblems, Problem, settle
 from structures.coco_format import check_coco, load_coco, read_json
 
@@ -180,7 +186,7 @@ def check_ground_truth(content: Any, source: str = "ground truth") -> None:
     for key in ("images", "annotations", "categories"):
         _check_unique([record["id"] for record in content[key]], f"{source}: {key}")
     for image in content["images"]:
-        if not all(_is_number(image[side]) and image[side] >= 1 for side in ("height", "width")):
+        if not all(is_number(image[side]) and image[side] >= 1 for side in ("height", "width")):
             raise ValueError(
                 f"{source}: image {image['id']} has height {image['height']!r} and width "
                 f"{image['width']!r}; write its size in pixels"
@@ -190,9 +196,7 @@ def check_ground_truth(content: Any, source: str = "ground truth") -> None:
     for annotation in content["annotations"]:
         where = f"{source}: annotation {annotation['id']}"
         _check_reference(annotation, sizes, categories, where)
-        _check_box(annotation["bbox"], where)
-        if not _is_number(annotation["area"]):
-            raise ValueError(f"{where}: area is {annotation['area']!r}; write a finite number")
+        _check_box(annotation, where)
         if isinstance(annotation.get("segmentation"), Mapping):
             _check_size(annotation["segmentation"], sizes[annotation["image_id"]], where)
 
@@ -249,13 +253,11 @@ def _check_reference(
         )
 
 
-def _check_box(box: Any, where: str) -> None:
-    if not isinstance(box, (list, tuple)) or len(box) != 4 or not all(map(_is_number, box)):
-        raise ValueError(f"{where}: bbox is {box!r}; write [x, y, width, height] in pixels")
-    if box[2] < 0 or box[3] < 0:
-        raise ValueError(
-            f"{where}: bbox {list(box)} has a negative side; write [x, y, width, height]"
-        )
+def _check_box(annotation: Mapping[str, Any], where: str) -> None:
+    if reason := box_reason(annotation["bbox"]):
+        raise ValueError(f"{where}: {reason}; write [x, y, width, height] in pixels")
+    if not is_number(annotation["area"]):
+        raise ValueError(f"{where}: area is {annotation['area']!r}; write a finite number")
 
 
 def _check_size(mask: Any, size: tuple[int, int] | None, where: str) -> None:
@@ -268,14 +270,6 @@ def _check_size(mask: Any, size: tuple[int, int] | None, where: str) -> None:
             f"{where}: RLE of size {list(mask['size'])} in a picture of size {list(size)} (height, "
             "width); write masks in the frame of the original picture"
         )
-
-
-def _is_number(value: Any) -> bool:
-    return (
-        isinstance(value, (int, float, np.integer, np.floating))
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-    )
 
 
 def _from_numpy(value: Any) -> Any:

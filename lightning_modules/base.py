@@ -50,7 +50,8 @@ class TrainedModule(pl.LightningModule):
             initial value.
     """
 
-    # What can be monitored, with wildcards; empty where that is not known before it is logged.
+    # What can be monitored, with wildcards; empty where that is not known before it is logged. A
+    # subclass that logs a metric of its own adds the name: `(*MILModule.metric_names, "val/mine")`.
     metric_names: ClassVar[tuple[str, ...]] = ()
 
     def __init__(

@@ -11,7 +11,7 @@ from datamodules.segmentation import SegDataModule, UnusableData
 from lightning_modules.cli import SegmilCLI
 from lightning_modules.errors import own_error
 from lightning_modules.restore import instantiate_data, plain
-from structures import DataProblems, Problem
+from structures import BadDataPolicy, DataProblems, Problem
 
 
 class CheckedData(NamedTuple):
@@ -21,11 +21,13 @@ class CheckedData(NamedTuple):
         problems: everything that is wrong with the data.
         fatal: whether the data cannot be used even when faulty records are left out.
         counts: split -> name -> how much of it was checked.
+        policy: what the recipe wants to become of faulty records.
     """
 
     problems: list[Problem]
     fatal: bool
     counts: dict[str, dict[str, int]]
+    policy: BadDataPolicy = "error"
 
 
 class RecipeReader(SegmilCLI):
@@ -62,8 +64,9 @@ def check_data(arguments: list[str]) -> CheckedData:
         ValueError: an argument of the datamodule is out of range.
     """
     data = RecipeReader(["fit", *arguments]).data
+    policy = data.get("init_args", {}).get("bad_data", "error")
     with _quiet():
-        return _checked(data)
+        return _checked(data)._replace(policy=policy)
 
 
 @contextlib.contextmanager
@@ -92,4 +95,6 @@ def _checked(data: dict[str, Any]) -> CheckedData:
         raise
     if isinstance(module, SegDataModule):
         module.setup("fit")  # builds the augmentation, whose names may be wrong
-    return CheckedData(module.check(thorough=True), False, module.summary())
+    problems, counts = module.check(thorough=True), module.summary()
+    emptied = any(0 < c.get("pictures", 0) == c.get("left_out_pictures") for c in counts.values())
+    return CheckedData(problems, emptied, counts)

@@ -10,19 +10,21 @@ from typing import Any
 
 import pytorch_lightning as pl
 import yaml
-from pytorch_lightning.callbacks import ModelCheckpoint
+from jsonargparse import ArgumentError
+from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.utilities import rank_zero_warn
 
 from callbacks.best_values import BestValues
 from callbacks.checkpoints import RunCheckpoint
 from callbacks.ema import EMA, EMAOptions
-from callbacks.provenance import provenance, write_provenance
+from callbacks.provenance import PROVENANCE_FILE, provenance, write_provenance
 from callbacks.standard import StandardCallbacks
 from callbacks.wandb_logger import WandbOptions
 from datamodules.fingerprint import fingerprint
 from lightning_modules.checkpoint_io import AtomicCheckpointIO
 from lightning_modules.config_errors import config_files
+from lightning_modules.config_faults import every_fault
 from lightning_modules.config_files import check_config_files, check_monitors, check_values
 from lightning_modules.restore import LINKS, data_at, plain, read_record, without_sources
 from lightning_modules.resuming import Continuation, continuation
@@ -35,7 +37,8 @@ _STAGES = ("fit", "validate", "test", "predict")
 class RunConfigCallback(SaveConfigCallback):
     """Save the resolved configuration as ``config.yaml`` in the run folder.
 
-    A run that goes on in its folder keeps an earlier, different one as ``config_<k>.yaml``.
+    A run that goes on in its folder keeps an earlier, different one as ``config_<k>.yaml``, and an
+    earlier record of where it came from as ``provenance_<k>.json``.
 
     Args:
         given: parser and configuration, see `SaveConfigCallback`.
@@ -56,12 +59,14 @@ class RunConfigCallback(SaveConfigCallback):
         """Save the configuration of a resumed run."""
         if self.already_saved:
             return
-        file = Path(str(trainer.log_dir)) / self.config_filename
-        before = file.read_text() if trainer.is_global_zero and file.is_file() else None
+        folder = Path(str(trainer.log_dir))  # every process asks: they agree on it by a broadcast
+        files = [folder / self.config_filename, folder / PROVENANCE_FILE]
+        before = {f: f.read_text() for f in files if trainer.is_global_zero and f.is_file()}
         super().setup(trainer, pl_module, "fit")
-        if before is not None and _choices(before) != _choices(file.read_text()):
-            kept = len(list(file.parent.glob("config_*.yaml")))
-            file.with_name(f"config_{kept}.yaml").write_text(before)
+        for file, text in before.items():
+            if _choices(text) != _choices(file.read_text()):
+                kept = len(list(folder.glob(f"{file.stem}_*{file.suffix}")))
+                file.with_name(f"{file.stem}_{kept}{file.suffix}").write_text(text)
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Also write what the run comes from (``provenance.json``), and tell W&B both."""
@@ -124,7 +129,10 @@ class SegmilCLI(LightningCLI):
         """Parse the arguments given; a wrong one raises and leaves no usage text behind."""
         if self._args[0] in _STAGES:
             check_config_files(config_files(self._args), self._args)
-        self.config = parser.parse_args(args)
+        try:
+            self.config = parser.parse_args(args)
+        except ArgumentError as error:
+            raise ValueError(every_fault(parser.parse_args, self._args, str(error))) from None
         command = self.config.subcommand
         check_values(self.config[command], LINKS, trains=command == "fit")
         checkpoint = self.config[self.config.subcommand].ckpt_path
@@ -163,6 +171,8 @@ class SegmilCLI(LightningCLI):
         config.callbacks = self.config_init[self.subcommand].callbacks.build(
             own if isinstance(own, list) else [own], config.enable_progress_bar
         )
+        if config.enable_progress_bar is None:  # Lightning would put in its own where ours is off
+            config.enable_progress_bar = any(isinstance(c, ProgressBar) for c in config.callbacks)
         if self.config_init[self.subcommand].wandb is not None:
             config.callbacks.append(BestValues())
         ema = self.config_init[self.subcommand].ema
@@ -190,7 +200,7 @@ class SegmilCLI(LightningCLI):
 
 
 def _choices(text: str) -> dict[str, Any]:
-    """Return what a configuration file says, but for the checkpoint that a run goes on from."""
+    """Return what a YAML or JSON file says, but for the checkpoint that a run goes on from."""
     return {k: v for k, v in yaml.safe_load(text).items() if k != "ckpt_path"}
 
 

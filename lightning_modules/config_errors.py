@@ -22,6 +22,7 @@ _UNKNOWN = re.compile(r"Option '([^']+)' is not accepted")
 _STRANGER = re.compile(r"Subcommand '\w+' does not accept option '([^']+)'")
 _NO_CLASS = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
 _NO_MODULE = re.compile(r"No module named '([\w.]+)'")
+_REQUIRED = re.compile(r"the following arguments are required: (.+)")
 _FLAGS = re.compile(r"unrecognized arguments: (.+)")
 _TYPE = re.compile(r"Expected an? (.+?)(?:\. Got value: (.*))?$", re.MULTILINE)
 _GIVEN = re.compile(r"^\s*Given value: (.*)$", re.MULTILINE)
@@ -30,20 +31,11 @@ _OWNERS = {
     "checkpoint": "pytorch_lightning.callbacks.ModelCheckpoint",
     "callbacks": "callbacks.standard.StandardCallbacks",
 }
-_TOP_LEVEL = [
-    "model",
-    "data",
-    "trainer",
-    "checkpoint",
-    "callbacks",
-    "wandb",
-    "ema",
-    "name",
-    "runs_dir",
-]
-_TOP_LEVEL += ["seed_everything", "ckpt_path", "config"]
+_TOP_LEVEL = ["model", "data", "trainer", "checkpoint", "callbacks", "wandb", "ema", "name",
+              "runs_dir", "seed_everything", "ckpt_path", "config"]  # fmt: skip
 _SHOWN = 12
-_CALLABLE = re.compile(r"Type \S*Callable.*?(?=Option )", re.DOTALL)
+_CALLABLE = r"(Type \S*Callable)"  # an optimizer or a schedule
+_MISLEADING = ("path ", "dot import path ", "<class 'torch.Tensor'>")  # of what may be given
 
 
 def explain(text: str, arguments: Sequence[str] = ()) -> str:
@@ -55,15 +47,40 @@ def explain(text: str, arguments: Sequence[str] = ()) -> str:
     """
     if text.startswith("argument "):  # of the command line alone
         return text
-    if found := _STRANGER.search(text) or _FLAGS.search(text):
-        key = found[1].split()[0].split("=", maxsplit=1)[0].lstrip("-").split(".")
-        return _unknown_key(key, 1 if key[0] in _OWNERS and key[1:] else 0, arguments)
+    if key := _stranger(text):
+        return _unknown_key(key, len(key) - 1, arguments)
     if not text.startswith("Parser key"):
         return text
     path, owner = _place(text)
     if found := _UNKNOWN.search(text):
         return _unknown_key([*path, *found[1].split(".")], len(path), arguments, owner)
     return _wrong_value(text, path, arguments)
+
+
+def is_missed(text: str) -> bool:
+    """Tell whether a message of the parser is about what is not there."""
+    return _REQUIRED.search(text) is not None
+
+
+def faulty_key(text: str) -> list[str]:
+    """Return the nested key that a message of the parser is about, or nothing."""
+    if text.startswith("argument "):
+        return []
+    if key := _stranger(text):
+        return key
+    path = _place(text)[0] if text.startswith("Parser key") else []
+    if found := _UNKNOWN.search(text):
+        return [*path, found[1].split(".")[0]]
+    return path[:-1] if path[-1:] == ["init_args"] else path
+
+
+def _stranger(text: str) -> list[str]:
+    """Return the key, not nested in a class, that the parser does not know, or nothing."""
+    found = _STRANGER.search(text) or _FLAGS.search(text)
+    if found is None:
+        return []
+    key = found[1].split()[0].split("=", maxsplit=1)[0].lstrip("-").split(".")
+    return key[:2] if key[0] in _OWNERS else key[:1]
 
 
 def config_files(arguments: Sequence[str]) -> list[Path]:
@@ -81,17 +98,17 @@ def _place(text: str) -> tuple[list[str], str | None]:
     """Return the nested key that the message is about and the class that owns its last part."""
     words: list[str] = []
     owner = None
-    for match in re.finditer(f"{_KEY.pattern}|{_CLASS.pattern}", text):
+    for match in re.finditer(f"{_KEY.pattern}|{_CLASS.pattern}|{_CALLABLE}", text):
         if match[1] is not None:
             words += match[1].split(".")
+        elif match[3] is not None:
+            named = re.search(r"class_path='([\w.]+)'", text[match.end() :])
+            owner = named[1] if named else None
+            words.append("init_args")
         else:
             owner = match[2]
             if not dataclasses.is_dataclass(_load(owner)):
                 words.append("init_args")
-    if callable_type := _CALLABLE.search(text):  # an optimizer or a schedule
-        named = re.search(r"class_path='([\w.]+)'", text[callable_type.end() :])
-        owner = named[1] if named else None
-        words.append("init_args")
     return words, owner
 
 
@@ -143,18 +160,25 @@ def _wrong_value(text: str, path: Sequence[str], arguments: Sequence[str]) -> st
         return f"{where}: there is no class {found[1]}.{found[2]}; {advice}"
     if found := _NO_MODULE.search(text):
         return f"{where}: there is no module {found[1]}; check class_path"
+    if found := _REQUIRED.search(text):
+        return f"{where} lacks {found[1]}; add it"
     allowed, given = _types(text)
     return f"{where} is {given}; allowed is {allowed}" if allowed else text
 
 
 def _types(text: str) -> tuple[str, str]:
     """Return what the innermost key may be and what it was."""
-    inner = text[list(_KEY.finditer(text))[-1].end() :]
+    start = list(_KEY.finditer(text))[-1]
+    line = text[: start.start()].rpartition("\n")[2]
+    depth = len(line) - len(line.lstrip())
+    inner = text[start.end() :]
+    if line and (outer := re.search(rf"\n {{0,{depth}}}\S", inner)):
+        inner = inner[: outer.start()]  # what follows is about the keys around it
     names, given = [], ""
     for found in _TYPE.finditer(inner):
-        names.append(_readable(found[1]))
+        names.append("" if found[1].startswith(_MISLEADING) else _readable(found[1]))
         given = given or (found[2] or "")
-    values = _GIVEN.findall(inner)
+    values = [value.split(". Got value: ")[0] for value in _GIVEN.findall(inner)]
     if "Not a valid subclass of" in inner:
         names.insert(0, "a mapping with class_path and init_args")
     return " or ".join(dict.fromkeys(n for n in names if n)), given or (values[0] if values else "")

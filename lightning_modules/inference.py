@@ -183,9 +183,9 @@ def predict_bags(
     """
     restored = _restored(checkpoint, MILModule)
     trained_on = restored.data["init_args"]
-    own = trained_on.get("table" if data_file.suffix == ".csv" else "file")
+    own = trained_on.get("table" if data_file.suffix.lower() == ".csv" else "file")
     everything = False
-    if data_file.suffix in (".yaml", ".yml"):
+    if data_file.suffix.lower() in (".yaml", ".yml"):
         section = read_data_section(data_file)
     elif own and Path(own).is_file() and file_hash(Path(own)) == file_hash(data_file):
         rank_zero_info(f"{data_file} was trained on: its test split is scored")

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-import yaml
 
 from datamodules.bag_file import read_bag_file
 from datamodules.bag_samplers import BatchPlan
@@ -212,7 +211,7 @@ def _inputs_once(config: Path, files: BagFiles) -> tuple[FoldRecipe, BagSet]:
     settings = _settings(config, _sections(config)["data"])
     recipe = read_recipe(config)
     policy = files.bad_data or settings.get("bad_data", "error")
-    if files.data.suffix != ".csv":
+    if files.data.suffix.lower() != ".csv":
         return recipe, read_bag_file(files.data, bad_data=policy)
     names = ("features_key", "coords_key")
     keys = [settings.get(name, default) for name, default in zip(names, FeatureKeys(), strict=True)]
@@ -309,21 +308,12 @@ def _settings(config: Path, data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _sections(config: Path) -> dict[str, dict[str, Any]]:
     """Return model, data and trainer of a recipe; each may be the name of a file beside it."""
-    check_config_file(config)
-    result = {}
+    recipe, result = check_config_file(config), {}
     for name in ("model", "data", "trainer"):
-        section = _yaml(config).get(name)
+        section = recipe.get(name)
         if isinstance(section, str):
-            section = _yaml(config.parent / section)
+            section = check_config_file(config.parent / section)
         if not isinstance(section, dict):
             raise ValueError(f"{config}: a recipe needs the section '{name}'")
         result[name] = section
     return result
-
-
-def _yaml(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file}: is no YAML file ({error})") from None
-    return content if isinstance(content, dict) else {}

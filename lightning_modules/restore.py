@@ -15,6 +15,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_modules.base import FORMAT, TrainedModule
+from lightning_modules.config_files import check_config_file
 from lightning_modules.errors import user_message
 from lightning_modules.weights import read_file
 
@@ -248,7 +249,7 @@ def bags_at(
     """
     known = {"class_names": list(facts["class_names"]) or None, "task": links["task"]}
     arguments = dict(facts["preprocessing"]) | known
-    if path.suffix != ".csv":
+    if path.suffix.lower() != ".csv":
         kept = {name: arguments[name] for name in _NPZ if name in arguments}
         return {"class_path": BAGS, "init_args": kept | {"file": str(path)}}
     if "mean" in arguments:
@@ -281,15 +282,8 @@ def read_data_section(recipe: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is missing, is no YAML, or has no data.
     """
-    import yaml
-
-    if not recipe.is_file():
-        raise ValueError(f"{recipe}: no such recipe")
-    try:
-        content = yaml.safe_load(recipe.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{recipe}: is no YAML file ({error})") from None
-    if not isinstance(content, dict) or not isinstance(content.get("data"), dict):
+    content = check_config_file(recipe)
+    if not isinstance(content.get("data"), dict):
         raise ValueError(f"{recipe}: the recipe has no `data`")
     data: dict[str, Any] = content["data"]
     return data

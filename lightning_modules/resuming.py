@@ -45,10 +45,11 @@ def seed_batch(seed: int, rank: int, batch: int, device: str = "cpu") -> None:
 
 
 def settle_counters(checkpoint: Mapping[str, Any]) -> bool:
-    """Make the loop counters of a checkpoint from the end of an epoch say that the epoch is over.
+    """Make the loop counters of a checkpoint say whether its epoch is over.
 
-    Lightning saves them while an epoch closes. Under ``max_steps`` it then takes the epoch for
-    unfinished, and goes on one epoch ahead.
+    Lightning saves them while an epoch closes. Under ``max_steps`` it then takes a finished epoch
+    for unfinished, and goes on one epoch ahead; and an epoch inside which a limit of steps or time
+    ended the run it takes for finished, and leaves the rest of its data out.
 
     Args:
         checkpoint: a checkpoint's content; its counters are changed in place.
@@ -59,6 +60,11 @@ def settle_counters(checkpoint: Mapping[str, Any]) -> bool:
     loops = checkpoint["loops"]["fit_loop"]
     epochs, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
     if epochs["current"]["processed"] < epochs["current"]["started"]:
+        return False
+    if batches["current"]["completed"] and not batches["is_last_batch"]:
+        for scope in ("current", "total"):
+            done = epochs[scope]["started"] - 1
+            epochs[scope] |= {"processed": done, "completed": done}
         return False
     for scope in ("current", "total"):
         epochs[scope] = dict.fromkeys(epochs[scope], epochs[scope]["processed"])

@@ -7,12 +7,11 @@ waits for ``--help`` half a second, and wandb does more than take time.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
 from importlib.metadata import Distribution, DistributionFinder, PackageNotFoundError
-from types import ModuleType
+from typing import Any
 
 
 @contextmanager
@@ -28,30 +27,27 @@ def without(*packages: str) -> Iterator[None]:
     >>> with without("wave"):
     ...     import wave
     Traceback (most recent call last):
-    ModuleNotFoundError: No module named 'wave'
+    ModuleNotFoundError: import of wave halted; None in sys.modules
     """
+    loaded: dict[str, Any] = sys.modules
+    absent = frozenset(packages) - loaded.keys()
     finder = _Absent(frozenset(packages))
+    # None makes `import` fail and `importlib.util.find_spec` find nothing.
+    loaded.update(dict.fromkeys(absent))
     sys.meta_path.insert(0, finder)
     try:
         yield
     finally:
         sys.meta_path.remove(finder)
+        for name in absent:
+            loaded.pop(name, None)
 
 
 class _Absent(DistributionFinder, MetaPathFinder):
-    """Answers for all finders that a package is not there."""
+    """Answers for all finders that a package's distribution is not there."""
 
     def __init__(self, packages: frozenset[str]) -> None:
         self.packages = packages
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Refuse the packages and everything inside them; others are for the next finder."""
-        del path, target
-        if fullname.partition(".")[0] in self.packages:
-            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
-        return None
 
     def find_distributions(
         self, context: DistributionFinder.Context | None = None

@@ -133,3 +133,14 @@ def read_wandb():
         )
 
     return read
+
+
+@pytest.fixture
+def damage_png():
+    """Return a function that spoils the pixels of a PNG and leaves its header and its end."""
+
+    def damage(file):
+        whole = file.read_bytes()
+        file.write_bytes(whole[:50] + bytes(255 - b for b in whole[50:-12]) + whole[-12:])
+
+    return damage

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.coco_checks import category_problems, examine_coco, find_problems
+from datamodules.coco_checks import category_problems, examine_coco
 
 
 def change(small_coco, kind, number, **values):
@@ -13,16 +13,16 @@ def change(small_coco, kind, number, **values):
 
 def test_missing_and_different_pictures(tmp_path, small_coco, write_coco):
     folder, file = write_coco(tmp_path, "train", **small_coco)
-    assert find_problems(file, small_coco, folder, read_headers=True) == []
+    assert examine_coco(file, small_coco, folder, "header").problems == []
     (folder / "seven.png").unlink()
     Image.fromarray(np.zeros((10, 20), dtype=np.uint8)).save(folder / "three.png")
     exif = Image.Exif()
     exif[0x0112] = 6
     change(small_coco, "images", 2, height=8, width=9)
     Image.fromarray(np.zeros((9, 8), dtype=np.uint8)).save(folder / "eleven.png", exif=exif)
-    (missing,) = find_problems(file, small_coco, folder)
+    (missing,) = examine_coco(file, small_coco, folder, "name").problems
     assert "seven.png is missing" in missing.reason
-    found = {p.item: p for p in find_problems(file, small_coco, folder, read_headers=True)}
+    found = {p.item: p for p in examine_coco(file, small_coco, folder, "header").problems}
     assert set(found) == {3, 7, 11}
     assert "seven.png is missing" in found[7].reason
     assert "10 px high and 20 px wide, stated are 20 and 10" in found[3].reason
@@ -30,10 +30,9 @@ def test_missing_and_different_pictures(tmp_path, small_coco, write_coco):
     assert "EXIF" in found[11].remedy
 
 
-def test_only_reading_to_the_end_finds_a_truncated_picture(tmp_path, small_coco, write_coco):
+def test_only_reading_to_the_end_finds_damaged_pixels(tmp_path, small_coco, write_coco, damage_png):
     folder, file = write_coco(tmp_path, "train", **small_coco)
-    whole = (folder / "seven.png").read_bytes()
-    (folder / "seven.png").write_bytes(whole[: len(whole) // 2])
+    damage_png(folder / "seven.png")
     assert examine_coco(file, small_coco, folder, "header").problems == []
     findings = examine_coco(file, small_coco, folder, "pixels")
     (problem,) = findings.problems
@@ -45,12 +44,13 @@ def test_only_reading_to_the_end_finds_a_truncated_picture(tmp_path, small_coco,
 
 
 @pytest.mark.parametrize("depth", ["name", "header", "pixels"])
-def test_every_depth_finds_what_the_one_before_does(tmp_path, small_coco, write_coco, depth):
+def test_every_depth_finds_what_the_one_before_does(
+    tmp_path, small_coco, write_coco, damage_png, depth
+):
     folder, file = write_coco(tmp_path, "train", **small_coco)
     (folder / "seven.png").unlink()
     (folder / "three.png").write_bytes(b"no picture")
-    whole = (folder / "eleven.png").read_bytes()
-    (folder / "eleven.png").write_bytes(whole[: len(whole) // 2])
+    damage_png(folder / "eleven.png")
     found = [p.item for p in examine_coco(file, small_coco, folder, depth).problems]
     assert found == {"name": [7], "header": [7, 3], "pixels": [7, 3, 11]}[depth]
 

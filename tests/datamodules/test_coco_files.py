@@ -77,9 +77,8 @@ def test_sound_data_say_nothing(root, caplog):
     assert "left out" not in caplog.text
 
 
-def test_a_truncated_picture_is_left_out_before_training_meets_it(root):
-    file = root / "images" / "train" / "seven.png"
-    file.write_bytes(file.read_bytes()[:200])
+def test_a_damaged_picture_is_left_out_before_training_meets_it(root, damage_png):
+    damage_png(root / "images" / "train" / "seven.png")
     data = CocoDataModule(root=root, bad_data="skip")
     assert [p.item for p in data.problems] == [7]
     assert sum(len(batch) for batch in data.train_dataloader()) == 2
@@ -139,24 +138,24 @@ def test_a_missing_file_does_not_hide_the_faults_of_the_others(root):
     assert {p.file for p in error.value.problems} == {train, val, test}
 
 
-def test_check_decodes_and_summary_counts(root):
+def test_check_decodes_and_summary_counts(root, damage_png):
     data = CocoDataModule(root=root)
     counts = {"pictures": 3, "annotations": 4, "categories": 4}
     none = {"left_out_pictures": 0, "left_out_annotations": 0}
     assert data.check(thorough=True) == data.check() == []
     assert data.summary() == dict.fromkeys(("train", "val", "test"), counts | none)
     file = root / "images" / "val" / "three.png"
-    file.write_bytes(file.read_bytes()[:100])
+    damage_png(file)
     assert data.check() == []
     (problem,) = data.check(thorough=True)
     assert (problem.item, problem.file.name) == (3, "instances_val.json")
     assert data.summary()["val"] == counts | {"left_out_pictures": 1, "left_out_annotations": 1}
 
 
-def test_an_unusable_set_can_still_be_checked_to_the_end(root):
+def test_an_unusable_set_can_still_be_checked_to_the_end(root, damage_png):
     edit(root, "val", lambda d: d["categories"][0].update(name="kiwi"))
     file = root / "images" / "train" / "three.png"
-    file.write_bytes(file.read_bytes()[:100])
+    damage_png(file)
     with pytest.raises(UnusableData) as error:
         CocoDataModule(root=root)
     assert len(error.value.problems) == 1

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules import feature_set
 from datamodules.feature_set import FeatureBags, FeatureFolder, FeatureSet
 from datamodules.samplers import SampleKey
 from structures import DataProblems
@@ -115,13 +116,18 @@ def spoil(table):
     }
 
 
-def test_all_faults_come_at_once(write_slides):
+@pytest.mark.parametrize("large", [False, True])
+def test_all_faults_come_at_once(write_slides, monkeypatch, large):
     table = write_slides(12)
     expected = spoil(table)
+    if large:
+        monkeypatch.setattr(feature_set, "_VALUES_LIMIT", 0)
+    else:
+        expected["s0"] = "row 2: feature 1 is NaN"
     with pytest.raises(DataProblems) as error:
         FeatureSet(table)
     found = {p.item: str(p) for p in error.value.problems}
-    assert set(found) == set(expected)  # NaN needs reading
+    assert set(found) == set(expected)  # NaN of a large set needs reading
     for slide, message in expected.items():
         assert message in found[slide] and f"slide {slide}" in found[slide]
 
@@ -169,10 +175,12 @@ def test_a_patient_in_two_parts_is_fatal(write_slides, column, policy):
     patients[4], patients[7] = "q", "p"
     table = write_slides(8, patient_id=patients, **{column: values})
     (table.parent / "features" / "s0.npy").unlink()
+    np.save(table.parent / "features" / "s4.npy", np.full((2, 4), np.nan, np.float16))
     with pytest.raises(DataProblems) as error:
         FeatureSet(table, bad_data=policy)
     found = [(p.item, p.kind) for p in error.value.problems]
-    assert found == [("p", "patient"), ("q", "patient"), ("s0", "slide")]
+    slides = [("s0", "slide"), ("s4", "slide")]
+    assert found == [("p", "patient"), ("q", "patient"), *slides]
     one, other = values[:2]
     assert f"patient p: bags in {column}s {one}, {other}; a patient" in str(error.value)
 

@@ -73,3 +73,15 @@ def test_what_cannot_be_read_is_named(tmp_path):
     Image.fromarray(np.full((4, 4), 70000, dtype=np.int32)).save(tmp_path / "int.tif")
     with pytest.raises(ValueError, match="values from 70000"):
         read_rgb(tmp_path / "int.tif")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_the_header_of_a_truncated_file_is_not_taken_for_a_picture(tmp_path, suffix):
+    file = tmp_path / f"a.{suffix}"
+    Image.fromarray(np.repeat(RGB, 20, axis=0)).save(file)
+    whole = file.read_bytes()
+    file.write_bytes(whole + b"more")  # some tools append bytes, and the pixels are all there
+    assert header_size(file)[0] == (100, 7)
+    file.write_bytes(whole[:-60])
+    with pytest.raises(ValueError, match=f"a.{suffix} cannot be read"):
+        header_size(file)

@@ -191,15 +191,30 @@ def test_what_skip_cannot_leave_out(root, policy):
     assert len(error.value.problems) == 1
 
 
-def test_a_picture_cut_off_is_found_by_the_thorough_check(root, write_yolo):
+def test_a_damaged_picture_is_found_by_the_thorough_check(root, write_yolo, damage_png):
     write_yolo(root, {"train": {"z.png": ((64, 64), SQUARE)}, "val": {}})
     file = root / "images" / "train" / "z.png"
-    file.write_bytes(file.read_bytes()[:200])
+    damage_png(file)
     data = YoloTxtDataModule(root=root)
     assert data.check() == []
     assert [p.item for p in data.check(thorough=True)] == ["z.png"]
     with pytest.raises(ValueError, match=r"z\.png"):
         data.eval_dataset("train")[SampleKey(2)]
+
+
+def test_a_damaged_picture_is_skipped_before_it_is_counted_on(
+    root, write_yolo, damage_png, monkeypatch
+):
+    write_yolo(root, {"train": {"z.png": ((64, 64), SQUARE)}, "val": {}})
+    file = root / "images" / "train" / "z.png"
+    damage_png(file)
+    whole = YoloTxtDataModule(root=root).source("train")
+    data = YoloTxtDataModule(root=root, bad_data="skip")
+    assert [p.item for p in data.problems] == ["z.png"]
+    names = [r["file_name"] for r in data.image_records("train")]
+    assert len(names) == len(whole) - 1 and "z.png" not in names
+    monkeypatch.setattr("datamodules.yolo_txt.HEADER_LIMIT", 2)  # as with COCO files
+    assert len(YoloTxtDataModule(root=root, bad_data="skip").source("train")) == len(whole)
 
 
 def test_a_checkpoint_needs_no_training_files(root):

@@ -191,7 +191,7 @@ def test_cross_validation_of_slides_by_the_command(write_slides, tmp_path, capsy
 
 
 @pytest.mark.slow
-def test_faults_end_in_one_message(write_slides, tmp_path, capsys, caplog):
+def test_faults_end_in_one_message(write_slides, tmp_path, capsys, caplog, monkeypatch):
     table = write_slides(16)
     values = np.load(table.parent / "features" / "s0.npy")
     values[1, 2] = np.nan
@@ -200,8 +200,12 @@ def test_faults_end_in_one_message(write_slides, tmp_path, capsys, caplog):
     data = {"class_path": "datamodules.FeatureBagsDataModule", "init_args": {"table": str(table)}}
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(RECIPE | {"data": data}))
     argv = ["fit", "--config", str(tmp_path / "r.yaml"), "--runs_dir", str(tmp_path / "runs")]
-    assert train.main(argv) == 2  # found when the bag is read
     message = "row 1: feature 2 is NaN, infinite or beyond float32; extract the slide again"
+    assert train.main(argv) == 2  # before training
+    assert capsys.readouterr().err.count(message) == 4
+    assert not (tmp_path / "runs").exists()
+    monkeypatch.setattr("datamodules.feature_set._VALUES_LIMIT", 0)
+    assert train.main(argv) == 2  # found when the bag is read
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert train.main([*argv, "--data.num_workers", "1"]) == 2
     said = capsys.readouterr().err

@@ -155,19 +155,19 @@ def test_training_stops_at_the_same_faults_and_goes_on_without_them(faulty, tmp_
     fit += ["--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu"]
     assert train.main(fit) == 2
     shown = capsys.readouterr().err
-    assert shown.count(str(faulty[0]) + ", ") == 13  # but the truncated one
+    assert shown.count(str(faulty[0]) + ", ") == 14
     assert "annotation 2: iscrowd is 7" in shown
     assert check(*TINY, "--data.root", tmp_path, "--bad-data", "skip") == 0
     assert train.main([*fit, "--data.bad_data", "skip"]) == 0
 
 
-def test_a_picture_that_breaks_after_the_checks_ends_with_code_2(tmp_path, capsys):
+def test_a_picture_that_breaks_after_the_checks_ends_with_code_2(tmp_path, damage_png, capsys):
     categories = [{"id": 1, "name": "a"}]
     write(tmp_path, "train", [one(1, 1)], categories, pictures=2)
     write(tmp_path, "val", [one(1, 1)], categories, pictures=1)
     for number in (1, 2):
         file = tmp_path / "images" / "train" / f"{number}.png"
-        file.write_bytes(file.read_bytes()[:200])
+        damage_png(file)
     fit = ["fit", *TINY, "--data.root", str(tmp_path), "--runs_dir", str(tmp_path)]
     fit += ["--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu"]
     assert train.main(fit) == 2
@@ -175,6 +175,37 @@ def test_a_picture_that_breaks_after_the_checks_ends_with_code_2(tmp_path, capsy
     assert "error: picture " in shown
     assert ".png cannot be read: " in shown
     assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize("limit", [5000, 0])
+@pytest.mark.parametrize("form", ["coco", "yolo_txt"])
+def test_pictures_that_all_turn_out_broken_cannot_be_skipped(
+    tmp_path, damage_png, monkeypatch, form, limit
+):
+    for module in ("coco_files", "yolo_txt"):  # 0: only the check of all pixels finds it
+        monkeypatch.setattr(f"datamodules.{module}.HEADER_LIMIT", limit)
+    recipe = [word.replace("data/coco", f"data/{form}") for word in TINY]
+    for split in ("train", "val"):
+        write(tmp_path, split, [one(1, 1)], [{"id": 1, "name": "a"}], pictures=2)
+        labels = tmp_path / "labels" / split
+        labels.mkdir(parents=True)
+        (labels / "1.txt").write_text("0 .1 .1 .8 .1 .8 .8\n")
+    (tmp_path / "data.yaml").write_text("{train: images/train, val: images/val, names: [a]}")
+    assert check(*recipe, "--data.root", tmp_path) == 0
+    for number in (1, 2):
+        file = tmp_path / "images" / "val" / f"{number}.png"
+        damage_png(file)
+        skip = ["--data.root", tmp_path, "--bad-data", "skip"]
+        assert check(*recipe, *skip) == (0 if number == 1 else 2)
+
+
+def test_the_policy_of_the_recipe_counts(tmp_path, capsys):
+    write(tmp_path, "train", [one(1, 1), one(2, 1, iscrowd=7)], [{"id": 1, "name": "a"}])
+    write(tmp_path, "val", [one(1, 1)], [{"id": 1, "name": "a"}])
+    assert check(*TINY, "--data.root", tmp_path) == 2
+    assert "--data.bad_data skip" in capsys.readouterr().err
+    assert check(*TINY, "--data.root", tmp_path, "--data.bad_data", "skip") == 0
+    assert "iscrowd is 7" in capsys.readouterr().out
 
 
 def test_a_missing_file_or_folder(tmp_path, capsys):

@@ -92,6 +92,39 @@ def test_one_line_names_the_flag(tmp_path, capsys, flags, message):
     assert len(shown.split("error: ")[1].strip().splitlines()) == 1
 
 
+FAULTS = """
+model: {init_args: {threshold: high, optimizer: {init_args: {lr: fast, betaz: 0.9}}, losses: 1}}
+data: {init_args: {batchsize: 3, num_workers: many}}
+trainer: {max_stepz: 3, max_epochs: ten}
+foo: 1
+"""
+
+
+def test_all_faults_of_a_recipe_come_at_once(tmp_path, capsys):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(FAULTS)
+    words = ["--config", RECIPE, "--config", str(overlay), "--data.seed=x", "--trainer.detsct", "1"]
+    expected = {
+        f"{overlay}: model.init_args.optimizer.init_args.lr is fast; allowed is float",
+        f"{overlay}: unknown key model.init_args.optimizer.init_args.betaz; did you mean betas?",
+        f"{overlay}: unknown key model.init_args.losses; did you mean loss_weights?",
+        f"{overlay}: model.init_args.threshold is high; allowed is ",
+        f"{overlay}: unknown key data.init_args.batchsize; did you mean batch_size?",
+        f"{overlay}: data.init_args.num_workers is many; allowed is int",
+        "--data.seed: data.init_args.seed is x; allowed is int",
+        f"{overlay}: unknown key trainer.max_stepz; did you mean max_steps?",
+        f"{overlay}: trainer.max_epochs is ten; allowed is int or null",
+        "--trainer.detsct: unknown key trainer.detsct; ",
+        f"{overlay}: unknown key foo; known are ",
+    }
+    for main, command in ((train.main, "fit"), (evaluate.main, "check-data")):
+        assert main([command, *words]) == 2
+        lines = capsys.readouterr().err.split("error: ")[1].strip().splitlines()
+        assert len(lines) == len(expected)
+        for start in expected:
+            assert sum(line.startswith(start) for line in lines) == 1, (start, lines)
+
+
 def test_check_data_explains_a_recipe_alike(tmp_path, capsys):
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text("trainer: {max_epoch: 3}")

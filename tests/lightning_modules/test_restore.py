@@ -102,7 +102,7 @@ def test_features_are_looked_for_beside_the_table_then_where_training_had_them(t
 
 def test_a_recipe_without_usable_data_is_refused(tmp_path):
     path = tmp_path / "r.yaml"
-    with pytest.raises(ValueError, match="r.yaml: no such recipe"):
+    with pytest.raises(ValueError, match="r.yaml: No such file"):
         read_data_section(path)
     path.write_text("model: {}\n")
     with pytest.raises(ValueError, match="r.yaml: the recipe has no `data`"):

@@ -150,6 +150,19 @@ def test_from_the_best_checkpoint(length, snapshots, tmp_path):
     assert rows(folder) == rows(straight), step
 
 
+@pytest.mark.parametrize("average", [pytest.param([], marks=slow, id="plain"), EMA])
+def test_a_longer_run_continues_the_epoch_inside_which_a_shorter_one_ended(average, tmp_path):
+    """Without a schedule, whose course would depend on the length."""
+    steps = ["--trainer.max_epochs", "-1", "--model.init_args.lr_scheduler", "null", *average]
+    run(*BAGS, *steps, "--trainer.max_steps", "13", "--runs_dir", tmp_path, "--debug")
+    run(*BAGS, *steps, "--trainer.max_steps", "7", "--runs_dir", tmp_path, "--debug")
+    straight, short = (tmp_path / "abmil" / f"version_{k}" for k in (0, 1))
+    last = short / "checkpoints" / "last.ckpt"
+    run("fit", "--ckpt_path", last, "--trainer.max_steps", "13", "--debug")
+    assert same(content(straight), content(short)) is None
+    assert rows(short) == rows(straight)
+
+
 SCENES = [
     "fit", "--config", "configs/quickstart/mask_rcnn.yaml", "--data.train_scenes", "6",
     "--data.val_scenes", "2", "--data.eval_batch_size", "2", "--data.size", "64",

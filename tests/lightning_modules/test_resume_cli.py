@@ -1,6 +1,7 @@
 """Resuming as a user types it: folders, changed recipes, refusals, kills."""
 
 import csv
+import json
 import os
 import random
 import shutil
@@ -71,8 +72,9 @@ def cut(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "runs" / "abmil" / "version_0")
 
 
-def test_the_run_goes_on_in_its_folder_with_its_own_recipe(cut, recwarn):
+def test_the_run_goes_on_in_its_folder_with_its_own_recipe(cut, recwarn, capsys):
     before, recipe = rows(cut), (cut / "config.yaml").read_text()
+    origin = (cut / "provenance.json").read_text()
     run("fit", "--ckpt_path", cut / "checkpoints/last.ckpt", "--trainer.max_epochs", "3", "--debug")
     assert [p.name for p in cut.parent.iterdir()] == ["version_0"]
     assert content(cut)["global_step"] == 6
@@ -82,7 +84,10 @@ def test_the_run_goes_on_in_its_folder_with_its_own_recipe(cut, recwarn):
     assert [int(r["step"]) for r in after if r["train/loss"]] == [0, 1, 2, 3, 4, 5]
     assert yaml.safe_load((cut / "config.yaml").read_text())["trainer"]["max_epochs"] == 3
     assert (cut / "config_0.yaml").read_text() == recipe
+    assert (cut / "provenance_0.json").read_text() == origin
+    assert "--ckpt_path" in json.loads((cut / "provenance.json").read_text())["command"]
     assert not [w for w in recwarn if "other values" in str(w.message)]
+    assert "Epoch " not in capsys.readouterr().out  # callbacks.progress is false: no bar at all
 
 
 @pytest.mark.slow
@@ -124,6 +129,8 @@ def test_a_changed_recipe_wins_and_is_told(cut):
 )
 def test_what_does_not_fit_is_refused_and_leaves_the_run_as_it_was(cut, capsys, arguments, message):
     last = ["fit", "--ckpt_path", cut / "checkpoints/last.ckpt", "--trainer.max_epochs", "3"]
+    with (cut / "metrics.csv").open("a") as stream:  # a kill left a row newer than the checkpoint
+        stream.write(",".join(["99"] * len(rows(cut)[0])) + "\n")
     before = {p: p.read_bytes() for p in cut.rglob("*") if p.is_file()}
     shown = refused(capsys, *last, *arguments)
     assert message in shown

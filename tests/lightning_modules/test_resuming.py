@@ -65,6 +65,16 @@ def test_an_epoch_that_goes_on_keeps_its_counters():
     assert saved == checkpoint(counters(3, 3, 2, 2))
 
 
+def test_an_epoch_inside_which_the_run_ended_goes_on():
+    """Lightning closes the epoch in which ``max_steps`` is reached as if it were complete."""
+    saved, inside = checkpoint(counters(3, 3, 3, 3)), checkpoint(counters(3, 3, 2, 2))
+    for one in (saved, inside):
+        batches = one["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        batches |= {"current": counters(2, 2, 2, 2), "is_last_batch": False}
+    assert not settle_counters(saved)
+    assert saved == inside
+
+
 def test_differences_name_every_value():
     old = {"a": {"b": 1, "c": [1, 2]}, "gone": {}}
     new = {"a": {"b": 2, "c": [1, 2]}, "new": None}

@@ -103,9 +103,15 @@ def test_a_job_on_bags(processes, jobs):
     names = set(files(job.run_dir))
     assert {"config.yaml", "metrics.csv", "checkpoints/best.ckpt"} <= names
     with (job.run_dir / "metrics.csv").open() as stream:
-        logged = [row["val/bag_auroc"] for row in csv.DictReader(stream) if row["val/bag_auroc"]]
+        rows = list(csv.DictReader(stream))
+    logged = [row["val/bag_auroc"] for row in rows if row["val/bag_auroc"]]
     assert len(logged) == 2
     assert float(logged[-1]) == job.ranks[0]["metrics"]["val/bag_auroc"]
+    speeds = [
+        (float(r["time/bags_per_second"]), float(r["time/step"])) for r in rows if r["time/step"]
+    ]
+    bags_a_step = [speed * seconds for speed, seconds in speeds]
+    assert bags_a_step == pytest.approx([2 * 8] * 2)  # of both processes, logged every 10 steps
 
 
 def test_a_job_on_pictures(processes, jobs):

@@ -1,6 +1,7 @@
 """`evaluate.py` on files with many faults at once: all are told, exit code 2; or skipped."""
 
 import json
+from argparse import Namespace
 
 import pytest
 
@@ -167,3 +168,17 @@ def test_our_own_files_pass_every_check(tmp_path):
 def test_flags_of_a_recipe_belong_to_check_data_alone(capsys):
     assert run("mil", "--predictions", "a.csv", "--data.root", "b") == 2
     assert "unrecognized arguments: --data.root b" in capsys.readouterr().err
+
+
+def test_the_truth_for_a_checkpoint_lacks_the_pictures_that_prediction_leaves_out(tmp_path):
+    DigitScenesDataModule(val_scenes=3).write_split("val", tmp_path)
+    truth = tmp_path / "annotations" / "instances_val.json"
+    broken = tmp_path / "images" / "val" / json.loads(truth.read_text())["images"][1]["file_name"]
+    broken.write_bytes(broken.read_bytes()[:2000])
+    given = {"annotations": truth, "images": None, "bad_data": "skip"}
+    content, skipped = evaluate._ground_truth(Namespace(ckpt=[tmp_path / "a.ckpt"], **given))
+    assert [image["id"] for image in content["images"]] == [1, 3]
+    assert {a["image_id"] for a in content["annotations"]} == {1, 3}
+    assert [problem.item for problem in skipped] == [2]
+    content, skipped = evaluate._ground_truth(Namespace(ckpt=None, **given))
+    assert (len(content["images"]), skipped) == (3, ())

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,10 @@ SEG = ["--config", "configs/quickstart/mask_rcnn.yaml"]
 NEVER = ("wandb", "albumentations", "sklearn", "pandas", "matplotlib", "timm", "h5py", "hotcoco")
 
 
-def loaded_after(*commands, names):
-    """Run commands of train.py in one new process; return which of ``names`` are loaded."""
+def loaded_after(*commands, names, program="train"):
+    """Run commands of a program in one new process; return which of ``names`` are loaded."""
     code = (
-        "import contextlib, io, sys, train\n"
+        f"import contextlib, io, sys, {program} as train\n"
         f"for command in {list(commands)!r}:\n"
         "    with contextlib.redirect_stdout(io.StringIO()) as shown:\n"
         "        code = train.main(command)\n"
@@ -44,10 +45,18 @@ def test_training_without_wandb_and_augmentation_loads_neither(tmp_path):
     assert loaded_after(["fit", *SEG, *step], names=names) == ["timm"]
 
 
+@pytest.mark.slow
+def test_data_are_checked_without_any_of_them():
+    command = ["check-data", "--config", "configs/quickstart/abmil.yaml"]
+    found = loaded_after(command, names=NEVER, program="evaluate")
+    assert found == ["sklearn"]  # which has the digits
+
+
 def test_a_package_is_back_after_the_block():
     with without("wave", "pytest"):
         with pytest.raises(ModuleNotFoundError, match="wave"):
             import wave
+        assert find_spec("wave") is None  # what libraries ask that import nothing
         import pytest as loaded  # already there
     import wave
 
