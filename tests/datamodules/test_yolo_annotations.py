@@ -76,11 +76,10 @@ def test_faulty_pictures_go_with_their_labels_and_keep_their_number(read, tmp_pa
     assert found.counts["left_out_pictures"] == 1
 
 
-def test_only_the_thorough_check_decodes(read, tmp_path):
+def test_only_the_thorough_check_decodes(read, damage_png, tmp_path):
     good = ((64, 64), TRIANGLE)
     read({"a.png": good, "b.png": good})
-    file = tmp_path / "images" / "train" / "b.png"
-    file.write_bytes(file.read_bytes()[:200])
+    damage_png(tmp_path / "images" / "train" / "b.png")
     dataset = YoloSet.read(tmp_path / "data.yaml")
     assert read_split(dataset, "train").problems == []
     (problem,) = read_split(dataset, "train", depth="pixels").problems
