@@ -194,6 +194,7 @@ class FeatureSet:
             index=torch.tensor([number]),
             coords=torch.cat(coords) if len(coords) == len(parts) else None,
             bag_ids=(self.bag_ids[number],),
+            instance_index=rows,
             groups=self.groups[number : number + 1],
         )
 

@@ -162,7 +162,16 @@ class TrainedModule(pl.LightningModule):
         unknown = sorted(set(self.loss_weights) - set(terms))
         if unknown:
             raise ValueError(f"loss_weights names {unknown}; the model has {sorted(terms)}")
-        return torch.stack([terms[n] * self.loss_weights.get(n, 1.0) for n in terms]).sum()
+        return self._sum(terms)
+
+    def _sum(self, terms: Mapping[str, Tensor]) -> Tensor:
+        factors = self.loss_factors()
+        weights = {n: self.loss_weights.get(n, 1.0) * factors.get(n, 1.0) for n in terms}
+        return torch.stack([terms[n] * weights[n] for n in terms]).sum()
+
+    def loss_factors(self) -> dict[str, float]:
+        """Return factors of loss terms beside ``loss_weights``, at this moment of the training."""
+        return {}
 
     def log_item_losses(self, split: str, losses: ItemLosses) -> None:
         """Log ``split/loss`` and ``split/loss_<term>``, the means over all items (A67).
@@ -177,7 +186,8 @@ class TrainedModule(pl.LightningModule):
         if bad:
             self._refuse([f"{split}; samples {bad}"])
         means = losses.means()
-        total = self.weighted_sum({n: torch.tensor(m).double() for n, m in means.items()})
+        # Terms that only a training step has are not among them, and may have a weight.
+        total = self._sum({n: torch.tensor(m).double() for n, m in means.items()})
         named = {f"loss_{name}": mean for name, mean in means.items()}
         self.log_metrics(split, named | {"loss": float(total)}, headline=())
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
+import torch
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from evaluation.bag_metrics import METRICS
 from evaluation.bag_scores import BagCollector, BagScores
 from evaluation.mil import evaluate_bags, youden_threshold
 from lightning_modules.base import OptimizerFactory, SchedulerFactory, TrainedModule
 from lightning_modules.gather import ItemLosses, gather_to_all
-from models.mil.protocol import MILModel
+from models.mil.protocol import MILModel, ScheduledLosses, SeesTrainingBags
 from structures import BagBatch, MILOutput, MILTask
 
 
@@ -71,6 +76,9 @@ class MILModule(TrainedModule):
             raise ValueError(f"threshold is a probability in [0, 1] or 'youden', got {threshold}")
         self.class_names: tuple[str, ...] = ()
         self.bag_scores: BagScores | None = None
+        # Share of the training's optimizer steps that are done, in [0, 1].
+        self.progress = 0.0
+        self._steps = math.inf
         self._collector, self._losses = BagCollector(), ItemLosses()
 
     @property
@@ -86,10 +94,36 @@ class MILModule(TrainedModule):
 
     def setup(self, stage: str) -> None:
         """Take the class names from the datamodule unless a checkpoint brought them."""
-        del stage
         data: Any = getattr(self.trainer, "datamodule", None)
         if data is not None and not self.class_names:
             self.class_names = tuple(data.class_names)
+        if data is not None and stage == "fit" and isinstance(self.model, SeesTrainingBags):
+            labels, sizes, _ = data.contents("train")
+            self.see_training_bags(np.asarray(data.numbers("train")), labels, sizes)
+
+    def see_training_bags(
+        self, numbers: npt.NDArray[Any], labels: npt.NDArray[Any], sizes: npt.NDArray[Any]
+    ) -> None:
+        """Tell the model number, label and instances of each training bag, if it asks for them."""
+        if isinstance(self.model, SeesTrainingBags):
+            columns = (torch.from_numpy(np.ascontiguousarray(c)) for c in (numbers, labels, sizes))
+            self.model.see_training_bags(*columns)
+
+    def on_train_start(self) -> None:
+        """Take the number of optimizer steps of the training."""
+        super().on_train_start()
+        self._steps = self.trainer.estimated_stepping_batches
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Take the share of the training that is done."""
+        super().on_train_batch_start(batch, batch_idx)
+        self.progress = min(self.trainer.global_step / self._steps, 1.0)
+
+    def loss_factors(self) -> dict[str, float]:
+        """Return the factors of a model that schedules its loss terms."""
+        if isinstance(self.model, ScheduledLosses):
+            return self.model.loss_factors(self.progress)
+        return {}
 
     def facts(self) -> dict[str, Any]:
         """Return class names, the threshold and the preprocessing fitted on training bags."""
@@ -97,12 +131,14 @@ class MILModule(TrainedModule):
         return {
             "class_names": list(self.class_names),
             "threshold": self.threshold,
+            "progress": self.progress,
             "preprocessing": {} if data is None else data.evaluation_arguments(),
         }
 
     def restore_facts(self, facts: Mapping[str, Any]) -> None:
         """Take class names and threshold back."""
         self.class_names = tuple(facts["class_names"])
+        self.progress = float(facts.get("progress", 0.0))
         saved = float(facts["threshold"])
         if self.given_threshold is None:
             self.threshold = saved
@@ -114,8 +150,25 @@ class MILModule(TrainedModule):
     def training_step(self, bags: BagBatch, batch_idx: int) -> Tensor:
         """Return the weighted sum of the loss terms."""
         del batch_idx
-        terms = self.network.losses(self.network(bags), bags)
-        return self.training_loss(terms, bags.bag_ids, len(bags))
+        return self.training_loss(self.training_terms(bags), bags.bag_ids, len(bags))
+
+    def training_terms(self, bags: BagBatch) -> dict[str, Tensor]:
+        """Return the loss terms of a training step."""
+        return self.network.losses(self.network(bags), bags)
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Make the step, and then what follows every step."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.after_optimizer_step()
+
+    def after_optimizer_step(self) -> None:
+        """Do what a protocol does after each optimizer step; nothing here."""
 
     def validation_step(self, bags: BagBatch, batch_idx: int) -> MILOutput:  # type: ignore[override]
         """Return the output and keep one row a bag."""

@@ -152,17 +152,19 @@ def _train(
     steps, optimizer = min(limits), module.build_optimizer()
     schedule = module.scheduler_factory
     scheduler = None if schedule is None else schedule(optimizer, steps)
+    chosen = np.asarray(numbers)
+    module.see_training_bags(chosen, bags.labels[chosen], bags.sizes[chosen])
     module.train()
-    for keys in _batches(sampler, steps):
-        chosen = [key.index for key in keys]
-        batch = read(chosen, keys[0].epoch)
-        terms = module.network.losses(module.network(batch), batch)
-        loss = module.total_loss(terms, chosen)
+    for step, keys in enumerate(_batches(sampler, steps)):
+        module.progress = step / steps
+        batch = read([key.index for key in keys], keys[0].epoch)
+        loss = module.total_loss(module.training_terms(batch), [key.index for key in keys])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(module.parameters(), recipe.clip_norm)
         optimizer.step()
+        module.after_optimizer_step()
         if scheduler is not None:
             scheduler.step()
 

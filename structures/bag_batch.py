@@ -29,6 +29,8 @@ class BagBatch(Transferable):
         instance_labels: (N,) int64, -1 where unknown, or None.
         bag_ids: the data set's own names.
         groups: the patient of each bag, or empty.
+        instance_index: (N,) int64, each instance's stable number in its bag; None where the bags
+            are whole, so that an instance's place is its number.
 
     Raises:
         ValueError: a rank, an extent or a dtype is wrong. Values are never read here, because
@@ -43,6 +45,7 @@ class BagBatch(Transferable):
     instance_labels: Tensor | None = None
     bag_ids: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+    instance_index: Tensor | None = None
 
     def __post_init__(self) -> None:
         name = "BagBatch"
@@ -62,8 +65,9 @@ class BagBatch(Transferable):
         check_field(name, "index", self.index, (bags,))
         if self.coords is not None:
             check_field(name, "coords", self.coords, (total, 2))
-        if self.instance_labels is not None:
-            check_field(name, "instance_labels", self.instance_labels, (total,))
+        for field in ("instance_labels", "instance_index"):
+            if getattr(self, field) is not None:
+                check_field(name, field, getattr(self, field), (total,))
         for field in ("bag_ids", "groups"):
             value = getattr(self, field)
             if value and len(value) != bags:
@@ -110,6 +114,31 @@ class BagBatch(Transferable):
             ),
             bag_ids=self.bag_ids[one],
             groups=self.groups[one],
+            instance_index=None if self.instance_index is None else self.instance_index[start:end],
+        )
+
+    def numbers(self) -> Tensor:
+        """Return (N,) int64, each instance's stable number in its bag."""
+        if self.instance_index is not None:
+            return self.instance_index
+        rows = torch.arange(self.features.shape[0], device=self.offsets.device)
+        starts = self.offsets[:-1].repeat_interleave(self.sizes(), output_size=rows.shape[0])
+        return rows - starts
+
+    def keep(self, kept: Tensor) -> BagBatch:
+        """Return the same bags with some of their instances, which keep their numbers.
+
+        Args:
+            kept: (N,) bool. A bag may lose all; models need at least one instance a bag.
+        """
+        before = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.cumsum(0)])
+        return dataclasses.replace(
+            self,
+            features=self.features[kept],
+            offsets=before[self.offsets],
+            coords=None if self.coords is None else self.coords[kept],
+            instance_labels=None if self.instance_labels is None else self.instance_labels[kept],
+            instance_index=self.numbers()[kept],
         )
 
     def bags(self) -> list[BagBatch]:
@@ -136,6 +165,11 @@ class BagBatch(Transferable):
             parts = [getattr(b, field) for b in bags]
             return None if any(part is None for part in parts) else torch.cat(parts)
 
+        def joined_numbers() -> Tensor | None:
+            if all(b.instance_index is None for b in bags):
+                return None
+            return torch.cat([b.numbers() for b in bags])
+
         def names(field: str) -> tuple[str, ...]:
             complete = all(len(getattr(b, field)) == len(b) for b in bags)
             return tuple(n for b in bags for n in getattr(b, field)) if complete else ()
@@ -149,6 +183,7 @@ class BagBatch(Transferable):
             instance_labels=joined("instance_labels"),
             bag_ids=names("bag_ids"),
             groups=names("groups"),
+            instance_index=joined_numbers(),
         )
 
 

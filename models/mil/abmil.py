@@ -20,13 +20,14 @@ C logits.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from models.losses import bag_classification_loss, mean_over_bags
-from models.mil.protocol import Reduction
+from models.mil.protocol import Reduction, num_logits, positive_widths
 from models.ops.ragged import segment_softmax, segment_weighted_sum
 from structures import BagBatch, MILOutput, MILTask
 
@@ -69,13 +70,7 @@ class ABMIL(nn.Module):
         super().__init__()
         first = in_features if encoder is None else int(encoder.out_features)  # type: ignore[arg-type]
         widths = [first, *hidden_sizes]
-        if min(*widths, attention_dim, branches, num_classes) < 1:
-            raise ValueError(
-                f"widths, branches and classes must be positive, got {widths}, {attention_dim}, "
-                f"{branches}, {num_classes}"
-            )
-        if task == "binary" and num_classes != 2:
-            raise ValueError(f"a binary task has 2 classes, got num_classes={num_classes}")
+        positive_widths(hidden_sizes=widths, attention_dim=attention_dim, branches=branches)
         self.task: MILTask = task
         layers: list[nn.Module] = [] if encoder is None else [encoder]
         layers.append(nn.Dropout(input_dropout))
@@ -85,11 +80,19 @@ class ABMIL(nn.Module):
         self.attention_value = nn.Linear(widths[-1], attention_dim)
         self.attention_gate = nn.Linear(widths[-1], attention_dim) if gated else None
         self.attention_score = nn.Linear(attention_dim, branches, bias=False)
-        self.classifier = nn.Linear(widths[-1] * branches, 1 if task == "binary" else num_classes)
+        self.classifier = nn.Linear(widths[-1] * branches, num_logits(num_classes, task))
 
     def forward(self, bags: BagBatch) -> MILOutput:
         """Return logits (B, C), attention (N,) or (N, K) and embeddings (B, E K)."""
-        instances = self.embed(bags.features)  # (N, E)
+        return self.pool(self.embed_bags(bags))
+
+    def embed_bags(self, bags: BagBatch) -> BagBatch:
+        """Return the bags with embedded instances, (N, E)."""
+        return dataclasses.replace(bags, features=self.embed(bags.features))
+
+    def pool(self, bags: BagBatch) -> MILOutput:
+        """Return the output for bags of embedded instances."""
+        instances = bags.features  # (N, E)
         hidden = self.attention_value(instances).tanh()  # (N, L)
         if self.attention_gate is not None:
             hidden = hidden * self.attention_gate(instances).sigmoid()

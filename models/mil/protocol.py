@@ -1,14 +1,19 @@
-"""What every multiple-instance model offers to training and evaluation."""
+"""What multiple-instance models offer to training and evaluation."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from structures import BagBatch, MILOutput, MILTask
 
 Reduction = Literal["mean", "none"]
+# A learner that another one is built around: made from in_features, num_classes and task, which are
+# known from the data; the recipe gives the rest.
+LearnerFactory = Callable[[int, int, MILTask], nn.Module]
 
 
 @runtime_checkable
@@ -32,3 +37,79 @@ class MILModel(Protocol):
     ) -> dict[str, Tensor]:
         """Return unweighted loss terms by name; ``none`` gives one value a bag, (B,)."""
         ...
+
+
+@runtime_checkable
+class TwoPartLearner(MILModel, Protocol):
+    """A learner in two parts, so that another can choose instances in between.
+
+    ``model(bags)`` is ``pool(embed_bags(bags))``.
+    """
+
+    def embed_bags(self, bags: BagBatch) -> BagBatch:
+        """Return the bags with each instance embedded by itself: features (N, E)."""
+        ...
+
+    def pool(self, bags: BagBatch) -> MILOutput:
+        """Return the output for bags of embedded instances, any subset of them."""
+        ...
+
+
+@runtime_checkable
+class ScheduledLosses(Protocol):
+    """A model whose loss terms change their weight during training."""
+
+    def loss_factors(self, progress: float) -> dict[str, float]:
+        """Return factors of loss terms, beside the recipe's, after a share of training in [0, 1].
+
+        A term that is not named keeps the factor 1.
+        """
+        ...
+
+
+@runtime_checkable
+class SeesTrainingBags(Protocol):
+    """A model that has to know the training bags before training starts."""
+
+    def see_training_bags(self, numbers: Tensor, labels: Tensor, sizes: Tensor) -> None:
+        """Take number (``BagBatch.index``), label and number of instances of each bag, all (n,)."""
+        ...
+
+
+def num_logits(num_classes: int, task: MILTask) -> int:
+    """Return how many logits a bag has: one for a binary task, else one a class.
+
+    Raises:
+        ValueError: there is no class, or a binary task has other than two.
+    """
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be positive, got {num_classes}")
+    if task == "binary" and num_classes != 2:
+        raise ValueError(f"a binary task has 2 classes, got num_classes={num_classes}")
+    return 1 if task == "binary" else num_classes
+
+
+def class_targets(labels: Tensor, num_classes: int, task: MILTask) -> Tensor:
+    """Return which classes each bag has, (B, C) zeros and ones in float32, both of a binary task.
+
+    Args:
+        labels: (B,) classes, or (B, C) for ``multilabel``.
+        num_classes: C.
+        task: what the labels mean.
+    """
+    if task == "multilabel":
+        return labels.float()
+    classes = torch.arange(num_classes, device=labels.device)
+    return (labels.unsqueeze(1) == classes).float()
+
+
+def positive_widths(**widths: int | Sequence[int]) -> None:
+    """Refuse widths and counts that are not positive.
+
+    Raises:
+        ValueError: one is below 1; the message names it.
+    """
+    for name, value in widths.items():
+        values = [value] if isinstance(value, int) else list(value)
+        if any(v < 1 for v in values):
+            raise ValueError(f"{name} must be positive, got {value}")

@@ -115,3 +115,36 @@ def segment_weighted_sum(values: Tensor, weights: Tensor, offsets: Tensor) -> Te
         with torch.autocast(values.device.type, enabled=False):
             return (weights.transpose(0, 1) @ values).unsqueeze(0)
     return segment_sum(weights.unsqueeze(2) * values.unsqueeze(1), offsets)
+
+
+def segment_log_softmax(logits: Tensor, offsets: Tensor) -> Tensor:
+    """Return the logarithm of `segment_softmax` without forming small weights first.
+
+    Args:
+        logits: (N,) or (N, K), finite.
+        offsets: (B + 1,) int64.
+
+    Returns:
+        The shape of ``logits``, at most 0.
+    """
+    logits = at_least_float32(logits)
+    ids = segment_ids(offsets, logits.shape[0])
+    return logits - segment_logsumexp(logits, offsets).index_select(0, ids)
+
+
+def segment_logsumexp(values: Tensor, offsets: Tensor) -> Tensor:
+    """Return log(sum(exp)) of each segment, column by column.
+
+    Args:
+        values: (N, ...), finite.
+        offsets: (B + 1,) int64, no segment empty.
+
+    Returns:
+        (B, ...).
+    """
+    values = at_least_float32(values)
+    ids = segment_ids(offsets, values.shape[0])
+    # The largest value only guards against overflow and cancels, so it needs no gradient.
+    largest = segment_max(values.detach(), offsets)
+    shifted = (values - largest.index_select(0, ids)).exp()
+    return segment_sum(shifted, offsets).log() + largest

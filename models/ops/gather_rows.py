@@ -1,0 +1,50 @@
+"""Rows of all processes in one tensor, with gradients, whatever number each process has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Concatenate the rows of all processes in the order of their ranks.
+
+    A loss of the gathered rows that every process computes alike has, after DDP's averaging, the
+    gradient of that one loss: the backward pass adds up what the processes say about a row.
+
+    Args:
+        rows: (n, ...), n may differ between processes and be 0; what follows may not. Every
+            process must call it.
+
+    Returns:
+        (sum of n, ...), the very tensor in one process.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return rows
+    gathered: Tensor = _GatherRows.apply(rows)  # type: ignore[no-untyped-call]
+    return gathered
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        counts = rows.new_zeros(dist.get_world_size(), dtype=torch.int64)
+        counts[dist.get_rank()] = rows.shape[0]
+        dist.all_reduce(counts)
+        sizes = counts.tolist()
+        padded = rows.new_zeros(max(sizes), *rows.shape[1:])
+        padded[: rows.shape[0]] = rows
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        start = sum(sizes[: dist.get_rank()])
+        ctx.own = slice(start, start + rows.shape[0])
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total[ctx.own]
