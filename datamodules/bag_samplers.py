@@ -16,11 +16,12 @@ import numpy.typing as npt
 from torch.utils.data import Sampler
 
 from datamodules import samplers
+from datamodules.balanced_batches import BalancedBatchSampler
 from datamodules.samplers import EpochBatchSampler, SampleKey, keyed_generator
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
-DrawName = Literal["shuffle", "class_balanced", "weighted"]
+DrawName = Literal["shuffle", "class_balanced", "balanced_batches", "weighted"]
 # An epoch's order: (n,) positions in the list of training bags, from a random stream.
 Draw = Callable[[np.random.Generator], IntArray]
 
@@ -205,8 +206,8 @@ class BatchPlan:
 
     Attributes:
         batch_size: bags of a step on one process; with a budget the most bags of a batch.
-        sampler: ``shuffle``: every bag once; ``class_balanced``; ``weighted``: by the file's
-            weights times those of the classes.
+        sampler: ``shuffle``: every bag once; ``class_balanced``; ``balanced_batches``;
+            ``weighted``: by the file's weights times those of the classes.
         class_weights: weight of each class for ``weighted``.
         token_budget: instances of a batch, or None for batches of equally many bags.
         max_instances: a training bag is cut to so many, which is what a budget counts.
@@ -228,6 +229,11 @@ class BatchPlan:
                 raise ValueError(f"{name} must be at least 1, or null for none, got {value}")
         if self.class_weights is not None and self.sampler != "weighted":
             raise ValueError("class_weights needs sampler: weighted")
+        if self.token_budget is not None and self.sampler == "balanced_batches":
+            raise ValueError(
+                "sampler: balanced_batches fixes the bags of a batch, token_budget its instances; "
+                "leave one of them out (max_instances bounds the memory of a batch as well)"
+            )
         if self.token_budget is not None and self.batch_size == 1:
             raise ValueError(
                 "with token_budget, batch_size is the most bags of a batch: at 1 every batch is "
@@ -255,6 +261,8 @@ class BatchPlan:
             ValueError: weights are missing, wrong, or not one a class.
         """
         chosen = np.asarray(numbers, dtype=np.int64)
+        if self.sampler == "balanced_batches":
+            return BalancedBatchSampler(numbers, labels[chosen], self.batch_size, seed=seed)
         draw = self._draw(labels[chosen], None if weights is None else weights[chosen])
         if self.token_budget is None:
             return DrawnBatchSampler(numbers, self.batch_size, draw=draw, seed=seed)

@@ -16,6 +16,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from datamodules.bag_samplers import BatchPlan, DrawName
 from datamodules.resuming import resumable_loader
 from datamodules.samplers import EpochBatchSampler, KeySampler, SampleKey
 from datamodules.splits import NAMES, BagSplit, write_splits
@@ -65,6 +66,10 @@ class MILDataModule(pl.LightningDataModule, ABC):
         eval_batch_size: bags of an evaluation batch.
         num_workers: processes that read bags; bags do not depend on it.
         seed: seeds the order of training.
+        sampler: ``shuffle``: every training bag once an epoch; ``class_balanced``: equally many of
+            every class in an epoch; ``balanced_batches``: in every batch, two of each at least;
+            ``weighted``: with replacement, by class_weights, times the ``weight`` of a table.
+        class_weights: weight of each class, for ``weighted``.
         bad_data: what becomes of faulty bags. ``error``: all of them are told at once before
             anything runs; ``skip``: they are left out and counted.
 
@@ -91,6 +96,8 @@ class MILDataModule(pl.LightningDataModule, ABC):
         eval_batch_size: int = 1,
         num_workers: int = 0,
         seed: int = 0,
+        sampler: DrawName = "shuffle",
+        class_weights: Sequence[float] | None = None,
         bad_data: BadDataPolicy = "error",
     ) -> None:
         super().__init__()
@@ -103,6 +110,8 @@ class MILDataModule(pl.LightningDataModule, ABC):
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
         self.seed = seed
+        weights = None if class_weights is None else tuple(class_weights)
+        self.plan = BatchPlan(batch_size, sampler, weights)
         self.bad_data: BadDataPolicy = bad_data
         self.problems: tuple[Problem, ...] = ()
 
@@ -120,6 +129,19 @@ class MILDataModule(pl.LightningDataModule, ABC):
 
         Plain numbers and lists, because they travel in the checkpoint.
         """
+
+    def check_class_weights(self) -> None:
+        """Refuse class weights that are not one a class, once the classes are known.
+
+        Raises:
+            ValueError: there are more or fewer.
+        """
+        weights = self.plan.class_weights
+        if weights is not None and len(weights) != self.num_classes:
+            raise ValueError(
+                f"class_weights has {len(weights)} entries for {self.num_classes} classes "
+                f"{self.class_names}; give one a class"
+            )
 
     def check(self, thorough: bool = False) -> list[Problem]:
         """Return what is wrong with the bags; data that are generated have no problem.
@@ -187,9 +209,13 @@ class MILDataModule(pl.LightningDataModule, ABC):
 
     def training_batches(self) -> Sampler[list[SampleKey]]:
         """Return what chooses the bags of each training step."""
-        return EpochBatchSampler(
-            self.numbers("train"), self.batch_size, shuffle=True, seed=self.seed, drop_last=True
-        )
+        numbers = self.numbers("train")
+        if self.plan.sampler == "shuffle":  # which does not need to know the bags
+            return EpochBatchSampler(
+                numbers, self.batch_size, shuffle=True, seed=self.seed, drop_last=True
+            )
+        labels, sizes, _ = self.contents("train")
+        return self.plan.build(numbers, _at(numbers, labels), _at(numbers, sizes), None, self.seed)
 
     def train_dataloader(self) -> DataLoader[BagBatch]:
         """Return shuffled batches."""
@@ -231,6 +257,13 @@ class MILDataModule(pl.LightningDataModule, ABC):
             **batches,
         )
         return loader
+
+
+def _at(numbers: Sequence[int], values: IntArray) -> IntArray:
+    """Return an array that has the values at the places ``numbers``."""
+    placed = np.zeros(max(numbers) + 1, dtype=np.int64)
+    placed[np.asarray(numbers)] = values
+    return placed
 
 
 def take_bags(bags: BagBatch, positions: Tensor) -> BagBatch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,6 @@ import numpy as np
 from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import Dataset, Sampler
 
-from datamodules.bag_samplers import BatchPlan, DrawName
 from datamodules.bags import IntArray, MILDataModule
 from datamodules.feature_files import FeatureKeys
 from datamodules.feature_set import FeatureBags, FeatureFolder, FeatureSet
@@ -39,9 +39,6 @@ class FeatureBagsDataModule(MILDataModule):
         bag: a slide, or all slides of a patient.
         max_instances: training cuts larger bags to a random part, another one every epoch;
             evaluation reads whole bags. Null for whole bags in training, too.
-        sampler: ``shuffle``: every bag once an epoch; ``class_balanced``: equally many of every
-            class; ``weighted``: with replacement, by the table's ``weight`` times class_weights.
-        class_weights: weight of each class, for ``weighted``.
         token_budget: instances of a training batch, of at most ``batch_size`` bags; null for
             batches of ``batch_size`` bags.
         class_names: the classes by label; null to take them from the table.
@@ -66,8 +63,6 @@ class FeatureBagsDataModule(MILDataModule):
         split_seed: int = 0,
         bag: Literal["slide", "patient"] = "slide",
         max_instances: int | None = None,
-        sampler: DrawName = "shuffle",
-        class_weights: Sequence[float] | None = None,
         token_budget: int | None = None,
         class_names: Sequence[str] | None = None,
         task: MILTask | None = None,
@@ -76,20 +71,17 @@ class FeatureBagsDataModule(MILDataModule):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        weights = None if class_weights is None else tuple(class_weights)
-        self.plan = BatchPlan(self.batch_size, sampler, weights, token_budget, max_instances)
+        self.plan = dataclasses.replace(
+            self.plan, token_budget=token_budget, max_instances=max_instances
+        )
         self._keys = FeatureKeys(features_key, coords_key)
         self._bag: Literal["slide", "patient"] = bag
         place = FeatureFolder(features, self._keys, bag == "patient")
         self.bags = FeatureSet(Path(table), place, class_names, task, self.bad_data)
         self.problems = self.bags.problems
         self.num_classes, self.in_features = self.bags.num_classes, self.bags.in_features
-        if weights is not None and len(weights) != self.num_classes:
-            raise ValueError(
-                f"class_weights has {len(weights)} entries for {self.num_classes} classes "
-                f"{self.bags.class_names}; give one a class"
-            )
         self.task, self.class_names = self.bags.task, self.bags.class_names
+        self.check_class_weights()
         options = SplitOptions(fold, repeat, num_folds, test_fraction, val_fraction, split_seed)
         self._splits = choose_splits(self.bags, options)
 

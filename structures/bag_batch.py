@@ -193,7 +193,9 @@ class MILOutput(Transferable):
 
     Attributes:
         logits: (B, C); C = 1 for a binary task (positive-class log-odds), else one a class.
-        attention: (N,) or (N, K), sums to 1 within each bag, or None.
+        attention: (N,) or (N, K), sums to 1 within each bag, or None. Maps that belong to classes
+            are those of the logits, in their order: a binary task has class 1's alone (A143).
+            Metrics and figures take the mean over maps (A36).
         attention_logits: the same before the softmax, or None.
         embeddings: (B, E), or (B, C, E) for learners with one embedding a class, or None.
         instance_logits: (N, C) or None.

@@ -23,11 +23,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 
 from models.losses import bag_classification_loss, mean_over_bags
-from models.mil.protocol import Reduction, num_logits, positive_widths
+from models.mil.protocol import Reduction, class_probability, num_logits, positive_widths
 from models.ops.ragged import segment_softmax, segment_weighted_sum
 from structures import BagBatch, MILOutput, MILTask
 
@@ -48,6 +49,12 @@ class ABMIL(nn.Module):
         branches: K.
         encoder: network ahead of the fully connected layers, for instances that are pictures; its
             ``out_features`` takes the place of D.
+        activation: follows each fully connected layer that embeds an instance.
+        attention_activation: takes the place of tanh.
+        attention_bias: give V and U a bias.
+        embedding_bias: give the layers that embed an instance a bias.
+        xavier_init: draw all weights by Glorot's normal rule and begin with biases of 0, which the
+            line of MHIM does; otherwise torch's own rule.
 
     Raises:
         ValueError: a width is not positive, or a binary task has other than two classes.
@@ -66,6 +73,11 @@ class ABMIL(nn.Module):
         gated: bool = False,
         branches: int = 1,
         encoder: nn.Module | None = None,
+        activation: Literal["relu", "gelu"] = "relu",
+        attention_activation: Literal["tanh", "relu"] = "tanh",
+        attention_bias: bool = True,
+        embedding_bias: bool = True,
+        xavier_init: bool = False,
     ) -> None:
         super().__init__()
         first = in_features if encoder is None else int(encoder.out_features)  # type: ignore[arg-type]
@@ -75,12 +87,17 @@ class ABMIL(nn.Module):
         layers: list[nn.Module] = [] if encoder is None else [encoder]
         layers.append(nn.Dropout(input_dropout))
         for width, hidden in itertools.pairwise(widths):
-            layers += [nn.Linear(width, hidden), nn.ReLU()]
+            layers.append(nn.Linear(width, hidden, bias=embedding_bias))
+            layers.append(nn.ReLU() if activation == "relu" else nn.GELU())
         self.embed = nn.Sequential(*layers, nn.Dropout(dropout))
-        self.attention_value = nn.Linear(widths[-1], attention_dim)
-        self.attention_gate = nn.Linear(widths[-1], attention_dim) if gated else None
+        self.attention_activation = attention_activation
+        self.attention_value = nn.Linear(widths[-1], attention_dim, bias=attention_bias)
+        gate = nn.Linear(widths[-1], attention_dim, bias=attention_bias) if gated else None
+        self.attention_gate = gate
         self.attention_score = nn.Linear(attention_dim, branches, bias=False)
         self.classifier = nn.Linear(widths[-1] * branches, num_logits(num_classes, task))
+        if xavier_init:
+            self.apply(_xavier_normal)
 
     def forward(self, bags: BagBatch) -> MILOutput:
         """Return logits (B, C), attention (N,) or (N, K) and embeddings (B, E K)."""
@@ -93,7 +110,8 @@ class ABMIL(nn.Module):
     def pool(self, bags: BagBatch) -> MILOutput:
         """Return the output for bags of embedded instances."""
         instances = bags.features  # (N, E)
-        hidden = self.attention_value(instances).tanh()  # (N, L)
+        value = self.attention_value(instances)  # (N, L)
+        hidden = value.tanh() if self.attention_activation == "tanh" else value.relu()
         if self.attention_gate is not None:
             hidden = hidden * self.attention_gate(instances).sigmoid()
         scores = self.attention_score(hidden)  # (N, K)
@@ -107,9 +125,34 @@ class ABMIL(nn.Module):
             embeddings=pooled,
         )
 
+    def instance_contributions(self, bags: BagBatch, output: MILOutput) -> Tensor:
+        """Return what each instance adds to the logits, sum_k W_k (a_nk h_n): (N, C).
+
+        Args:
+            bags: of embedded instances.
+            output: what ``pool`` returned for them.
+        """
+        assert output.attention is not None
+        attention = output.attention.view(bags.features.shape[0], 1, -1)  # (N, 1, K)
+        classes, branches = self.classifier.out_features, attention.shape[2]
+        weights = self.classifier.weight.view(classes * branches, -1)  # (C K, E)
+        by_branch = (bags.features @ weights.T).view(-1, classes, branches)
+        return (by_branch * attention).sum(dim=2)
+
+    def class_scores(self, bags: BagBatch, output: MILOutput) -> Tensor:
+        """Return the probability of the class that each instance's share speaks for, (N,)."""
+        return class_probability(self.instance_contributions(bags, output), self.task)
+
     def losses(
         self, output: MILOutput, bags: BagBatch, reduction: Reduction = "mean"
     ) -> dict[str, Tensor]:
         """Return ``bag``, the negative log-likelihood of the labels: a scalar, or (B,)."""
         losses = bag_classification_loss(output.logits, bags.labels, self.task)
         return {"bag": losses if reduction == "none" else mean_over_bags(losses)}
+
+
+def _xavier_normal(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_normal_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

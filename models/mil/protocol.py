@@ -8,6 +8,7 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from models.ops.precision import at_least_float32
 from structures import BagBatch, MILOutput, MILTask
 
 Reduction = Literal["mean", "none"]
@@ -52,6 +53,20 @@ class TwoPartLearner(MILModel, Protocol):
 
     def pool(self, bags: BagBatch) -> MILOutput:
         """Return the output for bags of embedded instances, any subset of them."""
+        ...
+
+
+@runtime_checkable
+class ScoresInstances(Protocol):
+    """A learner that says how strongly an instance speaks for a class."""
+
+    def class_scores(self, bags: BagBatch, output: MILOutput) -> Tensor:
+        """Return the probability of the class that each instance speaks for, (N,).
+
+        Args:
+            bags: of embedded instances.
+            output: what ``pool`` returned for them.
+        """
         ...
 
 
@@ -101,6 +116,23 @@ def class_targets(labels: Tensor, num_classes: int, task: MILTask) -> Tensor:
         return labels.float()
     classes = torch.arange(num_classes, device=labels.device)
     return (labels.unsqueeze(1) == classes).float()
+
+
+def class_probability(logits: Tensor, task: MILTask) -> Tensor:
+    """Return the probability of the class that each row of logits speaks for.
+
+    Args:
+        logits: (N, C), for ``binary`` (N, 1) log-odds.
+        task: what the logits mean.
+
+    Returns:
+        (N,). For ``binary`` that of the more probable of the two classes, which is what a softmax
+        over two logits gives; for ``multilabel`` that of the most probable class (A116).
+    """
+    logits = at_least_float32(logits)
+    if task == "multiclass":
+        return logits.softmax(dim=1).amax(dim=1)
+    return (logits.abs() if task == "binary" else logits).sigmoid().amax(dim=1)
 
 
 def positive_widths(**widths: int | Sequence[int]) -> None:

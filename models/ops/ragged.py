@@ -7,10 +7,17 @@ tensor back to the host, and everything is computed in float32 at least, also un
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from models.ops.precision import at_least_float32
+
+# Up to how many pairs of a segment and a column of weights a matrix product over all of them is
+# cheaper than adding row by row: 64 columns cost an eighth of a layer with 512 outputs.
+_DENSE_COLUMNS = 64
+_NARROW = 16  # columns of rows that are added up in float64
 
 
 def segment_ids(offsets: Tensor, num_rows: int) -> Tensor:
@@ -39,8 +46,14 @@ def segment_sum(values: Tensor, offsets: Tensor) -> Tensor:
         (B, ...); 0 for an empty segment.
     """
     values = at_least_float32(values)
-    sums = values.new_zeros(offsets.shape[0] - 1, *values.shape[1:])
-    return sums.index_add(0, segment_ids(offsets, values.shape[0]), values)
+    if offsets.shape[0] == 2:
+        return values.sum(dim=0, keepdim=True)
+    # Rows are added one after the other, by which ten thousands of them would lose digits that a
+    # single bag's sum keeps. Wide rows would cost too much, and are pooled by a matrix product.
+    narrow = math.prod(values.shape[1:]) <= _NARROW
+    terms = values.double() if narrow else values
+    sums = terms.new_zeros(offsets.shape[0] - 1, *values.shape[1:])
+    return sums.index_add(0, segment_ids(offsets, values.shape[0]), terms).to(values.dtype)
 
 
 def segment_mean(values: Tensor, offsets: Tensor) -> Tensor:
@@ -70,6 +83,8 @@ def segment_max(values: Tensor, offsets: Tensor) -> Tensor:
         (B, ...); minus infinity for an empty segment.
     """
     values = at_least_float32(values)
+    if offsets.shape[0] == 2 and values.shape[0] > 0:
+        return values.amax(dim=0, keepdim=True)
     lowest = values.new_full((offsets.shape[0] - 1, *values.shape[1:]), -torch.inf)
     ids = segment_ids(offsets, values.shape[0])
     index = ids.view(-1, *[1] * (values.ndim - 1)).expand_as(values)
@@ -89,19 +104,17 @@ def segment_softmax(logits: Tensor, offsets: Tensor) -> Tensor:
         The shape of ``logits``, in [0, 1]. Empty segments own no rows and need no value.
     """
     logits = at_least_float32(logits)
-    ids = segment_ids(offsets, logits.shape[0])
     # The largest logit only guards against overflow and cancels, so it needs no gradient.
     largest = segment_max(logits.detach(), offsets)
-    weights = (logits - largest.index_select(0, ids)).exp()
-    totals = segment_sum(weights, offsets)
-    return weights / totals.index_select(0, ids)
+    weights = (logits - _of_each_row(largest, offsets, logits)).exp()
+    return weights / _of_each_row(segment_sum(weights, offsets), offsets, logits)
 
 
 def segment_weighted_sum(values: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
     """Sum the rows of each segment once for every column of weights.
 
     Args:
-        values: (N, E).
+        values: (N, E), finite.
         weights: (N, K).
         offsets: (B + 1,) int64.
 
@@ -109,12 +122,18 @@ def segment_weighted_sum(values: Tensor, weights: Tensor, offsets: Tensor) -> Te
         (B, K, E); 0 for an empty segment.
     """
     values, weights = at_least_float32(values), at_least_float32(weights)
-    if offsets.shape[0] == 2:
-        # One bag of very many instances is the usual whole-slide batch: a matrix product needs
-        # neither (N, K, E) memory nor atomic additions that all meet in the same few cells.
-        with torch.autocast(values.device.type, enabled=False):
-            return (weights.transpose(0, 1) @ values).unsqueeze(0)
-    return segment_sum(weights.unsqueeze(2) * values.unsqueeze(1), offsets)
+    segments, columns = offsets.shape[0] - 1, weights.shape[1]
+    if segments * columns > _DENSE_COLUMNS:
+        parts = [segment_sum(values * weights[:, k : k + 1], offsets) for k in range(columns)]
+        return torch.stack(parts, dim=1)
+    if segments > 1:
+        # Zero outside its own segment: one matrix product needs neither (N, K, E) memory nor
+        # atomic additions that all meet in the same few cells.
+        ids = segment_ids(offsets, values.shape[0]).view(-1, 1, 1).expand(-1, 1, columns)
+        spread = weights.new_zeros(weights.shape[0], segments, columns)
+        weights = spread.scatter(1, ids, weights.unsqueeze(1)).flatten(1)
+    with torch.autocast(values.device.type, enabled=False):
+        return (weights.transpose(0, 1) @ values).view(segments, columns, -1)
 
 
 def segment_log_softmax(logits: Tensor, offsets: Tensor) -> Tensor:
@@ -128,8 +147,7 @@ def segment_log_softmax(logits: Tensor, offsets: Tensor) -> Tensor:
         The shape of ``logits``, at most 0.
     """
     logits = at_least_float32(logits)
-    ids = segment_ids(offsets, logits.shape[0])
-    return logits - segment_logsumexp(logits, offsets).index_select(0, ids)
+    return logits - _of_each_row(segment_logsumexp(logits, offsets), offsets, logits)
 
 
 def segment_logsumexp(values: Tensor, offsets: Tensor) -> Tensor:
@@ -143,8 +161,17 @@ def segment_logsumexp(values: Tensor, offsets: Tensor) -> Tensor:
         (B, ...).
     """
     values = at_least_float32(values)
-    ids = segment_ids(offsets, values.shape[0])
     # The largest value only guards against overflow and cancels, so it needs no gradient.
     largest = segment_max(values.detach(), offsets)
-    shifted = (values - largest.index_select(0, ids)).exp()
+    shifted = (values - _of_each_row(largest, offsets, values)).exp()
     return segment_sum(shifted, offsets).log() + largest
+
+
+def _of_each_row(values: Tensor, offsets: Tensor, rows: Tensor) -> Tensor:
+    """Give each row what belongs to its segment, (N, ...) of (B, ...).
+
+    The gradient adds up as many numbers as a segment has rows, hence as in `segment_sum`.
+    """
+    if offsets.shape[0] == 2:
+        return values.expand_as(rows)
+    return values.double().index_select(0, segment_ids(offsets, rows.shape[0])).to(values.dtype)

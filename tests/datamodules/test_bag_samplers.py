@@ -98,6 +98,13 @@ def test_processes_together_draw_what_one_with_the_larger_batch_draws(monkeypatc
             assert joined == one[0]
 
 
+def test_a_plan_of_balanced_batches():
+    labels = np.append(np.zeros(120, int), np.ones(10, int))
+    plan = BatchPlan(batch_size=4, sampler="balanced_batches", max_instances=20)
+    for batch in epoch_of(plan.build(ITEMS, labels, np.ones(130), None, 0)):
+        assert sorted(labels[batch].tolist()) == [0, 0, 1, 1]
+
+
 def test_a_shuffle_is_the_plain_training_order():
     plain = EpochBatchSampler(ITEMS, 4, shuffle=True, seed=9, drop_last=True)
     drawn = DrawnBatchSampler(ITEMS, 4, draw=shuffled(30), seed=9)
@@ -192,6 +199,10 @@ def test_a_plan_cuts_sizes_and_multiplies_weights():
         ({"max_instances": -1}, "max_instances must be at least 1"),
         ({"class_weights": (1.0, 2.0)}, "needs sampler: weighted"),
         ({"token_budget": 100}, "at 1 every batch is one bag"),
+        (
+            {"token_budget": 100, "batch_size": 8, "sampler": "balanced_batches"},
+            "leave one of them out",
+        ),
     ],
 )
 def test_plans_that_mean_nothing(arguments, message):

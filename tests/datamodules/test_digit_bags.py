@@ -88,6 +88,22 @@ def test_imbalance_and_witness_rate():
     assert rate == pytest.approx(0.4 / (1 - 0.6**10), abs=0.04)
 
 
+def test_rare_positive_bags_are_in_every_balanced_batch():
+    data = DigitBagsDataModule(
+        train_bags=60, positive_fraction=0.05, batch_size=6, sampler="balanced_batches"
+    )
+    batches = list(data.train_dataloader())
+    assert len(batches) == 10
+    for batch in batches:
+        assert batch.labels.sum() == 3
+        positive = batch.index[batch.labels == 1].tolist()
+        assert sorted(positive) == [19, 39, 59]  # all that there are, each once
+    balanced = DigitBagsDataModule(
+        train_bags=60, positive_fraction=0.05, batch_size=6, sampler="class_balanced"
+    )
+    assert sum(int(batch.labels.sum()) for batch in balanced.train_dataloader()) == 30
+
+
 def test_every_instance_of_a_positive_bag_may_be_a_witness():
     bags = source(witness_rate=1.0)
     assert bags.bag(1).instance_labels.all() and not bags.bag(0).instance_labels.any()

@@ -72,6 +72,7 @@ def test_training_takes_random_parts_of_large_bags(write_slides):
         part = cut[SampleKey(1, epoch)].features
         rows = [place[tuple(row.tolist())] for row in part]
         assert len(rows) == 20 and rows == sorted(set(rows))
+        assert cut[SampleKey(1, epoch)].numbers().tolist() == rows
         taken[epoch] = rows
     again = FeatureBags(FeatureSet(table), max_instances=20, seed=3)[SampleKey(1, 7)].features
     assert torch.equal(again, whole[taken[7]])
@@ -82,6 +83,7 @@ def test_training_takes_random_parts_of_large_bags(write_slides):
     assert not torch.equal(other, whole[taken[0]])
     for most in (50, 60):
         assert torch.equal(FeatureBags(bags, most)[SampleKey(1)].features, whole)
+        assert FeatureBags(bags, most)[SampleKey(1)].numbers().tolist() == list(range(50))
     assert torch.equal(FeatureBags(bags)[SampleKey(1)].features, whole)
 
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules import DigitBagsDataModule as Digits
 from datamodules import TabularBagsDataModule
 
 
@@ -92,6 +93,29 @@ def test_batches_hold_standardised_bags_in_order(write):
     raw_data = TabularBagsDataModule(write(), standardise=False)
     assert torch.equal(raw_data.source("test").features, torch.from_numpy(raw.reshape(120, 4)))
     assert raw_data.evaluation_arguments() == {"eval_batch_size": 1, "standardise": False}
+
+
+def test_a_sampler_draws_by_the_labels_of_the_training_bags(write):
+    labels = np.append(np.zeros(32, int), np.ones(8, int))
+    file = write(y=labels)
+    shared = {"batch_size": 4, "split_seed": 3}
+    pairs = TabularBagsDataModule(file, sampler="balanced_batches", **shared)
+    for batch in pairs.train_dataloader():
+        assert sorted(batch.labels.tolist()) == [0, 0, 1, 1]
+        assert set(batch.index.tolist()) <= set(pairs.numbers("train"))
+    weights = [0.0, 1.0]
+    rare = TabularBagsDataModule(file, sampler="weighted", class_weights=weights, **shared)
+    assert all(batch.labels.all() for batch in rare.train_dataloader())
+    plain = TabularBagsDataModule(file, **shared)
+    assert len(list(plain.train_dataloader())) == len(list(rare.train_dataloader()))
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, 2.0, 3.0]])
+def test_class_weights_are_one_a_class(write, weights):
+    options = {"sampler": "weighted", "class_weights": weights}
+    for make in (lambda: TabularBagsDataModule(write(), **options), lambda: Digits(**options)):
+        with pytest.raises(ValueError, match=f"{len(weights)} entries for 2 classes"):
+            make()
 
 
 def test_clipping_travels_with_the_statistics(write):

@@ -112,3 +112,52 @@ def test_output_checks_ranks():
 def test_probabilities(task, expected):
     output = MILOutput(torch.tensor([[0.0, math.log(3)]]))
     torch.testing.assert_close(output.probabilities(task), torch.tensor(expected))
+
+
+def test_numbers_are_places_where_bags_are_whole():
+    assert make_bags().numbers().tolist() == [0, 0, 1, 2, 0, 1]
+    named = dataclasses.replace(make_bags(), instance_index=torch.tensor([4, 9, 2, 5, 0, 7]))
+    assert named.numbers().tolist() == [4, 9, 2, 5, 0, 7]
+    assert named.bag(1).numbers().tolist() == [9, 2, 5]
+
+
+def test_kept_instances_keep_their_numbers_and_what_belongs_to_them():
+    kept = torch.tensor([True, False, True, True, False, True])
+    bags = make_bags().keep(kept)
+    assert bags.features.tolist() == [[0, 1], [4, 5], [6, 7], [10, 11]]
+    assert bags.offsets.tolist() == [0, 1, 3, 4]
+    assert bags.coords.tolist() == [[0, 1], [4, 5], [6, 7], [10, 11]]
+    assert bags.instance_labels.tolist() == [0, 1, 0, 0]
+    assert bags.numbers().tolist() == [0, 1, 2, 1]
+    assert bags.labels.tolist() == [0, 1, 0]
+    assert bags.index.tolist() == [5, 6, 7]
+    assert bags.bag_ids == ("a", "b", "c")
+    again = bags.keep(torch.tensor([True, False, True, True]))
+    assert again.numbers().tolist() == [0, 2, 1]  # the numbers of the whole bags, not of the rest
+    assert again.offsets.tolist() == [0, 1, 2, 3]
+
+
+def test_a_bag_may_lose_all_its_instances():
+    bags = make_bags().keep(torch.tensor([True, False, False, False, True, True]))
+    assert bags.offsets.tolist() == [0, 1, 1, 3]
+    assert bags.sizes().tolist() == [1, 0, 2]
+    assert len(bags) == 3
+    assert make_bags().keep(torch.zeros(6, dtype=torch.bool)).offsets.tolist() == [0, 0, 0, 0]
+
+
+def test_kept_instances_have_the_gradient_of_their_features():
+    features = make_bags().features.requires_grad_()
+    bags = dataclasses.replace(make_bags(), features=features)
+    bags.keep(torch.tensor([False, True, False, False, True, False])).features.sum().backward()
+    assert features.grad[:, 0].tolist() == [0, 1, 0, 0, 1, 0]
+
+
+def test_collated_bags_have_numbers_where_one_of_them_has():
+    whole, part, other = make_bags().bags()
+    assert BagBatch.collate([whole, part]).instance_index is None
+    part = part.keep(torch.tensor([False, True, True]))
+    joined = BagBatch.collate([whole, part, other])
+    assert joined.instance_index.tolist() == [0, 1, 2, 0, 1]
+    assert joined.offsets.tolist() == [0, 1, 3, 5]
+    with pytest.raises(ValueError, match=r"instance_index must have shape \(5,\)"):
+        dataclasses.replace(joined, instance_index=torch.zeros(4, dtype=torch.int64))
