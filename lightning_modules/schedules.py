@@ -109,6 +109,32 @@ class Cosine(WarmupSchedule):
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2
 
 
+class InverseTime(WarmupSchedule):
+    """Warm-up, then the base learning rate divided by 1 + ``rate`` t, t the steps since then.
+
+    Args:
+        rate: decay a step, not negative: a law of the steps alone, not of the length of the run.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int,
+        rate: float,
+        warmup: float = 0.0,
+        warmup_steps: int | None = None,
+        warmup_start: float = 0.001,
+    ) -> None:
+        if rate < 0:
+            raise ValueError(f"rate of the decay must not be negative, got {rate}")
+        self.rate = rate
+        super().__init__(optimizer, total_steps, warmup, warmup_steps, warmup_start)
+
+    def factor(self, step: int) -> float:
+        """Return the warm-up factor divided by 1 + rate t."""
+        return super().factor(step) / (1 + self.rate * max(step - self.warmup_steps, 0))
+
+
 class MultiStep(WarmupSchedule):
     """Warm-up, then the learning rate times ``gamma`` at each milestone.
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lightning_modules.schedules import Constant, Cosine, MultiStep
+from lightning_modules.schedules import Constant, Cosine, InverseTime, MultiStep
 
 
 def trace(make, steps, lrs=(1.0,)):
@@ -40,6 +40,15 @@ def test_multistep_counts_milestones_over_the_whole_run():
     assert [r[0] for r in rows] == pytest.approx(expected)
 
 
+def test_inverse_time_by_hand():
+    rows = trace(lambda o: InverseTime(o, 7, rate=0.5, warmup_steps=2, warmup_start=0.2), 7)
+    # warm-up: 0.2, 0.6; then 1 / (1 + t / 2) with t = 0, 1, 2, 3, 4, whatever the length of the run
+    expected = [0.2, 0.6, 1, 2 / 3, 1 / 2, 2 / 5, 1 / 3]
+    assert [r[0] for r in rows] == pytest.approx(expected, abs=1e-12)
+    longer = trace(lambda o: InverseTime(o, 9, rate=0.5, warmup_steps=2, warmup_start=0.2), 7)
+    assert longer == rows
+
+
 def test_constant_and_resume_give_the_same_trace():
     assert [r[0] for r in trace(lambda o: Constant(o, 3), 3)] == [1.0, 1.0, 1.0]
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
@@ -64,6 +73,7 @@ def test_constant_and_resume_give_the_same_trace():
         (lambda o: Cosine(o, 0), "at least one step"),
         (lambda o: Cosine(o, 5, warmup=1.0), "share of the run"),
         (lambda o: MultiStep(o, 5, milestones=[2]), "milestones are shares"),
+        (lambda o: InverseTime(o, 5, rate=-1.0), "must not be negative"),
     ],
 )
 def test_wrong_arguments_are_refused(make, message):
