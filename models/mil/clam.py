@@ -1,0 +1,202 @@
+"""CLAM: clustering-constrained attention multiple-instance learning.
+
+Lu, Williamson, Chen, Chen, Barbieri, Mahmood, "Data-efficient and weakly supervised computational
+pathology on whole-slide images", Nature Biomedical Engineering 2021, arXiv 2004.09666. Gated
+attention as in ABMIL, with one map (CLAM-SB) or one a class (CLAM-MB), and a second task for the
+instances that the maps put first and last:
+
+    h_n  = dropout(relu(W x_n))
+    A    = softmax_n( w (tanh(V h_n) * sigmoid(U h_n)) ), with dropout on both factors
+    SB:  z = sum_n A_n h_n          l_c = w_c . z + b_c
+    MB:  z_c = sum_n A_nc h_n       l_c = w_c . z_c + b_c
+
+C binary classifiers see single instances. With T_c and F_c the k instances of largest and smallest
+attention in the map of class c (the one map for SB), k = min(instances, N), and l the smooth top-1
+support-vector loss (`models.losses.smooth_svm`, tau = alpha = 1),
+
+    in_c  = ( sum_{T_c} l(g_c(h), 1) + sum_{F_c} l(g_c(h), 0) ) / 2k
+    out_c =   sum_{T_c} l(g_c(h), 0) / k
+    instance = sum over classes of the bag of in_c
+    instance = ( that + sum over the other classes of out_c ) / C        with ``subtyping``
+
+Every class is treated alike, also class 0 of a binary task (its bags' own top instances are class
+0's evidence). A bag of several classes has an in_c for each (A96). In a bag of fewer than 2 k
+instances some are both first and last, and get both labels (A95). A binary task has two classes
+inside; the MB logit is l_1 - l_0, which makes its sigmoid the softmax of the two, and the attention
+it shows is class 1's (A143).
+
+Letters: N instances of B bags, D input width, E embedding width, L attention width, K maps,
+C classes, k chosen instances.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models.losses import bag_classification_loss, mean_over_bags
+from models.losses.smooth_svm import smooth_top1_svm
+from models.mil.protocol import Reduction, class_targets, num_logits, positive_widths
+from models.ops.ragged import segment_softmax, segment_weighted_sum
+from models.ops.ragged_order import segment_topk
+from structures import BagBatch, MILOutput, MILTask
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CLAMOutput(MILOutput):
+    """Output with what the instance classifiers say of the chosen instances.
+
+    Attributes:
+        first: (B, k, C, 2) scores of the most attended instances, best first, by the classifier
+            of each class.
+        last: (B, k, C, 2) of the least attended.
+        chosen: (B, k) bool, False where the bag has fewer instances.
+    """
+
+    first: Tensor
+    last: Tensor
+    chosen: Tensor
+
+
+class CLAM(nn.Module):
+    """Gated attention with a clustering task for the instances it puts first and last.
+
+    Args:
+        in_features: D.
+        num_classes: C, counting the negative class of a binary task.
+        task: ``binary`` has one logit, the others one a class.
+        multi_branch: one attention map a class (CLAM-MB) instead of one (CLAM-SB).
+        hidden_sizes: widths of the fully connected layers that embed an instance, each followed
+            by a ReLU and dropout.
+        dropout: chance of dropping an entry of an embedding.
+        attention_dim: L.
+        attention_dropout: chance of dropping an entry of each factor of the attention.
+        instances: largest k, the instances chosen from either end.
+        subtyping: also tell classifiers of other classes that the first instances are not theirs;
+            for classes that exclude each other.
+
+    Raises:
+        ValueError: a width is not positive, or a binary task has other than two classes.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        task: MILTask,
+        *,
+        multi_branch: bool = False,
+        hidden_sizes: Sequence[int] = (512,),
+        dropout: float = 0.25,
+        attention_dim: int = 256,
+        attention_dropout: float = 0.25,
+        instances: int = 8,
+        subtyping: bool = False,
+    ) -> None:
+        super().__init__()
+        widths = [in_features, *hidden_sizes]
+        positive_widths(hidden_sizes=widths, attention_dim=attention_dim, instances=instances)
+        self.task: MILTask = task
+        self.num_classes, self.multi_branch = num_classes, multi_branch
+        self.instances, self.subtyping = instances, subtyping
+        layers: list[nn.Module] = []
+        for width, hidden in itertools.pairwise(widths):
+            layers += [nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout)]
+        self.embed = nn.Sequential(*layers)
+        self.attention_value = nn.Linear(widths[-1], attention_dim)
+        self.attention_gate = nn.Linear(widths[-1], attention_dim)
+        self.attention_dropout = nn.Dropout(attention_dropout)
+        logits = num_logits(num_classes, task)
+        maps = num_classes if multi_branch else 1
+        self.attention_score = nn.Linear(attention_dim, maps, bias=False)
+        self.classifier = nn.Linear(widths[-1], num_classes if multi_branch else logits)
+        self.instance_classifiers = nn.Linear(widths[-1], 2 * num_classes)
+        self.apply(_xavier)
+
+    def forward(self, bags: BagBatch) -> CLAMOutput:
+        """Return logits (B, C), attention (N,) or (N, C), embeddings (B, E) or (B, C, E)."""
+        return self.pool(self.embed_bags(bags))
+
+    def embed_bags(self, bags: BagBatch) -> BagBatch:
+        """Return the bags with embedded instances, (N, E)."""
+        return dataclasses.replace(bags, features=self.embed(bags.features))
+
+    def pool(self, bags: BagBatch) -> CLAMOutput:
+        """Return the output for bags of embedded instances."""
+        instances = bags.features  # (N, E)
+        value = self.attention_dropout(self.attention_value(instances).tanh())  # (N, L)
+        gate = self.attention_dropout(self.attention_gate(instances).sigmoid())
+        scores = self.attention_score(value * gate)  # (N, K)
+        attention = segment_softmax(scores, bags.offsets)
+        pooled = segment_weighted_sum(instances, attention, bags.offsets)  # (B, K, E)
+        first, chosen = segment_topk(scores, bags.offsets, self.instances)  # (B, k, K)
+        last, _ = segment_topk(scores, bags.offsets, self.instances, largest=False)
+        judged = self._judge(instances[torch.cat([first, last], dim=1)])
+        # One map, class 1's of two (A143), or one a class.
+        shown = slice(None) if self.multi_branch and self.task != "binary" else -1
+        return CLAMOutput(
+            logits=self._logits(pooled),
+            attention=attention[:, shown],
+            attention_logits=scores[:, shown],
+            embeddings=pooled if self.multi_branch else pooled[:, 0],
+            first=judged[:, : self.instances],
+            last=judged[:, self.instances :],
+            chosen=chosen[:, :, 0],
+        )
+
+    def _logits(self, pooled: Tensor) -> Tensor:
+        """Return logits (B, C) or (B, 1) of pooled maps (B, K, E)."""
+        if not self.multi_branch:
+            logits: Tensor = self.classifier(pooled[:, 0])
+            return logits
+        classes = (pooled * self.classifier.weight).sum(dim=2) + self.classifier.bias  # (B, C)
+        return classes[:, 1:] - classes[:, :1] if self.task == "binary" else classes
+
+    def _judge(self, rows: Tensor) -> Tensor:
+        """Return the instance classifiers' scores (B, n, C, 2) of rows (B, n, K, E)."""
+        weight = self.instance_classifiers.weight.view(self.num_classes, 2, -1)
+        rows = rows.expand(-1, -1, self.num_classes, -1)
+        scores = torch.einsum("bnce,cle->bncl", rows, weight)
+        return scores + self.instance_classifiers.bias.view(self.num_classes, 2)
+
+    def losses(
+        self, output: MILOutput, bags: BagBatch, reduction: Reduction = "mean"
+    ) -> dict[str, Tensor]:
+        """Return ``bag`` and ``instance``: scalars, or (B,).
+
+        Raises:
+            TypeError: the output is another learner's.
+        """
+        if not isinstance(output, CLAMOutput):
+            raise TypeError(f"losses of CLAM need a CLAMOutput, got {type(output).__name__}")
+        terms = {
+            "bag": bag_classification_loss(output.logits, bags.labels, self.task),
+            "instance": self._instance_loss(output, bags.labels),
+        }
+        return {n: t if reduction == "none" else mean_over_bags(t) for n, t in terms.items()}
+
+    def _instance_loss(self, output: CLAMOutput, labels: Tensor) -> Tensor:
+        """Return the loss of the instance classifiers for each bag, (B,)."""
+        yes, no = labels.new_ones(()), labels.new_zeros(())
+        each = smooth_top1_svm(output.first, yes) + smooth_top1_svm(output.last, no)  # (B, k, C)
+        chosen = output.chosen.unsqueeze(2).to(each.dtype)
+        weight = chosen / chosen.sum(dim=1, keepdim=True)  # (B, k, 1), sums to 1
+        inside = (each * weight).sum(dim=1) / 2  # (B, C)
+        targets = class_targets(labels, self.num_classes, self.task)
+        if not self.subtyping:
+            return (targets * inside).sum(dim=1)
+        outside = (smooth_top1_svm(output.first, no) * weight).sum(dim=1)
+        return (targets * inside + (1 - targets) * outside).mean(dim=1)
+
+
+def _xavier(module: nn.Module) -> None:
+    """Start with normal weights after Glorot and zero biases, as CLAM's releases did (A99)."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_normal_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
