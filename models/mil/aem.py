@@ -1,0 +1,122 @@
+"""AEM: attention entropy maximisation.
+
+Zhang et al., "AEM: Attention Entropy Maximization for Multiple Instance Learning based Whole Slide
+Image Classification", MICCAI 2025, arXiv 2406.15303. Any attention learner, with one more loss that
+keeps attention from settling on a few instances:
+
+    L = L_bag + lambda_t L_ent,   L_ent = (1/K) sum_k sum_n a_nk log a_nk
+
+the negative entropy of the K maps of a bag: 0 where each sees one instance, -log N where all see
+every instance alike. It is not divided by log N, so it weighs large bags more.
+
+The recipe's ``loss_weights`` hold lambda. It is constant, as in the paper's second version, or
+falls along half a cosine, as in its third (A111):
+
+    lambda_t = lambda (1 + cos(pi t / T)) / 2
+
+Letters: N instances of B bags, K maps.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from torch import Tensor, nn
+
+from models.losses import mean_over_bags
+from models.mil.protocol import LearnerFactory, Reduction, ScheduledLosses, TwoPartLearner
+from models.ops.ragged import segment_log_softmax, segment_sum
+from structures import BagBatch, MILOutput, MILTask
+
+
+class AEM(nn.Module):
+    """A learner with the negative entropy of its attention among its losses.
+
+    Its losses are the learner's and ``entropy``; everything else is the learner's.
+
+    Args:
+        in_features: width of an instance's features.
+        num_classes: classes of the task.
+        task: what the logits mean.
+        learner: makes the attention learner; its output must have ``attention_logits``.
+        annealing: how the weight of ``entropy`` changes during training.
+
+    Raises:
+        ValueError: the annealing is unknown.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        task: MILTask,
+        *,
+        learner: LearnerFactory,
+        annealing: Literal["constant", "cosine"] = "cosine",
+    ) -> None:
+        super().__init__()
+        if annealing not in ("constant", "cosine"):
+            raise ValueError(f"annealing is 'constant' or 'cosine', got {annealing!r}")
+        self.task: MILTask = task
+        self.annealing = annealing
+        self.learner = learner(in_features, num_classes, task)
+        self.permutation_invariant = getattr(self.learner, "permutation_invariant", True)
+
+    def forward(self, bags: BagBatch) -> MILOutput:
+        """Return the learner's output."""
+        output: MILOutput = self.learner(bags)
+        return output
+
+    def embed_bags(self, bags: BagBatch) -> BagBatch:
+        """Return the bags with instances embedded by the learner."""
+        return self._in_two_parts().embed_bags(bags)
+
+    def pool(self, bags: BagBatch) -> MILOutput:
+        """Return the learner's output for bags of embedded instances."""
+        return self._in_two_parts().pool(bags)
+
+    def _in_two_parts(self) -> TwoPartLearner:
+        if not isinstance(self.learner, TwoPartLearner):
+            raise TypeError(f"{type(self.learner).__name__} does not part embedding and pooling")
+        return self.learner
+
+    def losses(
+        self, output: MILOutput, bags: BagBatch, reduction: Reduction = "mean"
+    ) -> dict[str, Tensor]:
+        """Return the learner's losses and ``entropy``: scalars, or (B,).
+
+        Raises:
+            TypeError: the learner gives no attention logits.
+        """
+        if output.attention_logits is None:
+            name = type(self.learner).__name__
+            raise TypeError(f"AEM needs a learner with attention logits, {name} gives none")
+        losses = negative_entropy(output.attention_logits, bags.offsets)
+        entropy = losses if reduction == "none" else mean_over_bags(losses)
+        learned: dict[str, Tensor] = self.learner.losses(output, bags, reduction)  # type: ignore[operator]
+        return learned | {"entropy": entropy}
+
+    def loss_factors(self, progress: float) -> dict[str, float]:
+        """Return the factor of ``entropy`` beside the learner's own factors."""
+        factors = {}
+        if isinstance(self.learner, ScheduledLosses):
+            factors = self.learner.loss_factors(progress)
+        if self.annealing == "constant":
+            return factors | {"entropy": 1.0}
+        return factors | {"entropy": (1 + math.cos(math.pi * progress)) / 2}
+
+
+def negative_entropy(attention_logits: Tensor, offsets: Tensor) -> Tensor:
+    """Return sum_n a_n log a_n of each bag, the mean over its maps.
+
+    Args:
+        attention_logits: (N,) or (N, K) before the softmax, finite.
+        offsets: (B + 1,) int64.
+
+    Returns:
+        (B,) in [-log N, 0] for bags of N instances.
+    """
+    logits = attention_logits.view(attention_logits.shape[0], -1)  # (N, K)
+    logs = segment_log_softmax(logits, offsets)
+    return segment_sum(logs.exp() * logs, offsets).mean(dim=1)
