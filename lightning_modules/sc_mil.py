@@ -1,0 +1,117 @@
+"""Training of SC-MIL: embedding and classifier together, or one after the other."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_modules.base import OptimizerFactory, SchedulerFactory
+from lightning_modules.staged import StagedMILModule, load_exactly
+from models.mil.sc_mil import SCMIL
+from structures import BagBatch
+
+
+class SCMILModule(StagedMILModule):
+    """Train on two views of every bag; with ``two_stage``, the head on a frozen embedding.
+
+    In one run, the weights of the terms follow the model's curriculum. In two, the first run is
+    this module with the contrastive term alone and the second trains the head on whole bags:
+    nothing that the embedding depends on changes then, but dropout stays as it is (A127).
+    Validation losses are those of the classifier with the recipe's weights at every time, so that
+    epochs can be compared.
+
+    Args:
+        model: an `SCMIL`.
+        optimizer: see `MILModule`.
+        lr_scheduler: likewise.
+        two_stage: train the head only; the embedding is that of a first stage.
+        encoder: checkpoint that stands for the first stage; None to train one.
+        options: further arguments of `MILModule`.
+
+    Raises:
+        TypeError: the model is no `SCMIL`.
+        ValueError: an encoder is named for a training of one stage, or the learner does not part
+            into an embedding that its own gradient trains and a head.
+    """
+
+    first_stage_argument = "encoder"
+    first_stage_weights = "last"  # no score of an untrained head says which epoch is best
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: OptimizerFactory,
+        lr_scheduler: SchedulerFactory | None = None,
+        *,
+        two_stage: bool = False,
+        encoder: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, optimizer, lr_scheduler, first_stage_file=encoder, **options)
+        if not isinstance(model, SCMIL):
+            raise TypeError(f"SCMILModule trains an SCMIL, got {type(model).__name__}")
+        if encoder is not None and not two_stage:
+            raise ValueError("encoder is the first of two stages; it needs two_stage: true")
+        self.two_stage = two_stage
+        names = set(model.parts.encoder)
+        self._head = [n for n, _ in model.learner.named_parameters() if n not in names]
+        if two_stage:
+            self._check_head(model)
+        for name, parameter in model.named_parameters():
+            head = name.removeprefix("learner.") in self._head
+            parameter.requires_grad_(head or not two_stage)
+
+    def _check_head(self, model: SCMIL) -> None:
+        if not self._head:
+            raise ValueError("the learner has no parameter beside those of its embedding to train")
+        unreached = model.unreached()
+        if unreached:
+            raise ValueError(
+                f"the embedding of {type(model.learner).__name__} depends on {list(unreached)}, "
+                "which no gradient of it reaches: a first stage cannot train them, nor a second "
+                "hold the embedding fixed; use two_stage: false"
+            )
+
+    @classmethod
+    def first_stage(cls, model: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the same module with the contrastive term alone; None for a run of one stage."""
+        section = copy.deepcopy(dict(model))
+        arguments = section["init_args"]
+        if not arguments.get("two_stage") or arguments.pop("encoder", None) is not None:
+            return None
+        arguments["two_stage"] = False
+        arguments["model"].setdefault("init_args", {})["curriculum"] = "contrastive"
+        return section
+
+    @property
+    def needs_first_stage(self) -> bool:
+        """Whether the embedding has to come from somewhere."""
+        return self.two_stage
+
+    def take_first_stage(self, state: Mapping[str, Tensor]) -> None:
+        """Take over all but the head, which the first stage's weight decay alone has moved.
+
+        Raises:
+            ValueError: the weights are of another model.
+        """
+        network: Any = self.model
+        fresh = {n: p.detach().clone() for n, p in network.learner.named_parameters()}
+        load_exactly(self.model, state)
+        for name, parameter in network.learner.named_parameters():
+            if name in self._head:
+                parameter.data.copy_(fresh[name])
+
+    def training_terms(self, bags: BagBatch) -> dict[str, Tensor]:
+        """Return the terms of the views; in a second stage the classifier's of whole bags."""
+        if self.two_stage:
+            return super().training_terms(bags)
+        network: Any = self.model
+        terms: dict[str, Tensor] = network.training_losses(bags)
+        return terms
+
+    def loss_factors(self) -> dict[str, float]:
+        """Return the curriculum's factors in a training of one stage."""
+        return super().loss_factors() if self.training and not self.two_stage else {}

@@ -1,0 +1,185 @@
+"""Classification losses for unequal class frequencies, around any learner.
+
+The baselines that supervised contrastive learning is compared to. Each changes the term ``bag`` of
+the learner that it is built around, and nothing else:
+
+    focal             -(1 - p_t)^gamma log p_t             Lin et al. 2017, arXiv 1708.02002
+    class-weighted    -w_c log p_t, w_c = n / (C n_c)      or by Cui et al. 2019, arXiv 1901.05555
+    logit adjustment  -log p_t of logits + tau log n_c/n   Menon et al. 2021, arXiv 2007.07314
+
+(formulas: `models.losses.imbalance`). Further terms of the learner stay as they are. A fourth
+baseline, balanced sampling, is the datamodule's ``sampler`` alone.
+
+The number of training bags of each class is told before training, is the same on all processes and
+is a buffer, so that a checkpoint knows it. Until it is told, classes count as equally frequent.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from models.losses import mean_over_bags
+from models.losses.imbalance import (
+    class_counts,
+    focal_loss,
+    inverse_frequency_weights,
+    logit_adjusted_loss,
+    weighted_loss,
+)
+from models.mil.protocol import LearnerFactory, MILModel, Reduction, SeesTrainingBags
+from structures import BagBatch, MILOutput, MILTask
+
+
+class _AroundLearner(nn.Module):
+    """A learner with another classification loss; a subclass gives ``bag_losses``.
+
+    Args:
+        in_features: width of an instance's features.
+        num_classes: classes of the task, counting the negative one of a binary task.
+        task: what the logits mean.
+        learner: makes the learner.
+    """
+
+    counts: Tensor
+
+    def __init__(
+        self, in_features: int, num_classes: int, task: MILTask, *, learner: LearnerFactory
+    ) -> None:
+        super().__init__()
+        self.task: MILTask = task
+        self.num_classes = num_classes
+        self.learner = learner(in_features, num_classes, task)
+        self.permutation_invariant = getattr(self.learner, "permutation_invariant", True)
+        shape = (num_classes, 2) if task == "multilabel" else (num_classes,)
+        self.register_buffer("counts", torch.zeros(shape, dtype=torch.int64))
+
+    def see_training_bags(self, numbers: Tensor, labels: Tensor, sizes: Tensor) -> None:
+        """Count the training bags of each class."""
+        self.counts.copy_(class_counts(labels, self.num_classes, self.task))
+        if isinstance(self.learner, SeesTrainingBags):
+            self.learner.see_training_bags(numbers, labels, sizes)
+
+    def forward(self, bags: BagBatch) -> MILOutput:
+        """Return the learner's output."""
+        output: MILOutput = self.learner(bags)
+        return output
+
+    def losses(
+        self, output: MILOutput, bags: BagBatch, reduction: Reduction = "mean"
+    ) -> dict[str, Tensor]:
+        """Return the learner's terms, ``bag`` replaced: scalars, or (B,)."""
+        terms = cast(MILModel, self.learner).losses(output, bags, reduction)
+        losses = self.bag_losses(output.logits, bags.labels)
+        return terms | {"bag": losses if reduction == "none" else mean_over_bags(losses)}
+
+    def bag_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the classification loss of each bag, (B,)."""
+        raise NotImplementedError
+
+
+class FocalMIL(_AroundLearner):
+    """A learner that minds bags less the surer it is of their label.
+
+    Args:
+        in_features: width of an instance's features.
+        num_classes: classes of the task, counting the negative one of a binary task.
+        task: what the logits mean.
+        learner: makes the learner.
+        gamma: at least 0; 0 gives the plain loss.
+        alpha: weight of class 1, and 1 - alpha that of class 0; None for 1. Not for
+            ``multiclass``.
+
+    Raises:
+        ValueError: gamma or alpha is out of range, or alpha has no meaning.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        task: MILTask,
+        *,
+        learner: LearnerFactory,
+        gamma: float = 2.0,
+        alpha: float | None = None,
+    ) -> None:
+        super().__init__(in_features, num_classes, task, learner=learner)
+        if gamma < 0 or not 0 < (0.5 if alpha is None else alpha) < 1:
+            raise ValueError(f"gamma is at least 0 and alpha in (0, 1), got {gamma} and {alpha}")
+        if alpha is not None and task == "multiclass":
+            raise ValueError("alpha weights two classes against each other; leave it out here")
+        self.gamma, self.alpha = gamma, alpha
+
+    def bag_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the focal loss of each bag, (B,)."""
+        return focal_loss(logits, labels, self.task, self.gamma, self.alpha)
+
+
+class ClassWeightedMIL(_AroundLearner):
+    """A learner whose loss weights bags by the inverse frequency of their class.
+
+    Args:
+        in_features: width of an instance's features.
+        num_classes: classes of the task, counting the negative one of a binary task.
+        task: what the logits mean.
+        learner: makes the learner.
+        beta: of the effective number of bags, in (0, 1); None for the number itself.
+
+    Raises:
+        ValueError: beta is out of range.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        task: MILTask,
+        *,
+        learner: LearnerFactory,
+        beta: float | None = None,
+    ) -> None:
+        super().__init__(in_features, num_classes, task, learner=learner)
+        if beta is not None and not 0 < beta < 1:
+            raise ValueError(f"beta lies in (0, 1), or null for inverse frequencies; got {beta}")
+        self.beta = beta
+
+    def bag_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the weighted loss of each bag, (B,)."""
+        weights = inverse_frequency_weights(self.counts, self.beta)
+        return weighted_loss(logits, labels, self.task, weights)
+
+
+class LogitAdjustedMIL(_AroundLearner):
+    """A learner whose loss adds the logarithm of the class frequencies to the logits.
+
+    Args:
+        in_features: width of an instance's features.
+        num_classes: classes of the task, counting the negative one of a binary task.
+        task: what the logits mean.
+        learner: makes the learner.
+        tau: factor of the logarithm.
+
+    Raises:
+        ValueError: tau is negative.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        task: MILTask,
+        *,
+        learner: LearnerFactory,
+        tau: float = 1.0,
+    ) -> None:
+        super().__init__(in_features, num_classes, task, learner=learner)
+        if tau < 0:
+            raise ValueError(f"tau is at least 0, got {tau}")
+        self.tau = tau
+
+    def bag_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the adjusted loss of each bag, (B,)."""
+        return logit_adjusted_loss(logits, labels, self.task, self.counts, self.tau)

@@ -1,0 +1,257 @@
+"""SC-MIL: supervised contrastive learning of bag embeddings beside their classifier.
+
+Juyal, Shingi, Javed et al., "SC-MIL: Supervised Contrastive Multiple Instance Learning for
+Imbalanced Classification in Pathology", WACV 2024, arXiv 2303.13405. For unequal class frequencies:
+the embedding is learnt by comparing bags, in which a rare class has as much to say as a common
+one, and training moves from the embedding to the classifier step by step. Around any learner that
+embeds a bag:
+
+    u_i   = g(z_i) / |g(z_i)|,   g = Linear(M, M) - ReLU - Linear(M, 128)
+    L_sc  = supervised contrastive loss of u over the bags of a step on all processes
+            (formula: `models.losses.supervised_contrastive`)
+    L     = alpha L_sc + (1 - alpha) L_classifier
+    alpha = 1 - p  |  1 - p^2  |  (1 + cos(pi p)) / 2      p: share of the training that is done
+
+Every bag is seen twice, as two parts of its instances of a fixed number, so that a bag has a
+partner even if it is the only one of its class. Which instances a part holds depends on (key, bag,
+instance); what the bags of a step are is the datamodule's choice (``sampler: balanced_batches``).
+
+The learner is left with two kinds of parameters: those that reach the embedding, and the head. The
+head can be trained on an embedding that takes no gradient from it, or after it, on a frozen one
+(`lightning_modules.sc_mil`).
+
+Letters: N instances of B bags, v instances of a view, M embedding width.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from models.losses.supervised_contrastive import supervised_contrastive_loss
+from models.mil.protocol import (
+    LearnerFactory,
+    MILModel,
+    Reduction,
+    SeesTrainingBags,
+    positive_widths,
+)
+from models.ops.gather_rows import gather_rows
+from models.ops.keyed_random import draw_key, random_order
+from models.ops.precision import at_least_float32
+from models.ops.ragged import segment_ids
+from models.ops.ragged_order import segment_rank
+from structures import BagBatch, MILOutput, MILTask
+
+Curriculum = Literal["linear", "parabolic", "cosine", "contrastive"]
+_ALPHA: dict[str, Callable[[float], float]] = {
+    "linear": lambda p: 1 - p,
+    "parabolic": lambda p: 1 - p**2,
+    "cosine": lambda p: (1 + math.cos(math.pi * p)) / 2,
+    "contrastive": lambda p: 1.0,
+}
+
+
+class SCMIL(nn.Module):
+    """A learner whose bag embeddings are also compared with each other.
+
+    Args:
+        in_features: width of an instance's features.
+        num_classes: classes of the task, counting the negative one of a binary task.
+        task: what the logits mean.
+        learner: makes the learner; its output needs ``embeddings``, and one embedding a class
+            counts as one long one.
+        view_instances: v; a bag with fewer is whole in both views, one with 2 v or more has no
+            instance in both.
+        projection_dim: width of u.
+        temperature: of the contrastive loss.
+        curriculum: shape of alpha; ``contrastive`` is 1 throughout, for a first stage.
+        stop_gradient: keep the gradient of the classifier's terms from the embedding.
+
+    Raises:
+        ValueError: a width or the temperature is not positive, or the learner embeds no bag.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        task: MILTask,
+        *,
+        learner: LearnerFactory,
+        view_instances: int,
+        projection_dim: int = 128,
+        temperature: float = 0.1,
+        curriculum: Curriculum = "parabolic",
+        stop_gradient: bool = False,
+    ) -> None:
+        super().__init__()
+        positive_widths(view_instances=view_instances, projection_dim=projection_dim)
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        self.task: MILTask = task
+        self._facts = in_features, num_classes
+        self.learner = learner(in_features, num_classes, task)
+        self.permutation_invariant = getattr(self.learner, "permutation_invariant", True)
+        # Terms in which the bags of a batch are compared: a batch is not the mean of its bags.
+        self.joint_terms = ("contrastive", *getattr(self.learner, "joint_terms", ()))
+        self.parts = _parts_of(self.learner, in_features, num_classes, task)
+        width = self.parts.width
+        self.projection = nn.Sequential(
+            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, projection_dim)
+        )
+        self.view_instances, self.temperature = view_instances, temperature
+        self.curriculum: Curriculum = curriculum
+        self.stop_gradient = stop_gradient
+
+    def see_training_bags(self, numbers: Tensor, labels: Tensor, sizes: Tensor) -> None:
+        """Tell the learner, if it asks."""
+        if isinstance(self.learner, SeesTrainingBags):
+            self.learner.see_training_bags(numbers, labels, sizes)
+
+    def forward(self, bags: BagBatch) -> MILOutput:
+        """Return the learner's output for whole bags."""
+        output: MILOutput = self.learner(bags)
+        return output
+
+    def losses(
+        self, output: MILOutput, bags: BagBatch, reduction: Reduction = "mean"
+    ) -> dict[str, Tensor]:
+        """Return the terms of the learner, which is the classifier."""
+        return cast(MILModel, self.learner).losses(output, bags, reduction)
+
+    def training_losses(self, bags: BagBatch) -> dict[str, Tensor]:
+        """Return the terms of a training step: ``contrastive`` and those of the learner.
+
+        ``contrastive`` compares the bags of all processes, which must all call this; the learner's
+        terms are means over both views of the same bags (A130).
+        """
+        views = two_views(bags, self.view_instances, draw_key() if self.training else 0)
+        output: MILOutput = self.learner(views)
+        projected = at_least_float32(self.projection(_embeddings(output)))
+        rows, labels = gather_rows(F.normalize(projected, dim=1)), gather_rows(views.labels)
+        if self.stop_gradient:
+            named = dict(self.learner.named_parameters())
+            fixed: dict[str, Tensor] = {n: named[n].detach() for n in self.parts.encoder}
+            output = functional_call(self.learner, fixed, (views,))
+        return {
+            **self.losses(output, views),
+            "contrastive": supervised_contrastive_loss(rows, labels, self.temperature),
+        }
+
+    def loss_factors(self, progress: float) -> dict[str, float]:
+        """Return alpha for ``contrastive`` and 1 - alpha for the terms of the learner."""
+        alpha = _ALPHA[self.curriculum](progress)
+        return {**dict.fromkeys(self.parts.terms, 1 - alpha), "contrastive": alpha}
+
+    def unreached(self) -> tuple[str, ...]:
+        """Return parameters of the learner that its embedding depends on without a gradient.
+
+        By a choice such as the instance of the largest score, or behind a stopped gradient: what
+        the contrastive term cannot train.
+        """
+        probed = copy.deepcopy(self.learner).eval().float().cpu()
+        generator = torch.Generator().manual_seed(0)
+        bag = _probe(16, *self._facts, self.task)
+        bag.features.normal_(generator=generator)
+        found = []
+        with torch.no_grad():
+            wanted = _embeddings(probed(bag))
+            for name, parameter in probed.named_parameters():
+                if name in self.parts.encoder:
+                    continue
+                before = parameter.clone()
+                for _ in range(8):  # one other value may lead to the same choice
+                    parameter.normal_(generator=generator)
+                    if not torch.equal(_embeddings(probed(bag)), wanted):
+                        found.append(name)
+                        break
+                parameter.copy_(before)
+        return tuple(found)
+
+
+def two_views(bags: BagBatch, most: int, key: int) -> BagBatch:
+    """Return two parts of each bag: a batch of 2 B bags, the first parts before the second.
+
+    The instances of a bag are put in random order; the first ``most`` are one part and the last
+    ``most`` the other. So parts are disjoint where a bag is large enough, and whole where it is
+    not larger than one (A129). Bags that the batch holds twice are parted differently each time.
+
+    Args:
+        bags: packed bags.
+        most: instances of a part.
+        key: of the random order, see `models.ops.keyed_random`.
+    """
+    total = bags.features.shape[0]
+    ids = segment_ids(bags.offsets, total)
+    same = bags.index.unsqueeze(1) == bags.index
+    times_before = same.tril(-1).sum(dim=1)
+    # A number of its own for each occurrence: index is far below 2^32.
+    told_apart = dataclasses.replace(bags, index=bags.index | (times_before << 32))
+    place = segment_rank(random_order(told_apart, key), bags.offsets)
+    taken = torch.cat([place < most, place >= bags.sizes()[ids] - most])
+    rows = taken.nonzero()[:, 0] % total
+    sizes = bags.sizes().clamp(max=most).repeat(2)
+    known = bags.instance_labels
+    return BagBatch(
+        features=bags.features[rows],
+        offsets=torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]),
+        labels=torch.cat([bags.labels, bags.labels]),
+        index=bags.index.repeat(2),
+        coords=None if bags.coords is None else bags.coords[rows],
+        instance_labels=None if known is None else known[rows],
+        bag_ids=bags.bag_ids * 2,
+        groups=bags.groups * 2,
+        instance_index=bags.numbers()[rows],
+    )
+
+
+class _Parts(NamedTuple):
+    """What a learner consists of.
+
+    Attributes:
+        width: M.
+        encoder: names of the parameters that a gradient of the embedding reaches; the others are
+            the head.
+        terms: names of its loss terms.
+    """
+
+    width: int
+    encoder: tuple[str, ...]
+    terms: tuple[str, ...]
+
+
+def _parts_of(learner: nn.Module, in_features: int, num_classes: int, task: MILTask) -> _Parts:
+    """Find out by one small bag; the learner and torch's random numbers stay as they are."""
+    probed = copy.deepcopy(learner).eval()
+    bag = _probe(1, in_features, num_classes, task)
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        output: MILOutput = probed(bag)
+        embeddings = _embeddings(output)
+        names, parameters = zip(*probed.named_parameters(), strict=True)
+        reached = torch.autograd.grad(embeddings.sum(), parameters, allow_unused=True)
+        terms = cast(MILModel, probed).losses(output, bag, "none")
+    encoder = (name for name, found in zip(names, reached, strict=True) if found is not None)
+    return _Parts(embeddings.shape[1], tuple(encoder), tuple(terms))
+
+
+def _probe(size: int, in_features: int, num_classes: int, task: MILTask) -> BagBatch:
+    """Return one bag of zeros."""
+    label = torch.zeros((1, num_classes) if task == "multilabel" else 1, dtype=torch.int64)
+    number = torch.zeros(1, dtype=torch.int64)
+    return BagBatch(torch.zeros(size, in_features), torch.tensor([0, size]), label, number)
+
+
+def _embeddings(output: MILOutput) -> Tensor:
+    """Return (B, M)."""
+    if output.embeddings is None:
+        raise ValueError("SC-MIL compares embeddings of bags, and this learner's output has none")
+    return output.embeddings.flatten(1)
