@@ -8,7 +8,7 @@ EXTRAS ?= dev,export,pretrained
 
 export NO_ALBUMENTATIONS_UPDATE = 1
 
-.PHONY: setup quickstart test check faults bench clean
+.PHONY: setup quickstart test check faults perturb bench clean
 
 setup: $(STAMP)
 
@@ -35,8 +35,11 @@ check: setup
 faults: setup
 	$(BIN)/python -m tests.faults
 
+perturb: setup
+	$(BIN)/python -W ignore -m tests.perturb
+
 bench: setup
-	@missed=0; for name in startup workers bags evaluation mask_rcnn; do \
+	@missed=0; for name in startup workers bags evaluation mask_rcnn mil_speed; do \
 		echo "== $$name"; $(BIN)/python -W ignore benchmarks/$$name.py || missed=1; \
 	done; exit $$missed
 

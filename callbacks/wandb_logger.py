@@ -80,7 +80,7 @@ class SafeWandbLogger(WandbLogger):
     def __init__(self, run_dir: Path, options: WandbOptions) -> None:
         file = run_dir / RUN_ID_FILE
         super().__init__(
-            name=f"{run_dir.parent.name}/{run_dir.name}",
+            name=_run_name(run_dir),
             save_dir=str(run_dir.resolve()),  # the service may have another working directory
             id=file.read_text().strip() if file.is_file() else None,
             project=options.project,
@@ -230,6 +230,12 @@ class SafeWandbLogger(WandbLogger):
             )
             artifact.add_file(path, name=f"{alias}.ckpt")
             self.experiment.log_artifact(artifact, aliases=[alias])
+
+
+def _run_name(run_dir: Path) -> str:
+    """Return ``name/version``, or ``name/version/stage`` for a run inside the folder of another."""
+    inside = (run_dir.parent / "config.yaml").is_file()
+    return "/".join(run_dir.parts[-3 if inside else -2 :])
 
 
 class _Silent:

@@ -13,7 +13,8 @@ import yaml
 from jsonargparse import ArgumentError
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
 
 from callbacks.best_values import BestValues
 from callbacks.checkpoints import RunCheckpoint
@@ -28,6 +29,15 @@ from lightning_modules.config_faults import every_fault
 from lightning_modules.config_files import check_config_files, check_monitors, check_values
 from lightning_modules.restore import LINKS, data_at, plain, read_record, without_sources
 from lightning_modules.resuming import Continuation, continuation
+from lightning_modules.staged import StagedMILModule
+from lightning_modules.staged_runs import (
+    FOLDER,
+    first_stage_config,
+    first_stage_section,
+    interrupted_run,
+    unfinished_stage,
+)
+from lightning_modules.weights import read_file, state_dict_of
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE_CONFIG = ROOT / "configs" / "_base" / "trainer.yaml"
@@ -80,10 +90,19 @@ class RunConfigCallback(SaveConfigCallback):
 
 
 class SegmilCLI(LightningCLI):
-    """`train.py fit | validate | test | predict`."""
+    """`train.py fit | validate | test | predict`.
 
-    def __init__(self, args: list[str]) -> None:
-        self._args = args
+    Args:
+        args: words of the command line.
+        folder: where a first stage runs, None for a run of its own.
+        command: words that the user gave, where they are not ``args``.
+    """
+
+    def __init__(
+        self, args: list[str], folder: Path | None = None, command: Sequence[str] = ()
+    ) -> None:
+        self._args, self._folder = args, folder
+        self._first_checkpoint: Path | None = None  # of a first stage that is to be ended
         defaults = {"default_config_files": [str(BASE_CONFIG)], "exit_on_error": False}
         super().__init__(
             pl.LightningModule,
@@ -91,7 +110,7 @@ class SegmilCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=RunConfigCallback,
-            save_config_kwargs={"overwrite": True, "command": ["train.py", *args]},
+            save_config_kwargs={"overwrite": True, "command": ["train.py", *(command or args)]},
             seed_everything_default=0,
             auto_configure_optimizers=False,
             parser_kwargs={"exit_on_error": False} | dict.fromkeys(self.subcommands(), defaults),
@@ -134,10 +153,15 @@ class SegmilCLI(LightningCLI):
         except ArgumentError as error:
             raise ValueError(every_fault(parser.parse_args, self._args, str(error))) from None
         command = self.config.subcommand
-        check_values(self.config[command], LINKS, trains=command == "fit")
-        checkpoint = self.config[self.config.subcommand].ckpt_path
-        if checkpoint is not None:
-            read_record(Path(str(checkpoint)))  # refuses a wrong file before anything is built
+        config = self.config[command]
+        check_values(config, LINKS, trains=command == "fit")
+        if config.ckpt_path is None:
+            return
+        checkpoint = Path(str(config.ckpt_path))
+        read_record(checkpoint)  # refuses a wrong file before anything is built
+        goes_on = command == "fit" and interrupted_run(checkpoint) is not None
+        if goes_on and first_stage_section(plain(config.model)) is not None:
+            self._first_checkpoint, config.ckpt_path = checkpoint, None
 
     def before_instantiate_classes(self) -> None:
         """Choose the run folder and the loggers before the trainer is built."""
@@ -145,10 +169,12 @@ class SegmilCLI(LightningCLI):
 
         config = self.config[self.subcommand]
         goes_on = self._continuation(config)
-        if goes_on is None:
-            self.run_dir = next_run_dir(Path(config.runs_dir), config.name or _recipe_name(config))
-        else:
+        if goes_on is not None:
             self.run_dir = goes_on.folder
+        elif self._folder is not None:
+            self.run_dir = self._folder
+        else:
+            self.run_dir = next_run_dir(Path(config.runs_dir), config.name or _recipe_name(config))
         config.trainer.logger = None
         step = None if goes_on is None else goes_on.step
         self._loggers = lambda: build_loggers(self.run_dir, config.wandb, step)
@@ -158,11 +184,16 @@ class SegmilCLI(LightningCLI):
         named = _take(self._args, "--name")[1] is not None
         if self.subcommand != "fit" or named or config.trainer.fast_dev_run:
             return None
-        checkpoint = Path(str(config.ckpt_path))
+        checkpoint = self._first_checkpoint or Path(str(config.ckpt_path))
         parent = _take(self._args, "--runs_dir")[1]
         if parent is not None and Path(parent).resolve() not in checkpoint.resolve().parents:
             return None
-        return continuation(checkpoint) if checkpoint.is_file() else None
+        goes_on = continuation(checkpoint) if checkpoint.is_file() else None
+        if goes_on is not None and self._first_checkpoint is not None:
+            return Continuation(goes_on.folder.parent, 0)
+        if goes_on is not None and self._folder is not None:  # only in the run it is the first of
+            return goes_on if goes_on.folder.resolve() == self._folder.resolve() else None
+        return goes_on
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the trainer with our loggers, CSV first: its folder is the run folder."""
@@ -197,6 +228,45 @@ class SegmilCLI(LightningCLI):
                 f: plain(getattr(self.datamodule, f)) for f in LINKS if hasattr(self.datamodule, f)
             },
         }
+
+    def before_fit(self) -> None:
+        """Train the first of two stages and hand its weights on."""
+        config, module = plain(self.config[self.subcommand]), self.model
+        section = first_stage_section(config["model"])
+        if section is None or config["ckpt_path"] or not isinstance(module, StagedMILModule):
+            return
+        module.receive(self._first_stage(config, section, module.first_stage_weights))
+        self._set_seed()  # as for a resumed run, in which nothing comes first
+
+    def _first_stage(
+        self, config: dict[str, Any], section: dict[str, Any], wanted: str
+    ) -> dict[str, Tensor]:
+        """Run the first stage in a folder of the run's own and return the weights of its model."""
+        from callbacks.loggers import finish_loggers, is_first_process, stay_inside
+
+        silent = bool(self.trainer.fast_dev_run)  # type: ignore[attr-defined]
+        if is_first_process() and not silent:  # so that a run that is killed can go on
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            parser, recipe = self._parser("fit"), self.run_dir / "config.yaml"
+            parser.save(self.config.fit, recipe, skip_none=False, overwrite=True, multifile=False)
+        rank_zero_info(f"first of two stages: {section['class_path']}, in {self.run_dir / FOLDER}")
+        content = first_stage_config(config, section, self._first_checkpoint)
+        with tempfile.TemporaryDirectory() as folder:
+            recipe = Path(folder) / "first_stage.yaml"
+            recipe.write_text(yaml.safe_dump(content, sort_keys=False))
+            arguments = ["fit", "--config", str(recipe)]
+            first = SegmilCLI(arguments, self.run_dir / FOLDER, self._args)
+        finish_loggers(first.trainer.loggers)
+        rank_zero_info(f"second of two stages: {config['model']['class_path']}")
+        if config["wandb"] is not None:
+            stay_inside(self.run_dir)
+        saved = first.trainer.checkpoint_callback
+        best = saved.best_model_path if isinstance(saved, ModelCheckpoint) else ""
+        if best and wanted == "best":
+            return state_dict_of(read_file(best))
+        if wanted == "best" and not silent:
+            rank_zero_warn("nothing was monitored in the first stage: its last weights are taken")
+        return first.model.model.state_dict()  # type: ignore[no-any-return]
 
 
 def _choices(text: str) -> dict[str, Any]:
@@ -257,7 +327,8 @@ def resume_arguments(args: list[str]) -> list[str]:
     if checkpoint is None:
         return args
     read_record(Path(checkpoint))
-    recipe = Path(checkpoint).parent.parent / "config.yaml"
+    run = interrupted_run(Path(checkpoint)) or Path(checkpoint).parent.parent
+    recipe = run / "config.yaml"
     if not recipe.is_file():
         raise ValueError(f"{recipe}: no such file to take the recipe from; give --config RECIPE")
     return ["fit", "--config", str(recipe), *args[1:]]
@@ -281,6 +352,9 @@ def run(args: list[str]) -> SegmilCLI:
     """
     configured = any(a.split("=")[0] in ("--config", "-c") for a in args)
     elsewise = {"-h", "--help", "--model", "--ckpt_path"} & {a.split("=")[0] for a in args}
+    others, checkpoint = _take(args, "--ckpt_path")
+    if args[0] == "fit" and checkpoint is not None:
+        args = [*others, "--ckpt_path", str(unfinished_stage(Path(checkpoint)))]
     if args[0] in ("fit", "validate", "test") and not configured and not elsewise:
         raise ValueError(f"{args[0]} needs --config RECIPE.yaml; recipes are in configs/")
     if args[0] == "fit" and not configured:

@@ -32,6 +32,7 @@ from lightning_modules.errors import user_message
 from lightning_modules.mil import MILModule
 from lightning_modules.mil_folds import BagSet, FoldRecipe, FoldResult, run_fold
 from lightning_modules.restore import LINKS, place, plain
+from lightning_modules.staged_runs import staged_class
 from structures import BadDataPolicy, MILTask, Problem
 
 # Options of the trainer that don't change what a fold learns.
@@ -257,8 +258,10 @@ def read_recipe(config: Path) -> FoldRecipe:
     plan = {name: settings[name] for name in planned if name in settings}
     if plan.get("class_weights") is not None:
         plan["class_weights"] = tuple(plan["class_weights"])
+    first = _first_stage(config, sections["model"])
     return FoldRecipe(
         build=_builder(sections["model"]),
+        first=None if first is None else _builder(first),
         plan=BatchPlan(**plan),
         clip_norm=trainer.get("gradient_clip_val"),
         standardise=settings.get("standardise", True),
@@ -267,6 +270,20 @@ def read_recipe(config: Path) -> FoldRecipe:
         max_steps=limits["max_steps"],
         max_epochs=limits["max_epochs"],
     )
+
+
+def _first_stage(config: Path, model: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the model of the first of two stages, None where there is none."""
+    staged = staged_class(model)
+    if staged is None:
+        return None
+    argument = staged.first_stage_argument
+    if (model.get("init_args") or {}).get(argument) is not None:
+        raise ValueError(
+            f"{config}: {argument} may have seen the test bags of a fold; leave it out, and each "
+            "fold trains its own"
+        )
+    return staged.first_stage(model)
 
 
 def _builder(model: dict[str, Any]) -> Callable[[int, int, MILTask], MILModule]:

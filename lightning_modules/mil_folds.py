@@ -27,6 +27,7 @@ from datamodules.standardisation import Standardisation
 from datamodules.tabular_bags import packed
 from evaluation.mil import youden_threshold
 from lightning_modules.mil import MILModule
+from lightning_modules.staged import StagedMILModule
 from structures import BagBatch, MILTask
 
 BoolArray = npt.NDArray[np.bool_]
@@ -53,6 +54,8 @@ class FoldRecipe:
         clip: largest absolute value of a standardised feature, or None.
         val_fraction: share of the training bags held out to choose the threshold, where the
             module chooses one; otherwise all of them are trained on.
+        first: makes the module of a first stage likewise, or None. It is trained in the same way,
+            on the same bags.
     """
 
     build: Callable[[int, int, MILTask], MILModule]
@@ -63,6 +66,7 @@ class FoldRecipe:
     standardise: bool = True
     clip: float | None = None
     val_fraction: float = 0.2
+    first: Callable[[int, int, MILTask], MILModule] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +115,12 @@ def run_fold(
             if not val.any():
                 raise ValueError("threshold: youden needs validation bags; raise val_fraction")
         read = _reader(bags, train, recipe, run_seed)
-        _train(module, bags, read, np.flatnonzero(train).tolist(), recipe, run_seed)
+        numbers = np.flatnonzero(train).tolist()
+        if recipe.first is not None and isinstance(module, StagedMILModule):
+            first = recipe.first(bags.num_classes, bags.in_features, bags.task)
+            _train(first, bags, read, numbers, recipe, run_seed)
+            module.receive(first.model.state_dict())
+        _train(module, bags, read, numbers, recipe, run_seed)
     threshold = module.threshold
     at_once = _PREDICTED_AT_ONCE if isinstance(bags, BagFile) else 1
     if choose:

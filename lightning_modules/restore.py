@@ -65,6 +65,7 @@ def plain(config: Any) -> Any:
 
 
 _SOURCES: dict[str, Any] = {"init_from": None, "weights": None, "pretrained": False}
+_STAGES = ("teacher", "encoder")  # files of a first stage; elsewhere networks have these names
 
 
 def without_sources(config: Any) -> Any:
@@ -73,7 +74,8 @@ def without_sources(config: Any) -> Any:
     A checkpoint brings its own weights, so those files may be gone.
     """
     if isinstance(config, Mapping):
-        return {k: _SOURCES.get(k, without_sources(v)) for k, v in config.items()}
+        named = {k: None for k, v in config.items() if k in _STAGES and isinstance(v, str)}
+        return {k: _SOURCES.get(k, without_sources(v)) for k, v in config.items()} | named
     return [without_sources(v) for v in config] if isinstance(config, list) else config
 
 

@@ -15,7 +15,7 @@ from callbacks.best_values import BestValues
 from callbacks.class_table import ClassTable
 from callbacks.loggers import build_loggers, finish_loggers
 from callbacks.metric_names import best_of
-from callbacks.wandb_logger import SafeWandbLogger, WandbOptions
+from callbacks.wandb_logger import SafeWandbLogger, WandbOptions, _run_name
 
 
 @pytest.fixture
@@ -279,3 +279,12 @@ def test_only_what_has_a_best_value_keeps_it():
     assert [best_of(name) for name in ("train/loss", "train/loss_mask", "val/loss")] == ["min"] * 3
     others = ["test/segm_map", "lr-SGD", "time/step", "best/val/bag_auroc", "val/gallery", "epoch"]
     assert [best_of(name) for name in others] == [None] * 6
+
+
+def test_a_stage_is_named_after_its_run(tmp_path):
+    folder = tmp_path / "mhim" / "version_3"
+    assert _run_name(folder) == "mhim/version_3"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").touch()
+    assert _run_name(folder) == "mhim/version_3"
+    assert _run_name(folder / "first_stage") == "mhim/version_3/first_stage"

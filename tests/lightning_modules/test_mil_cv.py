@@ -8,6 +8,7 @@ import yaml
 
 from datamodules import TabularBagsDataModule
 from datamodules.bag_file import read_bag_file
+from datamodules.bag_samplers import BatchPlan
 from datamodules.feature_set import FeatureSet
 from datamodules.folds import hold_out
 from datamodules.samplers import EpochBatchSampler, keyed_generator
@@ -280,6 +281,17 @@ def test_slides_are_validated_as_the_same_bags_of_an_npz_file(config, write_slid
     assert slides.protocol == "6 folds in 2 repeats (stratified, seed 0, by patient), 12 steps each"
     held = [{f"p{b // 4}_{b % 2}" for b in np.flatnonzero(slides.folds[0] == k)} for k in range(3)]
     assert sum(map(len, held)) == len(set.union(*held)) == 12
+
+
+def test_a_sampler_is_followed_for_npz_files(config, data):
+    def scores(sampler):
+        recipe = config(("data.init_args.sampler", sampler), ("trainer.max_steps", 4))
+        return cross_validate(recipe, data, num_folds=2, repeats=1, workers=1).probabilities
+
+    assert not np.array_equal(scores("balanced_batches"), scores("shuffle"))
+    weights = {"sampler": "weighted", "class_weights": [1.0, 9.0]}
+    recipe = config(*((f"data.init_args.{name}", value) for name, value in weights.items()))
+    assert read_recipe(recipe).plan == BatchPlan(4, "weighted", (1.0, 9.0))
 
 
 def test_a_recipe_of_slides_is_followed(config, write_slides):

@@ -198,3 +198,64 @@ def test_wrong_sizes_are_refused(arguments):
     settings = {"in_features": 5, "num_classes": 2, "task": "binary"} | arguments
     with pytest.raises(ValueError, match=r"positive|2 classes"):
         ABMIL(**settings)
+
+
+def test_relu_attention_without_bias_by_hand():
+    # V = 2 and no bias: relu(2 h) of h = -1, 0, 1/2 is 0, 0, 1; w = log 3: scores 0, 0, log 3
+    model = ABMIL(
+        1, 2, "binary", hidden_sizes=(), attention_dim=1, attention_activation="relu",
+        attention_bias=False,
+    )  # fmt: skip
+    with torch.no_grad():
+        model.attention_value.weight.fill_(2.0)
+        model.attention_score.weight.fill_(math.log(3))
+    features = torch.tensor([[-1.0], [0.0], [0.5]])
+    bags = BagBatch(features, torch.tensor([0, 3]), torch.tensor([1]), torch.tensor([0]))
+    output = model(bags)
+    expected = torch.tensor([0.2, 0.2, 0.6])
+    torch.testing.assert_close(output.attention, expected, rtol=0, atol=1e-6)
+    gated = ABMIL(1, 2, "binary", gated=True, attention_bias=False)
+    assert gated.attention_value.bias is None
+    assert gated.attention_gate.bias is None
+
+
+def test_embedding_by_gelu():
+    # GELU(x) = x Phi(x): 1 -> Phi(1) = .8413447, -1 -> -.1586553; W = 1, bias 0
+    model = ABMIL(1, 2, "binary", hidden_sizes=(1,), activation="gelu")
+    with torch.no_grad():
+        model.embed[1].weight.fill_(1.0)
+        model.embed[1].bias.zero_()
+    found = model.embed(torch.tensor([[1.0], [-1.0]]))
+    torch.testing.assert_close(found, torch.tensor([[0.8413447], [-0.1586553]]), rtol=0, atol=1e-6)
+
+
+def test_glorot_start():
+    torch.manual_seed(0)
+    model = ABMIL(400, 2, "binary", hidden_sizes=(200,), attention_dim=100, xavier_init=True)
+    # deviation sqrt(2 / (inputs + outputs))
+    assert model.embed[1].weight.std().item() == pytest.approx(math.sqrt(2 / 600), rel=0.02)
+    deviation = math.sqrt(2 / 300)
+    assert model.attention_value.weight.std().item() == pytest.approx(deviation, rel=0.02)
+    for layer in (model.embed[1], model.attention_value, model.classifier):
+        assert not layer.bias.any()
+
+
+@pytest.mark.parametrize("branches", [1, 3])
+def test_contributions_of_the_instances_add_up_to_the_logits(branches):
+    model, bags = model_for(branches=branches, task="multiclass", classes=3), bag_batch([4, 3])
+    embedded = model.embed_bags(bags)
+    output = model.pool(embedded)
+    shares = model.instance_contributions(embedded, output)
+    sums = torch.stack([shares[:4].sum(0), shares[4:].sum(0)])
+    torch.testing.assert_close(sums + model.classifier.bias, output.logits, rtol=0, atol=1e-6)
+    one = dataclasses.replace(output, attention=torch.zeros(7, branches).index_fill_(
+        0, torch.tensor([6]), 1.0
+    ))  # fmt: skip
+    alone = model.instance_contributions(embedded, one)
+    assert not alone[:6].any()
+    # a whole bag of the last instance: the classifier without its bias on K copies of it
+    expected = model.classifier(embedded.features[6].repeat(branches)) - model.classifier.bias
+    torch.testing.assert_close(alone[6], expected, rtol=0, atol=1e-6)
+    scores = model.class_scores(embedded, output)
+    expected = shares.softmax(dim=1).max(dim=1).values
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-6)
