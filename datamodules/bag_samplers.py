@@ -240,6 +240,19 @@ class BatchPlan:
                 "one bag; raise batch_size or leave token_budget out"
             )
 
+    def check_classes(self, num_classes: int) -> None:
+        """Refuse class weights that are not one a class.
+
+        Raises:
+            ValueError: there are more or fewer.
+        """
+        weights = self.class_weights
+        if weights is not None and len(weights) != num_classes:
+            raise ValueError(
+                f"class_weights has {len(weights)} entries for {num_classes} classes; give one a "
+                "class, in the order of the labels"
+            )
+
     def build(
         self,
         numbers: Sequence[int],

@@ -130,19 +130,6 @@ class MILDataModule(pl.LightningDataModule, ABC):
         Plain numbers and lists, because they travel in the checkpoint.
         """
 
-    def check_class_weights(self) -> None:
-        """Refuse class weights that are not one a class, once the classes are known.
-
-        Raises:
-            ValueError: there are more or fewer.
-        """
-        weights = self.plan.class_weights
-        if weights is not None and len(weights) != self.num_classes:
-            raise ValueError(
-                f"class_weights has {len(weights)} entries for {self.num_classes} classes "
-                f"{self.class_names}; give one a class"
-            )
-
     def check(self, thorough: bool = False) -> list[Problem]:
         """Return what is wrong with the bags; data that are generated have no problem.
 

@@ -183,7 +183,7 @@ class DigitBagsDataModule(MILDataModule):
             )
         self.num_classes, self.task, self.in_features = 2, "binary", 64
         self.class_names = [f"without {target}", f"with {target}"]
-        self.check_class_weights()
+        self.plan.check_classes(self.num_classes)
         options: dict[str, Any] = {
             "seed": bag_seed,
             "target": target,

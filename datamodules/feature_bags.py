@@ -81,7 +81,7 @@ class FeatureBagsDataModule(MILDataModule):
         self.problems = self.bags.problems
         self.num_classes, self.in_features = self.bags.num_classes, self.bags.in_features
         self.task, self.class_names = self.bags.task, self.bags.class_names
-        self.check_class_weights()
+        self.plan.check_classes(self.num_classes)
         options = SplitOptions(fold, repeat, num_folds, test_fraction, val_fraction, split_seed)
         self._splits = choose_splits(self.bags, options)
 

@@ -81,7 +81,7 @@ class TabularBagsDataModule(MILDataModule):
             )
         names = ["negative", "positive"] if self.num_classes == 2 else range(self.num_classes)
         self.class_names = [str(name) for name in class_names or names]
-        self.check_class_weights()
+        self.plan.check_classes(self.num_classes)
         self.standardisation = self._statistics(standardise, clip, mean, std)
 
     def _statistics(

@@ -188,6 +188,11 @@ class MILModule(TrainedModule):
     def _forward_and_keep(self, bags: BagBatch) -> MILOutput:
         output = self.network(bags)
         terms = self.network.losses(output, bags, reduction="none")
+        if len(bags) > 1 and not bool(torch.stack([*terms.values()]).isfinite().all()):
+            # A matrix product over the batch may spread NaN: alone, a bag answers for itself.
+            for bag in bags.bags():
+                self._forward_and_keep(bag)
+            return output
         self._losses.add(bags.index, bags.bag_ids, terms)
         self._collector.add(bags, output.probabilities(self.task), output.attention)
         return output

@@ -120,6 +120,7 @@ def cross_validate(
     start = time.perf_counter()
     files = data if isinstance(data, BagFiles) else BagFiles(data)
     recipe, bags = _inputs(config, files)
+    recipe.plan.check_classes(bags.num_classes)
     if (bags.labels < 0).any():
         raise ValueError(f"{bags.path}: bags without labels cannot be cross-validated; add them")
     notes = list(_notes(bags, recipe, num_folds, repeats))
@@ -144,7 +145,8 @@ def cross_validate(
     metrics = summarise_folds(bags.labels, probabilities, folds, bags.task, thresholds)
     origin = "published" if published else f"stratified, seed {seed}"
     origin += ", by patient" if bags.groups and not published else ""
-    protocol = f"{len(jobs)} folds in {repeats} repeats ({origin}), {_length(recipe)} each"
+    length = _length(recipe) + (" each" if recipe.first is None else " in each of two stages")
+    protocol = f"{len(jobs)} folds in {repeats} repeats ({origin}), {length}"
     seconds = time.perf_counter() - start
     return CrossValidation(
         metrics, folds, probabilities, protocol, seconds, tuple(notes), bags.problems

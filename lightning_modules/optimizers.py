@@ -47,8 +47,8 @@ class LookaheadRAdam(RAdam):
         if not 0 < alpha <= 1 or k < 1:
             raise ValueError(f"alpha must be in (0, 1] and k at least 1, got {alpha} and {k}")
         super().__init__(params, lr, betas, eps, weight_decay, decoupled_weight_decay=True)
-        for group in self.param_groups:
-            group |= {"alpha": alpha, "k": k}
+        for group in (self.defaults, *self.param_groups):  # the defaults are for later groups
+            group.update(alpha=alpha, k=k)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

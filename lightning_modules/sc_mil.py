@@ -56,24 +56,13 @@ class SCMILModule(StagedMILModule):
         if encoder is not None and not two_stage:
             raise ValueError("encoder is the first of two stages; it needs two_stage: true")
         self.two_stage = two_stage
-        names = set(model.parts.encoder)
-        self._head = [n for n, _ in model.learner.named_parameters() if n not in names]
         if two_stage:
-            self._check_head(model)
-        for name, parameter in model.named_parameters():
-            head = name.removeprefix("learner.") in self._head
-            parameter.requires_grad_(head or not two_stage)
-
-    def _check_head(self, model: SCMIL) -> None:
-        if not self._head:
-            raise ValueError("the learner has no parameter beside those of its embedding to train")
-        unreached = model.unreached()
-        if unreached:
-            raise ValueError(
-                f"the embedding of {type(model.learner).__name__} depends on {list(unreached)}, "
-                "which no gradient of it reaches: a first stage cannot train them, nor a second "
-                "hold the embedding fixed; use two_stage: false"
-            )
+            _check_head(model)
+            model.requires_grad_(False)
+            for name in model.parts.head:
+                model.learner.get_parameter(name).requires_grad_()
+            # A weight of the first stage's term, which this one does not have, is no error here.
+            self.loss_weights = {n: w for n, w in self.loss_weights.items() if n != "contrastive"}
 
     @classmethod
     def first_stage(cls, model: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -98,11 +87,11 @@ class SCMILModule(StagedMILModule):
             ValueError: the weights are of another model.
         """
         network: Any = self.model
-        fresh = {n: p.detach().clone() for n, p in network.learner.named_parameters()}
+        head = {n: network.learner.get_parameter(n) for n in network.parts.head}
+        fresh = {name: parameter.detach().clone() for name, parameter in head.items()}
         load_exactly(self.model, state)
-        for name, parameter in network.learner.named_parameters():
-            if name in self._head:
-                parameter.data.copy_(fresh[name])
+        for name, parameter in head.items():
+            parameter.data.copy_(fresh[name])
 
     def training_terms(self, bags: BagBatch) -> dict[str, Tensor]:
         """Return the terms of the views; in a second stage the classifier's of whole bags."""
@@ -113,5 +102,23 @@ class SCMILModule(StagedMILModule):
         return terms
 
     def loss_factors(self) -> dict[str, float]:
-        """Return the curriculum's factors in a training of one stage."""
-        return super().loss_factors() if self.training and not self.two_stage else {}
+        """Return the curriculum's factors; in a second stage those of the learner itself."""
+        if not self.training:
+            return {}
+        if not self.two_stage:
+            return super().loss_factors()
+        network: Any = self.model
+        factors: dict[str, float] = network.learner_factors(self.progress)
+        return factors
+
+
+def _check_head(model: SCMIL) -> None:
+    if not model.parts.head:
+        raise ValueError("the learner has no parameter beside those of its embedding to train")
+    unreached = model.unreached()
+    if unreached:
+        raise ValueError(
+            f"the embedding of {type(model.learner).__name__} depends on {list(unreached)}, "
+            "which no gradient of it reaches: a first stage cannot train them, nor a second "
+            "hold the embedding fixed; use two_stage: false"
+        )

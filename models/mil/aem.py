@@ -25,7 +25,13 @@ from typing import Literal
 from torch import Tensor, nn
 
 from models.losses import mean_over_bags
-from models.mil.protocol import LearnerFactory, Reduction, ScheduledLosses, TwoPartLearner
+from models.mil.protocol import (
+    LearnerFactory,
+    Reduction,
+    ScheduledLosses,
+    SeesTrainingBags,
+    TwoPartLearner,
+)
 from models.ops.ragged import segment_log_softmax, segment_sum
 from structures import BagBatch, MILOutput, MILTask
 
@@ -62,6 +68,11 @@ class AEM(nn.Module):
         self.annealing = annealing
         self.learner = learner(in_features, num_classes, task)
         self.permutation_invariant = getattr(self.learner, "permutation_invariant", True)
+
+    def see_training_bags(self, numbers: Tensor, labels: Tensor, sizes: Tensor) -> None:
+        """Tell the learner, if it asks."""
+        if isinstance(self.learner, SeesTrainingBags):
+            self.learner.see_training_bags(numbers, labels, sizes)
 
     def forward(self, bags: BagBatch) -> MILOutput:
         """Return the learner's output."""

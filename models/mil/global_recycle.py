@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from models.mil.protocol import positive_widths
-from models.ops.ragged import segment_ids, segment_softmax, segment_sum
+from models.ops.ragged import segment_ids, segment_softmax, segment_weighted_sum
 from structures import BagBatch
 
 
@@ -87,13 +87,12 @@ class GlobalRecycle(nn.Module):
         values = self._by_head(self.value(instances))
         logits = torch.einsum("khd,nhd->nkh", queries, keys) / math.sqrt(keys.shape[2])
         attention = segment_softmax(logits.flatten(1), bags.offsets).view_as(logits)
-        if len(bags) == 1:
-            with torch.autocast(values.device.type, enabled=False):
-                pooled = torch.einsum("nkh,nhd->khd", attention, values.to(attention.dtype))
-            pooled = pooled.unsqueeze(0)
-        else:
-            pooled = segment_sum(attention.unsqueeze(3) * values.unsqueeze(1), bags.offsets)
-        tokens: Tensor = self.dropout(self.out(pooled.flatten(2)))  # (B, K, E)
+        # One head after the other: (N, K, H, d) at once would take gigabytes for large slides.
+        pooled = [
+            segment_weighted_sum(values[:, h], attention[:, :, h], bags.offsets)  # (B, K, d)
+            for h in range(self.heads)
+        ]
+        tokens: Tensor = self.dropout(self.out(torch.cat(pooled, dim=2)))  # (B, K, E)
         return tokens
 
     def _by_head(self, rows: Tensor) -> Tensor:

@@ -29,7 +29,13 @@ from models.losses.imbalance import (
     logit_adjusted_loss,
     weighted_loss,
 )
-from models.mil.protocol import LearnerFactory, MILModel, Reduction, SeesTrainingBags
+from models.mil.protocol import (
+    LearnerFactory,
+    MILModel,
+    Reduction,
+    ScheduledLosses,
+    SeesTrainingBags,
+)
 from structures import BagBatch, MILOutput, MILTask
 
 
@@ -53,6 +59,7 @@ class _AroundLearner(nn.Module):
         self.num_classes = num_classes
         self.learner = learner(in_features, num_classes, task)
         self.permutation_invariant = getattr(self.learner, "permutation_invariant", True)
+        self.joint_terms = getattr(self.learner, "joint_terms", ())
         shape = (num_classes, 2) if task == "multilabel" else (num_classes,)
         self.register_buffer("counts", torch.zeros(shape, dtype=torch.int64))
 
@@ -74,6 +81,11 @@ class _AroundLearner(nn.Module):
         terms = cast(MILModel, self.learner).losses(output, bags, reduction)
         losses = self.bag_losses(output.logits, bags.labels)
         return terms | {"bag": losses if reduction == "none" else mean_over_bags(losses)}
+
+    def loss_factors(self, progress: float) -> dict[str, float]:
+        """Return the factors of the learner's terms."""
+        learner = self.learner
+        return learner.loss_factors(progress) if isinstance(learner, ScheduledLosses) else {}
 
     def bag_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the classification loss of each bag, (B,)."""

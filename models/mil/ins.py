@@ -255,7 +255,7 @@ class INS(nn.Module):
     def _pseudo_labels(
         self, log_probs: Tensor, candidates: Tensor, bags: BagBatch
     ) -> tuple[Tensor, Tensor]:
-        """Return z (N,), and which instances (N,) the bag's label itself gives theirs.
+        """Return z (N,), and which instances (N,) are positive by the bag's label itself.
 
         Targets of at most one half hardly ever let p_ic be the largest, and once no instance is
         positive, none will be. But a positive bag has positives: its likeliest ones.  # A137
@@ -263,6 +263,7 @@ class INS(nn.Module):
         own = bags.labels[segment_ids(bags.offsets, bags.features.shape[0])]
         likely = log_probs.gather(1, own.unsqueeze(1))[:, 0]
         sure = segment_rank(likely, bags.offsets, descending=True) < self.least_positives
+        sure &= own > 0
         return torch.where(sure, own, _best(log_probs, candidates)), sure
 
     def _chosen(self, bags: BagBatch, sure: Tensor, key: int) -> Tensor | slice:

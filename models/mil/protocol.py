@@ -8,7 +8,6 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from models.ops.precision import at_least_float32
 from structures import BagBatch, MILOutput, MILTask
 
 Reduction = Literal["mean", "none"]
@@ -126,10 +125,12 @@ def class_probability(logits: Tensor, task: MILTask) -> Tensor:
         task: what the logits mean.
 
     Returns:
-        (N,). For ``binary`` that of the more probable of the two classes, which is what a softmax
-        over two logits gives; for ``multilabel`` that of the most probable class (A116).
+        (N,) float64: shares of one of 100 000 instances in a logit are so small that float32 keeps
+        a few dozen of their probabilities apart. For ``binary`` that of the more probable of the
+        two classes, which is what a softmax over two logits gives; for ``multilabel`` that of the
+        most probable class (A116).
     """
-    logits = at_least_float32(logits)
+    logits = logits.double()
     if task == "multiclass":
         return logits.softmax(dim=1).amax(dim=1)
     return (logits.abs() if task == "binary" else logits).sigmoid().amax(dim=1)

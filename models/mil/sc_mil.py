@@ -41,6 +41,7 @@ from models.mil.protocol import (
     LearnerFactory,
     MILModel,
     Reduction,
+    ScheduledLosses,
     SeesTrainingBags,
     positive_widths,
 )
@@ -77,7 +78,8 @@ class SCMIL(nn.Module):
         stop_gradient: keep the gradient of the classifier's terms from the embedding.
 
     Raises:
-        ValueError: a width or the temperature is not positive, or the learner embeds no bag.
+        ValueError: a width or the temperature is not positive, or the learner embeds no bag, or
+            not so that a gradient reaches a parameter.
     """
 
     def __init__(
@@ -148,9 +150,15 @@ class SCMIL(nn.Module):
         }
 
     def loss_factors(self, progress: float) -> dict[str, float]:
-        """Return alpha for ``contrastive`` and 1 - alpha for the terms of the learner."""
-        alpha = _ALPHA[self.curriculum](progress)
-        return {**dict.fromkeys(self.parts.terms, 1 - alpha), "contrastive": alpha}
+        """Return alpha for ``contrastive``, 1 - alpha times its own factors for the learner."""
+        alpha, own = _ALPHA[self.curriculum](progress), self.learner_factors(progress)
+        terms = {name: (1 - alpha) * own.get(name, 1.0) for name in self.parts.terms}
+        return {**terms, "contrastive": alpha}
+
+    def learner_factors(self, progress: float) -> dict[str, float]:
+        """Return the factors of the learner's terms, if it has any."""
+        learner = self.learner
+        return learner.loss_factors(progress) if isinstance(learner, ScheduledLosses) else {}
 
     def unreached(self) -> tuple[str, ...]:
         """Return parameters of the learner that its embedding depends on without a gradient.
@@ -165,9 +173,8 @@ class SCMIL(nn.Module):
         found = []
         with torch.no_grad():
             wanted = _embeddings(probed(bag))
-            for name, parameter in probed.named_parameters():
-                if name in self.parts.encoder:
-                    continue
+            for name in self.parts.head:
+                parameter = probed.get_parameter(name)
                 before = parameter.clone()
                 for _ in range(8):  # one other value may lead to the same choice
                     parameter.normal_(generator=generator)
@@ -219,13 +226,14 @@ class _Parts(NamedTuple):
 
     Attributes:
         width: M.
-        encoder: names of the parameters that a gradient of the embedding reaches; the others are
-            the head.
+        encoder: names of the parameters that a gradient of the embedding reaches.
+        head: those of the others; parameters that are frozen are in neither.
         terms: names of its loss terms.
     """
 
     width: int
     encoder: tuple[str, ...]
+    head: tuple[str, ...]
     terms: tuple[str, ...]
 
 
@@ -236,11 +244,14 @@ def _parts_of(learner: nn.Module, in_features: int, num_classes: int, task: MILT
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         output: MILOutput = probed(bag)
         embeddings = _embeddings(output)
-        names, parameters = zip(*probed.named_parameters(), strict=True)
-        reached = torch.autograd.grad(embeddings.sum(), parameters, allow_unused=True)
+        if not embeddings.requires_grad:
+            raise ValueError("SC-MIL trains embeddings of bags; this learner's take no gradient")
+        trained = {n: p for n, p in probed.named_parameters() if p.requires_grad}
+        found = torch.autograd.grad(embeddings.sum(), list(trained.values()), allow_unused=True)
         terms = cast(MILModel, probed).losses(output, bag, "none")
-    encoder = (name for name, found in zip(names, reached, strict=True) if found is not None)
-    return _Parts(embeddings.shape[1], tuple(encoder), tuple(terms))
+    reached = {name: gradient is not None for name, gradient in zip(trained, found, strict=True)}
+    encoder, head = (tuple(n for n in reached if reached[n] is part) for part in (True, False))
+    return _Parts(embeddings.shape[1], encoder, head, tuple(terms))
 
 
 def _probe(size: int, in_features: int, num_classes: int, task: MILTask) -> BagBatch:

@@ -41,7 +41,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.losses import bag_classification_loss, mean_over_bags
-from models.mil.protocol import Reduction, num_logits, positive_widths
+from models.mil.protocol import Reduction, class_probability, num_logits, positive_widths
 from models.ops.nystrom import LandmarkAttention, divide, segment_means, value_residual
 from models.ops.precision import at_least_float32
 from models.ops.ragged import segment_ids, segment_sum
@@ -164,10 +164,7 @@ class TransMIL(nn.Module):
             values = self.layer1.values(bags.features)  # (N, h, d)
             read = (values * output.attention.unsqueeze(2)).flatten(1)
             projected = F.linear(read, self.layer1.out.weight)
-            logits = at_least_float32(F.linear(projected, self.classifier.weight))  # (N, C)
-            if self.task == "multiclass":
-                return logits.softmax(1).amax(1)
-            return (logits.abs() if self.task == "binary" else logits).sigmoid().amax(1)
+            return class_probability(F.linear(projected, self.classifier.weight), self.task)
 
     def losses(
         self, output: MILOutput, bags: BagBatch, reduction: Reduction = "mean"
@@ -183,8 +180,11 @@ class TransMIL(nn.Module):
             tokens = grid_side(size) ** 2 if self.square == "before" else size
             buckets.setdefault(tokens, []).append(bag)
         device = bags.offsets.device
+        order = torch.tensor([b for m in buckets.values() for b in m], device=device)  # one copy
+        start = 0
         for tokens, members in buckets.items():
-            bucket = torch.tensor(members, device=device)
+            bucket = order[start : start + len(members)]
+            start += len(members)
             places = torch.arange(tokens, device=device) % bags.sizes()[bucket].unsqueeze(1)
             yield bucket, bags.offsets[bucket].unsqueeze(1) + places
 

@@ -114,7 +114,7 @@ def segment_weighted_sum(values: Tensor, weights: Tensor, offsets: Tensor) -> Te
     """Sum the rows of each segment once for every column of weights.
 
     Args:
-        values: (N, E), finite.
+        values: (N, E), finite: NaN or infinity may spread to other segments.
         weights: (N, K).
         offsets: (B + 1,) int64.
 

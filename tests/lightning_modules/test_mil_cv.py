@@ -222,6 +222,10 @@ def test_a_section_may_be_a_file(config, data, tmp_path):
         (("model", None), "needs the section 'model'"),
         (("data.init_args.batch_size", "many"), "recipe.yaml: .*batch_size"),
         (("data.init_args.batchsize", 3), "recipe.yaml: (.|\\n)*batchsize"),
+        (
+            ("data.init_args", {"sampler": "weighted", "class_weights": [1.0, 2.0, 3.0]}),
+            "class_weights has 3 entries for 2 classes",
+        ),
     ],
 )
 def test_wrong_recipes_are_refused(config, data, change, message):

@@ -7,6 +7,7 @@ import torch
 from datamodules import DigitBagsDataModule
 from lightning_modules import MILModule
 from models.mil import ABMIL
+from structures import BagBatch
 
 
 class Scheduled(ABMIL):
@@ -118,3 +119,25 @@ def test_a_checkpoint_brings_progress_back(tmp_path):
     again = protocol()
     fit(again, tmp_path, tmp_path / "half.ckpt", max_epochs=4, limit_train_batches=6, max_steps=16)
     assert [p for what, p in again.seen if what == "terms"] == [s / 16 for s in range(8, 16)]
+
+
+def test_only_the_bag_whose_loss_overflows_is_named():
+    model = ABMIL(3, 2, "binary", hidden_sizes=(4,))
+    module = MILModule(model, lambda p: torch.optim.SGD(p, lr=0.1)).eval()
+    features = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    features[2] = 3e38  # finite, its embedding is not
+    with torch.no_grad():
+        model.embed[1].weight.fill_(1.0)
+    bags = BagBatch(
+        features, torch.tensor([0, 2, 4, 5]), torch.tensor([0, 1, 1]), torch.tensor([3, 5, 7]),
+        bag_ids=("three", "five", "seven"),
+    )  # fmt: skip
+    module.on_validation_epoch_start()
+    with torch.no_grad():
+        together = module.validation_step(bags, 0)
+        alone = [float(module.network(bag).logits.sigmoid()) for bag in bags.bags()]
+    assert together.logits.shape == (3, 1)
+    assert module._losses.not_finite() == ["five"]
+    scores = module._collector.scores()
+    assert scores.index.tolist() == [3, 5, 7]
+    assert scores.probabilities.tolist() == pytest.approx(alone, abs=1e-6, nan_ok=True)

@@ -45,6 +45,18 @@ def test_defaults_are_those_of_the_paper():
     assert (group["alpha"], group["k"], group["decoupled_weight_decay"]) == (0.5, 6, True)
 
 
+def test_a_group_that_is_added_later_is_synchronised_too():
+    first, second = parameters()
+    optimizer = LookaheadRAdam([first], **SETTINGS, alpha=0.25, k=2)
+    optimizer.add_param_group({"params": [second]})
+    start = second.detach().clone()
+    reference = torch.nn.Parameter(start.clone())
+    walk([first, second], optimizer, 2)
+    walk([reference], RAdam([reference], **SETTINGS, decoupled_weight_decay=True), 2)
+    expected = start + 0.25 * (reference.detach() - start)
+    torch.testing.assert_close(second.detach(), expected, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("steps", [1, 4, 6, 8])
 def test_a_restored_optimizer_goes_on_bit_for_bit(steps):
     """Also after the configuration was put over the loaded state, as resuming does."""

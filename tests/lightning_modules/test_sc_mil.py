@@ -125,6 +125,38 @@ def test_the_second_stage_sees_whole_bags_and_no_contrast():
     assert second.loss_factors() == {}
 
 
+class WithProjection(ABMIL):
+    """A learner with a schedule whose head has the name that SC-MIL gives its own part."""
+
+    def __init__(self, *facts):
+        super().__init__(*facts, hidden_sizes=(8,), attention_dim=4)
+        self.projection = torch.nn.Sequential(torch.nn.Linear(8, 1))
+
+    def pool(self, bags):
+        output = super().pool(bags)
+        return type(output)(self.projection(output.embeddings), embeddings=output.embeddings)
+
+    def losses(self, output, bags, reduction="mean"):
+        terms = super().losses(output, bags, reduction)
+        return terms | {"size": output.logits.square().mean()}
+
+    def loss_factors(self, progress):
+        return {"size": 1 - progress}
+
+
+def test_the_second_stage_keeps_the_learners_schedule_and_trains_its_head_alone():
+    model = SCMIL(64, 2, "binary", learner=WithProjection, view_instances=4)
+    second = module(model, two_stage=True, loss_weights={"contrastive": 3.0, "size": 0.5}).train()
+    second.progress = 0.75
+    terms = second.training_terms(data().source("train"))
+    assert set(terms) == {"bag", "size"}
+    expected = terms["bag"] + 0.5 * 0.25 * terms["size"]
+    torch.testing.assert_close(second.total_loss(terms, ()), expected, rtol=1e-6, atol=0)
+    trained = {n for n, p in second.model.named_parameters() if p.requires_grad}
+    head = {"projection.0.weight", "projection.0.bias", "classifier.weight", "classifier.bias"}
+    assert trained == {f"learner.{name}" for name in head}
+
+
 def test_the_recipe_of_the_first_stage():
     path = "lightning_modules.sc_mil.SCMILModule"
     recipe = {

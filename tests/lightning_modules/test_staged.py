@@ -186,6 +186,7 @@ def test_each_fold_trains_its_own_first_stage(recipe_file, bag_file, monkeypatch
     monkeypatch.setattr(MHIMModule, "take_first_stage", take_and_tell)
     result = cross_validate(recipe_file, bag_file, 2, 1, workers=1)
     assert len(taken) == 2
+    assert result.protocol.endswith(" in each of two stages")
     assert not torch.equal(taken[0]["classifier.weight"], taken[1]["classifier.weight"])
     assert result.probabilities.shape == (1, 20)
 

@@ -257,5 +257,29 @@ def test_contributions_of_the_instances_add_up_to_the_logits(branches):
     expected = model.classifier(embedded.features[6].repeat(branches)) - model.classifier.bias
     torch.testing.assert_close(alone[6], expected, rtol=0, atol=1e-6)
     scores = model.class_scores(embedded, output)
-    expected = shares.softmax(dim=1).max(dim=1).values
+    expected = shares.double().softmax(dim=1).max(dim=1).values
     torch.testing.assert_close(scores, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("gated", [False, True], ids=["plain", "gated"])
+def test_torchmil_with_the_same_weights(gated):
+    """Logits, attention scores and loss of a widely used implementation, bag by bag."""
+    peer = pytest.importorskip("torchmil.models", reason="the dev extra has torchmil")
+    torch.manual_seed(0)
+    theirs = peer.ABMIL(in_shape=(5,), att_dim=4, gated=gated)
+    names = {"attention_value": "pool.fc1.module", "classifier": "classifier.module"}
+    names |= {"attention_gate": "pool.fc_gated.module"} if gated else {}
+    weights = theirs.state_dict()
+    state = {f"{n}.{p}": weights[f"{t}.{p}"] for n, t in names.items() for p in ("weight", "bias")}
+    ours = ABMIL(5, 2, "binary", hidden_sizes=(), attention_dim=4, gated=gated)
+    ours.load_state_dict(state | {"attention_score.weight": weights["pool.fc2.weight"]})
+    close = {"rtol": 0, "atol": 1e-6}
+    for size, label in ((1, 0), (2, 1), (40, 1)):
+        bag = bag_batch([size], labels=torch.tensor([label]))
+        output = ours(bag)
+        logit, scores = theirs(bag.features[None], return_att=True)
+        torch.testing.assert_close(output.logits[:, 0], logit, **close)
+        torch.testing.assert_close(output.attention_logits, scores[0], **close)
+        loss = theirs.compute_loss(bag.labels.float(), bag.features[None])[1]
+        ours_loss = ours.losses(output, bag)["bag"]
+        torch.testing.assert_close(ours_loss, sum(loss.values()), **close)

@@ -12,7 +12,7 @@ from models.mil.aem import AEM, negative_entropy
 from models.mil.dsmil import DSMIL
 from models.mil.dtfd import DTFD
 from models.mil.mha import MHA
-from models.mil.protocol import ScheduledLosses, TwoPartLearner
+from models.mil.protocol import ScheduledLosses, SeesTrainingBags, TwoPartLearner
 from models.ops.ragged import segment_mean
 from structures import BagBatch, MILOutput
 
@@ -186,11 +186,23 @@ class Scheduled(nn.Module):
     def loss_factors(self, progress):
         return {"bag": progress}
 
+    def see_training_bags(self, *told):
+        self.told = told
+
 
 def test_factors_of_the_learner_are_kept():
     model = aem_around(Scheduled)
     assert isinstance(model, ScheduledLosses)
     assert model.loss_factors(0.5) == {"bag": 0.5, "entropy": pytest.approx(0.5)}
+
+
+def test_the_learner_is_told_of_the_training_bags_if_it_asks():
+    bags = torch.arange(3), torch.tensor([0, 1, 1]), torch.tensor([2, 3, 4])
+    model = aem_around(Scheduled)
+    assert isinstance(model, SeesTrainingBags)
+    model.see_training_bags(*bags)
+    assert model.learner.told == bags
+    gated_abmil().see_training_bags(*bags)  # ABMIL does not ask
 
 
 def test_what_a_learner_lacks_is_said():

@@ -76,6 +76,18 @@ def test_tokens_are_those_of_single_bags_written_out(sizes):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
 
 
+def test_nothing_grows_by_instances_times_queries_times_width():
+    recycle, bags, kept = recycle_for(tokens=8, head_width=50), bag_batch([40, 60]), []
+
+    def note(tensor):
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        recycle(bags)
+    assert max(kept) == 100 * 2 * 50  # keys or values; their products by query are 8 times as many
+
+
 def test_queries_are_a_buffer_within_the_bound():
     recycle = GlobalRecycle(512, 10)
     bound = math.sqrt(6 / (3 * 16 * 16 + 512))

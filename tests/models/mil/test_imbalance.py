@@ -26,6 +26,7 @@ class Curious(torch.nn.Module):
     """A learner with a second term that asks for the training bags and does not bear reordering."""
 
     permutation_invariant = False
+    joint_terms = ("second",)
 
     def __init__(self, in_features, num_classes, task):
         super().__init__()
@@ -33,6 +34,9 @@ class Curious(torch.nn.Module):
 
     def see_training_bags(self, numbers, labels, sizes):
         self.told = numbers, labels, sizes
+
+    def loss_factors(self, progress):
+        return {"second": progress}
 
     def forward(self, bags):
         return MILOutput(self.line(bags.features[bags.offsets[:-1]]))
@@ -104,13 +108,18 @@ def test_all_else_is_the_learners(wrapper):
     numbers, labels, sizes = model.learner.told
     assert (numbers.tolist(), labels.tolist(), sizes.tolist()) == ([0, 1, 2], [0, 0, 1], [1, 2, 3])
     assert not model.permutation_invariant
+    assert model.joint_terms == ("second",)
+    assert model.loss_factors(0.25) == {"second": 0.25}
     output = model(bags)
     assert torch.equal(output.logits, model.learner(bags).logits)
     terms, own = model.losses(output, bags), model.learner.losses(output, bags)
     assert set(terms) == {"bag", "second"}
     assert terms["second"] == own["second"]
     assert terms["bag"] < own["bag"]
-    assert wrapper(4, 2, "binary", learner=small).permutation_invariant
+    plain = wrapper(4, 2, "binary", learner=small)
+    assert plain.permutation_invariant
+    assert plain.joint_terms == ()
+    assert plain.loss_factors(0.25) == {}
 
 
 def test_counts_travel_with_the_weights_and_no_bags_mean_equal_classes():

@@ -389,6 +389,20 @@ def test_the_likeliest_positives_are_always_among_the_contrasted():
     assert memory.queue_labels[:3].sum() == memory.queue_labels[3:].sum() == 2
 
 
+def test_of_a_large_negative_bag_chance_alone_chooses_the_contrasted():
+    model = learner(max_anchors=2, least_positives=2, queue_size=6)
+    bags = bag_batch([40], [0])
+    torch.manual_seed(5)
+    first = random_order(bags, draw_key()).argsort()[:2].sort().values
+    memory = memory_for(model, bags)
+    torch.manual_seed(5)
+    model.training_losses(bags, 0.5, memory)
+    wanted = nn.functional.normalize(
+        model.key_project(model.key_embed(bags.features[first])), dim=1
+    )
+    torch.testing.assert_close(memory.queue[:2], wanted, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("progress", [0.0, 0.5])
 def test_the_very_first_step_of_one_instance_reaches_every_parameter(progress):
     model, bags = learner(), bag_batch([1], [1])

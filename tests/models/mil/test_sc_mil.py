@@ -246,6 +246,9 @@ class TwoTerms(torch.nn.Module):
     def see_training_bags(self, numbers, labels, sizes):
         self.told = numbers, labels, sizes
 
+    def loss_factors(self, progress):
+        return {"second": 2 * progress}
+
     def forward(self, bags):
         rows = self.line(bags.features[bags.offsets[:-1]])
         return MILOutput(self.head(rows), embeddings=rows.view(-1, 2, 7))
@@ -261,7 +264,9 @@ def test_any_learner_with_embeddings_can_be_inside():
     assert isinstance(model, MILModel)
     assert model.parts.width == 14
     assert model.parts.encoder == ("line.weight", "line.bias")
-    assert model.loss_factors(0.25) == {"contrastive": 0.75, "bag": 0.25, "second": 0.25}
+    assert model.parts.head == ("head.weight", "head.bias")
+    assert (model.learner_factors(0.25), sc_mil().learner_factors(0.25)) == ({"second": 0.5}, {})
+    assert model.loss_factors(0.25) == {"contrastive": 0.75, "bag": 0.25, "second": 0.25 * 0.5}
     bags = bag_batch([3, 2], [0, 1])
     assert set(model.training_losses(bags)) == {"contrastive", "bag", "second"}
     output = model(bags)
@@ -297,6 +302,23 @@ def test_what_an_embedding_depends_on_without_a_gradient():
     assert model.parts.encoder == ("line.weight", "line.bias")
     assert model.unreached() == ("score.weight", "first.weight", "first.bias")
     assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
+
+
+def test_frozen_parameters_are_neither_encoder_nor_head():
+    def frozen(*facts):
+        learner = Chooses(*facts)
+        return learner.requires_grad_(False) if facts[1] == 3 else froze(learner)
+
+    def froze(learner):
+        learner.first.requires_grad_(False)
+        return learner
+
+    model = SCMIL(4, 2, "binary", learner=frozen, view_instances=3)
+    assert model.parts.encoder == ("line.weight", "line.bias")
+    assert model.parts.head == ("head.weight", "head.bias", "score.weight", "score.bias")
+    assert model.unreached() == ("score.weight",)  # what is frozen needs no gradient
+    with pytest.raises(ValueError, match="this learner's take no gradient"):
+        SCMIL(4, 3, "binary", learner=frozen, view_instances=3)
 
 
 def test_looking_into_the_learner_leaves_no_trace():

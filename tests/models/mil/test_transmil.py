@@ -156,6 +156,15 @@ def test_batch_mates_of_the_same_and_of_other_sizes_change_nothing(square):
         torch.testing.assert_close(together, parameter.grad, **EXACT)
 
 
+def test_bags_are_sorted_by_size_with_one_copy_to_the_device(monkeypatch):
+    """Each copy of a list waits for all that the device has in hand."""
+    model, made = model_for(), []
+    bags, make = model.embed_bags(bag_batch([5, 40, 9, 7, 1])), torch.tensor
+    monkeypatch.setattr(torch, "tensor", lambda *a, **k: made.append(a) or make(*a, **k))
+    model.pool(bags)
+    assert len(made) == 1
+
+
 def test_the_first_token_alone_is_the_first_token_of_all():
     """Also its gradients, where the convolution reaches over all tokens or over some."""
     for kernel, count in ((5, 20), (33, 4)):
