@@ -40,7 +40,7 @@ class MILModule(TrainedModule):
         init_from: file of weights to start from.
 
     Raises:
-        TypeError: ``model`` does not follow `MILModel`.
+        TypeError: ``model`` does not follow `MILModel`, or has a training protocol of its own.
     """
 
     metric_names = (
@@ -61,6 +61,10 @@ class MILModule(TrainedModule):
     ) -> None:
         if not isinstance(model, MILModel):
             raise TypeError(f"{type(model).__name__} is not a MILModel: it needs task and losses")
+        if type(self).training_terms is MILModule.training_terms:
+            for part in model.modules():
+                if hasattr(part, "training_losses"):
+                    raise TypeError(f"{type(part).__name__} needs the module of its own training")
         super().__init__(
             model,
             optimizer,

@@ -237,7 +237,8 @@ def read_recipe(config: Path) -> FoldRecipe:
 
     That is the model with optimizer and schedule; ``batch_size``, ``standardise``, ``clip``,
     ``val_fraction``, ``sampler``, ``class_weights``, ``token_budget`` and ``max_instances`` of the
-    data; ``max_steps``, ``max_epochs`` and ``gradient_clip_val`` of the trainer.
+    data; ``max_steps``, ``max_epochs``, ``gradient_clip_val``, ``accumulate_grad_batches`` of the
+    trainer.
 
     Raises:
         ValueError: the file is missing, is no recipe of a `MILModule` with a number of steps or
@@ -247,13 +248,16 @@ def read_recipe(config: Path) -> FoldRecipe:
     trainer, settings = sections["trainer"], _settings(config, sections["data"])
     limits = {name: trainer.get(name) for name in ("max_steps", "max_epochs")}
     limits = {name: None if limit in (None, -1) else limit for name, limit in limits.items()}
-    unknown = sorted(set(trainer) - _NEUTRAL - {*limits, "gradient_clip_val"})
+    followed = {*limits, "gradient_clip_val", "accumulate_grad_batches"}
+    unknown = sorted(set(trainer) - _NEUTRAL - followed)
     if unknown or not any(limits.values()):
         raise ValueError(
             f"{config}: cross-validation trains for trainer.max_steps or max_epochs and does not "
             f"follow {unknown or 'a recipe without them'}"
         )
-    for name, limit in limits.items():
+    accumulate = trainer.get("accumulate_grad_batches", 1)
+    counts = limits | {"accumulate_grad_batches": accumulate}
+    for name, limit in counts.items():
         if limit is not None and (not isinstance(limit, int) or limit < 1):
             raise ValueError(f"{config}: trainer.{name} must be a positive number, got {limit!r}")
     planned = ("batch_size", "sampler", "class_weights", "token_budget", "max_instances")
@@ -266,6 +270,7 @@ def read_recipe(config: Path) -> FoldRecipe:
         first=None if first is None else _builder(first),
         plan=BatchPlan(**plan),
         clip_norm=trainer.get("gradient_clip_val"),
+        accumulate=accumulate,
         standardise=settings.get("standardise", True),
         clip=settings.get("clip"),
         val_fraction=settings.get("val_fraction", 0.2),

@@ -8,6 +8,7 @@ model, loss weights, optimizer, schedule and threshold.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,7 @@ class FoldRecipe:
         max_steps: optimizer steps, or None.
         max_epochs: passes over the training bags, or None; what ends first counts.
         clip_norm: largest gradient norm, or None.
+        accumulate: batches of an optimizer step; an epoch's last step takes what is left.
         standardise: centre and scale features of an npz file by the training bags.
         clip: largest absolute value of a standardised feature, or None.
         val_fraction: share of the training bags held out to choose the threshold, where the
@@ -63,6 +65,7 @@ class FoldRecipe:
     max_steps: int | None = None
     max_epochs: int | None = None
     clip_norm: float | None = None
+    accumulate: int = 1
     standardise: bool = True
     clip: float | None = None
     val_fraction: float = 0.2
@@ -116,10 +119,12 @@ def run_fold(
                 raise ValueError("threshold: youden needs validation bags; raise val_fraction")
         read = _reader(bags, train, recipe, run_seed)
         numbers = np.flatnonzero(train).tolist()
-        if recipe.first is not None and isinstance(module, StagedMILModule):
-            first = recipe.first(bags.num_classes, bags.in_features, bags.task)
-            _train(first, bags, read, numbers, recipe, run_seed)
-            module.receive(first.model.state_dict())
+        if isinstance(module, StagedMILModule):
+            if recipe.first is not None:
+                first = recipe.first(bags.num_classes, bags.in_features, bags.task)
+                _train(first, bags, read, numbers, recipe, run_seed)
+                module.receive(first.model.state_dict())
+            module.check_first_stage()
         _train(module, bags, read, numbers, recipe, run_seed)
     threshold = module.threshold
     at_once = _PREDICTED_AT_ONCE if isinstance(bags, BagFile) else 1
@@ -157,19 +162,21 @@ def _train(
     sampler = plan.build(numbers, bags.labels, bags.sizes, bags.weights, seed)
     limits = [] if recipe.max_steps is None else [recipe.max_steps]
     if recipe.max_epochs is not None:
-        limits.append(recipe.max_epochs * len(sampler))
+        limits.append(recipe.max_epochs * -(-len(sampler) // recipe.accumulate))
     steps, optimizer = min(limits), module.build_optimizer()
     schedule = module.scheduler_factory
     scheduler = None if schedule is None else schedule(optimizer, steps)
     chosen = np.asarray(numbers)
     module.see_training_bags(chosen, bags.labels[chosen], bags.sizes[chosen])
     module.train()
-    for step, keys in enumerate(_batches(sampler, steps)):
+    for step, batches in enumerate(_steps(sampler, steps, recipe.accumulate)):
         module.progress = step / steps
-        batch = read([key.index for key in keys], keys[0].epoch)
-        loss = module.total_loss(module.training_terms(batch), [key.index for key in keys])
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        for keys in batches:
+            batch = read([key.index for key in keys], keys[0].epoch)
+            loss = module.total_loss(module.training_terms(batch), [key.index for key in keys])
+            # As the Trainer does, also where the epoch leaves fewer batches.
+            (loss / recipe.accumulate).backward()  # type: ignore[no-untyped-call]
         if recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(module.parameters(), recipe.clip_norm)
         optimizer.step()
@@ -178,13 +185,14 @@ def _train(
             scheduler.step()
 
 
-def _batches(sampler: Any, steps: int) -> Iterator[list[SampleKey]]:
-    """Yield the keys of each step, epoch after epoch."""
+def _steps(sampler: Any, steps: int, accumulate: int) -> Iterator[list[list[SampleKey]]]:
+    """Yield the batches of each step, epoch after epoch."""
     done, epoch = 0, 0
-    while done < steps:
+    while True:
         sampler.set_epoch(epoch)
-        for keys in sampler:
-            yield keys
+        batches = iter(sampler)
+        while step := list(itertools.islice(batches, accumulate)):
+            yield step
             done += 1
             if done == steps:
                 return

@@ -97,6 +97,14 @@ class StagedMILModule(MILModule):
         super().on_fit_start()
         if not self.first_stage_taken and self.first_stage_file is not None:
             self._read(self.first_stage_file)
+        self.check_first_stage()
+
+    def check_first_stage(self) -> None:
+        """Refuse to train without the weights that the training begins with.
+
+        Raises:
+            ValueError: they are needed and nothing has brought them.
+        """
         if self.needs_first_stage and not self.first_stage_taken:
             raise ValueError(
                 f"{type(self).__name__} begins with the weights of its first stage and has none; "

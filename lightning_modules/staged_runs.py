@@ -31,6 +31,8 @@ def first_stage_config(
 ) -> dict[str, Any]:
     """Return the configuration of the first stage: that of the whole run with another model.
 
+    Where it names a folder for checkpoints, the first stage has one of its own in there.
+
     Args:
         config: the resolved configuration of the whole run, in plain containers.
         section: ``model`` of the first stage.
@@ -38,6 +40,9 @@ def first_stage_config(
     """
     own = {k: copy.deepcopy(v) for k, v in config.items() if k not in ("config", "ckpt_path")}
     goes_on = {} if checkpoint is None else {"ckpt_path": str(checkpoint)}
+    saving = own.get("checkpoint") or {}
+    if saving.get("dirpath") is not None:  # else the second stage would write over its files
+        saving["dirpath"] = str(Path(saving["dirpath"]) / FOLDER)
     return own | {"model": dict(section)} | goes_on
 
 

@@ -41,7 +41,7 @@ class ABMIL(nn.Module):
         num_classes: classes of the task, counting the negative one of a binary task.
         task: ``binary`` has one logit, the others one a class.
         hidden_sizes: widths of the fully connected layers that embed an instance, each followed
-            by a ReLU; empty to pool the features as they are.
+            by ``activation``; empty to pool the features as they are.
         dropout: chance of dropping an entry of the embedding, ahead of attention and pooling.
         input_dropout: chance of dropping an entry of the input of the fully connected layers.
         attention_dim: L.
@@ -53,8 +53,8 @@ class ABMIL(nn.Module):
         attention_activation: takes the place of tanh.
         attention_bias: give V and U a bias.
         embedding_bias: give the layers that embed an instance a bias.
-        xavier_init: draw all weights by Glorot's normal rule and begin with biases of 0, which the
-            line of MHIM does; otherwise torch's own rule.
+        xavier_init: draw the weights of all linear layers by Glorot's normal rule and begin with
+            biases of 0, which the line of MHIM does; otherwise torch's own rule.
 
     Raises:
         ValueError: a width is not positive, or a binary task has other than two classes.

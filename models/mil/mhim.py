@@ -61,7 +61,7 @@ class MHIM(nn.Module):
         learner: makes the learner, a `TwoPartLearner`; its ``embed`` embeds an instance.
         masks: which instances the student does not see.
         scores: what the teacher ranks instances by: its ``attention``; the largest of an instance's
-            own ``instance_logits``; or ``class_aware``, the probability of the class that an
+            own ``instance_logits`` (A153); or ``class_aware``, the probability of the class that an
             instance's share in the logits speaks for (v2).
         recycle: compresses a part of the kept instances into tokens (v2), or None.
         recycle_keep_ratio: share of the kept instances that stays as it is.
@@ -212,7 +212,7 @@ class MHIM(nn.Module):
         alone = (sizes == 1)[segment_ids(offsets, order.shape[0])]
         tokens = recycle(seen.keep(~stays | alone))
         if self.training:
-            self._tokens.append(tokens.detach())
+            self._tokens.append(at_least_float32(tokens.detach()))
         return append_tokens(seen.keep(stays), tokens)
 
     def start_from_teacher(self) -> None:
@@ -252,7 +252,7 @@ def embedding_consistency(
     """Return the cross-entropy of the student's embedding relative to the teacher's, by bag.
 
     Args:
-        student: (B, E), or (B, C, E) whose C embeddings are taken as one of C E values.
+        student: (B, E), or (B, C, E) whose C embeddings are taken as one of C E values (A152).
         teacher: likewise; no gradient reaches it.
         student_temperature: divides the student's values ahead of the softmax.
         teacher_temperature: likewise the teacher's.

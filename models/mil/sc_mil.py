@@ -68,8 +68,8 @@ class SCMIL(nn.Module):
         in_features: width of an instance's features.
         num_classes: classes of the task, counting the negative one of a binary task.
         task: what the logits mean.
-        learner: makes the learner; its output needs ``embeddings``, and one embedding a class
-            counts as one long one.
+        learner: makes the learner, of feature vectors and not of pictures; its output needs
+            ``embeddings``, and one embedding a class counts as one long one.
         view_instances: v; a bag with fewer is whole in both views, one with 2 v or more has no
             instance in both.
         projection_dim: width of u.

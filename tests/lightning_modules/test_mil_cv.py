@@ -14,7 +14,7 @@ from datamodules.folds import hold_out
 from datamodules.samplers import EpochBatchSampler, keyed_generator
 from evaluation.mil import evaluate_bags, youden_threshold
 from lightning_modules.mil_cv import BagFiles, cross_validate, read_recipe
-from lightning_modules.mil_folds import run_fold
+from lightning_modules.mil_folds import _steps, run_fold
 from lightning_modules.schedules import Cosine
 from models.mil import ABMIL
 from structures import BagBatch
@@ -218,7 +218,9 @@ def test_a_section_may_be_a_file(config, data, tmp_path):
             ("trainer.max_steps", "many"),
             r"trainer\.max_steps must be a positive number, got 'many'",
         ),
-        (("trainer.accumulate_grad_batches", 2), "accumulate_grad_batches"),
+        (("trainer.accumulate_grad_batches", 0), "accumulate_grad_batches must be a positive"),
+        (("trainer.accumulate_grad_batches", {0: 2}), "accumulate_grad_batches must be a positive"),
+        (("trainer.limit_train_batches", 2), "does not follow .*limit_train_batches"),
         (("model", None), "needs the section 'model'"),
         (("data.init_args.batch_size", "many"), "recipe.yaml: .*batch_size"),
         (("data.init_args.batchsize", 3), "recipe.yaml: (.|\\n)*batchsize"),
@@ -253,6 +255,24 @@ def test_epochs_end_a_fold_where_they_come_first(config, data):
     np.testing.assert_array_equal(scores[0], scores[2])
     result = cross_validate(config(("trainer.max_epochs", 2)), data, 3, 1, workers=1)
     assert result.protocol.endswith("30 steps or 2 epochs each")
+
+
+def test_accumulated_batches_make_the_step_of_one_larger_batch(config, data):
+    folds, key = read_bag_file(data).folds(3, 0, seed=0), (0, 0, 2)
+    scores = []
+    for size, together in ((4, 1), (2, 2)):
+        recipe = config(
+            ("model.init_args.model.init_args.dropout", 0.0),
+            ("data.init_args.batch_size", size),
+            ("trainer", {"max_epochs": 3, "accumulate_grad_batches": together}),
+        )
+        scores.append(run_fold(read_bag_file(data), folds, read_recipe(recipe), key).probabilities)
+    np.testing.assert_allclose(scores[0], scores[1], rtol=0, atol=1e-5)
+
+
+def test_the_last_step_of_an_epoch_takes_the_batches_that_are_left():
+    sampler = EpochBatchSampler(range(20), 3, shuffle=True, drop_last=True)  # 6 batches an epoch
+    assert [len(step) for step in _steps(sampler, 5, 4)] == [4, 2, 4, 2, 4]
 
 
 def slides_recipe(config, **arguments):

@@ -1,5 +1,7 @@
 """What a training protocol relies on: progress, factors of loss terms, what follows a step."""
 
+import functools
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -7,6 +9,8 @@ import torch
 from datamodules import DigitBagsDataModule
 from lightning_modules import MILModule
 from models.mil import ABMIL
+from models.mil.aem import AEM
+from models.mil.ins import INS
 from structures import BagBatch
 
 
@@ -141,3 +145,12 @@ def test_only_the_bag_whose_loss_overflows_is_named():
     scores = module._collector.scores()
     assert scores.index.tolist() == [3, 5, 7]
     assert scores.probabilities.tolist() == pytest.approx(alone, abs=1e-6, nan_ok=True)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_learner_with_a_protocol_of_its_own_is_not_trained_without(wrapped):
+    """By `losses` alone INS would train another method, without a word."""
+    learner = functools.partial(INS, hidden_sizes=(4,), queue_size=8)
+    model = AEM(3, 2, "binary", learner=learner) if wrapped else learner(3, 2, "binary")
+    with pytest.raises(TypeError, match="INS needs the module of its own training"):
+        MILModule(model, lambda p: torch.optim.SGD(p, lr=0.1))

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -102,6 +104,10 @@ def test_the_first_stage_has_everything_else_of_the_run(tmp_path):
     }  # fmt: skip
     last = tmp_path / "last.ckpt"
     assert first_stage_config(config, section, last)["ckpt_path"] == str(last)
+    elsewhere = config | {"checkpoint": {"dirpath": "files", "monitor": "val/loss"}}
+    own = first_stage_config(elsewhere, section, None)
+    assert own["checkpoint"] == {"dirpath": "files/first_stage", "monitor": "val/loss"}
+    assert elsewhere["checkpoint"]["dirpath"] == "files"
 
 
 def test_which_run_a_checkpoint_of_a_first_stage_belongs_to(tmp_path):
@@ -189,6 +195,12 @@ def test_each_fold_trains_its_own_first_stage(recipe_file, bag_file, monkeypatch
     assert result.protocol.endswith(" in each of two stages")
     assert not torch.equal(taken[0]["classifier.weight"], taken[1]["classifier.weight"])
     assert result.probabilities.shape == (1, 20)
+
+
+def test_a_fold_without_a_first_stage_is_refused(recipe_file, bag_file):
+    recipe = dataclasses.replace(read_recipe(recipe_file), first=None)
+    with pytest.raises(ValueError, match="begins with the weights of its first stage"):
+        run_fold(read_bag_file(bag_file), np.arange(20) % 2, recipe, (0, 0, 1))
 
 
 def test_the_first_stage_of_a_fold_is_trained_on_its_training_bags(

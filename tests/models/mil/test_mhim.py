@@ -283,12 +283,14 @@ def test_recycling_by_hand():
         torch.testing.assert_close(joined.features[place], tokens, **CLOSE)
 
 
-def test_queries_follow_all_bags_since_the_last_step():
+@pytest.mark.parametrize("half", [False, True])
+def test_queries_follow_all_bags_since_the_last_step(half):
     model = mhim_for(**recycling()).train()
     before, tokens = model.recycle.queries.clone(), []
-    model.recycle.register_forward_hook(lambda *call: tokens.append(call[-1].detach()))
+    model.recycle.register_forward_hook(lambda *call: tokens.append(call[-1].detach().float()))
     for sizes in ([5], [9, 4]):  # accumulated
-        model.training_losses(bag_batch(sizes), 0.0)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            model.training_losses(bag_batch(sizes), 0.0)
     model.update_teacher(0.0)
     mean = torch.cat(tokens).mean(dim=0)
     torch.testing.assert_close(model.recycle.queries, 0.9 * before + 0.1 * mean, **CLOSE)
