@@ -95,3 +95,15 @@ def test_assumptions_about_learners_are_cited_and_name_tests_that_exist():
         for name in named:
             known = name in functions or (ROOT / name).exists()
             assert known, f"{number} names {name}, which does not exist"
+
+
+def test_the_defects_of_others_are_tested():
+    sources = [p.read_text() for p in (ROOT / "tests").rglob("*.py")]
+    functions = {f for text in sources for f in re.findall(r"def (test_\w+)", text)}
+    section = (ROOT / "docs/METHODS.md").read_text().partition("went wrong elsewhere")[2]
+    rows = [line for line in section.partition("\n## ")[0].splitlines() if line.startswith("| ")]
+    assert len(rows) == 1 + 12
+    for row in rows[1:]:
+        named = re.findall(r"`(test_\w+)`", row)
+        assert named, row
+        assert set(named) <= functions, row

@@ -124,3 +124,17 @@ def test_every_public_name_of_a_folder_exists():
             value = getattr(module, name)
             if isinstance(value, type) or inspect.isfunction(value):
                 assert value.__doc__
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "models").rglob("*.py")), ids=lambda p: p.stem)
+def test_no_model_names_a_device(path):
+    """What moves tensors is the trainer; a network works where its inputs are."""
+    tree = ast.parse(path.read_text())
+    calls = [
+        n.func.attr
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)
+    ]
+    named = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)]
+    assert "cuda" not in calls
+    assert not {"cuda", "cuda:0", "mps"} & {v for v in named if isinstance(v, str)}
