@@ -347,8 +347,8 @@ SCORES = [
     folds_case("more folds than bags", ["--folds", 21], "folds", "20"),
     folds_case("no repeats", ["--repeats", 0], "repeats"),
     folds_case("a seed below 0 for folds", ["--seed", -1], "seed"),
-    folds_case("a trainer that folds don't follow", [], "accumulate_grad_batches",
-               accumulate_grad_batches=4),
+    folds_case("a trainer that folds don't follow", [], "limit_train_batches",
+               limit_train_batches=4),
     folds_case("no number of steps", [], "max_steps", max_steps=None),
     folds_case("steps below 0", [], "max_steps", max_steps=-1),
 ]  # fmt: skip
