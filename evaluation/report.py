@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -80,10 +81,30 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Any:
 
     shown = Table()
     for number, name in enumerate(columns):
-        shown.add_column(name, justify="left" if number == 0 else "right")
+        # A narrow terminal breaks a long word, and never hides its end.
+        shown.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:
         shown.add_row(*[_cell(value) for value in row])
     return shown
+
+
+def problem_table(problems: Sequence[Any]) -> tuple[str, Any]:
+    """Return a title and a rich table of `structures.Problem`s with all columns in full.
+
+    Files are named below the folder they share, which the title tells.
+    """
+    from rich.table import Table
+
+    folder = os.path.commonpath([p.file.absolute().parent for p in problems])
+    shown = Table("file", "item", "part", "reason", "remedy")
+    last = None
+    for p in problems:
+        name = os.path.relpath(p.file, folder)
+        item = "" if p.item is None else f"{p.kind} {p.item}"
+        part = "" if p.annotation is None else f"{p.part} {p.annotation}"
+        shown.add_row("" if name == last else name, item, part, p.reason, p.remedy)
+        last = name
+    return f"{len(problems)} problem(s) below {folder}", shown
 
 
 def _cell(value: Any) -> str:

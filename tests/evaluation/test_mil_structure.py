@@ -1,0 +1,436 @@
+"""Structural tests on small modules of which every property is known."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from evaluation.mil_adapters import adapt, import_model
+from evaluation.mil_structure import StructureSettings, check_structure
+from evaluation.mil_structure_checks import draw_bags, far_instances
+from evaluation.report import finite
+from structures import MILOutput
+
+DIM = 4
+FEW = StructureSettings(seeds=2, pairs=100, bags=12, searched=2, sizes=(1, 9))
+HOLDS, FAILS, NONE = "holds", "fails", "n/a"
+
+
+class Scored(nn.Module):
+    """A function of the scores of a bag's instances, (N,) each."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.score = nn.Linear(DIM, 1)
+        self.function = function
+
+    def forward(self, X):
+        return self.function(self.score(X)[:, 0])
+
+
+def builder(make, adapter="bag"):
+    def build(seed):
+        torch.manual_seed(seed)
+        return adapt(make(), adapter)
+
+    return build
+
+
+def structure(make, adapter="bag", settings=FEW):
+    return check_structure(builder(make, adapter), DIM, settings)
+
+
+def statuses(report):
+    return {name: found.status for name, found in report.properties().items()}
+
+
+class Concepts(nn.Module):
+    """The largest of each of two scores, added with positive weights or with signs."""
+
+    def __init__(self, signs):
+        super().__init__()
+        self.score = nn.Linear(DIM, 2)
+        self.signs = signs
+
+    def forward(self, X):
+        return self.score(X).amax(0) @ torch.tensor(self.signs, dtype=X.dtype)
+
+
+def attention(s):
+    return (s.softmax(0) * s).sum()
+
+
+KNOWN = {  # function of the scores -> permutation, monotonicity, duplication, bag copies
+    "max": (lambda s: s.amax(), (HOLDS, HOLDS, HOLDS, HOLDS)),
+    "minus_max": (lambda s: -s.amax(), (HOLDS, FAILS, HOLDS, HOLDS)),
+    "min": (lambda s: s.amin(), (HOLDS, FAILS, HOLDS, HOLDS)),
+    "mean": (lambda s: s.mean(), (HOLDS, FAILS, FAILS, HOLDS)),
+    "sum": (lambda s: s.sum(), (HOLDS, FAILS, FAILS, FAILS)),
+    "sum_of_hits": (lambda s: s.relu().sum(), (HOLDS, HOLDS, FAILS, FAILS)),
+    "log_sum_exp": (lambda s: s.logsumexp(0), (HOLDS, HOLDS, FAILS, FAILS)),
+    "attention": (attention, (HOLDS, FAILS, FAILS, HOLDS)),
+    "first": (lambda s: s[0], (FAILS, HOLDS, HOLDS, HOLDS)),
+    "last": (lambda s: s[-1], (FAILS, FAILS, FAILS, HOLDS)),
+    "count": (lambda s: s.amax() + len(s), (HOLDS, HOLDS, FAILS, FAILS)),
+    "fewer": (lambda s: s.amax() - len(s), (HOLDS, FAILS, FAILS, FAILS)),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_known_functions_of_scores(name):
+    function, wanted = KNOWN[name]
+    report = structure(lambda: Scored(function))
+    found = statuses(report)
+    names = ("permutation", "monotonicity", "duplication", "bag_copies")
+    assert dict(zip(names, wanted, strict=True)) == {n: found[n] for n in names}
+    assert found["padding"] == NONE  # one bag a call
+    assert found["gradient_sign"] == NONE  # a plain module tells no scores
+    assert not report.notes
+
+
+def test_evidence_against_a_bag_is_found_and_evidence_for_it_is_not():
+    assert statuses(structure(lambda: Concepts((1.0, 2.0))))["monotonicity"] == HOLDS
+    report = structure(lambda: Concepts((1.0, -1.0)))
+    assert statuses(report)["monotonicity"] == FAILS
+    assert report.duplication.status == HOLDS
+
+
+@pytest.mark.parametrize("name", ["mean", "last", "fewer"])
+def test_a_counter_example_is_one(name):
+    function, _ = KNOWN[name]
+    report = structure(lambda: Scored(function))
+    example = report.monotonicity.example
+    module = builder(lambda: Scored(function))(0).module  # the first network that failed
+    larger = torch.cat([example.bag, example.added.unsqueeze(0)])
+    with torch.no_grad():
+        before, after = (module.double()(X.double()).item() for X in (example.bag, larger))
+    assert (example.before, example.after) == pytest.approx((before, after), abs=1e-9)
+    assert example.after < example.before
+    assert report.monotonicity.worst >= example.before - example.after
+    low, high = report.monotonicity.sizes
+    assert low <= len(example.bag) <= high
+
+
+def test_an_example_like_the_bags_is_preferred():
+    """A far instance lowers a mean more, but one like the bag's own is easier to believe."""
+    report = structure(lambda: Scored(lambda s: s.mean()))
+    example = report.monotonicity.example
+    assert example.added.abs().max() < 15
+    assert report.monotonicity.worst > 2 * (example.before - example.after)
+
+
+def test_how_much_and_how_often():
+    """A bag of n loses exactly 1 by a further instance, however large it is."""
+    report = structure(lambda: Scored(lambda s: 0 * s.sum() - len(s)))
+    assert report.monotonicity.worst == 1.0
+    assert report.monotonicity.broken == report.monotonicity.tried == 100  # of two networks
+    assert report.duplication.worst == 1.0
+    assert report.bag_copies.worst == 9.0  # the largest bag
+    assert report.monotonicity.sizes == (1, 9)
+
+
+def test_forms_that_need_bags_of_some_size_name_the_sizes():
+    def top_3(s):
+        return s.topk(min(3, len(s))).values.mean()
+
+    report = structure(lambda: Scored(top_3))
+    assert report.monotonicity.status == FAILS
+    assert report.monotonicity.sizes == (1, 2)
+    assert report.monotonicity.note == "bags of 1 to 2 instances"
+    larger = StructureSettings(seeds=2, pairs=100, bags=12, searched=2, sizes=(3, 9))
+    assert structure(lambda: Scored(top_3), settings=larger).monotonicity.status == HOLDS
+
+
+def test_what_random_pairs_miss_the_search_finds():
+    """Only instances with features near (6, 6, 6, 6) count against a bag: none is drawn there."""
+
+    class Pit(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.depth = nn.Parameter(torch.tensor(5.0))
+
+        def forward(self, X):
+            near = torch.exp(-(X - 6).square().sum(1) / 2).amax()
+            return X[:, 0].amax().clamp(max=-20.0) - self.depth * near
+
+    few = StructureSettings(seeds=1, pairs=20, bags=12, searched=3, sizes=(1, 9))
+    report = structure(Pit, settings=few)
+    assert report.monotonicity.status == FAILS
+    size = len(report.monotonicity.example.bag)
+    told = f"found by the search alone; bags of {size} to {size} instances"
+    assert report.monotonicity.note == told
+    assert report.monotonicity.broken == 1
+    example = report.monotonicity.example
+    assert report.monotonicity.worst == example.before - example.after > 0
+    assert (report.monotonicity.example.added - 6).norm() < 4
+    assert report.monotonicity.sizes == (len(report.monotonicity.example.bag),) * 2
+
+
+def test_one_network_that_fails_is_enough():
+    def build(seed):
+        return adapt(Scored((lambda s: s.amax(), lambda s: s.mean())[seed]), "bag")
+
+    report = check_structure(build, DIM, FEW)
+    assert statuses(report)["monotonicity"] == FAILS
+    assert statuses(report)["duplication"] == FAILS
+    assert report.duplication.tried == 24
+    assert report.duplication.broken <= 12
+
+
+def test_everything_is_tried_where_nothing_fails():
+    report = structure(lambda: Scored(lambda s: s.amax()))
+    candidates = 6 + 8 + 3 * 8  # kinds, equal features, directions at three lengths
+    assert report.monotonicity.tried == 2 * (100 + 2 * candidates)
+    assert report.permutation.tried == report.bag_copies.tried == 2 * 12
+
+
+@pytest.mark.parametrize(("change", "status"), [(5e-6, HOLDS), (5e-5, FAILS)])
+def test_what_counts_as_a_change(change, status):
+    """A logit of at most 1 that is larger where the largest score comes first."""
+
+    def almost(s):
+        return s.amax().tanh() + change * (s[0] == s.amax())
+
+    assert structure(lambda: Scored(almost)).permutation.status == status
+
+
+def test_batch_norm_is_asked_in_evaluation():
+    """In training it refuses a bag of one, and learns from what it sees."""
+    kept = []
+
+    class Normed(Scored):
+        def __init__(self):
+            super().__init__(lambda s: s.amax())
+            self.norm = nn.BatchNorm1d(DIM)
+            kept.append(self.norm)
+
+        def forward(self, X):
+            return super().forward(self.norm(X))
+
+    report = structure(Normed)
+    assert not report.notes
+    assert report.monotonicity.status == HOLDS
+    assert all(norm.num_batches_tracked == 0 for norm in kept)
+
+
+class Padded(nn.Module):
+    """Padded batches in a way that is right or wrong."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.score = nn.Linear(DIM, 1, bias=way != "no_bias")
+        self.way = way
+
+    def forward(self, X, mask):
+        scores = self.score(X)[..., 0]
+        if self.way in ("ignored", "no_bias"):
+            return scores.sum(1)
+        if self.way == "counted":
+            return (scores * mask).mean(1)
+        if self.way == "other_bags":
+            return (scores * mask).sum(1) - (scores * mask).sum() * 0.1
+        if self.way == "soft":
+            return ((scores - 1.0 * ~mask).softmax(1) * scores).sum(1)
+        return (scores * mask).sum(1)
+
+
+@pytest.mark.parametrize(
+    ("way", "status"),
+    [
+        ("right", HOLDS),
+        ("ignored", FAILS),
+        ("counted", FAILS),
+        ("other_bags", FAILS),
+        ("soft", FAILS),
+        ("no_bias", FAILS),  # zeros are harmless, anything else is not
+    ],
+)
+def test_masks_that_do_not_mask(way, status):
+    found = structure(lambda: Padded(way), "batch").padding
+    assert found.status == status
+    assert found.tried == 24
+    assert found.note == ("" if way == "right" else "reads rows that the mask leaves out")
+    assert (found.worst > 1e-3) is (status == FAILS)
+
+
+def test_a_module_of_batches_without_a_mask():
+    class Plain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.score = nn.Linear(DIM, 1)
+
+        def forward(self, X):
+            return self.score(X).mean(1)
+
+    found = structure(Plain, "batch").padding
+    assert (found.status, found.note) == (FAILS, "its forward takes no mask")
+
+
+class Packed(nn.Module):
+    """A learner of packed bags with a choice of logits from instance scores."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.score = nn.Linear(DIM, 1)
+        self.scale = nn.Parameter(torch.rand(()))
+        self.way = way
+
+    def forward(self, bags):
+        scores = self.score(bags.features)
+        parts = scores.split(bags.sizes().tolist())
+        logits = torch.stack([self.pool(part) for part in parts])
+        if self.way == "neighbours":
+            logits = logits + logits.mean()
+        told = {"aside": self.score(bags.features), "two": scores.expand(-1, 2)}
+        return MILOutput(logits, instance_logits=told.get(self.way, scores))
+
+    def pool(self, scores):
+        if self.way == "max":
+            return scores.amax(0)
+        if self.way == "scaled":
+            return self.scale * scores.mean(0)
+        if self.way == "against":
+            return 3 * scores.mean(0) - scores.amax(0)
+        return scores.mean(0)
+
+
+def test_the_sign_of_the_gradient_by_instance_scores():
+    report = structure(lambda: Packed("mean"), "packed")
+    assert report.gradient_sign.status == HOLDS
+    assert report.gradient_sign.worst == pytest.approx(1 / 9)  # of the largest bag
+    report = structure(lambda: Packed("against"), "packed")
+    assert report.gradient_sign.status == FAILS
+    assert report.gradient_sign.worst == pytest.approx(3 / 9 - 1)
+    assert 0 < report.gradient_sign.broken <= 24  # at most one instance of each bag
+    report = structure(lambda: Packed("max"), "packed")  # 1 for one instance, 0 for the others
+    assert (report.gradient_sign.status, report.gradient_sign.worst) == (HOLDS, 0.0)
+    scales = [builder(lambda: Packed("scaled"), "packed")(seed).module.scale for seed in (0, 1)]
+    report = structure(lambda: Packed("scaled"), "packed")
+    assert report.gradient_sign.worst == pytest.approx(min(scales).item() / 9)
+    for way in ("aside", "two"):
+        assert structure(lambda way=way: Packed(way), "packed").gradient_sign.status == NONE
+
+
+def test_packed_bags_alone_and_together():
+    assert structure(lambda: Packed("mean"), "packed").padding.status == HOLDS
+    assert structure(lambda: Packed("neighbours"), "packed").padding.status == FAILS
+
+
+class Noisy(nn.Module):
+    def __init__(self, amount):
+        super().__init__()
+        self.score = nn.Linear(DIM, 1)
+        self.amount = amount
+
+    def forward(self, X):
+        return self.score(X).amax() + self.amount * torch.randn(())
+
+
+def test_random_outputs_are_told_and_nothing_else_is():
+    report = structure(lambda: Noisy(0.1))
+    assert set(statuses(report).values()) == {NONE}
+    assert len(report.notes) == 1
+    assert "two calls in evaluation mode differ" in report.notes[0]
+    assert report.permutation.note == "random outputs"
+    assert structure(lambda: Noisy(1e-9)).permutation.status == HOLDS
+
+
+def test_dropout_is_no_randomness_in_evaluation():
+    class Dropped(Scored):
+        def forward(self, X):
+            return nn.functional.dropout(super().forward(X), 0.5, self.training)
+
+    assert structure(lambda: Dropped(lambda s: s.amax())).permutation.status == HOLDS
+
+
+def test_a_module_that_needs_some_instances():
+    report = structure(lambda: Scored(lambda s: s.topk(3).values[2]))
+    assert report.notes == ("raises on bags of fewer than 3 instances; tested from there on",)
+    assert report.monotonicity.status == HOLDS
+    with pytest.raises(ValueError, match="raised RuntimeError"):
+        structure(lambda: Scored(lambda s: s.topk(30).values[2]))
+
+
+def test_modules_of_one_precision():
+    class Single(Scored):
+        def forward(self, X):
+            return super().forward(X.float())
+
+    class Half(Scored):
+        def __init__(self, function):
+            super().__init__(function)
+            self.register_buffer("table", torch.ones(1, dtype=torch.float64))
+
+    for kind in (Single, Half):
+        report = structure(lambda kind=kind: kind(lambda s: s.logsumexp(0)))
+        assert report.monotonicity.status == HOLDS
+        assert report.permutation.status == HOLDS
+        assert report.duplication.status == FAILS
+
+
+def test_the_random_state_of_the_caller_is_left_alone():
+    torch.manual_seed(5)
+    structure(lambda: Scored(lambda s: s.amax()))
+    drawn = torch.rand(3)
+    torch.manual_seed(5)
+    assert drawn.equal(torch.rand(3))
+
+
+def test_one_seed_gives_one_report():
+    first, second = (structure(lambda: Scored(attention)).record() for _ in range(2))
+    assert json.dumps(finite(first)) == json.dumps(finite(second))
+
+
+def test_bags_and_instances_that_are_tried():
+    generator = torch.Generator().manual_seed(0)
+    bags = draw_bags(400, (1, 9), 8, generator)
+    assert [len(bags[0]), len(bags[1])] == [1, 9]
+    sizes = torch.tensor([len(bag) for bag in bags])
+    assert sizes.min() == 1
+    assert sizes.max() == 9
+    assert sizes.float().mean().item() == pytest.approx(5, abs=0.4)
+    rows = torch.cat(bags).mean(1)
+    share = [((rows - mean).abs() < 0.3).float().mean().item() for mean in (-10, -2, 2, 3)]
+    assert share == pytest.approx([0.3 / 6] * 4, abs=0.02)  # 8 features: means of others differ
+    far = far_instances(2000, 8, generator).norm(dim=1) / 8**0.5
+    for size in (2, 10, 100):  # chance of 1 / u above size is 1 / size
+        assert (far > size).float().mean().item() == pytest.approx(1 / size, rel=0.35)
+
+
+def test_the_published_structural_check():
+    """Bags of 45: no pair for these, many for the others; copies change nothing for four."""
+    small = {"hidden_sizes": [16], "dropout": 0.0}
+    instance, embedding = "models.mil.pooling.InstancePooling", "models.mil.mi_net.MINet"
+    learners = {
+        "mi-Net": ("models.mil.mi_net.InstanceMINet", small, True, True),
+        "top-5": (instance, {"pool": "top_k", "k": 5, **small}, True, False),
+        "noisy-OR": (instance, {"pool": "noisy_or", **small}, True, False),
+        "MonotoneMax": ("models.mil.monotone.MonotoneMax", {"hidden_sizes": [16]}, True, True),
+        "lattice": ("models.mil.monotone.MinMaxLattice", {"hidden_sizes": [16]}, True, True),
+        "MI-Net": (embedding, small, False, True),
+        "mean": (instance, {"pool": "mean", **small}, False, False),
+        "LSE": (instance, {"pool": "lse", "sharpness": 1.0, **small}, False, False),
+        "ABMIL": ("models.mil.abmil.ABMIL", {"hidden_sizes": [16]}, False, False),
+        "DSMIL": ("models.mil.dsmil.DSMIL", {}, False, False),
+    }
+    settings = StructureSettings(seeds=2, pairs=100, bags=20, searched=1, sizes=(45, 45))
+    for name, (path, arguments, monotone, idempotent) in learners.items():
+        report = check_structure(import_model(path, arguments), 16, settings)
+        assert (report.monotonicity.broken == 0) is monotone, name
+        assert monotone or report.monotonicity.broken > 0.2 * report.monotonicity.tried, name
+        assert (report.duplication.status == HOLDS) is idempotent, name
+        assert not idempotent or report.duplication.worst < 1e-12, name
+
+
+@pytest.mark.parametrize(
+    ("name", "padding"),
+    [("ABMIL", HOLDS), ("CLAM_SB", HOLDS), ("DSMIL", FAILS), ("DTFDMIL", FAILS)],
+)
+def test_the_masks_of_another_library(name, padding):
+    """A finding told in docs/METHODS.md; a release that mends it will fail here."""
+    pytest.importorskip("torchmil", reason="torchmil is not installed")
+    model = import_model(f"torchmil.models.{name}", {"in_shape": [16], "att_dim": 8})
+    found = check_structure(model, 16, StructureSettings(seeds=2, pairs=20, bags=20, searched=1))
+    assert found.padding.status == padding
+    assert found.monotonicity.status == FAILS
