@@ -28,6 +28,14 @@ def _write(path: Path | None, record: dict[str, Any]) -> None:
         print(f"written: {path}")
 
 
+def _progress(what: str, every: int = 1) -> Any:
+    def tell(done: int, total: int) -> None:
+        if done % every == 0 or done == total:
+            print(f"{done} of {total} {what}", file=sys.stderr, flush=True)
+
+    return tell
+
+
 def run_coco(args: argparse.Namespace) -> dict[str, Any]:
     """Score a checkpoint or a results file against COCO ground truth."""
     from evaluation.coco import evaluate_results
@@ -148,48 +156,73 @@ def run_mil_cv(args: argparse.Namespace) -> dict[str, Any]:
     """Cross-validate a recipe; folds of the file when it has them, else stratified ones."""
     from evaluation.report import report
     from lightning_modules.mil_cv import BagFiles, cross_validate
-
-    def tell(done: int, total: int) -> None:
-        if done % 10 == 0 or done == total:
-            print(f"{done} of {total} folds", file=sys.stderr, flush=True)
+    from lightning_modules.mil_cv_recipe import RecipeFiles
 
     policy = None if args.bad_data == "error" else args.bad_data
     data = BagFiles(args.data, args.features, policy)
-    result = cross_validate(args.config, data, args.folds, args.repeats, args.seed, tell)
-    for note in result.notes:
+    recipe = RecipeFiles(tuple(args.config), tuple(args.overrides))
+    counts = (args.folds, args.repeats, args.seed)
+    result = cross_validate(
+        recipe, data, *counts, _progress("folds", 10), together=not args.one_by_one
+    )
+    for note in (result.training, *result.notes):
         print(f"note: {note}")
     rows = [(k, v["mean"], v["std"], len(v["folds"])) for k, v in result.metrics.items()]
-    title = f"{args.config} on {args.data}: {result.protocol}"
+    title = f"{recipe} on {args.data}: {result.protocol}"
     _show(title, ["metric", "mean", "std over folds", "values"], rows)
     if args.wandb is not None:
-        _send_folds(args, result)
+        from callbacks.wandb_folds import WandbOptions, log_cross_validation
+
+        facts = {"recipe": recipe.words, "seed": args.seed, "protocol": result.protocol}
+        options = WandbOptions(project=args.wandb, mode=args.wandb_mode)
+        values = {name: summary["folds"] for name, summary in result.metrics.items()}
+        print(log_cross_validation(options, result.fold_numbers, values, args.data, facts))
     return report(
         sys.argv,
         result.metrics,
-        files=[args.config, args.data],
+        files=[*args.config, args.data],
         seed=args.seed,
         protocol=result.protocol,
+        training=result.training,
         seconds=result.seconds,
         notes=result.notes,
         skipped=_tell_skipped(result.problems),
     )
 
 
-def _send_folds(args: argparse.Namespace, result: Any) -> None:
-    """Log each fold of a cross-validation to W&B."""
-    from callbacks.loggers import forget_run_dir, next_run_dir
-    from callbacks.wandb_folds import log_folds
-    from callbacks.wandb_logger import WandbOptions
-    from evaluation.report import file_hash
+def run_mil_assumptions(args: argparse.Namespace) -> dict[str, Any]:
+    """Run the algorithmic unit tests on an aggregator of bags."""
+    from evaluation.mil_assumption_text import record, sentences, settings_of, tables
+    from evaluation.mil_assumptions import check_assumptions
+    from evaluation.report import report
 
-    folder = next_run_dir(Path("runs"), f"{args.config.stem}_cv")
-    forget_run_dir()
-    config = {"recipe": str(args.config), "data": str(args.data), "seed": args.seed}
-    config |= {"data_hash": file_hash(args.data), "protocol": result.protocol}
-    values = {name: summary["folds"] for name, summary in result.metrics.items()}
-    options = WandbOptions(project=args.wandb, mode=args.wandb_mode)
-    count = log_folds(folder, options, result.fold_numbers, values, config)
-    print(f"logged to W&B ({args.wandb_mode}): {count} folds, {folder}")
+    if args.model.endswith((".yaml", ".yml")):
+        from lightning_modules.mil_assumptions import recipe_model as model_of
+    else:
+        from evaluation.mil_adapters import import_model as model_of
+    settings = settings_of(args.tests, args.seeds, args.bags, args.epochs)
+    build = model_of(args.model, args.init_args, adapter=args.adapter)
+    found = check_assumptions(build, settings, progress=_progress("trainings"))
+    for part in tables(found):
+        _show(*part)
+    print("\n".join(sentences(found)))
+    return report(sys.argv, {}, files=build.files, **record(found))
+
+
+def run_compare(args: argparse.Namespace) -> dict[str, Any]:
+    """Compare two models on the same bags or pictures, draw by draw."""
+    from evaluation.compare import Settings, compare_files
+    from evaluation.report import report
+
+    tell = _progress("draws")
+    how = Settings(args.threshold, args.max_dets, args.draws, args.seed, args.bad_data, tell)
+    found = compare_files(args.predictions, args.annotations, how)
+    for part in found.tables:
+        _show(*part)
+    for note in found.notes:
+        print(f"note: {note}")
+    extra = {"skipped": _tell_skipped(found.problems), **found.extra}
+    return report(sys.argv, found.metrics, files=found.files, seed=args.seed, **extra)
 
 
 def run_convert(args: argparse.Namespace) -> dict[str, Any]:
@@ -269,11 +302,9 @@ def _result_rows(
 
 
 def _show_problems(problems: Any) -> None:
-    """Print one table with all columns in full; files are named below the folder they share."""
-    import os
-
     from rich.console import Console
-    from rich.table import Table
+
+    from evaluation.report import problem_table
 
     console = Console(markup=False)
     if not console.is_terminal:
@@ -281,16 +312,8 @@ def _show_problems(problems: Any) -> None:
     if not problems:
         console.print("no problem found")
         return
-    folder = os.path.commonpath([p.file.absolute().parent for p in problems])
-    table = Table("file", "item", "part", "reason", "remedy")
-    last = None
-    for p in problems:
-        name = os.path.relpath(p.file, folder)
-        item = "" if p.item is None else f"{p.kind} {p.item}"
-        part = "" if p.annotation is None else f"{p.part} {p.annotation}"
-        table.add_row("" if name == last else name, item, part, p.reason, p.remedy)
-        last = name
-    console.print(f"{len(problems)} problem(s) below {folder}", soft_wrap=True, highlight=False)
+    title, table = problem_table(problems)
+    console.print(title, soft_wrap=True, highlight=False)
     console.print(table)
 
 
@@ -323,7 +346,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
     try:
         args, args.overrides = parser.parse_known_args(argv)
-        if args.overrides and args.command != "check-data":
+        if args.overrides and args.command not in ("check-data", "mil-cv"):
             parser.error(f"unrecognized arguments: {' '.join(args.overrides)}")
     except SystemExit as stop:  # argparse has printed its message, or the help
         return int(stop.code or 0)
@@ -333,11 +356,13 @@ def main(argv: list[str] | None = None) -> int:
         "operating-point": run_operating_point,
         "mil": run_mil,
         "mil-cv": run_mil_cv,
+        "mil-assumptions": run_mil_assumptions,
+        "compare": run_compare,
         "convert": run_convert,
     }[args.command]
     from jsonargparse import ArgumentError
 
-    if args.command in ("check-data", "mil-cv", "convert") or args.ckpt is not None:
+    if args.command in ("check-data", "mil-cv", "convert") or getattr(args, "ckpt", None):
         from structures.lean_import import without
 
         with without("matplotlib"):  # loaded by torchmetrics for its own plots

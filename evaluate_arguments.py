@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ COMMANDS = {
     "operating-point": "precision, recall and F1 at a confidence, one or two models",
     "mil": "bag metrics with bootstrap intervals",
     "mil-cv": "cross-validation of a MIL recipe on one file of bags",
+    "mil-assumptions": "algorithmic unit tests: does an aggregator respect its assumption",
+    "compare": "two models on the same bags or pictures: paired bootstrap, DeLong's test",
     "convert": "COCO instances to YOLO segmentation text, or back",
 }
 
@@ -25,6 +28,25 @@ def _seed(text: str) -> int:
     return seed
 
 
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be positive, got {number}")
+    return number
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no JSON: {error}; write e.g. '{{\"width\": 64}}' in single quotes"
+        ) from None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object of arguments by name")
+    return found
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all subcommands; imports nothing heavy."""
     parser = argparse.ArgumentParser(prog="evaluate.py", description=_ABOUT)
@@ -34,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
         if name != "convert":
             sub.add_argument("--out", type=Path, help="write the numbers as JSON")
         sub.add_argument("--debug", action="store_true", help="show a traceback on wrong input")
-    for name in ("check-data", "coco", "operating-point", "mil", "mil-cv"):
+    for name in ("check-data", "coco", "operating-point", "mil", "mil-cv", "compare"):
         subs[name].add_argument(
             "--bad-data",
             choices=("error", "skip"),
@@ -73,6 +95,8 @@ def build_parser() -> argparse.ArgumentParser:
     point.add_argument("--latency", action="store_true", help="also time each checkpoint")
     point.add_argument("--seed", type=_seed, default=0, help="seed of the bootstrap")
     _add_mil(subs["mil"], subs["mil-cv"])
+    _add_assumptions(subs["mil-assumptions"])
+    _add_compare(subs["compare"])
     _add_convert(subs["convert"])
     return parser
 
@@ -88,11 +112,18 @@ def _add_mil(mil: argparse.ArgumentParser, cv: argparse.ArgumentParser) -> None:
     mil.add_argument("--draws", type=int, default=1000, help="bootstrap draws")
     mil.add_argument("--seed", type=_seed, default=0, help="seed of the bootstrap")
     cv.add_argument(
-        "--config", type=Path, required=True, help="recipe, e.g. configs/mil/abmil.yaml"
+        "--config",
+        type=Path,
+        action="append",
+        required=True,
+        help="recipe, then overlays; values may follow, e.g. --trainer.max_epochs 50",
     )
     cv.add_argument("--data", type=Path, required=True, help="npz of bags, or CSV of slides")
     cv.add_argument("--folds", type=int, help="default: 10, or those of the file")
     cv.add_argument("--repeats", type=int, help="default: 5, or fewer where the file has fewer")
+    cv.add_argument(
+        "--one-by-one", action="store_true", help="train no folds together, which takes longer"
+    )
     cv.add_argument("--wandb", metavar="PROJECT", help="log each fold to W&B, one group in all")
     cv.add_argument("--wandb-mode", choices=("offline", "online"), default="offline")
     for sub in (mil, cv):
@@ -100,6 +131,55 @@ def _add_mil(mil: argparse.ArgumentParser, cv: argparse.ArgumentParser) -> None:
             "--features", type=Path, help="folder of the slides' features (with a CSV)"
         )
     cv.add_argument("--seed", type=_seed, default=0)
+
+
+def _add_assumptions(tests: argparse.ArgumentParser) -> None:
+    tests.add_argument(
+        "--model",
+        required=True,
+        help="dotted name of a torch module's class, of ours or not, or a recipe of configs/mil",
+    )
+    tests.add_argument(
+        "--init-args",
+        type=_json_object,
+        default={},
+        metavar="JSON",
+        help="arguments of its constructor; of a recipe: changes of its learner's",
+    )
+    tests.add_argument(
+        "--adapter",
+        choices=("batch", "bag", "packed"),
+        help="batch: module(X (B,N,D), mask (B,N)); bag: module(X (N,D)); packed: "
+        "module(BagBatch); default: packed for names under models., else as forward looks",
+    )
+    tests.add_argument("--tests", type=int, nargs="+", choices=(1, 2, 3), default=(1, 2, 3))
+    tests.add_argument("--seeds", type=_positive, default=3, help="how many; a verdict needs all")
+    tests.add_argument(
+        "--bags", type=_positive, default=2000, help="training bags; half as many are tested on"
+    )
+    tests.add_argument("--epochs", type=_positive, default=12)
+
+
+def _add_compare(compare: argparse.ArgumentParser) -> None:
+    compare.add_argument(
+        "--predictions",
+        type=Path,
+        nargs=2,
+        required=True,
+        metavar=("A", "B"),
+        help="CSV of bags or COCO results, or the run folder that holds them",
+    )
+    compare.add_argument("--annotations", type=Path, help="COCO ground truth, for pictures")
+    compare.add_argument(
+        "--threshold",
+        type=float,
+        nargs="+",
+        default=(),
+        help="for both or for each; default: that of the run's checkpoint, or 0.5",
+    )
+    compare.add_argument("--max-dets", type=int, nargs="+", default=(1, 10, 100))
+    compare.add_argument("--draws", type=int, default=1000, help="bootstrap draws")
+    compare.add_argument("--seed", type=_seed, default=0, help="seed of the bootstrap")
 
 
 def _add_convert(convert: argparse.ArgumentParser) -> None:

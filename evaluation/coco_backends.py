@@ -54,6 +54,30 @@ class CocoPair(NamedTuple):
     detections: list[dict[str, Any]]
 
 
+class PictureMatches(NamedTuple):
+    """How the D detections of one class in one picture were matched, best score first.
+
+    T = 10 IoU thresholds.
+
+    Attributes:
+        picture: number of the picture by ascending id.
+        category: number of the class by ascending id.
+        area: number of the area range: all, small, medium, large.
+        scores: (D,).
+        hits: (T, D) whether a detection finds a ground truth that counts in the area range.
+        alarms: (T, D) whether it counts as wrong; the rest (crowds, other areas) is ignored.
+        positives: ground truths that count in the area range.
+    """
+
+    picture: int
+    category: int
+    area: int
+    scores: FloatArray
+    hits: npt.NDArray[np.bool_]
+    alarms: npt.NDArray[np.bool_]
+    positives: int
+
+
 def accumulate(
     truth: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
@@ -74,13 +98,72 @@ def accumulate(
     Raises:
         ValueError: an annotation lacks the mask that ``segm`` needs, or an unknown backend.
     """
+    with _no_garbage_collection():
+        evaluation = _evaluate(truth, rows, iou_type, max_dets, backend)
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluation.accumulate()
+    arrays = evaluation.eval or {}
+    return Accumulated(*(np.asarray(arrays[name]) for name in Accumulated._fields))
+
+
+def match_pictures(
+    truth: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    iou_type: IouType,
+    max_det: int,
+    backend: Backend = "fast",
+) -> list[PictureMatches]:
+    """Match detections to ground truth and return the outcome picture by picture.
+
+    Args:
+        truth: see `accumulate`.
+        rows: see `accumulate`.
+        iou_type: see `accumulate`.
+        max_det: cap on detections a picture and class.
+        backend: see `accumulate`.
+
+    Returns:
+        One entry for each picture, class and area range with a ground truth or a detection.
+
+    Raises:
+        ValueError: see `accumulate`.
+    """
+    with _no_garbage_collection():
+        evaluation = _evaluate(truth, rows, iou_type, [max_det], backend)
+        fast = backend == "fast"
+        found = evaluation.eval_imgs if fast else evaluation.evalImgs
+        ranges = evaluation.params.area_rng if fast else evaluation.params.areaRng
+        number = {tuple(area): a for a, area in enumerate(ranges)}
+        return [_matches(one, number[tuple(one["aRng"])]) for one in found if one is not None]
+
+
+def _matches(one: Mapping[str, Any], area: int) -> PictureMatches:
+    shape = len(IOU_THRESHOLDS), len(one["dtScores"])
+    matched = np.asarray(one["dtMatches"]).reshape(shape) > 0
+    counts = ~np.asarray(one["dtIgnore"], dtype=bool).reshape(shape)
+    return PictureMatches(
+        picture=int(one["image_id"]),
+        category=int(one["category_id"]),
+        area=area,
+        scores=np.asarray(one["dtScores"], dtype=np.float64),
+        hits=matched & counts,
+        alarms=~matched & counts,
+        positives=int((~np.asarray(one["gtIgnore"], dtype=bool)).sum()),
+    )
+
+
+def _evaluate(
+    truth: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    iou_type: IouType,
+    max_dets: Sequence[int],
+    backend: Backend,
+) -> Any:
+    """Return the library's evaluation after the matching."""
     if backend not in ("fast", "pycocotools"):
         raise ValueError(f"unknown backend {backend!r}; choose 'fast' or 'pycocotools'")
-    with _no_garbage_collection():
-        pair = _renumber(truth, rows, iou_type)
-        run = _with_hotcoco if backend == "fast" else _with_pycocotools
-        arrays = run(pair, iou_type, list(max_dets))
-    return Accumulated(*(np.asarray(arrays[name]) for name in Accumulated._fields))
+    run = _with_hotcoco if backend == "fast" else _with_pycocotools
+    return run(_renumber(truth, rows, iou_type), iou_type, list(max_dets))
 
 
 @contextlib.contextmanager
@@ -162,7 +245,7 @@ def _compressed(mask: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"size": mask["size"], "counts": counts.decode("ascii")}
 
 
-def _with_hotcoco(pair: CocoPair, iou_type: IouType, max_dets: list[int]) -> Mapping[str, Any]:
+def _with_hotcoco(pair: CocoPair, iou_type: IouType, max_dets: list[int]) -> Any:
     import hotcoco
 
     truth = hotcoco.COCO(pair.truth)
@@ -176,11 +259,10 @@ def _with_hotcoco(pair: CocoPair, iou_type: IouType, max_dets: list[int]) -> Map
     evaluation.params.rec_thrs = RECALL_THRESHOLDS.tolist()
     evaluation.params.max_dets = max_dets
     evaluation.evaluate()
-    evaluation.accumulate()
-    return evaluation.eval or {}
+    return evaluation
 
 
-def _with_pycocotools(pair: CocoPair, iou_type: IouType, max_dets: list[int]) -> Mapping[str, Any]:
+def _with_pycocotools(pair: CocoPair, iou_type: IouType, max_dets: list[int]) -> Any:
     from pycocotools import mask as coco_mask
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -201,5 +283,4 @@ def _with_pycocotools(pair: CocoPair, iou_type: IouType, max_dets: list[int]) ->
         evaluation.params.recThrs = RECALL_THRESHOLDS
         evaluation.params.maxDets = max_dets
         evaluation.evaluate()
-        evaluation.accumulate()
-    return dict(evaluation.eval)
+    return evaluation

@@ -177,4 +177,25 @@ TABLES = [
     table_case("a quote that is never closed", _GOOD + 'e,1,"0.5\n', "bags.csv"),
 ]  # fmt: skip
 
-CASES = [*RESULTS, *TABLES]
+
+def compared_case(name: str, second: str, *expected: str) -> Case:
+    """Compare a sound table of bags with one that does not belong to it."""
+
+    def build(folder: Path) -> list[object]:
+        files = folder / "first.csv", folder / "second.csv"
+        for file, content in zip(files, (_GOOD, second), strict=True):
+            file.write_text(content)
+        return ["evaluate", "compare", "--draws", 10, "--predictions", *files]
+
+    return Case("bag CSVs compared", name, build, ("second.csv", *expected))
+
+
+COMPARED = [
+    compared_case("a bag is in one alone", _GOOD.replace("c,1,0.7\n", ""), "bag c", "only in"),
+    compared_case("other bags", _HEAD + "x,1,0.9\ny,0,0.1\n", "bag a", "bag x"),
+    compared_case("a label differs", _GOOD.replace("b,0", "b,1"), "bag b", "label is 1"),
+    compared_case("a score missing", _GOOD + "e,1,\n", "bag e", "score"),
+    compared_case("other classes", "bag_id,label,score_0,score_1\na,1,0.1,0.9\n", "multiclass"),
+]
+
+CASES = [*RESULTS, *TABLES, *COMPARED]

@@ -28,7 +28,7 @@ def test_names_are_unique_and_every_command_has_a_case_of_its_own(tmp_path):
         commands.add(tuple(words_of(case, folder)[:2]))
     assert {command for _, command in commands} == {
         "fit", "validate", "test", "predict",
-        "check-data", "coco", "operating-point", "mil", "mil-cv", "convert",
+        "check-data", "coco", "operating-point", "mil", "mil-cv", "compare", "convert",
     }  # fmt: skip
 
 
