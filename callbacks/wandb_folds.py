@@ -8,8 +8,34 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from callbacks.loggers import stay_inside
+from callbacks.loggers import forget_run_dir, next_run_dir, stay_inside
 from callbacks.wandb_logger import SafeWandbLogger, WandbOptions
+from evaluation.report import file_hash
+
+__all__ = ["WandbOptions", "log_cross_validation", "log_folds"]
+
+
+def log_cross_validation(
+    options: WandbOptions,
+    folds: Sequence[tuple[int, int]],
+    metrics: Mapping[str, Sequence[float]],
+    data: Path,
+    facts: Mapping[str, Any],
+) -> str:
+    """Log each fold below a new folder of `runs/`, and return what was done, in words.
+
+    Args:
+        options: project and mode.
+        folds: see `log_folds`.
+        metrics: likewise.
+        data: the file of the bags.
+        facts: ``recipe``, of which the first word names the folder, and others.
+    """
+    folder = next_run_dir(Path("runs"), f"{Path(str(facts['recipe']).split()[0]).stem}_cv")
+    forget_run_dir()
+    config = {**facts, "data": str(data), "data_hash": file_hash(data)}
+    count = log_folds(folder, options, folds, metrics, config)
+    return f"logged to W&B ({options.mode}): {count} folds, {folder}"
 
 
 def log_folds(

@@ -8,10 +8,9 @@ Folds share nothing, so they are divided over processes.
 
 from __future__ import annotations
 
-import copy
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,31 +21,13 @@ import numpy.typing as npt
 import torch
 
 from datamodules.bag_file import read_bag_file
-from datamodules.bag_samplers import BatchPlan
-from datamodules.bags import MILDataModule
 from datamodules.feature_files import FeatureKeys
 from datamodules.feature_set import FeatureFolder, FeatureSet
 from evaluation.cross_validation import FoldSummary, summarise_folds
-from lightning_modules.config_files import check_config_file
-from lightning_modules.errors import user_message
-from lightning_modules.mil import MILModule
+from lightning_modules.mil_cv_recipe import RecipeFiles, data_settings, read_recipe
 from lightning_modules.mil_folds import BagSet, FoldRecipe, FoldResult, run_fold
-from lightning_modules.restore import LINKS, place, plain
-from lightning_modules.staged_runs import staged_class
-from structures import BadDataPolicy, MILTask, Problem
-
-# Options of the trainer that don't change what a fold learns.
-_NEUTRAL = {
-    "accelerator",
-    "callbacks",
-    "check_val_every_n_epoch",
-    "devices",
-    "enable_checkpointing",
-    "enable_progress_bar",
-    "log_every_n_steps",
-    "num_sanity_val_steps",
-    "val_check_interval",
-}
+from lightning_modules.mil_folds_together import FoldTask, reason_apart, run_folds
+from structures import BadDataPolicy, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +39,7 @@ class CrossValidation:
         folds: (R, B) test fold of each bag.
         probabilities: (R, B) or (R, B, C), each from the model that did not train on the bag.
         protocol: what was done, in words.
+        training: whether the folds were trained together, and why not, in words.
         seconds: wall time.
         notes: what of the arguments and the recipe does not apply to these bags.
         problems: of the bags that were left out.
@@ -67,6 +49,7 @@ class CrossValidation:
     folds: npt.NDArray[np.int64]
     probabilities: npt.NDArray[np.float64]
     protocol: str
+    training: str
     seconds: float
     notes: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
@@ -94,13 +77,15 @@ class BagFiles(NamedTuple):
 
 
 def cross_validate(
-    config: Path,
+    config: Path | RecipeFiles,
     data: Path | BagFiles,
     num_folds: int | None = None,
     repeats: int | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
     workers: int | None = None,
+    *,
+    together: bool = True,
 ) -> CrossValidation:
     """Cross-validate a recipe on an npz file of bags or a table of slides, on the CPU.
 
@@ -111,46 +96,77 @@ def cross_validate(
         repeats: how many divisions into folds; None for 5, or as many as the file publishes.
         seed: of folds and training.
         progress: called with (folds done, folds in all) after each.
-        workers: processes; the result does not depend on them. None for as many as torch would
-            use threads.
+        workers: processes; the result does not depend on them, but for rounding. None for as many
+            as torch would use threads.
+        together: train folds together where that can be, see `mil_folds_together`.
 
     Raises:
         ValueError: the recipe or the file is wrong, or its folds have fewer repeats.
     """
     start = time.perf_counter()
     files = data if isinstance(data, BagFiles) else BagFiles(data)
-    recipe, bags = _inputs(config, files)
+    recipe, bags = _inputs(RecipeFiles.of(config), files)
     recipe.plan.check_classes(bags.num_classes)
     if (bags.labels < 0).any():
         raise ValueError(f"{bags.path}: bags without labels cannot be cross-validated; add them")
-    notes = list(_notes(bags, recipe, num_folds, repeats))
+    notes = tuple(_notes(bags, recipe, num_folds, repeats))
+    folds = _divisions(bags, num_folds, repeats, seed)
+    jobs = [(repeat, int(fold)) for repeat, row in enumerate(folds) for fold in np.unique(row)]
+    reason = reason_apart(bags, recipe) if together else "as asked for"
+    reasons: list[str] = [] if reason is None else [reason]
+    work = _Work(RecipeFiles.of(config), files, reason is None)
+    tasks = [(folds[repeat], (seed, repeat, fold)) for repeat, fold in jobs]
+    results: dict[int, FoldResult] = {}
+    for numbers, found, why in _results(work, tasks, workers):
+        reasons += why
+        for number, result in zip(numbers, found, strict=True):
+            results[number] = result
+            if progress is not None:
+                progress(len(results), len(jobs))
+    thresholds = {job: results[number].threshold for number, job in enumerate(jobs)}
+    probabilities = _collected(folds, [(jobs[n][0], result) for n, result in results.items()])
+    return CrossValidation(
+        metrics=summarise_folds(bags.labels, probabilities, folds, bags.task, thresholds),
+        folds=folds,
+        probabilities=probabilities,
+        protocol=f"{len(jobs)} folds in {len(folds)} repeats {_protocol(bags, recipe, seed)}",
+        training=f"folds trained one by one: {reasons[0]}" if reasons else "folds trained together",
+        seconds=time.perf_counter() - start,
+        notes=notes,
+        problems=bags.problems,
+    )
+
+
+def _collected(
+    folds: npt.NDArray[np.int64], results: Iterable[tuple[int, FoldResult]]
+) -> npt.NDArray[np.float64]:
+    """Return (R, B) or (R, B, C) probabilities of (repeat, result) of every fold."""
+    found = list(results)
+    probabilities = np.zeros((*folds.shape, *found[0][1].probabilities.shape[1:]))
+    for repeat, result in found:
+        probabilities[repeat, result.test] = result.probabilities
+    return probabilities
+
+
+def _divisions(
+    bags: BagSet, num_folds: int | None, repeats: int | None, seed: int
+) -> npt.NDArray[np.int64]:
+    """Return (R, B) test folds."""
     published = 0 if bags.published_folds is None else len(bags.published_folds)
     repeats = (min(5, published) if published else 5) if repeats is None else repeats
     if repeats < 1 or seed < 0:
         raise ValueError(f"need repeats >= 1 and seed >= 0, got {repeats} and {seed}")
     count = 10 if num_folds is None else num_folds
-    folds = np.stack([bags.folds(count, repeat, seed) for repeat in range(repeats)])
-    jobs = [(repeat, int(fold)) for repeat in range(repeats) for fold in np.unique(folds[repeat])]
-    tasks = [_Task(config, files, folds[r], (seed, r, k)) for r, k in jobs]
-    results: dict[tuple[int, int], FoldResult] = {}
-    for job, result in zip(jobs, _results(tasks, workers), strict=True):
-        results[job] = result
-        if progress is not None:
-            progress(len(results), len(jobs))
-    classes = results[jobs[0]].probabilities.shape[1:]
-    probabilities = np.zeros((*folds.shape, *classes))
-    for (repeat, _), result in results.items():
-        probabilities[repeat, result.test] = result.probabilities
-    thresholds = {job: result.threshold for job, result in results.items()}
-    metrics = summarise_folds(bags.labels, probabilities, folds, bags.task, thresholds)
-    origin = "published" if published else f"stratified, seed {seed}"
-    origin += ", by patient" if bags.groups and not published else ""
-    length = _length(recipe) + (" each" if recipe.first is None else " in each of two stages")
-    protocol = f"{len(jobs)} folds in {repeats} repeats ({origin}), {length}"
-    seconds = time.perf_counter() - start
-    return CrossValidation(
-        metrics, folds, probabilities, protocol, seconds, tuple(notes), bags.problems
-    )
+    return np.stack([bags.folds(count, repeat, seed) for repeat in range(repeats)])
+
+
+def _protocol(bags: BagSet, recipe: FoldRecipe, seed: int) -> str:
+    """Return where the folds come from and how long each is trained."""
+    made = bags.published_folds is None
+    origin = f"stratified, seed {seed}" if made else "published"
+    origin += ", by patient" if bags.groups and made else ""
+    stages = " each" if recipe.first is None else " in each of two stages"
+    return f"({origin}), {_length(recipe)}{stages}"
 
 
 def _length(recipe: FoldRecipe) -> str:
@@ -177,42 +193,54 @@ def _notes(
         yield "max_instances of the recipe is for tables of slides: bags of the file stay whole"
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """One fold, in a form that reaches another process."""
+class _Work(NamedTuple):
+    """What all folds have in common, in a form that reaches another process."""
 
-    config: Path
+    config: RecipeFiles
     files: BagFiles
-    folds: npt.NDArray[np.int64]
-    key: tuple[int, int, int]
+    together: bool
 
 
-def _results(tasks: Sequence[_Task], workers: int | None) -> Iterator[FoldResult]:
-    """Yield the result of each task in order."""
+_Done = tuple[list[int], list[FoldResult], list[str]]  # numbers of tasks, results, reasons
+
+
+def _results(work: _Work, tasks: Sequence[FoldTask], workers: int | None) -> Iterator[_Done]:
+    """Yield results of groups of tasks, in order unless folds are trained together."""
     workers = min(workers or torch.get_num_threads(), len(tasks))
+    numbers = [[number] for number in range(len(tasks))]
+    if work.together:
+        # Equal numbers of training bags side by side, since equal steps go together.
+        sizes = [int((folds != key[2]).sum()) for folds, key in tasks]
+        order = np.argsort(sizes, kind="stable")
+        numbers = [part.tolist() for part in np.array_split(order, workers)]
+    parts = [[tasks[number] for number in part] for part in numbers]
+    run = functools.partial(_run_tasks, work)
     if workers == 1:
-        yield from (_run_task(task) for task in tasks)
+        yield from ((n, *run(part)) for n, part in zip(numbers, parts, strict=True))
         return
     # One thread a process, as torch's own loader workers have: matrices are small here.
     with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield from pool.map(_run_task, tasks)
+        done = pool.map(run, parts)
+        yield from ((n, *results) for n, results in zip(numbers, done, strict=True))
 
 
-def _run_task(task: _Task) -> FoldResult:
-    recipe, bags = _inputs_once(task.config, task.files)
-    return run_fold(bags, task.folds, recipe, task.key)
+def _run_tasks(work: _Work, tasks: Sequence[FoldTask]) -> tuple[list[FoldResult], list[str]]:
+    recipe, bags = _inputs_once(work.config, work.files)
+    reasons: list[str] = []
+    if work.together:
+        return run_folds(bags, tasks, recipe, reasons.append), reasons
+    return [run_fold(bags, folds, recipe, key) for folds, key in tasks], []
 
 
-def _inputs(config: Path, files: BagFiles) -> tuple[FoldRecipe, BagSet]:
+def _inputs(config: RecipeFiles, files: BagFiles) -> tuple[FoldRecipe, BagSet]:
     """Read both anew and keep them for the tasks of this process and of those it starts."""
     _inputs_once.cache_clear()
     return _inputs_once(config, files)
 
 
 @functools.cache  # read once by each process
-def _inputs_once(config: Path, files: BagFiles) -> tuple[FoldRecipe, BagSet]:
-    settings = _settings(config, _sections(config)["data"])
-    recipe = read_recipe(config)
+def _inputs_once(config: RecipeFiles, files: BagFiles) -> tuple[FoldRecipe, BagSet]:
+    settings, recipe = data_settings(config), read_recipe(config)
     policy = files.bad_data or settings.get("bad_data", "error")
     if files.data.suffix.lower() != ".csv":
         return recipe, read_bag_file(files.data, bad_data=policy)
@@ -230,114 +258,3 @@ def _folder(files: BagFiles, settings: Mapping[str, Any]) -> Path | None:
     if files.features is not None or named is None or (files.data.parent / "features").is_dir():
         return files.features
     return Path(named)
-
-
-def read_recipe(config: Path) -> FoldRecipe:
-    """Read what cross-validation follows of a recipe of `train.py`.
-
-    That is the model with optimizer and schedule; ``batch_size``, ``standardise``, ``clip``,
-    ``val_fraction``, ``sampler``, ``class_weights``, ``token_budget`` and ``max_instances`` of the
-    data; ``max_steps``, ``max_epochs``, ``gradient_clip_val``, ``accumulate_grad_batches`` of the
-    trainer.
-
-    Raises:
-        ValueError: the file is missing, is no recipe of a `MILModule` with a number of steps or
-            epochs, or asks the trainer for something that cross-validation does not do.
-    """
-    sections = _sections(config)
-    trainer, settings = sections["trainer"], _settings(config, sections["data"])
-    limits = {name: trainer.get(name) for name in ("max_steps", "max_epochs")}
-    limits = {name: None if limit in (None, -1) else limit for name, limit in limits.items()}
-    followed = {*limits, "gradient_clip_val", "accumulate_grad_batches"}
-    unknown = sorted(set(trainer) - _NEUTRAL - followed)
-    if unknown or not any(limits.values()):
-        raise ValueError(
-            f"{config}: cross-validation trains for trainer.max_steps or max_epochs and does not "
-            f"follow {unknown or 'a recipe without them'}"
-        )
-    accumulate = trainer.get("accumulate_grad_batches", 1)
-    counts = limits | {"accumulate_grad_batches": accumulate}
-    for name, limit in counts.items():
-        if limit is not None and (not isinstance(limit, int) or limit < 1):
-            raise ValueError(f"{config}: trainer.{name} must be a positive number, got {limit!r}")
-    planned = ("batch_size", "sampler", "class_weights", "token_budget", "max_instances")
-    plan = {name: settings[name] for name in planned if name in settings}
-    if plan.get("class_weights") is not None:
-        plan["class_weights"] = tuple(plan["class_weights"])
-    first = _first_stage(config, sections["model"])
-    return FoldRecipe(
-        build=_builder(sections["model"]),
-        first=None if first is None else _builder(first),
-        plan=BatchPlan(**plan),
-        clip_norm=trainer.get("gradient_clip_val"),
-        accumulate=accumulate,
-        standardise=settings.get("standardise", True),
-        clip=settings.get("clip"),
-        val_fraction=settings.get("val_fraction", 0.2),
-        max_steps=limits["max_steps"],
-        max_epochs=limits["max_epochs"],
-    )
-
-
-def _first_stage(config: Path, model: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the model of the first of two stages, None where there is none."""
-    staged = staged_class(model)
-    if staged is None:
-        return None
-    argument = staged.first_stage_argument
-    if (model.get("init_args") or {}).get(argument) is not None:
-        raise ValueError(
-            f"{config}: {argument} may have seen the test bags of a fold; leave it out, and each "
-            "fold trains its own"
-        )
-    return staged.first_stage(model)
-
-
-def _builder(model: dict[str, Any]) -> Callable[[int, int, MILTask], MILModule]:
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(MILModule, "model")
-
-    @functools.cache  # checking a configuration takes longer than a hundred steps
-    def parsed(num_classes: int, in_features: int, task: MILTask) -> Any:
-        filled = copy.deepcopy(model)
-        facts = {"num_classes": num_classes, "in_features": in_features, "task": task}
-        for fact, value in facts.items():
-            place(filled, LINKS[fact], value)
-        return parser.parse_object({"model": filled})
-
-    def build(num_classes: int, in_features: int, task: MILTask) -> MILModule:
-        module: MILModule = parser.instantiate_classes(parsed(num_classes, in_features, task)).model
-        return module
-
-    return build
-
-
-def _settings(config: Path, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the checked arguments of a recipe's data, defaults included, without its file."""
-    from jsonargparse import ArgumentError, ArgumentParser
-
-    files = {"file", "table"}
-    given = {k: v for k, v in (data.get("init_args") or {}).items() if k not in files}
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(MILDataModule, "data", skip=files, required=True)
-    try:
-        parsed = parser.parse_object({"data": {**data, "init_args": given}})
-    except ArgumentError as error:
-        raise ValueError(f"{config}: {user_message(error)}") from None
-    settings: dict[str, Any] = plain(parsed.data.init_args)
-    return settings
-
-
-def _sections(config: Path) -> dict[str, dict[str, Any]]:
-    """Return model, data and trainer of a recipe; each may be the name of a file beside it."""
-    recipe, result = check_config_file(config), {}
-    for name in ("model", "data", "trainer"):
-        section = recipe.get(name)
-        if isinstance(section, str):
-            section = check_config_file(config.parent / section)
-        if not isinstance(section, dict):
-            raise ValueError(f"{config}: a recipe needs the section '{name}'")
-        result[name] = section
-    return result

@@ -104,34 +104,69 @@ def run_fold(
     Raises:
         ValueError: fewer training bags than a batch, or a loss that is not finite.
     """
+    with torch.random.fork_rng(devices=[]):
+        fold = prepare_fold(bags, folds, recipe, key)
+        if isinstance(fold.module, StagedMILModule):
+            if recipe.first is not None:
+                first = recipe.first(bags.num_classes, bags.in_features, bags.task)
+                train_fold(dataclasses.replace(fold, module=first), bags, recipe)
+                fold.module.receive(first.model.state_dict())
+            fold.module.check_first_stage()
+        train_fold(fold, bags, recipe)
+    return finish_fold(fold, bags)
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """A fold with the module that it trains.
+
+    Attributes:
+        module: as it was made, or trained.
+        test: (B,) bool, the test bags.
+        val: (B,) bool, bags to choose the threshold by.
+        numbers: of the training bags.
+        read: gives batches of bags by their numbers.
+        seed: of its training.
+    """
+
+    module: MILModule
+    test: BoolArray
+    val: BoolArray
+    numbers: list[int]
+    read: Reader
+    seed: int
+
+
+def prepare_fold(
+    bags: BagSet, folds: npt.NDArray[np.int64], recipe: FoldRecipe, key: tuple[int, int, int]
+) -> Fold:
+    """Make a fold's module and choose its bags; arguments as of `run_fold`.
+
+    Torch's random numbers are seeded and left where training goes on from.
+    """
     test = folds == key[2]
     train, val = ~test, np.zeros_like(test)
     run_seed = int(keyed_generator(_TRAINING_PURPOSE, *key).integers(2**31))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run_seed)
-        module = recipe.build(bags.num_classes, bags.in_features, bags.task)
-        choose = module.choose_threshold and bags.task == "binary"
-        if choose:
-            groups = [bags.groups[b] for b in np.flatnonzero(train)] if bags.groups else ()
-            val[train] = hold_out(bags.labels[train], recipe.val_fraction, key, groups)
-            train = train & ~val
-            if not val.any():
-                raise ValueError("threshold: youden needs validation bags; raise val_fraction")
-        read = _reader(bags, train, recipe, run_seed)
-        numbers = np.flatnonzero(train).tolist()
-        if isinstance(module, StagedMILModule):
-            if recipe.first is not None:
-                first = recipe.first(bags.num_classes, bags.in_features, bags.task)
-                _train(first, bags, read, numbers, recipe, run_seed)
-                module.receive(first.model.state_dict())
-            module.check_first_stage()
-        _train(module, bags, read, numbers, recipe, run_seed)
-    threshold = module.threshold
+    torch.manual_seed(run_seed)
+    module = recipe.build(bags.num_classes, bags.in_features, bags.task)
+    if module.choose_threshold and bags.task == "binary":
+        groups = [bags.groups[b] for b in np.flatnonzero(train)] if bags.groups else ()
+        val[train] = hold_out(bags.labels[train], recipe.val_fraction, key, groups)
+        train = train & ~val
+        if not val.any():
+            raise ValueError("threshold: youden needs validation bags; raise val_fraction")
+    read = _reader(bags, train, recipe, run_seed)
+    return Fold(module, test, val, np.flatnonzero(train).tolist(), read, run_seed)
+
+
+def finish_fold(fold: Fold, bags: BagSet) -> FoldResult:
+    """Choose the threshold of a trained fold, if it is to be chosen, and predict the test bags."""
+    threshold = fold.module.threshold
     at_once = _PREDICTED_AT_ONCE if isinstance(bags, BagFile) else 1
-    if choose:
-        scores = _predict(module, read, val, at_once)
-        threshold = youden_threshold(bags.labels[val], scores)
-    return FoldResult(test, _predict(module, read, test, at_once), threshold)
+    if fold.val.any():
+        scores = _predict(fold, fold.val, at_once)
+        threshold = youden_threshold(bags.labels[fold.val], scores)
+    return FoldResult(fold.test, _predict(fold, fold.test, at_once), threshold)
 
 
 def _reader(bags: BagSet, train: BoolArray, recipe: FoldRecipe, seed: int) -> Reader:
@@ -150,30 +185,37 @@ def _reader(bags: BagSet, train: BoolArray, recipe: FoldRecipe, seed: int) -> Re
     return lambda numbers, epoch: take_bags(prepared, torch.tensor(numbers))
 
 
-def _train(
-    module: MILModule,
-    bags: BagSet,
-    read: Reader,
-    numbers: Sequence[int],
-    recipe: FoldRecipe,
-    seed: int,
-) -> None:
+def training_steps(
+    fold: Fold, bags: BagSet, recipe: FoldRecipe
+) -> tuple[Iterator[list[list[SampleKey]]], int, int]:
+    """Return the batches of each step, the number of steps, and that of batches an epoch.
+
+    The module is told its training bags.
+    """
+    module, numbers = fold.module, fold.numbers
     plan = dataclasses.replace(recipe.plan, batch_size=min(recipe.plan.batch_size, len(numbers)))
-    sampler = plan.build(numbers, bags.labels, bags.sizes, bags.weights, seed)
+    sampler = plan.build(numbers, bags.labels, bags.sizes, bags.weights, fold.seed)
     limits = [] if recipe.max_steps is None else [recipe.max_steps]
     if recipe.max_epochs is not None:
         limits.append(recipe.max_epochs * -(-len(sampler) // recipe.accumulate))
-    steps, optimizer = min(limits), module.build_optimizer()
-    schedule = module.scheduler_factory
-    scheduler = None if schedule is None else schedule(optimizer, steps)
     chosen = np.asarray(numbers)
     module.see_training_bags(chosen, bags.labels[chosen], bags.sizes[chosen])
+    return _steps(sampler, min(limits), recipe.accumulate), min(limits), len(sampler)
+
+
+def train_fold(fold: Fold, bags: BagSet, recipe: FoldRecipe) -> None:
+    """Train the module of a fold, without a first stage, and on nothing but its bags."""
+    module = fold.module
+    batches_of_steps, steps, _ = training_steps(fold, bags, recipe)
+    optimizer = module.build_optimizer()
+    schedule = module.scheduler_factory
+    scheduler = None if schedule is None else schedule(optimizer, steps)
     module.train()
-    for step, batches in enumerate(_steps(sampler, steps, recipe.accumulate)):
+    for step, batches in enumerate(batches_of_steps):
         module.progress = step / steps
         optimizer.zero_grad()
         for keys in batches:
-            batch = read([key.index for key in keys], keys[0].epoch)
+            batch = fold.read([key.index for key in keys], keys[0].epoch)
             loss = module.total_loss(module.training_terms(batch), [key.index for key in keys])
             # As the Trainer does, also where the epoch leaves fewer batches.
             (loss / recipe.accumulate).backward()  # type: ignore[no-untyped-call]
@@ -199,13 +241,13 @@ def _steps(sampler: Any, steps: int, accumulate: int) -> Iterator[list[list[Samp
         epoch += 1
 
 
-def _predict(module: MILModule, read: Reader, chosen: BoolArray, at_once: int) -> FloatArray:
-    module.eval()
+def _predict(fold: Fold, chosen: BoolArray, at_once: int) -> FloatArray:
+    module = fold.module.eval()
     numbers = np.flatnonzero(chosen).tolist()
     parts = []
     with torch.no_grad():
         for start in range(0, len(numbers), at_once):
-            batch = read(numbers[start : start + at_once], None)
+            batch = fold.read(numbers[start : start + at_once], None)
             parts.append(module.network(batch).probabilities(module.task))
     scores: FloatArray = torch.cat(parts).double().numpy()
     return scores

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 
+import evaluate
 from datamodules import TabularBagsDataModule
 from datamodules.bag_file import read_bag_file
 from datamodules.bag_samplers import BatchPlan
@@ -86,10 +88,40 @@ def test_a_fold_alone_equals_the_fold_within_the_run(config, data):
     for repeat, fold in ((1, 2), (0, 1)):
         alone = run_fold(bags, whole.folds[repeat], read_recipe(recipe), (7, repeat, fold))
         assert np.array_equal(alone.test, whole.folds[repeat] == fold)
-        np.testing.assert_array_equal(alone.probabilities, whole.probabilities[repeat, alone.test])
+        within = whole.probabilities[repeat, alone.test]
+        np.testing.assert_allclose(alone.probabilities, within, rtol=0, atol=1e-6)
     divided = cross_validate(recipe, data, num_folds=3, repeats=2, seed=7, workers=2)
     np.testing.assert_allclose(divided.probabilities, whole.probabilities, rtol=0, atol=1e-6)
     assert divided.metrics["bag_accuracy"] == whole.metrics["bag_accuracy"]
+
+
+def test_folds_together_or_one_by_one_give_the_same(config, data):
+    recipe = config()
+    together = cross_validate(recipe, data, num_folds=4, repeats=2, workers=2)
+    apart = cross_validate(recipe, data, num_folds=4, repeats=2, workers=1, together=False)
+    assert together.training == "folds trained together"
+    assert apart.training == "folds trained one by one: as asked for"
+    np.testing.assert_allclose(together.probabilities, apart.probabilities, rtol=0, atol=1e-6)
+    staged = config(("model.init_args.optimizer.class_path", "torch.optim.RMSprop"))
+    told = cross_validate(staged, data, num_folds=4, repeats=1, workers=2).training
+    assert told == "folds trained one by one: RMSprop may not work entry by entry"
+
+
+def test_the_command_takes_values_and_says_how_it_trained(config, data, tmp_path, capsys):
+    words = ["mil-cv", "--config", str(config()), "--data", str(data), "--folds", "3"]
+    words += ["--repeats", "1", "--out", str(tmp_path / "out.json")]
+    assert evaluate.main([*words, "--trainer.max_steps", "4", "--model.model.gated=true"]) == 0
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["protocol"].endswith("4 steps each")
+    assert found["training"] == "folds trained together"
+    assert "note: folds trained together" in capsys.readouterr().out
+    changes = ("model.init_args.model.init_args.gated", True), ("trainer.max_steps", 4)
+    same = cross_validate(config(*changes), data, 3, 1)
+    assert found["metrics"] == json.loads(json.dumps(same.metrics))
+    assert evaluate.main([*words, "--one-by-one"]) == 0
+    assert "one by one: as asked for" in capsys.readouterr().out
+    assert evaluate.main([*words, "--trainer.max_step", "4"]) == 2
+    assert "does not follow ['max_step']" in capsys.readouterr().err
 
 
 def test_training_equals_the_loop_written_out(config, data):

@@ -1,0 +1,64 @@
+"""The floor under learners of bags: instances pooled beforehand, then a classifier of scikit-learn.
+
+A bag is the mean, the maximum or the minimum of its instances, feature by feature, or all three
+side by side; features are standardised by the training bags. Logistic regression and the support
+vector machine (radial kernel) have scikit-learn's own settings, C = 1. Folds and metrics are those
+of `evaluate.py mil-cv`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+
+from datamodules.bag_file import BagFile
+from evaluation.cross_validation import FoldSummary, summarise_folds
+
+Array = npt.NDArray[np.float64]
+
+POOLS = ("mean", "max", "min", "all")
+CLASSIFIERS = ("logistic regression", "SVM")
+
+
+def pooled_bags(bags: BagFile, pool: str) -> Array:
+    """Return (B, D) pooled instances, or (B, 3 D) for ``all``."""
+    if pool == "all":
+        return np.concatenate([pooled_bags(bags, p) for p in POOLS[:3]], axis=1)
+    values, starts = bags.features.astype(np.float64), bags.offsets[:-1]
+    if pool == "mean":
+        means: Array = np.add.reduceat(values, starts) / bags.sizes[:, None]
+        return means
+    return (np.maximum if pool == "max" else np.minimum).reduceat(values, starts)
+
+
+def cross_validate_floor(
+    bags: BagFile, pool: str, classifier: str, seed: int = 0
+) -> dict[str, FoldSummary]:
+    """Score one pooling and one classifier.
+
+    Args:
+        bags: binary ones.
+        pool: one of POOLS.
+        classifier: one of CLASSIFIERS.
+        seed: of the 5 x 10 folds that are made where the file has none.
+
+    Returns:
+        A summary a metric, as `evaluation.cross_validation` makes it; the threshold is 0.5 of the
+        probability, for the machine the sign of its decision.
+    """
+    repeats = 5 if bags.published_folds is None else min(5, len(bags.published_folds))
+    vectors, scores = pooled_bags(bags, pool), np.zeros((repeats, bags.labels.size))
+    folds = np.stack([bags.folds(10, repeat, seed) for repeat in range(repeats)])
+    for repeat, row in enumerate(folds):
+        for fold in np.unique(row):
+            train = row != fold
+            model = SVC() if classifier == "SVM" else LogisticRegression(max_iter=10_000)
+            fitted = make_pipeline(StandardScaler(), model).fit(vectors[train], bags.labels[train])
+            # Log-odds of the regression, so that both are compared with 0.
+            scores[repeat, ~train] = expit(fitted.decision_function(vectors[~train]))
+    return summarise_folds(bags.labels, scores, folds, "binary")

@@ -1,0 +1,315 @@
+"""Folds trained together are folds trained one by one: the same numbers, dropout included."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from datamodules.bag_file import BagFile
+from datamodules.bag_samplers import BatchPlan
+from lightning_modules import MILModule
+from lightning_modules import mil_folds_together as together
+from lightning_modules.mil_cv_recipe import module_builder, recipe_section
+from lightning_modules.mil_folds import FoldRecipe, run_fold
+from lightning_modules.mil_folds_together import run_folds
+from lightning_modules.optimizers import LookaheadRAdam
+from lightning_modules.schedules import Cosine
+from models.losses import bag_classification_loss, mean_over_bags
+from models.mil import ABMIL
+from models.mil.dsmil import DSMIL
+from models.mil.mi_net import InstanceMINet, MINet, MINetDS
+from models.ops.ragged import segment_mean
+from structures import MILOutput
+from tests.mil_recipes import NAMES, ROOT
+
+BAGS, WIDTH = 23, 5
+FOLDS = np.arange(BAGS) % 3  # 8, 8 and 7 test bags: two folds train on 15 bags, one on 16
+TASKS = [(FOLDS, (4, 0, fold)) for fold in range(3)]
+
+
+def bags_of(seed=0, largest=6):
+    """Return bags of which a third is positive, so that folds differ in their share of classes."""
+    random = np.random.default_rng(seed)
+    sizes = random.integers(1, largest, BAGS)
+    features = random.normal(size=(sizes.sum(), WIDTH)).astype(np.float32)
+    labels = (random.random(BAGS) < 0.35).astype(np.int64)
+    labels[:2] = 1
+    features[(np.cumsum(sizes) - sizes)[labels == 1], 0] += 2
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    return BagFile(Path("made.npz"), features, offsets, labels, None, ())
+
+
+def recipe_of(learner, optimizer=None, *, steps=12, batch=1, module=MILModule, **changes):
+    """Return a recipe that makes ``learner(in_features, num_classes, task)``."""
+    optimizer = optimizer or (lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, weight_decay=0.1))
+    options = changes.pop("options", {})
+
+    def build(num_classes, in_features, task):
+        return module(learner(in_features, num_classes, task), optimizer, Cosine, **options)
+
+    return FoldRecipe(build, BatchPlan(batch), max_steps=steps, **changes)
+
+
+def mi_net(*facts):
+    return InstanceMINet(*facts, hidden_sizes=[8, 4], dropout=0.5)
+
+
+def compare(recipe, bags=None, tasks=TASKS):
+    """Run tasks both ways, ask for equal results and return why they were run one by one, if so."""
+    bags, reasons = bags or bags_of(), []
+    found = run_folds(bags, tasks, recipe, reasons.append)
+    for (folds, key), result in zip(tasks, found, strict=True):
+        alone = run_fold(bags, folds, recipe, key)
+        assert np.array_equal(result.test, alone.test) and result.threshold == alone.threshold
+        np.testing.assert_allclose(result.probabilities, alone.probabilities, rtol=0, atol=2e-6)
+    return reasons
+
+
+LEARNERS = {
+    "mi-Net": mi_net,
+    "MI-Net": lambda *f: MINet(*f, hidden_sizes=[8, 4], dropout=0.5),
+    "MI-Net DS": lambda *f: MINetDS(*f, hidden_sizes=[8, 4], dropout=0.5),
+    "ABMIL": lambda *f: ABMIL(*f, hidden_sizes=[8], dropout=0.5, input_dropout=0.2, gated=True),
+    "branches": lambda *f: ABMIL(*f, hidden_sizes=[8], branches=3, attention_dim=4),
+    "DSMIL": lambda *f: DSMIL(*f, attention_dim=4, balance=True, value_dropout=0.3),
+}
+
+
+@pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS)
+@pytest.mark.parametrize("batch", [1, 4])
+def test_together_is_one_by_one(learner, batch):
+    assert compare(recipe_of(learner, batch=batch)) == []
+
+
+OPTIMIZERS = {
+    "nesterov": lambda p: torch.optim.SGD(
+        p, 0.05, momentum=0.9, nesterov=True, weight_decay=0.5, foreach=True
+    ),
+    "Adam": lambda p: torch.optim.Adam(p, 0.02, betas=(0.5, 0.9), weight_decay=0.3),
+    "AdamW": lambda p: torch.optim.AdamW(p, 0.02, weight_decay=3.0, fused=True),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_optimizers_decay_weights_but_not_biases(optimizer):
+    """Stacked biases have two axes, but no weight decay all the same."""
+    assert compare(recipe_of(mi_net, optimizer, steps=25)) == []
+
+
+def test_gradients_are_clipped_fold_by_fold():
+    plain, clipped = (recipe_of(mi_net, clip_norm=norm) for norm in (None, 0.05))
+    assert compare(clipped) == []
+    assert compare(recipe_of(mi_net, clip_norm=2.0)) == []  # some gradients are smaller
+    first, second = (run_folds(bags_of(), TASKS, r)[0].probabilities for r in (plain, clipped))
+    assert np.abs(first - second).max() > 1e-3
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_folds_of_unequal_length_train_apart(epochs):
+    """15 and 16 training bags: 15 and 16 steps an epoch, or 5 and 6 of three batches."""
+    recipe = recipe_of(mi_net, max_epochs=epochs, steps=None)
+    assert compare(recipe) == []
+    assert compare(dataclasses.replace(recipe, accumulate=3)) == []
+
+
+def test_accumulation_with_limits_of_steps():
+    """Epochs of 15 and 16 batches end with one batch and with two where steps take seven."""
+    assert compare(recipe_of(mi_net, steps=5, accumulate=7)) == []
+
+
+def test_thresholds_are_chosen_fold_by_fold():
+    recipe = recipe_of(mi_net, options={"threshold": "youden"}, val_fraction=0.4)
+    found = run_folds(bags_of(), TASKS, recipe)
+    assert compare(recipe) == [] and len({result.threshold for result in found}) > 1
+
+
+def test_patients_held_out_leave_unequal_rests():
+    """Folds of equally many bags train on unequal numbers of them where patients stay together."""
+    bags = bags_of()._replace(groups=tuple(f"p{b // 2 if b > 6 else 0}" for b in range(BAGS)))
+    for changes in ({"steps": None, "max_epochs": 2}, {"batch": 50}, {"accumulate": 4}):
+        options = {"threshold": "youden"}
+        recipe = recipe_of(mi_net, options=options, val_fraction=0.4, **changes)
+        assert compare(recipe, bags) == []
+
+
+class Annealed(InstanceMINet):
+    """Has a loss whose weight depends on the progress of training."""
+
+    def loss_factors(self, progress):
+        return {"bag": 1.0 - progress}
+
+
+def test_scheduled_losses_follow_the_progress():
+    assert compare(recipe_of(lambda *f: Annealed(*f, hidden_sizes=[4]), steps=10)) == []
+
+
+def test_features_are_standardised_by_each_folds_own_bags():
+    bags = bags_of()
+    bags.features[bags.rows_of(FOLDS == 1)] += 50.0
+    assert compare(recipe_of(mi_net, clip=2.0), bags) == []
+    assert compare(recipe_of(mi_net, standardise=False), bags_of()) == []
+
+
+def test_bags_of_one_instance_and_a_large_one():
+    assert compare(recipe_of(mi_net, batch=2), bags_of(largest=2)) == []
+    bags = bags_of()
+    rows = np.concatenate([np.zeros(300, dtype=np.int64), np.arange(len(bags.features))])
+    large = bags._replace(features=bags.features[rows], offsets=bags.offsets + 300)
+    large.offsets[0] = 0
+    assert compare(recipe_of(LEARNERS["ABMIL"]), large) == []
+
+
+def test_results_do_not_depend_on_the_group(monkeypatch):
+    bags, recipe = bags_of(), recipe_of(mi_net)
+    at_once = run_folds(bags, TASKS, recipe)
+    turned = run_folds(bags, TASKS[::-1], recipe)[::-1]
+    monkeypatch.setattr(together, "MOST_FOLDS", 1)
+    for first, *others in zip(at_once, turned, run_folds(bags, TASKS, recipe), strict=True):
+        for other in others:
+            np.testing.assert_allclose(first.probabilities, other.probabilities, rtol=0, atol=2e-6)
+
+
+def test_more_than_two_classes_and_frozen_layers():
+    bags = bags_of()
+    bags = bags._replace(labels=np.arange(BAGS) % 3, classes=3)
+
+    def frozen(*facts):
+        model = MINet(*facts, hidden_sizes=[8, 4])
+        model.embed.requires_grad_(False)
+        return model
+
+    assert compare(recipe_of(frozen, steps=5), bags) == []
+
+
+class Counting(InstanceMINet):
+    """Holds state that a pass changes."""
+
+    def __init__(self, *facts):
+        super().__init__(*facts, hidden_sizes=[4])
+        self.register_buffer("passes", torch.zeros(1))
+
+    def forward(self, bags):
+        self.passes += 1
+        return super().forward(bags)
+
+
+class Normalising(InstanceMINet):
+    """Looks at all bags of a step."""
+
+    def pool(self, bags):
+        return super().pool(
+            dataclasses.replace(bags, features=bags.features - bags.features.mean())
+        )
+
+
+class Leaking(InstanceMINet):
+    """Adds nothing but a gradient of all bags of a step."""
+
+    def pool(self, bags):
+        mean = bags.features.mean()
+        features = bags.features + (mean - mean.detach())
+        return super().pool(dataclasses.replace(bags, features=features))
+
+
+class Weighing(InstanceMINet):
+    """Has a number a class that differs between folds and fits one network only."""
+
+    def __init__(self, *facts):
+        super().__init__(*facts, hidden_sizes=[4])
+        self.register_buffer("share", torch.zeros(1))
+
+    def see_training_bags(self, numbers, labels, sizes):
+        self.share.fill_(labels.double().mean())
+
+    def losses(self, output, bags, reduction="mean"):
+        terms = super().losses(output, bags, reduction)
+        return {"bag": terms["bag"] * self.share.view(1).exp().item()}
+
+
+class Noisy(InstanceMINet):
+    """Draws random numbers that are no dropout."""
+
+    def pool(self, bags):
+        factor = torch.rand(1) if self.training else 1.0
+        return super().pool(dataclasses.replace(bags, features=bags.features * factor))
+
+
+class Tied(nn.Module):
+    """Uses one matrix in two layers."""
+
+    def __init__(self, in_features, num_classes, task):
+        super().__init__()
+        self.task = task
+        self.one, self.other = nn.Linear(in_features, 1), nn.Linear(in_features, 1)
+        self.other.weight = self.one.weight
+
+    def forward(self, bags):
+        return MILOutput(
+            segment_mean(self.one(bags.features) + self.other(bags.features), bags.offsets)
+        )
+
+    def losses(self, output, bags, reduction="mean"):
+        losses = bag_classification_loss(output.logits, bags.labels, self.task)
+        return {"bag": losses if reduction == "none" else mean_over_bags(losses)}
+
+
+class Normed(InstanceMINet):
+    """Has weights outside linear layers."""
+
+    def __init__(self, *facts):
+        super().__init__(*facts, hidden_sizes=[4])
+        self.embed.append(nn.LayerNorm(4))
+
+
+class Following(MILModule):
+    """Does something after a step."""
+
+    def after_optimizer_step(self):
+        with torch.no_grad():
+            self.model.classifier.bias.mul_(0.9)
+
+
+APART = {
+    "state": (Counting, "state of the network", {}),
+    "all bags": (Normalising, "other folds", {}),
+    "gradient": (Leaking, "other folds", {}),
+    "buffers": (Weighing, "does not fit bags of several folds", {}),
+    "random": (Noisy, "other folds", {}),
+    "tied": (Tied, "share their weights", {}),
+    "layer norm": (Normed, "LayerNorm", {}),
+    "protocol": (mi_net, "Following has a training protocol", {"module": Following}),
+    "optimizer": (mi_net, "LookaheadRAdam", {"optimizer": lambda p: LookaheadRAdam(p, 0.01)}),
+}
+
+
+@pytest.mark.parametrize(("learner", "reason", "options"), APART.values(), ids=APART)
+def test_what_cannot_go_together_goes_one_by_one(learner, reason, options):
+    (told,) = compare(recipe_of(learner, steps=6, **options))
+    assert reason in told
+
+
+def test_batches_of_a_token_budget_go_one_by_one():
+    recipe = recipe_of(mi_net, steps=4)
+    recipe = dataclasses.replace(recipe, plan=BatchPlan(4, token_budget=9))
+    assert compare(recipe) == ["with token_budget batches differ in their number of bags"]
+
+
+def test_a_loss_that_is_not_finite_is_told_as_by_a_fold_alone():
+    bags = bags_of()
+    recipe = recipe_of(mi_net, lambda p: torch.optim.SGD(p, 1e30), steps=30)
+    with pytest.raises(ValueError, match=r"not finite.*samples \[\d+\]"):
+        run_folds(bags, TASKS[:2], recipe)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_gives_what_it_gives_one_by_one(name):
+    section = recipe_section(ROOT / f"configs/mil/{name}.yaml", "model")
+    build = module_builder(section)
+    recipe = FoldRecipe(build, BatchPlan(2), max_steps=3)
+    if not hasattr(build(2, WIDTH, "binary"), "receive"):  # stages have tests of their own
+        reasons = compare(recipe)
+        assert not reasons or name not in ("mi_net", "abmil", "dsmil", "aem", "top_k_instance")
