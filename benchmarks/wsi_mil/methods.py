@@ -1,0 +1,129 @@
+"""What is compared on synthetic slides: recipes of configs/mil with other widths and data.
+
+A family shares learner, optimizer, schedule, batches and number of steps; its methods differ in
+the method alone. Of the recipes' values are replaced: widths (features of 64 rather than 1024),
+epochs, the threshold (no measure of this benchmark has one) and, since 25 epochs of 60 bags are a
+fraction of the steps that the recipes' rates are meant for, the learning rate (A177). SC-MIL and
+its baselines train on the smallest batches that hold two bags of each class (A178).
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_modules.mil_cv_recipe import read_recipe
+from lightning_modules.mil_folds import FoldRecipe
+
+RECIPES = Path(__file__).resolve().parents[2] / "configs" / "mil"
+WIDTH, ATTENTION, EPOCHS = 128, 32, 25
+RATE = 3e-3
+_LEARNER = "model.init_args.model.init_args.learner.init_args"
+_DIRECT = "model.init_args.model.init_args"
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One row of the tables.
+
+    Attributes:
+        family: whose data, optimizer and steps it has.
+        title: as it is named in tables.
+        recipe: file of configs/mil, without suffix.
+        baselines: methods that it is compared with.
+        changes: values of the recipe by dotted name.
+        plain: train the first of the recipe's two stages alone.
+        begins_with: the method whose weights are its first stage.
+    """
+
+    family: str
+    title: str
+    recipe: str
+    baselines: tuple[str, ...] = ()
+    changes: dict[str, Any] = field(default_factory=dict)
+    plain: bool = False
+    begins_with: str | None = None
+
+
+_WEIGHT = "model.init_args.loss_weights"
+_MASKS = f"{_DIRECT}.masks"
+_NO_MASKS = {_MASKS: {"random": 0.0}, _WEIGHT: {"consistency": 0.0}}
+_V2 = {f"{_DIRECT}.recycle.init_args.{k}": v for k, v in (("width", WIDTH), ("head_width", 16))}
+_BATCH = "data.init_args.batch_size"
+SC_BATCH = 4
+_SC = {_BATCH: SC_BATCH}
+
+METHODS = {
+    "abmil": Method("aem", "ABMIL", "aem", changes={f"{_WEIGHT}.entropy": 0.0}),
+    "aem": Method("aem", "AEM", "aem", ("abmil",)),
+    "plain": Method("mhim", "ABMIL", "mhim", plain=True),
+    # What training twice does by itself  # A180
+    "twice": Method(
+        "mhim", "ABMIL, two stages", "mhim", ("plain",), _NO_MASKS, begins_with="plain"
+    ),
+    "mhim": Method("mhim", "MHIM", "mhim", ("plain", "twice"), begins_with="plain"),
+    "plain_v2": Method("mhim_v2", "ABMIL (GELU)", "mhim_v2", changes=_V2, plain=True),
+    "mhim_v2": Method(
+        "mhim_v2", "MHIM-v2", "mhim_v2", ("plain_v2",), _V2, begins_with="plain_v2"
+    ),
+    "shuffled": Method(
+        "sc_mil", "ABMIL, shuffled", "abmil_balanced",
+        changes=_SC | {"data.init_args.sampler": "shuffle"},
+    ),
+    "balanced": Method("sc_mil", "ABMIL, balanced batches", "abmil_balanced", changes=_SC),
+    "weighted": Method("sc_mil", "ABMIL, class weights", "abmil_class_weighted", changes=_SC),
+    "sc_mil": Method(
+        "sc_mil", "SC-MIL", "sc_mil", ("balanced", "weighted", "shuffled"), _SC
+    ),
+}  # fmt: skip
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    """Return the recipe of a method as it is trained, in plain containers."""
+    method = METHODS[name]
+    found = yaml.safe_load((RECIPES / f"{method.recipe}.yaml").read_text())
+    learner = _LEARNER if "learner" in _at(found, _DIRECT) else _DIRECT
+    shared = {
+        f"{learner}.hidden_sizes": [WIDTH],
+        f"{learner}.attention_dim": ATTENTION,
+        "model.init_args.optimizer.init_args.lr": RATE,
+        "model.init_args.threshold": 0.5,
+        "trainer.max_epochs": EPOCHS,
+    }
+    for path, value in (shared | method.changes).items():
+        parent, _, key = path.rpartition(".")
+        _at(found, parent)[key] = copy.deepcopy(value)
+    return {section: found[section] for section in ("model", "data", "trainer")}
+
+
+def _at(settings: dict[str, Any], path: str) -> dict[str, Any]:
+    for key in path.split("."):
+        settings = settings[key]
+    return settings
+
+
+def fold_recipe(name: str, folder: Path) -> FoldRecipe:
+    """Write the recipe of a method into the folder and read it as cross-validation does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{name}.yaml"
+    part = file.with_suffix(".part")
+    part.write_text(yaml.safe_dump(settings_of(name), sort_keys=False))
+    part.replace(file)
+    recipe = read_recipe(file)
+    if METHODS[name].plain:
+        assert recipe.first is not None
+        return dataclasses.replace(recipe, build=recipe.first, first=None)
+    return recipe
+
+
+def build(recipe: FoldRecipe, width: int) -> Any:
+    """Return the module of a recipe; that no instance is masked is meant here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="masks: all shares are 0")
+        return recipe.build(2, width, "binary")

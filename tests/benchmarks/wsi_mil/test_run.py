@@ -1,0 +1,83 @@
+"""The study trains what is missing, and nothing twice."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks.wsi_mil import methods, run
+from benchmarks.wsi_mil.bags import Slides, SlideSet
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Let slides have a few dozen instances, and trainings two epochs of a dozen bags."""
+    counts = {"train": 12, "test": 8, "large": 10}
+    slides = Slides(sizes=(30, 60))
+    made = lambda seed, split, ratio: SlideSet(seed, split, ratio, slides, counts[split])  # noqa: E731
+    monkeypatch.setattr(run, "slide_set", made)
+    monkeypatch.setattr(methods, "EPOCHS", 2)
+    monkeypatch.setattr(run, "SEEDS", (1,))
+    monkeypatch.setattr(run, "RATIOS", (1,))
+
+
+def call(monkeypatch, folder, *arguments):
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    monkeypatch.setattr("sys.argv", ["run.py", "--results", str(folder), *arguments])
+    return run.main()
+
+
+def test_a_run_is_made_once_and_again_where_its_settings_changed(
+    small, monkeypatch, tmp_path, capsys
+):
+    assert call(monkeypatch, tmp_path, "--only", "abmil", "aem") == 0
+    text = capsys.readouterr().out
+    assert "aem 1:1 seed 1: " in text
+    assert "| 1:1 | AEM | ABMIL |" in text
+    files = sorted(tmp_path.glob("*.json"))
+    assert [file.name for file in files] == ["abmil-1-1.json", "aem-1-1.json"]
+    assert (tmp_path / "differences.png").is_file()
+    before = json.loads(files[1].read_text())
+    assert not list(tmp_path.glob("*.part"))
+
+    made = []
+    real = run.run
+    monkeypatch.setattr(run, "run", lambda *a: made.append(a[:3]) or real(*a))
+    call(monkeypatch, tmp_path, "--only", "abmil", "aem")
+    assert made == []
+    files[1].unlink()  # as if the study had been interrupted
+    call(monkeypatch, tmp_path, "--only", "abmil", "aem")
+    assert made == [("aem", 1, 1)]
+    after = json.loads(files[1].read_text())
+    assert all(before[part] == after[part] for part in ("train", "test", "large"))  # to the bit
+    monkeypatch.setattr(methods, "RATE", 0.01)
+    call(monkeypatch, tmp_path, "--only", "aem")
+    assert made[1:] == [("aem", 1, 1)]
+    made.clear()
+    call(monkeypatch, tmp_path, "--report")
+    assert made == []
+
+
+def test_a_student_begins_with_the_weights_of_the_plain_run(small, monkeypatch, tmp_path):
+    begun = []
+    real = run.train_fold
+
+    def spied(fold, bags, recipe):
+        if hasattr(fold.module, "mhim"):
+            teacher = fold.module.mhim.teacher.state_dict()
+            begun.append({n: v.clone() for n, v in teacher.items()})
+        real(fold, bags, recipe)
+
+    monkeypatch.setattr(run, "train_fold", spied)
+    call(monkeypatch, tmp_path, "--only", "mhim:1:1")  # trains the plain learner first
+    plain = torch.load(tmp_path / "plain-1-1.pt", weights_only=True)
+    assert all(torch.equal(begun[0][n], value) for n, value in plain.items())
+    seen = json.loads((tmp_path / "mhim-1-1.json").read_text())
+    assert 0 <= seen["masking_begin"]["kept_share"] <= 1
+    fresh = run.train("plain", 1, 1, tmp_path)[0].model.state_dict()
+    assert all(torch.equal(fresh[n], value) for n, value in plain.items())
+
+
+def test_a_method_that_does_not_exist_is_named(small, monkeypatch, tmp_path):
+    with pytest.raises(SystemExit, match="no method .'abmill'."):
+        call(monkeypatch, tmp_path, "--only", "abmill")
