@@ -120,7 +120,7 @@ def run_mil(args: argparse.Namespace) -> dict[str, Any]:
         skipped: Any = found.problems
         files = [args.ckpt, args.data]
     else:
-        scores, task, skipped = read_bag_csv(args.predictions, args.bad_data)
+        scores, task, skipped = read_bag_csv(args.predictions, args.bad_data)[:3]
         threshold, files = 0.5, [args.predictions]
     threshold = threshold if args.threshold is None else args.threshold
     if not 0 <= threshold <= 1:
@@ -176,7 +176,8 @@ def run_mil_cv(args: argparse.Namespace) -> dict[str, Any]:
         facts = {"recipe": recipe.words, "seed": args.seed, "protocol": result.protocol}
         options = WandbOptions(project=args.wandb, mode=args.wandb_mode)
         values = {name: summary["folds"] for name, summary in result.metrics.items()}
-        print(log_cross_validation(options, result.fold_numbers, values, args.data, facts))
+        name = args.config[0].stem
+        print(log_cross_validation(options, name, result.fold_numbers, values, args.data, facts))
     return report(
         sys.argv,
         result.metrics,
@@ -221,7 +222,7 @@ def run_compare(args: argparse.Namespace) -> dict[str, Any]:
         _show(*part)
     for note in found.notes:
         print(f"note: {note}")
-    extra = {"skipped": _tell_skipped(found.problems), **found.extra}
+    extra = {"skipped": _tell_skipped(found.problems), "notes": found.notes, **found.extra}
     return report(sys.argv, found.metrics, files=found.files, seed=args.seed, **extra)
 
 
@@ -368,6 +369,8 @@ def main(argv: list[str] | None = None) -> int:
         with without("matplotlib"):  # loaded by torchmetrics for its own plots
             import pytorch_lightning  # noqa: F401
     try:
+        if args.out is not None and args.out.is_dir():  # told before hours of work, not after
+            raise ValueError(f"--out {args.out} is a folder; name a file to write")
         record = run(args)
         _write(args.out, record)
     except (ValueError, OSError, ArgumentError) as error:

@@ -177,7 +177,9 @@ def _add_compare(compare: argparse.ArgumentParser) -> None:
         default=(),
         help="for both or for each; default: that of the run's checkpoint, or 0.5",
     )
-    compare.add_argument("--max-dets", type=int, nargs="+", default=(1, 10, 100))
+    compare.add_argument(
+        "--max-dets", type=int, nargs="+", default=(), help="of pictures; default: 1 10 100"
+    )
     compare.add_argument("--draws", type=int, default=1000, help="bootstrap draws")
     compare.add_argument("--seed", type=_seed, default=0, help="seed of the bootstrap")
 

@@ -3,8 +3,9 @@
 Run `python benchmarks/classic_mil.py --data FOLDER` (`musk1.npz` and the others in it). Each cell
 of the table is one cross-validation, published folds where the file has them and otherwise 5 x 10
 stratified ones; it is written to ``--results`` when it is done, and a run that was stopped goes on
-with the cells that are missing. ``--only musk1/mi-Net`` (repeatable) runs some, ``--print`` none. A
-table is printed in Markdown.
+with the cells that are missing. A result counts for the recipe's name and the values laid over it:
+after a change of a recipe or of the code, name another folder. ``--only musk1/mi-Net`` (repeatable)
+runs some, ``--print`` none. A table is printed in Markdown.
 
 Nothing is chosen on a test fold: the last step counts, the threshold is 0.5, and hyper-parameters
 are those that were published. What was published per set is laid over the recipe here.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -118,16 +120,29 @@ def run_cell(cell: Cell, data: Path, results: Path) -> float:
     return float(record["seconds"])
 
 
-def run_missing(cells: Sequence[Cell], data: Path, results: Path, workers: int) -> None:
-    """Run the cells that have no result, the short ones first."""
+def _start_worker() -> None:
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it, instead of one cell alone
+
+
+def run_missing(cells: Sequence[Cell], data: Path, results: Path, workers: int) -> int:
+    """Run the cells that have no result, the short ones first, and return how many failed."""
+    failed = 0
     left = [cell for cell in cells if cell.result(results) is None]
     left.sort(key=lambda cell: (cell.learner not in FLOOR, _BY_LENGTH.index(cell.set)))
-    with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(workers, initializer=_start_worker) as pool:
         runs = {pool.submit(run_cell, cell, data, results): cell for cell in left}
         for count, run in enumerate(as_completed(runs), 1):
-            cell = runs[run]
-            print(f"{count} of {len(left)}: {cell.set}/{cell.learner}, {run.result():.0f} s",
-                  file=sys.stderr, flush=True)  # fmt: skip
+            cell, error = runs[run], run.exception()
+            failed += error is not None
+            end = (
+                f"{run.result():.0f} s"
+                if error is None
+                else f"failed: {type(error).__name__}: {error}"
+            )
+            text = f"{count} of {len(left)}: {cell.set}/{cell.learner}, {end}"
+            print(text, file=sys.stderr, flush=True)
+    return failed
 
 
 def _number(value: float) -> str:
@@ -203,10 +218,13 @@ def main() -> int:
         if unknown:
             parser.error(f"--only {unknown[0]}: one of {', '.join(known)}")
         cells = [known[name] for name in args.only]
-    if args.run:
-        run_missing(cells, args.data, args.results, args.workers)
+    try:
+        failed = run_missing(cells, args.data, args.results, args.workers) if args.run else 0
+    except KeyboardInterrupt:
+        print("stopped; the same command runs the cells that are missing", file=sys.stderr)
+        return 130
     print("\n".join(table(cells, args.results)))
-    return 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -1,11 +1,18 @@
 """How often the intervals of `evaluate.py compare` hold the truth, by simulation.
 
-Run `python benchmarks/compare_coverage.py [--sets S] [--draws R]`; prints a Markdown table. Scores
-of two models are normal with unit variance, those of positives shifted by d, correlated by 1/2
-between the models: the AUROC is Phi(d / sqrt 2), so the true difference is known. A row is S data
-sets: the share of 95 % intervals that hold the true difference and of p below .05, of the paired
-bootstrap and of DeLong's test; and DeLong's standard error over the standard deviation of the
-differences.
+Run `python benchmarks/compare_coverage.py [--pictures] [--sets S] [--draws R]`; prints a Markdown
+table, a row of it S data sets.
+
+Bags: scores of two models are normal with unit variance, those of positives shifted by d,
+correlated by 1/2 between the models: the AUROC is Phi(d / sqrt 2), so the true difference is known.
+Shown are the share of 95 % intervals that hold the true difference and of p below .05, of the
+paired bootstrap and of DeLong's test; and DeLong's standard error over the standard deviation of
+the differences.
+
+Pictures: up to six objects of three classes (60, 30 and 10 % of them), whose boxes two models shift
+by errors that they partly share, and false boxes. The true difference of box AP is the mean over
+the data sets. Shown are the shares as above, for A - B and for A alone, and the width of the
+interval of A - B over that of a normal one with the standard deviation of the differences.
 """
 
 from __future__ import annotations
@@ -13,22 +20,31 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from evaluation.coco_bootstrap import compare_pictures
 from evaluation.delong import delong_test
 from evaluation.paired import compare_bags
 
-SIZES = ((10, 40), (40, 40), (100, 100))  # positives, negatives
+SIZES = ((5, 40), (10, 40), (40, 40), (100, 100))  # positives, negatives
 SHIFTS = ((1.0, 1.0), (1.2, 0.8))
 _HEADER = (
     "| bags | A - B | bootstrap holds it | p < .05 | DeLong holds it | p < .05 | s. e. / spread |",
     "|---|---|---|---|---|---|---|",
+)
+PICTURES = (40, 160)
+SLACKS = ((1.0, 1.0), (1.0, 1.4))  # how far off the boxes of either model are
+_SHARES = (0.6, 0.3, 0.1)
+_PICTURE_HEADER = (
+    "| pictures | A - B | bootstrap holds it | p < .05 | holds A | width / spread |",
+    "|---|---|---|---|---|---|",
 )
 
 
@@ -63,16 +79,92 @@ def simulate(bags: tuple[int, int], shifts: Sequence[float], sets: int, draws: i
     return f"| {' | '.join(cells)} |"
 
 
+def simulate_pictures(pictures: int, slacks: Sequence[float], sets: int, draws: int) -> str:
+    """Return one row of the table of pictures."""
+    random = np.random.default_rng(7)
+    found = [
+        compare_pictures(*data_set(random, pictures, slacks), draws=draws, seed=seed)
+        for seed in range(sets)
+    ]
+    over = [one.differences["box_map"] for one in found]
+    truth, truth_of_first = (np.mean([d.value for d in over]), np.mean([d.first for d in over]))
+    alone = [one.intervals[0]["box_map"] for one in found]
+    shares = [
+        np.mean([d.low <= truth <= d.high for d in over]),
+        np.mean([d.p < 0.05 for d in over]),
+        np.mean([low <= truth_of_first <= high for low, high in alone]),
+    ]
+    reach = NormalDist().inv_cdf(0.975)
+    spread = np.std([d.value for d in over], ddof=1)
+    ratio = np.mean([d.high - d.low for d in over]) / (2 * reach * spread)
+    cells = [str(pictures), f"{truth:.3f}", *(f"{share:.3f}" for share in shares), f"{ratio:.2f}"]
+    return f"| {' | '.join(cells)} |"
+
+
+def data_set(
+    random: np.random.Generator, pictures: int, slacks: Sequence[float]
+) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return COCO ground truth and the results of two models."""
+    classes = range(1, len(_SHARES) + 1)
+    truth: dict[str, Any] = {
+        "images": [{"id": i, "height": 120, "width": 900} for i in range(1, pictures + 1)],
+        "categories": [{"id": c, "name": str(c)} for c in classes],
+        "annotations": [],
+    }
+    results: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
+    for image in truth["images"]:
+        hardness = random.gamma(2, 0.5)
+        for place in range(random.integers(7)):
+            category = int(random.choice(classes, p=_SHARES))
+            box = [110.0 * place, 20.0, random.uniform(30, 80), 60.0]
+            record = {"image_id": image["id"], "category_id": category, "bbox": box}
+            number = len(truth["annotations"]) + 1
+            area = box[2] * box[3]
+            truth["annotations"].append({**record, "id": number, "area": area, "iscrowd": 0})
+            shared = random.normal()
+            for rows, slack in zip(results, slacks, strict=True):
+                off = abs(shared + random.normal()) * 4 * hardness * slack
+                moved = {**record, "bbox": [box[0] + off, *box[1:]]}
+                if random.random() >= 0.1:  # else missed
+                    rows.append({**moved, "score": _probability(random, 1.5 - off / 6)})
+        for rows in results:
+            rows.extend(_false_boxes(random, image["id"], classes))
+    return truth, *results
+
+
+def _false_boxes(
+    random: np.random.Generator, image: int, classes: Sequence[int]
+) -> Iterator[dict[str, Any]]:
+    for _ in range(random.poisson(1.2)):
+        category = int(random.choice(classes, p=_SHARES))
+        box = [random.uniform(0, 700), 20.0, 60.0, 60.0]
+        score = _probability(random, 0.0)
+        yield {"image_id": image, "category_id": category, "bbox": box, "score": score}
+
+
+def _probability(random: np.random.Generator, logit: float) -> float:
+    return 1 / (1 + math.exp(-logit - random.normal()))
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sets", type=int, default=1000)
-    parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--pictures", action="store_true", help="AP of pictures, not AUROC of bags")
+    parser.add_argument("--sets", type=int, help="default: 1000, of pictures 200")
+    parser.add_argument("--draws", type=int, help="default: 1000, of pictures 200")
     args = parser.parse_args()
+    usual = 200 if args.pictures else 1000
+    sets, draws = args.sets or usual, args.draws or usual
+    if args.pictures:
+        print(*_PICTURE_HEADER, sep="\n", flush=True)
+        for pictures in PICTURES:
+            for slacks in SLACKS:
+                print(simulate_pictures(pictures, slacks, sets, draws), flush=True)
+        return
     print(*_HEADER, sep="\n", flush=True)
     for bags in SIZES:
         for shifts in SHIFTS:
-            print(simulate(bags, shifts, args.sets, args.draws), flush=True)
+            print(simulate(bags, shifts, sets, draws), flush=True)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ __all__ = ["WandbOptions", "log_cross_validation", "log_folds"]
 
 def log_cross_validation(
     options: WandbOptions,
+    name: str,
     folds: Sequence[tuple[int, int]],
     metrics: Mapping[str, Sequence[float]],
     data: Path,
@@ -26,15 +27,19 @@ def log_cross_validation(
 
     Args:
         options: project and mode.
+        name: of the recipe; the folder is ``runs/<name>_cv/version_<k>``.
         folds: see `log_folds`.
         metrics: likewise.
         data: the file of the bags.
-        facts: ``recipe``, of which the first word names the folder, and others.
+        facts: what else the folds have in common.
     """
-    folder = next_run_dir(Path("runs"), f"{Path(str(facts['recipe']).split()[0]).stem}_cv")
+    folder = next_run_dir(Path("runs"), f"{name}_cv")
     forget_run_dir()
     config = {**facts, "data": str(data), "data_hash": file_hash(data)}
-    count = log_folds(folder, options, folds, metrics, config)
+    try:
+        count = log_folds(folder, options, folds, metrics, config)
+    except ModuleNotFoundError:
+        return "W&B is not installed (`pip install wandb`); nothing was logged"
     return f"logged to W&B ({options.mode}): {count} folds, {folder}"
 
 

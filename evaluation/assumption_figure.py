@@ -2,7 +2,8 @@
 
 A panel a test and a line a learner: from the area under the ROC curve of the training bags, an open
 circle, to that of the test bags, a filled one for each seed. Below .5 the test bags are ranked the
-wrong way round, which is what a shortcut does; that half is shaded. Who passes is at the top.
+wrong way round, which is what a shortcut does; that half is shaded. A pass has both to the right of
+the dotted line. Who passes is at the top.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def plot_assumptions(results: Mapping[str, Sequence[SeedResult]]) -> Figure:
 
 
 def rank(results: Sequence[SeedResult]) -> tuple[int, int, float]:
-    """Return what puts a learner higher: tests passed, none violated, mean test AUC."""
+    """Return what puts a learner higher: more tests passed, fewer violated, a larger mean AUC."""
     verdicts = [
         verdict_of([result.vote for result in results if result.test == test])
         for test in sorted({result.test for result in results})

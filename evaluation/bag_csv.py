@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +18,19 @@ _NEEDS = "needed are bag_id, label and score, or score_<class> for each class"
 
 
 class BagTable(NamedTuple):
-    """Predictions as read, the task that the columns tell, and what was left out."""
+    """A table of predictions as read.
+
+    Attributes:
+        scores: the predictions.
+        task: what the columns tell.
+        skipped: what was left out.
+        classes: name of each class as in ``score_<class>``; empty for a binary task.
+    """
 
     scores: BagScores
     task: MILTask
     skipped: tuple[Problem, ...]
+    classes: tuple[str, ...]
 
 
 class _Layout(NamedTuple):
@@ -57,7 +66,8 @@ def read_bag_csv(path: Path, policy: BadDataPolicy = "error") -> BagTable:
         path: CSV with ``bag_id`` and either ``label`` and ``score`` (binary: probability of class
             1), ``label`` and one ``score_<class>`` column a class, or one ``label_<class>`` and one
             ``score_<class>`` column a class (multilabel). A column ``patient_id`` (or ``patient``
-            or ``group``) keeps the bags of a patient together when intervals are drawn.
+            or ``group``) keeps the bags of a patient together when intervals are drawn; with a
+            warning it is left aside where it does not tell the patient of every bag.
         policy: ``skip`` leaves out faulty lines.
 
     Raises:
@@ -82,7 +92,12 @@ def read_bag_csv(path: Path, policy: BadDataPolicy = "error") -> BagTable:
     if not lines:
         reason = "no bag is left" if skipped else "no bags in the file"
         raise DataProblems([*skipped, Problem(path, None, None, reason, "write one line a bag")])
-    return BagTable(_scores(lines, layout), layout.task, skipped)
+    untold = sum(not line.patient for line in lines)
+    if layout.patient and 0 < untold < len(lines):
+        told = f"{path}: {untold} of {len(lines)} bags have no {layout.patient}"
+        warnings.warn(f"{told}, so each bag is taken for a patient of its own", stacklevel=2)
+    names = tuple(c.removeprefix("score_") for c in layout.scores if c != "score")
+    return BagTable(_scores(lines, layout), layout.task, skipped, names)
 
 
 def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from evaluation.bag_csv import BagTable
-from evaluation.bag_metrics import IntArray
+from evaluation.bag_metrics import BoolArray, IntArray
 from evaluation.bag_scores import BagScores
 from structures import BadDataPolicy, MILTask, Problem, settle
 
@@ -20,6 +20,7 @@ class PairedBags(NamedTuple):
         first: scores of the first model.
         second: of the second, with the labels and bags of the first.
         task: what the scores mean.
+        classes: names of the classes, the same in both; empty for a binary task.
         groups: the patient of each bag, or empty.
         problems: of bags left out.
     """
@@ -27,6 +28,7 @@ class PairedBags(NamedTuple):
     first: BagScores
     second: BagScores
     task: MILTask
+    classes: tuple[str, ...]
     groups: tuple[str, ...]
     problems: tuple[Problem, ...]
 
@@ -44,16 +46,10 @@ def pair_bags(
     Raises:
         DataProblems: a bag is in one table only and the policy is ``error``; label or patient of a
             bag differ.
-        ValueError: the tasks differ, or no bag is in both.
+        ValueError: the tasks or the names or order of the classes differ, or no bag is in both.
     """
+    _refuse_other_classes(files, tables)
     one, two = tables[0].scores, tables[1].scores
-    shapes = [(t.task, t.scores.probabilities.shape[1:]) for t in tables]
-    if shapes[0] != shapes[1]:
-        told = [
-            f"{file}: {task}" + (f" of {shape[0]} classes" if shape else "")
-            for file, (task, shape) in zip(files, shapes, strict=True)
-        ]
-        raise ValueError(f"{told[0]}, but {told[1]}; compare predictions of the same task")
     place = {bag: number for number, bag in enumerate(two.bag_ids)}
     lacking = [(files[1], files[0], bag) for bag in one.bag_ids if bag not in place]
     known = set(one.bag_ids)
@@ -68,7 +64,46 @@ def pair_bags(
     right = np.array([place[one.bag_ids[n]] for n in left], dtype=np.int64)
     first, second = _taken(one, left), _taken(two, right)
     settle(_disagreements(files, first, second), "error")
-    return PairedBags(first, second, tables[0].task, first.groups or second.groups, problems)
+    groups = first.groups or second.groups
+    return PairedBags(first, second, tables[0].task, tables[0].classes, groups, problems)
+
+
+def one_against_rest(bags: PairedBags) -> BoolArray:
+    """Return (B, C) whether a bag is of a class; a binary task has C = 2."""
+    labels = bags.first.labels
+    several = bags.task == "multilabel"
+    found: BoolArray = (
+        labels == 1 if several else labels[:, None] == np.arange(len(bags.classes) or 2)
+    )
+    return found
+
+
+def units_per_class(bags: PairedBags) -> dict[str, int]:
+    """Count the bags, or the patients where they are known, that hold each class that is there.
+
+    Of several labels a bag, those without a label are counted too.
+    """
+    names = bags.classes or ("0", "1")
+    members = one_against_rest(bags)
+    held = {f"class {name}": column for name, column in zip(names, members.T, strict=True)}
+    if bags.task == "multilabel":
+        without = zip(names, ~members.T, strict=True)
+        held |= {f"the rest of class {name}": column for name, column in without}
+    unit = np.array(bags.groups or bags.first.bag_ids)
+    return {name: len(set(unit[column])) for name, column in held.items() if column.any()}
+
+
+def _refuse_other_classes(files: tuple[Path, Path], tables: tuple[BagTable, BagTable]) -> None:
+    shapes = [(table.task, len(table.classes)) for table in tables]
+    if shapes[0] != shapes[1]:
+        told = [
+            f"{file}: {task}" + (f" of {classes} classes" if classes else "")
+            for file, (task, classes) in zip(files, shapes, strict=True)
+        ]
+        raise ValueError(f"{told[0]}, but {told[1]}; compare predictions of the same task")
+    if tables[0].classes != tables[1].classes:
+        names = [f"{f} scores {', '.join(t.classes)}" for f, t in zip(files, tables, strict=True)]
+        raise ValueError(f"{names[0]}, but {names[1]}; name the same classes in the same order")
 
 
 def _taken(scores: BagScores, numbers: IntArray) -> BagScores:

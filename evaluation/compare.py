@@ -7,10 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from evaluation.bag_csv import read_bag_csv
-from evaluation.bag_pairs import PairedBags, pair_bags
+from evaluation.bag_pairs import PairedBags, one_against_rest, pair_bags, units_per_class
 from evaluation.coco_bootstrap import compare_pictures
 from evaluation.delong import DeLongTest, delong_test
 from evaluation.paired import Difference, Paired, compare_bags
@@ -18,6 +16,7 @@ from evaluation.results import read_ground_truth, read_results
 from evaluation.run_predictions import Predictions, find_predictions
 from structures import BadDataPolicy, Problem
 
+_FEW = 10  # bags, patients or pictures below which intervals hold the truth too seldom (A187)
 _COLUMNS = ["metric", "A", "B", "A - B", "2.5 %", "97.5 %", "p"]
 
 
@@ -27,7 +26,7 @@ class Settings(NamedTuple):
     Attributes:
         thresholds: decision threshold for both models or one for each; empty for that of the run,
             or 0.5.
-        max_dets: caps on detections, see `evaluation.coco.evaluate_results`.
+        max_dets: caps on detections, see `evaluation.coco.evaluate_results`; empty for 1, 10, 100.
         draws: of the bootstrap.
         seed: of the bootstrap.
         bad_data: ``skip`` leaves out faulty lines and rows, and bags that one model lacks.
@@ -35,7 +34,7 @@ class Settings(NamedTuple):
     """
 
     thresholds: Sequence[float] = ()
-    max_dets: Sequence[int] = (1, 10, 100)
+    max_dets: Sequence[int] = ()
     draws: int = 1000
     seed: int = 0
     bad_data: BadDataPolicy = "error"
@@ -79,6 +78,8 @@ def compare_files(
     """
     how = settings or Settings()
     if annotations is None:
+        if how.max_dets:
+            raise ValueError("--max-dets caps detections in pictures; bags have none")
         return _compare_bag_files(sources, how)
     if how.thresholds:
         raise ValueError("--threshold decides on bags; COCO metrics take every confidence")
@@ -89,7 +90,7 @@ def compare_files(
         truth,
         results[0][0],
         results[1][0],
-        max_dets=how.max_dets,
+        max_dets=how.max_dets or 100,
         draws=how.draws,
         seed=how.seed,
         tell=how.tell,
@@ -98,7 +99,9 @@ def compare_files(
     problems += results[0][1] + results[1][1]
     files = [annotations, *(one.file for one in found)]
     extra = {"pictures": len(truth["images"]), "draws": how.draws}
-    return _comparison(sources, title, paired, problems, files, extra)
+    result = _comparison(sources, title, paired, problems, files, extra)
+    result.notes.extend(_too_few(len(truth["images"]), "picture", "the ground truth"))
+    return result
 
 
 def _compare_bag_files(sources: Sequence[Path], how: Settings) -> Comparison:
@@ -124,8 +127,19 @@ def _compare_bag_files(sources: Sequence[Path], how: Settings) -> Comparison:
         columns = [*_COLUMNS[:4], "s. e.", *_COLUMNS[4:]]
         rows: list[tuple[Any, ...]] = [(k, *t[:6], _shown(t.p)) for k, t in tests.items()]
         result.tables.append(("DeLong's test of the AUROCs", columns, rows))
-    result.notes.extend([*notes, *said])
+    held = units_per_class(bags)
+    rarest = min(held, key=lambda name: held[name])
+    few = _too_few(held[rarest], "patient" if patients else "bag", rarest)
+    result.notes.extend([*notes, *few, *said])
     return result
+
+
+def _too_few(units: int, kind: str, holder: str) -> list[str]:
+    if units >= _FEW:
+        return []
+    several = "" if units == 1 else "s"
+    told = f"{holder} has {units} {kind}{several}"
+    return [f"{told}: intervals of the bootstrap are too narrow and its p too small"]
 
 
 def _thresholds(
@@ -137,8 +151,13 @@ def _thresholds(
     if given:
         return (given[0], given[-1]), []
     first, second = (0.5 if one.threshold is None else one.threshold for one in found)
-    notes = [f"{one.note}; threshold 0.5 is taken" for one in found if one.note]
-    return (first, second), notes
+    alone = any(one.threshold is not None for one in found)  # else both files count alike
+    notes = []
+    for one in found:
+        note = one.note or (f"{one.file}: a file alone tells no threshold" if alone else "")
+        if one.threshold is None and note:
+            notes.append(f"{note}; threshold 0.5 is taken")
+    return (first, second), list(dict.fromkeys(notes))
 
 
 def _delong(bags: PairedBags) -> tuple[dict[str, DeLongTest], list[str]]:
@@ -146,21 +165,16 @@ def _delong(bags: PairedBags) -> tuple[dict[str, DeLongTest], list[str]]:
     if bags.groups and max(Counter(bags.groups).values()) > 1:  # A184
         note = "DeLong's test takes bags as independent and is left out: a patient has several"
         return {}, [f"{note}. The bootstrap above draws whole patients"]
-    labels = bags.first.labels
+    truth = one_against_rest(bags)
     scores = bags.first.probabilities, bags.second.probabilities
     if bags.task == "binary":
-        tests = {"bag_auroc": delong_test(labels == 1, *scores)}
+        tests = {"bag_auroc": delong_test(truth[:, 1], *scores)}
     else:
-        truth = labels == 1 if bags.task == "multilabel" else _one_hot(labels, scores[0].shape[1])
         tests = {
-            f"class {c}": delong_test(truth[:, c], scores[0][:, c], scores[1][:, c])
-            for c in range(truth.shape[1])
+            f"class {name}": delong_test(truth[:, c], scores[0][:, c], scores[1][:, c])
+            for c, name in enumerate(bags.classes)
         }
     return tests, [f"{name}: {test.note}" for name, test in tests.items() if test.note]
-
-
-def _one_hot(labels: Any, classes: int) -> Any:
-    return labels[:, None] == np.arange(classes)
 
 
 def _comparison(

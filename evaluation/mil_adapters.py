@@ -9,6 +9,7 @@ constructor, what the module is, what it does with bags. How modules are called 
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -142,8 +143,12 @@ def _chosen(name: str, module: nn.Module) -> tuple[AdapterName, str]:
     others = "--adapter chooses another"
     if name.startswith(_OURS):
         return "packed", f"a name under {_OURS}; {others}"
-    if mask_place(module) != "none":
+    place = mask_place(module)
+    if place == "keyword":
         return "batch", f"its forward has a place for a mask; {others}"
+    if place == "second":
+        second = list(inspect.signature(module.forward).parameters)[1]
+        return "batch", f"its forward gets the mask as its second argument, {second}; {others}"
     return "bag", f"its forward has no place for a mask; {others}"
 
 

@@ -15,13 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evaluation.mil_assumption_bags import (
-    BACKGROUND,
-    AssumptionBags,
-    Split,
-    TestNumber,
-    kind_names,
-)
+from evaluation.mil_assumption_bags import AssumptionBags, Split, TestNumber, kind_names
 from evaluation.mil_assumption_training import DrawnBags
 from evaluation.mil_bag_models import BagModel
 from evaluation.mil_counter_example import search_counter_example
@@ -40,9 +34,10 @@ class FoundExample:
 
     Attributes:
         split: where the bag is from.
+        number: its place there, from 0 on.
         label: 0 or 1.
         contents: how many instances of each kind it has.
-        rows: kind and features (D,) of each of its instances that is no background.
+        rows: kind and features (D,) of each of its instances.
         added: what the further instance is: a kind, or that the search made it.
         values: (D,) features of it.
         before: logit of the bag.
@@ -50,6 +45,7 @@ class FoundExample:
     """
 
     split: Split
+    number: int
     label: int
     contents: dict[str, int]
     rows: tuple[tuple[str, Row], ...]
@@ -63,14 +59,15 @@ class FoundExample:
         sign = "positive" if self.label else "negative"
         holds = ", ".join(f"{count} {name}" for name, count in self.contents.items())
         return (
-            f"a {sign} {self.split} bag ({holds}) has the logit {self.before:.4g}; with one more "
-            f"instance, {self.added}, it has {self.after:.4g}"
+            f"the {sign} {self.split} bag {self.number} ({holds}) has the logit "
+            f"{self.before:.4g}; with one more instance, {self.added}, it has {self.after:.4g}"
         )
 
     def table(self) -> list[tuple[str, str, str, str, str]]:
         """Return rows (instance, mean, std, lowest, highest feature); background is counted."""
-        lines = [(kind, *_summary(values)) for kind, values in self.rows[:_SHOWN]]
-        left = len(self.rows) - len(lines)
+        special = [row for row in self.rows if row[0] != "background"]
+        lines = [(kind, *_summary(values)) for kind, values in special[:_SHOWN]]
+        left = len(special) - len(lines)
         if left:
             lines.append((f"and {left} more of these kinds", "", "", "", ""))
         background = self.contents.get("background", 0)
@@ -103,13 +100,15 @@ def find_example(model: BagModel, bags: DrawnBags, test: TestNumber) -> FoundExa
     names, of_bag = kind_names(test), part.kinds_of(b)
     counts = torch.bincount(of_bag, minlength=len(names)).tolist()
     raw = bags.original(found.bag)
-    special = (of_bag != BACKGROUND).nonzero()[:, 0].tolist()
     same = (candidates == found.added).all(1).nonzero()[:, 0].tolist()
     return FoundExample(
         split=split,
+        number=b,
         label=int(part.labels[b]),
         contents={names[k]: counts[k] for k in range(len(names)) if counts[k]},
-        rows=tuple((names[int(of_bag[n])], tuple(raw[n].tolist())) for n in special),
+        rows=tuple(
+            (names[k], tuple(row)) for k, row in zip(of_bag.tolist(), raw.tolist(), strict=True)
+        ),
         added=names[int(kinds[same[0]])] if same else _MADE,
         values=tuple(bags.original(found.added).tolist()),
         before=found.before,

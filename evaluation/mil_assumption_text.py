@@ -110,8 +110,8 @@ def _on_test(report: AssumptionReport, test: TestNumber) -> str:
         "PASS": "learnt the legal rule",
         "VIOLATION": f"learnt the shortcut, {_SHORTCUTS[test]}: it ranks the test bags wrongly",
         "LEGAL-BUT-LIMITED": (
-            "cannot express the rule, but takes no shortcut and no further instance was found "
-            "that lowers a bag"
+            "learnt a part of the rule (it cannot express all of it, or needs more --epochs), but "
+            "no shortcut, and no further instance was found that lowers a bag"
         ),
         "INCONCLUSIVE": _why_inconclusive(report, test),
     }[verdict]

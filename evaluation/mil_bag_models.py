@@ -229,8 +229,8 @@ class SingleBagModel(ModuleModel):
     adapter = "bag"
     remedy = (
         "it calls module(X) with the instances X (N, D) of one bag and needs one logit; arguments "
-        "of the constructor go in --init-args, and --adapter batch calls module(X, mask) with "
-        "padded bags (B, N, D)"
+        "of the constructor go in --init-args, and --adapter batch calls module(X, mask), or "
+        "module(X) where forward takes no mask, with padded bags (B, N, D)"
     )
 
     def logits(self, bags: Bags) -> Tensor:

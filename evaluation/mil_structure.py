@@ -65,6 +65,12 @@ _NAMES = (
 )
 
 
+_PROBABILITIES = (
+    "all its outputs lie in [0, 1]; are they probabilities? They are trained as log-odds of class "
+    "1, so leave the last sigmoid out"
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StructureSettings:
     """How much is tried.
@@ -132,12 +138,16 @@ def check_structure(
     settings = settings or StructureSettings()
     parts: list[dict[str, Property]] = []
     notes: dict[str, None] = {}  # in order, each once
+    saturated = True
     with torch.random.fork_rng(devices=[]):
         for seed in range(settings.seeds):
             model = build(seed)
             properties, found = _check_network(model, dim, settings, seed)
             parts.append(properties)
             notes.update(dict.fromkeys(found))
+            saturated = saturated and _saturates(model, dim, settings.sizes[1])
+    if saturated:
+        notes[_PROBABILITIES] = None
     merged = {name: _merged(name, [part[name] for part in parts]) for name in _NAMES}
     return StructureReport(**merged, notes=tuple(notes))
 
@@ -185,6 +195,19 @@ def _smallest(model: BagModel, dim: int, sizes: tuple[int, int]) -> int:
             continue
         return size
     return high
+
+
+def _saturates(model: BagModel, dim: int, size: int) -> bool:
+    """Return whether far instances bring outputs to 0 or 1 and never beyond, as a sigmoid does.
+
+    Logits of bounded embeddings may stay in between by chance, but not reach the ends.
+    """
+    generator = torch.Generator().manual_seed(0)
+    model.module.eval()
+    lengths = [1.0, -1.0, 30.0, -30.0, 1000.0, -1000.0]
+    found = scores(model, [length * draw_instances(size, dim, generator) for length in lengths])
+    beyond = torch.maximum(-found, found - 1)  # (6,) of the nearer end, negative within [0, 1]
+    return bool(-1e-3 < beyond.max() <= 0) and bool(found.min() < found.max())
 
 
 def _draws(model: BagModel, bags: Sequence[Tensor]) -> bool:

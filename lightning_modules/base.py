@@ -192,9 +192,10 @@ class TrainedModule(pl.LightningModule):
         self.log_metrics(split, named | {"loss": float(total)}, headline=())
 
     def _refuse(self, found: list[str]) -> None:
+        step = "" if self._trainer is None else f" at step {self.global_step}"
         raise ValueError(
-            f"loss is not finite at step {self.global_step}: {', '.join(found)}. Lower the "
-            "learning rate, lengthen the warm-up or check these samples."
+            f"loss is not finite{step}: {', '.join(found)}. Lower the learning rate, lengthen the "
+            "warm-up or check these samples."
         )
 
     def log_metrics(

@@ -73,6 +73,11 @@ class GroupedLinear(nn.Module):
         """Refuse: what a network does with a weight by itself is not known here."""
         raise CannotGroupError("the network uses the weights of a layer by themselves")
 
+    @property
+    def bias(self) -> Tensor:
+        """Refuse, as ``weight`` does."""
+        return self.weight
+
     def forward(self, values: Tensor) -> Tensor:
         """Return (R, E) for (R, D)."""
         if values.ndim != 2:
@@ -156,9 +161,11 @@ class _Products(torch.autograd.Function):
 
 def _products(values: Tensor, matrices: Tensor, sizes: list[int]) -> Tensor:
     """Return (R, E): rows (R, D) times the matrix of their network, of (F, D, E)."""
+    result = values.new_empty(values.shape[0], matrices.shape[2])  # no view: it may be overwritten
     if min(sizes) == max(sizes):
-        return (values.reshape(len(sizes), sizes[0], -1) @ matrices).flatten(0, 1)
-    result = values.new_empty(values.shape[0], matrices.shape[2])
+        blocks = (len(sizes), sizes[0], -1)
+        torch.bmm(values.reshape(blocks), matrices, out=result.view(blocks))
+        return result
     parts = (rows.split_with_sizes(sizes) for rows in (values, result))
     for own, out, matrix in zip(*parts, matrices.unbind(0), strict=True):
         torch.mm(own, matrix, out=out)

@@ -6,7 +6,6 @@ Letters: F networks, B bags of a batch, b = B / F bags of each.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +20,11 @@ from lightning_modules.grouped_layers import (
 )
 from models.mil.protocol import MILModel
 from structures import BagBatch
+
+# What a network raises that bags of several folds do not fit; if grouping is not to blame, a fold
+# by itself raises it too.
+_MISFITS = (AttributeError, IndexError, RuntimeError, TypeError, ValueError)
+_SMALLEST = 0.01  # of the largest gradient of a network: gradients below are partly rounding
 
 
 class GroupedNetwork:
@@ -38,18 +42,25 @@ class GroupedNetwork:
     def __init__(
         self, networks: Sequence[nn.Module], random: Sequence[Tensor], bags_each: int
     ) -> None:
-        self._networks, self._bags_each, self._random = networks, bags_each, random
+        self._networks, self._bags_each = networks, bags_each
         self._rows = RowsByNetwork()
         self._generators = [torch.Generator() for _ in networks]
-        self.rewind()
+        self.rewind(random)
         self._stacked: dict[nn.Parameter, nn.Parameter] = {}
-        self._module = copy.deepcopy(networks[0]).train()
+        try:
+            self._module = copy.deepcopy(networks[0]).train()
+        except (RuntimeError, TypeError) as fault:
+            raise CannotGroupError("the network cannot be copied") from fault
         self._replace_layers()
         self._spread_buffers()
 
-    def rewind(self) -> None:
-        """Let every network draw its random numbers from the beginning."""
-        for generator, state in zip(self._generators, self._random, strict=True):
+    def random_states(self) -> list[Tensor]:
+        """Return where each network's random numbers go on from."""
+        return [generator.get_state() for generator in self._generators]
+
+    def rewind(self, states: Sequence[Tensor]) -> None:
+        """Let every network draw its random numbers from a state of `random_states` on."""
+        for generator, state in zip(self._generators, states, strict=True):
             generator.set_state(state)
 
     def _replace_layers(self) -> None:
@@ -92,14 +103,31 @@ class GroupedNetwork:
 
         Args:
             batch: the b bags of the first network, then those of the next.
+
+        Raises:
+            CannotGroupError: the network does not get on with bags of several folds, or draws
+                random numbers that are not of its dropout.
         """
         self._rows.set(batch.offsets, self._bags_each)
         model: MILModel = self._module  # type: ignore[assignment]
-        terms = model.losses(model(batch), batch, "none")
-        return {name: term.view(-1, self._bags_each).mean(1) for name, term in terms.items()}
+        shape, before = (len(self._networks), self._bags_each), torch.get_rng_state()
+        try:
+            terms = model.losses(model(batch), batch, "none")
+            means = {name: term.reshape(shape).mean(1) for name, term in terms.items()}
+        except _MISFITS as fault:
+            raise CannotGroupError("the network does not fit bags of several folds") from fault
+        if not torch.equal(before, torch.get_rng_state()):
+            raise CannotGroupError("the network draws random numbers that are no dropout")
+        return means
 
     def stacked(self, parameter: nn.Parameter) -> nn.Parameter:
-        """Return the weights of all networks, (F, ...), for those of the first."""
+        """Return the weights of all networks, (F, ...), for those of the first.
+
+        Raises:
+            CannotGroupError: they are not those of a linear layer.
+        """
+        if parameter not in self._stacked:
+            raise CannotGroupError("the network has weights that are no layer's own")
         return self._stacked[parameter]
 
     def zero_grad(self) -> None:
@@ -123,22 +151,28 @@ class GroupedNetwork:
             for first, stacked in self._stacked.items():
                 own[names[first]].copy_(stacked[position])
 
-    def gradient_error(self, position: int) -> float:
-        """Return the largest difference of gradients from a network's own, by their largest.
+    def same_gradients(self, position: int, tolerance: float) -> bool:
+        """Tell whether gradients are a network's own.
 
         Args:
             position: of the network, which has gradients of the same batch.
+            tolerance: of the largest gradient of each weight, or of a hundredth of the network's
+                largest, if that is more.
         """
         own = dict(self._networks[position].named_parameters())
-        worst = 0.0
-        for name, first in self._networks[0].named_parameters():
-            alone, together = own[name].grad, self._stacked[first].grad
-            if alone is None or together is None:
-                worst = worst if alone is together else math.inf
-                continue
-            scale = float(alone.abs().max().clamp(min=1e-12))
-            worst = max(worst, float((together[position] - alone).abs().max()) / scale)
-        return worst
+        pairs = [
+            (own[name].grad, self.stacked(first).grad)
+            for name, first in self._networks[0].named_parameters()
+        ]
+        if any((alone is None) != (together is None) for alone, together in pairs):
+            return False
+        known = [(a, t[position]) for a, t in pairs if a is not None and t is not None]
+        least = _SMALLEST * max((float(alone.abs().max()) for alone, _ in known), default=0.0)
+        return all(
+            float((together - alone).abs().max())
+            <= tolerance * max(float(alone.abs().max()), least)
+            for alone, together in known
+        )
 
 
 def _check_part(part: nn.Module) -> None:

@@ -35,6 +35,13 @@ _NEUTRAL = {
 
 
 _SECTIONS = ("model", "data", "trainer")
+# Arguments of the data that choose what cross-validation chooses by itself. A recipe may have them.
+_OWN = "every fold in turn is the test fold, see --folds, --repeats and --seed"
+_ELSEWHERE = {
+    **dict.fromkeys(("file", "table"), "name the bags by --data"),
+    **dict.fromkeys(("mean", "std"), "each fold is standardised by its own training bags"),
+    **dict.fromkeys(("fold", "repeat", "num_folds", "test_fraction", "split_seed", "seed"), _OWN),
+}
 
 
 class RecipeFiles(NamedTuple):
@@ -93,6 +100,11 @@ def read_recipe(config: Path | RecipeFiles) -> FoldRecipe:
     for name, limit in counts.items():
         if limit is not None and (not isinstance(limit, int) or limit < 1):
             raise ValueError(f"{config}: trainer.{name} must be a positive number, got {limit!r}")
+    clip_norm = trainer.get("gradient_clip_val")
+    if clip_norm is not None and not (isinstance(clip_norm, int | float) and clip_norm >= 0):
+        raise ValueError(
+            f"{config}: trainer.gradient_clip_val must be a number from 0, got {clip_norm!r}"
+        )
     planned = ("batch_size", "sampler", "class_weights", "token_budget", "max_instances")
     plan = {name: settings[name] for name in planned if name in settings}
     if plan.get("class_weights") is not None:
@@ -102,7 +114,7 @@ def read_recipe(config: Path | RecipeFiles) -> FoldRecipe:
         build=module_builder(sections["model"]),
         first=None if first is None else module_builder(first),
         plan=BatchPlan(**plan),
-        clip_norm=trainer.get("gradient_clip_val"),
+        clip_norm=clip_norm or None,  # the Trainer does not clip at 0 either
         accumulate=accumulate,
         standardise=settings.get("standardise", True),
         clip=settings.get("clip"),
@@ -202,17 +214,23 @@ def _laid_over(below: dict[str, Any], above: Mapping[str, Any], where: str) -> d
     Raises:
         ValueError: they name two classes, whose arguments would mix.
     """
-    old, new = below.get("class_path"), above.get("class_path")
-    if None not in (old, new) and old != new:
-        raise ValueError(f"{where}: {new} cannot be laid over {old}; write a recipe of its own")
+    _check_class(below, above.get("class_path"), where)
     merged = dict(below)
     for key, value in above.items():
         mine = below.get(key)
         if isinstance(mine, dict) and isinstance(value, Mapping):
             merged[key] = _laid_over(mine, value, f"{where}.{key}")
-        else:
-            merged[key] = value
+            continue
+        if isinstance(mine, dict) and value is not None:  # a class by its name alone
+            _check_class(mine, value, f"{where}.{key}")
+        merged[key] = value
     return merged
+
+
+def _check_class(below: Mapping[str, Any], new: Any, where: str) -> None:
+    old = below.get("class_path")
+    if None not in (old, new) and old != new:
+        raise ValueError(f"{where}: {new} cannot be laid over {old}; write a recipe of its own")
 
 
 def _overrides(words: Sequence[str]) -> list[tuple[list[str], Any]]:
@@ -232,12 +250,17 @@ def _overrides(words: Sequence[str]) -> list[tuple[list[str], Any]]:
             )
         if not equals and not rest:
             raise ValueError(f"{flag} needs a value")
-        found.append((path, _value(value if equals else rest.pop(0))))
+        if path[0] == "data" and path[-1] in _ELSEWHERE:
+            raise ValueError(f"{flag} has no part in a cross-validation; {_ELSEWHERE[path[-1]]}")
+        found.append((path, _value(flag, value if equals else rest.pop(0))))
     return found
 
 
-def _value(text: str) -> Any:
-    value = yaml.safe_load(text)
+def _value(flag: str, text: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ValueError(f"{flag}: {text} is no YAML; mend its brackets or quotes") from None
     if isinstance(value, str):
         try:
             return float(value)  # YAML takes 1e-4 for a word

@@ -7,6 +7,7 @@ model, loss weights, optimizer, schedule and threshold.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +30,7 @@ from datamodules.tabular_bags import packed
 from evaluation.mil import youden_threshold
 from lightning_modules.mil import MILModule
 from lightning_modules.staged import StagedMILModule
-from structures import BagBatch, MILTask
+from structures import BagBatch, DataProblems, MILTask
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
@@ -102,9 +103,10 @@ def run_fold(
         key: (seed, repeat, fold), which with the bags and the recipe fixes the result.
 
     Raises:
-        ValueError: fewer training bags than a batch, or a loss that is not finite.
+        ValueError: the training bags do not suffice for what the recipe asks of them, or a loss is
+            not finite; the message names repeat and fold.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), naming_fold(key):
         fold = prepare_fold(bags, folds, recipe, key)
         if isinstance(fold.module, StagedMILModule):
             if recipe.first is not None:
@@ -114,6 +116,21 @@ def run_fold(
             fold.module.check_first_stage()
         train_fold(fold, bags, recipe)
     return finish_fold(fold, bags)
+
+
+@contextlib.contextmanager
+def naming_fold(key: tuple[int, int, int]) -> Iterator[None]:
+    """Put repeat and fold of (seed, repeat, fold) before the message of a wrong training.
+
+    Raises:
+        ValueError: the training did. Faults of the data name their file and are none of a fold.
+    """
+    try:
+        yield
+    except DataProblems:
+        raise
+    except ValueError as error:
+        raise ValueError(f"repeat {key[1]}, fold {key[2]}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +223,7 @@ def training_steps(
 def train_fold(fold: Fold, bags: BagSet, recipe: FoldRecipe) -> None:
     """Train the module of a fold, without a first stage, and on nothing but its bags."""
     module = fold.module
+    known = bags.numbers() if isinstance(bags, BagFile) else []  # what a file's bags are called
     batches_of_steps, steps, _ = training_steps(fold, bags, recipe)
     optimizer = module.build_optimizer()
     schedule = module.scheduler_factory
@@ -216,7 +234,8 @@ def train_fold(fold: Fold, bags: BagSet, recipe: FoldRecipe) -> None:
         optimizer.zero_grad()
         for keys in batches:
             batch = fold.read([key.index for key in keys], keys[0].epoch)
-            loss = module.total_loss(module.training_terms(batch), [key.index for key in keys])
+            names = batch.bag_ids or [known[key.index] for key in keys]
+            loss = module.total_loss(module.training_terms(batch), names)
             # As the Trainer does, also where the epoch leaves fewer batches.
             (loss / recipe.accumulate).backward()  # type: ignore[no-untyped-call]
         if recipe.clip_norm is not None:

@@ -9,8 +9,10 @@ rounding.
 
 That holds where all weights are those of linear layers, all that is random is dropout, a bag's loss
 is its own, and the optimizer works entry by entry. What of it can be read off the module is checked
-by its parts; the rest by the first batch, of which losses and gradients have to be those of each
-fold by itself. Whatever does not pass is trained fold by fold (A169).
+by its parts. The rest is seen by the first batch, of which each loss term and its gradients have to
+be those of each fold by itself, and by the last one, of which the loss terms have to: by then a
+learner has shown what it does only after some steps. Whatever does not pass is trained fold by fold
+(A169).
 
 Letters: F folds, N instances, B bags of a file, b bags of a fold's batch.
 """
@@ -39,18 +41,32 @@ from lightning_modules.mil_folds import (
     FoldRecipe,
     FoldResult,
     finish_fold,
+    naming_fold,
     prepare_fold,
     run_fold,
     training_steps,
 )
+from lightning_modules.staged import StagedMILModule
 from structures import BagBatch
 
 MOST_FOLDS = 50  # of a group; more would hardly make a step cheaper
-_MOST_VALUES = 2**27  # features of a group, each fold's standardised by itself: 512 MiB
+_MOST_VALUES = 2**27  # features of a group, each fold's standardised by itself: two of 512 MiB
 _ENTRYWISE = (SGD, Adam, AdamW)
 _CLOSE = 1e-4  # of the largest gradient of a weight: rounding is a hundred times smaller
+_HOOKS = (
+    *("training_terms", "total_loss", "weighted_sum", "_sum", "loss_factors"),
+    "after_optimizer_step",
+)
 
 FoldTask = tuple[npt.NDArray[np.int64], tuple[int, int, int]]
+
+
+class _NotFiniteError(CannotGroupError):
+    """The loss of a fold is not finite; ``position`` is the fold's in its group."""
+
+    def __init__(self, position: int) -> None:
+        super().__init__("a loss is not finite")
+        self.position = position
 
 
 class _Ready(NamedTuple):
@@ -108,6 +124,8 @@ def reason_apart(bags: BagSet, recipe: FoldRecipe) -> str | None:
     """Return why folds cannot be trained together, None if nothing shows before a first batch."""
     if not isinstance(bags, BagFile):
         return "slides are read one by one"
+    if bags.features.size > _MOST_VALUES // 2:
+        return "two copies of the features take too much memory"
     if recipe.plan.token_budget is not None:
         return "with token_budget batches differ in their number of bags"
     with torch.random.fork_rng(devices=[]):
@@ -132,7 +150,12 @@ def _run_together(bags: BagFile, tasks: Sequence[FoldTask], recipe: FoldRecipe) 
             for shape in dict.fromkeys(r.shape for r in ready.values()):
                 group = {n: r for n, r in ready.items() if r.shape == shape}
                 if len(group) > 1:
-                    _train(bags, list(group.values()), recipe)
+                    try:
+                        _train(bags, list(group.values()), recipe)
+                    except _NotFiniteError as fault:  # by itself the fold says which bag it is
+                        number = list(group)[fault.position]
+                        run_fold(bags, tasks[number][0], recipe, tasks[number][1])
+                        raise
                     results |= {n: finish_fold(r.fold, bags) for n, r in group.items()}
         results |= {
             n: run_fold(bags, tasks[n][0], recipe, tasks[n][1]) for n in numbers if n not in results
@@ -141,8 +164,9 @@ def _run_together(bags: BagFile, tasks: Sequence[FoldTask], recipe: FoldRecipe) 
 
 
 def _prepared(bags: BagFile, task: FoldTask, recipe: FoldRecipe) -> _Ready:
-    fold = prepare_fold(bags, task[0], recipe, task[1])
-    batches, steps, an_epoch = training_steps(fold, bags, recipe)
+    with naming_fold(task[1]):
+        fold = prepare_fold(bags, task[0], recipe, task[1])
+        batches, steps, an_epoch = training_steps(fold, bags, recipe)
     shape = (len(fold.numbers), steps, an_epoch)
     return _Ready(fold, batches, steps, torch.get_rng_state(), shape)
 
@@ -153,7 +177,9 @@ def _check_module(module: MILModule) -> None:
     Raises:
         CannotGroupError: the module does.
     """
-    for hook in ("training_terms", "after_optimizer_step", "total_loss", "loss_factors"):
+    if isinstance(module, StagedMILModule):
+        raise CannotGroupError(f"{type(module).__name__} is the second of two stages")
+    for hook in _HOOKS:
         if getattr(type(module), hook) is not getattr(MILModule, hook):
             raise CannotGroupError(f"{type(module).__name__} has a training protocol of its own")
 
@@ -176,10 +202,12 @@ def _train(bags: BagFile, group: Sequence[_Ready], recipe: FoldRecipe) -> None:
             chosen = torch.tensor([[key.index for key in batch] for batch in keys])
             batch = take_bags(everything, (chosen + starts).flatten())
             if step == place == 0:
-                _compare(group, network, batch)
-            loss = lead.weighted_sum({n: t.sum() for n, t in network.losses(batch).items()})
-            if not bool(torch.isfinite(loss)):  # a fold by itself says which bag is at fault
-                raise CannotGroupError("a loss is not finite")
+                _compare(group, network, batch, gradients=True)
+            terms = network.losses(batch)
+            loss = lead.weighted_sum({n: t.sum() for n, t in terms.items()})
+            if not bool(torch.isfinite(loss)):
+                finite = torch.stack([*terms.values()]).isfinite().all(0)  # (F,)
+                raise _NotFiniteError(int(finite.int().argmin()))
             (loss / recipe.accumulate).backward()  # type: ignore[no-untyped-call]
         if recipe.clip_norm is not None:
             network.clip_gradients(recipe.clip_norm)
@@ -187,6 +215,7 @@ def _train(bags: BagFile, group: Sequence[_Ready], recipe: FoldRecipe) -> None:
         if scheduler is not None:
             scheduler.step()
     network.hand_back()
+    _compare(group, network, batch, gradients=False)
 
 
 def _optimizer(lead: MILModule, network: GroupedNetwork) -> Optimizer:
@@ -204,31 +233,37 @@ def _optimizer(lead: MILModule, network: GroupedNetwork) -> Optimizer:
     return optimizer
 
 
-def _compare(group: Sequence[_Ready], network: GroupedNetwork, batch: BagBatch) -> None:
-    """Compare a batch's losses and gradients with those of each fold by itself.
+def _compare(
+    group: Sequence[_Ready], network: GroupedNetwork, batch: BagBatch, *, gradients: bool
+) -> None:
+    """Compare a batch's losses, and their gradients, with those of each fold by itself.
+
+    Folds have the group's weights; random numbers go on afterwards as if nothing had been drawn.
 
     Raises:
         CannotGroupError: they differ, or a pass changes the state of a network.
     """
-    lead, size = group[0].fold.module, len(batch) // len(group)
-    try:
-        terms = network.losses(batch)
-    except (RuntimeError, IndexError) as fault:  # if it is no fault of grouping, a fold has it too
-        raise CannotGroupError("the network does not fit bags of several folds") from fault
-    lead.weighted_sum({n: t.sum() for n, t in terms.items()}).backward()  # type: ignore[no-untyped-call]
-    for position, (fold, _, _, random, _) in enumerate(group):
-        module = fold.module
+    size, states = len(batch) // len(group), network.random_states()
+    terms = network.losses(batch)
+    if gradients:  # of all terms alike: what a term weighs may change with the training
+        torch.stack([*terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
+    for position, ready in enumerate(group):
+        module = ready.fold.module
         before = [buffer.clone() for buffer in module.buffers()]
         bags = take_bags(batch, torch.arange(position * size, (position + 1) * size))
-        torch.set_rng_state(random)
-        alone = module.weighted_sum(module.training_terms(bags))
-        alone.backward()  # type: ignore[no-untyped-call]
-        together = lead.weighted_sum({n: t[position] for n, t in terms.items()})
-        error = network.gradient_error(position)
+        torch.set_rng_state(states[position])
+        alone = module.training_terms(bags)
+        same = set(alone) == set(terms) and all(
+            torch.allclose(term, terms[name][position], rtol=_CLOSE, atol=_CLOSE)
+            for name, term in alone.items()
+        )
+        if same and gradients:
+            torch.stack([*alone.values()]).sum().backward()  # type: ignore[no-untyped-call]
+            same = network.same_gradients(position, _CLOSE)
         module.zero_grad()
-        if not torch.allclose(alone, together, rtol=_CLOSE, atol=_CLOSE) or not error < _CLOSE:
-            raise CannotGroupError("bags of other folds change a fold's loss or its gradient")
+        if not same:
+            raise CannotGroupError("beside other folds a fold's loss or its gradient is another")
         if not all(map(torch.equal, before, module.buffers())):
             raise CannotGroupError("a pass changes the state of the network")
     network.zero_grad()
-    network.rewind()
+    network.rewind(states)

@@ -72,6 +72,10 @@ class DataProblems(ValueError):  # noqa: N818  several, not one
             )
         super().__init__("\n".join(lines))
 
+    def __reduce__(self) -> tuple[type[DataProblems], tuple[tuple[Problem, ...]]]:
+        """Have the problems, not the message, make it anew on its way out of another process."""
+        return type(self), (self.problems,)
+
 
 def settle(problems: Iterable[Problem], policy: BadDataPolicy) -> tuple[Problem, ...]:
     """Stop at problems, or count them by file and kind of reason in the log and go on.

@@ -207,7 +207,7 @@ class SlideSet:
             for number, label in enumerate(self.labels.tolist())
         ]
         self.sizes = np.array([slide.kinds.size for slide in self.slides])
-        self.in_features = slides.width
+        self.split, self.in_features = split, slides.width
 
     def bag(self, number: int, rows: IntArray | None = None) -> BagBatch:
         """Return a bag in single precision, all of it or the given rows; without its truth."""
@@ -218,6 +218,7 @@ class SlideSet:
             offsets=torch.tensor([0, len(features)]),
             labels=torch.from_numpy(self.labels[number : number + 1]),
             index=torch.tensor([number]),
+            bag_ids=(f"{self.split} {number}",),
             instance_index=None if rows is None else torch.from_numpy(rows),
         )
 

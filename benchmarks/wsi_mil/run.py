@@ -1,9 +1,11 @@
 """Synthetic whole slides: AEM, MHIM and SC-MIL, each against its own baseline.
 
-Run `python benchmarks/wsi_mil/run.py`; it trains what `runs/wsi_mil` does not hold yet, one JSON a
-run, and prints the tables: interrupt it and run it again. `--only METHOD[:NEGATIVES[:SEED]] ...`
-trains a part, `--report` nothing; `--tune` prints what ABMIL alone scores on seeds that are not
-reported, by which difficulty and learning rate were chosen. One thread by default.
+Run `python benchmarks/wsi_mil/run.py --workers 2`; it trains what `runs/wsi_mil` does not hold yet,
+one JSON a run, and prints the tables: interrupt it and run it again. Delete the folder after a
+change of code. `--only METHOD[:NEGATIVES[:SEED]] ...` trains a part, with the first stages that it
+begins with, `--report` nothing; `--tune` prints what ABMIL alone scores on seeds that are not
+reported, by which difficulty and learning rate were chosen. Every process has one thread; seconds
+are those of the processor.
 
 Every run has its seed's world, 60 training bags (half of them positive, or one in eleven) and 25
 epochs. Scored are the 40 test bags and 100 more of the same world (50 of each class), which say
@@ -19,6 +21,8 @@ import functools
 import json
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +32,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.wsi_mil import measures, tables
-from benchmarks.wsi_mil.bags import Slides, SlideSet
+from benchmarks.wsi_mil.bags import COUNTS, Slides, SlideSet
 from benchmarks.wsi_mil.methods import METHODS, build, fold_recipe, settings_of
 from evaluation.plots import save_figure
 from lightning_modules.mil_folds import Fold, train_fold
+
+Job = tuple[str, int, int]  # method, negative bags to a positive one, seed
 
 FOLDER = Path("runs/wsi_mil")
 SEEDS, TUNING_SEEDS = (1, 2, 3, 4, 5), (101, 102, 103)
@@ -43,6 +49,7 @@ ORDER = (
     ("shuffled", "weighted", 1), ("twice", "twice", 1), ("twice", "twice", 10),
     ("plain_v2", "mhim_v2", 1), ("plain_v2", "mhim_v2", 10),
 )  # fmt: skip
+TUNED = ("abmil", "plain", "balanced")
 # Class weights of equal classes are 1.
 SAME_AS_ANOTHER = {("weighted", 1)}
 
@@ -61,56 +68,59 @@ def train(name: str, negatives: int, seed: int, folder: Path) -> tuple[Any, dict
     module = build(recipe, bags.in_features)
     seen: dict[str, Any] = {}
     if method.begins_with is not None:
-        module.receive(_first_stage(method.begins_with, negatives, seed, folder))
+        # Its weights are those already unless a part built before it has drawn random numbers.
+        torch.manual_seed(seed)
+        first = build(fold_recipe(method.begins_with, folder / "recipes"), bags.in_features)
+        module.model.student.load_state_dict(first.model.state_dict())
+        weights = _weights((method.begins_with, negatives, seed), folder)
+        module.receive(torch.load(weights, weights_only=True))
         seen["masking_begin"] = measures.masking(module, bags, progress=0.0)
     everything = np.ones(len(bags.labels), dtype=bool)
     read = bags.reader(recipe.plan.max_instances, seed)
     fold = Fold(module, ~everything, ~everything, list(range(everything.size)), read, seed)
-    start = time.perf_counter()
+    start = time.process_time()
     train_fold(fold, bags, recipe)
-    seen["seconds"] = time.perf_counter() - start
+    seen["seconds"] = time.process_time() - start
     module.eval()
     if method.begins_with is not None:  # the high mask of the last step drops next to nothing
         seen["masking_end"] = measures.masking(module, bags, progress=0.5)
     return module, seen
 
 
-def _first_stage(name: str, negatives: int, seed: int, folder: Path) -> dict[str, Any]:
-    file = _file(name, negatives, seed, folder).with_suffix(".pt")
-    if _finished(name, negatives, seed, folder) is None or not file.is_file():
-        run(name, negatives, seed, folder)
-    state: dict[str, Any] = torch.load(file, weights_only=True)
-    return state
-
-
 def run(name: str, negatives: int, seed: int, folder: Path) -> dict[str, Any]:
     """Train and measure one method on one seed, and keep the result."""
     module, seen = train(name, negatives, seed, folder)
     result = _identity(name) | {"method": name, "negatives": negatives, "seed": seed} | seen
-    start = time.perf_counter()
+    start = time.process_time()
     training = slide_set(seed, "train", negatives)
     large, whole = slide_set(seed, "large", 1), measures.predict(module, training)
     result["train"] = {"labels": whole["labels"], "logits": whole["logits"]}
     result["test"] = measures.predict(module, slide_set(seed, "test", negatives))
     result["large"] = measures.predict(module, large)
     result["contrast"] = [measures.contrast(module, bags) for bags in (training, large)]
-    result["seconds_measuring"] = time.perf_counter() - start
-    file = _file(name, negatives, seed, folder)
+    result["seconds_measuring"] = time.process_time() - start
+    job = (name, negatives, seed)
     if METHODS[name].plain:
-        _write(file.with_suffix(".pt"), lambda part: torch.save(module.model.state_dict(), part))
-    _write(file, lambda part: part.write_text(json.dumps(result)))
+        _write(_weights(job, folder), lambda part: torch.save(module.model.state_dict(), part))
+    _write(_file(job, folder), lambda part: part.write_text(json.dumps(result)))
     return result
 
 
 def _identity(name: str) -> dict[str, Any]:
     """Return what a result depends on beside method, bags and seed."""
-    kept = {"slides": dataclasses.asdict(Slides()), "recipe": settings_of(name)}
+    slides = dataclasses.asdict(Slides()) | {"counts": COUNTS}
+    kept = {"slides": slides, "recipe": settings_of(name)}
     identity: dict[str, Any] = json.loads(json.dumps(kept))
     return identity
 
 
-def _file(name: str, negatives: int, seed: int, folder: Path) -> Path:
-    return folder / f"{name}-{negatives}-{seed}.json"
+def _file(job: Job, folder: Path) -> Path:
+    return folder / "{}-{}-{}.json".format(*job)
+
+
+def _weights(job: Job, folder: Path) -> Path:
+    """Return where the weights of a first stage lie."""
+    return _file(job, folder).with_suffix(".pt")
 
 
 def _write(file: Path, write: Any) -> None:
@@ -120,26 +130,63 @@ def _write(file: Path, write: Any) -> None:
     part.replace(file)
 
 
-def _finished(name: str, negatives: int, seed: int, folder: Path) -> dict[str, Any] | None:
+def _finished(job: Job, folder: Path) -> dict[str, Any] | None:
     """Return the kept result, None where there is none or it is of other settings."""
-    file = _file(name, negatives, seed, folder)
+    file = _file(job, folder)
     if not file.is_file():
         return None
     result: dict[str, Any] = json.loads(file.read_text())
-    return result if _identity(name).items() <= result.items() else None
+    return result if _identity(job[0]).items() <= result.items() else None
 
 
-def tune(folder: Path) -> None:
-    """Print what plain ABMIL scores on the seeds for tuning."""
-    for name in ("abmil", "plain", "balanced"):
-        for negatives in RATIOS:
-            for seed in TUNING_SEEDS:
-                result = _finished(name, negatives, seed, folder)
-                result = result or run(name, negatives, seed, folder)
-                print(f"{name} 1:{negatives} seed {seed}: {tables.told(result)}", flush=True)
+def _first_stage(job: Job) -> Job | None:
+    name, negatives, seed = job
+    first = METHODS[name].begins_with
+    return None if first is None else (first, negatives, seed)
 
 
-def _wanted(only: list[str] | None) -> list[tuple[str, int, int]]:
+def _missing(jobs: Sequence[Job], folder: Path) -> list[Job]:
+    """Return what is to be trained, first stages ahead of what begins with them."""
+    found: list[Job] = []
+    for job in (job for job in jobs if _finished(job, folder) is None):
+        first = _first_stage(job)
+        if first is not None and not (
+            _finished(first, folder) and _weights(first, folder).exists()
+        ):
+            found.append(first)
+        found.append(job)
+    return list(dict.fromkeys(found))
+
+
+def run_missing(jobs: Sequence[Job], folder: Path, workers: int) -> Iterator[dict[str, Any]]:
+    """Train what has no result, each after its first stage, and yield it as it is done."""
+    waiting, running = _missing(jobs, folder), dict[Future[dict[str, Any]], Job]()
+    if workers == 1:
+        yield from (run(*job, folder) for job in waiting)
+        return
+    with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        while waiting or running:
+            unfinished = {*waiting, *running.values()}
+            ready = [job for job in waiting if _first_stage(job) not in unfinished]
+            for job in ready[: workers - len(running)]:
+                waiting.remove(job)
+                running[pool.submit(run, *job, folder)] = job
+            for done in wait(running, return_when=FIRST_COMPLETED).done:
+                del running[done]
+                yield done.result()
+
+
+def _told(result: dict[str, Any]) -> str:
+    name, negatives, seed = (result[key] for key in ("method", "negatives", "seed"))
+    return f"{name} 1:{negatives} seed {seed}: {tables.told(result)}"
+
+
+def _tuning() -> list[Job]:
+    """Return the runs of plain ABMIL on the seeds for tuning."""
+    return [(m, n, s) for m in TUNED for n in RATIOS for s in TUNING_SEEDS]
+
+
+def _wanted(only: list[str] | None) -> list[Job]:
     """Return method, ratio and seed of the runs in the order in which they are made."""
     # Rows that are compared come together, so that an early end leaves whole comparisons.
     pairs = [(pair, n, s) for *pair, n in ORDER for s in SEEDS if n in RATIOS]
@@ -151,7 +198,14 @@ def _wanted(only: list[str] | None) -> list[tuple[str, int, int]]:
     unknown = sorted({c[0] for c in chosen} - set(METHODS))
     if unknown:
         raise SystemExit(f"--only: no method {unknown}; there are {sorted(METHODS)}")
-    return [r for r in runs if any([str(v) for v in r][: len(c)] == c for c in chosen)]
+    matching = [[r for r in runs if [str(v) for v in r][: len(c)] == c] for c in chosen]
+    for text, found in zip(only, matching, strict=True):
+        if not found:
+            raise SystemExit(
+                f"--only: {text} is no run; ratios are {RATIOS} and seeds {SEEDS}, and weights of "
+                "equal classes are 1: weighted:1 is shuffled:1"
+            )
+    return [r for r in runs if any(r in found for found in matching)]
 
 
 def main() -> int:
@@ -159,21 +213,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", metavar="METHOD[:NEGATIVES[:SEED]]")
     parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the results")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="processes of one thread each")
     parser.add_argument("--report", action="store_true", help="print the tables of what is there")
     parser.add_argument("--tune", action="store_true", help="ABMIL alone, on other seeds")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    if args.tune:
-        tune(args.results)
-        return 0
-    for name, negatives, seed in [] if args.report else _wanted(args.only):
-        if _finished(name, negatives, seed, args.results) is None:
-            result = run(name, negatives, seed, args.results)
-            print(f"{name} 1:{negatives} seed {seed}: {tables.told(result)}", flush=True)
-    found = [_finished(*r, args.results) for r in _wanted(None)]
-    results = [result for result in found if result is not None]
+    torch.set_num_threads(1)
+    every = _tuning() if args.tune else _wanted(None)
+    jobs = every if args.tune else _wanted(args.only)
+    for made in () if args.report else run_missing(jobs, args.results, args.workers):
+        print(_told(made), flush=True)
+    results = [found for job in every if (found := _finished(job, args.results)) is not None]
     print(tables.markdown(results))
+    if args.tune:
+        return 0
     print(f"picture: {save_figure(tables.figure(results), args.results / 'differences.png')}")
     return 0
 

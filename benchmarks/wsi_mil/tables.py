@@ -80,7 +80,9 @@ COLUMNS: dict[str, Measure] = {
     "on witnesses": of_large("witness_attention"),
     "s": lambda result: float(result["seconds"]),
 }
-COMPARED = ("AUROC, 40", "AUROC, 100", "AUPRC, 100", "witness, attention", "instance, evidence")
+COMPARED = (
+    "AUROC, 40", "AUROC, 100", "AUPRC, 100", "witness, attention", "instance, evidence", "of N",
+)  # fmt: skip
 
 
 def told(result: Result) -> str:
@@ -109,7 +111,7 @@ def comparisons(results: Sequence[Result], column: str) -> list[tuple[str, str, 
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """Return both tables: every method, and every difference."""
+    """Return both tables, every method and every difference, and the time that they took."""
     lines = ["| bags | method | seeds | " + " | ".join(COLUMNS) + " |"]
     lines.append("|---" * (3 + len(COLUMNS)) + "|")
     for ratio in sorted({r["negatives"] for r in results}):
@@ -129,7 +131,18 @@ def markdown(results: Sequence[Result]) -> str:
         name, baseline, ratio, _ = pairs[0]
         cells = " | ".join(str(pair[3]) for pair in pairs)
         lines.append(f"| 1:{ratio} | {METHODS[name].title} | {METHODS[baseline].title} | {cells} |")
+    lines += ["", time_taken(results)]
     return "\n".join(lines)
+
+
+def time_taken(results: Sequence[Result]) -> str:
+    """Return how long all runs took, in minutes of one processor."""
+    training = sum(r["seconds"] for r in results) / 60
+    measuring = sum(r["seconds_measuring"] for r in results) / 60
+    return (
+        f"{len(results)} runs, {training:.0f} minutes of processor time for training and "
+        f"{measuring:.0f} for measuring."
+    )
 
 
 def _mean(column: str, values: Sequence[float]) -> str:
@@ -148,6 +161,7 @@ def figure(results: Sequence[Result]) -> Any:
     panels = drawing.subplots(1, max(1, len(ratios)), sharex=True, squeeze=False)[0]
     for panel, ratio in zip(panels, ratios, strict=False):
         _panel(panel, results, ratio)
+    drawing.supxlabel("difference in bag AUROC, 95 % interval over seeds", fontsize=10)
     if ratios:
         panels[0].legend(fontsize=8)
     return drawing
@@ -171,4 +185,3 @@ def _panel(panel: Any, results: Sequence[Result], ratio: int) -> None:
     panel.set_title(
         f"{ratio} negative bag{'s' if ratio > 1 else ''} to a positive one", fontsize=10
     )
-    panel.set_xlabel("difference in bag AUROC, 95 % interval over seeds")

@@ -24,7 +24,7 @@ def test_binary_scores_survive_to_the_last_bit(tmp_path):
     assert [row["bag_id"] for row in rows[:2]] == ["b,0", "b,1"]
     assert [int(row["label"]) for row in rows] == [0, 1] * 25
     np.testing.assert_array_equal([float(row["score"]) for row in rows], values)
-    again, task, _ = read_bag_csv(tmp_path / "bags.csv")
+    again, task, *_ = read_bag_csv(tmp_path / "bags.csv")
     assert task == "binary"
     np.testing.assert_array_equal(again.probabilities, values)
 

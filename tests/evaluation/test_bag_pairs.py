@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from evaluation.bag_csv import read_bag_csv
-from evaluation.bag_pairs import pair_bags
+from evaluation.bag_pairs import one_against_rest, pair_bags, units_per_class
 from structures import DataProblems
 
 A = "bag_id,label,score\na,1,0.9\nb,0,0.2\nc,1,0.7\nd,0,0.4\n"
@@ -75,3 +75,29 @@ def test_tasks_that_differ_are_refused(tmp_path):
         paired(tmp_path, A, three)
     with pytest.raises(ValueError, match="of 3 classes, but .* of 2 classes"):
         paired(tmp_path, three, two)
+
+
+def test_classes_that_differ_in_name_or_order_are_refused(tmp_path):
+    one = "bag_id,label,score_benign,score_tumour\na,1,0.2,0.8\nb,0,0.6,0.4\n"
+    found = paired(tmp_path, one, one)
+    assert found.classes == ("benign", "tumour")
+    for names in ("score_tumour,score_benign", "score_benign,score_other", "score_0,score_1"):
+        two = one.replace("score_benign,score_tumour", names)
+        with pytest.raises(ValueError, match=r"scores benign, tumour, but .*the same order"):
+            paired(tmp_path, one, two)
+    assert paired(tmp_path, A, A).classes == ()
+
+
+def test_bags_of_a_class_are_counted_or_their_patients(tmp_path):
+    found = paired(tmp_path, A, A)
+    assert one_against_rest(found).tolist() == [[False, True], [True, False]] * 2
+    assert units_per_class(found) == {"class 0": 2, "class 1": 2}
+    lines = [f"{line},{p}" for line, p in zip(A.splitlines(), ["patient", *"pqpr"], strict=True)]
+    with_patients = "\n".join(lines)
+    assert units_per_class(paired(tmp_path, A, with_patients)) == {"class 0": 2, "class 1": 1}
+    three = "bag_id,label,score_x,score_y,score_z\na,2,0.2,0.7,0.1\nb,0,1,0,0\nc,2,0,0,1\n"
+    assert units_per_class(paired(tmp_path, three, three)) == {"class x": 1, "class z": 2}
+    head = "bag_id,label_x,label_y,score_x,score_y\n"
+    several = head + "a,1,0,0.9,0.1\nb,1,1,0.2,0.6\nc,1,0,0.2,0.6\n"
+    counts = {"class x": 3, "class y": 1, "the rest of class y": 2}
+    assert units_per_class(paired(tmp_path, several, several)) == counts

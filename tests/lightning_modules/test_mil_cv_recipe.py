@@ -95,6 +95,11 @@ def test_a_value_that_was_not_there_is_added(write):
         (("--model.model.gatde", "true"), "gatde"),
         (("--data.batch_size", "many"), "batch_size"),
         (("--trainer.limit_train_batches", "2"), "does not follow .*limit_train_batches"),
+        (("--model.optimizer", "Adam"), r"Adam cannot be laid over torch.optim.SGD; write"),
+        (("--model.model.hidden_sizes", "[8, 4"), r"hidden_sizes: \[8, 4 is no YAML"),
+        (("--trainer.gradient_clip_val", "much"), "gradient_clip_val must be a number from 0"),
+        (("--data.num_folds", "5"), "no part in a cross-validation; .*see --folds"),
+        (("--data.file=b.npz",), "no part in a cross-validation; name the bags by --data"),
         (
             ("--model.optimizer.class_path", "torch.optim.Adam"),
             r"torch.optim.Adam cannot be laid over torch.optim.SGD; write a recipe",
@@ -104,6 +109,12 @@ def test_a_value_that_was_not_there_is_added(write):
 def test_wrong_values_are_refused(write, words, message):
     with pytest.raises((ValueError, ArgumentError), match=message):
         read_recipe(RecipeFiles((write(RECIPE),), words)).build(2, 5, "binary")
+
+
+def test_clipping_at_zero_is_none_as_in_the_trainer(write):
+    for words, norm in ((), None), (("0",), None), (("0.5",), 0.5):
+        flags = ("--trainer.gradient_clip_val", *words) if words else ()
+        assert read_recipe(RecipeFiles((write(RECIPE),), flags)).clip_norm == norm
 
 
 def test_overlays_are_checked(write, tmp_path):

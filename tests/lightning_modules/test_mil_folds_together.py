@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from datamodules.bag_file import BagFile
@@ -17,6 +18,7 @@ from lightning_modules.mil_folds import FoldRecipe, run_fold
 from lightning_modules.mil_folds_together import run_folds
 from lightning_modules.optimizers import LookaheadRAdam
 from lightning_modules.schedules import Cosine
+from lightning_modules.staged import StagedMILModule
 from models.losses import bag_classification_loss, mean_over_bags
 from models.mil import ABMIL
 from models.mil.dsmil import DSMIL
@@ -264,6 +266,102 @@ class Normed(InstanceMINet):
         self.embed.append(nn.LayerNorm(4))
 
 
+class Small(InstanceMINet):
+    """What the learners below are made of; ``calls`` counts losses in training."""
+
+    calls = 0
+
+    def __init__(self, *facts):
+        super().__init__(*facts, hidden_sizes=[4])
+
+    def losses(self, output, bags, reduction="mean"):
+        self.calls += self.training
+        return super().losses(output, bags, reduction)
+
+
+class Silent(Small):
+    """Looks at all bags of a step, which a classifier of zeros hides in the first one."""
+
+    def __init__(self, *facts):
+        super().__init__(*facts)
+        nn.init.zeros_(self.classifier.weight)
+
+    def pool(self, bags):
+        features = bags.features - bags.features.mean(0).detach()
+        return super().pool(dataclasses.replace(bags, features=features))
+
+
+class Remembering(Small):
+    """Holds state that is no buffer."""
+
+    def losses(self, output, bags, reduction="mean"):
+        terms = super().losses(output, bags, reduction)
+        return {"bag": terms["bag"] * (1 + 0.1 * self.calls)}
+
+
+class Late(Small):
+    """Draws random numbers of its own after a few steps."""
+
+    def pool(self, bags):
+        factor = torch.rand(1) if self.training and self.calls > 3 else 1.0
+        return super().pool(dataclasses.replace(bags, features=bags.features * factor))
+
+
+class Functional(Small):
+    """Drops out by a function; so little that a step mostly is as it would be without."""
+
+    def pool(self, bags):
+        features = F.dropout(bags.features, 0.01, self.training)
+        return super().pool(dataclasses.replace(bags, features=features))
+
+
+class Growing(Small):
+    """Has a term that compares bags and weighs nothing at first; ``joint`` leaves it out of a bag's
+    own terms."""
+
+    joint = False
+
+    def losses(self, output, bags, reduction="mean"):
+        terms = super().losses(output, bags, reduction)
+        pair = (output.logits - output.logits.mean()).square().view(-1)
+        if reduction == "mean" or not self.joint:
+            terms["pair"] = pair if reduction == "none" else pair.mean()
+        return terms
+
+    def loss_factors(self, progress):
+        return {"pair": 20 * progress}
+
+
+class GrowingJoint(Growing):
+    joint = True
+
+
+class ReadingBias(Small):
+    def losses(self, output, bags, reduction="mean"):
+        terms = super().losses(output, bags, reduction)
+        return {"bag": terms["bag"] + self.classifier.bias.square().sum()}
+
+
+class Hooked(Small):
+    """Has a linear layer whose weights are made of others."""
+
+    def __init__(self, *facts):
+        super().__init__(*facts)
+        nn.utils.spectral_norm(self.embed[0])
+
+
+class Second(StagedMILModule):
+    """Goes on from a first stage and trains like any other module."""
+
+    def take_first_stage(self, state):
+        self.model.load_state_dict(state)
+
+
+class Rooted(MILModule):
+    def weighted_sum(self, terms):
+        return super().weighted_sum(terms).sqrt()
+
+
 class Following(MILModule):
     """Does something after a step."""
 
@@ -277,7 +375,16 @@ APART = {
     "all bags": (Normalising, "other folds", {}),
     "gradient": (Leaking, "other folds", {}),
     "buffers": (Weighing, "does not fit bags of several folds", {}),
-    "random": (Noisy, "other folds", {}),
+    "random": (Noisy, "random numbers", {}),
+    "functional dropout": (Functional, "random numbers", {}),
+    "later random": (Late, "random numbers", {}),
+    "later bags": (Silent, "other folds", {}),
+    "memory": (Remembering, "other folds", {}),
+    "growing term": (Growing, "other folds", {"batch": 4}),
+    "growing joint term": (GrowingJoint, "other folds", {"batch": 4}),
+    "bias": (ReadingBias, "weights of a layer by themselves", {}),
+    "hook": (Hooked, "weights that are no layer's own", {}),
+    "sum": (mi_net, "Rooted has a training protocol", {"module": Rooted}),
     "tied": (Tied, "share their weights", {}),
     "layer norm": (Normed, "LayerNorm", {}),
     "protocol": (mi_net, "Following has a training protocol", {"module": Following}),
@@ -291,6 +398,51 @@ def test_what_cannot_go_together_goes_one_by_one(learner, reason, options):
     assert reason in told
 
 
+def test_a_second_stage_has_its_first():
+    """It would otherwise train from scratch, since nothing else of its protocol is its own."""
+    first = recipe_of(Small, lambda p: torch.optim.SGD(p, 0.5)).build
+    recipe = recipe_of(Small, module=Second, first=first)
+    assert compare(recipe) == ["Second is the second of two stages"]
+
+
+class ShiftedAttention(ABMIL):
+    """Scores have a bias, whose gradient is nothing but rounding."""
+
+    def __init__(self, *facts):
+        super().__init__(*facts, hidden_sizes=[8], attention_dim=4)
+        self.attention_score = nn.Linear(4, 1)
+
+
+class InPlace(Small):
+    def __init__(self, *facts):
+        super().__init__(*facts)
+        first, second = nn.Linear(facts[0], 4), nn.Linear(4, 4)
+        dropout = nn.Dropout(0.5, inplace=True)
+        self.embed = nn.Sequential(first, nn.ReLU(inplace=True), second, dropout)
+
+
+class Sharing(Small):
+    """Uses one layer twice, under two names."""
+
+    def __init__(self, *facts):
+        super().__init__(*facts)
+        layer = nn.Linear(4, 4)
+        self.embed = nn.Sequential(self.embed, layer, nn.ReLU(), layer)
+
+
+@pytest.mark.parametrize("learner", [ShiftedAttention, InPlace, Sharing])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_what_looks_unlike_goes_together(learner, batch):
+    assert compare(recipe_of(learner, batch=batch)) == []
+
+
+def test_files_of_which_copies_fill_the_memory_go_one_by_one(monkeypatch):
+    bags = bags_of()
+    monkeypatch.setattr(together, "_MOST_VALUES", 2 * bags.features.size - 1)
+    (told,) = compare(recipe_of(mi_net, steps=2), bags)
+    assert "too much memory" in told
+
+
 def test_batches_of_a_token_budget_go_one_by_one():
     recipe = recipe_of(mi_net, steps=4)
     recipe = dataclasses.replace(recipe, plan=BatchPlan(4, token_budget=9))
@@ -298,10 +450,17 @@ def test_batches_of_a_token_budget_go_one_by_one():
 
 
 def test_a_loss_that_is_not_finite_is_told_as_by_a_fold_alone():
+    """The fold is named, and the bag by its number in a file of which bags were left out."""
     bags = bags_of()
-    recipe = recipe_of(mi_net, lambda p: torch.optim.SGD(p, 1e30), steps=30)
-    with pytest.raises(ValueError, match=r"not finite.*samples \[\d+\]"):
-        run_folds(bags, TASKS[:2], recipe)
+    bags = bags._replace(kept=np.arange(BAGS) + 100)
+    bags.features[bags.offsets[1]] = np.inf  # of bag 1, on which fold 1 tests
+    recipe = recipe_of(mi_net, steps=30, standardise=False)
+    for tasks, first in ((TASKS, 0), (TASKS[1:], 2)):
+        message = rf"^repeat 0, fold {first}: loss is not finite: .*samples \[101\]"
+        with pytest.raises(ValueError, match=message):
+            run_folds(bags, tasks, recipe)
+        with pytest.raises(ValueError, match=message):
+            run_fold(bags, FOLDS, recipe, (4, 0, first))
 
 
 @pytest.mark.slow

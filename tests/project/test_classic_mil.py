@@ -98,6 +98,19 @@ def test_cells_are_run_once_and_their_settings_decide(tmp_path, monkeypatch, cap
     assert "1 of 1: musk1/DSMIL" in run().err
 
 
+def test_a_cell_that_fails_is_told_and_the_others_run(tmp_path, monkeypatch, capsys):
+    bags = bags_of()
+    index = np.repeat(np.arange(40), bags.sizes)
+    np.savez(tmp_path / "musk1.npz", X=bags.features, bag_index=index, y=bags.labels)
+    words = ["x", "--data", str(tmp_path), "--results", str(tmp_path / "r"), "--workers", "1"]
+    words += ["--only", "fox/min, SVM", "--only", "musk1/min, SVM"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert classic_mil.main() == 1
+    told = capsys.readouterr()
+    assert "fox/min, SVM, failed: DataProblems: " in told.err and "no such file" in told.err
+    assert "1 of 2 cells" in told.out
+
+
 def test_published_values_are_laid_over_the_recipes():
     """Learning rate and L2 factor of each set; the recipes have those of musk1."""
     for name, rate, factor in (("fox", 1e-4, 0.01), ("musk2", 5e-4, 0.03), ("musk1", 5e-4, 0.005)):

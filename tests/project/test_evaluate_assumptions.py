@@ -96,6 +96,7 @@ def test_a_recipe_with_changes(tmp_path):
         (["--model", FOREIGN + "Broken", *SHORT], "its loss was not a number throughout"),
         (["--model", "configs/mil/nowhere.yaml"], "nowhere.yaml"),
         (["--model", "configs/mil/abmil.yaml", "--adapter", "bag"], "is for dotted names"),
+        (["--model", FOREIGN + "MaxOfScores", "--out", "tests"], "--out tests is a folder"),
         ([], "--model"),
     ],
 )

@@ -1,5 +1,6 @@
 """How the faults of a data set are told, and what becomes of them."""
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,10 @@ def test_many_files_do_not_flood_the_log(caplog):
     settle([odd(n, Path(f"{n}.h5")) for n in range(50)], "skip")
     assert len(caplog.records) == 21
     assert caplog.records[-1].getMessage() == "... and problems of 30 more files"
+
+
+def test_problems_come_unharmed_out_of_another_process():
+    problems = [odd(number) for number in range(30)]
+    error = DataProblems(problems)
+    again = pickle.loads(pickle.dumps(error))
+    assert str(again) == str(error) and again.problems == tuple(problems)

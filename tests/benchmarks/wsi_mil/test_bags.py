@@ -138,6 +138,7 @@ def test_training_reads_whole_bags_or_another_part_every_epoch_and_never_their_t
     assert whole.sizes().tolist() == [bags.sizes[2], bags.sizes[0]]
     assert whole.labels.tolist() == [0, 1]
     assert whole.index.tolist() == [2, 0]
+    assert whole.bag_ids == ("train 2", "train 0")
     assert whole.instance_labels is None
     cut, again, other = (bags.reader(100, 0)([1], epoch) for epoch in (3, 3, 4))
     assert len(set(cut.instance_index.tolist())) == 100
