@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -48,8 +47,8 @@ def cross_validate_floor(
         seed: of the 5 x 10 folds that are made where the file has none.
 
     Returns:
-        A summary a metric, as `evaluation.cross_validation` makes it; the threshold is 0.5 of the
-        probability, for the machine the sign of its decision.
+        A summary a metric, as `evaluation.cross_validation` makes it; the threshold is
+        zero of the decision, which of the regression is a probability of 0.5.
     """
     repeats = 5 if bags.published_folds is None else min(5, len(bags.published_folds))
     vectors, scores = pooled_bags(bags, pool), np.zeros((repeats, bags.labels.size))
@@ -59,6 +58,7 @@ def cross_validate_floor(
             train = row != fold
             model = SVC() if classifier == "SVM" else LogisticRegression(max_iter=10_000)
             fitted = make_pipeline(StandardScaler(), model).fit(vectors[train], bags.labels[train])
-            # Log-odds of the regression, so that both are compared with 0.
-            scores[repeat, ~train] = expit(fitted.decision_function(vectors[~train]))
+            # Both are compared with 0; the arc tangent keeps the order of log-odds of thousands.
+            decisions = fitted.decision_function(vectors[~train])
+            scores[repeat, ~train] = 0.5 + np.arctan(decisions) / np.pi
     return summarise_folds(bags.labels, scores, folds, "binary")

@@ -21,7 +21,6 @@ splits of a seed are of one world and no two seeds are.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import sys
 from collections.abc import Sequence
@@ -244,8 +243,3 @@ class SlideSet:
         rng = keyed_generator(_CUT_PURPOSE, seed, epoch, number)
         rows: IntArray = np.sort(rng.choice(size, most, replace=False))
         return rows
-
-
-def described(slides: Slides) -> dict[str, Any]:
-    """Return the settings as plain values, to be kept with a result."""
-    return dataclasses.asdict(slides)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import sys
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,12 +19,22 @@ from typing import Any
 
 import yaml
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.wsi_mil.bags import Slides
 from lightning_modules.mil_cv_recipe import read_recipe
 from lightning_modules.mil_folds import FoldRecipe
 
 RECIPES = Path(__file__).resolve().parents[2] / "configs" / "mil"
 WIDTH, ATTENTION, EPOCHS = 128, 32, 25
 RATE = 3e-3
+# Slides of a family, as hard as leaves its baseline between chance and certainty  # A176
+SLIDES = {
+    "aem": Slides(),
+    "mhim": Slides(hardness=0.25),
+    "mhim_v2": Slides(hardness=0.25),
+    "sc_mil": Slides(),
+}
 _LEARNER = "model.init_args.model.init_args.learner.init_args"
 _DIRECT = "model.init_args.model.init_args"
 

@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.wsi_mil import measures, tables
 from benchmarks.wsi_mil.bags import COUNTS, Slides, SlideSet
-from benchmarks.wsi_mil.methods import METHODS, build, fold_recipe, settings_of
+from benchmarks.wsi_mil.methods import METHODS, SLIDES, build, fold_recipe, settings_of
 from evaluation.plots import save_figure
 from lightning_modules.mil_folds import Fold, train_fold
 
@@ -55,15 +55,16 @@ SAME_AS_ANOTHER = {("weighted", 1)}
 
 
 @functools.lru_cache(maxsize=5)
-def slide_set(seed: int, split: Any, negatives: int) -> SlideSet:
+def slide_set(seed: int, split: Any, negatives: int, slides: Slides) -> SlideSet:
     """Return the slides of a split, kept from run to run."""
-    return SlideSet(seed, split, negatives)
+    return SlideSet(seed, split, negatives, slides)
 
 
 def train(name: str, negatives: int, seed: int, folder: Path) -> tuple[Any, dict[str, Any]]:
     """Return the trained module of a method and what was seen on the way."""
     method, recipe = METHODS[name], fold_recipe(name, folder / "recipes")
-    bags = slide_set(seed, "train", negatives)
+    slides = SLIDES[method.family]
+    bags = slide_set(seed, "train", negatives, slides)
     torch.manual_seed(seed)
     module = build(recipe, bags.in_features)
     seen: dict[str, Any] = {}
@@ -91,11 +92,11 @@ def run(name: str, negatives: int, seed: int, folder: Path) -> dict[str, Any]:
     """Train and measure one method on one seed, and keep the result."""
     module, seen = train(name, negatives, seed, folder)
     result = _identity(name) | {"method": name, "negatives": negatives, "seed": seed} | seen
-    start = time.process_time()
-    training = slide_set(seed, "train", negatives)
-    large, whole = slide_set(seed, "large", 1), measures.predict(module, training)
+    start, slides = time.process_time(), SLIDES[METHODS[name].family]
+    training = slide_set(seed, "train", negatives, slides)
+    large, whole = slide_set(seed, "large", 1, slides), measures.predict(module, training)
     result["train"] = {"labels": whole["labels"], "logits": whole["logits"]}
-    result["test"] = measures.predict(module, slide_set(seed, "test", negatives))
+    result["test"] = measures.predict(module, slide_set(seed, "test", negatives, slides))
     result["large"] = measures.predict(module, large)
     result["contrast"] = [measures.contrast(module, bags) for bags in (training, large)]
     result["seconds_measuring"] = time.process_time() - start
@@ -108,7 +109,7 @@ def run(name: str, negatives: int, seed: int, folder: Path) -> dict[str, Any]:
 
 def _identity(name: str) -> dict[str, Any]:
     """Return what a result depends on beside method, bags and seed."""
-    slides = dataclasses.asdict(Slides()) | {"counts": COUNTS}
+    slides = dataclasses.asdict(SLIDES[METHODS[name].family]) | {"counts": COUNTS}
     kept = {"slides": slides, "recipe": settings_of(name)}
     identity: dict[str, Any] = json.loads(json.dumps(kept))
     return identity

@@ -1,6 +1,5 @@
 """The study trains what is missing, and nothing twice."""
 
-import functools
 import json
 import multiprocessing
 import threading
@@ -19,7 +18,7 @@ def small(monkeypatch):
     """Let slides have a few dozen instances, and trainings two epochs of a dozen bags."""
     counts = {"train": 12, "test": 8, "large": 10}
     slides = Slides(sizes=(30, 60))
-    made = lambda seed, split, ratio: SlideSet(seed, split, ratio, slides, counts[split])  # noqa: E731
+    made = lambda seed, split, ratio, _: SlideSet(seed, split, ratio, slides, counts[split])  # noqa: E731
     monkeypatch.setattr(run, "slide_set", made)
     monkeypatch.setattr(methods, "EPOCHS", 2)
     monkeypatch.setattr(run, "SEEDS", (1,))
@@ -129,7 +128,8 @@ def test_two_processes_train_everything_once_and_first_stages_first(monkeypatch,
 
 @pytest.mark.slow
 def test_processes_give_what_one_gives(monkeypatch, tmp_path):
-    make = functools.partial(SlideSet, slides=Slides(sizes=(30, 60)), count=8)
+    slides = Slides(sizes=(30, 60))
+    make = lambda seed, split, ratio, _: SlideSet(seed, split, ratio, slides, 8)  # noqa: E731
     monkeypatch.setattr(methods, "EPOCHS", 2)
     monkeypatch.setattr(run, "slide_set", make)
     if multiprocessing.get_start_method() != "fork":
