@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.wsi_mil import measures, tables
 from benchmarks.wsi_mil.bags import COUNTS, Slides, SlideSet
-from benchmarks.wsi_mil.methods import METHODS, SLIDES, build, fold_recipe, settings_of
+from benchmarks.wsi_mil.methods import METHODS, build, fold_recipe, settings_of, slides_of
 from evaluation.plots import save_figure
 from lightning_modules.mil_folds import Fold, train_fold
 
@@ -49,7 +49,7 @@ ORDER = (
     ("shuffled", "weighted", 1), ("twice", "twice", 1), ("twice", "twice", 10),
     ("plain_v2", "mhim_v2", 1), ("plain_v2", "mhim_v2", 10),
 )  # fmt: skip
-TUNED = ("abmil", "plain", "balanced")
+TUNED = ("abmil", "plain", "plain_v2", "balanced")
 # Class weights of equal classes are 1.
 SAME_AS_ANOTHER = {("weighted", 1)}
 
@@ -63,7 +63,7 @@ def slide_set(seed: int, split: Any, negatives: int, slides: Slides) -> SlideSet
 def train(name: str, negatives: int, seed: int, folder: Path) -> tuple[Any, dict[str, Any]]:
     """Return the trained module of a method and what was seen on the way."""
     method, recipe = METHODS[name], fold_recipe(name, folder / "recipes")
-    slides = SLIDES[method.family]
+    slides = slides_of(name, negatives)
     bags = slide_set(seed, "train", negatives, slides)
     torch.manual_seed(seed)
     module = build(recipe, bags.in_features)
@@ -91,8 +91,10 @@ def train(name: str, negatives: int, seed: int, folder: Path) -> tuple[Any, dict
 def run(name: str, negatives: int, seed: int, folder: Path) -> dict[str, Any]:
     """Train and measure one method on one seed, and keep the result."""
     module, seen = train(name, negatives, seed, folder)
-    result = _identity(name) | {"method": name, "negatives": negatives, "seed": seed} | seen
-    start, slides = time.process_time(), SLIDES[METHODS[name].family]
+    result = (
+        _identity(name, negatives) | {"method": name, "negatives": negatives, "seed": seed} | seen
+    )
+    start, slides = time.process_time(), slides_of(name, negatives)
     training = slide_set(seed, "train", negatives, slides)
     large, whole = slide_set(seed, "large", 1, slides), measures.predict(module, training)
     result["train"] = {"labels": whole["labels"], "logits": whole["logits"]}
@@ -107,9 +109,9 @@ def run(name: str, negatives: int, seed: int, folder: Path) -> dict[str, Any]:
     return result
 
 
-def _identity(name: str) -> dict[str, Any]:
+def _identity(name: str, negatives: int) -> dict[str, Any]:
     """Return what a result depends on beside method, bags and seed."""
-    slides = dataclasses.asdict(SLIDES[METHODS[name].family]) | {"counts": COUNTS}
+    slides = dataclasses.asdict(slides_of(name, negatives)) | {"counts": COUNTS}
     kept = {"slides": slides, "recipe": settings_of(name)}
     identity: dict[str, Any] = json.loads(json.dumps(kept))
     return identity
@@ -137,7 +139,7 @@ def _finished(job: Job, folder: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     result: dict[str, Any] = json.loads(file.read_text())
-    return result if _identity(job[0]).items() <= result.items() else None
+    return result if _identity(*job[:2]).items() <= result.items() else None
 
 
 def _first_stage(job: Job) -> Job | None:
