@@ -22,9 +22,11 @@ $(STAMP): pyproject.toml
 quickstart: setup
 	$(BIN)/python quickstart.py
 
+# Two processes of one thread each; the tests of a file stay together.
+test: export OMP_NUM_THREADS = 1
 test: setup
-	$(BIN)/python -m pytest -m "not slow"
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 check: setup
 	$(BIN)/ruff check .
