@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import OrderedDict
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from models.backbones.lazy_timm import load_timm
-from models.backbones.norm import Norm, convert_norm, norm_layer
-from models.backbones.weights import load_backbone_weights
+from models.backbones.norm import Norm, norm_layer
+from models.backbones.timm_body import body_levels, build_timm_body
 
 
 class TimmFPN(nn.Module):
@@ -53,67 +49,20 @@ class TimmFPN(nn.Module):
         trainable_stages: int | None = None,
     ) -> None:
         super().__init__()
-        if pretrained and weights is not None:
-            raise ValueError("give either pretrained: true or weights, not both")
-        timm = load_timm()
-        with torch.device("meta"):
-            available = timm.create_model(name, features_only=True).feature_info.reduction()
-        doubling = all(fine * 2 == coarse for fine, coarse in itertools.pairwise(strides))
-        if not strides or not doubling or not set(strides) <= set(available):
-            raise ValueError(
-                f"strides of {name} must be among {available}, each twice the one before, "
-                f"got {list(strides)}"
-            )
-        indices = tuple(available.index(stride) for stride in strides)
-        body = timm.create_model(
-            name, features_only=True, out_indices=indices, pretrained=pretrained
-        )
-        if weights is not None:
-            load_backbone_weights(body, name, weights)
-        _freeze(body, indices[-1], trainable_stages)
-        self.body = convert_norm(body, norm)
+        self.body = build_timm_body(name, strides, norm, pretrained, weights, trainable_stages)
         self.fpn = FeaturePyramidNetwork(
-            body.feature_info.channels(),
+            self.body.feature_info.channels(),
             fpn_width,
             extra_blocks=LastLevelMaxPool(),
             norm_layer=norm_layer(fpn_norm),
         )
         self.out_channels = fpn_width
-        self._channels_last = getattr(body, "output_fmt", "NCHW") == "NHWC"
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
         """Return the levels, finest first."""
-        features = self.body(images)
-        if self._channels_last:
-            features = [feature.permute(0, 3, 1, 2) for feature in features]
         levels: OrderedDict[str, Tensor] = self.fpn(
-            OrderedDict((str(k), feature) for k, feature in enumerate(features))
+            OrderedDict(
+                (str(k), feature) for k, feature in enumerate(body_levels(self.body, images))
+            )
         )
         return levels
-
-
-def _freeze(body: Any, last: int, trainable_stages: int | None) -> None:
-    """Stop gradients of the first stages, and of layers behind the coarsest level in use.
-
-    timm lists stages by the module that ends each; its order of modules is the order of execution.
-    """
-    info: list[dict[str, Any]] = body.feature_info.info
-    stages = last + 1
-    trainable = stages if trainable_stages is None else trainable_stages
-    if not 0 <= trainable <= stages:
-        raise ValueError(f"trainable_stages must be in 0..{stages}, got {trainable}")
-    if trainable == len(info):
-        return
-    names = [name.replace(".", "_") + "_" for name, _ in body.named_modules()]
-    stops = []
-    for entry in info[:stages]:
-        end = str(entry["module"]).replace(".", "_") + "_"
-        inside = [position for position, name in enumerate(names) if name.startswith(end)]
-        if not inside:
-            raise ValueError(f"timm names no module for stage {entry['module']} of this model")
-        stops.append(inside[-1])
-    first = -1 if trainable == stages else stops[stages - trainable - 1]
-    for position, module in enumerate(body.modules()):
-        if not first < position <= stops[-1]:
-            for parameter in module.parameters(recurse=False):
-                parameter.requires_grad_(False)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+from models.ops.precision import at_least_float32
+
+_EPSILON = 1e-7  # keeps the quotients of boxes without extent finite
 
 
 def covered_fraction(boxes: Tensor, regions: Tensor) -> Tensor:
@@ -55,3 +61,41 @@ def fpn_levels(boxes: Tensor, first: int, last: int, canonical_size: float = 224
     side = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).sqrt()
     level = torch.floor(4 + torch.log2(side / canonical_size) + 1e-6)
     return level.clamp(min=first, max=last).to(torch.int64) - first
+
+
+def complete_iou(boxes: Tensor, targets: Tensor) -> Tensor:
+    """Return the complete IoU of each box with its own target.
+
+    CIoU = IoU - d^2 / c^2 - a v (Zheng et al. 2020, arXiv 1911.08287, eq. 8 to 11): d is the
+    distance of the centres, c the diagonal of the smallest box around both, v = 4 / pi^2
+    (atan(w* / h*) - atan(w / h))^2 and a = v / (1 - IoU + v), which gets no gradient.
+
+    Args:
+        boxes: (..., 4); width and height may be 0.
+        targets: (..., 4), not empty; of the same shape or one that broadcasts.
+
+    Returns:
+        (...) in (-1.5, 1], at least float32; 1 for equal boxes.
+
+    >>> complete_iou(torch.tensor([0.0, 0, 2, 2]), torch.tensor([0.0, 0, 2, 2]))
+    tensor(1.)
+    """
+    boxes, targets = at_least_float32(boxes), at_least_float32(targets)
+    low, high = boxes.chunk(2, dim=-1)
+    target_low, target_high = targets.chunk(2, dim=-1)
+    width, height = (high - low).unbind(-1)
+    target_width, target_height = (target_high - target_low).unbind(-1)
+    common = (torch.minimum(high, target_high) - torch.maximum(low, target_low)).clamp(min=0)
+    overlap = common[..., 0] * common[..., 1]
+    union = width * height + target_width * target_height - overlap
+    iou = overlap / union.clamp(min=_EPSILON)
+    hull = torch.maximum(high, target_high) - torch.minimum(low, target_low)
+    diagonal = hull.square().sum(dim=-1).clamp(min=_EPSILON)
+    apart = ((low + high - target_low - target_high) / 2).square().sum(dim=-1)
+    # clamped before the angle: that of a point has no gradient
+    shape = torch.atan2(width.clamp(min=_EPSILON), height.clamp(min=_EPSILON))
+    unlike = 4 / math.pi**2 * (torch.atan2(target_width, target_height) - shape).square()
+    with torch.no_grad():
+        share = unlike / (1 - iou + unlike).clamp(min=_EPSILON)
+    value: Tensor = iou - apart / diagonal - share * unlike
+    return value

@@ -3,6 +3,8 @@
 from models.seg.mask_rcnn import MaskRCNN, MaskRCNNResNet50FPN, MaskRCNNResNet50FPNV2
 from models.seg.mask_rcnn_options import BoxHeadOptions, MaskHeadOptions, RPNOptions
 from models.seg.protocol import SegModel
+from models.seg.yolo_losses import YOLOLossOptions
+from models.seg.yolo_seg import YOLOSeg
 
 __all__ = [
     "BoxHeadOptions",
@@ -12,4 +14,6 @@ __all__ = [
     "MaskRCNNResNet50FPNV2",
     "RPNOptions",
     "SegModel",
+    "YOLOLossOptions",
+    "YOLOSeg",
 ]

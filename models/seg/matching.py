@@ -42,7 +42,7 @@ def picture_boxes(batch: SegBatch, num_classes: int) -> list[PictureBoxes]:
     Raises:
         ValueError: a box is empty or not finite, or a label is not in [0, num_classes).
     """
-    _check(batch, num_classes)
+    check_targets(batch, num_classes)
     rows = torch.arange(batch.boxes.shape[0], device=batch.boxes.device)
     truths = []
     for part, index in zip(
@@ -62,7 +62,13 @@ def picture_boxes(batch: SegBatch, num_classes: int) -> list[PictureBoxes]:
     return truths
 
 
-def _check(batch: SegBatch, num_classes: int) -> None:
+def check_targets(batch: SegBatch, num_classes: int) -> None:
+    """Refuse targets that no loss can be computed of.
+
+    Raises:
+        ValueError: a box is empty or not finite, or a label is not in [0, num_classes); names the
+            picture.
+    """
     boxes, labels = batch.boxes, batch.labels
     bad_box = ~((boxes[:, 2:] > boxes[:, :2]) & boxes.isfinite().view(-1, 2, 2).all(1)).all(1)
     bad = (bad_box | (labels < 0) | (labels >= num_classes)).nonzero().flatten().tolist()

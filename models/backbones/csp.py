@@ -1,0 +1,123 @@
+"""The cross-stage-partial backbone of YOLOv8 and the five scales of that family.
+
+Architecture after the published network; parameter counts equal its five (docs/METHODS.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from models.backbones.csp_layers import C2f, ConvNormAct
+from models.backbones.norm import Norm, convert_norm
+
+ScaleName = Literal["n", "s", "m", "l", "x"]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How deep and wide a network of the family is.
+
+    Attributes:
+        depth: factor on the repeats of a block, positive.
+        width: factor on channels, positive.
+        max_channels: channels before ``width`` is applied are cut here, at least 1.
+
+    Raises:
+        ValueError: a factor is not positive or ``max_channels`` is below 1.
+    """
+
+    depth: float
+    width: float
+    max_channels: int
+
+    def __post_init__(self) -> None:
+        if not (self.depth > 0 and self.width > 0 and self.max_channels >= 1):
+            raise ValueError(
+                "Scale needs depth > 0, width > 0 and max_channels >= 1, "
+                f"got {self.depth}, {self.width} and {self.max_channels}"
+            )
+
+    def channels(self, base: int) -> int:
+        """Return min(base, max_channels) x width, rounded up to a multiple of 8.
+
+        >>> Scale(0.67, 0.75, 768).channels(1024)
+        576
+        """
+        scaled = min(base, self.max_channels) * self.width
+        return -int(-scaled // 8) * 8
+
+    def repeats(self, base: int) -> int:
+        """Return base x depth, rounded, at least 1.
+
+        >>> [Scale(0.33, 0.25, 1024).repeats(base) for base in (1, 3, 6)]
+        [1, 1, 2]
+        """
+        return max(round(base * self.depth), 1)
+
+
+SCALES: dict[ScaleName, Scale] = {
+    "n": Scale(depth=0.33, width=0.25, max_channels=1024),
+    "s": Scale(depth=0.33, width=0.50, max_channels=1024),
+    "m": Scale(depth=0.67, width=0.75, max_channels=768),
+    "l": Scale(depth=1.00, width=1.00, max_channels=512),
+    "x": Scale(depth=1.00, width=1.25, max_channels=512),
+}
+
+
+def named_scale(scale: ScaleName | Scale) -> Scale:
+    """Return the scale of that name; a ``Scale`` is returned as it is.
+
+    Raises:
+        ValueError: there is no scale of that name.
+    """
+    if isinstance(scale, Scale):
+        return scale
+    if scale not in SCALES:
+        raise ValueError(f"scale must be one of {', '.join(SCALES)} or a Scale, got {scale!r}")
+    return SCALES[scale]
+
+
+class CSPBackbone(nn.Module):
+    """Five halvings of the resolution; the last three end in the levels P3, P4, P5.
+
+    ``forward`` takes (B, 3, H, W), sides multiples of 32, and returns three maps at strides 8, 16
+    and 32 with ``feature_channels`` channels. Spatial pyramid pooling is part of the neck.
+
+    Args:
+        scale: name or ``Scale``.
+        norm: norm of all layers.
+
+    Raises:
+        ValueError: there is no scale of that name.
+    """
+
+    feature_channels: tuple[int, int, int]
+
+    def __init__(self, scale: ScaleName | Scale, norm: Norm = "bn") -> None:
+        super().__init__()
+        size = named_scale(scale)
+        c1, c2, c3, c4, c5 = (size.channels(base) for base in (64, 128, 256, 512, 1024))
+        few, many = size.repeats(3), size.repeats(6)
+        self.stem = ConvNormAct(3, c1, 3, stride=2)
+        self.stage2 = _stage(c1, c2, few)
+        self.stage3 = _stage(c2, c3, many)
+        self.stage4 = _stage(c3, c4, many)
+        self.stage5 = _stage(c4, c5, few)
+        self.feature_channels = (c3, c4, c5)
+        convert_norm(self, norm)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the maps of strides 8, 16 and 32."""
+        p3 = self.stage3(self.stage2(self.stem(images)))
+        p4 = self.stage4(p3)
+        return [p3, p4, self.stage5(p4)]
+
+
+def _stage(in_channels: int, out_channels: int, repeats: int) -> nn.Sequential:
+    return nn.Sequential(
+        ConvNormAct(in_channels, out_channels, 3, stride=2),
+        C2f(out_channels, out_channels, repeats, shortcut=True),
+    )

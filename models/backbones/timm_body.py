@@ -1,0 +1,90 @@
+"""A convolutional timm model cut at chosen strides: weights, norms and frozen stages."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.backbones.lazy_timm import load_timm
+from models.backbones.norm import Norm, convert_norm
+from models.backbones.weights import load_backbone_weights
+
+
+def build_timm_body(
+    name: str,
+    strides: tuple[int, ...],
+    norm: Norm,
+    pretrained: bool,
+    weights: str | None,
+    trainable_stages: int | None,
+) -> Any:
+    """Return timm's feature extractor of that name.
+
+    Args:
+        name: timm model name, for example ``resnet18``.
+        strides: strides of its outputs, each twice the one before.
+        norm: its batch norms become this.
+        pretrained: load timm's own weights, which timm downloads unless they are in its cache.
+        weights: see ``load_backbone_weights``, or None.
+        trainable_stages: how many stages train, counted from the coarsest; None for all. A stage
+            ends where the resolution falls; the stem is part of the first.
+
+    Raises:
+        ValueError: the model has no level at a stride, the weights do not fit, both sources of
+            weights are given, or there are not so many stages.
+    """
+    if pretrained and weights is not None:
+        raise ValueError("give either pretrained: true or weights, not both")
+    timm = load_timm()
+    with torch.device("meta"):
+        available = timm.create_model(name, features_only=True).feature_info.reduction()
+    doubling = all(fine * 2 == coarse for fine, coarse in itertools.pairwise(strides))
+    if not strides or not doubling or not set(strides) <= set(available):
+        raise ValueError(
+            f"strides of {name} must be among {available}, each twice the one before, "
+            f"got {list(strides)}"
+        )
+    indices = tuple(available.index(stride) for stride in strides)
+    body = timm.create_model(name, features_only=True, out_indices=indices, pretrained=pretrained)
+    if weights is not None:
+        load_backbone_weights(body, name, weights)
+    _freeze(body, indices[-1], trainable_stages)
+    return convert_norm(body, norm)
+
+
+def body_levels(body: Any, images: Tensor) -> list[Tensor]:
+    """Return the outputs of a feature extractor, each (B, C, h, w), finest first."""
+    levels: list[Tensor] = body(images)
+    if getattr(body, "output_fmt", "NCHW") == "NHWC":
+        return [level.permute(0, 3, 1, 2) for level in levels]
+    return levels
+
+
+def _freeze(body: Any, last: int, trainable_stages: int | None) -> None:
+    """Stop gradients of the first stages, and of layers behind the coarsest level in use.
+
+    timm lists stages by the module that ends each; its order of modules is the order of execution.
+    """
+    info: list[dict[str, Any]] = body.feature_info.info
+    stages = last + 1
+    trainable = stages if trainable_stages is None else trainable_stages
+    if not 0 <= trainable <= stages:
+        raise ValueError(f"trainable_stages must be in 0..{stages}, got {trainable}")
+    if trainable == len(info):
+        return
+    names = [name.replace(".", "_") + "_" for name, _ in body.named_modules()]
+    stops = []
+    for entry in info[:stages]:
+        end = str(entry["module"]).replace(".", "_") + "_"
+        inside = [position for position, name in enumerate(names) if name.startswith(end)]
+        if not inside:
+            raise ValueError(f"timm names no module for stage {entry['module']} of this model")
+        stops.append(inside[-1])
+    first = -1 if trainable == stages else stops[stages - trainable - 1]
+    for position, module in enumerate(body.modules()):
+        if not first < position <= stops[-1]:
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(False)

@@ -1,0 +1,50 @@
+"""Any convolutional timm model as the backbone of a one-stage network."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from models.backbones.norm import Norm
+from models.backbones.timm_body import body_levels, build_timm_body
+
+_STRIDES = (8, 16, 32)
+
+
+class TimmFeatures(nn.Module):
+    """The levels of strides 8, 16 and 32 of a timm model.
+
+    ``forward`` takes (B, 3, H, W), sides multiples of 32, and returns three maps with
+    ``feature_channels`` channels.
+
+    Args:
+        name: timm model name, for example ``resnet18`` or ``convnext_atto``.
+        norm: batch norms of the model become this.
+        pretrained: load timm's own weights, which timm downloads unless they are in its cache.
+        weights: ``efficientnet_lite0`` (weights of the extra ``pretrained``, for
+            ``tf_efficientnet_lite0``; normalise with mean = std = 0.5) or a state-dict file.
+        trainable_stages: how many stages of the model train, counted from the coarsest; None for
+            all. A stage ends where the resolution falls; the stem is part of the first.
+
+    Raises:
+        ValueError: the model lacks one of the strides, the weights do not fit, both sources of
+            weights are given, or there are not so many stages.
+    """
+
+    feature_channels: tuple[int, int, int]
+
+    def __init__(
+        self,
+        name: str,
+        norm: Norm = "bn",
+        pretrained: bool = False,
+        weights: str | None = None,
+        trainable_stages: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.body = build_timm_body(name, _STRIDES, norm, pretrained, weights, trainable_stages)
+        c3, c4, c5 = self.body.feature_info.channels()
+        self.feature_channels = (c3, c4, c5)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the maps of strides 8, 16 and 32."""
+        return body_levels(self.body, images)
