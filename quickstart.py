@@ -17,6 +17,7 @@ RUNS = Path("runs")
 OUT = RUNS / "quickstart"
 SEG, MIL = "quickstart_mask_rcnn", "quickstart_abmil"
 EXTRA: list[str] = []  # further arguments of both trainings
+TEST_SCENES = 200
 
 
 def _run(step: str, code: int) -> None:
@@ -46,7 +47,9 @@ def segmentation() -> dict[str, object]:
 
     run = _fit("configs/quickstart/mask_rcnn.yaml", SEG)
     checkpoint = run / "checkpoints" / "best.ckpt"
-    images, annotations = DigitScenesDataModule().write_split("test", OUT / "scenes")
+    images, annotations = DigitScenesDataModule(test_scenes=TEST_SCENES).write_split(
+        "test", OUT / "scenes"
+    )
     predictions, metrics = OUT / "predictions.json", OUT / "segmentation.json"
     arguments = [
         "coco", "--ckpt", checkpoint, "--annotations", annotations, "--images", images,

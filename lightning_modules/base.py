@@ -53,6 +53,7 @@ class TrainedModule(pl.LightningModule):
     # What can be monitored, with wildcards; empty where that is not known before it is logged. A
     # subclass that logs a metric of its own adds the name: `(*MILModule.metric_names, "val/mine")`.
     metric_names: ClassVar[tuple[str, ...]] = ()
+    separate_biases = False  # whether biases get parameter groups of their own
 
     def __init__(
         self,
@@ -238,7 +239,7 @@ class TrainedModule(pl.LightningModule):
     def build_optimizer(self) -> Optimizer:
         """Return the optimizer on groups with their own learning rates and weight decays."""
         base_lr = self.optimizer_factory([nn.Parameter(torch.zeros(1))]).param_groups[0]["lr"]
-        groups = parameter_groups(self.model)
+        groups = parameter_groups(self.model, self.separate_biases)
         for group in groups:
             group["lr"] = base_lr * (self.backbone_lr_mult if group.pop("backbone") else 1.0)
         return self.optimizer_factory(groups)
@@ -310,24 +311,31 @@ class TrainedModule(pl.LightningModule):
             )
 
 
-def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, separate_biases: bool = False) -> list[dict[str, Any]]:
     """Split trainable parameters by backbone or not and by weight decay or not.
 
     Biases and the parameters of normalisation layers (everything with fewer than two axes) get no
     weight decay.
 
+    Args:
+        model: the network.
+        separate_biases: every ``bias``, also of a norm, goes into groups named ``*_bias``, apart
+            from the other parameters without weight decay.
+
     Returns:
         Non-empty groups with ``params``, ``name``, ``backbone`` and, where it is off,
         ``weight_decay`` = 0.
     """
-    parts: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    parts: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = (name.startswith("backbone."), parameter.ndim >= 2)
+            bias = separate_biases and name.rpartition(".")[2] == "bias"
+            key = (name.startswith("backbone."), parameter.ndim >= 2 and not bias, bias)
             parts.setdefault(key, []).append(parameter)
     groups = []
-    for (backbone, decay), parameters in sorted(parts.items()):
-        label = ("backbone" if backbone else "head") + ("" if decay else "_no_decay")
+    for (backbone, decay, bias), parameters in sorted(parts.items()):
+        kind = "" if decay else "_bias" if bias else "_no_decay"
+        label = ("backbone" if backbone else "head") + kind
         group: dict[str, Any] = {"params": parameters, "name": label, "backbone": backbone}
         groups.append(group if decay else group | {"weight_decay": 0.0})
     return groups

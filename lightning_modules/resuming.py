@@ -17,6 +17,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lightning_modules.schedules import WarmupSchedule
 from lightning_modules.weights import read_file
 
 _PURPOSE = 7919  # separates these streams from those of other uses of the same numbers
@@ -179,6 +180,8 @@ def follow_configuration(
     if scheduler is not None and hasattr(scheduler, "factor"):
         for group, rate in zip(optimizer.param_groups, scheduler.get_lr(), strict=True):
             group["lr"] = rate
+    if isinstance(scheduler, WarmupSchedule):
+        scheduler.set_options()
 
 
 @dataclass(frozen=True, slots=True)

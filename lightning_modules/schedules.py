@@ -25,7 +25,7 @@ class WarmupSchedule(LRScheduler):
         total_steps: optimizer steps of the whole run, at least 1.
         warmup: share of ``total_steps`` spent in warm-up, in [0, 1).
         warmup_steps: the same as a number of steps; wins over ``warmup`` when given.
-        warmup_start: factor at step 0, in (0, 1].
+        warmup_start: factor at step 0, in [0, 1].
 
     Raises:
         ValueError: a share outside [0, 1) or a non-positive number of steps.
@@ -67,6 +67,17 @@ class WarmupSchedule(LRScheduler):
         factor = self.factor(self.last_epoch)
         return [base * factor for base in self.base_lrs]
 
+    def set_options(self) -> None:
+        """Set what else of the optimizer the schedule decides on at the current step; nothing here.
+
+        Called after each step and when a training is resumed.
+        """
+
+    def step(self, epoch: int | None = None) -> None:
+        """Go to the next step."""
+        super().step(epoch)
+        self.set_options()
+
     def state_dict(self) -> dict[str, Any]:
         """Return the step alone; everything else is the recipe's."""
         return {"last_epoch": self.last_epoch, "_step_count": self._step_count}
@@ -107,6 +118,96 @@ class Cosine(WarmupSchedule):
     def decay(self, progress: float) -> float:
         """Return final + (1 - final) (1 + cos(pi progress)) / 2."""
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2
+
+
+class Linear(WarmupSchedule):
+    """Warm-up of rate, momentum and bias rate, then a straight line down to ``final``.
+
+    factor(p) = 1 - (1 - final) p. The schedule of YOLO-style detectors (A235): in warm-up the
+    rates of weights rise from ``warmup_start``, those of biases come down from ``warmup_bias_lr``,
+    and the momentum rises from ``warmup_momentum`` to the optimizer's own.
+
+    Args:
+        final: factor at the end of the run, in [0, 1].
+        warmup_momentum: at step 0, in [0, 1): momentum of SGD, the first beta of Adam. None leaves
+            it alone.
+        warmup_bias_lr: rate of biases at step 0, not a factor; for groups named ``*_bias``, which
+            ``separate_biases: true`` of the module makes. None: as weights.
+
+    Raises:
+        ValueError: a number is out of range, the optimizer has no momentum, or biases have no
+            groups of their own.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int,
+        warmup: float = 0.0,
+        warmup_steps: int | None = None,
+        warmup_start: float = 0.001,
+        final: float = 0.0,
+        warmup_momentum: float | None = None,
+        warmup_bias_lr: float | None = None,
+    ) -> None:
+        if not 0 <= final <= 1:
+            raise ValueError(f"final is a factor in [0, 1], got {final}")
+        if warmup_momentum is not None and not 0 <= warmup_momentum < 1:
+            raise ValueError(f"warmup_momentum must be in [0, 1), got {warmup_momentum}")
+        if warmup_bias_lr is not None and warmup_bias_lr < 0:
+            raise ValueError(f"warmup_bias_lr must not be negative, got {warmup_bias_lr}")
+        groups = optimizer.param_groups
+        if warmup_momentum is not None and not all({"momentum", "betas"} & set(g) for g in groups):
+            raise ValueError(
+                f"{type(optimizer).__name__} has no momentum to warm up; leave out warmup_momentum"
+            )
+        named = [str(group["name"]) for group in groups if "name" in group]
+        if warmup_bias_lr is not None and named and not any(map(_of_biases, named)):
+            raise ValueError(
+                "warmup_bias_lr needs biases in parameter groups of their own; set "
+                "model.init_args.separate_biases: true"
+            )
+        self.final = final
+        self.warmup_momentum, self.warmup_bias_lr = warmup_momentum, warmup_bias_lr
+        self._momenta = [_momentum(group) for group in groups]
+        super().__init__(optimizer, total_steps, warmup, warmup_steps, warmup_start)
+
+    def decay(self, progress: float) -> float:
+        """Return 1 - (1 - final) progress."""
+        return 1 - (1 - self.final) * progress
+
+    def get_lr(self) -> list[float | Tensor]:
+        """Return the learning rate of each parameter group at the current step."""
+        rates = super().get_lr()
+        if self.warmup_bias_lr is None or self.last_epoch >= self.warmup_steps:
+            return rates
+        share = self.last_epoch / self.warmup_steps
+        for k, (group, base) in enumerate(
+            zip(self.optimizer.param_groups, self.base_lrs, strict=True)
+        ):
+            if _of_biases(str(group.get("name", ""))):
+                rates[k] = self.warmup_bias_lr + (base - self.warmup_bias_lr) * share
+        return rates
+
+    def set_options(self) -> None:
+        """Set the momentum of every group."""
+        if self.warmup_momentum is None:
+            return
+        share = min(self.last_epoch / self.warmup_steps, 1.0) if self.warmup_steps else 1.0
+        for group, own in zip(self.optimizer.param_groups, self._momenta, strict=True):
+            value = self.warmup_momentum + (own - self.warmup_momentum) * share
+            if "betas" in group:
+                group["betas"] = (value, group["betas"][1])
+            else:
+                group["momentum"] = value
+
+
+def _of_biases(name: str) -> bool:
+    return name.endswith("_bias")
+
+
+def _momentum(group: Mapping[str, Any]) -> float:
+    return float(group["betas"][0] if "betas" in group else group.get("momentum", 0.0))
 
 
 class InverseTime(WarmupSchedule):

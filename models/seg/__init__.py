@@ -2,7 +2,7 @@
 
 from models.seg.mask_rcnn import MaskRCNN, MaskRCNNResNet50FPN, MaskRCNNResNet50FPNV2
 from models.seg.mask_rcnn_options import BoxHeadOptions, MaskHeadOptions, RPNOptions
-from models.seg.protocol import SegModel
+from models.seg.protocol import SegModel, TimedSegModel
 from models.seg.yolo_losses import YOLOLossOptions
 from models.seg.yolo_seg import YOLOSeg
 
@@ -14,6 +14,7 @@ __all__ = [
     "MaskRCNNResNet50FPNV2",
     "RPNOptions",
     "SegModel",
+    "TimedSegModel",
     "YOLOLossOptions",
     "YOLOSeg",
 ]

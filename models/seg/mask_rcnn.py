@@ -11,6 +11,7 @@ code through the window of their box.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -34,8 +35,15 @@ _SIZE_DIVISIBLE = 32
 _RPN, _BOX, _MASK = RPNOptions(), BoxHeadOptions(), MaskHeadOptions()
 
 
+class FoundMasks(NamedTuple):
+    """One picture's detections and their soft masks (K, S, S) in [0, 1]."""
+
+    found: Detections
+    soft: Tensor
+
+
 class MaskRCNN(nn.Module):
-    """Mask R-CNN behind the protocol ``SegModel``.
+    """Mask R-CNN behind the protocol ``TimedSegModel``.
 
     Args:
         num_classes: foreground classes; the background is added inside.
@@ -122,6 +130,14 @@ class MaskRCNN(nn.Module):
     @torch.no_grad()
     def predict(self, batch: SegBatch) -> list[Instances]:
         """Return up to ``max_dets`` detections of each picture in its original frame."""
+        return self.instances(self.network_outputs(batch), batch)
+
+    @torch.no_grad()
+    def network_outputs(self, batch: SegBatch) -> list[FoundMasks]:
+        """Return boxes and soft masks of each picture, in the padded frame.
+
+        The mask head looks at the boxes that suppression leaves, so choosing them is part of this.
+        """
         images, sizes = self._preprocess(batch)
         levels = self.backbone(images)
         output = self.rpn(images, list(levels.values()))
@@ -131,9 +147,21 @@ class MaskRCNN(nn.Module):
             pyramid, proposals, sizes, self.score_thresh, self.nms_thresh, self.max_dets
         )
         soft = self.roi_heads.predict_masks(pyramid, found)
+        return [FoundMasks(*picture) for picture in zip(found, soft, strict=True)]
+
+    @torch.no_grad()
+    def instances(self, outputs: list[FoundMasks], batch: SegBatch) -> list[Instances]:
+        """Bring boxes to the original frame, resize masks to them and encode.
+
+        Args:
+            outputs: of ``network_outputs`` for the same pictures.
+            batch: where ``sizes`` and ``original_sizes`` are read.
+        """
         return [
-            _in_original_frame(*picture)
-            for picture in zip(found, soft, batch.sizes, batch.original_sizes, strict=True)
+            _in_original_frame(found, soft, *sizes)
+            for (found, soft), *sizes in zip(
+                outputs, batch.sizes, batch.original_sizes, strict=True
+            )
         ]
 
     def _preprocess(self, batch: SegBatch) -> tuple[Tensor, list[tuple[int, int]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -36,4 +36,29 @@ class SegModel(Protocol):
 
     def predict(self, batch: SegBatch) -> list[Instances]:
         """Return the predictions of each picture in its original frame, best score first."""
+        ...
+
+
+@runtime_checkable
+class TimedSegModel(SegModel, Protocol):
+    """A model whose predictions are made in two parts, so that each can be timed by itself.
+
+    ``predict(batch)`` is ``instances(network_outputs(batch), batch)``, without gradients.
+    """
+
+    def network_outputs(self, batch: SegBatch) -> Any:
+        """Return what the learned layers give, all of them, on the model's device.
+
+        Padding and normalising pictures is part of it, and so is every choice that a later layer
+        depends on: the mask head of Mask R-CNN needs the boxes that suppression leaves.
+        """
+        ...
+
+    def instances(self, outputs: Any, batch: SegBatch) -> list[Instances]:
+        """Return the predictions: everything after the last learned layer.
+
+        Args:
+            outputs: of ``network_outputs`` for the same batch.
+            batch: gives the sizes; pictures and targets are not read.
+        """
         ...

@@ -16,6 +16,8 @@ The five scales have the published numbers of parameters: the published 16 more 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
@@ -23,12 +25,16 @@ from torch import Tensor, nn
 
 from models.backbones.csp import CSPBackbone, Scale, ScaleName, named_scale
 from models.backbones.norm import Norm, convert_norm
+from models.ops.boxes import rescale_boxes
+from models.ops.prototype_paste import MaskCrop, paste_prototypes
 from models.seg.protocol import Reduction
+from models.seg.yolo_detect import DetectOptions, detect
 from models.seg.yolo_head import STRIDES, YOLOHead
-from models.seg.yolo_losses import YOLOLossOptions, yolo_losses
+from models.seg.yolo_losses import PROTOTYPE_STRIDE, YOLOLossOptions, yolo_losses
+from models.seg.yolo_names import is_original, to_own_names
 from models.seg.yolo_neck import PathAggregation
 from models.seg.yolo_output import YOLOOutput
-from structures import SegBatch
+from structures import Instances, SegBatch
 
 _SIZE_DIVISIBLE = STRIDES[-1]
 _GREY = 114 / 255
@@ -50,13 +56,21 @@ class YOLOSeg(nn.Module):
         num_bins: bins of a box side; a side is at most (num_bins - 1) x stride long.
         num_prototypes: prototype masks.
         loss: options of assignment and losses.
+        score_thresh: detections must score more.
+        nms_thresh: IoU above which the weaker of two detections of a class is dropped.
+        max_dets: detections kept a picture.
+        pre_nms: pairs of an anchor and a class that a picture's detections are chosen from, the
+            best (A218).
+        mask_crop: whether masks are cut to their boxes ``after`` they were brought to the
+            picture's resolution or ``before`` (A219).
         image_mean: subtracted from RGB in [0, 1].
         image_std: divided by after that.
         pad_value: RGB value in [0, 1] outside the valid area of a picture (A203).
 
     Raises:
         ValueError: there is no scale of that name, the backbone does not say its three widths, a
-            count is below 1 (``num_bins`` below 2), or a deviation is not positive.
+            count is below 1 (``num_bins`` below 2), a threshold is outside [0, 1], ``mask_crop``
+            is neither, or a deviation is not positive.
     """
 
     def __init__(
@@ -69,6 +83,11 @@ class YOLOSeg(nn.Module):
         num_bins: int = 16,
         num_prototypes: int = 32,
         loss: YOLOLossOptions = _LOSS,
+        score_thresh: float = 0.001,
+        nms_thresh: float = 0.7,
+        max_dets: int = 300,
+        pre_nms: int = 30_000,
+        mask_crop: MaskCrop = "after",
         image_mean: tuple[float, float, float] = (0.0, 0.0, 0.0),
         image_std: tuple[float, float, float] = (1.0, 1.0, 1.0),
         pad_value: float = _GREY,
@@ -82,6 +101,10 @@ class YOLOSeg(nn.Module):
             )
         if min(image_std) <= 0:
             raise ValueError(f"image_std must be positive, got {image_std}")
+        if mask_crop not in get_args(MaskCrop):
+            raise ValueError(f"mask_crop must be after or before, got {mask_crop!r}")
+        self.detection = DetectOptions(score_thresh, nms_thresh, max_dets, pre_nms)
+        self.max_dets, self.mask_crop = max_dets, mask_crop
         self.backbone: nn.Module = CSPBackbone(size, norm) if backbone is None else backbone
         self.neck = PathAggregation(_feature_channels(self.backbone), size)
         self.head = YOLOHead(
@@ -128,6 +151,68 @@ class YOLOSeg(nn.Module):
         """
         padded = pad_batch(batch, self.pad_value)
         return yolo_losses(self(padded.images), padded, self.num_classes, self.loss, reduction)
+
+    def own_weights(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return weights by this network's names; those of YOLOv8-seg are renamed (A248).
+
+        Raises:
+            ValueError: they are of another kind of network or of another scale.
+        """
+        return to_own_names(given, self.state_dict()) if is_original(given) else dict(given)
+
+    @torch.no_grad()
+    def predict(self, batch: SegBatch) -> list[Instances]:
+        """Return up to ``max_dets`` detections of each picture in its original frame."""
+        return self.instances(self.network_outputs(batch), batch)
+
+    @torch.no_grad()
+    def network_outputs(self, batch: SegBatch) -> YOLOOutput:
+        """Return what the network gives for pictures of any size, padded as in ``losses``."""
+        output: YOLOOutput = self(pad_batch(batch, self.pad_value).images)
+        return output
+
+    @torch.no_grad()
+    def instances(self, outputs: YOLOOutput, batch: SegBatch) -> list[Instances]:
+        """Choose detections and encode their masks.
+
+        Args:
+            outputs: of ``network_outputs`` for the same pictures.
+            batch: where ``sizes`` and ``original_sizes`` are read.
+        """
+        found = detect(outputs, batch.sizes, self.detection)
+        counts = torch.bincount(found.pictures, minlength=len(batch)).tolist()
+        factors = outputs.coefficients[found.pictures, found.anchors]
+        parts = zip(
+            *(torch.split(v, counts) for v in (found.boxes, found.scores, found.labels, factors)),
+            outputs.prototypes,
+            batch.sizes,
+            batch.original_sizes,
+            strict=True,
+        )
+        return [self._in_original_frame(*picture) for picture in parts]
+
+    def _in_original_frame(
+        self,
+        boxes: Tensor,
+        scores: Tensor,
+        labels: Tensor,
+        factors: Tensor,
+        prototypes: Tensor,
+        valid: Tensor,
+        original: Tensor,
+    ) -> Instances:
+        boxes = rescale_boxes(boxes, valid, original)
+        (valid_height, valid_width), (height, width) = valid.tolist(), original.tolist()
+        masks = paste_prototypes(
+            prototypes,
+            factors,
+            boxes,
+            (valid_height, valid_width),
+            (height, width),
+            stride=PROTOTYPE_STRIDE,
+            crop=self.mask_crop,
+        )
+        return Instances(boxes, scores, labels, (height, width), masks)
 
 
 def pad_batch(batch: SegBatch, value: float, multiple: int = _SIZE_DIVISIBLE) -> SegBatch:

@@ -35,6 +35,23 @@ def test_no_decay_on_norms_and_biases_and_none_for_frozen():
     assert all(("weight_decay" in g) == n.endswith("no_decay") for n, g in groups.items())
 
 
+def test_biases_apart_also_those_of_norms():
+    groups = {g["name"]: g for g in parameter_groups(Net(), separate_biases=True)}
+    net = Net()
+    assert {n: [tuple(p.shape) for p in g["params"]] for n, g in groups.items()} == {
+        "backbone": [(4, 3, 3, 3)],
+        "backbone_no_decay": [(4,)],
+        "backbone_bias": [(4,), (4,)],
+        "head": [(2, 4)],
+        "head_bias": [(2,)],
+    }
+    named = {id(p): n for n, p in net.named_parameters()}
+    biases = parameter_groups(net, separate_biases=True)
+    found = [named[id(p)] for g in biases if g["name"].endswith("_bias") for p in g["params"]]
+    assert sorted(found) == ["backbone.0.bias", "backbone.1.bias", "head.bias"]
+    assert all(g["weight_decay"] == 0 for g in biases if g["name"] not in ("backbone", "head"))
+
+
 def test_optimizer_groups_carry_rates_and_decay():
     module = make_module()
     optimizer = module.configure_optimizers()["optimizer"]

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from lightning_modules.schedules import Constant, Cosine, InverseTime, MultiStep
+from lightning_modules.resuming import follow_configuration, hyperparameters
+from lightning_modules.schedules import Constant, Cosine, InverseTime, Linear, MultiStep
 
 
 def trace(make, steps, lrs=(1.0,)):
@@ -80,3 +81,86 @@ def test_wrong_arguments_are_refused(make, message):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     with pytest.raises(ValueError, match=message):
         make(optimizer)
+
+
+def groups_of(names, **options):
+    parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in names]
+    return [{"params": [p], "name": n, **options} for p, n in zip(parameters, names, strict=True)]
+
+
+NAMES = ("backbone", "backbone_bias", "head_no_decay", "head_bias")
+WARM = {"warmup_steps": 4, "warmup_start": 0.0, "final": 0.1, "warmup_momentum": 0.8}
+WARM["warmup_bias_lr"] = 0.1
+
+
+def test_linear_warms_up_rates_momentum_and_biases_each_its_own_way():
+    optimizer = torch.optim.SGD(groups_of(NAMES), lr=0.01, momentum=0.9, nesterov=True)
+    schedule = Linear(optimizer, 10, **WARM)
+    rates, momenta = [], []
+    for _ in range(11):
+        rates.append([g["lr"] for g in optimizer.param_groups])
+        momenta.append({g["momentum"] for g in optimizer.param_groups})
+        optimizer.step()
+        schedule.step()
+    decay = [0.01 * (1 - 0.9 * p / 6) for p in range(7)]
+    weights = [0, 0.0025, 0.005, 0.0075, *decay]
+    biases = [0.1, 0.0775, 0.055, 0.0325, *decay]
+    for column, expected in enumerate([weights, biases, weights, biases]):
+        assert [row[column] for row in rates] == pytest.approx(expected, abs=1e-12), NAMES[column]
+    assert [len(m) for m in momenta] == [1] * 11
+    found = [m.pop() for m in momenta]
+    assert found == pytest.approx([0.8, 0.825, 0.85, 0.875] + [0.9] * 7, abs=1e-12)
+
+
+def test_the_momentum_of_adam_is_its_first_beta():
+    optimizer = torch.optim.AdamW(groups_of(["head"]), betas=(0.9, 0.99))
+    schedule = Linear(optimizer, 10, warmup_steps=2, warmup_momentum=0.5)
+    found = []
+    for _ in range(3):
+        found.append(optimizer.param_groups[0]["betas"])
+        optimizer.step()
+        schedule.step()
+    assert found == [(0.5, 0.99), (0.7, 0.99), (0.9, 0.99)]
+
+
+def test_without_warmup_linear_leaves_momentum_alone_from_the_first_step():
+    optimizer = torch.optim.SGD(groups_of(["head_bias"]), lr=1.0, momentum=0.9)
+    Linear(optimizer, 10, warmup_momentum=0.5, warmup_bias_lr=0.1)
+    assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["momentum"]) == (1.0, 0.9)
+
+
+def test_linear_goes_on_where_a_warmup_was_cut():
+    def make():
+        optimizer = torch.optim.SGD(groups_of(NAMES), lr=0.01, momentum=0.9)
+        configured = hyperparameters(optimizer)
+        return optimizer, Linear(optimizer, 10, **WARM), configured
+
+    first, schedule, _ = make()
+    for _ in range(3):
+        first.step()
+        schedule.step()
+    second, resumed, configured = make()
+    second.load_state_dict(first.state_dict())
+    resumed.load_state_dict(schedule.state_dict())
+    follow_configuration(second, configured, resumed)
+    for _ in range(3):
+        for ours, theirs in zip(second.param_groups, first.param_groups, strict=True):
+            assert (ours["lr"], ours["momentum"]) == (theirs["lr"], theirs["momentum"])
+        for optimizer, plan in ((first, schedule), (second, resumed)):
+            optimizer.step()
+            plan.step()
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "names", "options", "message"),
+    [
+        (torch.optim.SGD, ["head", "head_no_decay"], {"warmup_bias_lr": 0.1}, "separate_biases"),
+        (torch.optim.Adagrad, ["head"], {"warmup_momentum": 0.8}, "Adagrad has no momentum"),
+        (torch.optim.SGD, ["head"], {"warmup_momentum": 1.0}, "warmup_momentum must be"),
+        (torch.optim.SGD, ["head_bias"], {"warmup_bias_lr": -1.0}, "must not be negative"),
+        (torch.optim.SGD, ["head"], {"final": 1.5}, "final is a factor"),
+    ],
+)
+def test_linear_refuses_what_it_cannot_do(optimizer, names, options, message):
+    with pytest.raises(ValueError, match=message):
+        Linear(optimizer(groups_of(names), lr=0.1), 10, **options)
