@@ -4,36 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
-from evaluate_arguments import build_parser
-
-
-def _show(title: str, columns: list[str], rows: Any) -> None:
-    from rich.console import Console
-
-    from evaluation.report import table
-
-    console = Console(width=max(80, Console().width), markup=False)
-    console.print(title, soft_wrap=True, highlight=False)
-    console.print(table(columns, rows))
-
-
-def _write(path: Path | None, record: dict[str, Any]) -> None:
-    if path is not None:
-        from evaluation.results import write_json
-
-        write_json(path, record)
-        print(f"written: {path}")
-
-
-def _progress(what: str, every: int = 1) -> Any:
-    def tell(done: int, total: int) -> None:
-        if done % every == 0 or done == total:
-            print(f"{done} of {total} {what}", file=sys.stderr, flush=True)
-
-    return tell
+from evaluate_arguments import build_parser, inference_changes
+from evaluate_models import run_export, run_latency
+from evaluate_output import ground_truth, progress, show, tell_skipped, write
+from evaluate_points import run_operating_point
 
 
 def run_coco(args: argparse.Namespace) -> dict[str, Any]:
@@ -43,18 +19,25 @@ def run_coco(args: argparse.Namespace) -> dict[str, Any]:
     from evaluation.results import merge_categories, read_results, write_json
 
     files = [args.annotations, args.predictions or args.ckpt]
+    inference_changes(args)  # refuses them without a checkpoint
     if args.ckpt:
         from lightning_modules.inference import predict_coco
 
         predicted = predict_coco(
-            args.ckpt, args.annotations, args.images, args.batch_size, args.bad_data
+            args.ckpt,
+            args.annotations,
+            args.images,
+            args.batch_size,
+            args.bad_data,
+            scale=args.scale,
+            inference=inference_changes(args),
         )
         truth, rows, skipped = predicted.ground_truth, predicted.rows, predicted.problems
         max_dets = args.max_dets or predicted.max_dets
         if args.save_predictions:
             write_json(args.save_predictions, rows)
     else:
-        truth, left_out = _ground_truth(args)
+        truth, left_out = ground_truth(args)
         known = {"images": truth["images"]} if args.class_agnostic else truth
         rows, dropped = read_results(args.predictions, known, args.bad_data)
         skipped = left_out + dropped
@@ -63,44 +46,13 @@ def run_coco(args: argparse.Namespace) -> dict[str, Any]:
         truth, rows = merge_categories(truth, rows)
     scores = evaluate_results(truth, rows, max_dets=max_dets, backend=args.backend)
     title = f"{files[1]} on {args.annotations} ({len(truth['images'])} pictures)"
-    _show(title, ["metric", "value"], scores.metrics.items())
+    show(title, ["metric", "value"], scores.metrics.items())
     if args.per_class:
         per_class = scores.per_class()
         if per_class:
-            _show("by class", list(per_class[0]), [list(row.values()) for row in per_class])
-    extra = {"per_class": scores.per_class(), "skipped": _tell_skipped(skipped)}
+            show("by class", list(per_class[0]), [list(row.values()) for row in per_class])
+    extra = {"per_class": scores.per_class(), "skipped": tell_skipped(skipped)}
     return report(sys.argv, scores.metrics, files=files, **extra)
-
-
-def _ground_truth(args: argparse.Namespace) -> tuple[dict[str, Any], tuple[Any, ...]]:
-    """Read and check ground truth, with --images or --ckpt also the picture files it names."""
-    from evaluation.results import read_ground_truth
-
-    images = args.images
-    if args.ckpt and images is None:
-        from lightning_modules.inference import picture_folder_of
-
-        images = picture_folder_of(args.annotations)
-    if images is None:
-        return read_ground_truth(args.annotations, args.bad_data)
-    from datamodules.coco_checks import unusable_pictures
-
-    def look(records: Any) -> Any:  # as far as prediction does, which leaves the same ones out
-        decode = args.ckpt and args.bad_data == "skip" and len(records) <= 5000  # A52
-        depth: Any = "pixels" if decode else "header"
-        return unusable_pictures(args.annotations, records, images, depth)
-
-    return read_ground_truth(args.annotations, args.bad_data, look)
-
-
-def _tell_skipped(problems: Any) -> dict[str, int]:
-    """Print how many problems each file had that were skipped, and return the counts."""
-    counts: dict[str, int] = {}
-    for problem in problems:
-        counts[str(problem.file)] = counts.get(str(problem.file), 0) + 1
-    for file, count in counts.items():
-        print(f"skipped: {count} problem(s) of {file}")
-    return counts
 
 
 def run_mil(args: argparse.Namespace) -> dict[str, Any]:
@@ -137,10 +89,10 @@ def run_mil(args: argparse.Namespace) -> dict[str, Any]:
     )
     rows = [(k, v, *intervals.get(k, (None, None))) for k, v in metrics.items()]
     title = f"{files[0]}: {len(scores.bag_ids)} bags, threshold {threshold:g}"
-    _show(title, ["metric", "value", "2.5 %", "97.5 %"], rows)
+    show(title, ["metric", "value", "2.5 %", "97.5 %"], rows)
     matrix = confusion_matrix(scores.labels, scores.probabilities, task, threshold)
     extra = {
-        "skipped": _tell_skipped(skipped),
+        "skipped": tell_skipped(skipped),
         "intervals": intervals,
         "threshold": threshold,
         "confusion_matrix": matrix,
@@ -163,13 +115,13 @@ def run_mil_cv(args: argparse.Namespace) -> dict[str, Any]:
     recipe = RecipeFiles(tuple(args.config), tuple(args.overrides))
     counts = (args.folds, args.repeats, args.seed)
     result = cross_validate(
-        recipe, data, *counts, _progress("folds", 10), together=not args.one_by_one
+        recipe, data, *counts, progress("folds", 10), together=not args.one_by_one
     )
     for note in (result.training, *result.notes):
         print(f"note: {note}")
     rows = [(k, v["mean"], v["std"], len(v["folds"])) for k, v in result.metrics.items()]
     title = f"{recipe} on {args.data}: {result.protocol}"
-    _show(title, ["metric", "mean", "std over folds", "values"], rows)
+    show(title, ["metric", "mean", "std over folds", "values"], rows)
     if args.wandb is not None:
         from callbacks.wandb_folds import WandbOptions, log_cross_validation
 
@@ -187,7 +139,7 @@ def run_mil_cv(args: argparse.Namespace) -> dict[str, Any]:
         training=result.training,
         seconds=result.seconds,
         notes=result.notes,
-        skipped=_tell_skipped(result.problems),
+        skipped=tell_skipped(result.problems),
     )
 
 
@@ -203,9 +155,9 @@ def run_mil_assumptions(args: argparse.Namespace) -> dict[str, Any]:
         from evaluation.mil_adapters import import_model as model_of
     settings = settings_of(args.tests, args.seeds, args.bags, args.epochs)
     build = model_of(args.model, args.init_args, adapter=args.adapter)
-    found = check_assumptions(build, settings, progress=_progress("trainings"))
+    found = check_assumptions(build, settings, progress=progress("trainings"))
     for part in tables(found):
-        _show(*part)
+        show(*part)
     print("\n".join(sentences(found)))
     return report(sys.argv, {}, files=build.files, **record(found))
 
@@ -215,14 +167,14 @@ def run_compare(args: argparse.Namespace) -> dict[str, Any]:
     from evaluation.compare import Settings, compare_files
     from evaluation.report import report
 
-    tell = _progress("draws")
+    tell = progress("draws")
     how = Settings(args.threshold, args.max_dets, args.draws, args.seed, args.bad_data, tell)
     found = compare_files(args.predictions, args.annotations, how)
     for part in found.tables:
-        _show(*part)
+        show(*part)
     for note in found.notes:
         print(f"note: {note}")
-    extra = {"skipped": _tell_skipped(found.problems), "notes": found.notes, **found.extra}
+    extra = {"skipped": tell_skipped(found.problems), "notes": found.notes, **found.extra}
     return report(sys.argv, found.metrics, files=found.files, seed=args.seed, **extra)
 
 
@@ -238,68 +190,8 @@ def run_convert(args: argparse.Namespace) -> dict[str, Any]:
     if done.content is not None:
         write_json(args.target, done.content)
     title = f"written: {args.target}, pictures in {done.folder}"
-    _show(title, ["what", "count"], done.counts.items())
+    show(title, ["what", "count"], done.counts.items())
     return report(sys.argv, done.counts, files=[done.source])
-
-
-def run_operating_point(args: argparse.Namespace) -> dict[str, Any]:
-    """Compare models at one confidence; two models get a paired bootstrap of the difference."""
-    from evaluation.operating_point import operating_point, paired_bootstrap
-    from evaluation.report import report
-
-    if args.latency and not args.ckpt:
-        raise ValueError("--latency times checkpoints; give --ckpt instead of --predictions")
-    truth, skipped = _ground_truth(args)
-    sources = args.ckpt or args.predictions
-    points, entries, times = [], {}, {}
-    for source in sources:
-        rows, cap, dropped = _result_rows(args, source, truth)
-        skipped += dropped
-        kind = args.iou_type or ("bbox" if rows and "segmentation" not in rows[0] else "segm")
-        point = operating_point(truth, rows, args.score, args.iou, kind, max(cap, 300))
-        entries[str(source)] = summary = point.summary(seed=args.seed)
-        low_high = summary["intervals_95"]
-        title = f"{source}: score >= {args.score:g}, {kind} IoU >= {args.iou:g}"
-        lines = [(name, value, *low_high[name]) for name, value in summary["metrics"].items()]
-        _show(title, ["metric", "value", "2.5 %", "97.5 %"], lines)
-        classes = summary["per_class"]
-        _show("by class", list(classes[0]), [list(row.values()) for row in classes])
-        points.append(point)
-        if args.latency:
-            from lightning_modules.inference import time_checkpoint
-
-            times[str(source)] = time_checkpoint(
-                source, args.annotations, args.images, args.bad_data
-            )
-            _show(
-                f"{source}: milliseconds a picture", ["what", "value"], times[str(source)].items()
-            )
-    difference = {}
-    if len(points) == 2:
-        difference = {k: v._asdict() for k, v in paired_bootstrap(*points, seed=args.seed).items()}
-        lines = [(k, *v.values()) for k, v in difference.items()]
-        _show("first minus second, paired", ["metric", "value", "2.5 %", "97.5 %"], lines)
-    metrics = {str(s): e["metrics"] for s, e in entries.items()}
-    extra = {"models": entries, "difference": difference, "latency": times}
-    extra["skipped"] = _tell_skipped(skipped)
-    return report(sys.argv, metrics, files=[args.annotations, *sources], seed=args.seed, **extra)
-
-
-def _result_rows(
-    args: argparse.Namespace, source: Path, truth: dict[str, Any]
-) -> tuple[list[dict[str, Any]], int, tuple[Any, ...]]:
-    """Return COCO results rows, the cap on detections, and the problems of rows left out."""
-    if args.ckpt:
-        from lightning_modules.inference import predict_coco
-
-        predicted = predict_coco(
-            source, args.annotations, args.images, args.batch_size, args.bad_data
-        )
-        return predicted.rows, predicted.max_dets, ()
-    from evaluation.results import read_results
-
-    rows, dropped = read_results(source, truth, args.bad_data)
-    return rows, 0, dropped
 
 
 def _show_problems(problems: Any) -> None:
@@ -328,7 +220,7 @@ def run_check_data(args: argparse.Namespace) -> dict[str, Any]:
     names = dict.fromkeys(name for counts in found.counts.values() for name in counts)
     rows = [(name, *(counts.get(name) for counts in found.counts.values())) for name in names]
     if rows:
-        _show("checked", ["what", *found.counts], rows)
+        show("checked", ["what", *found.counts], rows)
     _show_problems(found.problems)
     skips = "skip" in (args.bad_data, found.policy)
     passed = not found.problems or (skips and not found.fatal)
@@ -360,6 +252,8 @@ def main(argv: list[str] | None = None) -> int:
         "mil-assumptions": run_mil_assumptions,
         "compare": run_compare,
         "convert": run_convert,
+        "latency": run_latency,
+        "export": run_export,
     }[args.command]
     from jsonargparse import ArgumentError
 
@@ -372,7 +266,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.out is not None and args.out.is_dir():  # told before hours of work, not after
             raise ValueError(f"--out {args.out} is a folder; name a file to write")
         record = run(args)
-        _write(args.out, record)
+        write(args.out, record)
     except (ValueError, OSError, ArgumentError) as error:
         if args.debug:
             raise

@@ -17,6 +17,8 @@ COMMANDS = {
     "mil-cv": "cross-validation of a MIL recipe on one file of bags",
     "mil-assumptions": "algorithmic unit tests: does an aggregator respect its assumption",
     "compare": "two models on the same bags or pictures: paired bootstrap, DeLong's test",
+    "latency": "time of load, network and post-processing of checkpoints, side by side",
+    "export": "ONNX file of a one-stage segmentation checkpoint",
     "convert": "COCO instances to YOLO segmentation text, or back",
 }
 
@@ -53,10 +55,10 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     subs = {name: commands.add_parser(name, help=text) for name, text in COMMANDS.items()}
     for name, sub in subs.items():
-        if name != "convert":
+        if name not in ("convert", "export"):
             sub.add_argument("--out", type=Path, help="write the numbers as JSON")
         sub.add_argument("--debug", action="store_true", help="show a traceback on wrong input")
-    for name in ("check-data", "coco", "operating-point", "mil", "mil-cv", "compare"):
+    for name in ("check-data", "coco", "operating-point", "mil", "mil-cv", "compare", "latency"):
         subs[name].add_argument(
             "--bad-data",
             choices=("error", "skip"),
@@ -78,6 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
         subs[name].add_argument("--annotations", type=Path, required=True, help="COCO ground truth")
         subs[name].add_argument("--images", type=Path, help="picture folder to use or check")
         subs[name].add_argument("--batch-size", type=int, help="default: the checkpoint's")
+        _add_inference(subs[name])
     coco = subs["coco"]
     coco.add_argument(
         "--max-dets", type=int, nargs="+", help="default: the checkpoint's, or 1 10 100"
@@ -88,17 +91,113 @@ def build_parser() -> argparse.ArgumentParser:
     )
     coco.add_argument("--per-class", action="store_true", help="also print AP by class")
     coco.add_argument("--save-predictions", type=Path, help="write the results file (with --ckpt)")
-    point = subs["operating-point"]
-    point.add_argument("--score", type=float, default=0.5, help="confidence from which to count")
-    point.add_argument("--iou", type=float, default=0.5, help="overlap that makes a match")
-    point.add_argument("--iou-type", choices=("segm", "bbox"), help="default: segm where masks are")
-    point.add_argument("--latency", action="store_true", help="also time each checkpoint")
-    point.add_argument("--seed", type=_seed, default=0, help="seed of the bootstrap")
+    _add_points(subs["operating-point"])
+    _add_latency(subs["latency"])
+    _add_export(subs["export"])
     _add_mil(subs["mil"], subs["mil-cv"])
     _add_assumptions(subs["mil-assumptions"])
     _add_compare(subs["compare"])
     _add_convert(subs["convert"])
     return parser
+
+
+def _add_points(point: argparse.ArgumentParser) -> None:
+    point.add_argument("--score", type=float, default=0.5, help="confidence from which to count")
+    point.add_argument("--iou", type=float, default=0.5, help="overlap that makes a match")
+    point.add_argument("--iou-type", choices=("segm", "bbox"), help="default: segm where masks are")
+    point.add_argument(
+        "--max-dets",
+        type=_positive,
+        help="detections a picture that AP counts; default: 100, or the models' largest cap",
+    )
+    point.add_argument("--seed", type=_seed, default=0, help="seed of the bootstrap")
+    point.add_argument("--wandb", metavar="PROJECT", help="log the table to W&B")
+    point.add_argument("--wandb-mode", choices=("offline", "online"), default="offline")
+    point.add_argument("--latency", action="store_true", help="also time the checkpoints")
+    _add_timing(point)
+
+
+def _add_timing(sub: argparse.ArgumentParser) -> None:
+    group = sub.add_argument_group("timing")
+    group.add_argument("--warmup", type=int, default=50, help="pictures that do not count")
+    group.add_argument("--pictures", type=_positive, default=200, help="pictures that count")
+    group.add_argument("--threads", type=_positive, help="of torch and OpenCV; default: theirs")
+    group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    group.add_argument(
+        "--precision", choices=("32-true", "16-mixed", "bf16-mixed"), default="32-true"
+    )
+
+
+def _add_latency(latency: argparse.ArgumentParser) -> None:
+    latency.add_argument(
+        "--ckpt", type=Path, nargs="+", required=True, help="segmentation checkpoint(s)"
+    )
+    latency.add_argument(
+        "--annotations", type=Path, help="COCO file of pictures; without it noise is timed"
+    )
+    latency.add_argument("--images", type=Path, help="picture folder to use")
+    latency.add_argument(
+        "--size", type=_positive, metavar="PX",
+        help="longer side of pictures; default: as the checkpoint was validated, of noise 640",
+    )  # fmt: skip
+    latency.add_argument("--batch-sizes", type=_positive, nargs="+", default=[1, 8])
+    _add_timing(latency)
+    _add_inference(latency)
+
+
+def _add_export(export: argparse.ArgumentParser) -> None:
+    export.add_argument("--ckpt", type=Path, required=True, help="checkpoint of YOLOSeg")
+    export.add_argument("--out", dest="target", type=Path, required=True, help="ONNX file to write")
+    export.add_argument(
+        "--check", action="store_true", help="fail where onnxruntime is not there to compare with"
+    )
+    export.add_argument("--report", dest="out", type=Path, help="write the differences as JSON")
+
+
+def _add_inference(sub: argparse.ArgumentParser) -> None:
+    group = sub.add_argument_group("with --ckpt, instead of what the checkpoint says")
+    group.add_argument(
+        "--tile", type=int, metavar="PX", help="predict in tiles of this side at most; 0: whole"
+    )
+    group.add_argument(
+        "--tile-overlap", type=int, metavar="PX", help="shared by neighbours; default: a fifth"
+    )
+    group.add_argument(
+        "--scale", type=float, help="factor on the size of every picture, instead of set sizes"
+    )
+    group.add_argument(
+        "--tta",
+        action=argparse.BooleanOptionalAction,
+        help="also predict pictures mirrored; or one view of each",
+    )
+    group.add_argument(
+        "--tta-scales", type=float, nargs="+", metavar="S", help="sizes of the views, e.g. 1 1.25"
+    )
+
+
+def inference_changes(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what flags change of `InferenceOptions`, by name.
+
+    Raises:
+        ValueError: there are such flags and no checkpoint.
+    """
+    changes: dict[str, Any] = {}
+    if args.tile is not None:
+        changes["tile"] = args.tile or None
+    if args.tile_overlap is not None:
+        changes["overlap"] = args.tile_overlap
+    if args.tta is not None:
+        changes["flip"] = args.tta
+        if not args.tta:
+            changes |= {"flip_vertical": False, "scales": (1.0,)}
+    if args.tta_scales:
+        changes["scales"] = tuple(args.tta_scales)
+    if (changes or args.scale is not None) and not args.ckpt:
+        raise ValueError(
+            "--tile, --tile-overlap, --scale, --tta and --tta-scales are for predicting with a "
+            "checkpoint: give --ckpt instead of --predictions"
+        )
+    return changes
 
 
 def _add_mil(mil: argparse.ArgumentParser, cv: argparse.ArgumentParser) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -33,8 +32,6 @@ from lightning_modules.weights import load_weights
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
 FORMAT = 1  # of the "segmil" record in a checkpoint
-
-_log = logging.getLogger(__name__)
 
 
 class TrainedModule(pl.LightningModule):
@@ -79,7 +76,7 @@ class TrainedModule(pl.LightningModule):
         self._loader_state: dict[str, int] = {}
         if init_from is not None:
             report = load_weights(self.model, init_from)
-            _log.info("%s", report)
+            rank_zero_info(f"{report}")
 
     def training_loss(
         self, terms: Mapping[str, Tensor], sample_ids: Iterable[object], size: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from pytorch_lightning.utilities import rank_zero_info
 from datamodules import CocoDataModule, MILDataModule
 from datamodules.splits import BagSplit
 from evaluation.bag_scores import BagScores
-from evaluation.latency import picture_latency
 from evaluation.report import file_hash
 from lightning_modules.mil import MILModule
 from lightning_modules.restore import (
@@ -23,6 +23,7 @@ from lightning_modules.restore import (
     restore,
 )
 from lightning_modules.segmentation import SegmentationModule
+from models.seg.inference import changed_options
 from structures import BadDataPolicy, MILTask, Problem
 
 
@@ -34,12 +35,14 @@ class CocoPredictions:
         ground_truth: the COCO dictionary, restricted to the model's categories.
         rows: COCO results rows.
         max_dets: the model's cap on detections a picture.
+        parameters: number of the model's weights.
         problems: of the pictures and annotations that were left out.
     """
 
     ground_truth: dict[str, Any]
     rows: list[dict[str, Any]]
     max_dets: int
+    parameters: int
     problems: tuple[Problem, ...] = ()
 
 
@@ -68,7 +71,12 @@ def picture_folder_of(annotations: Path) -> Path:
     raise ValueError(f"{annotations}: cannot guess the picture folder; give it by --images DIR")
 
 
-def _restored(checkpoint: Path, kind: type[Any]) -> Restored:
+def restored_as(checkpoint: Path, kind: type[Any]) -> Restored:
+    """Restore a checkpoint that holds a module of a kind.
+
+    Raises:
+        ValueError: it is broken or holds another.
+    """
     restored = restore(checkpoint)
     if not isinstance(restored.module, kind):
         raise ValueError(
@@ -82,14 +90,18 @@ def _restored(checkpoint: Path, kind: type[Any]) -> Restored:
     return restored
 
 
-def _coco_data(
+def coco_data(
     restored: Restored,
     annotations: Path,
     images: Path | None,
     batch_size: int | None,
     bad_data: BadDataPolicy,
+    scale: float | None = None,
 ) -> CocoDataModule:
+    """Return a COCO file's pictures as a checkpoint was validated with them; see `predict_coco`."""
     arguments = dict(restored.facts["preprocessing"])
+    if scale is not None:
+        arguments |= {"scale": scale, "eval_short_side": None, "max_long_side": None}
     if batch_size is not None:
         arguments["eval_batch_size"] = batch_size
     return CocoDataModule(
@@ -102,26 +114,15 @@ def _coco_data(
     )
 
 
-def time_checkpoint(
-    checkpoint: Path, annotations: Path, images: Path | None, bad_data: BadDataPolicy = "error"
-) -> dict[str, float]:
-    """Time a segmentation checkpoint on single pictures of a COCO file.
-
-    Returns:
-        See `evaluation.latency.picture_latency`.
-    """
-    restored = _restored(checkpoint, SegmentationModule)
-    module: Any = restored.module
-    loader = _coco_data(restored, annotations, images, 1, bad_data).test_dataloader()
-    return picture_latency(loader, module.network.predict)
-
-
 def predict_coco(
     checkpoint: Path,
     annotations: Path,
     images: Path | None,
     batch_size: int | None = None,
     bad_data: BadDataPolicy = "error",
+    *,
+    scale: float | None = None,
+    inference: Mapping[str, Any] | None = None,
 ) -> CocoPredictions:
     """Run a segmentation checkpoint on a COCO file with the preprocessing it was validated with.
 
@@ -131,16 +132,21 @@ def predict_coco(
         images: picture folder; None looks beside the annotations.
         batch_size: pictures a batch; None takes the checkpoint's, which gives its logged number.
         bad_data: what becomes of faulty pictures and annotations.
+        scale: factor on the size of every picture, instead of the checkpoint's sizes.
+        inference: values of `InferenceOptions` that win over the checkpoint's.
 
     Raises:
-        ValueError: a file is missing, broken, or means other classes than the checkpoint.
+        ValueError: a file is missing, broken, or means other classes than the checkpoint, or
+            ``inference`` does not go together with the checkpoint's options.
     """
-    restored = _restored(checkpoint, SegmentationModule)
-    data = _coco_data(restored, annotations, images, batch_size, bad_data)
+    restored = restored_as(checkpoint, SegmentationModule)
+    data = coco_data(restored, annotations, images, batch_size, bad_data, scale)
     module: Any = restored.module
+    module.inference = changed_options(module.inference, inference or {})
     _trainer(restored.precision).test(module, datamodule=data, verbose=False)
     truth, cap = data.ground_truth("test"), module.network.max_dets
-    return CocoPredictions(truth, module.results, cap, data.problems)
+    weights = sum(parameter.numel() for parameter in module.model.parameters())
+    return CocoPredictions(truth, module.results, cap, weights, data.problems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +187,7 @@ def predict_bags(
         ValueError: a file is missing, broken, or does not fit the checkpoint, or its bags have no
             labels.
     """
-    restored = _restored(checkpoint, MILModule)
+    restored = restored_as(checkpoint, MILModule)
     trained_on = restored.data["init_args"]
     own = trained_on.get("table" if data_file.suffix.lower() == ".csv" else "file")
     everything = False

@@ -12,6 +12,7 @@ from evaluation.coco import CocoEvaluator
 from evaluation.coco_scores import AREAS, CocoScores
 from lightning_modules.base import OptimizerFactory, SchedulerFactory, TrainedModule
 from lightning_modules.gather import ItemLosses, gather_to_all
+from models.seg.inference import InferenceOptions, predict
 from models.seg.protocol import SegModel
 from structures import CategoryMap, Instances, SegBatch
 
@@ -30,9 +31,12 @@ class SegmentationModule(TrainedModule):
         backbone_lr_mult: factor on the learning rate of the backbone.
         log_val_loss: also compute the losses on validation pictures and log their means (A67).
         eval_backend: ``fast`` or ``pycocotools``; the numbers are equal.
+        separate_biases: biases get parameter groups of their own (``lr-*/head_bias``), which
+            ``schedules.Linear`` can warm up apart.
         channels_last: keep convolution weights, and so the features, in channels-last memory
             order; faster on most CPUs and GPUs, equal up to rounding.
         init_from: file of weights to start from.
+        inference: tiles and views of validation, test and prediction; None for whole pictures.
 
     Raises:
         TypeError: ``model`` does not follow `SegModel`.
@@ -61,10 +65,12 @@ class SegmentationModule(TrainedModule):
         *,
         loss_weights: dict[str, float] | None = None,
         backbone_lr_mult: float = 1.0,
+        separate_biases: bool = False,
         log_val_loss: bool = False,
         eval_backend: Literal["fast", "pycocotools"] = "fast",
         channels_last: bool = False,
         init_from: str | None = None,
+        inference: InferenceOptions | None = None,
     ) -> None:
         if not isinstance(model, SegModel):
             raise TypeError(
@@ -80,6 +86,8 @@ class SegmentationModule(TrainedModule):
         )
         if channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.separate_biases = separate_biases
+        self.inference = inference
         self.log_val_loss = log_val_loss
         self.eval_backend = eval_backend
         self.category_map: CategoryMap | None = None
@@ -143,10 +151,10 @@ class SegmentationModule(TrainedModule):
     def predict_step(self, batch: SegBatch, batch_idx: int) -> list[Instances]:
         """Return the predictions of each picture."""
         del batch_idx
-        return self.network.predict(batch)
+        return predict(self.network, batch, self.inference)
 
     def _predict_and_keep(self, batch: SegBatch) -> list[Instances]:
-        predictions = self.network.predict(batch)
+        predictions = predict(self.network, batch, self.inference)
         assert self._evaluator is not None
         for image_id, instances in zip(batch.image_ids, predictions, strict=True):
             self._evaluator.add(image_id, instances)

@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+
+from lightning_modules.foreign_checkpoint import read_foreign_weights
+
+
+class ForeignContentError(ValueError):
+    """A file holds more than tensors and plain containers."""
+
+
+@runtime_checkable
+class ReadsOtherNames(Protocol):
+    """A model that knows weights of another implementation by their names."""
+
+    def own_weights(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return weights by the model's own names; names it does not know stay as they are.
+
+        Raises:
+            ValueError: the weights are of another network.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +42,7 @@ class LoadReport:
         missing: names the model has and the file lacks.
         unexpected: names the file has and the model lacks.
         mismatched: ``name: shape in file -> shape in model``.
+        notes: what else is to be said of the file.
     """
 
     source: str
@@ -29,13 +50,18 @@ class LoadReport:
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     mismatched: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         lines = [f"{self.loaded} tensors loaded from {self.source}"]
+        lines += [f"  {note}" for note in self.notes]
         for title in ("missing", "unexpected", "mismatched"):
             names = getattr(self, title)
             if names:
-                shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if names[8:] else "")
+                shown = ", ".join(names[:8])
+                if names[8:]:
+                    parts = {".".join(name.split(".")[:2]) for name in names[8:]}
+                    shown += f" and {len(names) - 8} more in {', '.join(sorted(parts)[:12])}"
                 lines.append(f"  {title} ({len(names)}): {shown}")
         return "\n".join(lines)
 
@@ -54,7 +80,7 @@ def read_file(path: str | Path) -> dict[str, Any]:
         content = _read_tensors(path)
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
+        raise ForeignContentError(
             f"{path}: refused, because it holds more than tensors and plain containers, or is "
             f"broken ({reason}). Save a state_dict instead."
         ) from None
@@ -85,6 +111,28 @@ def state_dict_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
     return tensors
 
 
+def read_weights(path: str | Path) -> tuple[dict[str, Tensor], list[str]]:
+    """Read weights to start from, also out of a file that holds a whole network of other classes.
+
+    Returns:
+        The weights by the names in the file, and notes on where they come from.
+
+    Raises:
+        ValueError: see `read_file` and `read_foreign_weights`.
+    """
+    try:
+        return state_dict_of(read_file(path)), []
+    except ForeignContentError as error:
+        if not zipfile.is_zipfile(path):
+            raise ValueError(
+                f"{error} Whole networks are read from zip archives alone, not from the format "
+                "of PyTorch before 1.6."
+            ) from None
+    foreign = read_foreign_weights(path)
+    part = f" under {foreign.part!r}" if foreign.part else ""
+    return foreign.tensors, [f"read without its classes from a {foreign.kind}{part}"]
+
+
 def load_weights(model: nn.Module, path: str | Path) -> LoadReport:
     """Start a model from a file of weights; tensors of another shape keep their initial value.
 
@@ -92,10 +140,15 @@ def load_weights(model: nn.Module, path: str | Path) -> LoadReport:
         The report, by name and shape.
 
     Raises:
-        ValueError: the file cannot be read or nothing in it fits.
+        ValueError: the file cannot be read, is of another network or nothing in it fits.
     """
     wanted = model.state_dict()
-    found = state_dict_of(read_file(path))
+    found, notes = read_weights(path)
+    if isinstance(model, ReadsOtherNames):
+        try:
+            found = model.own_weights(found)
+        except ValueError as error:
+            raise ValueError(f"{path} does not fit the model: {error}") from None
     fits = {k: v for k, v in found.items() if k in wanted and v.shape == wanted[k].shape}
     report = LoadReport(
         source=str(path),
@@ -106,6 +159,7 @@ def load_weights(model: nn.Module, path: str | Path) -> LoadReport:
             f"{k}: {tuple(found[k].shape)} -> {tuple(wanted[k].shape)}"
             for k in sorted(set(found) & set(wanted) - set(fits))
         ],
+        notes=notes,
     )
     if not fits:
         raise ValueError(f"nothing in this file fits the model.\n{report}")

@@ -1,13 +1,13 @@
 """Compares YOLOSeg and its losses with the records of `yolo_original.py`.
 
 Run `python benchmarks/parity/yolo_compare.py RECORDS`. It prints the largest difference of every
-output and loss term, relative to the largest value, and fails if one exceeds 1e-3.
+output and loss term, relative to the largest value, and fails if one of a network exceeds 1e-4 or
+one of a loss 1e-3. Then it reads the checkpoints that the original has written.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
@@ -18,42 +18,23 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from benchmarks.parity import yolo_recipe as recipe
+from lightning_modules.weights import load_weights
 from models.backbones.csp import ScaleName
 from models.seg.yolo_head import anchor_points
 from models.seg.yolo_losses import yolo_losses
+from models.seg.yolo_names import own_name
 from models.seg.yolo_output import YOLOOutput, decode_boxes
 from models.seg.yolo_seg import YOLOSeg
 from structures import SegBatch
 
-NETWORKS: dict[str, tuple[ScaleName, int]] = {"n80": ("n", 80), "s80": ("s", 80), "n3": ("n", 3)}
-TERMS = {"box": "box_loss", "class": "cls_loss", "dfl": "dfl_loss", "mask": "seg_loss"}
-CLASSES, HEIGHT, WIDTH, STRIDE, LIMIT = 5, 128, 160, 4, 1e-3
-MODULES = {  # number in the original's list -> our module
-    **{0: "backbone.stem", 9: "neck.pool", 12: "neck.down4", 15: "neck.down3"},
-    **{16: "neck.halve3", 18: "neck.up4", 19: "neck.halve4", 21: "neck.up5"},
-    **{n: f"backbone.stage{2 + (n - 1) // 2}.{(n - 1) % 2}" for n in range(1, 9)},
+STRIDE, NETWORK_LIMIT, LOSS_LIMIT = 4, 1e-4, 1e-3
+CHECKPOINTS: dict[str, tuple[ScaleName, int]] = {  # file -> scale, classes
+    **{f"checkpoint_{name}": size for name, size in recipe.NETWORKS.items()},
+    **{"checkpoint_best_n3": ("n", 3), "checkpoint_ema_n3": ("n", 3)},
+    **{"checkpoint_other_classes_n80": ("n", 80), "checkpoint_detection_n80": ("n", 80)},
+    **{"refused_version11_n80": ("n", 80), "refused_fused_n80": ("n", 80)},
 }
-HEAD = {
-    **{"cv2.": "head.box.", "cv3.": "head.classes.", "cv4.": "head.coefficients."},
-    **{"proto.cv1.": "head.prototypes.0.", "proto.upsample.": "head.prototypes.1."},
-    **{"proto.cv2.": "head.prototypes.2.", "proto.cv3.": "head.prototypes.3."},
-}
-
-
-def our_name(name: str) -> str | None:
-    """Return our parameter of one of the original's, None for its 16 constants."""
-    number, rest = re.fullmatch(r"model\.(\d+)\.(.+)", name).groups()  # type: ignore[union-attr]
-    rest = rest.replace("bn.", "norm.")
-    if number == "22":
-        if rest.startswith("dfl."):
-            return None
-        key = next(key for key in HEAD if rest.startswith(key))
-        return HEAD[key] + rest.removeprefix(key)
-    rest = re.sub(r"^m\.(\d+)\.cv1\.", r"chain.\1.first.", rest)
-    rest = re.sub(r"^m\.(\d+)\.cv2\.", r"chain.\1.second.", rest)
-    first = "reduce." if number == "9" else "split."
-    rest = re.sub(r"^cv1\.", first, rest)
-    return f"{MODULES[int(number)]}.{re.sub(r'^cv2[.]', 'merge.', rest)}"
 
 
 def difference(ours: Tensor, original: Tensor) -> float:
@@ -63,39 +44,55 @@ def difference(ours: Tensor, original: Tensor) -> float:
     return float((ours - original).abs().max() / original.abs().max().clamp(min=1e-6))
 
 
-def compare_network(records: Path, name: str) -> dict[str, float]:
-    """Return the difference of every raw output and of decoded boxes and scores."""
-    model = YOLOSeg(*NETWORKS[name])
-    given = load_file(records / f"network_{name}_weights.safetensors")
-    model.load_state_dict({ours: v for k, v in given.items() if (ours := our_name(k))})
-    wanted = load_file(records / f"network_{name}_outputs.safetensors")
-    with torch.no_grad():
-        out = model.eval()(wanted["images"])
-    boxes = decode_boxes(out.box_logits, out.points, out.strides)
-    x1y1, x2y2 = boxes.split(2, dim=-1)
-    centred = torch.cat([(x1y1 + x2y2) / 2, x2y2 - x1y1], dim=-1)
-    decoded = wanted["decoded"].transpose(1, 2)  # centre, size, scores, coefficients
+def by_original_names(out: YOLOOutput) -> dict[str, Tensor]:
+    """Return raw outputs under the names of the records, anchors before channels."""
     return {
-        "box logits": difference(out.box_logits, wanted["boxes"].transpose(1, 2)),
-        "class logits": difference(out.class_logits, wanted["scores"].transpose(1, 2)),
-        "coefficients": difference(out.coefficients, wanted["mask_coefficient"].transpose(1, 2)),
-        "prototypes": difference(out.prototypes, wanted["proto"]),
-        "boxes": difference(centred, decoded[..., :4]),
-        "scores": difference(
-            out.class_logits.sigmoid(), decoded[..., 4 : -out.prototypes.shape[1]]
-        ),
+        "boxes": out.box_logits,
+        "scores": out.class_logits,
+        "mask_coefficient": out.coefficients,
+        "proto": out.prototypes,
     }
 
 
+@torch.no_grad()
+def compare_outputs(model: YOLOSeg, wanted: dict[str, Tensor]) -> dict[str, float]:
+    """Return the difference of every raw output and of decoded boxes and scores.
+
+    An output whose shape is another (other classes) is left out.
+    """
+    out = model.eval()(recipe.pictures())
+    boxes = decode_boxes(out.box_logits, out.points, out.strides)
+    x1y1, x2y2 = boxes.split(2, dim=-1)
+    ours = by_original_names(out)
+    original = {k: wanted[k] if k == "proto" else wanted[k].transpose(1, 2) for k in ours}
+    decoded = wanted["decoded"].transpose(1, 2)  # centre, size, scores, coefficients
+    ours["centre and size"] = torch.cat([(x1y1 + x2y2) / 2, x2y2 - x1y1], dim=-1)
+    original["centre and size"] = decoded[..., :4]
+    ours["probabilities"] = out.class_logits.sigmoid()
+    original["probabilities"] = decoded[..., 4 : -out.prototypes.shape[1]]
+    same = [name for name in ours if ours[name].shape == original[name].shape]
+    return {name: difference(ours[name], original[name]) for name in same}
+
+
+def compare_network(records: Path, name: str) -> dict[str, float]:
+    """Return the differences with the recorded weights, all of which must have a place."""
+    scale, classes = recipe.NETWORKS[name]
+    model = YOLOSeg(scale, classes)
+    given = load_file(records / f"network_{name}_weights.safetensors")
+    model.load_state_dict({ours: v for k, v in given.items() if (ours := own_name(k))})
+    return compare_outputs(model, load_file(records / f"network_{name}_outputs.safetensors"))
+
+
 def seg_batch(record: dict[str, Tensor]) -> SegBatch:
-    """Return the recorded targets as a batch with masks at a quarter of the resolution."""
+    """Return targets of the recipe as a batch with masks at a quarter of the resolution."""
     pictures = record["batch_idx"].long()
     counts = torch.bincount(pictures, minlength=2)
     rank = torch.cat([torch.arange(int(count)) for count in counts])
-    centre, size = (record["bboxes"] * torch.tensor([WIDTH, HEIGHT] * 2)).split(2, dim=1)
-    sizes = torch.tensor([[HEIGHT, WIDTH]] * 2)
+    frame = torch.tensor([recipe.WIDTH, recipe.HEIGHT] * 2)
+    centre, size = (record["bboxes"] * frame).split(2, dim=1)
+    sizes = torch.tensor([[recipe.HEIGHT, recipe.WIDTH]] * 2)
     return SegBatch(
-        images=torch.zeros(2, 3, HEIGHT, WIDTH),
+        images=torch.zeros(2, 3, recipe.HEIGHT, recipe.WIDTH),
         sizes=sizes,
         boxes=torch.cat([centre - size / 2, centre + size / 2], dim=1),
         labels=record["cls"].long().flatten(),
@@ -108,21 +105,54 @@ def seg_batch(record: dict[str, Tensor]) -> SegBatch:
     )
 
 
-def compare_losses(record: dict[str, Tensor]) -> dict[str, float]:
-    """Return the difference of each term without gains, relative where it is above 1."""
-    cells = [(HEIGHT // stride, WIDTH // stride) for stride in (8, 16, 32)]
-    points, strides = anchor_points(cells, record["proto"])
+def own_losses(case: str, sharpness: int) -> dict[str, float]:
+    """Return our loss terms of a case of the recipe."""
+    given = recipe.predictions(case, sharpness)
+    cells = [(recipe.HEIGHT // stride, recipe.WIDTH // stride) for stride in (8, 16, 32)]
+    points, strides = anchor_points(cells, given["proto"])
     output = YOLOOutput(
-        class_logits=record["scores"].transpose(1, 2),
-        box_logits=record["boxes"].transpose(1, 2),
-        coefficients=record["mask_coefficient"].transpose(1, 2),
-        prototypes=record["proto"],
+        class_logits=given["scores"].transpose(1, 2),
+        box_logits=given["boxes"].transpose(1, 2),
+        coefficients=given["mask_coefficient"].transpose(1, 2),
+        prototypes=given["proto"],
         points=points,
         strides=strides,
     )
-    ours = yolo_losses(output, seg_batch(record), CLASSES)
-    wanted = {term: float(record[f"plain_{name}"]) for term, name in TERMS.items()}
-    return {term: abs(float(ours[term]) - w) / max(abs(w), 1) for term, w in wanted.items()}
+    terms = yolo_losses(output, seg_batch(recipe.targets(case)), recipe.CLASSES)
+    return {name: float(value) for name, value in terms.items()}
+
+
+def compare_losses(records: Path, case: str, sharpness: int) -> dict[str, float]:
+    """Return the difference of each term without gains, relative where it is above 1."""
+    ours = own_losses(case, sharpness)
+    with np.load(records / "losses.npz") as stored:
+        wanted = {
+            t: float(stored[f"{case}_{sharpness}/plain_{n}"]) for t, n in recipe.TERMS.items()
+        }
+    return {term: abs(ours[term] - w) / max(abs(w), 1) for term, w in wanted.items()}
+
+
+def compare_checkpoint(records: Path, name: str) -> tuple[str, dict[str, float]]:
+    """Read a checkpoint; return what was said of it and the differences of the outputs."""
+    scale, classes = CHECKPOINTS[name]
+    model = YOLOSeg(scale, classes)
+    try:
+        report = str(load_weights(model, records / f"{name}.pt"))
+    except ValueError as error:
+        if not name.startswith("refused"):
+            raise
+        return str(error), {}
+    if name.startswith("refused"):
+        raise SystemExit(f"{name} should have been refused")
+    outputs = records / f"{name}_outputs.safetensors"
+    return report, compare_outputs(model, load_file(outputs)) if outputs.is_file() else {}
+
+
+def show(name: str, values: dict[str, float], limit: float) -> None:
+    """Print differences; stop where one exceeds the limit."""
+    print(f"{name:28}", "  ".join(f"{key} {value:.1e}" for key, value in values.items()))
+    if not all(value <= limit for value in values.values()):
+        raise SystemExit(f"a difference exceeds {limit}")
 
 
 def main() -> None:
@@ -130,19 +160,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("records", type=Path)
     records = parser.parse_args().records
-    rows = {name: compare_network(records, name) for name in NETWORKS}
-    with np.load(records / "losses.npz") as stored:
-        tensors = {key: torch.from_numpy(stored[key]) for key in stored}
-    for case in sorted({key.split("/")[0] for key in tensors}):
-        prefix = f"{case}/"
-        found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        rows[case] = compare_losses(found)
-    for name, values in rows.items():
-        print(f"{name:14}", "  ".join(f"{key} {value:.1e}" for key, value in values.items()))
-    worst = max(value for values in rows.values() for value in values.values())
-    print(f"largest: {worst:.1e}")
-    if not worst <= LIMIT:
-        raise SystemExit(f"a difference exceeds {LIMIT}")
+    for name in recipe.NETWORKS:
+        show(name, compare_network(records, name), NETWORK_LIMIT)
+    for case in recipe.CASES:
+        for sharpness in recipe.SHARPNESS:
+            values = compare_losses(records, case, sharpness)
+            show(f"{case}_{sharpness}", values, LOSS_LIMIT)
+    for name in CHECKPOINTS:
+        report, values = compare_checkpoint(records, name)
+        print(report)
+        show(name, values, NETWORK_LIMIT)
 
 
 if __name__ == "__main__":

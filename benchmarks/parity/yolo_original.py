@@ -2,9 +2,8 @@
 
 The package (`ultralytics`) is AGPL-3.0: it is no dependency of this project, its source is not
 read, and only public calls, names and shapes of parameters and numbers are used. Run this file
-with the Python of a throw-away environment (README.md): `python yolo_original.py OUT`.
-
-Letters: B pictures, A anchors, C classes, M objects. Inputs are made from fixed seeds.
+with the Python of a throw-away environment (README.md): `python yolo_original.py OUT [--golden]`.
+Inputs are those of `yolo_recipe.py`.
 """
 
 from __future__ import annotations
@@ -12,145 +11,163 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-HEIGHT, WIDTH, CLASSES = 128, 160, 5
-NETWORKS = {"n80": ("yolov8n-seg.yaml", 80), "s80": ("yolov8s-seg.yaml", 80)}
-NETWORKS["n3"] = ("yolov8n-seg.yaml", 3)
-ORDINARY = [[10.0, 12, 60, 70], [50, 41, 121, 110], [31, 30, 90, 99]]
-NESTED = [[21.0, 21, 101, 101], [30, 30, 110, 110], [41, 19, 70, 61], [61, 50, 141, 121]]
-SHIFTED = [[32.3 + d, 32.3 + d, 71.8 + d, 72.4 + d] for d in range(0, 12, 2)]
-CASES: dict[str, tuple[list[list[float]], list[int], list[int]]] = {
-    # boxes xyxy in pixels, classes, pictures; no side lies on an anchor point
-    "ordinary": (ORDINARY, [0, 2, 4], [0, 0, 1]),
-    "overlap": (NESTED, [0, 1, 1, 2], [0, 0, 0, 1]),
-    "one_empty": (ORDINARY[:2], [0, 2], [1, 1]),
-    "no_objects": ([], [], []),
-    "tiny": ([[20.5, 20.5, 23.2, 23.4], ORDINARY[1], [97, 33, 103, 39]], [1, 2, 3], [0, 0, 1]),
-    "crowded": ([*SHIFTED, [30.7, 30.3, 80.2, 80.1]], [0, 1, 2, 3, 4, 0, 1], [0] * 6 + [1]),
-}
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.parity import yolo_recipe as recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests" / "models" / "seg" / "data" / "yolo_original.json"
+RAW = ("boxes", "scores", "mask_coefficient", "proto")
 
 
-def randomise(model: nn.Module, seed: int) -> None:
-    """Replace parameters and BatchNorm statistics by random ones that keep signals in range."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, value in model.state_dict().items():
-            noise = torch.randn(value.shape, generator=generator)
-            if name.endswith("dfl.conv.weight") or not value.is_floating_point():
-                continue  # the 16 fixed bins, the counter of BatchNorm
-            if value.ndim > 1:
-                value.copy_(noise * (2 / value[0].numel()) ** 0.5)
-            elif name.endswith(("running_var", "bn.weight")):
-                value.copy_(1 + 0.3 * noise.clamp(-2, 2))
-            else:
-                value.copy_(0.2 * noise)
+def save(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write tensors as safetensors."""
+    save_file({name: value.clone().contiguous() for name, value in tensors.items()}, path)
 
 
-def record_network(out: Path, name: str, scale: str, classes: int) -> None:
-    """Save weights, pictures and the raw outputs of one network with BatchNorm fixed."""
+def network(name: str) -> Any:
+    """Return one of the original's networks with the weights of the recipe."""
     from ultralytics.nn.tasks import SegmentationModel
 
-    model = SegmentationModel(scale, nc=classes, verbose=False)
-    randomise(model, seed=len(name) + classes)
-    model.eval()
-    images = torch.rand(2, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        decoded, raw = model(images)
-    weights = {k: v.clone().contiguous() for k, v in model.state_dict().items()}
-    save_file(weights, out / f"network_{name}_weights.safetensors")
-    outputs = {key: raw[key] for key in ("boxes", "scores", "mask_coefficient", "proto")}
-    outputs |= {"images": images, "decoded": decoded[0]}
-    contiguous = {k: v.clone().contiguous() for k, v in outputs.items()}
-    save_file(contiguous, out / f"network_{name}_outputs.safetensors")
+    scale, classes = recipe.NETWORKS[name]
+    model = SegmentationModel(f"yolov8{scale}-seg.yaml", nc=classes, verbose=False)
+    recipe.fill(model.state_dict(), name)
+    return model.eval()
 
 
-def predictions(seed: int, sharpness: float) -> dict[str, Any]:
-    """Return raw head outputs from noise: boxes (B, 64, A), scores (B, C, A) and the rest."""
-    generator = torch.Generator().manual_seed(seed)
-    cells = [(HEIGHT // s, WIDTH // s) for s in (8, 16, 32)]
-    anchors = sum(h * w for h, w in cells)
-
-    def noise(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
-
-    return {
-        "boxes": noise(2, 64, anchors) * sharpness,
-        "scores": noise(2, CLASSES, anchors) - 2,
-        "mask_coefficient": noise(2, 32, anchors) * 0.5,
-        "proto": noise(2, 32, HEIGHT // 4, WIDTH // 4),
-        "feats": [torch.zeros(2, 1, h, w) for h, w in cells],
-    }
+@torch.no_grad()
+def outputs(model: Any) -> dict[str, Tensor]:
+    """Return raw and decoded outputs for the pictures of the recipe."""
+    decoded, raw = model(recipe.pictures())
+    return {key: raw[key] for key in RAW} | {"decoded": decoded[0]}
 
 
-def targets(boxes: list[list[float]], classes: list[int], pictures: list[int]) -> dict[str, Tensor]:
-    """Return a batch: normalised xywh boxes, and ellipses painted from large to small."""
-    xyxy = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    size, frame = xyxy[:, 2:] - xyxy[:, :2], torch.tensor([WIDTH, HEIGHT])
-    masks = torch.zeros(2, HEIGHT // 4, WIDTH // 4)
-    y, x = torch.meshgrid(torch.arange(2.0, HEIGHT, 4), torch.arange(2.0, WIDTH, 4), indexing="ij")
-    for row in size.prod(dim=1).argsort(descending=True).tolist():
-        x1, y1, x2, y2 = xyxy[row].tolist()
-        inside = ((2 * x - x1 - x2) / (x2 - x1)) ** 2 + ((2 * y - y1 - y2) / (y2 - y1)) ** 2 <= 1
-        rank = pictures[:row].count(pictures[row])
-        masks[pictures[row]][inside] = rank + 1
-    return {
-        "bboxes": torch.cat([(xyxy[:, :2] + xyxy[:, 2:]) / 2 / frame, size / frame], dim=1),
-        "cls": torch.tensor(classes, dtype=torch.float32).view(-1, 1),
-        "batch_idx": torch.tensor(pictures, dtype=torch.float32),
-        "masks": masks,
-    }
+def record_networks(out: Path) -> dict[str, Any]:
+    """Save weights and outputs of the networks; return fingerprints of their raw outputs."""
+    golden = {}
+    for name in recipe.NETWORKS:
+        model = network(name)
+        found = outputs(model)
+        save(model.state_dict(), out / f"network_{name}_weights.safetensors")
+        save(found, out / f"network_{name}_outputs.safetensors")
+        own = {k: found[k] if k == "proto" else found[k].transpose(1, 2) for k in RAW}
+        golden[name] = {key: recipe.fingerprint(value) for key, value in own.items()}
+    return golden
 
 
-def record_losses(out: Path) -> None:
-    """Save predictions, targets and the terms with the gains as they come and with gains of 1."""
+def record_losses(out: Path) -> dict[str, dict[str, float]]:
+    """Save the loss terms with the gains as they come and with gains of 1; return the latter."""
     from ultralytics.nn.tasks import SegmentationModel
     from ultralytics.utils import DEFAULT_CFG
 
-    model = SegmentationModel("yolov8n-seg.yaml", nc=CLASSES, verbose=False)
+    model = SegmentationModel("yolov8n-seg.yaml", nc=recipe.CLASSES, verbose=False)
     model.args = DEFAULT_CFG
     criterion = model.init_criterion()
     gains = {key: getattr(criterion.hyp, key) for key in ("box", "cls", "dfl")}
+    levels = [torch.zeros(2, 1, recipe.HEIGHT // s, recipe.WIDTH // s) for s in (8, 16, 32)]
     records: dict[str, np.ndarray] = {}
-    for sharpness in (1, 3):
-        for number, (case, rows) in enumerate(CASES.items()):
-            given, batch = predictions(number + 10 * sharpness, sharpness), targets(*rows)
+    golden: dict[str, dict[str, float]] = {}
+    for sharpness in recipe.SHARPNESS:
+        for case in recipe.CASES:
+            given, batch = recipe.predictions(case, sharpness), recipe.targets(case)
             key = f"{case}_{sharpness}"
             for kind, values in (("weighted", gains), ("plain", dict.fromkeys(gains, 1.0))):
                 for name, value in values.items():
                     setattr(criterion.hyp, name, value)
-                total, terms = criterion(dict(given), dict(batch))
+                total, terms = criterion({**given, "feats": levels}, dict(batch))
                 records[f"{key}/{kind}_total"] = total.numpy()  # box, mask, class, DFL, none
                 for name, value in terms.items():
                     records[f"{key}/{kind}_{name}"] = np.asarray(float(value))
-            for name, value in (given | batch).items():
-                if isinstance(value, Tensor):
-                    records[f"{key}/{name}"] = value.numpy()
+            golden[key] = {
+                term: float(records[f"{key}/plain_{name}"]) for term, name in recipe.TERMS.items()
+            }
     np.savez_compressed(out / "losses.npz", **records)
+    return golden
+
+
+def write_set(folder: Path) -> Path:
+    """Write four small pictures of noise with two objects each as a data set; return its YAML."""
+    from PIL import Image
+
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (folder / kind / split).mkdir(parents=True, exist_ok=True)
+        for number in range(4):
+            noise = recipe.uniform(f"{split} {number}", (96, 128, 3)) * 256
+            Image.fromarray(noise.astype(np.uint8)).save(folder / f"images/{split}/{number}.png")
+            polygons = "0 .2 .2 .6 .2 .6 .6 .2 .6\n1 .5 .5 .9 .5 .9 .9 .5 .9\n"
+            (folder / f"labels/{split}/{number}.txt").write_text(polygons, encoding="utf-8")
+    path = folder / "set.yaml"
+    path.write_text(
+        f"path: {folder.resolve()}\ntrain: images/train\nval: images/val\nnames: [a, b, c]\n",
+        encoding="utf-8",
+    )
+    return path
+
+
+def record_checkpoints(out: Path) -> None:
+    """Let the package write checkpoints, and save what its networks give after reading them."""
+    from ultralytics import YOLO
+
+    for name in recipe.NETWORKS:
+        saved = YOLO(f"yolov8{recipe.NETWORKS[name][0]}-seg.yaml")
+        saved.model = network(name)
+        saved.save(out / f"checkpoint_{name}.pt")
+    trained = YOLO("yolov8n-seg.yaml")
+    trained.train(
+        data=str(write_set(out / "set")),
+        **{"epochs": 2, "imgsz": 64, "batch": 4, "workers": 0, "save_period": 1, "device": "cpu"},
+        **{"project": str(out.resolve() / "runs"), "name": "run", "exist_ok": True},
+        **{"plots": False, "verbose": False},
+    )
+    weights = out / "runs" / "run" / "weights"
+    for source, name in (("best", "best_n3"), ("epoch1", "ema_n3")):
+        shutil.copy(weights / f"{source}.pt", out / f"checkpoint_{name}.pt")
+    shutil.copy(weights / "best.pt", out / "checkpoint_other_classes_n80.pt")
+    YOLO("yolov8n.yaml").save(out / "checkpoint_detection_n80.pt")
+    YOLO("yolo11n-seg.yaml").save(out / "refused_version11_n80.pt")
+    fused = YOLO("yolov8n-seg.yaml")
+    fused.fuse()
+    fused.save(out / "refused_fused_n80.pt")
+    for path in sorted(out.glob("checkpoint_*.pt")):
+        if "detection" not in path.stem:
+            found = outputs(YOLO(path).model.float().eval())
+            save(found, out / f"{path.stem}_outputs.safetensors")
 
 
 def main() -> None:
     """Write all records and the version of the package into the folder given."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    out = parser.parse_args().out
+    parser.add_argument("--golden", action="store_true", help=f"also write {GOLDEN.name}")
+    arguments = parser.parse_args()
+    out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("YOLO_OFFLINE", "true")
     os.environ.setdefault("YOLO_AUTOINSTALL", "false")
+    os.environ.setdefault("WANDB_MODE", "disabled")
     import ultralytics
 
-    for name, (scale, classes) in NETWORKS.items():
-        record_network(out, name, scale, classes)
-    record_losses(out)
     facts = {"package": "ultralytics", "version": ultralytics.__version__}
     facts |= {"license": "AGPL-3.0, run as a black box", "torch": torch.__version__}
+    facts |= {"seeds": "names of networks, weights and cases; benchmarks/parity/yolo_recipe.py"}
+    golden: dict[str, Any] = {"made_by": facts, "networks": record_networks(out)}
+    golden["losses"] = record_losses(out)
+    record_checkpoints(out)
     (out / "package.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    if arguments.golden:
+        GOLDEN.parent.mkdir(parents=True, exist_ok=True)
+        GOLDEN.write_text(json.dumps(golden, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -64,6 +64,8 @@ def cited_assumptions():
     folders = ("structures", "models", "datamodules", "evaluation", "lightning_modules")
     folders += ("callbacks", "configs", "benchmarks")
     cited = set()
+    for path in ROOT.glob("*.py"):
+        cited |= set(re.findall(r"\b(A\d+)\b", path.read_text()))
     for folder in folders:
         for path in [*(ROOT / folder).rglob("*.py"), *(ROOT / folder).rglob("*.yaml")]:
             cited |= set(re.findall(r"\b(A\d+)\b", path.read_text()))

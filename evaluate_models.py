@@ -1,0 +1,112 @@
+"""`evaluate.py latency` and `export`: checkpoints on their way to use."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluate_arguments import inference_changes
+from evaluate_output import progress, show
+
+_SECTIONS = (
+    "load: reading, decoding, resizing, padding and copying to the device; network: normalising "
+    "and every learned layer, of two-stage models with the suppression between them; post: "
+    "suppression of one-stage models, masks at the size of the original pictures, and their "
+    "run-length encoding"
+)
+
+
+def run_latency(args: argparse.Namespace) -> dict[str, Any]:
+    """Time checkpoints side by side."""
+    from evaluation.model_table import TIMES, letter
+    from evaluation.report import report
+
+    rows = time_checkpoints(args, args.batch_sizes)
+    names = [str(path) for path in args.ckpt]
+    for number, name in enumerate(names):
+        print(f"{letter(number)}: {name}")
+    columns = ["model", "batch", *(f"{t} ms" for t in TIMES), "p95", "pictures/s", "detections"]
+    lines = [
+        [
+            letter(names.index(row["model"])),
+            row["batch_size"],
+            *(f"{row[f'{time}_ms']:.2f}" for time in TIMES),
+            f"{row['total_ms_p95']:.2f}",
+            f"{row['pictures_per_second']:.1f}",
+            f"{row['detections']:.1f}",
+            f"{row['parameters'] / 1e6:.2f}M",
+            "-" if row["peak_memory_mib"] is None else f"{row['peak_memory_mib']:.0f}",
+        ]
+        for row in rows
+    ]
+    title = f"milliseconds a picture, medians of {rows[0]['pictures']} pictures"
+    show(title, [*columns, "weights", "peak MiB"], lines, width=120)
+    tell_latency(rows)
+    print(f"pictures: {_pictures(args)}")
+    files = [*args.ckpt, *([args.annotations] if args.annotations else [])]
+    extra = {"latency": rows, "sections": _SECTIONS, "pictures": str(_pictures(args))}
+    return report(sys.argv, {}, files=files, **extra)
+
+
+def time_checkpoints(args: argparse.Namespace, batch_sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """Return a row a checkpoint and batch size; see `evaluation.latency.measure_latency`."""
+    from evaluation.latency import LatencySettings, measure_latency
+    from lightning_modules.timing import device_named, threads, timed_models
+
+    device = device_named(args.device)
+    settings = [
+        LatencySettings(size, args.warmup, args.pictures, args.precision, device)
+        for size in batch_sizes
+    ]
+    rows = []
+    with threads(args.threads):
+        models = timed_models(args.ckpt, _pictures(args), device, inference_changes(args))
+        for setting in settings:
+            tell = progress(f"passes of {setting.batch_size} picture(s) timed", 50)
+            rows += measure_latency(models, setting, tell)
+    return rows
+
+
+def tell_latency(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Print what the times depend on and what is in which."""
+    row, *_ = rows
+    notes = {one["note"] for one in rows if one["note"]}
+    rounding = ", convolutions may round to TF32" if row["tf32"] else ""
+    print(
+        f"device: {row['device']}; {row['threads']} thread(s); {row['dtype']}{rounding}; "
+        f"torch {row['torch']}"
+    )
+    for note in (_SECTIONS, *sorted(notes)):
+        print(f"note: {note}")
+
+
+def run_export(args: argparse.Namespace) -> dict[str, Any]:
+    """Write the ONNX file of a checkpoint."""
+    from evaluation.report import file_hash, report
+    from lightning_modules.export import TOLERANCES, export_checkpoint
+
+    target: Path = args.target
+    if target.is_dir():
+        raise ValueError(f"--out {target} is a folder; name a file to write, such as model.onnx")
+    done = export_checkpoint(args.ckpt, target, args.check)
+    print(f"written: {target} ({done.size / 2**20:.1f} MiB)")
+    if done.differences:
+        lines = [
+            (name, f"{v:.2g}", f"{TOLERANCES[name]:g}") for name, v in done.differences.items()
+        ]
+        title = f"largest difference between onnxruntime and PyTorch on {len(done.checked)} inputs"
+        show(title, ["output", "difference", "allowed"], lines)
+    else:
+        print("note: outputs were not compared, because onnxruntime is not installed")
+    extra = {"sha256": file_hash(target), "metadata": done.metadata, "checked": done.checked}
+    return report(sys.argv, done.differences, files=[args.ckpt], **extra)
+
+
+def _pictures(args: argparse.Namespace) -> Any:
+    from lightning_modules.timing import PicturesToTime
+
+    size = getattr(args, "size", None)
+    return PicturesToTime(args.annotations, args.images, size, args.scale, args.bad_data)

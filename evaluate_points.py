@@ -1,0 +1,130 @@
+"""`evaluate.py operating-point`: models at one confidence, side by side."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evaluate_arguments import inference_changes
+from evaluate_models import tell_latency, time_checkpoints
+from evaluate_output import ground_truth, show, tell_skipped
+
+
+@dataclass
+class _Found:
+    """What a source says about the pictures, and how good it is."""
+
+    rows: list[dict[str, Any]]
+    max_dets: int  # the model's cap, 0 where it is not known
+    parameters: int | None = None
+    point: Any = None
+    summary: Any = None
+
+
+def run_operating_point(args: argparse.Namespace) -> dict[str, Any]:
+    """Compare models at one confidence; two models get a paired bootstrap of the difference."""
+    from evaluation.operating_point import paired_bootstrap
+    from evaluation.report import report
+
+    if args.latency and not args.ckpt:
+        raise ValueError("--latency times checkpoints; give --ckpt instead of --predictions")
+    inference_changes(args)  # refuses them without a checkpoint
+    truth, skipped = ground_truth(args)
+    sources = args.ckpt or args.predictions
+    if len({str(source) for source in sources}) < len(sources):
+        raise ValueError("a file is given twice; name each model once")
+    found = {}
+    for source in sources:
+        found[str(source)], dropped = _found(args, source, truth)
+        skipped += dropped
+    for source, one in found.items():
+        _score(args, source, one, truth)
+    points = [one.point for one in found.values()]
+    difference = {}
+    if len(points) == 2:
+        difference = {k: v._asdict() for k, v in paired_bootstrap(*points, seed=args.seed).items()}
+        lines = [(k, *v.values()) for k, v in difference.items()]
+        show("first minus second, paired", ["metric", "value", "2.5 %", "97.5 %"], lines)
+    times = {row["model"]: row for row in time_checkpoints(args, (1,))} if args.latency else {}
+    table = _table(args, truth, found, times)
+    extra = {
+        "models": {source: one.summary for source, one in found.items()},
+        "difference": difference,
+        "latency": times,
+        "table": table,
+        "skipped": tell_skipped(skipped),
+    }
+    metrics = {source: one.summary["metrics"] for source, one in found.items()}
+    return report(sys.argv, metrics, files=[args.annotations, *sources], seed=args.seed, **extra)
+
+
+def _found(
+    args: argparse.Namespace, source: Path, truth: dict[str, Any]
+) -> tuple[_Found, tuple[Any, ...]]:
+    """Return COCO results rows of a checkpoint or file, and the problems of rows left out."""
+    if args.ckpt:
+        from lightning_modules.inference import predict_coco
+
+        predicted = predict_coco(
+            source,
+            args.annotations,
+            args.images,
+            args.batch_size,
+            args.bad_data,
+            scale=args.scale,
+            inference=inference_changes(args),
+        )
+        return _Found(predicted.rows, predicted.max_dets, predicted.parameters), ()
+    from evaluation.results import read_results
+
+    rows, dropped = read_results(source, truth, args.bad_data)
+    return _Found(rows, 0), dropped
+
+
+def _score(args: argparse.Namespace, source: str, found: _Found, truth: dict[str, Any]) -> None:
+    """Count at the confidence and show the counts."""
+    from evaluation.operating_point import operating_point
+
+    rows, cap = found.rows, max(found.max_dets, 300)
+    kind = args.iou_type or ("bbox" if rows and "segmentation" not in rows[0] else "segm")
+    found.point = operating_point(truth, rows, args.score, args.iou, kind, cap)
+    found.summary = summary = found.point.summary(seed=args.seed)
+    low_high = summary["intervals_95"]
+    title = f"{source}: score >= {args.score:g}, {kind} IoU >= {args.iou:g}"
+    lines = [(name, value, *low_high[name]) for name, value in summary["metrics"].items()]
+    show(title, ["metric", "value", "2.5 %", "97.5 %"], lines)
+    classes = summary["per_class"]
+    show("by class", list(classes[0]), [list(row.values()) for row in classes])
+
+
+def _table(
+    args: argparse.Namespace, truth: dict[str, Any], found: dict[str, _Found], times: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Return one row a model, print them as one table and log them where that is asked for."""
+    from evaluation.coco import evaluate_results
+    from evaluation.model_table import letter, model_row, shown_rows
+
+    # A253: one cap for all, which no model's own cap exceeds, so nobody's AP is cut.
+    cap = args.max_dets or max(100, *(one.max_dets for one in found.values()))
+    rows = []
+    for source, one in found.items():
+        scores = evaluate_results(truth, one.rows, max_dets=cap).metrics
+        dataset = str(args.annotations)
+        timed = times.get(source)
+        rows.append(model_row(source, dataset, one.summary, scores, cap, one.parameters, timed))
+    for number, source in enumerate(found):
+        print(f"{letter(number)}: {source}")
+    title = f"{args.annotations}, confidence {args.score:g}, AP of at most {cap} detections"
+    show(title, *shown_rows(rows), width=160)
+    if times:
+        tell_latency(times.values())
+    if args.wandb is not None:
+        from callbacks.wandb_models import WandbOptions, log_model_table
+
+        options = WandbOptions(project=args.wandb, mode=args.wandb_mode)
+        facts = {"annotations": str(args.annotations), "seed": args.seed}
+        print(log_model_table(options, "operating_point", rows, facts))
+    return rows

@@ -1,0 +1,139 @@
+"""Prediction of any segmentor in tiles and in several views (test-time augmentation).
+
+A view is the picture at another size or mirrored; each is predicted whole or in tiles, and what the
+views have found is fused (models/seg/views.py, models/seg/tiled.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from models.seg.protocol import SegModel
+from models.seg.tiled import predict_tiled
+from models.seg.views import View, fuse_views, restored, transformed
+from structures import Instances, SegBatch
+
+
+@dataclass(frozen=True)
+class InferenceOptions:
+    """How pictures are predicted; the defaults are one view of the whole picture.
+
+    Attributes:
+        tile: longest side of a tile in pixels of the picture as the network gets it, or None to
+            predict pictures whole.
+        overlap: pixels that neighbouring tiles share at least; None for a fifth of ``tile``. Best
+            as large as most objects.
+        merge_iou: agreement from which predictions of two tiles are one object, see
+            ``models.ops.merge_masks.tile_groups``.
+        tile_batch: tiles the network gets at once.
+        flip: also predict the picture mirrored left to right.
+        flip_vertical: also predict it mirrored top to bottom, with ``flip`` also both.
+        scales: factors on the size of the picture; each is predicted with every flip.
+        fuse_iou: mask IoU from which predictions of two views are one object.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    tile: int | None = None
+    overlap: int | None = None
+    merge_iou: float = 0.5
+    tile_batch: int = 4
+    flip: bool = False
+    flip_vertical: bool = False
+    scales: tuple[float, ...] = (1.0,)
+    fuse_iou: float = 0.55
+
+    def __post_init__(self) -> None:
+        if self.tile is not None and self.tile < 2:
+            raise ValueError(f"tile must be at least 2 pixels, got {self.tile}; None for no tiles")
+        if self.overlap is not None:
+            if self.tile is None:
+                raise ValueError(f"an overlap of {self.overlap} needs tiles: give tile as well")
+            if not 1 <= self.overlap <= self.tile // 2:
+                raise ValueError(
+                    f"overlap must be from 1 to half of the tile of {self.tile} pixels, "
+                    f"got {self.overlap}"
+                )
+        if self.tile_batch < 1:
+            raise ValueError(f"tile_batch must be at least 1, got {self.tile_batch}")
+        if not 0 < self.merge_iou <= 1:
+            raise ValueError(f"merge_iou must be in (0, 1], got {self.merge_iou}")
+        if not 0.5 <= self.fuse_iou <= 1:
+            raise ValueError(
+                f"fuse_iou must be in [0.5, 1], got {self.fuse_iou}: below one half masks of one "
+                "object need have no pixel in common"
+            )
+        unlike = sorted(set(self.scales)) == sorted(self.scales)
+        if not self.scales or not unlike or not all(0 < s <= 16 for s in self.scales):
+            raise ValueError(
+                f"scales must be different factors in (0, 16], at least one, got {self.scales}"
+            )
+
+    def views(self) -> list[View]:
+        """Return the views of a picture, the first scale as it is first."""
+        horizontal = (False, True) if self.flip else (False,)
+        vertical = (False, True) if self.flip_vertical else (False,)
+        return [View(s, h, v) for s in self.scales for v in vertical for h in horizontal]
+
+
+def changed_options(
+    options: InferenceOptions | None, changes: Mapping[str, Any]
+) -> InferenceOptions | None:
+    """Return options of which some were changed.
+
+    Args:
+        options: None for the defaults.
+        changes: values by name. Another ``tile`` without an ``overlap`` has the usual one.
+
+    Raises:
+        ValueError: the values do not go together.
+    """
+    if not changes:
+        return options
+    renewed = {"overlap": None} if "tile" in changes else {}
+    return dataclasses.replace(options or InferenceOptions(), **{**renewed, **changes})
+
+
+@torch.no_grad()
+def predict(
+    model: SegModel, batch: SegBatch, options: InferenceOptions | None = None
+) -> list[Instances]:
+    """Predict pictures in views and tiles; without options the same as ``model.predict``.
+
+    Args:
+        model: of any kind; its ``max_dets`` caps tiles, views and pictures.
+        batch: pictures; targets are not read.
+        options: how.
+
+    Returns:
+        Predictions of each picture in its original frame, best score first.
+
+    Raises:
+        ValueError: there is something to merge and the model gives no masks.
+    """
+    if options is None:
+        return model.predict(batch)
+    views = options.views()
+    found = []
+    for view in views:
+        seen = transformed(batch, view)
+        if options.tile is None:
+            predicted = model.predict(seen)
+        else:
+            overlap = max(1, options.tile // 5) if options.overlap is None else options.overlap
+            predicted = predict_tiled(
+                model, seen, options.tile, overlap, options.merge_iou, options.tile_batch
+            )
+        found.append([restored(instances, view) for instances in predicted])
+    if len(views) == 1:
+        return found[0]
+    return [
+        fuse_views(list(picture), options.fuse_iou, model.max_dets)
+        for picture in zip(*found, strict=True)
+    ]
