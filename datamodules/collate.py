@@ -13,6 +13,8 @@ from structures import SegBatch
 def _padded(parts: Sequence[Tensor], height: int, width: int) -> Tensor:
     """Stack (n_i, ..., h_i, w_i) along the first axis, with zeros at the bottom and right."""
     first = parts[0]
+    if all(part.shape[-2:] == (height, width) for part in parts):
+        return first if len(parts) == 1 else torch.cat(list(parts))
     total = sum(part.shape[0] for part in parts)
     out = first.new_zeros((total, *first.shape[1:-2], height, width))
     start = 0

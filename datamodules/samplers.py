@@ -19,11 +19,14 @@ class SampleKey:
         index: the item's stable number in its data set.
         epoch: seeds the sample's random choices together with the index.
         size: short side in pixels drawn for the batch, or None.
+        neighbours: numbers of other items that are near in the epoch's order, for samples that are
+            made of several; the same on any number of processes.
     """
 
     index: int
     epoch: int = 0
     size: int | None = None
+    neighbours: tuple[int, ...] = ()
 
 
 def keyed_generator(purpose: int, *key: int) -> np.random.Generator:
@@ -72,6 +75,8 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
         groups: a group number for each entry of ``items``; a batch holds one group, except those
             made of what is left over at the end of an epoch. None for no grouping.
         short_sides: one is drawn for every step and handed on in ``SampleKey.size``.
+        window: so many items before each in the epoch's order, over all processes, are handed on
+            in ``SampleKey.neighbours``; the first ones get those of the beginning instead.
 
     Raises:
         ValueError: sizes below 1, no items, a group list of another length or fewer items than
@@ -88,6 +93,7 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
         drop_last: bool = False,
         groups: Sequence[int] | None = None,
         short_sides: Sequence[int] | None = None,
+        window: int = 0,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -102,6 +108,7 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
         self._seed = seed
         self._drop = drop_last
         self._short_sides = list(short_sides) if short_sides else None
+        self._window = window
         self._epoch = 0
 
     @property
@@ -171,12 +178,18 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
             size = None
             if self._short_sides is not None:
                 size = self._short_sides[int(rng.integers(len(self._short_sides)))]
-            members = order[start : start + step]
+            places = range(start, min(start + step, order.size))
             if self._drop:
-                members = members[rank * self._per_process : (rank + 1) * self._per_process]
+                places = places[rank * self._per_process : (rank + 1) * self._per_process]
             elif number % world != rank:
                 continue
-            yield [SampleKey(int(index), epoch, size) for index in members]
+            yield [SampleKey(int(order[p]), epoch, size, self._near(order, p)) for p in places]
+
+    def _near(self, order: npt.NDArray[np.int64], place: int) -> tuple[int, ...]:
+        """Return the other items of the window that ends at a place of the order."""
+        first = max(0, place - self._window)
+        window = order[first : max(place, self._window) + 1]
+        return tuple(int(i) for i in np.delete(window, place - first))
 
 
 class KeySampler(Sampler[SampleKey]):

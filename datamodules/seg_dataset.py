@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -18,9 +19,10 @@ from datamodules.transforms import (
     resize_picture,
     target_size,
 )
+from datamodules.transforms.label_maps import Targets
 from structures import SegBatch
 
-_AUGMENT_PURPOSE = 3
+AUGMENT_PURPOSE = 3
 
 
 class AnnotatedPicture(NamedTuple):
@@ -97,31 +99,93 @@ class SegDataset(Dataset[SegBatch]):
             ValueError: an augmentation cannot handle the picture, naming it.
         """
         picture = self.source.read(key.index)
-        original = picture.image.shape[:2]
+        original = (picture.image.shape[0], picture.image.shape[1])
         image, maps = picture.image, picture.maps
         if self.augmentation is not None:
-            rng = keyed_generator(_AUGMENT_PURPOSE, self.seed, key.epoch, key.index)
-            try:
-                image, maps = self.augmentation(image, maps, rng)
-            except ValueError as error:
-                raise ValueError(
-                    f"{picture.name}, {original[0]} px high and {original[1]} px wide: {error}"
-                ) from error
+            rng = keyed_generator(AUGMENT_PURPOSE, self.seed, key.epoch, key.index)
+            image, maps = augment_named(self.augmentation, image, maps, rng, picture.name)
         short_side = self.short_side if key.size is None else key.size
         size = target_size(maps.size, short_side, self.scale, self.max_long_side)
         image, maps = resize_picture(image, size), resize_maps(maps, size)
-        keep, boxes, masks = maps.targets(self.mask_stride)
-        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        return SegBatch(
-            images=pixels.to(torch.float32).div_(255)[None],
-            sizes=torch.tensor([size]),
-            boxes=torch.from_numpy(boxes),
-            labels=torch.from_numpy(picture.labels[keep]),
-            masks=torch.from_numpy(masks),
-            counts=torch.tensor([keep.size]),
-            crowd=torch.from_numpy(picture.crowd[keep]),
-            index=torch.tensor([key.index]),
-            original_sizes=torch.tensor([original]),
-            image_ids=(picture.image_id,),
-            mask_stride=self.mask_stride,
+        targets = maps.targets(self.mask_stride)
+        sample = Sample(
+            image,
+            targets,
+            picture.labels[targets.keep],
+            picture.crowd[targets.keep],
+            number=key.index,
+            original_size=original,
+            image_id=picture.image_id,
         )
+        return pack_samples([sample], self.mask_stride)
+
+
+def augment_named(
+    augmentation: Augmentation,
+    image: npt.NDArray[np.uint8],
+    maps: LabelMaps,
+    rng: np.random.Generator,
+    name: str,
+) -> tuple[npt.NDArray[np.uint8], LabelMaps]:
+    """Augment a picture and its masks.
+
+    Raises:
+        ValueError: the augmentation cannot handle it, naming the picture and its size.
+    """
+    try:
+        return augmentation(image, maps, rng)
+    except ValueError as error:
+        height, width = image.shape[:2]
+        raise ValueError(f"{name}, {height} px high and {width} px wide: {error}") from error
+
+
+class Sample(NamedTuple):
+    """What a picture and its n instances have become, all of it valid.
+
+    Attributes:
+        image: (h, w, 3) uint8 RGB.
+        targets: boxes and masks.
+        labels: (n,) int64.
+        crowd: (n,) bool.
+        number: of the picture in its data set.
+        original_size: (height, width) of the frame in which predictions are returned.
+        image_id: the data set's own id.
+    """
+
+    image: npt.NDArray[np.uint8]
+    targets: Targets
+    labels: npt.NDArray[np.int64]
+    crowd: npt.NDArray[np.bool_]
+    number: int
+    original_size: tuple[int, int]
+    image_id: int
+
+
+def pack_samples(samples: Sequence[Sample], mask_stride: int) -> SegBatch:
+    """Return the batch of samples of one size, without padding.
+
+    Args:
+        samples: at least one.
+        mask_stride: pixels per cell of their masks.
+    """
+    import cv2
+
+    height, width = samples[0].image.shape[:2]
+    # numpy asks for large memory pages where torch does not, and new pages are what costs most here
+    images = np.empty((len(samples), 3, height, width), dtype=np.float32)
+    for rows, sample in zip(images, samples, strict=True):
+        for out, channel in zip(rows, cv2.split(sample.image), strict=True):
+            np.divide(channel, np.float32(255), out=out)
+    return SegBatch(
+        images=torch.from_numpy(images),
+        sizes=torch.tensor([[height, width]] * len(samples)),
+        boxes=torch.from_numpy(np.concatenate([s.targets.boxes for s in samples])),
+        labels=torch.from_numpy(np.concatenate([s.labels for s in samples])),
+        masks=torch.from_numpy(np.concatenate([s.targets.masks for s in samples])),
+        counts=torch.tensor([len(s.labels) for s in samples]),
+        crowd=torch.from_numpy(np.concatenate([s.crowd for s in samples])),
+        index=torch.tensor([s.number for s in samples]),
+        original_sizes=torch.tensor([s.original_size for s in samples]),
+        image_ids=tuple(s.image_id for s in samples),
+        mask_stride=mask_stride,
+    )

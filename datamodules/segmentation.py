@@ -10,10 +10,12 @@ from typing import Any, Literal
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from datamodules.collate import collate_pictures
+from datamodules.mosaic_dataset import MosaicDataset
+from datamodules.mosaic_options import MosaicOptions
 from datamodules.resuming import resumable_loader
 from datamodules.samplers import EpochBatchSampler, KeySampler
 from datamodules.seg_dataset import PictureSource, SegDataset
@@ -42,6 +44,24 @@ def _start_worker(worker_id: int) -> None:
     cv2.setNumThreads(0)  # workers share the cores already
 
 
+def run_epochs(trainer: pl.Trainer, batches: int) -> int | None:
+    """Return how many epochs a run has, begun ones included; None where neither limit is set.
+
+    Args:
+        trainer: its ``max_epochs`` and ``max_steps`` (optimizer steps) are read.
+        batches: of an epoch on one process.
+    """
+    limits = []
+    if trainer.max_epochs is not None and trainer.max_epochs >= 0:
+        limits.append(trainer.max_epochs)
+    if trainer.max_steps >= 0:
+        limit = trainer.limit_train_batches
+        used = min(limit, batches) if isinstance(limit, int) else int(limit * batches)
+        steps = max(1, -(-used // trainer.accumulate_grad_batches))
+        limits.append(-(-trainer.max_steps // steps))
+    return min(limits, default=None)
+
+
 class SegDataModule(pl.LightningDataModule, ABC):
     """Base of the segmentation datamodules; all yield ``SegBatch``.
 
@@ -65,6 +85,9 @@ class SegDataModule(pl.LightningDataModule, ABC):
         mask_stride: pixels per cell of the masks in a batch.
         size_multiple: padded sides are rounded up to a multiple of this.
         filter_empty: leave pictures without a (non-crowd) instance out of training.
+        mosaic: training samples are squares made of several pictures, see ``MosaicOptions``; None
+            for one picture each. ``train_short_sides`` are then sides of the square (training at
+            several scales), and ``scale`` and ``max_long_side`` matter in evaluation only.
         bad_data: what becomes of faulty pictures and annotations. ``error``: all of them, of all
             splits, are told at once before anything runs; ``skip``: they are left out and counted.
 
@@ -94,6 +117,7 @@ class SegDataModule(pl.LightningDataModule, ABC):
         mask_stride: int = 1,
         size_multiple: int = 32,
         filter_empty: bool = False,
+        mosaic: MosaicOptions | None = None,
         bad_data: BadDataPolicy = "error",
     ) -> None:
         super().__init__()
@@ -126,6 +150,9 @@ class SegDataModule(pl.LightningDataModule, ABC):
         self.mask_stride = mask_stride
         self.size_multiple = size_multiple
         self.filter_empty = filter_empty
+        self.mosaic = mosaic
+        if mosaic is not None:
+            mosaic.check_side(max(train_short_sides or [mosaic.size]))
         self.bad_data: BadDataPolicy = bad_data
         self.problems: tuple[Problem, ...] = ()
         self._augmentation: Augmentation | None = None
@@ -204,8 +231,18 @@ class SegDataModule(pl.LightningDataModule, ABC):
             self._augmentation = Augmentation(self.augmentations)
         return self._augmentation
 
-    def train_dataset(self) -> SegDataset:
+    def train_dataset(self) -> SegDataset | MosaicDataset:
         """Return the training pictures with augmentation; sizes come with the keys."""
+        if self.mosaic is not None:
+            return MosaicDataset(
+                self.source("train"),
+                self.mosaic,
+                seed=self.seed,
+                close_from=self._close_from(self.mosaic),
+                largest=max(self.train_short_sides or [self.mosaic.size]),
+                augmentation=self._training_augmentation(),
+                mask_stride=self.mask_stride,
+            )
         return SegDataset(
             self.source("train"),
             augmentation=self._training_augmentation(),
@@ -214,6 +251,23 @@ class SegDataModule(pl.LightningDataModule, ABC):
             max_long_side=self.max_long_side,
             mask_stride=self.mask_stride,
         )
+
+    def _close_from(self, mosaic: MosaicOptions) -> int | None:
+        """Return the epoch from which samples are single pictures; None where the end is open.
+
+        A trial run (``fast_dev_run``) has mosaics.
+        """
+        trainer = self.trainer
+        trial = trainer is not None and trainer.fast_dev_run  # type: ignore[attr-defined]
+        if trainer is None or trial or mosaic.close_epochs == 0:
+            return None
+        epochs = run_epochs(trainer, len(self.train_sampler()))
+        if epochs is not None and epochs <= mosaic.close_epochs:
+            rank_zero_warn(
+                f"mosaic.close_epochs is {mosaic.close_epochs}, but the run has {epochs} epochs: "
+                "no sample is made of several pictures"
+            )
+        return None if epochs is None else max(0, epochs - mosaic.close_epochs)
 
     def eval_dataset(self, split: Split) -> SegDataset:
         """Return the pictures of a split as evaluation sees them."""
@@ -247,6 +301,7 @@ class SegDataModule(pl.LightningDataModule, ABC):
             drop_last=True,
             groups=None if sizes is None else (sizes[:, 1] >= sizes[:, 0]).astype(int).tolist(),
             short_sides=self.train_short_sides,
+            window=0 if self.mosaic is None else self.mosaic.window,
         )
 
     def train_dataloader(self) -> DataLoader[SegBatch]:
@@ -274,7 +329,7 @@ class SegDataModule(pl.LightningDataModule, ABC):
         return self._loader(dataset, batch_sampler=batches)
 
     def _loader(
-        self, dataset: SegDataset, make: Any = DataLoader, **batches: Any
+        self, dataset: SegDataset | MosaicDataset, make: Any = DataLoader, **batches: Any
     ) -> DataLoader[SegBatch]:
         loader: DataLoader[SegBatch] = make(
             dataset,

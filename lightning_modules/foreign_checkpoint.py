@@ -22,8 +22,8 @@ from torch import Tensor
 
 from lightning_modules.foreign_pickle import Record, StoragePlace, TensorPlace, read_pickle
 
-_MAX_PICKLE = 1 << 24  # bytes; a network of scale x with its optimizer takes less than a MiB
-_MAX_PARTS, _MAX_DEPTH = 50_000, 40
+_MAX_PICKLE = 1 << 22  # bytes; a network of scale x with its optimizer takes less than a MiB
+_MAX_PARTS, _MAX_DEPTH, _MAX_NAME = 50_000, 40, 500
 _BROKEN = (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, struct.error, OSError)
 
 
@@ -104,7 +104,8 @@ class _Archive:
         except KeyError:
             raise ValueError(f"the entry {name[-60:]!r} is missing") from None
         size = entry.file_size
-        if entry.compress_type != zipfile.ZIP_STORED or size > limit:
+        stored = entry.compress_type == zipfile.ZIP_STORED and entry.compress_size == size
+        if not stored or size > limit:
             raise ValueError(f"the entry {name[-60:]!r} is compressed or larger than {limit} bytes")
         if exact is not None and size != exact:
             raise ValueError(f"the entry {name[-60:]!r} has {size} bytes, its pickle says {exact}")
@@ -165,14 +166,24 @@ def _tensors(network: Record) -> Iterator[tuple[str, TensorPlace]]:
         parameters, buffers, children = parts
         for name, place in (parameters | _without(buffers, hidden)).items():
             if isinstance(place, TensorPlace):
-                yield f"{prefix}{name}", place
+                yield _joined(prefix, name), place
             elif place is not None:
                 raise ValueError(f"{(prefix + str(name))[:80]!r} is not a tensor")
         for name, child in reversed(children.items()):
             if isinstance(child, Record):
-                waiting.append((f"{prefix}{name}.", child, depth + 1))
+                waiting.append((_joined(prefix, name) + ".", child, depth + 1))
             elif child is not None:
                 raise ValueError(f"{(prefix + str(name))[:80]!r} is not a layer")
+
+
+def _joined(prefix: str, name: Any) -> str:
+    """Return the name of a part; long ones would be copied to all parts below."""
+    whole = f"{prefix}{name}"
+    if len(whole) > _MAX_NAME or not whole.isprintable():
+        raise ValueError(
+            f"a part of its network is named {whole[:40]!r} ({len(whole)} characters), refused"
+        )
+    return whole
 
 
 def _without(values: dict[Any, Any], hidden: list[Any]) -> dict[Any, Any]:

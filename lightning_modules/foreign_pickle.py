@@ -42,7 +42,7 @@ _VALUES: Final = frozenset(
 )
 _GETATTR: Final = (("__builtin__", "getattr"), ("builtins", "getattr"))
 _ORIGINAL = "ultralytics."
-_MAX_AXES, _MAX_LENGTH = 8, 1 << 32
+_MAX_AXES, _MAX_LENGTH, _MAX_KEY = 8, 1 << 32, 1 << 32
 
 
 class Global(NamedTuple):
@@ -154,6 +154,8 @@ class _Machine:
         self.push(self.memo[number])
 
     def name(self, argument: str) -> None:
+        if not argument.isprintable():  # it is shown to users
+            raise ValueError(f"its pickle names a class {argument[:40]!r}")
         self.push(Global(*argument.split(" ", 1)))
 
     def append(self, _: Any) -> None:
@@ -173,9 +175,14 @@ class _Machine:
 
     def _update(self, values: list[Any]) -> None:
         target, keys = _expect(self.top(), dict), values[::2]
-        # Hashing other keys, tuples within tuples, could exhaust the interpreter's stack.
-        if len(values) % 2 or not all(isinstance(key, str | int) for key in keys):
-            raise ValueError("its pickle has a key of a dictionary that is neither text nor number")
+        # Hashing other keys, tuples within tuples, could exhaust the interpreter's stack; numbers
+        # that differ by multiples of 2^61 - 1 have one hash and take quadratic time.
+        if len(values) % 2 or not all(
+            isinstance(key, str) or (isinstance(key, int) and abs(key) < _MAX_KEY) for key in keys
+        ):
+            raise ValueError(
+                "its pickle has a key of a dictionary that is neither text nor number below 2^32"
+            )
         target.update(zip(keys, values[1::2], strict=True))
 
     def new_object(self, _: Any) -> None:
@@ -273,10 +280,16 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any) -> TensorPlace:
         sound = offset + last < numel
     if not sound:
         raise ValueError(
-            f"it has a tensor of shape {str(size)[:80]}, strides {str(stride)[:80]} and offset "
-            f"{str(offset)[:20]} in a storage of {numel} elements, which do not agree"
+            f"it has a tensor of shape {_shown(size)}, strides {_shown(stride)} and offset "
+            f"{_shown((offset,))[1:-2]} in a storage of {numel} elements, which do not agree"
         )
     return TensorPlace(storage, offset, size, stride)
+
+
+def _shown(values: tuple[Any, ...]) -> str:
+    """Return numbers as text; the text of others, tuples within tuples, could be endless."""
+    first = values[: _MAX_AXES + 1]
+    return str(tuple(v if type(v) is int else type(v).__name__ for v in first))[:80]
 
 
 _ACTIONS: Final[dict[str, Callable[[_Machine, Any], None]]] = {

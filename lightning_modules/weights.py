@@ -96,6 +96,11 @@ def _read_tensors(path: Path) -> Any:
         from safetensors.torch import load_file
 
         return load_file(path)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > path.stat().st_size:  # torch.save compresses nothing
+            raise ValueError(f"an archive that grows to {size} bytes, not one of torch.save")
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -105,7 +110,7 @@ def state_dict_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
     for key in ("state_dict", "model"):
         if isinstance(state.get(key), Mapping):
             state = state[key]
-    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)}
+    tensors = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, Tensor)}
     if tensors and all(k.startswith("model.") for k in tensors):
         return {k.removeprefix("model."): v for k, v in tensors.items()}
     return tensors

@@ -7,6 +7,7 @@ transforms of the single masks, at a fraction of the time and memory.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from structures import RLEMasks
 
 Maps = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
+Window = tuple[slice, slice]
 
 _MAX_PER_LAYER = 255
 
@@ -31,15 +33,30 @@ def _pixels(runs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))
 
 
-def _cells(window: Bools, stride: int) -> Bools:
-    """Return (ceil(r / s), ceil(c / s)): True where at least half of a cell's pixels are."""
+def mask_cells(window: Bools, top: int, left: int, stride: int) -> Bools:
+    """Return the cells of a mask: True where at least half of the pixels of a cell are in.
+
+    Args:
+        window: (r, c), zero outside.
+        top: rows of the first cell that come before the window, below ``stride``.
+        left: columns of the first cell that come before the window.
+        stride: pixels of a cell in both directions.
+
+    Returns:
+        (ceil((top + r) / s), ceil((left + c) / s)).
+    """
+    import cv2
+
     if stride == 1:
         return window
-    rows, columns = (-(-side // stride) for side in window.shape)
-    padded = np.zeros((rows * stride, columns * stride), dtype=bool)
-    padded[: window.shape[0], : window.shape[1]] = window
-    inside = padded.reshape(rows, stride, columns, stride).sum(axis=(1, 3), dtype=np.int32)
-    return np.asarray(2 * inside >= stride * stride)
+    rows, columns = -(-(top + window.shape[0]) // stride), -(-(left + window.shape[1]) // stride)
+    area = stride * stride
+    exact = area < 256  # then the mean of a cell's pixels, each s * s, is their number
+    padded = np.zeros((rows * stride, columns * stride), dtype=np.uint8 if exact else np.float32)
+    place = padded[top : top + window.shape[0], left : left + window.shape[1]]
+    np.multiply(window, area, out=place, casting="unsafe")
+    means = cv2.resize(padded, (columns, rows), interpolation=cv2.INTER_AREA)
+    return np.asarray(2 * np.rint(means).astype(np.int32) >= area)
 
 
 class Targets(NamedTuple):
@@ -104,9 +121,44 @@ class LabelMaps:
             maps[layer] = columns.reshape(width, height).T
         return cls(maps, layers, values)
 
+    @classmethod
+    def from_windows(
+        cls, masks: Sequence[tuple[Bools, Window]], size: tuple[int, int]
+    ) -> LabelMaps:
+        """Pack masks that are given in the rows and columns that they occupy.
+
+        Args:
+            masks: (r, c) bool and its place.
+            size: (height, width) of the picture.
+        """
+        packed: list[Maps] = []
+        filled: list[int] = []
+        layers = np.zeros(len(masks), dtype=np.int64)
+        values = np.zeros(len(masks), dtype=np.int64)
+        for k, (mask, place) in enumerate(masks):
+            layer = 0
+            while layer < len(packed) and (
+                filled[layer] == _MAX_PER_LAYER or packed[layer][place][mask].any()
+            ):
+                layer += 1
+            if layer == len(packed):
+                packed.append(np.zeros(size, dtype=np.uint8))
+                filled.append(0)
+            filled[layer] += 1
+            layers[k], values[k] = layer, filled[layer]
+            packed[layer][place][mask] = filled[layer]
+        maps = np.stack(packed) if packed else np.zeros((0, *size), dtype=np.uint8)
+        return cls(maps, layers, values)
+
     def with_maps(self, maps: Maps) -> LabelMaps:
         """Return the same instances after a transform of the maps."""
         return LabelMaps(maps, self.layers, self.values)
+
+    def windows(self) -> list[Window | None]:
+        """Return the rows and columns that each instance occupies, None where it has no pixel."""
+        found = [ndimage.find_objects(layer, max_label=_MAX_PER_LAYER) for layer in self.maps]
+        pairs = zip(self.layers.tolist(), self.values.tolist(), strict=True)
+        return [found[layer][value - 1] for layer, value in pairs]
 
     def targets(self, stride: int = 1) -> Targets:
         """Read boxes and dense masks of the instances that have a pixel left.
@@ -118,19 +170,18 @@ class LabelMaps:
         Args:
             stride: pixels per cell of the masks, at least 1.
         """
+        windows = self.windows()
         height, width = self.size
-        found = [ndimage.find_objects(layer, max_label=_MAX_PER_LAYER) for layer in self.maps]
-        windows = [
-            found[layer][value - 1] for layer, value in zip(self.layers, self.values, strict=True)
-        ]
         keep = np.array([k for k, window in enumerate(windows) if window], dtype=np.int64)
         boxes = np.zeros((keep.size, 4), dtype=np.float32)
         masks = np.zeros((keep.size, -(-height // stride), -(-width // stride)), dtype=bool)
         for n, k in enumerate(keep):
-            rows, columns = windows[k]
+            window = windows[k]
+            assert window is not None
+            rows, columns = window
             boxes[n] = columns.start, rows.start, columns.stop, rows.stop
             top, left = rows.start // stride, columns.start // stride
-            part = self.maps[self.layers[k], top * stride : rows.stop, left * stride : columns.stop]
-            cells = _cells(part == self.values[k], stride)
+            part = self.maps[self.layers[k]][window] == self.values[k]
+            cells = mask_cells(part, rows.start % stride, columns.start % stride, stride)
             masks[n, top : top + cells.shape[0], left : left + cells.shape[1]] = cells
         return Targets(keep, boxes, masks)

@@ -20,6 +20,7 @@ _STEPS = 2.0**20  # a pixel
 _LARGEST = 2.0**32  # pixels: with the steps 52 bits, of 53
 _FIRST_LOOK = 4  # candidates looked at first, in multiples of the boxes that are wanted
 _GROWTH = 4
+_AT_ONCE = 1 << 16  # boxes a call on an accelerator: 0.5 GiB there, growing with the square
 
 
 def class_nms(
@@ -81,14 +82,15 @@ def class_nms(
 def _suppress(boxes: Tensor, labels: Tensor, pictures: Tensor, iou_thresh: float) -> Tensor:
     """Return which boxes stay, ascending; they are sorted by picture and score.
 
-    One call for all pictures on an accelerator. On the host, where a call compares each box that
-    stays with all that follow, of whatever picture, one call a picture takes a fraction of that.
+    One call for all pictures on an accelerator, or for as many as its table of all pairs has room
+    for. On the host, where a call compares each box that stays with all that follow, of whatever
+    picture, one call a picture takes a fraction of that.
     """
     if not len(boxes):
         return labels
     low, high = boxes.amin(), boxes.amax()
     span = (high - low).ceil() + 1
-    host = boxes.device.type == "cpu"
+    host = _on_host(boxes)
     group = labels if host else pictures * (labels.max() + 1) + labels
     distance = group * span
     if float(distance.max() + span + torch.maximum(high.abs(), low.abs())) >= _LARGEST:
@@ -99,10 +101,27 @@ def _suppress(boxes: Tensor, labels: Tensor, pictures: Tensor, iou_thresh: float
     moved = boxes.clone()
     moved[:, 0::2] += distance.unsqueeze(1)
     ranks = -torch.arange(len(boxes), dtype=boxes.dtype, device=boxes.device)  # no ties
-    counts = torch.bincount(pictures).tolist() if host else [len(boxes)]
+    counts = [len(boxes)]
+    if host or len(boxes) > _AT_ONCE:
+        counts = _calls(torch.bincount(pictures).tolist(), 0 if host else _AT_ONCE)
     start, kept = 0, []
     for count in counts:
         part = slice(start, start + count)
         kept.append(nms(moved[part], ranks[part], iou_thresh) + start)
         start += count
     return torch.cat(kept).sort().values
+
+
+def _on_host(boxes: Tensor) -> bool:
+    return boxes.device.type == "cpu"
+
+
+def _calls(counts: list[int], most: int) -> list[int]:
+    """Join the boxes of neighbouring pictures to up to ``most``; a picture's stay together."""
+    found: list[int] = []
+    for count in counts:
+        if found and found[-1] + count <= most:
+            found[-1] += count
+        else:
+            found.append(count)
+    return found

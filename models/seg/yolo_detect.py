@@ -21,7 +21,7 @@ from models.ops.class_nms import class_nms
 from models.ops.precision import at_least_float32
 from models.seg.yolo_output import YOLOOutput, decode_boxes
 
-_SLACK = 1e-3  # far more than the rounding of a logit that decides
+_SLACK = 1e-3  # far more than the rounding of a float32 logit that decides
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,8 @@ def detect(output: YOLOOutput, sizes: Tensor, options: DetectOptions) -> Found:
 
 def _candidates(logits: Tensor, options: DetectOptions) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return picture, anchor, label and score, (N,) each, of at most ``pre_nms`` a picture."""
-    near = logits > _logit(options.score_thresh) - _SLACK  # spares the sigmoid of all others
+    # Spares the sigmoid of all others. Not >, for the bound may be rounded up to a half's value.
+    near = logits >= _logit(options.score_thresh) - _SLACK
     picture, anchor, label = near.nonzero(as_tuple=True)
     scores = at_least_float32(logits[picture, anchor, label]).sigmoid()
     counts = torch.bincount(picture, minlength=len(logits))

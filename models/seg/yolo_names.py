@@ -97,7 +97,7 @@ def to_own_names(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict
 
 def _scale(weights: Mapping[str, Tensor]) -> str | None:
     name, base = _WIDTH_SHOWN_BY
-    if name not in weights:
+    if name not in weights or not weights[name].ndim:
         return None
     channels = weights[name].shape[0]
     known = (scale for scale, size in SCALES.items() if size.channels(base) == channels)

@@ -165,3 +165,27 @@ def test_rank_and_number_of_processes_come_from_torch(tmp_path):
         assert samplers._world() == (0, 1)
     finally:
         torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_neighbours_are_those_before_in_the_order_of_all_processes(in_world, world):
+    shared = {"shuffle": True, "drop_last": True, "window": 5}
+    alone = in_world(0, 1, range(40), 2 * world, epoch=2, **shared)
+    ranks = [in_world(r, world, range(40), 2, epoch=2, **shared) for r in range(world)]
+    keys = [key for batch in alone for key in batch]
+    together = [key for step in range(len(alone)) for keys in ranks for key in keys[step]]
+    assert together == keys
+    order = [key.index for key in keys]
+    for place, key in enumerate(keys):
+        before = order[place - 5 : place] if place >= 5 else order[:6]
+        assert list(key.neighbours) == [i for i in before if i != key.index]
+        assert len(key.neighbours) == 5
+
+
+def test_fewer_items_than_the_window_and_no_window():
+    small = EpochBatchSampler(range(3), 1, window=10)
+    assert [key.neighbours for keys in small for key in keys] == [(1, 2), (0, 2), (0, 1)]
+    assert [
+        key.neighbours for keys in EpochBatchSampler(range(1), 1, window=10) for key in keys
+    ] == [()]
+    assert [key.neighbours for keys in EpochBatchSampler(range(2), 1) for key in keys] == [(), ()]

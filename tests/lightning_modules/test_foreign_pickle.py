@@ -266,6 +266,34 @@ def test_one_entry_cannot_be_read_again_and_again(tmp_path):
         read_foreign_weights(path)
 
 
+@pytest.mark.parametrize("place", ["offset", "size", "stride"])
+def test_tuples_that_double_are_not_written_out(place):
+    nested = b")" + b"q\x01h\x01\x86" * 60
+    parts = {"offset": number(0), "size": numbers(1), "stride": numbers(1), place: nested}
+    content = (
+        glob("torch._utils", "_rebuild_tensor_v2") + b"(" + storage() + b"".join(parts.values())
+    )
+    with pytest.raises(ValueError, match=r"tuple'.* in a storage of 4 elements, which do not"):
+        read_pickle(b"\x80\x02" + content + b"tR.")
+
+
+def test_keys_of_one_hash_are_refused():
+    step = (1 << 61) - 1
+    pairs = b"".join(number(n * step) + b"N" for n in (0, 1, 2))
+    with pytest.raises(ValueError, match=r"neither text nor number below 2\^32"):
+        read_pickle(b"\x80\x02}(" + pairs + b"u.")
+
+
+@pytest.mark.parametrize("key", ["long" * 200, "\x1b[2Jw"])
+def test_names_are_short_and_printable(tmp_path, key):
+    weights = module(entry("w", tensor()))
+    for network in (module(entry(key, tensor())), module(modules=entry(key, weights))):
+        with pytest.raises(ValueError, match=r"a part of its network is named '.*characters\)"):
+            read_foreign_weights(write(tmp_path / "w.pt", file_of(model=network)))
+    with pytest.raises(ValueError, match=r"names a class 'their .x1b\[2J'"):
+        read_pickle(b"\x80\x02" + glob("their", "\x1b[2J") + b".")
+
+
 # ---- archives
 
 
@@ -293,6 +321,16 @@ def test_archives_that_are_none(tmp_path, monkeypatch):
     monkeypatch.setattr(foreign_checkpoint, "_MAX_PICKLE", 64)
     with pytest.raises(ValueError, match=r"larger than 64 bytes"):
         read_foreign_weights(write(tmp_path / "w.pt", sound))
+
+
+def test_an_entry_that_reaches_over_the_rest_of_the_file_is_refused(tmp_path):
+    path = write(tmp_path / "w.pt", file_of(), extra=[("w/more", bytes(4000))])
+    data = bytearray(path.read_bytes())
+    header = data.rindex(b"w/data/0") - 46  # of the central directory
+    data[header + 20 : header + 24] = struct.pack("<I", 4000)  # bytes in the file
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"'w/data/0' is compressed or larger"):
+        read_foreign_weights(path)
 
 
 def test_any_damaged_byte_of_the_pickle_is_a_value_error():

@@ -1,6 +1,7 @@
 """Starting from files: what fits, what is reported, what is refused."""
 
 import pickle
+import zipfile
 
 import pytest
 import torch
@@ -65,6 +66,26 @@ def test_broken_files_are_named(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=name):
         read_file(tmp_path / name)
+
+
+def test_an_archive_that_grows_is_refused(tmp_path):
+    torch.save({"weight": torch.zeros(2, 3)}, tmp_path / "w.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "w.pt") as sound,
+        zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in sound.namelist():
+            packed.writestr(name, sound.read(name) + bytes(5000))
+    with pytest.raises(ValueError, match=r"packed.pt: broken file.*grows to \d+ bytes"):
+        read_file(tmp_path / "packed.pt")
+
+
+def test_names_that_are_no_text_do_not_fit(tmp_path):
+    torch.save({0: torch.ones(2), "bias": torch.ones(2)}, tmp_path / "w.pt")
+    assert load_weights(nn.Linear(3, 2), tmp_path / "w.pt").loaded == 1
+    torch.save({0: torch.ones(2)}, tmp_path / "none.pt")
+    with pytest.raises(ValueError, match="nothing in this file fits"):
+        load_weights(nn.Linear(3, 2), tmp_path / "none.pt")
 
 
 def test_missing_file_and_nothing_that_fits(tmp_path):

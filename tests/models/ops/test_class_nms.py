@@ -154,3 +154,21 @@ def test_moved_boxes_keep_every_difference(monkeypatch):
     assert torch.equal(far * 2**20, (far * 2**20).round())
     assert torch.equal(far[:, 2] - far[:, 0], near[:, 2] - near[:, 0])
     assert (near - boxes[scores.argsort(descending=True)]).abs().max() <= 2**-21
+
+
+def test_calls_hold_whole_pictures_and_not_too_many_boxes():
+    assert module._calls([3, 4, 0, 2, 12, 1], 7) == [7, 2, 12, 1]
+    assert module._calls([3, 4, 2], 0) == [3, 4, 2]
+
+
+@pytest.mark.parametrize(("at_once", "calls"), [(1000, 1), (400, 3), (1, 5)])
+def test_what_an_accelerator_does_is_the_same_whatever_room_it_has(at_once, calls, monkeypatch):
+    given = []
+    monkeypatch.setattr(module, "nms", lambda *a: given.append(len(a[0])) or nms(*a))
+    monkeypatch.setattr(module, "_on_host", lambda boxes: False)
+    monkeypatch.setattr(module, "_AT_ONCE", at_once)
+    inputs = crowded(900, 3, 5, 60)
+    found = class_nms(*inputs, iou_thresh=0.5, max_dets=1000)
+    assert len(given) == calls
+    monkeypatch.undo()
+    assert torch.equal(found, by_loop(*inputs, 0.5, 1000))

@@ -143,3 +143,5 @@ def test_other_networks_are_told_apart():
     assert {name.split(".")[1] for name in missing} == {"coefficients", "prototypes"}
     partial = {k: v for k, v in state.items() if not k.startswith("model.16.")}
     assert "neck.halve3.conv.weight" not in model.own_weights(partial)
+    scalar = state | {"model.16.conv.weight": torch.tensor(1.0)}
+    assert model.own_weights(scalar)["neck.halve3.conv.weight"].ndim == 0

@@ -182,6 +182,20 @@ def test_scores_must_exceed_the_threshold():
         assert len(model.instances(output, batch)[0]) == count
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("threshold", [0.001, 0.25, 0.7, 0.9])
+def test_no_value_of_low_precision_next_to_the_threshold_is_lost(dtype, threshold):
+    near = torch.tensor(threshold).logit()
+    logits = torch.arange(-84, 84) * 2.0**-10 * near.abs() + near
+    output = made_by_hand((64, 64), pictures=2, classes=1)
+    output.class_logits.copy_(logits.view(2, 84, 1))
+    output = output._replace(class_logits=output.class_logits.to(dtype))
+    batch = pictures_of([(64, 64)] * 2, [(64, 64)] * 2, (64, 64))
+    found = tiny(1, score_thresh=threshold, nms_thresh=1.0).instances(output, batch)
+    expected = (output.class_logits.float().sigmoid() > threshold).flatten(1).sum(dim=1)
+    assert [len(one) for one in found] == expected.tolist()
+
+
 def test_the_best_candidates_of_each_picture_are_looked_at():
     output = made_by_hand((64, 64), pictures=2, classes=2)
     random = torch.Generator().manual_seed(0)

@@ -1,0 +1,161 @@
+"""A canvas on which pictures are drawn, and the instances that come with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from datamodules.transforms.affine import Matrix, magnification
+from datamodules.transforms.cutouts import Cutout, cut_out
+from datamodules.transforms.hsv import ColourTable
+from datamodules.transforms.label_maps import LabelMaps
+from datamodules.transforms.resize import Picture
+from datamodules.transforms.warp import warp
+
+GREY = 114
+
+
+class Tile(NamedTuple):
+    """A picture to be drawn, with its K instances.
+
+    Attributes:
+        image: (h, w, 3) uint8 RGB.
+        cutouts: their masks, None for those without a pixel.
+        labels: class of each.
+        crowd: whether it is a region of many objects.
+        pixels: (K,) int64, of each mask.
+        centres: (K, 2) (x, y), the middle of each mask's box.
+    """
+
+    image: Picture
+    cutouts: list[Cutout | None]
+    labels: list[int]
+    crowd: list[bool]
+    pixels: npt.NDArray[np.int64]
+    centres: npt.NDArray[np.float64]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return int(self.image.shape[0]), int(self.image.shape[1])
+
+    @classmethod
+    def of(
+        cls,
+        image: Picture,
+        maps: LabelMaps,
+        labels: npt.NDArray[np.int64],
+        crowd: npt.NDArray[np.bool_],
+    ) -> Tile:
+        """Cut out and measure the masks of a picture."""
+        cutouts = cut_out(maps)
+        pixels = np.zeros(len(cutouts), dtype=np.int64)
+        centres = np.zeros((len(cutouts), 2))
+        for k, cutout in enumerate(cutouts):
+            if cutout is not None:
+                rows, columns = cutout.mask.shape
+                pixels[k] = np.count_nonzero(cutout.mask)
+                centres[k] = cutout.left + columns / 2, cutout.top + rows / 2
+        return cls(image, cutouts, labels.tolist(), crowd.tolist(), pixels, centres)
+
+
+class Instance(NamedTuple):
+    """An object on a canvas.
+
+    Attributes:
+        cutout: its mask, tight.
+        label: its class.
+        crowd: whether it is a region of many objects.
+        expected: pixels that it would have if nothing of it were cut or covered.
+    """
+
+    cutout: Cutout
+    label: int
+    crowd: bool
+    expected: float
+
+    def is_visible(self, min_side: float, min_visible: float) -> bool:
+        """Tell whether enough of it is seen to be taught (A228).
+
+        That is a box of at least ``min_side`` pixels in both directions and at least
+        ``min_visible`` of the expected pixels. Of a crowd, which teaches nothing but what to
+        ignore, a pixel is enough.
+        """
+        if self.crowd:
+            return True
+        mask = self.cutout.mask
+        enough = min_visible * self.expected
+        return min(mask.shape) >= min_side and bool(np.count_nonzero(mask) >= enough)
+
+
+class Canvas:
+    """A square on which pictures are drawn side by side.
+
+    Args:
+        side: in pixels; grey of 114 until something is drawn.
+        colours: a change of colours that drawn pictures go through, grey does not (A227); None
+            for none.
+
+    Attributes:
+        image: (side, side, 3) uint8.
+        instances: what has been drawn and has a pixel left.
+    """
+
+    def __init__(self, side: int, colours: ColourTable | None = None) -> None:
+        self.image: Picture = np.full((side, side, 3), GREY, dtype=np.uint8)
+        self.instances: list[Instance] = []
+        self._colours = colours
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return int(self.image.shape[0]), int(self.image.shape[1])
+
+    def draw(self, tile: Tile, matrix: Matrix) -> None:
+        """Draw a picture with its instances where nothing is drawn yet.
+
+        Args:
+            tile: the picture.
+            matrix: from its pixels to those of the canvas.
+
+        Raises:
+            ValueError: the perspective is so strong that a corner has no image.
+        """
+        way = warp(tile.image, matrix, self.size)
+        if way is None:
+            return
+        drawn, inside = way.picture(self._colours), way.inside()
+        part = self.image[way.rows, way.columns]
+        if inside is None:
+            part[:] = drawn
+        else:
+            np.copyto(part, drawn, where=inside[..., None])
+        expected = (tile.pixels * magnification(way.matrix, tile.centres)).tolist()
+        for cutout, label, crowd, pixels in zip(
+            tile.cutouts, tile.labels, tile.crowd, expected, strict=True
+        ):
+            seen = None if cutout is None else way.cutout(cutout)
+            if seen is not None:
+                self.instances.append(Instance(seen, label, crowd, pixels))
+
+    def paste(self, image: Picture, objects: Sequence[Instance]) -> None:
+        """Draw objects of an equally large canvas over everything.
+
+        Args:
+            image: (side, side, 3), of which their pixels are taken.
+            objects: masks of later ones may overlap those of earlier ones, as where they come from.
+        """
+        covered = np.zeros(self.size, dtype=bool)
+        for thing in objects:
+            covered[thing.cutout.place] |= thing.cutout.mask
+        np.copyto(self.image, image, where=covered[..., None])
+        left: list[Instance] = []
+        for mine in self.instances:
+            mask = mine.cutout.mask & ~covered[mine.cutout.place]
+            seen = mine.cutout._replace(mask=mask).tight()
+            if seen is not None:
+                left.append(mine._replace(cutout=seen))
+        self.instances = left + list(objects)

@@ -1,0 +1,212 @@
+"""Colours of a picture and their masks must come to lie on one another, whatever the matrix."""
+
+import numpy as np
+import pytest
+
+from datamodules.mosaic_options import MosaicOptions
+from datamodules.transforms.affine import Matrix, apply, draw_affine, letterbox, mirror, shift
+from datamodules.transforms.cutouts import Cutout
+from datamodules.transforms.warp import warp
+
+DISCS = [(40.3, 30.7, 17.2), (90.1, 60.2, 22.4), (30.5, 75.5, 12.3)]  # x, y, radius
+SIZE = (96, 128)
+OPTIONS = {
+    "scale and shift": {},
+    "rotation": {"degrees": 40},
+    "shear": {"shear": 20},
+    "perspective": {"perspective": 0.001},
+    "all": {"degrees": 20, "shear": 10, "perspective": 0.0007},
+}
+
+
+def disc_masks(size=SIZE, factor=1.0):
+    y, x = np.mgrid[: size[0], : size[1]] + 0.5
+    return [
+        (x - cx * factor) ** 2 + (y - cy * factor) ** 2 <= (r * factor) ** 2 for cx, cy, r in DISCS
+    ]
+
+
+def picture_of(masks):
+    picture = np.full((*masks[0].shape, 3), 20, dtype=np.uint8)
+    for channel, mask in enumerate(masks):
+        picture[mask, channel] = 250
+    return picture
+
+
+def drawn(way, size, background=0):
+    """Return the canvas as an object of the class Canvas makes it."""
+    canvas = np.full((*size, 3), background, dtype=np.uint8)
+    part, inside = canvas[way.rows, way.columns], way.inside()
+    part[inside if inside is not None else slice(None)] = way.picture(None)[
+        inside if inside is not None else slice(None)
+    ]
+    return canvas
+
+
+def full(cutout, size):
+    mask = np.zeros(size, dtype=bool)
+    if cutout is not None:
+        mask[cutout.place] = cutout.mask
+    return mask
+
+
+def seen(picture, channel):
+    """Return where a disc's colour covers more than half of the pixel."""
+    others = np.delete(picture, channel, axis=2).max(axis=2).astype(int)
+    return picture[..., channel].astype(int) - others > 115
+
+
+def centre(mask):
+    rows, columns = np.nonzero(mask)
+    return np.array([columns.mean() + 0.5, rows.mean() + 0.5])
+
+
+def middle_of(outline):
+    """Return the centre of gravity of a polygon."""
+    following = np.roll(outline, -1, axis=0)
+    cross = outline[:, 0] * following[:, 1] - following[:, 0] * outline[:, 1]
+    return ((outline + following) * cross[:, None]).sum(axis=0) / (3 * cross.sum())
+
+
+@pytest.mark.parametrize("mirrored", [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_masks_colours_and_matrix_agree(kind, mirrored):
+    options = MosaicOptions(size=160, scale=0.6, **OPTIONS[kind])
+    rng = np.random.default_rng(len(kind))
+    masks = disc_masks()
+    picture, canvas = picture_of(masks), (160, 160)
+    offsets, errors = [], []
+    for _ in range(12):
+        matrix = mirror(160, *mirrored) @ draw_affine(rng, options, 160, 160) @ letterbox(SIZE, 160)
+        way = warp(picture, matrix, canvas)
+        image = drawn(way, canvas)
+        for k, (mask, disc) in enumerate(zip(masks, DISCS, strict=True)):
+            found = full(way.cutout(Cutout(mask, 0, 0)), canvas)
+            colour = seen(image, k)
+            rim = np.concatenate([found[0], found[-1], found[:, 0], found[:, -1]])
+            if rim.any() or found.sum() < 60:
+                continue  # cut discs have no outline to compare
+            outline = np.sqrt(4 * np.pi * found.sum())
+            assert (found != colour).sum() < 0.5 * outline
+            offsets.append(centre(found) - centre(colour))
+            around = np.array([disc[:2]]) + disc[2] * np.array(
+                [(np.cos(a), np.sin(a)) for a in np.linspace(0, 2 * np.pi, 400, endpoint=False)]
+            )
+            edge = apply(way.matrix, around)
+            errors.append(centre(found) - middle_of(edge))
+            asked = apply(matrix, around)
+            limit = 1.5 * max(1, np.linalg.norm(matrix[:2, 0]))  # A226: a pixel of either side
+            assert np.abs(asked - edge).max() < (limit if kind == "scale and shift" else 1e-6)
+    assert len(offsets) >= 8
+    assert np.abs(offsets).max() < 0.5
+    assert np.abs(np.mean(offsets, axis=0)).max() < 0.06  # a corner convention would give 0.5
+    assert np.abs(errors).max() < 0.35
+    assert np.abs(np.mean(errors, axis=0)).max() < 0.08
+
+
+def test_nothing_changes_by_the_identity():
+    masks = disc_masks()
+    picture = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+    way = warp(picture, np.eye(3), SIZE)
+    assert np.array_equal(drawn(way, SIZE), picture)
+    for mask in masks:
+        assert np.array_equal(full(way.cutout(Cutout(mask, 0, 0)), SIZE), mask)
+    assert np.array_equal(way.matrix, np.eye(3))
+
+
+@pytest.mark.parametrize("turned", [0, 1, 2, 3])
+def test_quarter_turns_and_whole_shifts_are_exact(turned):
+    picture = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    mask = np.random.default_rng(1).integers(0, 2, (40, 40)).astype(bool)
+    matrix: Matrix = np.eye(3)
+    quarter = np.array([[0.0, 1, 0], [-1, 0, 40], [0, 0, 1]])  # counter-clockwise, as np.rot90
+    for _ in range(turned):
+        matrix = quarter @ matrix
+    canvas = (50, 60)
+    way = warp(picture, shift(7, 3) @ matrix, canvas)
+    expected = np.zeros((*canvas, 3), dtype=np.uint8)
+    expected[3:43, 7:47] = np.rot90(picture, turned)
+    assert np.array_equal(drawn(way, canvas), expected)
+    assert np.array_equal(
+        full(way.cutout(Cutout(mask, 0, 0)), canvas), expected_mask(np.rot90(mask, turned), canvas)
+    )
+
+
+def expected_mask(mask, canvas):
+    expected = np.zeros(canvas, dtype=bool)
+    expected[3:43, 7:47] = mask
+    return expected
+
+
+@pytest.mark.parametrize("mirrored", [(False, False), (True, True)])
+@pytest.mark.parametrize("offset", [(-13, -9), (41, 17), (-5, 30)])
+def test_parts_beyond_the_canvas_by_slices(offset, mirrored):
+    picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    mask = np.random.default_rng(1).integers(0, 2, (9, 11)).astype(bool)
+    flip = shift(50, 40) @ np.diag([-1.0, -1, 1]) if all(mirrored) else np.eye(3)
+    canvas = (44, 48)
+    way = warp(picture, shift(*offset) @ flip, canvas)
+    frame = np.zeros((200, 200, 3), dtype=np.uint8)
+    place = (slice(60 + offset[1], 100 + offset[1]), slice(60 + offset[0], 110 + offset[0]))
+    frame[place] = picture[::-1, ::-1] if all(mirrored) else picture
+    marks = np.zeros((40, 50), dtype=bool)
+    marks[20:29, 30:41] = mask
+    covered = np.zeros((200, 200), dtype=bool)
+    covered[place] = marks[::-1, ::-1] if all(mirrored) else marks
+    assert np.array_equal(drawn(way, canvas), frame[60:104, 60:108])
+    found = full(way.cutout(Cutout(mask, 20, 30)), canvas)
+    assert np.array_equal(found, covered[60:104, 60:108])
+
+
+@pytest.mark.parametrize("degrees", [0, 30])
+def test_strong_shrinking_does_not_alias(degrees):
+    """Stripes of one pixel become grey, and masks stay where the colours are."""
+    stripes = np.zeros((300, 300, 3), dtype=np.uint8)
+    stripes[:, ::2] = 255
+    rng = np.random.default_rng(0)
+    options = MosaicOptions(size=100, scale=0, translate=0, degrees=degrees)
+    matrix = draw_affine(rng, options, 100, 100) @ letterbox((300, 300), 100) @ np.eye(3)
+    image = warp(stripes, shift(20, 20) @ matrix @ np.diag([0.6, 0.6, 1]), (100, 100)).picture(None)
+    assert image.std() < 30  # 5 px of stripes a pixel; sampled, 127
+    masks = disc_masks((384, 512), 4)
+    way = warp(picture_of(masks), np.diag([0.21, 0.21, 1]) @ shift(3, 5), (100, 120))
+    image = drawn(way, (100, 120))
+    for k, mask in enumerate(masks):
+        found = full(way.cutout(Cutout(mask, 0, 0)), (100, 120))
+        assert np.abs(centre(found) - centre(seen(image, k))).max() < 0.25
+        moved = apply(way.matrix, 4 * np.array([DISCS[k][:2]]))[0]
+        assert np.abs(centre(found) - moved).max() < 0.3
+
+
+def test_what_is_not_on_the_canvas_is_none():
+    picture = picture_of(disc_masks())
+    assert warp(picture, shift(200, 0), (100, 100)) is None
+    turned = np.array([[0.0, -1, -200], [1, 0, 0], [0, 0, 1]])
+    assert warp(picture, turned, (100, 100)) is None
+    way = warp(picture, shift(-60, 0), (100, 100))
+    assert way.cutout(Cutout(np.ones((5, 5), dtype=bool), 10, 10)) is None
+    leaning = shift(-60, 0) + np.array([[0, 0.1, 0], [0, 0, 0], [0, 0, 0]])
+    way = warp(picture, leaning, (100, 100))
+    assert way.cutout(Cutout(np.ones((5, 5), dtype=bool), 10, 10)) is None
+
+
+def test_a_corner_behind_the_viewer_is_refused():
+    matrix = np.eye(3)
+    matrix[2, 0] = -0.02
+    with pytest.raises(ValueError, match="lower mosaic.perspective"):
+        warp(picture_of(disc_masks()), matrix, (100, 100))
+
+
+def test_thin_slivers_at_the_border():
+    picture = np.full((40, 40, 3), 200, dtype=np.uint8)
+    everywhere = Cutout(np.ones((40, 40), dtype=bool), 0, 0)
+    for x in np.linspace(-45, 25, 57):
+        for factor in (0.3, 0.7, 1.0, 4.1):
+            matrix = shift(x, x / 2) @ np.diag([factor, factor, 1])
+            way = warp(picture, matrix, (24, 24))
+            stop = min(x, x / 2) * 1.0 + 40 * factor
+            if way is None:
+                assert stop <= 0.5 or x >= 23.5
+                continue
+            found = full(way.cutout(everywhere), (24, 24))
+            assert np.array_equal(found, drawn(way, (24, 24))[..., 0] == 200)
