@@ -157,7 +157,10 @@ def _add_export(export: argparse.ArgumentParser) -> None:
 def _add_inference(sub: argparse.ArgumentParser) -> None:
     group = sub.add_argument_group("with --ckpt, instead of what the checkpoint says")
     group.add_argument(
-        "--tile", type=int, metavar="PX", help="predict in tiles of this side at most; 0: whole"
+        "--tile",
+        type=int,
+        metavar="PX",
+        help="predict in tiles of this side at most, once resized; 0: whole",
     )
     group.add_argument(
         "--tile-overlap", type=int, metavar="PX", help="shared by neighbours; default: a fifth"

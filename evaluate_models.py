@@ -31,7 +31,7 @@ def run_latency(args: argparse.Namespace) -> dict[str, Any]:
     columns = ["model", "batch", *(f"{t} ms" for t in TIMES), "p95", "pictures/s", "detections"]
     lines = [
         [
-            letter(names.index(row["model"])),
+            letter(number % len(names)),
             row["batch_size"],
             *(f"{row[f'{time}_ms']:.2f}" for time in TIMES),
             f"{row['total_ms_p95']:.2f}",
@@ -40,7 +40,7 @@ def run_latency(args: argparse.Namespace) -> dict[str, Any]:
             f"{row['parameters'] / 1e6:.2f}M",
             "-" if row["peak_memory_mib"] is None else f"{row['peak_memory_mib']:.0f}",
         ]
-        for row in rows
+        for number, row in enumerate(rows)  # of each batch size in the order of the names
     ]
     title = f"milliseconds a picture, medians of {rows[0]['pictures']} pictures"
     show(title, [*columns, "weights", "peak MiB"], lines, width=120)
@@ -91,6 +91,8 @@ def run_export(args: argparse.Namespace) -> dict[str, Any]:
     target: Path = args.target
     if target.is_dir():
         raise ValueError(f"--out {target} is a folder; name a file to write, such as model.onnx")
+    if target.exists() and args.ckpt.exists() and target.samefile(args.ckpt):
+        raise ValueError(f"--out {target} is the checkpoint; name another file to write")
     done = export_checkpoint(args.ckpt, target, args.check)
     print(f"written: {target} ({done.size / 2**20:.1f} MiB)")
     if done.differences:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -132,7 +133,7 @@ class SegDataModule(pl.LightningDataModule, ABC):
             "train_short_sides": min(train_short_sides or [1]),
         }
         for name, value in positive.items():
-            if value is not None and value <= 0:
+            if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} must be positive, got {value}")
         for name, value in (("num_workers", num_workers), ("seed", seed)):
             if value < 0:

@@ -157,9 +157,10 @@ class Linear(WarmupSchedule):
         if warmup_bias_lr is not None and warmup_bias_lr < 0:
             raise ValueError(f"warmup_bias_lr must not be negative, got {warmup_bias_lr}")
         groups = optimizer.param_groups
-        if warmup_momentum is not None and not all({"momentum", "betas"} & set(g) for g in groups):
+        if warmup_momentum is not None and not all(map(_momentum, groups)):
             raise ValueError(
-                f"{type(optimizer).__name__} has no momentum to warm up; leave out warmup_momentum"
+                f"{type(optimizer).__name__} has no momentum to warm up; set its momentum, or "
+                "leave out warmup_momentum"
             )
         named = [str(group["name"]) for group in groups if "name" in group]
         if warmup_bias_lr is not None and named and not any(map(_of_biases, named)):

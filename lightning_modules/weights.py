@@ -79,7 +79,9 @@ def read_file(path: str | Path) -> dict[str, Any]:
     try:
         content = _read_tensors(path)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
+        # Before that it advises to switch the check off, after it to allow what was found.
+        told = str(error).rpartition("WeightsUnpickler error: ")[2]
+        reason = told.partition("\n")[0].partition(" Please ")[0].rstrip(". ")
         raise ForeignContentError(
             f"{path}: refused, because it holds more than tensors and plain containers, or is "
             f"broken ({reason}). Save a state_dict instead."

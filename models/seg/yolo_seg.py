@@ -113,6 +113,7 @@ class YOLOSeg(nn.Module):
         convert_norm(self.neck, norm)
         convert_norm(self.head, norm)
         self.num_classes, self.loss, self.pad_value = num_classes, loss, pad_value
+        self._normalises = any(image_mean) or set(image_std) != {1.0}
         self.register_buffer("_mean", torch.tensor(image_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("_std", torch.tensor(image_std).view(3, 1, 1), persistent=False)
         self._mean: Tensor
@@ -129,7 +130,9 @@ class YOLOSeg(nn.Module):
                 and 32.
         """
         _check_images(images)
-        levels = self.backbone((images - self._mean) / self._std)
+        if self._normalises:
+            images = (images - self._mean) / self._std
+        levels = self.backbone(images)
         _check_levels(levels, images, self.backbone)
         output: YOLOOutput = self.head(self.neck(levels))
         return output
@@ -227,7 +230,9 @@ def pad_batch(batch: SegBatch, value: float, multiple: int = _SIZE_DIVISIBLE) ->
         A new batch; boxes and ``sizes`` stay as they are.
     """
     height, width = batch.images.shape[-2:]
-    images = F.pad(batch.images, (0, -width % multiple, 0, -height % multiple))
+    images = batch.images
+    if height % multiple or width % multiple:
+        images = F.pad(images, (0, -width % multiple, 0, -height % multiple))
     height, width = images.shape[-2:]
     rows = torch.arange(height, device=images.device) < batch.sizes[:, :1]  # (B, H)
     columns = torch.arange(width, device=images.device) < batch.sizes[:, 1:]  # (B, W)

@@ -202,6 +202,8 @@ def test_wrong_augmentation_stops_the_run_before_it_starts(tmp_path):
         {"eval_short_side": -1},
         {"max_long_side": 0},
         {"scale": 0.0},
+        {"scale": float("nan")},
+        {"scale": float("inf")},
         {"mask_stride": 0},
         {"size_multiple": 0},
         {"train_short_sides": [64, 0]},

@@ -130,6 +130,10 @@ def test_what_cannot_be_exported_is_told(tmp_path, capsys, monkeypatch):
     assert "m.ckpt: holds a MaskRCNN; YOLOSeg can be exported. A two-stage" in shown
     assert evaluate.main([*words, str(tmp_path)]) == 2
     assert "is a folder; name a file to write" in capsys.readouterr().err
+    before = other.read_bytes()
+    assert evaluate.main([*words, str(other)]) == 2
+    assert "is the checkpoint; name another file" in capsys.readouterr().err
+    assert other.read_bytes() == before
 
     def stop(*_, **__):
         raise RuntimeError("Failed to decompose.\nlong story") from KeyError("no such operator")

@@ -156,6 +156,7 @@ def test_linear_goes_on_where_a_warmup_was_cut():
     [
         (torch.optim.SGD, ["head", "head_no_decay"], {"warmup_bias_lr": 0.1}, "separate_biases"),
         (torch.optim.Adagrad, ["head"], {"warmup_momentum": 0.8}, "Adagrad has no momentum"),
+        (torch.optim.SGD, ["head"], {"warmup_momentum": 0.8}, "SGD has no momentum to .* set its"),
         (torch.optim.SGD, ["head"], {"warmup_momentum": 1.0}, "warmup_momentum must be"),
         (torch.optim.SGD, ["head_bias"], {"warmup_bias_lr": -1.0}, "must not be negative"),
         (torch.optim.SGD, ["head"], {"final": 1.5}, "final is a factor"),

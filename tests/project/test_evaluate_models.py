@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 
 import numpy as np
 import pytest
@@ -211,6 +212,14 @@ def test_what_is_timed_is_what_the_model_predicts(folder, scenes):
 def test_wrong_timing_arguments(folder, capsys, words, message):
     assert run("latency", "--ckpt", folder / "one.ckpt", "--device", "cpu", *words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_checkpoint_beside_itself_has_two_letters(folder, capsys):
+    one = folder / "one.ckpt"
+    words = ["--size", 32, "--batch-sizes", 1, "--device", "cpu", *TIMED]
+    assert run("latency", "--ckpt", one, one, *words) == 0
+    rows = re.findall(r"^│ (\w) +│", capsys.readouterr().out, re.MULTILINE)
+    assert rows == ["A", "B"]
 
 
 def test_devices_and_threads():
