@@ -67,7 +67,7 @@ def read_foreign_weights(path: str | Path) -> ForeignWeights:
     except _BROKEN as error:
         raise ValueError(f"{path}: broken archive, cannot be read as weights ({error})") from None
     except ValueError as error:
-        raise ValueError(f"{path}: {error}. Nothing in it was executed.") from None
+        raise ValueError(f"{path}: refused: {error}. Nothing in it was executed.") from None
     if not tensors:
         raise ValueError(f"{path}: its network has no weights")
     return ForeignWeights(tensors, part, network.kind.name)

@@ -228,9 +228,7 @@ def _call(function: Global, arguments: tuple[Any, ...]) -> Any:
         return _expect(_at_least(arguments, 1, function)[0], TensorPlace)
     if _names_their_own(function, arguments):
         return Record(function, arguments)
-    raise ValueError(
-        f"it asks for a call of {function} with {len(arguments)} arguments, which is refused"
-    )
+    raise ValueError(f"it asks for a call of {function} with {len(arguments)} arguments")
 
 
 def _names_their_own(function: Global, arguments: tuple[Any, ...]) -> bool:
@@ -257,7 +255,7 @@ def _storage(identity: Any) -> StoragePlace:
         raise ValueError("its pickle names something in the archive that is not a storage")
     _, kind, key, _, numel = found
     if kind.module != "torch" or kind.name not in DTYPES:
-        raise ValueError(f"it holds a {kind}, which is refused; read are {', '.join(DTYPES)}")
+        raise ValueError(f"it holds a {kind}; read are {', '.join(DTYPES)}")
     # The key becomes part of the name of an archive's entry.
     if not re.fullmatch(r"[0-9]{1,9}", key) or numel < 0:
         raise ValueError(f"it names a storage {key[:40]!r} of {numel} elements")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import mmap
 
 import numpy as np
 import pytest
@@ -188,10 +189,16 @@ def test_processor_name(tmp_path):
 def test_peak_memory_is_what_was_held_at_once():
     held = []
 
+    def touched(mib):  # of the system's own: the allocator keeps what is freed
+        block = mmap.mmap(-1, mib * 2**20)
+        for start in range(0, len(block), mmap.PAGESIZE):
+            block[start] = 1
+        return block
+
     def work():
-        held.append(torch.ones(20 * 2**18))  # 20 MiB, kept
-        torch.ones(40 * 2**18)
-        torch.ones(30 * 2**18)
+        held.append(touched(20))
+        touched(40).close()
+        touched(30).close()
 
     peak = peak_memory(work, CPU)
     if peak is None:
