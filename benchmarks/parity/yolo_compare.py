@@ -1,8 +1,8 @@
 """Compares YOLOSeg and its losses with the records of `yolo_original.py`.
 
 Run `python benchmarks/parity/yolo_compare.py RECORDS`. It prints the largest difference of every
-output and loss term, relative to the largest value, and fails if one of a network exceeds 1e-4 or
-one of a loss 1e-3. Then it reads the checkpoints that the original has written.
+output, loss term and gradient, relative to the largest value, and fails if one of a network
+exceeds 1e-4 or one of a loss 1e-3. Then it reads the checkpoints that the original has written.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def compare_outputs(model: YOLOSeg, wanted: dict[str, Tensor]) -> dict[str, floa
 
 def compare_network(records: Path, name: str) -> dict[str, float]:
     """Return the differences with the recorded weights, all of which must have a place."""
-    scale, classes = recipe.NETWORKS[name]
+    scale, classes = {**recipe.NETWORKS, **recipe.LARGER}[name]
     model = YOLOSeg(scale, classes)
     given = load_file(records / f"network_{name}_weights.safetensors")
     model.load_state_dict({ours: v for k, v in given.items() if (ours := own_name(k))})
@@ -105,9 +105,9 @@ def seg_batch(record: dict[str, Tensor]) -> SegBatch:
     )
 
 
-def own_losses(case: str, sharpness: int) -> dict[str, float]:
-    """Return our loss terms of a case of the recipe."""
-    given = recipe.predictions(case, sharpness)
+def own_losses(case: str, sharpness: int) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Return our loss terms of a case, and the gradients of their sum by the recipe's names."""
+    given = {k: v.requires_grad_() for k, v in recipe.predictions(case, sharpness).items()}
     cells = [(recipe.HEIGHT // stride, recipe.WIDTH // stride) for stride in (8, 16, 32)]
     points, strides = anchor_points(cells, given["proto"])
     output = YOLOOutput(
@@ -119,17 +119,23 @@ def own_losses(case: str, sharpness: int) -> dict[str, float]:
         strides=strides,
     )
     terms = yolo_losses(output, seg_batch(recipe.targets(case)), recipe.CLASSES)
-    return {name: float(value) for name, value in terms.items()}
+    gradients = torch.autograd.grad(torch.stack(list(terms.values())).sum(), list(given.values()))
+    values = {name: float(value.detach()) for name, value in terms.items()}
+    return values, dict(zip(given, gradients, strict=True))
 
 
 def compare_losses(records: Path, case: str, sharpness: int) -> dict[str, float]:
-    """Return the difference of each term without gains, relative where it is above 1."""
-    ours = own_losses(case, sharpness)
+    """Return the differences of terms without gains, relative above 1, and of gradients."""
+    ours, gradients = own_losses(case, sharpness)
     with np.load(records / "losses.npz") as stored:
         wanted = {
             t: float(stored[f"{case}_{sharpness}/plain_{n}"]) for t, n in recipe.TERMS.items()
         }
-    return {term: abs(ours[term] - w) / max(abs(w), 1) for term, w in wanted.items()}
+        slopes = {
+            n: torch.from_numpy(stored[f"{case}_{sharpness}/gradient_{n}"]) for n in gradients
+        }
+    differences = {term: abs(ours[term] - w) / max(abs(w), 1) for term, w in wanted.items()}
+    return differences | {f"d/d {n}": difference(gradients[n], slopes[n]) for n in gradients}
 
 
 def compare_checkpoint(records: Path, name: str) -> tuple[str, dict[str, float]]:
@@ -160,7 +166,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("records", type=Path)
     records = parser.parse_args().records
-    for name in recipe.NETWORKS:
+    for name in [*recipe.NETWORKS, *recipe.LARGER]:
         show(name, compare_network(records, name), NETWORK_LIMIT)
     for case in recipe.CASES:
         for sharpness in recipe.SHARPNESS:

@@ -39,7 +39,7 @@ def network(name: str) -> Any:
     """Return one of the original's networks with the weights of the recipe."""
     from ultralytics.nn.tasks import SegmentationModel
 
-    scale, classes = recipe.NETWORKS[name]
+    scale, classes = {**recipe.NETWORKS, **recipe.LARGER}[name]
     model = SegmentationModel(f"yolov8{scale}-seg.yaml", nc=classes, verbose=False)
     recipe.fill(model.state_dict(), name)
     return model.eval()
@@ -55,18 +55,24 @@ def outputs(model: Any) -> dict[str, Tensor]:
 def record_networks(out: Path) -> dict[str, Any]:
     """Save weights and outputs of the networks; return fingerprints of their raw outputs."""
     golden = {}
-    for name in recipe.NETWORKS:
+    for name in [*recipe.NETWORKS, *recipe.LARGER]:
         model = network(name)
         found = outputs(model)
         save(model.state_dict(), out / f"network_{name}_weights.safetensors")
         save(found, out / f"network_{name}_outputs.safetensors")
+        if name in recipe.LARGER:
+            continue
         own = {k: found[k] if k == "proto" else found[k].transpose(1, 2) for k in RAW}
         golden[name] = {key: recipe.fingerprint(value) for key, value in own.items()}
     return golden
 
 
-def record_losses(out: Path) -> dict[str, dict[str, float]]:
-    """Save the loss terms with the gains as they come and with gains of 1; return the latter."""
+def record_losses(out: Path) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """Save the loss terms, with the gains as they come and with gains of 1, and their gradients.
+
+    Returns the terms with gains of 1, and the norms of the gradients of their sum with respect to
+    the outputs of the network.
+    """
     from ultralytics.nn.tasks import SegmentationModel
     from ultralytics.utils import DEFAULT_CFG
 
@@ -77,6 +83,7 @@ def record_losses(out: Path) -> dict[str, dict[str, float]]:
     levels = [torch.zeros(2, 1, recipe.HEIGHT // s, recipe.WIDTH // s) for s in (8, 16, 32)]
     records: dict[str, np.ndarray] = {}
     golden: dict[str, dict[str, float]] = {}
+    norms: dict[str, dict[str, float]] = {}
     for sharpness in recipe.SHARPNESS:
         for case in recipe.CASES:
             given, batch = recipe.predictions(case, sharpness), recipe.targets(case)
@@ -84,15 +91,24 @@ def record_losses(out: Path) -> dict[str, dict[str, float]]:
             for kind, values in (("weighted", gains), ("plain", dict.fromkeys(gains, 1.0))):
                 for name, value in values.items():
                     setattr(criterion.hyp, name, value)
-                total, terms = criterion({**given, "feats": levels}, dict(batch))
-                records[f"{key}/{kind}_total"] = total.numpy()  # box, mask, class, DFL, none
+                leaves = {k: v.clone().requires_grad_() for k, v in given.items()}
+                total, terms = criterion({**leaves, "feats": levels}, dict(batch))
+                gradients = torch.autograd.grad(
+                    total.sum() / len(given["proto"]), list(leaves.values())
+                )
+                records[f"{key}/{kind}_total"] = (
+                    total.detach().numpy()
+                )  # box, mask, class, DFL, none
                 for name, value in terms.items():
                     records[f"{key}/{kind}_{name}"] = np.asarray(float(value))
+            for name, gradient in zip(RAW, gradients, strict=True):
+                records[f"{key}/gradient_{name}"] = gradient.numpy()
+            norms[key] = {n: float(g.double().norm()) for n, g in zip(RAW, gradients, strict=True)}
             golden[key] = {
                 term: float(records[f"{key}/plain_{name}"]) for term, name in recipe.TERMS.items()
             }
     np.savez_compressed(out / "losses.npz", **records)
-    return golden
+    return golden, norms
 
 
 def write_set(folder: Path) -> Path:
@@ -162,7 +178,7 @@ def main() -> None:
     facts |= {"license": "AGPL-3.0, run as a black box", "torch": torch.__version__}
     facts |= {"seeds": "names of networks, weights and cases; benchmarks/parity/yolo_recipe.py"}
     golden: dict[str, Any] = {"made_by": facts, "networks": record_networks(out)}
-    golden["losses"] = record_losses(out)
+    golden["losses"], golden["gradients"] = record_losses(out)
     record_checkpoints(out)
     (out / "package.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     if arguments.golden:

@@ -20,6 +20,7 @@ from models.seg.yolo_names import own_name
 
 HEIGHT, WIDTH, CLASSES, SHARPNESS = 128, 160, 5, (1, 3)
 NETWORKS: dict[str, tuple[ScaleName, int]] = {"n80": ("n", 80), "s80": ("s", 80), "n3": ("n", 3)}
+LARGER: dict[str, tuple[ScaleName, int]] = {f"{k}80": (k, 80) for k in ("m", "l", "x")}
 TERMS = {"box": "box_loss", "class": "cls_loss", "dfl": "dfl_loss", "mask": "seg_loss"}
 ORDINARY = [[10.0, 12, 60, 70], [50, 41, 121, 110], [31, 30, 90, 99]]
 NESTED = [[21.0, 21, 101, 101], [30, 30, 110, 110], [41, 19, 70, 61], [61, 50, 141, 121]]

@@ -2,13 +2,14 @@
 
 Run with the Python of the throw-away environment (README.md) from the repository's root:
 `python benchmarks/parity/yolo_speed.py [--threads T] [--repeats R] [--only WORD]`. The median of
-R rounds counts; memory is the peak above what the process held before a first step, each in a
-process of its own. The original is called by its public functions alone.
+R rounds counts. Memory is of a process of its own: the peak above what it held after one step of a
+small picture, and the whole peak. The original is called by its public functions alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import statistics
@@ -200,21 +201,30 @@ def _resident(line: str) -> int:
     return int(Path("/proc/self/status").read_text().partition(line + ":")[2].split()[0]) * 1024
 
 
-def peak_of(side: str, number: int) -> int:
-    """Return bytes above those before the first step, at the peak of two steps."""
-    step = {"ours": our_step, "original": original_step}[side](STEPS[number])
+def peak_of(side: str, number: int) -> tuple[int, int]:
+    """Return the peak of the resident set in three steps: bytes above the start, and in all.
+
+    At the start both have made one step of a small picture and given back what they freed: the
+    original's constructor runs its network and ours does not, so what the libraries load once
+    (code pages, kernels) and free blocks of the heap would else count on one side only.
+    """
+    make = {"ours": our_step, "original": original_step}[side]
+    step = make(STEPS[number])
+    make(Case(STEPS[number].scale, 128, 2, pictures=1))()
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = _resident("VmRSS")
-    step()
-    step()
-    return _resident("VmHWM") - before
+    for _ in range(3):
+        step()
+    peak = _resident("VmHWM")
+    return peak - before, peak
 
 
-def _measured(side: str, number: int, threads: int) -> float:
+def _measured(side: str, number: int, threads: int) -> list[float]:
     words = [sys.executable, "-W", "ignore", __file__, "--memory", side, str(number)]
     words += ["--threads", str(threads)]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
-    return float(json.loads(done.stdout.splitlines()[-1])) / 2**20
+    return [count / 2**20 for count in json.loads(done.stdout.splitlines()[-1])]
 
 
 def main() -> None:
@@ -236,14 +246,15 @@ def main() -> None:
     print(
         f"ultralytics {ultralytics.__version__}, torch {torch.__version__}, {args.threads} threads"
     )
-    print(f"{'case':32} {'segmil':>9} {'original':>9} {'ratio':>6}   MiB (segmil, original)")
+    print(f"{'case':32} {'segmil':>9} {'original':>9} {'ratio':>6}   MiB above the start, in all")
     for number, case in enumerate(STEPS):
         if args.only not in str(case):
             continue
         ours, theirs = in_turn(args.repeats, our_step(case), original_step(case))
-        memory = [_measured(side, number, args.threads) for side in ("ours", "original")]
+        sides = [_measured(side, number, args.threads) for side in ("ours", "original")]
+        memory = [f"{a:.0f}, {b:.0f} ({a / b:.2f})" for a, b in zip(*sides, strict=True)]
         print(f"{case!s:32} {ours:8.3f}s {theirs:8.3f}s {ours / theirs:6.2f}   "
-              f"{memory[0]:.0f}, {memory[1]:.0f}", flush=True)  # fmt: skip
+              f"{'; '.join(memory)}", flush=True)  # fmt: skip
     name = f"predict n, {PREDICTED[1]} px, {DETECTIONS} masks"
     if args.only in name:
         ours, theirs = in_turn(args.repeats, *predictions())

@@ -30,6 +30,7 @@ def test_the_record_says_where_it_is_from():
     assert GOLDEN["made_by"]["package"] == "ultralytics"
     assert {"version", "torch", "seeds"} <= set(GOLDEN["made_by"])
     assert set(GOLDEN["networks"]) == set(recipe.NETWORKS)
+    assert set(GOLDEN["losses"]) == set(GOLDEN["gradients"])
     assert len(GOLDEN["losses"]) == len(recipe.CASES) * len(recipe.SHARPNESS) == 12
 
 
@@ -62,10 +63,13 @@ def test_raw_outputs_are_the_originals(name):
 
 @pytest.mark.parametrize("sharpness", recipe.SHARPNESS)
 @pytest.mark.parametrize("case", recipe.CASES)
-def test_loss_terms_are_the_originals(case, sharpness):
-    wanted = GOLDEN["losses"][f"{case}_{sharpness}"]
-    assert own_losses(case, sharpness) == pytest.approx(wanted, rel=1e-3, abs=1e-3)
-    assert (wanted["mask"] > 0) == (case != "no_objects")
+def test_loss_terms_and_gradients_are_the_originals(case, sharpness):
+    wanted, slopes = (GOLDEN[kind][f"{case}_{sharpness}"] for kind in ("losses", "gradients"))
+    terms, gradients = own_losses(case, sharpness)
+    assert terms == pytest.approx(wanted, rel=1e-3, abs=1e-3)
+    norms = {name: float(gradient.double().norm()) for name, gradient in gradients.items()}
+    assert norms == pytest.approx(slopes, rel=1e-3)
+    assert (wanted["mask"] > 0) == (slopes["proto"] > 0) == (case != "no_objects")
 
 
 @pytest.mark.parametrize("scale", ["n", "l"])
