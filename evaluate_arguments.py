@@ -9,6 +9,8 @@ from typing import Any
 
 _ABOUT = "Score checkpoints and prediction files, and check data."
 
+LARGEST_SCALE = 16.0  # that of `models.seg.inference`, which takes long to import (A256)
+
 COMMANDS = {
     "check-data": "list everything that is wrong with a recipe and its data, without training",
     "coco": "COCO AP and AR of boxes and masks",
@@ -35,6 +37,15 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be positive, got {number}")
     return number
+
+
+def _factor(text: str) -> float:
+    factor = float(text)
+    if not 0 < factor <= LARGEST_SCALE:
+        raise argparse.ArgumentTypeError(
+            f"a factor on the size of pictures is in (0, {LARGEST_SCALE:g}], got {text}"
+        )
+    return factor
 
 
 def _json_object(text: str) -> dict[str, Any]:
@@ -166,7 +177,13 @@ def _add_inference(sub: argparse.ArgumentParser) -> None:
         "--tile-overlap", type=int, metavar="PX", help="shared by neighbours; default: a fifth"
     )
     group.add_argument(
-        "--scale", type=float, help="factor on the size of every picture, instead of set sizes"
+        "--tile-max-dets",
+        type=_positive,
+        metavar="N",
+        help="objects kept of a picture in tiles; default: all that its tiles have found",
+    )
+    group.add_argument(
+        "--scale", type=_factor, help="factor on the size of every picture, instead of set sizes"
     )
     group.add_argument(
         "--tta",
@@ -174,7 +191,7 @@ def _add_inference(sub: argparse.ArgumentParser) -> None:
         help="also predict pictures mirrored; or one view of each",
     )
     group.add_argument(
-        "--tta-scales", type=float, nargs="+", metavar="S", help="sizes of the views, e.g. 1 1.25"
+        "--tta-scales", type=_factor, nargs="+", metavar="S", help="sizes of the views, e.g. 1 1.25"
     )
 
 
@@ -189,6 +206,8 @@ def inference_changes(args: argparse.Namespace) -> dict[str, Any]:
         changes["tile"] = args.tile or None
     if args.tile_overlap is not None:
         changes["overlap"] = args.tile_overlap
+    if args.tile_max_dets is not None:
+        changes["tile_max_dets"] = args.tile_max_dets
     if args.tta is not None:
         changes["flip"] = args.tta
         if not args.tta:
@@ -197,8 +216,8 @@ def inference_changes(args: argparse.Namespace) -> dict[str, Any]:
         changes["scales"] = tuple(args.tta_scales)
     if (changes or args.scale is not None) and not args.ckpt:
         raise ValueError(
-            "--tile, --tile-overlap, --scale, --tta and --tta-scales are for predicting with a "
-            "checkpoint: give --ckpt instead of --predictions"
+            "--tile, --tile-overlap, --tile-max-dets, --scale, --tta and --tta-scales are for "
+            "predicting with a checkpoint: give --ckpt instead of --predictions"
         )
     return changes
 

@@ -42,7 +42,9 @@ def run_latency(args: argparse.Namespace) -> dict[str, Any]:
         ]
         for number, row in enumerate(rows)  # of each batch size in the order of the names
     ]
-    title = f"milliseconds a picture, medians of {rows[0]['pictures']} pictures"
+    passes = {row["batch_size"]: row["pictures"] // row["batch_size"] for row in rows}
+    counts = [f"{n} passes of {size} picture(s)" for size, n in passes.items()]
+    title = f"milliseconds a picture, medians of {', '.join(counts)}"
     show(title, [*columns, "weights", "peak MiB"], lines, width=120)
     tell_latency(rows)
     print(f"pictures: {_pictures(args)}")

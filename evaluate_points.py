@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ class _Found:
 
     rows: list[dict[str, Any]]
     max_dets: int  # the model's cap, 0 where it is not known
+    most: int = 0  # rows a picture, of a checkpoint, whose tiles may find more than the cap
     parameters: int | None = None
     point: Any = None
     summary: Any = None
@@ -40,8 +43,9 @@ def run_operating_point(args: argparse.Namespace) -> dict[str, Any]:
     for source in sources:
         found[str(source)], dropped = _found(args, source, truth)
         skipped += dropped
+    kind = args.iou_type or _iou_type(found, truth)
     for source, one in found.items():
-        _score(args, source, one, truth)
+        _score(args, source, one, truth, kind)
     points = [one.point for one in found.values()]
     difference = {}
     if len(points) == 2:
@@ -77,19 +81,50 @@ def _found(
             scale=args.scale,
             inference=inference_changes(args),
         )
-        return _Found(predicted.rows, predicted.max_dets, predicted.parameters), ()
+        most = max(Counter(row["image_id"] for row in predicted.rows).values(), default=0)
+        return _Found(predicted.rows, predicted.max_dets, most, predicted.parameters), ()
     from evaluation.results import read_results
 
     rows, dropped = read_results(source, truth, args.bad_data)
     return _Found(rows, 0), dropped
 
 
-def _score(args: argparse.Namespace, source: str, found: _Found, truth: dict[str, Any]) -> None:
+def _iou_type(found: Mapping[str, _Found], truth: Mapping[str, Any]) -> Any:
+    """Return what all sources are compared by; one without predictions takes that (A259).
+
+    Raises:
+        ValueError: some hold masks and some boxes alone.
+    """
+    kinds = {
+        source: "segm" if all("segmentation" in row for row in one.rows) else "bbox"
+        for source, one in found.items()
+        if one.rows
+    }
+    by_kind = {kind: source for source, kind in kinds.items()}
+    if len(by_kind) > 1:
+        raise ValueError(
+            f"{by_kind['segm']} holds masks and {by_kind['bbox']} boxes without masks, so they "
+            "cannot be matched alike; compare the boxes of all by --iou-type bbox"
+        )
+    if by_kind:
+        return next(iter(by_kind))
+    return "segm" if all(row.get("segmentation") for row in truth["annotations"]) else "bbox"
+
+
+def _score(
+    args: argparse.Namespace, source: str, found: _Found, truth: dict[str, Any], kind: Any
+) -> None:
     """Count at the confidence and show the counts."""
     from evaluation.operating_point import operating_point
 
-    rows, cap = found.rows, max(found.max_dets, 300)
-    kind = args.iou_type or ("bbox" if rows and "segmentation" not in rows[0] else "segm")
+    # A258: what tiles have found of a large picture all counts.
+    rows, cap = found.rows, max(found.max_dets, found.most, 300, args.max_dets or 0)
+    counted = Counter(row["image_id"] for row in rows if row["score"] >= args.score)
+    if (most := max(counted.values(), default=0)) > cap:
+        print(
+            f"note: {source} has up to {most} predictions of at least {args.score:g} a picture; "
+            f"the best {cap} count, more by --max-dets"
+        )
     found.point = operating_point(truth, rows, args.score, args.iou, kind, cap)
     found.summary = summary = found.point.summary(seed=args.seed)
     low_high = summary["intervals_95"]

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from structures import DataProblems, Problem
+from structures.torch_archive import check_archive
 
 SUFFIXES = (".h5", ".safetensors", ".npy", ".pt")  # the first found is taken
 
@@ -278,6 +279,10 @@ def _pt(path: Path, keys: FeatureKeys, stack: contextlib.ExitStack) -> tuple[Any
     del stack
     with path.open("rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"  # older files cannot be mapped
+    try:
+        check_archive(path)
+    except ValueError as error:
+        raise _Refused(f"refused: {error}", "save it by torch.save and leave it as it is") from None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError:

@@ -9,8 +9,12 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from zipfile import BadZipFile
 
 Kind = Literal["bags", "pictures"]
+
+# ValueError: no number, or an archive that is refused.
+_UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, BadZipFile, pickle.UnpicklingError)
 
 _NAMES: dict[Kind, tuple[str, ...]] = {
     "bags": ("bags.csv",),
@@ -101,8 +105,11 @@ def _threshold(run: Path) -> tuple[float | None, str]:
 def _recorded(checkpoint: Path) -> tuple[float | None, str]:
     import torch
 
+    from structures.torch_archive import check_archive
+
     try:
+        check_archive(checkpoint)
         content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
         return float(content["segmil"]["facts"]["threshold"]), ""
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError):
+    except (*_UNREADABLE, KeyError, TypeError):
         return None, f"{checkpoint}: cannot be read for the threshold"

@@ -41,7 +41,7 @@ _VALUES: Final = frozenset(
     }
 )
 _GETATTR: Final = (("__builtin__", "getattr"), ("builtins", "getattr"))
-_ORIGINAL = "ultralytics."
+ORIGINAL: Final = "ultralytics."  # modules of the package whose networks are read
 _MAX_AXES, _MAX_LENGTH, _MAX_KEY = 8, 1 << 32, 1 << 32
 
 
@@ -233,12 +233,12 @@ def _call(function: Global, arguments: tuple[Any, ...]) -> Any:
 
 def _names_their_own(function: Global, arguments: tuple[Any, ...]) -> bool:
     """Return whether it is an empty namespace or a method of the original, kept by name (A246)."""
-    if function.module.startswith(_ORIGINAL):
+    if function.module.startswith(ORIGINAL):
         return not arguments
     if function not in _GETATTR or tuple(map(type, arguments[1:])) != (str,):
         return False
     owner = arguments[0].kind if isinstance(arguments[0], Record) else arguments[0]
-    return isinstance(owner, Global) and owner.module.startswith(_ORIGINAL)
+    return isinstance(owner, Global) and owner.module.startswith(ORIGINAL)
 
 
 def _at_least(arguments: tuple[Any, ...], count: int, function: Global) -> tuple[Any, ...]:

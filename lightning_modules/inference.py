@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from datamodules import CocoDataModule, MILDataModule
 from datamodules.splits import BagSplit
+from datamodules.transforms import target_size
 from evaluation.bag_scores import BagScores
 from evaluation.report import file_hash
 from lightning_modules.mil import MILModule
@@ -23,7 +24,8 @@ from lightning_modules.restore import (
     restore,
 )
 from lightning_modules.segmentation import SegmentationModule
-from models.seg.inference import changed_options
+from models.seg.inference import LARGEST_SCALE, InferenceOptions, changed_options
+from models.seg.views import LARGEST_FRAME
 from structures import BadDataPolicy, MILTask, Problem
 
 
@@ -98,7 +100,15 @@ def coco_data(
     bad_data: BadDataPolicy,
     scale: float | None = None,
 ) -> CocoDataModule:
-    """Return a COCO file's pictures as a checkpoint was validated with them; see `predict_coco`."""
+    """Return a COCO file's pictures as a checkpoint was validated with them; see `predict_coco`.
+
+    Raises:
+        ValueError: the scale is out of range, or files are faulty.
+    """
+    if scale is not None and not 0 < scale <= LARGEST_SCALE:
+        raise ValueError(
+            f"scale is a factor on the size of pictures in (0, {LARGEST_SCALE:g}], got {scale:g}"
+        )
     arguments = dict(restored.facts["preprocessing"])
     if scale is not None:
         arguments |= {"scale": scale, "eval_short_side": None, "max_long_side": None}
@@ -112,6 +122,35 @@ def coco_data(
         **restored.facts["categories"],
         **arguments,
     )
+
+
+def check_frames(
+    source: Path,
+    records: Iterable[Mapping[str, Any]],
+    resizing: Mapping[str, Any],
+    options: InferenceOptions | None,
+) -> None:
+    """Refuse pictures that would be resized to more pixels than can be meant, before any is read.
+
+    Args:
+        source: file that names the pictures.
+        records: ``id``, ``file_name``, ``height`` and ``width`` of each.
+        resizing: ``short_side``, ``scale`` and ``max_long_side`` of `target_size`.
+        options: views of the pictures, or None.
+
+    Raises:
+        ValueError: a picture, or a view of it, would have more than `LARGEST_FRAME` pixels.
+    """
+    largest = max(options.scales) if options is not None else 1.0
+    for record in records:
+        size = (int(record["height"]), int(record["width"]))
+        height, width = (int(side * largest + 0.5) for side in target_size(size, **resizing))
+        if height * width > LARGEST_FRAME:
+            raise ValueError(
+                f"{source}: image {record['id']} ({record['file_name']}) of {size[0]} x {size[1]} "
+                f"pixels would be predicted at {height} x {width}, more than {LARGEST_FRAME} "
+                "pixels; choose smaller sizes (--scale, --size, --tta-scales)"
+            )
 
 
 def predict_coco(
@@ -136,13 +175,20 @@ def predict_coco(
         inference: values of `InferenceOptions` that win over the checkpoint's.
 
     Raises:
-        ValueError: a file is missing, broken, or means other classes than the checkpoint, or
-            ``inference`` does not go together with the checkpoint's options.
+        ValueError: a file is missing, broken, or means other classes than the checkpoint,
+            ``inference`` does not go together with the checkpoint's options, or a picture would
+            become too large.
     """
     restored = restored_as(checkpoint, SegmentationModule)
     data = coco_data(restored, annotations, images, batch_size, bad_data, scale)
     module: Any = restored.module
     module.inference = changed_options(module.inference, inference or {})
+    resizing = {
+        "short_side": data.eval_short_side,
+        "scale": data.scale,
+        "max_long_side": data.max_long_side,
+    }
+    check_frames(annotations, data.image_records("test"), resizing, module.inference)
     _trainer(restored.precision).test(module, datamodule=data, verbose=False)
     truth, cap = data.ground_truth("test"), module.network.max_dets
     weights = sum(parameter.numel() for parameter in module.model.parameters())

@@ -24,11 +24,12 @@ class WarmupSchedule(LRScheduler):
         optimizer: the optimizer.
         total_steps: optimizer steps of the whole run, at least 1.
         warmup: share of ``total_steps`` spent in warm-up, in [0, 1).
-        warmup_steps: the same as a number of steps; wins over ``warmup`` when given.
+        warmup_steps: the same as a number of steps, not negative; wins over ``warmup`` when given.
+            A run that is shorter warms up until its last step.
         warmup_start: factor at step 0, in [0, 1].
 
     Raises:
-        ValueError: a share outside [0, 1) or a non-positive number of steps.
+        ValueError: a share, a factor or a number of steps is out of range.
     """
 
     def __init__(
@@ -43,6 +44,9 @@ class WarmupSchedule(LRScheduler):
             raise ValueError(f"a schedule needs at least one step, got {total_steps}")
         if not 0 <= warmup < 1:
             raise ValueError(f"warmup is a share of the run in [0, 1), got {warmup}")
+        if warmup_steps is not None and warmup_steps < 0:
+            raise ValueError(f"warmup_steps must not be negative, got {warmup_steps}")
+        _check_factor("warmup_start", warmup_start)
         self.total_steps = total_steps
         self.warmup_steps = round(warmup * total_steps) if warmup_steps is None else warmup_steps
         self.warmup_steps = min(self.warmup_steps, total_steps - 1)
@@ -89,6 +93,11 @@ class WarmupSchedule(LRScheduler):
         self._last_lr = self.get_lr()
 
 
+def _check_factor(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} is a factor in [0, 1], got {value}")
+
+
 class Constant(WarmupSchedule):
     """Warm-up, then the base learning rate."""
 
@@ -101,6 +110,9 @@ class Cosine(WarmupSchedule):
 
     Args:
         final: factor at the end of the run, in [0, 1].
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
     def __init__(
@@ -112,6 +124,7 @@ class Cosine(WarmupSchedule):
         warmup_start: float = 0.001,
         final: float = 0.0,
     ) -> None:
+        _check_factor("final", final)
         self.final = final
         super().__init__(optimizer, total_steps, warmup, warmup_steps, warmup_start)
 
@@ -150,23 +163,23 @@ class Linear(WarmupSchedule):
         warmup_momentum: float | None = None,
         warmup_bias_lr: float | None = None,
     ) -> None:
-        if not 0 <= final <= 1:
-            raise ValueError(f"final is a factor in [0, 1], got {final}")
+        _check_factor("final", final)
         if warmup_momentum is not None and not 0 <= warmup_momentum < 1:
             raise ValueError(f"warmup_momentum must be in [0, 1), got {warmup_momentum}")
-        if warmup_bias_lr is not None and warmup_bias_lr < 0:
-            raise ValueError(f"warmup_bias_lr must not be negative, got {warmup_bias_lr}")
+        if warmup_bias_lr is not None and not 0 <= warmup_bias_lr < math.inf:
+            raise ValueError(
+                f"warmup_bias_lr must be finite and not negative, got {warmup_bias_lr}"
+            )
         groups = optimizer.param_groups
         if warmup_momentum is not None and not all(map(_momentum, groups)):
             raise ValueError(
                 f"{type(optimizer).__name__} has no momentum to warm up; set its momentum, or "
                 "leave out warmup_momentum"
             )
-        named = [str(group["name"]) for group in groups if "name" in group]
-        if warmup_bias_lr is not None and named and not any(map(_of_biases, named)):
+        if warmup_bias_lr is not None and not any(map(_of_biases, groups)):
             raise ValueError(
-                "warmup_bias_lr needs biases in parameter groups of their own; set "
-                "model.init_args.separate_biases: true"
+                "warmup_bias_lr needs biases in parameter groups of their own, named *_bias; set "
+                "model.init_args.separate_biases: true, or leave out warmup_bias_lr"
             )
         self.final = final
         self.warmup_momentum, self.warmup_bias_lr = warmup_momentum, warmup_bias_lr
@@ -186,7 +199,7 @@ class Linear(WarmupSchedule):
         for k, (group, base) in enumerate(
             zip(self.optimizer.param_groups, self.base_lrs, strict=True)
         ):
-            if _of_biases(str(group.get("name", ""))):
+            if _of_biases(group):
                 rates[k] = self.warmup_bias_lr + (base - self.warmup_bias_lr) * share
         return rates
 
@@ -203,8 +216,8 @@ class Linear(WarmupSchedule):
                 group["momentum"] = value
 
 
-def _of_biases(name: str) -> bool:
-    return name.endswith("_bias")
+def _of_biases(group: Mapping[str, Any]) -> bool:
+    return str(group.get("name", "")).endswith("_bias")
 
 
 def _momentum(group: Mapping[str, Any]) -> float:
@@ -216,6 +229,9 @@ class InverseTime(WarmupSchedule):
 
     Args:
         rate: decay a step, not negative: a law of the steps alone, not of the length of the run.
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
     def __init__(
@@ -227,8 +243,8 @@ class InverseTime(WarmupSchedule):
         warmup_steps: int | None = None,
         warmup_start: float = 0.001,
     ) -> None:
-        if rate < 0:
-            raise ValueError(f"rate of the decay must not be negative, got {rate}")
+        if not 0 <= rate < math.inf:
+            raise ValueError(f"rate of the decay must be finite and not negative, got {rate}")
         self.rate = rate
         super().__init__(optimizer, total_steps, warmup, warmup_steps, warmup_start)
 
@@ -242,7 +258,10 @@ class MultiStep(WarmupSchedule):
 
     Args:
         milestones: shares of the whole run, warm-up included, each in (0, 1).
-        gamma: factor at each milestone.
+        gamma: factor at each milestone, in [0, 1].
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
     def __init__(
@@ -257,6 +276,7 @@ class MultiStep(WarmupSchedule):
     ) -> None:
         if any(not 0 < m < 1 for m in milestones):
             raise ValueError(f"milestones are shares of the run in (0, 1), got {list(milestones)}")
+        _check_factor("gamma", gamma)
         self.milestones = list(milestones)
         self.gamma = gamma
         super().__init__(optimizer, total_steps, warmup, warmup_steps, warmup_start)

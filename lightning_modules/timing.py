@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,11 @@ from datamodules.samplers import SampleKey
 from datamodules.seg_dataset import AnnotatedPicture, PictureSource, SegDataset
 from datamodules.transforms import LabelMaps
 from evaluation.latency import TimedModel
-from lightning_modules.inference import coco_data, restored_as
+from lightning_modules.inference import check_frames, coco_data, restored_as
 from lightning_modules.segmentation import SegmentationModule
-from models.seg.inference import changed_options, predict
+from models.seg.inference import LARGEST_SCALE, InferenceOptions, changed_options, predict
 from models.seg.protocol import TimedSegModel
+from models.seg.views import LARGEST_FRAME
 from structures import BadDataPolicy, SegBatch
 
 NOISE_SIDE = 640  # pixels of generated pictures where no size is given
@@ -41,8 +43,8 @@ class PicturesToTime:
         bad_data: what becomes of faulty pictures.
 
     Raises:
-        ValueError: a size is not positive, both are given, or a folder or a factor is given and no
-            annotations.
+        ValueError: a size or factor is out of range, both are given, or a folder or a factor is
+            given and no annotations.
     """
 
     annotations: Path | None = None
@@ -54,10 +56,21 @@ class PicturesToTime:
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 1:
             raise ValueError(f"size is the longer side in pixels, got {self.size}")
-        if self.scale is not None and (self.size is not None or not self.scale > 0):
-            raise ValueError(f"give a size or a positive scale, got {self.size} and {self.scale}")
+        in_range = self.scale is None or 0 < self.scale <= LARGEST_SCALE
+        if self.scale is not None and (self.size is not None or not in_range):
+            raise ValueError(
+                f"give a size or a positive scale of at most {LARGEST_SCALE:g}, got {self.size} "
+                f"and {self.scale}"
+            )
         if self.annotations is None and (self.images or self.scale) is not None:
             raise ValueError("--images and --scale need --annotations, which name the pictures")
+        side = self.size or 0
+        if self.annotations is None and side * side * NOISE_PICTURES > LARGEST_FRAME:
+            most = math.isqrt(LARGEST_FRAME // NOISE_PICTURES)
+            raise ValueError(
+                f"{NOISE_PICTURES} pictures of noise are held in memory, so their size is at most "
+                f"{most} px, got {side}; give --annotations to time larger pictures"
+            )
 
     def __str__(self) -> str:
         if self.annotations is None:
@@ -143,7 +156,7 @@ def _timed_model(
             f"{checkpoint}: {type(network).__name__} cannot be timed in parts; it needs "
             "network_outputs and instances (models/seg/protocol.py)"
         )
-    dataset, multiple = _dataset(restored, pictures)
+    dataset, multiple = _dataset(restored, pictures, options)
 
     def load(numbers: Sequence[int]) -> SegBatch:
         items = [dataset[SampleKey(number)] for number in numbers]
@@ -168,7 +181,9 @@ def _timed_model(
     )
 
 
-def _dataset(restored: Any, pictures: PicturesToTime) -> tuple[SegDataset, int]:
+def _dataset(
+    restored: Any, pictures: PicturesToTime, options: InferenceOptions | None
+) -> tuple[SegDataset, int]:
     """Return pictures without instances, prepared as in validation, and the padding's multiple."""
     prepared = dict(restored.facts["preprocessing"])
     source: PictureSource
@@ -177,7 +192,8 @@ def _dataset(restored: Any, pictures: PicturesToTime) -> tuple[SegDataset, int]:
         resizing: dict[str, Any] = {"scale": 1.0}
     else:
         data = coco_data(restored, pictures.annotations, pictures.images, 1, pictures.bad_data)
-        files = tuple(Path(record["path"]) for record in data.image_records("test"))
+        records = data.image_records("test")
+        files = tuple(Path(record["path"]) for record in records)
         source = PictureFolderSource(files, tuple(range(len(files))))
         names = {
             "short_side": "eval_short_side",
@@ -188,7 +204,8 @@ def _dataset(restored: Any, pictures: PicturesToTime) -> tuple[SegDataset, int]:
         if pictures.size is not None:
             resizing |= {"short_side": pictures.size, "max_long_side": pictures.size}
         if pictures.scale is not None:
-            resizing = {"scale": pictures.scale}
+            resizing = {"short_side": None, "scale": pictures.scale, "max_long_side": None}
+        check_frames(pictures.annotations, records, resizing, options)
     stride = prepared["mask_stride"]
     return SegDataset(source, mask_stride=stride, **resizing), prepared["size_multiple"]
 

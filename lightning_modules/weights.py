@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.foreign_checkpoint import read_foreign_weights
+from lightning_modules.foreign_pickle import ORIGINAL
+from structures.torch_archive import check_archive
 
 
 class ForeignContentError(ValueError):
@@ -84,7 +86,7 @@ def read_file(path: str | Path) -> dict[str, Any]:
         reason = told.partition("\n")[0].partition(" Please ")[0].rstrip(". ")
         raise ForeignContentError(
             f"{path}: refused, because it holds more than tensors and plain containers, or is "
-            f"broken ({reason}). Save a state_dict instead."
+            f"broken ({reason}). {_remedy(path, reason)}"
         ) from None
     except Exception as error:  # the readers raise whatever the broken bytes lead them to
         raise ValueError(f"{path}: broken file, cannot be read as weights ({error!r})") from None
@@ -93,16 +95,21 @@ def read_file(path: str | Path) -> dict[str, Any]:
     return dict(content)
 
 
+def _remedy(path: Path, reason: str) -> str:
+    if f" {ORIGINAL}" in reason and zipfile.is_zipfile(path):
+        return (
+            "It seems to be a network of YOLOv8; train from its weights: train.py fit --config "
+            f"configs/seg/yolo_n.yaml (or another scale) --model.init_args.init_from {path}"
+        )
+    return "Save a state_dict instead."
+
+
 def _read_tensors(path: Path) -> Any:
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
         return load_file(path)
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-        if size > path.stat().st_size:  # torch.save compresses nothing
-            raise ValueError(f"an archive that grows to {size} bytes, not one of torch.save")
+    check_archive(path)
     return torch.load(path, map_location="cpu", weights_only=True)
 
 

@@ -96,7 +96,8 @@ def predict_tiled(
         tile_batch: tiles predicted at once.
 
     Returns:
-        Up to ``model.max_dets`` predictions a picture in its original frame, best first.
+        Predictions in the original frame, best first. ``model.max_dets`` caps each tile; what
+        the tiles of a picture have found is all kept.
 
     Raises:
         ValueError: the model gives no masks, and a picture has several tiles.
@@ -113,7 +114,7 @@ def predict_tiled(
     ]
     found = _predictions(model, batch, plans, tile_batch)
     return [
-        merge_tiles(parts, plan, tuple(original), merge_iou, model.max_dets)
+        merge_tiles(parts, plan, tuple(original), merge_iou)
         for parts, plan, original in zip(found, plans, originals, strict=True)
     ]
 
@@ -165,7 +166,6 @@ def merge_tiles(
     tiles: Sequence[Tile],
     size: tuple[int, int],
     merge_iou: float,
-    max_dets: int,
 ) -> Instances:
     """Join the predictions of a picture's tiles.
 
@@ -174,7 +174,6 @@ def merge_tiles(
         tiles: where they are.
         size: (height, width) of the original picture.
         merge_iou: see ``tile_groups``.
-        max_dets: objects kept.
 
     Returns:
         Objects in the frame of the original picture, best score first. Label and mask quality are
@@ -204,7 +203,7 @@ def merge_tiles(
     )
     tile = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     rectangles = np.array([[c.first, r.first, c.last, r.last] for r, c in tiles], dtype=np.int64)
-    return _merged(whole, tile, rectangles, merge_iou, max_dets)
+    return _merged(whole, tile, rectangles, merge_iou)
 
 
 def _joined_quality(parts: Sequence[Instances]) -> torch.Tensor | None:
@@ -212,9 +211,7 @@ def _joined_quality(parts: Sequence[Instances]) -> torch.Tensor | None:
     return torch.cat(known) if len(known) == len(parts) else None
 
 
-def _merged(
-    whole: Instances, tile: Ints, rectangles: Ints, merge_iou: float, max_dets: int
-) -> Instances:
+def _merged(whole: Instances, tile: Ints, rectangles: Ints, merge_iou: float) -> Instances:
     assert whole.masks is not None
     labels = whole.labels.cpu().numpy()
     scores = whole.scores.cpu().double().numpy()
@@ -226,7 +223,7 @@ def _merged(
     hulls = _hulls(whole.boxes.cpu().double().numpy(), own, group, ranked)
     order = np.argsort(-scores, kind="stable")
     best = np.unique(group[order], return_index=True)[1]  # of each object
-    kept = order[np.sort(best)[:max_dets]]
+    kept = order[np.sort(best)]
     chosen = torch.from_numpy(kept).to(whole.scores.device)
     return Instances(
         boxes=torch.from_numpy(hulls[group[kept]]).to(whole.boxes),

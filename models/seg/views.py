@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,8 @@ from torch import Tensor
 from models.ops.merge_masks import view_clusters
 from structures import Instances, SegBatch
 from structures.rle_packed import combine, concatenate, flip
+
+LARGEST_FRAME: Final = 1 << 28  # pixels of a resized picture: 3 GiB of float32 (A256)
 
 Floats = npt.NDArray[np.float64]
 _VOTES = 1 << 20  # of a score of 1: whole numbers are summed exactly
@@ -40,14 +42,24 @@ def transformed(batch: SegBatch, view: View) -> SegBatch:
 
     Only the valid area is resized and mirrored; it stays in the upper left corner. Predictions are
     still asked for in the frame of the original pictures.
+
+    Raises:
+        ValueError: a picture would have more than ``LARGEST_FRAME`` pixels.
     """
     if view == View():
         return batch
+    names = batch.image_ids or batch.index.tolist()
     pictures = []
-    for image, (height, width) in zip(batch.images, batch.sizes.tolist(), strict=True):
+    for name, image, (height, width) in zip(names, batch.images, batch.sizes.tolist(), strict=True):
         picture = image[:, :height, :width]
         if view.scale != 1:
             size = [max(1, int(side * view.scale + 0.5)) for side in (height, width)]
+            if size[0] * size[1] > LARGEST_FRAME:
+                raise ValueError(
+                    f"image {name}, {height} px high and {width} px wide as the network gets it, "
+                    f"would be a view of {size[0]} x {size[1]} at scale {view.scale:g}; at most "
+                    f"{LARGEST_FRAME} pixels are predicted: choose smaller scales"
+                )
             picture = _resized(picture, size)
         axes = [axis for axis, on in ((2, view.horizontal), (1, view.vertical)) if on]
         pictures.append(picture.flip(axes))
@@ -90,13 +102,13 @@ def restored(instances: Instances, view: View) -> Instances:
     return dataclasses.replace(instances, boxes=boxes, masks=masks)
 
 
-def fuse_views(found: Sequence[Instances], fuse_iou: float, max_dets: int) -> Instances:
+def fuse_views(found: Sequence[Instances], fuse_iou: float, max_dets: int | None) -> Instances:
     """Fuse what the views of one picture have found.
 
     Args:
         found: predictions of each view, in the frame of the original picture.
         fuse_iou: mask IoU from which predictions are one object; at least one half.
-        max_dets: objects kept.
+        max_dets: objects kept; None for all.
 
     Returns:
         Objects, best score first. Mask quality is the mean weighted by score.

@@ -1,5 +1,6 @@
 import json
 import os
+import zipfile
 
 import h5py
 import numpy as np
@@ -119,6 +120,19 @@ def test_files_that_carry_code_are_refused_without_running_it(tmp_path):
         with pytest.raises(DataProblems, match=f"{name}.*: refused, because"):
             read_features(tmp_path / name)
     assert not trace.exists()
+
+
+def test_packed_archives_are_refused(tmp_path):
+    """Mapped from disk, their packed bytes would be taken for features."""
+    torch.save({"features": torch.tensor(FEATURES)}, tmp_path / "a.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "a.pt") as old,
+        zipfile.ZipFile(tmp_path / "b.pt", "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    with pytest.raises(DataProblems, match=r"b\.pt.*: refused: an archive with packed entries"):
+        read_features(tmp_path / "b.pt")
 
 
 def cut(path, share):

@@ -202,6 +202,63 @@ def test_copy_paste_brings_objects_but_no_crowds():
         assert not (under & sample.masks[sample.labels == 2].any(dim=0)).any()
 
 
+def is_right(sample, label):
+    """Tell whether the disc of a label lies to the right of the middle."""
+    left, _, right, _ = sample.boxes[sample.labels == label][0].tolist()
+    return left + right > sample.sizes[0, 1].item()
+
+
+def test_a_donor_is_mirrored_and_scaled_by_itself():
+    changes = PLAIN | {"flip": 0.5, "scale": 0.5, "probability": 0.0}
+    plain = MosaicDataset(Discs(), MosaicOptions(**changes))
+    dataset = MosaicDataset(Discs(), MosaicOptions(**changes, copy_paste=1.0))
+    sides, areas = set(), []
+    for epoch in range(80):
+        key_ = SampleKey(2, epoch, None, (5,))
+        sample = dataset[key_]
+        if 5 in sample.labels:
+            sides.add((is_right(plain[key_], 2), is_right(sample, 5)))  # uncovered in the former
+            areas.append(sample.masks[sample.labels == 5].sum().item())
+    assert len(sides) == 4
+    assert max(areas) > 3 * min(areas)
+
+
+@pytest.mark.parametrize("kind", ["copy_paste", "mixup"])
+def test_colours_change_alike_in_all_that_a_sample_is_made_of(kind):
+    changes = {"hsv": (0.1, 0.5, 0.9), "probability": 0.0}
+    plain = MosaicDataset(Discs(), MosaicOptions(**PLAIN | changes))
+    mixed = MosaicDataset(Discs(), MosaicOptions(**PLAIN | changes | {kind: 1.0}))
+    compared, before = 0, MosaicDataset(Discs(), MosaicOptions(**PLAIN, probability=0.0))[key(1)]
+    for epoch in range(20):  # pictures 1 and 5 have discs of one colour and backgrounds of another
+        own = plain[SampleKey(1, epoch, None, (5,))]
+        both = mixed[SampleKey(1, epoch, None, (5,))]
+        assert not torch.equal(own.images, before.images)
+        if 5 not in both.labels:
+            continue
+        disc = both.masks[both.labels == 5][0] & own.masks[0]
+        columns = torch.zeros_like(disc)
+        columns[:, 12:52] = True
+        rest = columns & ~both.masks.any(dim=0) & ~own.masks[0]
+        for part in (disc, rest):
+            difference = (both.images[0][:, part] - own.images[0][:, part]).abs()
+            assert difference.max() < 1.5 / 255
+            compared += int(part.sum() > 0)
+    assert compared >= 4
+
+
+def test_narrow_objects_are_dropped():
+    cut = {"translate": 1.0, "probability": 0.0}
+    loose = MosaicDataset(Discs(), MosaicOptions(**PLAIN | cut))
+    strict = MosaicDataset(Discs(), MosaicOptions(**PLAIN | cut | {"min_side": 12.0}))
+    seen = set()
+    for epoch in range(60):
+        one, two = loose[key(0, epoch)], strict[key(0, epoch)]
+        wide = (one.boxes[:, 2:] - one.boxes[:, :2]).min(dim=1).values >= 12
+        assert torch.equal(two.boxes, one.boxes[wide])
+        seen |= set(wide.tolist())
+    assert seen == {False, True}
+
+
 def test_mixup_brings_the_instances_of_both():
     dataset = MosaicDataset(Discs(), MosaicOptions(**PLAIN, probability=0.0, mixup=1.0))
     for epoch in range(5):
@@ -249,14 +306,60 @@ def test_augmentations_follow_and_may_change_the_size():
         MosaicDataset(Discs(), options),
         MosaicDataset(Discs(), options, augmentation=crop),
     )
-    for epoch in range(4):
-        one, two = plain[key(0, epoch)], cropped[key(0, epoch)]
+    crowds = 0
+    for one, two in ((plain[k], cropped[k]) for k in (key(n, e) for n in (0, 5) for e in range(4))):
         assert torch.equal(two.images, one.images[..., 28:68, 24:72])
         inside = one.masks[:, 28:68, 24:72]
         left = inside.flatten(1).any(dim=1)
         assert torch.equal(two.masks, inside[left])
         assert torch.equal(two.labels, one.labels[left])
+        assert torch.equal(two.crowd, one.crowd[left])
+        crowds += int(two.crowd.any() and not left.all())
         assert two.sizes.tolist() == [[40, 48]]
+    assert crowds
     large = Augmentation([{"name": "RandomCrop", "height": 200, "width": 200}])
     with pytest.raises(ValueError, match="picture 0, 96 px high and 96 px wide"):
         MosaicDataset(Discs(), options, augmentation=large)[key(0)]
+
+
+def test_augmentations_are_drawn_anew_and_keep_the_stride_of_masks():
+    crop = Augmentation([{"name": "RandomCrop", "height": 32, "width": 32, "p": 1.0}])
+    options = MosaicOptions(**PLAIN, probability=0.0)
+    whole = MosaicDataset(Discs(), options)
+    whole_image = whole[key(0)].images
+    made = {}
+    for seed in (0, 1):
+        cropped = MosaicDataset(Discs(), options, seed=seed, augmentation=crop, mask_stride=4)
+        for epoch in range(6):
+            sample = cropped[key(0, epoch)]
+            made[seed, epoch] = sample.images.numpy().tobytes()
+            (place,) = [
+                (y, x)
+                for y in range(33)
+                for x in range(33)
+                if torch.equal(whole_image[..., y : y + 32, x : x + 32], sample.images)
+            ] or [None]
+            assert place is not None
+            top, left = place
+            mask = whole[key(0)].masks[0, top : top + 32, left : left + 32]
+            if len(sample.masks):
+                cells = mask.view(8, 4, 8, 4).sum(dim=(1, 3)) >= 8
+                assert torch.equal(sample.masks[0], cells)
+    assert len(set(made.values())) > 6
+
+
+def test_all_neighbours_take_part():
+    dataset = MosaicDataset(Discs(), MosaicOptions(**PLAIN | {"scale": 0.5}))
+    keys = [SampleKey(4, epoch, None, (0, 1, 2, 3)) for epoch in range(30)]
+    assert set(torch.cat([dataset[k].labels for k in keys]).tolist()) == {0, 1, 2, 3}
+
+
+def test_what_is_too_little_to_be_taught_is_not_pasted_either():
+    cut = {"translate": 0.6, "min_visible": 0.9}
+    options = MosaicOptions(**PLAIN | cut, probability=0.0, copy_paste=1.0)
+    dataset = MosaicDataset(Discs(), options)
+    made = [dataset[SampleKey(4, e, None, (5,))] for e in range(40)]
+    for sample in made:
+        brightest = int((sample.images * 255).round().max())
+        assert (brightest == 250) == bool(len(sample.labels))
+    assert 3 <= sum(len(sample.labels) for sample in made) < 17

@@ -1,3 +1,5 @@
+import zipfile
+
 import pytest
 import torch
 
@@ -72,5 +74,10 @@ def test_the_threshold_is_that_of_the_checkpoint_that_was_tested(tmp_path):
         value, note = threshold(number, config)
         assert value is None
         assert words in note
+    with zipfile.ZipFile(checkpoint) as old, zipfile.ZipFile(tmp_path / "packed", "w", 8) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    (tmp_path / "packed").replace(checkpoint)
+    assert threshold(8, f"{named}model:\n  init_args: {{}}\n")[0] is None
     checkpoint.write_bytes(b"broken")
     assert threshold(7, f"{named}model:\n  init_args: {{}}\n")[0] is None

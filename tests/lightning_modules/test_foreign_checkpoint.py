@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import evaluate
 from lightning_modules.base import TrainedModule
 from lightning_modules.foreign_checkpoint import read_foreign_weights
 from lightning_modules.weights import load_weights, read_file
@@ -271,6 +272,22 @@ def test_an_object_with_reduce_in_a_file_of_torch(package, tmp_path):
     assert not sentinel.exists()
 
 
+def test_as_a_checkpoint_it_is_refused_and_told_how_to_use(package, tmp_path, capsys):
+    torch.save({"model": whole(package, {"weight": torch.ones(2)})}, tmp_path / "yolo.pt")
+    gone()
+    common = ["--ckpt", tmp_path / "yolo.pt", "--annotations", "a.json"]
+    for words in (
+        ["latency", *common],
+        ["coco", *common],
+        ["export", *common[:2], "--out", tmp_path / "a.onnx"],
+        ["mil", *common[:2], "--data", "bags.npz"],
+    ):
+        assert evaluate.main([str(word) for word in words]) == 2
+        shown = capsys.readouterr().err
+        assert "yolo.pt: refused, because it holds more than tensors" in shown
+        assert f"--model.init_args.init_from {tmp_path / 'yolo.pt'}" in shown
+
+
 def test_damaged_files(package, tmp_path):
     torch.save({"model": whole(package, {"weight": torch.ones(500)})}, tmp_path / "w.pt")
     gone()
@@ -289,5 +306,5 @@ def test_the_format_before_archives(package, tmp_path):
     root = whole(package, {"weight": torch.ones(2)})
     torch.save(root, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     gone()
-    with pytest.raises(ValueError, match=r"old.pt: refused.*not from the format of PyTorch before"):
+    with pytest.raises(ValueError, match=r"old.pt: refused.*instead. Whole.*of PyTorch before"):
         load_weights(nn.Linear(2, 2), tmp_path / "old.pt")

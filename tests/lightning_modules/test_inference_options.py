@@ -11,11 +11,12 @@ import yaml
 from PIL import Image
 
 import evaluate
+import evaluate_arguments
 import train
 from datamodules import CocoDataModule
-from lightning_modules import SegmentationModule
+from lightning_modules import SegmentationModule, inference
 from lightning_modules.restore import restore
-from models.seg.inference import InferenceOptions, changed_options
+from models.seg.inference import LARGEST_SCALE, InferenceOptions, changed_options
 from structures import CategoryMap
 from tests.colour_segmentor import ColourModel, ColourSegmentor, as_batch, paint
 
@@ -145,7 +146,9 @@ def test_operating_point_has_the_same_flags(checkpoint, scenes):
 
 
 @pytest.mark.parametrize("command", ["coco", "operating-point"])
-@pytest.mark.parametrize("flag", [["--tile", "32"], ["--tta"], ["--scale", "1"]])
+@pytest.mark.parametrize(
+    "flag", [["--tile", "32"], ["--tile-max-dets", "9"], ["--tta"], ["--scale", "1"]]
+)
 def test_flags_need_a_checkpoint(command, flag, tmp_path, capsys):
     words = [command, "--predictions", tmp_path / "p.json", "--annotations", tmp_path / "t.json"]
     assert evaluate.main([str(w) for w in [*words, *flag]]) == 2
@@ -158,6 +161,44 @@ def test_values_that_do_not_go_together_are_told(checkpoint, scenes, capsys):
     assert "overlap must be from 1 to half of the tile of 40 pixels" in capsys.readouterr().err
 
 
+def test_objects_of_a_picture_in_tiles_have_a_flag(checkpoint, scenes, tmp_path):
+    rows = tmp_path / "rows.json"
+    score(checkpoint, scenes, "--save-predictions", rows)
+    assert [row["image_id"] for row in json.loads(rows.read_text())] == [1] * 4 + [2]
+    with pytest.warns(UserWarning, match="more objects in its tiles than tile_max_dets of 3"):
+        metrics = score(checkpoint, scenes, "--save-predictions", rows, "--tile-max-dets", "3")
+    assert [row["image_id"] for row in json.loads(rows.read_text())] == [1] * 3 + [2]
+    assert metrics["segm_map"] < 1
+
+
+@pytest.mark.parametrize("command", ["coco", "operating-point", "latency"])
+@pytest.mark.parametrize("flag", ["--scale", "--tta-scales"])
+@pytest.mark.parametrize("value", ["1000", "0", "nan", "-1"])
+def test_factors_that_cannot_be_meant_are_refused_at_once(command, flag, value, capsys):
+    assert evaluate_arguments.LARGEST_SCALE == LARGEST_SCALE
+    words = [command, "--ckpt", "no.ckpt", "--annotations", "no.json", f"{flag}={value}"]
+    assert evaluate.main(words) == 2
+    assert f"{flag}: a factor on the size of pictures is in (0, 16]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [["--scale", "4"], ["--scale", "2", "--tta-scales", "1", "2"]])
+@pytest.mark.parametrize("command", ["coco", "operating-point"])
+def test_pictures_that_would_be_too_large_are_named_before_any_is_read(
+    checkpoint, scenes, flags, command, capsys, monkeypatch
+):
+    monkeypatch.setattr(inference, "LARGEST_FRAME", 4 * 80 * 4 * 96 - 1)
+    words = [command, "--ckpt", checkpoint, "--annotations", scenes, *flags]
+    assert evaluate.main([str(w) for w in words]) == 2
+    shown = capsys.readouterr().err
+    assert "truth.json: image 1 (1.png) of 80 x 96 pixels would be predicted at 320 x 384" in shown
+    assert not ColourModel.shapes
+
+
+def test_a_scale_out_of_range_is_refused_where_there_is_no_command_line(checkpoint, scenes):
+    with pytest.raises(ValueError, match=r"scale is a factor .* in \(0, 16\], got 17"):
+        inference.predict_coco(checkpoint, scenes, None, scale=17)
+
+
 def test_changes():
     base = InferenceOptions(tile=40, overlap=20, scales=(1.0, 2.0))
     assert changed_options(base, {}) is base
@@ -167,6 +208,9 @@ def test_changes():
     assert changed_options(base, {"tile": None}) == InferenceOptions(scales=(1.0, 2.0))
     assert changed_options(base, {"tile": 30, "overlap": 3}).overlap == 3
     assert changed_options(base, {"overlap": 3}).tile == 40
+    capped = InferenceOptions(tile=40, tile_max_dets=7)
+    assert changed_options(capped, {"tile": None}) == InferenceOptions()
+    assert changed_options(capped, {"tile": 30}).tile_max_dets == 7
 
 
 def test_train_py_predicts_with_tiles(checkpoint, scenes, tmp_path):

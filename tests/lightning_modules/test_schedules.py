@@ -74,13 +74,24 @@ def test_constant_and_resume_give_the_same_trace():
         (lambda o: Cosine(o, 0), "at least one step"),
         (lambda o: Cosine(o, 5, warmup=1.0), "share of the run"),
         (lambda o: MultiStep(o, 5, milestones=[2]), "milestones are shares"),
-        (lambda o: InverseTime(o, 5, rate=-1.0), "must not be negative"),
+        (lambda o: InverseTime(o, 5, rate=-1.0), "finite and not negative"),
+        (lambda o: InverseTime(o, 5, rate=math.nan), "finite and not negative"),
+        (lambda o: Constant(o, 5, warmup_steps=-1), "warmup_steps must not be negative, got -1"),
+        (lambda o: Constant(o, 5, warmup_start=1.5), r"warmup_start is a factor in \[0, 1\], got"),
+        (lambda o: Cosine(o, 5, warmup_start=-0.1), "warmup_start is a factor"),
+        (lambda o: Cosine(o, 5, final=1.1), "final is a factor"),
+        (lambda o: MultiStep(o, 5, milestones=[0.5], gamma=10), "gamma is a factor"),
     ],
 )
 def test_wrong_arguments_are_refused(make, message):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     with pytest.raises(ValueError, match=message):
         make(optimizer)
+
+
+def test_a_run_shorter_than_its_warmup_ends_at_the_full_rate():
+    rows = trace(lambda o: Constant(o, 3, warmup_steps=9, warmup_start=0.0), 3)
+    assert [r[0] for r in rows] == [0, 0.5, 1]
 
 
 def groups_of(names, **options):
@@ -158,10 +169,18 @@ def test_linear_goes_on_where_a_warmup_was_cut():
         (torch.optim.Adagrad, ["head"], {"warmup_momentum": 0.8}, "Adagrad has no momentum"),
         (torch.optim.SGD, ["head"], {"warmup_momentum": 0.8}, "SGD has no momentum to .* set its"),
         (torch.optim.SGD, ["head"], {"warmup_momentum": 1.0}, "warmup_momentum must be"),
-        (torch.optim.SGD, ["head_bias"], {"warmup_bias_lr": -1.0}, "must not be negative"),
+        (torch.optim.SGD, ["head_bias"], {"warmup_bias_lr": -1.0}, "finite and not negative"),
+        (torch.optim.SGD, ["head_bias"], {"warmup_bias_lr": math.inf}, "finite and not negative"),
         (torch.optim.SGD, ["head"], {"final": 1.5}, "final is a factor"),
     ],
 )
 def test_linear_refuses_what_it_cannot_do(optimizer, names, options, message):
     with pytest.raises(ValueError, match=message):
         Linear(optimizer(groups_of(names), lr=0.1), 10, **options)
+
+
+def test_a_rate_of_biases_without_groups_of_biases_is_refused():
+    """Not only where groups have other names, also where an optimizer was made without any."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    with pytest.raises(ValueError, match=r"separate_biases: true, or leave out warmup_bias_lr"):
+        Linear(optimizer, 10, warmup_bias_lr=0.1)

@@ -48,6 +48,7 @@ def test_latency_of_two_checkpoints_on_noise(folder, tmp_path, capsys):
     assert "16 pictures of noise, 32 x 32, in memory: nothing is read" in shown
     assert "post: suppression of one-stage models, masks at the size of the original" in shown
     assert "1 thread(s); float32" in shown
+    assert "medians of 2 passes of 1 picture(s), 1 passes of 2 picture(s)" in shown
     record = json.loads(out.read_text())
     rows = record["latency"]
     found = [(row["model"], row["batch_size"], row["pictures"]) for row in rows]
@@ -173,6 +174,8 @@ def test_pictures_of_a_file_are_read_as_validation_does(folder, scenes, tmp_path
     assert batch.images.shape == (2, 3, 64, 64)
     assert batch.images[:, 0, 0, 0].mul(255).round().tolist() == [51, 52]
     assert batch.counts.tolist() == [0, 0]  # of what a deployed model does not get
+    with pytest.raises(ValueError, match=r"image 0 \(0.png\) of 60 x 80 pixels would be predicted"):
+        loaded([0], size=20_000)
     assert loaded([0], size=50).sizes.tolist() == [[38, 50]]
     assert loaded([0], scale=0.5).sizes.tolist() == [[30, 40]]
 
@@ -203,6 +206,7 @@ def test_what_is_timed_is_what_the_model_predicts(folder, scenes):
         (["--images", "dir"], "--annotations"),
         (["--scale", 2], "--annotations"),
         (["--scale", 2, "--size", 32], "give a size or a positive scale"),
+        (["--size", 4097], "their size is at most 4096 px, got 4097; give --annotations"),
         (["--size", 0], "must be positive"),
         (["--threads", 0], "must be positive"),
         (["--warmup", -1], "warm-up -1"),

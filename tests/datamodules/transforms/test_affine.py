@@ -54,6 +54,12 @@ def test_rotation_comes_before_shear():
     assert np.allclose(apply(matrix, np.array([[110.0, 100.0]])), [[60, 60]])
 
 
+def test_perspective_comes_before_rotation():
+    matrix = draw_affine(Fixed(1, 0, 1), FAR, 200, 100)
+    # 10 px to the right is nearer by 0.4 %, then becomes down
+    assert np.allclose(apply(matrix, np.array([[110.0, 100.0]])), [[50, 50 + 10 / 1.004]])
+
+
 def test_ranges_are_kept_and_reached():
     options = MosaicOptions(degrees=30, translate=0.2, scale=0.5)
     rng = np.random.default_rng(0)
@@ -91,12 +97,21 @@ def test_magnification_is_that_of_small_squares():
         assert factor == pytest.approx(area / small**2, rel=1e-3)
 
 
+def test_a_mirrored_area_is_no_negative_one():
+    points = np.array([[3.0, 4.0]])
+    assert magnification(mirror(9, True, False) @ np.diag([2, 3, 1]), points) == pytest.approx(6)
+
+
 def test_only_scale_shift_and_mirroring_are_upright():
     assert is_upright(mirror(9, True, False) @ letterbox((3, 4), 9))
     for number in (0, 1, 2, 4, 5):
         drawn = np.zeros(9)
         drawn[number] = 0.5
         assert not is_upright(draw_affine(Fixed(*drawn), FAR, 20, 20))
+    for place in ((0, 1), (1, 0), (2, 0), (2, 1)):
+        matrix = np.eye(3)
+        matrix[place] = 1e-6
+        assert not is_upright(matrix), place
 
 
 def test_four_pictures_touch_one_point():

@@ -53,6 +53,20 @@ def test_pictures_side_by_side_keep_labels_crowds_and_areas():
     assert np.all(rest == 114)
 
 
+def test_expected_pixels_follow_what_was_drawn_where_the_object_is():
+    mask = np.zeros((20, 30), dtype=bool)
+    mask[2:6, 3:13] = True
+    rectangle = tile([mask])
+    assert rectangle.centres.tolist() == [[8, 4]]  # x, y
+    assert rectangle.pixels.tolist() == [40]
+    canvas = Canvas(48)
+    canvas.draw(rectangle, np.diag([1.04, 1.03, 1]))  # 31.2 and 20.6 become 31 and 21 pixels
+    assert canvas.instances[0].expected == pytest.approx(40 * 31 / 30 * 21 / 20)
+    leaning = np.array([[1.0, 0, 0], [0, 1, 0], [0.01, 0, 1]])
+    canvas.draw(rectangle, leaning)
+    assert canvas.instances[1].expected == pytest.approx(40 / 1.08**3)  # w = 1 + x / 100
+
+
 def test_instances_beyond_the_canvas_or_without_a_pixel_are_left_out():
     size = (20, 20)
     three = tile([square(size, 0, 0), np.zeros(size, dtype=bool), square(size, 16, 16)])
@@ -135,6 +149,28 @@ def test_pasted_objects_cover_what_lies_below():
     assert canvas.instances[0].cutout.mask.any(axis=0).all()  # tight again
     assert canvas.instances[0].expected == 144
     assert len(donor.instances) == 5
+
+
+def test_a_pasted_object_does_not_uncover_what_another_covers():
+    size = (12, 12)
+    frame = square(size, 2, 2, 8)
+    frame[4:8, 4:8] = False
+    canvas, donor = Canvas(12), Canvas(12)
+    canvas.draw(tile([square(size, 0, 0, 12)]), np.eye(3))
+    donor.draw(tile([square(size, 4, 4), frame], labels=[1, 2], colour=50), np.eye(3))
+    paste_objects(Chosen(0, 1), canvas, donor, 2.0, 0.1)
+    whole = square(size, 2, 2, 8)
+    assert np.array_equal(masks_of(canvas)[0], ~whole)
+    assert np.array_equal(canvas.image[..., 0] == 50, whole)
+
+
+def test_what_is_hardly_seen_of_the_donor_is_not_pasted():
+    size = (24, 24)
+    for left, count in ((-14, 1), (-15, 0)):  # of 16 columns 4 and 3 are left
+        canvas, donor = Canvas(24), Canvas(24)
+        donor.draw(tile([square(size, 2, 2, 16)]), shift(left, 0))
+        paste_objects(Chosen(0), canvas, donor, 2.0, 0.25)
+        assert len(canvas.instances) == count
 
 
 def test_half_of_the_objects_are_pasted_on_average():

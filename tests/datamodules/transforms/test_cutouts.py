@@ -68,3 +68,4 @@ def test_tight_by_hand():
     assert found.place == (slice(12, 15), slice(23, 27))
     assert Cutout(mask[:2], 0, 0).tight() is None
     assert Cutout(mask[:0], 0, 0).tight() is None
+    assert Cutout(mask[:, :0], 0, 0).tight() is None

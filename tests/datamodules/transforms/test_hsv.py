@@ -47,6 +47,23 @@ def test_ranges_are_reached_on_both_sides():
         )
 
 
+def test_tables_by_hand():
+    table = draw_colours(Fixed(-0.5, 0.5, -1), (0.1, 0.7, 0.4))
+    # 12.8 steps of the circle back; times 1.35 and 0.6, rounded and held at 255
+    assert table[0, [0, 13, 255], 0].tolist() == [243, 0, 242]
+    assert table[0, [2, 3, 200], 1].tolist() == [3, 4, 255]
+    assert table[0, [1, 2, 3, 255], 2].tolist() == [1, 1, 2, 153]
+
+
+@pytest.mark.parametrize("channel", [0, 1, 2])
+def test_one_gain_alone_changes_its_own_channel(channel):
+    gains = np.zeros(3)
+    gains[channel] = 0.3
+    table = draw_colours(Fixed(1, 1, 1), tuple(gains))
+    changed = [not np.array_equal(table[0, :, k], np.arange(256)) for k in range(3)]
+    assert changed == [k == channel for k in range(3)]
+
+
 def test_without_gains_bytes_are_the_same():
     picture = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
     table = draw_colours(np.random.default_rng(0), (0, 0, 0))

@@ -6,6 +6,7 @@ import pytest
 from datamodules.mosaic_options import MosaicOptions
 from datamodules.transforms.affine import Matrix, apply, draw_affine, letterbox, mirror, shift
 from datamodules.transforms.cutouts import Cutout
+from datamodules.transforms.hsv import change_colours, draw_colours
 from datamodules.transforms.warp import warp
 
 DISCS = [(40.3, 30.7, 17.2), (90.1, 60.2, 22.4), (30.5, 75.5, 12.3)]  # x, y, radius
@@ -210,3 +211,77 @@ def test_thin_slivers_at_the_border():
                 continue
             found = full(way.cutout(everywhere), (24, 24))
             assert np.array_equal(found, drawn(way, (24, 24))[..., 0] == 200)
+
+
+TURNED = shift(50.3, 20.7) @ np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1.0]])
+LEANING = shift(5.3, 4.8) @ np.array([[1, 1e-3, 0], [1e-3, 1, 0], [0, 0, 1.0]])
+
+
+@pytest.mark.parametrize("matrix", [TURNED, LEANING])
+def test_a_turned_picture_has_all_pixels_whose_centres_it_covers(matrix):
+    """But for those nearer than a tenth of a pixel to its border, where arithmetic decides."""
+    way = warp(np.full((20, 30, 3), 9, dtype=np.uint8), matrix, (90, 90))
+    rows, columns = np.mgrid[:90, :90] + 0.5
+    places = apply(np.linalg.inv(matrix), np.stack([columns.ravel(), rows.ravel()], axis=1))
+    depth = np.minimum(places, [30, 20] - places).min(axis=1).reshape(90, 90)
+    sure = np.abs(depth) > 0.1
+    pictured = np.zeros((90, 90), dtype=bool)
+    pictured[way.rows, way.columns] = way.inside()
+    masked = full(way.cutout(Cutout(np.ones((20, 30), dtype=bool), 0, 0)), (90, 90))
+    assert np.array_equal(pictured[sure], depth[sure] > 0)
+    assert np.array_equal(masked[sure], depth[sure] > 0)
+
+
+def test_a_turned_picture_is_interpolated():
+    """A quarter turn and half a pixel: each pixel is the mean of two neighbours."""
+    picture = np.repeat(np.arange(0, 200, 10, dtype=np.uint8)[:, None, None], 20, axis=1)
+    turned = shift(20.5, 0) @ np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    image = drawn(warp(picture.repeat(3, axis=2), turned, (20, 24)), (20, 24))
+    assert np.array_equal(image[10, 1:20, 0], np.arange(185, 0, -10))
+
+
+def test_a_turned_picture_that_is_averaged_first_keeps_its_matrix():
+    """7 pixels become 2 and 301 become 90, other ratios than asked for."""
+    matrix = TURNED @ np.diag([0.3, 0.3, 1])
+    way = warp(np.zeros((301, 7, 3), dtype=np.uint8), matrix, (150, 150))
+    assert np.allclose(way.matrix, matrix)
+    tall = np.zeros((301, 7, 3), dtype=np.uint8)
+    tall[250:] = 200
+    image = drawn(warp(tall, matrix, (150, 150)), (150, 150))
+    mask = full(way.cutout(Cutout(np.ones((51, 7), dtype=bool), 250, 0)), (150, 150))
+    assert np.abs(centre(image[..., 0] > 100) - centre(mask)).max() < 0.5
+
+
+def test_what_shrinks_to_less_than_half_on_both_axes_is_averaged():
+    stripes = np.zeros((300, 300, 3), dtype=np.uint8)
+    stripes[:, ::2] = 255
+    for matrix in (np.diag([0.35, 0.35, 1]), TURNED @ np.diag([0.35, 0.35, 1])):
+        way = warp(stripes, shift(40, 0) @ matrix, (150, 150))
+        inside = way.inside()
+        image = way.picture(None)[slice(None) if inside is None else inside]
+        assert image.std() < 40  # sampled, more than 70
+    one_axis = warp(stripes, np.diag([1, 0.3, 1]), (150, 300)).picture(None)
+    assert np.array_equal(one_axis, stripes[:90])
+
+
+@pytest.mark.parametrize("matrix", [np.diag([1.5, 1.5, 1]), np.diag([0.7, 0.7, 1]), TURNED])
+def test_colours_change_however_a_picture_is_drawn(matrix):
+    colours = draw_colours(np.random.default_rng(1), (0.1, 0.5, 0.9))
+    way = warp(np.full((20, 30, 3), (90, 30, 60), dtype=np.uint8), matrix, (90, 90))
+    expected = change_colours(way.picture(None), colours)
+    assert np.array_equal(way.picture(colours), expected)
+    assert not np.array_equal(expected, way.picture(None))
+
+
+def test_ends_are_rounded_to_the_next_whole_pixel():
+    way = warp(np.zeros((20, 30, 3), dtype=np.uint8), shift(10.7, 4.2), (90, 90))
+    assert (way.rows, way.columns) == (slice(4, 24), slice(11, 41))
+
+
+def test_centres_between_two_pixels_take_one_and_the_other_in_turn():
+    """Half the size: pixels 0 or 1, 2 or 3, 4 or 5, 6 or 7; always the first would move masks."""
+    way = warp(np.zeros((8, 8, 3), dtype=np.uint8), np.diag([0.5, 0.5, 1]), (4, 4))
+    rows = np.isin(np.arange(8), (0, 3, 4, 7))
+    found = way.cutout(Cutout(rows[:, None] & rows[None], 0, 0))
+    assert np.array_equal(full(found, (4, 4)), np.ones((4, 4), dtype=bool))
+    assert way.cutout(Cutout(~rows[:, None] & rows[None], 0, 0)) is None

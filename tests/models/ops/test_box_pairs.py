@@ -50,3 +50,13 @@ def test_cells_are_compared_and_not_all_boxes(monkeypatch):
     monkeypatch.setattr(module, "_joined", counted)
     assert len(overlapping_pairs(boxes, np.zeros(1000, int))) == 999
     assert sum(seen) < 10_000
+
+
+def test_specks_far_apart_are_found():
+    """Cells have at least a pixel: numbers of smaller ones would not fit into 64 bits."""
+    random = np.random.default_rng(0)
+    low = random.uniform(0, 1e5, (40, 2)).repeat(2, axis=0)
+    boxes = np.concatenate((low, low + 1e-9), axis=1)
+    labels = random.integers(0, 3, 40).repeat(2)
+    assert overlapping_pairs(boxes, labels).tolist() == all_pairs(boxes, labels)
+    assert len(all_pairs(boxes, labels)) == 40

@@ -96,6 +96,17 @@ def test_more_candidates_are_looked_at_where_the_first_do_not_suffice():
     assert len(found) == 10 + 3
 
 
+@pytest.mark.parametrize("copies", [7, 8, 9, 31, 32, 33])
+def test_the_one_after_the_last_look_is_not_forgotten(copies):
+    """4 x 2 candidates are looked at first, then four times as many."""
+    places = torch.tensor([0.0] * copies + [90.0])
+    boxes = torch.stack([places, places, places + 30, places + 30], dim=1)
+    zeros = torch.zeros(copies + 1, dtype=torch.int64)
+    scores = torch.linspace(0.9, 0.1, copies + 1)
+    found = class_nms(boxes, scores, zeros, zeros, iou_thresh=0.5, max_dets=2)
+    assert found.tolist() == [0, copies]
+
+
 def test_ties_keep_their_order_and_pictures_may_be_missing():
     boxes = torch.arange(6)[:, None] * 40 + torch.tensor([0, 0, 30, 30])
     pictures = torch.tensor([5, 2, 5, 2, 5, 5])
@@ -125,6 +136,13 @@ def test_too_far_apart_for_exact_arithmetic():
             iou_thresh=0.7,
             max_dets=3,
         )
+
+
+def test_too_far_from_the_origin_for_exact_arithmetic():
+    boxes = torch.tensor([[-1e10, -1e10, -1e10 + 9000, -1e10 + 9000]])
+    zero = torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(ValueError, match="too many for exact arithmetic"):
+        class_nms(boxes, torch.ones(1), zero, zero, iou_thresh=0.7, max_dets=3)
 
 
 def test_neighbouring_groups_do_not_touch():

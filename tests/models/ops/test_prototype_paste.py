@@ -106,6 +106,14 @@ def test_boxes_without_a_pixel_have_empty_masks(crop):
         assert areas[1:] == [0] * 4
 
 
+def test_values_with_a_graph_are_read_all_the_same():
+    maps, factors, boxes, valid, size = make(FRAMES[0])
+    expected = paste_prototypes(maps, factors, boxes, valid, size)
+    alive = (values.clone().requires_grad_() for values in (maps, factors, boxes))
+    found = paste_prototypes(*alive, valid, size)
+    np.testing.assert_array_equal(found.decode(), expected.decode())
+
+
 def test_no_detections():
     masks = paste_prototypes(
         torch.ones(3, 8, 8), torch.ones(0, 3), torch.zeros(0, 4), (32, 32), (7, 9)

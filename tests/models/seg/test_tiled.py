@@ -120,9 +120,51 @@ def test_a_batch_of_pictures_of_all_sizes():
 
 def test_the_picture_has_its_own_cap():
     whole = ColourSegmentor().predict(as_batch([PICTURE]))[0]
-    (found,) = tiled(as_batch([PICTURE]), 40, 10, ColourSegmentor(max_dets=5))
-    assert len(found) == 5
-    assert_same(found, whole.select(torch.arange(5)))
+    batch, model = as_batch([PICTURE]), ColourSegmentor(max_dets=5)
+    for views in ({}, {"flip": True}):
+        options = InferenceOptions(tile=40, overlap=10, **views)
+        (found,) = predict(model, batch, options)
+        assert len(found) == len(SCENE) + 1 > model.max_dets  # that of a tile; nothing is lost
+        assert_same(found, whole)
+        with pytest.warns(UserWarning, match="than tile_max_dets of 4, the weakest are left out"):
+            (best,) = predict(model, batch, dataclasses.replace(options, tile_max_dets=4))
+        assert_same(best, whole.select(torch.arange(4)))
+
+
+def test_the_cap_of_tiles_is_for_pictures_that_are_cut(recwarn):
+    """Beside one that is: 5 objects fit into a tile, and the model's cap is 2."""
+    small = paint((40, 40), [("disc", x, y, 4, 0) for x in (8, 20, 32) for y in (8, 20)])
+    model, batch = ColourSegmentor(max_dets=2), as_batch([small, PICTURE[:, :, :60]])
+    for scales in ((1.0,), (1.0, 0.5)):
+        options = InferenceOptions(tile=40, overlap=10, tile_max_dets=9, scales=scales)
+        found = predict(model, batch, options)
+        assert len(found[0]) == 2
+        assert len(found[1]) > 2
+        assert not recwarn.list
+        one = predict(model, batch, dataclasses.replace(options, tile_max_dets=1))
+        assert [len(instances) for instances in one] == [2, 1]
+        recwarn.clear()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [None, InferenceOptions(flip=True, flip_vertical=True), InferenceOptions(tile=40, flip=True)],
+    ids=["whole", "views", "tiles"],
+)
+def test_boxes_end_where_the_picture_does(options):
+    """Rounding brings boxes out of the frame by 1e-4 pixels; those inside stay as they are."""
+
+    class Rounding(ColourSegmentor):
+        def predict(self, batch):
+            found = super().predict(batch)
+            edge = torch.tensor([-1e-4, -1e-4, 1e-4, 1e-4])
+            return [dataclasses.replace(one, boxes=one.boxes + edge) for one in found]
+
+    full = paint((80, 96), [("bar", 0, 0, 96, 80, 0), ("disc", 30, 30, 12, 1)])
+    (found,) = predict(Rounding(), as_batch([full, torch.zeros(3, 8, 8)]), options)[:1]
+    assert found.boxes[0].tolist() == [0, 0, 96, 80]
+    assert found.boxes[1].tolist() == pytest.approx([18, 18, 42, 42], abs=1e-3)
+    assert found.boxes[1, 0] < 18
 
 
 def test_concave_objects_are_joined_although_a_tile_sees_their_legs_apart():
@@ -167,7 +209,7 @@ TWO = [Tile(Span(0, 20, 0, 20), Span(s, s + 30, s, s + 30)) for s in (0, 20)]  #
 
 
 def merged(left, right, iou=0.5, **more):
-    return merge_tiles(parts_of([left, right], TWO, SIZE, **more), TWO, SIZE, iou, 100)
+    return merge_tiles(parts_of([left, right], TWO, SIZE, **more), TWO, SIZE, iou)
 
 
 def test_agreement_is_measured_in_the_strip_alone():
@@ -225,7 +267,7 @@ def test_the_best_predictions_own_box_counts():
     parts = parts_of([strip(SIZE, (2, 3, 30, 9)), strip(SIZE, (20, 3, 30, 9))], TWO, SIZE)
     loose = parts[0].boxes + torch.tensor([[-0.5, 0.75, 0.75, 2]])
     parts[0] = dataclasses.replace(parts[0], boxes=loose, scores=torch.tensor([0.9]))
-    found = merge_tiles(parts, TWO, SIZE, 0.5, 100)
+    found = merge_tiles(parts, TWO, SIZE, 0.5)
     assert found.boxes.tolist() == [[1.5, 3.75, 30.75, 11]]
 
 
@@ -281,7 +323,7 @@ def test_four_tiles_make_one_object_by_way_of_each_other():
         window = (0, slice(*tile.rows[:2]), slice(*tile.columns[:2]))
         part[window] = whole[window]
         seen.append(part)
-    found = merge_tiles(parts_of(seen, tiles, (32, 32)), tiles, (32, 32), 0.5, 10)
+    found = merge_tiles(parts_of(seen, tiles, (32, 32)), tiles, (32, 32), 0.5)
     assert np.array_equal(found.masks.decode(), whole)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.seg import views
 from models.seg.inference import InferenceOptions, predict
 from models.seg.views import View, fuse_views, restored, transformed
 from structures import Instances, RLEMasks
@@ -215,6 +216,18 @@ def test_the_cap_is_that_of_the_picture():
     fused = fuse_views([one, one], 0.55, 2)
     assert fused.scores.tolist() == pytest.approx([0.9, 0.7])
     assert fused.masks.areas().tolist() == [36, 16]
+    assert len(fuse_views([one, one], 0.55, None)) == 3
+
+
+def test_views_too_large_to_be_meant_are_refused(monkeypatch):
+    monkeypatch.setattr(views, "LARGEST_FRAME", 64 * 80 * 4)
+    batch = as_batch([SMALL, PICTURE])
+    assert transformed(batch, View(2.0)).sizes.tolist() == [[80, 62], [128, 160]]
+    with pytest.raises(ValueError, match=r"image 1, 64 px .*view of 129 x 161 at scale 2.01"):
+        transformed(batch, View(2.01))
+    unnamed = dataclasses.replace(batch, image_ids=())
+    with pytest.raises(ValueError, match="image 6, 64 px high and 80 px wide"):
+        transformed(unnamed, View(2.01))
 
 
 def test_masks_are_needed_to_fuse():
@@ -237,6 +250,8 @@ def test_without_options_the_model_alone_decides():
         ({"tile": 10, "overlap": 0}, "from 1 to half"),
         ({"tile": 10, "overlap": 6}, "from 1 to half"),
         ({"tile_batch": 0}, "tile_batch"),
+        ({"tile_max_dets": 5}, "tile_max_dets of 5 needs tiles"),
+        ({"tile": 10, "tile_max_dets": 0}, "tile_max_dets must be at least 1"),
         ({"merge_iou": 0.0}, "merge_iou"),
         ({"merge_iou": 1.1}, "merge_iou"),
         ({"fuse_iou": 0.4}, "fuse_iou"),

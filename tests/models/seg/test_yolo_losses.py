@@ -66,7 +66,7 @@ def decode(logits, point, stride):
     return torch.stack([point[0] - left, point[1] - top, point[0] + right, point[1] + bottom])
 
 
-def slow_assign(output, targets, top_k):
+def slow_assign(output, targets, top_k, alpha=0.5, beta=6.0, min_side=16):
     """Return {anchor: (object, score)} of one picture and the decoded boxes."""
     points, strides = output.points, output.strides
     boxes = [
@@ -76,13 +76,13 @@ def slow_assign(output, targets, top_k):
     wishes, inside = {}, {}
     for number in (~targets.crowd).nonzero().flatten().tolist():
         x1, y1, x2, y2 = targets.boxes[number].tolist()
-        reach_x, reach_y = max(x2 - x1, 16) / 2, max(y2 - y1, 16) / 2
+        reach_x, reach_y = max(x2 - x1, min_side) / 2, max(y2 - y1, min_side) / 2
         found = []
         for anchor, (x, y) in enumerate(points.tolist()):
             if abs(x - (x1 + x2) / 2) < reach_x and abs(y - (y1 + y2) / 2) < reach_y:
                 u = 1 - complete_box_iou_loss(boxes[anchor], targets.boxes[number].double())
                 s = output.class_logits[0, anchor, targets.labels[number]].sigmoid()
-                t = s.item() ** 0.5 * max(u.item(), 0) ** 6
+                t = s.item() ** alpha * max(u.item(), 0) ** beta
                 found.append((t, u.item(), anchor))
                 inside.setdefault(anchor, []).append((u.item(), t, number))
         for t, u, anchor in sorted(found, key=lambda one: -one[0])[:top_k]:
@@ -113,9 +113,9 @@ def slow_mask_targets(targets, stride):
     return left
 
 
-def slow_losses(output, targets, mask_stride=1, top_k=10):
+def slow_losses(output, targets, mask_stride=1, top_k=10, **options):
     """Return sums and counts of one picture."""
-    scores, boxes = slow_assign(output, targets, top_k)
+    scores, boxes = slow_assign(output, targets, top_k, **options)
     masks = slow_mask_targets(targets, mask_stride) if len(targets.boxes) else []
     wanted = torch.zeros_like(output.class_logits[0])
     kept = torch.ones_like(wanted)
@@ -164,12 +164,15 @@ def crowded(batch):
     return dataclasses.replace(batch, crowd=crowd)
 
 
-@pytest.mark.parametrize("top_k", [10, 3])
-def test_as_one_anchor_at_a_time(crowded, top_k):
+@pytest.mark.parametrize(
+    "chosen",
+    [{"top_k": 10}, {"top_k": 3}, {"top_k": 3, "alpha": 2.0, "beta": 1.5}, {"min_side": 50.0}],
+)
+def test_as_one_anchor_at_a_time(crowded, chosen):
     output = outputs(4)
-    options = YOLOLossOptions(top_k=top_k)
+    options = YOLOLossOptions(**chosen)
     parts = [
-        slow_losses(one(output, number), targets, top_k=top_k)
+        slow_losses(one(output, number), targets, **chosen)
         for number, targets in enumerate(crowded.targets())
     ]
     by_picture = yolo_losses(output, crowded, CLASSES, options, "none")
@@ -229,6 +232,15 @@ def test_nothing_to_find_gives_class_loss_and_zero_gradients(scene, kind):
     if kind != "crowds":
         whole = F.softplus(output.class_logits).sum()
         torch.testing.assert_close(losses["class"], whole)
+
+
+def test_boxes_of_low_precision_are_read_in_float32(batch):
+    low = dataclasses.replace(batch, boxes=batch.boxes.bfloat16())  # sides are exact, areas not
+    output = outputs(4, dtype=torch.float32)
+    expected = yolo_losses(output, batch, CLASSES)
+    for name, value in yolo_losses(output, low, CLASSES).items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, expected[name]), name
 
 
 class Toy(nn.Module):
@@ -351,5 +363,6 @@ def test_wrong_targets_outputs_and_options_are_refused(batch):
         yolo_losses(output, dataclasses.replace(batch, boxes=boxes), CLASSES)
     with pytest.raises(ValueError, match="top_k must be at least 1"):
         YOLOLossOptions(top_k=0)
-    with pytest.raises(ValueError, match="must not be negative, got -1"):
-        YOLOLossOptions(alpha=-1)
+    for name in ("alpha", "beta", "min_side"):
+        with pytest.raises(ValueError, match=f"{name} must not be negative, got -1"):
+            YOLOLossOptions(**{name: -1})

@@ -245,6 +245,17 @@ def test_both_protocols_modes_and_parts(scene):
         assert_same(one, three)
 
 
+def test_each_part_alone_keeps_no_graph(scene):
+    batch, *_ = scene(SIZES)
+    model = tiny(score_thresh=0.3, max_dets=5)
+    output = model.network_outputs(batch)
+    assert not any(values.requires_grad for values in output)
+    alive = YOLOOutput(*(values.clone().requires_grad_() for values in output[:4]), *output[4:])
+    for one in model.instances(alive, batch):
+        assert not one.boxes.requires_grad
+        assert not one.scores.requires_grad
+
+
 def test_predictions_do_not_depend_on_batch_mates(scene):
     batch, *_ = scene([*SIZES, (96, 128)])
     model = tiny(max_dets=30).eval()

@@ -10,6 +10,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from models.backbones import Scale, TimmFeatures
 from models.seg import YOLOSeg
 from models.seg.yolo_head import YOLOHead
+from models.seg.yolo_losses import YOLOLossOptions, yolo_losses
 from models.seg.yolo_seg import pad_batch
 
 TINY = Scale(depth=0.33, width=0.0625, max_channels=256)
@@ -223,6 +224,22 @@ def test_packaged_weights_and_normalisation():
     assert any(isinstance(m, nn.BatchNorm2d) for m in model.neck.modules())
 
 
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [
+        ((0.1, 0.2, 0.3), (1.0, 1.0, 1.0)),
+        ((0.0, 0.0, 0.0), (0.5, 0.25, 2.0)),
+        ((0.3, 0.2, 0.1), (0.5, 0.25, 2.0)),
+    ],
+)
+def test_channels_are_normalised_one_by_one(mean, std):
+    model, plain = tiny(image_mean=mean, image_std=std).eval(), tiny().eval()
+    given = (PICTURES - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    for one, two in zip(model(PICTURES), plain(given), strict=True):
+        assert torch.equal(one, two)
+    assert model.state_dict().keys() == plain.state_dict().keys()  # facts of a recipe, no weights
+
+
 def test_biases_at_the_start():
     head = YOLOSeg("n", 80).head
     for stride, box, classes in zip((8, 16, 32), head.box, head.classes, strict=True):
@@ -280,6 +297,28 @@ def test_losses_of_pictures_of_any_size(scene):
     for name, values in rows.items():
         single = torch.stack([terms[name] for terms in alone])
         torch.testing.assert_close(values, single, rtol=1e-4, atol=1e-5)
+
+
+def test_options_of_the_losses_are_used(scene):
+    batch, *_ = scene([(64, 96)], instances=[3])
+    options = YOLOLossOptions(top_k=1, alpha=1.0, beta=2.0, min_side=0, smallest_owns=False)
+    model = tiny(loss=options).eval()
+    found, usual = model.losses(batch), tiny().eval().losses(batch)
+    for name, value in yolo_losses(model(batch.images), batch, 3, options).items():
+        torch.testing.assert_close(found[name], value)
+        assert not torch.allclose(found[name], usual[name]), name
+
+
+def test_losses_and_predictions_see_the_same_grey(scene):
+    batch, *_ = scene([(90, 70), (64, 100)])
+    model, seen = tiny(pad_value=0.75).eval(), []
+    model.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    model.losses(batch)
+    model.predict(batch)
+    for images in seen:
+        assert torch.equal(images, pad_batch(batch, 0.75).images)
+    assert len(seen) == 2
+    assert tiny().pad_value == 114 / 255
 
 
 @pytest.mark.parametrize("stride", [1, 4])
