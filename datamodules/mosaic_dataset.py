@@ -46,6 +46,7 @@ class MosaicDataset(Dataset[SegBatch]):
         largest: the largest side that a key may bring (A232), or None for ``options.size``.
         augmentation: what is done after all else, or None.
         mask_stride: pixels per cell of the masks.
+        kept: pictures that are kept decoded, see `pictures_to_keep`; None for the window's.
     """
 
     source: PictureSource
@@ -55,13 +56,15 @@ class MosaicDataset(Dataset[SegBatch]):
     largest: int | None = None
     augmentation: Augmentation | None = None
     mask_stride: int = 1
+    kept: int | None = None
     cache: PictureCache = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         side = self.options.size if self.largest is None else self.largest
         self.options.check_side(side)
+        kept = self.options.window + 1 if self.kept is None else self.kept
         # frozen, but not yet handed out
-        object.__setattr__(self, "cache", PictureCache(self.source, side, self.options.window + 1))
+        object.__setattr__(self, "cache", PictureCache(self.source, side, kept))
 
     def __len__(self) -> int:
         return len(self.source)
@@ -82,6 +85,8 @@ class MosaicDataset(Dataset[SegBatch]):
 
         A ``DataLoader`` asks so where it can. Pixels then are written once, into the batch.
         """
+        for key in keys:  # they are neighbours of each other
+            self.cache.read(key.index, renew=True)
         samples = [self._sample(key) for key in keys]
         if len({sample.image.shape for sample in samples}) == 1:
             return [pack_samples(samples, self.mask_stride)]

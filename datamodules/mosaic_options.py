@@ -20,8 +20,9 @@ class MosaicOptions:
         probability: share of samples that are mosaics of four; the others are single pictures
             whose longer side is ``size`` before they are scaled.
         close_epochs: last epochs of the run in which all are single pictures (A231).
-        window: the other pictures of a sample are among so many that come before it in the epoch's
-            order (A230). A process keeps so many decoded.
+        window: the other pictures of a sample are among about so many that are near it in the
+            epoch's order and that the same worker reads (A230). They are kept decoded: by all
+            workers of a process together about eight times as many.
         translate: largest shift, as a share of the side.
         scale: factors are drawn from 1 - scale to 1 + scale.
         degrees: largest angle of rotation to either side.

@@ -42,9 +42,9 @@ def reduce_picture(picture: AnnotatedPicture, long_side: int) -> CachedPicture:
 class PictureCache:
     """Reads pictures and keeps a bounded number of them; what it returns does not depend on that.
 
-    The one kept longest goes first. Reading for a sample's own sake counts as new, reading as a
-    neighbour does not: so a capacity of window + 1 holds exactly the last window + 1 pictures of
-    the order, where the least recently used one may still be wanted.
+    Kept are the last pictures that were read for a sample's own sake. What is read as a neighbour
+    takes room that is free, and goes first: it is what another worker has, and would else displace
+    what is still wanted here.
 
     Copies for other processes start empty.
 
@@ -71,12 +71,13 @@ class PictureCache:
 
         Args:
             index: its number.
-            renew: whether it counts as newly read.
+            renew: whether it is for a sample's own sake.
         """
         found = self._kept.get(index)
         if found is None:
             found = reduce_picture(self.source.read(index), self.long_side)
             self._kept[index] = found
+            self._kept.move_to_end(index, last=renew)
             while len(self._kept) > self.capacity:
                 self._kept.popitem(last=False)
         elif renew:

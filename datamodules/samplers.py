@@ -20,7 +20,7 @@ class SampleKey:
         epoch: seeds the sample's random choices together with the index.
         size: short side in pixels drawn for the batch, or None.
         neighbours: numbers of other items that are near in the epoch's order, for samples that are
-            made of several; the same on any number of processes.
+            made of several; the same on any number of processes and workers.
     """
 
     index: int
@@ -41,6 +41,51 @@ def keyed_generator(purpose: int, *key: int) -> np.random.Generator:
 
 
 _ORDER_PURPOSE = 1
+# Neighbours are blocks of a step's items (a process has whole blocks if its batch is a multiple) in
+# every such step (a worker makes all of these if the number of workers divides it).
+_BLOCK, _EVERY = 16, 8
+_MOST_KEPT = 1024
+
+
+def neighbouring_places(place: int, step: int, count: int, window: int) -> npt.NDArray[np.int64]:
+    """Return the places in an epoch's order that are handed on as neighbours of one (A230).
+
+    They are those that one worker of one process sees anyway, on the usual numbers of both: about
+    16 places of the same step, and the same part of every eighth step before. Where these are not
+    ``window`` many, at the start of an epoch, the places right before are added.
+
+    Args:
+        place: in the order.
+        step: places that a step of all processes takes.
+        count: places of the order.
+        window: neighbours that are enough.
+    """
+    blocks = max(1, step // _BLOCK)
+    block = place % step * blocks // step
+    first, last = (-(-k * step // blocks) for k in (block, block + 1))
+    found: list[npt.NDArray[np.int64]] = []
+    for start in range(place - place % step, -1, -_EVERY * step):
+        found.append(np.arange(start + first, min(start + last, count)))
+        if sum(map(len, found)) > window:
+            break
+    near = np.arange(max(0, place - window), min(max(place, window) + 1, count))
+    places = np.concatenate(found) if found else near[:0]
+    places = places[places != place]
+    others = np.setdiff1d(near, [*places, place])[::-1]
+    return np.concatenate([places, others[: max(0, window - places.size)]])
+
+
+def pictures_to_keep(window: int, batch_size: int, workers: int) -> int:
+    """Return how many of the items it has seen a worker must keep to have seen all neighbours.
+
+    Args:
+        window: of the sampler.
+        batch_size: items per batch of one process.
+        workers: 0 where the process itself loads.
+    """
+    steps = -(-(window + 1) // min(batch_size, _BLOCK)) - 1
+    own = -(-_EVERY // max(1, workers)) * steps * batch_size + batch_size
+    return min(max(window + 1, own), _MOST_KEPT)
 
 
 def _world() -> tuple[int, int]:
@@ -75,8 +120,8 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
         groups: a group number for each entry of ``items``; a batch holds one group, except those
             made of what is left over at the end of an epoch. None for no grouping.
         short_sides: one is drawn for every step and handed on in ``SampleKey.size``.
-        window: so many items before each in the epoch's order, over all processes, are handed on
-            in ``SampleKey.neighbours``; the first ones get those of the beginning instead.
+        window: at least so many other items, where there are so many, are handed on in
+            ``SampleKey.neighbours``, see `neighbouring_places`.
 
     Raises:
         ValueError: sizes below 1, no items, a group list of another length or fewer items than
@@ -183,13 +228,15 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
                 places = places[rank * self._per_process : (rank + 1) * self._per_process]
             elif number % world != rank:
                 continue
-            yield [SampleKey(int(order[p]), epoch, size, self._near(order, p)) for p in places]
+            yield [
+                SampleKey(int(order[p]), epoch, size, self._near(order, p, step)) for p in places
+            ]
 
-    def _near(self, order: npt.NDArray[np.int64], place: int) -> tuple[int, ...]:
-        """Return the other items of the window that ends at a place of the order."""
-        first = max(0, place - self._window)
-        window = order[first : max(place, self._window) + 1]
-        return tuple(int(i) for i in np.delete(window, place - first))
+    def _near(self, order: npt.NDArray[np.int64], place: int, step: int) -> tuple[int, ...]:
+        if self._window == 0:
+            return ()
+        places = neighbouring_places(place, step, order.size, self._window)
+        return tuple(order[places].tolist())
 
 
 class KeySampler(Sampler[SampleKey]):

@@ -18,12 +18,14 @@ from datamodules.collate import collate_pictures
 from datamodules.mosaic_dataset import MosaicDataset
 from datamodules.mosaic_options import MosaicOptions
 from datamodules.resuming import resumable_loader
-from datamodules.samplers import EpochBatchSampler, KeySampler
+from datamodules.samplers import EpochBatchSampler, KeySampler, pictures_to_keep
 from datamodules.seg_dataset import PictureSource, SegDataset
 from datamodules.transforms import Augmentation
 from structures import BadDataPolicy, CategoryMap, DataProblems, Problem, SegBatch
 
 Split = Literal["train", "val", "test", "predict"]
+
+LARGEST_SCALE = 16.0  # that of `models.seg.inference` (A256)
 
 
 class UnusableData(DataProblems):
@@ -135,6 +137,8 @@ class SegDataModule(pl.LightningDataModule, ABC):
         for name, value in positive.items():
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} must be positive, got {value}")
+        if scale > LARGEST_SCALE:
+            raise ValueError(f"scale is a factor in (0, {LARGEST_SCALE:g}], got {scale:g}")
         for name, value in (("num_workers", num_workers), ("seed", seed)):
             if value < 0:
                 raise ValueError(f"{name} must not be negative, got {value}")
@@ -243,6 +247,7 @@ class SegDataModule(pl.LightningDataModule, ABC):
                 largest=max(self.train_short_sides or [self.mosaic.size]),
                 augmentation=self._training_augmentation(),
                 mask_stride=self.mask_stride,
+                kept=pictures_to_keep(self.mosaic.window, self.batch_size, self.num_workers),
             )
         return SegDataset(
             self.source("train"),

@@ -103,8 +103,18 @@ class SegmentationModule(TrainedModule):
         return model  # type: ignore[no-any-return]
 
     def setup(self, stage: str) -> None:
-        """Take the categories from the datamodule; refuse data that mean other classes."""
+        """Take the categories from the datamodule; refuse data that mean other classes.
+
+        Raises:
+            ValueError: other classes, or a precision whose batches have half as many bits.
+        """
         del stage
+        precision = str(self.trainer.precision)
+        if precision.endswith("-true") and precision[:2] not in ("32", "64"):
+            raise ValueError(
+                f"trainer.precision {precision} would halve boxes and pictures too; "
+                f"set {precision.replace('true', 'mixed')}"
+            )
         data: Any = getattr(self.trainer, "datamodule", None)
         if data is None:
             return

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from models.ops.mask_windows import MaskWindows
 from models.ops.precision import at_least_float32
@@ -116,6 +117,7 @@ class _WindowLosses(torch.autograd.Function):
         return sums[objects, tiles.slot]
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         unit, table, by_logit, objects, *rest = ctx.saved_tensors
         owner, start, slot, *window = rest

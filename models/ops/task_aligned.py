@@ -1,8 +1,8 @@
 """Task-aligned assignment of anchors to objects (TOOD, Feng et al. 2021, arXiv 2108.07755).
 
 Anchors compete for an object by t = s^alpha u^beta (eq. 5): s is the score they give its class
-and u the overlap of their box with its box. Only pairs of an anchor and an object around it are
-ever formed, and nothing loops over pictures or objects.
+and u the overlap of their box with its box. Both are computed only for pairs of an anchor and an
+object around it; nothing loops over pictures or objects.
 
 Letters: B pictures, A anchors, C classes, M objects of all pictures, Q pairs, P positives.
 """

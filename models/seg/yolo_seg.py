@@ -99,8 +99,10 @@ class YOLOSeg(nn.Module):
                 "num_classes and num_prototypes must be at least 1 and num_bins 2, "
                 f"got {num_classes}, {num_prototypes} and {num_bins}"
             )
-        if min(image_std) <= 0:
+        if not all(value > 0 for value in image_std):
             raise ValueError(f"image_std must be positive, got {image_std}")
+        if not 0 <= pad_value <= 1:
+            raise ValueError(f"pad_value is a colour in [0, 1], got {pad_value}")
         if mask_crop not in get_args(MaskCrop):
             raise ValueError(f"mask_crop must be after or before, got {mask_crop!r}")
         self.detection = DetectOptions(score_thresh, nms_thresh, max_dets, pre_nms)

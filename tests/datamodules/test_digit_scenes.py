@@ -269,6 +269,7 @@ def test_number_of_annotated_digits(scenes):
         ({"digits": (2, 300)}, "at most 255"),
         ({"textures": ["paper"]}, "textures"),
         ({"val_scenes": 0}, "must be positive"),
+        ({"scale": 1000}, r"scale is a factor in \(0, 16\], got 1000"),
     ],
 )
 def test_mistakes_are_refused(arguments, message):

@@ -6,7 +6,7 @@ import pytest
 from datamodules.mosaic_dataset import MosaicDataset
 from datamodules.mosaic_options import MosaicOptions
 from datamodules.picture_cache import PictureCache
-from datamodules.samplers import EpochBatchSampler
+from datamodules.samplers import EpochBatchSampler, pictures_to_keep
 from datamodules.seg_dataset import AnnotatedPicture
 from datamodules.transforms import LabelMaps
 from structures import RLEMasks
@@ -50,24 +50,39 @@ def test_pictures_are_reduced_with_their_masks_but_not_enlarged():
 @pytest.mark.parametrize("window", [3, 10])
 @pytest.mark.parametrize("mixup", [0.0, 0.5])
 def test_an_epoch_reads_every_picture_once_and_keeps_few(window, mixup):
-    source = Counting()
+    source = Counting(160)
     options = MosaicOptions(size=32, window=window, mixup=mixup, copy_paste=0.5)
-    dataset = MosaicDataset(source, options)
-    sampler = EpochBatchSampler(range(60), 4, shuffle=True, drop_last=True, window=window)
-    kept = []
-    for keys in sampler:
-        for key in keys:
-            dataset[key]
-            kept.append(len(dataset.cache))
-    assert sorted(source.reads) == list(range(60))
-    assert max(kept) == window + 1
-    source.reads.clear()
-    sampler.set_epoch(1)
+    kept = pictures_to_keep(window, 4, 0)
+    dataset = MosaicDataset(source, options, kept=kept)
+    sampler = EpochBatchSampler(range(160), 4, shuffle=True, drop_last=True, window=window)
     for keys in sampler:
         dataset.__getitems__(keys)
-    assert len(source.reads) <= 60  # some of the last epoch may still be there
-    assert len(set(source.reads)) == len(source.reads)
-    assert len(dataset.cache) == window + 1
+        assert len(dataset.cache) <= kept
+    assert sorted(source.reads) == list(range(160))
+    assert len(dataset.cache) == kept == {3: 4, 10: 8 * 2 * 4 + 4}[window]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4, 8])
+def test_a_worker_reads_little_that_is_not_its_own(workers):
+    """As a ``DataLoader`` deals batches out, which takes them in turn."""
+    window, batch, source = 10, 4, Counting(800)
+    kept = pictures_to_keep(window, batch, workers)
+    options = MosaicOptions(size=32, window=window)
+    datasets = [MosaicDataset(source, options, kept=kept) for _ in range(workers)]
+    sampler = EpochBatchSampler(range(800), batch, shuffle=True, drop_last=True, window=window)
+    for step, keys in enumerate(sampler):
+        source.reads.clear()
+        datasets[step % workers].__getitems__(keys)
+        if step >= 16:  # two rounds of eight have gone by
+            assert set(source.reads) <= {key.index for key in keys}
+
+
+def test_pictures_to_keep_are_bounded():
+    assert pictures_to_keep(64, 16, 8) == 80
+    assert pictures_to_keep(64, 16, 0) == pictures_to_keep(64, 16, 1) == 528
+    assert pictures_to_keep(64, 16, 6) == 144
+    assert pictures_to_keep(64, 128, 0) == 1024
+    assert pictures_to_keep(5, 64, 32) == 64
 
 
 def test_copies_for_other_processes_start_empty():
@@ -80,18 +95,21 @@ def test_copies_for_other_processes_start_empty():
     assert (copy.capacity, copy.long_side) == (4, 32)
 
 
-def test_the_one_kept_longest_goes_first_unless_renewed():
+def test_what_is_read_for_its_own_sake_stays_longest():
     source = Counting()
     cache = PictureCache(source, 32, 3)
-    for index in (0, 1, 2):
-        cache.read(index)
-    cache.read(0)  # as a neighbour
-    cache.read(1, renew=True)
-    cache.read(3)  # 0 goes
-    cache.read(4)  # 2 goes
+    for index in (0, 1):
+        cache.read(index, renew=True)
+    cache.read(2)  # as a neighbour: there is room
+    cache.read(0, renew=True)
+    cache.read(3, renew=True)  # 2 goes
+    cache.read(4)  # and 4 at once
     source.reads.clear()
-    for index in (1, 3, 4):
+    for index in (0, 1, 3):
         cache.read(index)
     assert source.reads == []
+    cache.read(5, renew=True)  # 1 goes
+    source.reads.clear()
     cache.read(0)
-    assert source.reads == [0]
+    cache.read(1)
+    assert source.reads == [1]

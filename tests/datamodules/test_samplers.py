@@ -4,7 +4,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules import samplers
-from datamodules.samplers import EpochBatchSampler, KeySampler, SampleKey, keyed_generator
+from datamodules.samplers import (
+    EpochBatchSampler,
+    KeySampler,
+    SampleKey,
+    keyed_generator,
+    neighbouring_places,
+)
 
 
 def batches(sampler, epoch=0):
@@ -168,7 +174,7 @@ def test_rank_and_number_of_processes_come_from_torch(tmp_path):
 
 
 @pytest.mark.parametrize("world", [1, 3])
-def test_neighbours_are_those_before_in_the_order_of_all_processes(in_world, world):
+def test_neighbours_do_not_depend_on_the_number_of_processes(in_world, world):
     shared = {"shuffle": True, "drop_last": True, "window": 5}
     alone = in_world(0, 1, range(40), 2 * world, epoch=2, **shared)
     ranks = [in_world(r, world, range(40), 2, epoch=2, **shared) for r in range(world)]
@@ -177,14 +183,37 @@ def test_neighbours_are_those_before_in_the_order_of_all_processes(in_world, wor
     assert together == keys
     order = [key.index for key in keys]
     for place, key in enumerate(keys):
-        before = order[place - 5 : place] if place >= 5 else order[:6]
-        assert list(key.neighbours) == [i for i in before if i != key.index]
-        assert len(key.neighbours) == 5
+        places = neighbouring_places(place, 2 * world, len(order), 5)
+        assert key.neighbours == tuple(order[p] for p in places)
+
+
+@pytest.mark.parametrize(("batch", "world"), [(1, 1), (4, 1), (16, 1), (24, 1), (16, 4), (64, 2)])
+def test_neighbours_are_what_the_same_worker_sees(batch, world):
+    """Of one, two, four or eight, once an epoch has begun."""
+    step, window = batch * world, 40
+    count = step * 400 - 1  # the last step is not full
+    for place in range(count - 70, count):
+        places = neighbouring_places(place, step, count, window)
+        assert window <= len(places) == len(set(places)) < window + 32
+        assert place not in places
+        steps = places // step
+        assert set((place // step - steps) % 8) == {0}
+        assert max(steps) <= place // step
+        assert batch == 1 or max(steps) == place // step
+        assert max(places) < count
+        assert set(places % step // batch) == {place % step // batch}  # the process
+
+
+def test_neighbours_at_the_start_of_an_epoch_are_filled_up_with_those_right_before():
+    assert list(neighbouring_places(0, 2, 100, 4)) == [1, 4, 3, 2]
+    assert list(neighbouring_places(5, 2, 100, 4)) == [4, 3, 2, 1]
+    assert list(neighbouring_places(17, 2, 100, 4)) == [16, 0, 1, 15]
+    assert list(neighbouring_places(33, 2, 100, 4)) == [32, 16, 17, 0, 1]
 
 
 def test_fewer_items_than_the_window_and_no_window():
     small = EpochBatchSampler(range(3), 1, window=10)
-    assert [key.neighbours for keys in small for key in keys] == [(1, 2), (0, 2), (0, 1)]
+    assert [key.neighbours for keys in small for key in keys] == [(2, 1), (2, 0), (1, 0)]
     assert [
         key.neighbours for keys in EpochBatchSampler(range(1), 1, window=10) for key in keys
     ] == [()]

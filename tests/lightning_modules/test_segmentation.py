@@ -46,6 +46,7 @@ def test_channels_last_changes_memory_order_and_not_the_losses():
 
 def test_data_of_other_classes_are_refused():
     class Trainer:
+        precision = "32-true"
         datamodule = DigitScenesDataModule(known_classes=[1, 2])
 
     module = SegmentationModule(make_model(), adamw)
@@ -55,8 +56,21 @@ def test_data_of_other_classes_are_refused():
         module.setup("test")
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+def test_precision_that_would_halve_boxes_is_refused(precision):
+    class Trainer:
+        pass
+
+    module = SegmentationModule(make_model(), adamw)
+    module._trainer = Trainer()
+    module._trainer.precision = precision
+    with pytest.raises(ValueError, match=f"{precision} would halve .* set {precision[:-4]}mixed"):
+        module.setup("fit")
+
+
 def test_facts_round_trip():
     class Trainer:
+        precision = "32-true"
         datamodule = DigitScenesDataModule(eval_batch_size=7)
 
     module = SegmentationModule(make_model(), adamw)

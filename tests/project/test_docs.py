@@ -27,7 +27,7 @@ def commands():
                     yield pytest.param(line, id=f"{path.name}: {line[:60]}")
 
 
-@pytest.mark.parametrize("line", commands())
+@pytest.mark.parametrize("line", list(commands()))
 def test_commands_name_files_and_flags_that_exist(line):
     words = shlex.split(line)[1:]
     assert (ROOT / words[0]).is_file()

@@ -101,6 +101,14 @@ def test_nothing_to_learn_gives_zero_gradients():
     assert window_mask_losses(coefficients[:0], prototypes, owner[:0], nobody).shape == (0,)
 
 
+def test_a_second_derivative_is_refused():
+    coefficients, prototypes, owner, windows, _ = random_case(0)
+    losses = window_mask_losses(coefficients, prototypes, owner, windows)
+    (first,) = torch.autograd.grad(losses.square().sum(), coefficients, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+
+
 def test_autocast_and_half_precision_compute_in_float32():
     coefficients, prototypes, owner, windows, _ = random_case(2, torch.float32)
     expected = window_mask_losses(coefficients, prototypes, owner, windows)

@@ -364,5 +364,7 @@ def test_wrong_targets_outputs_and_options_are_refused(batch):
     with pytest.raises(ValueError, match="top_k must be at least 1"):
         YOLOLossOptions(top_k=0)
     for name in ("alpha", "beta", "min_side"):
-        with pytest.raises(ValueError, match=f"{name} must not be negative, got -1"):
+        with pytest.raises(ValueError, match=f"{name} must be finite and not negative, got"):
             YOLOLossOptions(**{name: -1})
+        with pytest.raises(ValueError, match=f"{name} must be finite"):
+            YOLOLossOptions(**{name: math.nan})

@@ -357,6 +357,8 @@ def test_a_batch_that_fits_keeps_its_masks(scene):
         ("n", 1, {"num_bins": 1}, r"got 1, 32 and 1"),
         ("n", 1, {"num_prototypes": 0}, r"got 1, 0 and 16"),
         ("n", 1, {"image_std": (1.0, 0.0, 1.0)}, r"image_std must be positive"),
+        ("n", 1, {"image_std": (1.0, float("nan"), 1.0)}, r"image_std must be positive"),
+        ("n", 1, {"pad_value": 114}, r"pad_value is a colour in \[0, 1\], got 114"),
         ("n", 1, {"backbone": nn.Identity()}, r"Identity does not say .* use TimmFeatures"),
     ],
 )
