@@ -22,11 +22,10 @@ $(STAMP): pyproject.toml
 quickstart: setup
 	$(BIN)/python quickstart.py
 
-# Two processes of one thread each; the tests of a file stay together.
+# Quick and slow tests in two processes of one thread each; the tests of a file stay together.
 test: export OMP_NUM_THREADS = 1
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup
 	$(BIN)/ruff check .

@@ -8,7 +8,15 @@ from typing import Any
 
 from evaluate_arguments import build_parser, inference_changes
 from evaluate_models import run_export, run_latency
-from evaluate_output import ground_truth, progress, show, tell_skipped, write
+from evaluate_output import (
+    check_outputs,
+    ground_truth,
+    most_of_a_class,
+    progress,
+    show,
+    tell_skipped,
+    write,
+)
 from evaluate_points import run_operating_point
 
 
@@ -20,6 +28,8 @@ def run_coco(args: argparse.Namespace) -> dict[str, Any]:
 
     files = [args.annotations, args.predictions or args.ckpt]
     inference_changes(args)  # refuses them without a checkpoint
+    if args.save_predictions and not args.ckpt:
+        raise ValueError("--save-predictions writes what a checkpoint predicts; give --ckpt")
     if args.ckpt:
         from lightning_modules.inference import predict_coco
 
@@ -45,6 +55,12 @@ def run_coco(args: argparse.Namespace) -> dict[str, Any]:
     if args.class_agnostic:
         truth, rows = merge_categories(truth, rows)
     scores = evaluate_results(truth, rows, max_dets=max_dets, backend=args.backend)
+    cap, most = scores.max_dets[-1], most_of_a_class(rows)
+    if args.ckpt and most > cap:
+        print(
+            f"note: up to {most} predictions of a picture and class, of which AP counts the best "
+            f"{cap}; more by --max-dets"
+        )
     title = f"{files[1]} on {args.annotations} ({len(truth['images'])} pictures)"
     show(title, ["metric", "value"], scores.metrics.items())
     if args.per_class:
@@ -75,8 +91,6 @@ def run_mil(args: argparse.Namespace) -> dict[str, Any]:
         scores, task, skipped = read_bag_csv(args.predictions, args.bad_data)[:3]
         threshold, files = 0.5, [args.predictions]
     threshold = threshold if args.threshold is None else args.threshold
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"--threshold is a probability in [0, 1], got {threshold:g}")
     metrics = evaluate_bags(scores.labels, scores.probabilities, task, threshold)
     intervals = bootstrap_intervals(
         scores.labels,
@@ -257,14 +271,13 @@ def main(argv: list[str] | None = None) -> int:
     }[args.command]
     from jsonargparse import ArgumentError
 
-    if args.command in ("check-data", "mil-cv", "convert") or getattr(args, "ckpt", None):
-        from structures.lean_import import without
-
-        with without("matplotlib"):  # loaded by torchmetrics for its own plots
-            import pytorch_lightning  # noqa: F401
     try:
-        if args.out is not None and args.out.is_dir():  # told before hours of work, not after
-            raise ValueError(f"--out {args.out} is a folder; name a file to write")
+        check_outputs(args)
+        if args.command in ("check-data", "mil-cv", "convert") or getattr(args, "ckpt", None):
+            from structures.lean_import import without
+
+            with without("matplotlib"):  # loaded by torchmetrics for its own plots
+                import pytorch_lightning  # noqa: F401
         record = run(args)
         write(args.out, record)
     except (ValueError, OSError, ArgumentError) as error:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 _ABOUT = "Score checkpoints and prediction files, and check data."
 
 LARGEST_SCALE = 16.0  # that of `models.seg.inference`, which takes long to import (A256)
+FIGURES = (".png", ".pdf", ".svg")
 
 COMMANDS = {
     "check-data": "list everything that is wrong with a recipe and its data, without training",
@@ -25,27 +27,44 @@ COMMANDS = {
 }
 
 
-def _seed(text: str) -> int:
-    seed = int(text)
-    if seed < 0:
-        raise argparse.ArgumentTypeError(f"a seed is not negative, got {seed}")
-    return seed
+def _number(
+    kind: type[int] | type[float], allowed: Callable[[Any], bool], words: str
+) -> Callable[[str], Any]:
+    """Return an argument type: numbers for which ``allowed`` holds, as ``words`` tell."""
+
+    def read(text: str) -> Any:
+        try:
+            number = kind(text)
+        except ValueError:
+            name = "whole number" if kind is int else "number"
+            raise argparse.ArgumentTypeError(f"must be a {name}, got {text!r}") from None
+        if not allowed(number):  # NaN is not, because no comparison with it holds
+            raise argparse.ArgumentTypeError(f"{words}, got {text}")
+        return number
+
+    return read
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be positive, got {number}")
-    return number
+_seed = _number(int, lambda n: n >= 0, "a seed is not negative")
+_positive = _number(int, lambda n: n >= 1, "must be positive")
+_not_negative = _number(int, lambda n: n >= 0, "must not be negative")
+_confidence = _number(float, lambda x: 0 <= x <= 1, "a confidence is in [0, 1]")
+_threshold = _number(float, lambda x: 0 <= x <= 1, "a threshold is a probability in [0, 1]")
+_overlap = _number(float, lambda x: 0 < x <= 1, "an overlap is in (0, 1]")
+_factor = _number(
+    float,
+    lambda x: 0 < x <= LARGEST_SCALE,
+    f"a factor on the size of pictures is in (0, {LARGEST_SCALE:g}]",
+)
 
 
-def _factor(text: str) -> float:
-    factor = float(text)
-    if not 0 < factor <= LARGEST_SCALE:
+def _figure(text: str) -> Path:
+    path = Path(text)
+    if path.suffix.lower() not in FIGURES:
         raise argparse.ArgumentTypeError(
-            f"a factor on the size of pictures is in (0, {LARGEST_SCALE:g}], got {text}"
+            f"a figure is written as {', '.join(FIGURES)}; got {text!r}, name e.g. curves.png"
         )
-    return factor
+    return path
 
 
 def _json_object(text: str) -> dict[str, Any]:
@@ -90,11 +109,11 @@ def build_parser() -> argparse.ArgumentParser:
         source.add_argument("--predictions", type=Path, help="COCO results file(s)", **many)
         subs[name].add_argument("--annotations", type=Path, required=True, help="COCO ground truth")
         subs[name].add_argument("--images", type=Path, help="picture folder to use or check")
-        subs[name].add_argument("--batch-size", type=int, help="default: the checkpoint's")
+        subs[name].add_argument("--batch-size", type=_positive, help="default: the checkpoint's")
         _add_inference(subs[name])
     coco = subs["coco"]
     coco.add_argument(
-        "--max-dets", type=int, nargs="+", help="default: the checkpoint's, or 1 10 100"
+        "--max-dets", type=_positive, nargs="+", help="default: the checkpoint's, or 1 10 100"
     )
     coco.add_argument("--backend", choices=("fast", "pycocotools"), default="fast")
     coco.add_argument(
@@ -113,15 +132,20 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_points(point: argparse.ArgumentParser) -> None:
-    point.add_argument("--score", type=float, default=0.5, help="confidence from which to count")
-    point.add_argument("--iou", type=float, default=0.5, help="overlap that makes a match")
+    point.add_argument(
+        "--score", type=_confidence, default=0.5, help="confidence from which to count"
+    )
+    point.add_argument("--iou", type=_overlap, default=0.5, help="overlap that makes a match")
     point.add_argument("--iou-type", choices=("segm", "bbox"), help="default: segm where masks are")
     point.add_argument(
         "--max-dets",
         type=_positive,
-        help="detections a picture that AP counts; default: 100, or the models' largest cap",
+        help="detections a picture that AP counts; default: 100, or what cuts no checkpoint's",
     )
     point.add_argument("--seed", type=_seed, default=0, help="seed of the bootstrap")
+    point.add_argument(
+        "--curves", type=_figure, metavar="FILE.png", help="draw P, R, F1 over all confidences"
+    )
     point.add_argument("--wandb", metavar="PROJECT", help="log the table to W&B")
     point.add_argument("--wandb-mode", choices=("offline", "online"), default="offline")
     point.add_argument("--latency", action="store_true", help="also time the checkpoints")
@@ -130,7 +154,9 @@ def _add_points(point: argparse.ArgumentParser) -> None:
 
 def _add_timing(sub: argparse.ArgumentParser) -> None:
     group = sub.add_argument_group("timing")
-    group.add_argument("--warmup", type=int, default=50, help="pictures that do not count")
+    group.add_argument(
+        "--warmup", type=_not_negative, default=50, help="pictures that do not count"
+    )
     group.add_argument("--pictures", type=_positive, default=200, help="pictures that count")
     group.add_argument("--threads", type=_positive, help="of torch and OpenCV; default: theirs")
     group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -169,12 +195,15 @@ def _add_inference(sub: argparse.ArgumentParser) -> None:
     group = sub.add_argument_group("with --ckpt, instead of what the checkpoint says")
     group.add_argument(
         "--tile",
-        type=int,
+        type=_not_negative,
         metavar="PX",
         help="predict in tiles of this side at most, once resized; 0: whole",
     )
     group.add_argument(
-        "--tile-overlap", type=int, metavar="PX", help="shared by neighbours; default: a fifth"
+        "--tile-overlap",
+        type=_positive,
+        metavar="PX",
+        help="shared by neighbours; default: a fifth",
     )
     group.add_argument(
         "--tile-max-dets",
@@ -229,8 +258,8 @@ def _add_mil(mil: argparse.ArgumentParser, cv: argparse.ArgumentParser) -> None:
     mil.add_argument(
         "--data", type=Path, help="npz of bags, CSV of slides, or a recipe (its test split)"
     )
-    mil.add_argument("--threshold", type=float, help="default: the checkpoint's, or 0.5")
-    mil.add_argument("--draws", type=int, default=1000, help="bootstrap draws")
+    mil.add_argument("--threshold", type=_threshold, help="default: the checkpoint's, or 0.5")
+    mil.add_argument("--draws", type=_positive, default=1000, help="bootstrap draws")
     mil.add_argument("--seed", type=_seed, default=0, help="seed of the bootstrap")
     cv.add_argument(
         "--config",
@@ -240,8 +269,10 @@ def _add_mil(mil: argparse.ArgumentParser, cv: argparse.ArgumentParser) -> None:
         help="recipe, then overlays; values may follow, e.g. --trainer.max_epochs 50",
     )
     cv.add_argument("--data", type=Path, required=True, help="npz of bags, or CSV of slides")
-    cv.add_argument("--folds", type=int, help="default: 10, or those of the file")
-    cv.add_argument("--repeats", type=int, help="default: 5, or fewer where the file has fewer")
+    cv.add_argument("--folds", type=_positive, help="default: 10, or those of the file")
+    cv.add_argument(
+        "--repeats", type=_positive, help="default: 5, or fewer where the file has fewer"
+    )
     cv.add_argument(
         "--one-by-one", action="store_true", help="train no folds together, which takes longer"
     )
@@ -293,15 +324,15 @@ def _add_compare(compare: argparse.ArgumentParser) -> None:
     compare.add_argument("--annotations", type=Path, help="COCO ground truth, for pictures")
     compare.add_argument(
         "--threshold",
-        type=float,
+        type=_threshold,
         nargs="+",
         default=(),
         help="for both or for each; default: that of the run's checkpoint, or 0.5",
     )
     compare.add_argument(
-        "--max-dets", type=int, nargs="+", default=(), help="of pictures; default: 1 10 100"
+        "--max-dets", type=_positive, nargs="+", default=(), help="of pictures; default: 1 10 100"
     )
-    compare.add_argument("--draws", type=int, default=1000, help="bootstrap draws")
+    compare.add_argument("--draws", type=_positive, default=1000, help="bootstrap draws")
     compare.add_argument("--seed", type=_seed, default=0, help="seed of the bootstrap")
 
 

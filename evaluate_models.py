@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from evaluate_arguments import inference_changes
 from evaluate_output import progress, show
@@ -19,12 +19,20 @@ _SECTIONS = (
 )
 
 
+class TimingPlan(NamedTuple):
+    """How checkpoints are timed: the device, settings a batch size, and `PicturesToTime`."""
+
+    device: Any
+    settings: list[Any]
+    pictures: Any
+
+
 def run_latency(args: argparse.Namespace) -> dict[str, Any]:
     """Time checkpoints side by side."""
     from evaluation.model_table import TIMES, letter
     from evaluation.report import report
 
-    rows = time_checkpoints(args, args.batch_sizes)
+    rows = time_checkpoints(args, timing_plan(args, args.batch_sizes))
     names = [str(path) for path in args.ckpt]
     for number, name in enumerate(names):
         print(f"{letter(number)}: {name}")
@@ -53,20 +61,32 @@ def run_latency(args: argparse.Namespace) -> dict[str, Any]:
     return report(sys.argv, {}, files=files, **extra)
 
 
-def time_checkpoints(args: argparse.Namespace, batch_sizes: Sequence[int]) -> list[dict[str, Any]]:
-    """Return a row a checkpoint and batch size; see `evaluation.latency.measure_latency`."""
-    from evaluation.latency import LatencySettings, measure_latency
-    from lightning_modules.timing import device_named, threads, timed_models
+def timing_plan(args: argparse.Namespace, batch_sizes: Sequence[int]) -> TimingPlan:
+    """Return how to time, without any checkpoint; so it can be refused before other work.
+
+    Raises:
+        ValueError: there is no such device, or a value is out of range.
+    """
+    from evaluation.latency import LatencySettings
+    from lightning_modules.timing import device_named
 
     device = device_named(args.device)
     settings = [
         LatencySettings(size, args.warmup, args.pictures, args.precision, device)
         for size in batch_sizes
     ]
+    return TimingPlan(device, settings, _pictures(args))
+
+
+def time_checkpoints(args: argparse.Namespace, plan: TimingPlan) -> list[dict[str, Any]]:
+    """Return a row a checkpoint and batch size; see `evaluation.latency.measure_latency`."""
+    from evaluation.latency import measure_latency
+    from lightning_modules.timing import threads, timed_models
+
     rows = []
     with threads(args.threads):
-        models = timed_models(args.ckpt, _pictures(args), device, inference_changes(args))
-        for setting in settings:
+        models = timed_models(args.ckpt, plan.pictures, plan.device, inference_changes(args))
+        for setting in plan.settings:
             tell = progress(f"passes of {setting.batch_size} picture(s) timed", 50)
             rows += measure_latency(models, setting, tell)
     return rows
@@ -91,10 +111,6 @@ def run_export(args: argparse.Namespace) -> dict[str, Any]:
     from lightning_modules.export import TOLERANCES, export_checkpoint
 
     target: Path = args.target
-    if target.is_dir():
-        raise ValueError(f"--out {target} is a folder; name a file to write, such as model.onnx")
-    if target.exists() and args.ckpt.exists() and target.samefile(args.ckpt):
-        raise ValueError(f"--out {target} is the checkpoint; name another file to write")
     done = export_checkpoint(args.ckpt, target, args.check)
     print(f"written: {target} ({done.size / 2**20:.1f} MiB)")
     if done.differences:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evaluate_arguments import inference_changes
-from evaluate_models import tell_latency, time_checkpoints
-from evaluate_output import ground_truth, show, tell_skipped
+from evaluate_models import tell_latency, time_checkpoints, timing_plan
+from evaluate_output import ground_truth, most_of_a_class, show, tell_skipped
 
 
 @dataclass
@@ -22,6 +22,7 @@ class _Found:
     rows: list[dict[str, Any]]
     max_dets: int  # the model's cap, 0 where it is not known
     most: int = 0  # rows a picture, of a checkpoint, whose tiles may find more than the cap
+    densest: int = 0  # the same, a picture and class
     parameters: int | None = None
     point: Any = None
     summary: Any = None
@@ -35,10 +36,10 @@ def run_operating_point(args: argparse.Namespace) -> dict[str, Any]:
     if args.latency and not args.ckpt:
         raise ValueError("--latency times checkpoints; give --ckpt instead of --predictions")
     inference_changes(args)  # refuses them without a checkpoint
-    truth, skipped = ground_truth(args)
     sources = args.ckpt or args.predictions
-    if len({str(source) for source in sources}) < len(sources):
-        raise ValueError("a file is given twice; name each model once")
+    _check_sources(sources)
+    plan = timing_plan(args, (1,)) if args.latency else None
+    truth, skipped = ground_truth(args)
     found = {}
     for source in sources:
         found[str(source)], dropped = _found(args, source, truth)
@@ -52,17 +53,27 @@ def run_operating_point(args: argparse.Namespace) -> dict[str, Any]:
         difference = {k: v._asdict() for k, v in paired_bootstrap(*points, seed=args.seed).items()}
         lines = [(k, *v.values()) for k, v in difference.items()]
         show("first minus second, paired", ["metric", "value", "2.5 %", "97.5 %"], lines)
-    times = {row["model"]: row for row in time_checkpoints(args, (1,))} if args.latency else {}
+    times = {row["model"]: row for row in time_checkpoints(args, plan)} if plan else {}
     table = _table(args, truth, found, times)
     extra = {
         "models": {source: one.summary for source, one in found.items()},
         "difference": difference,
         "latency": times,
         "table": table,
+        "curves": _curves(args, found),
         "skipped": tell_skipped(skipped),
     }
     metrics = {source: one.summary["metrics"] for source, one in found.items()}
     return report(sys.argv, metrics, files=[args.annotations, *sources], seed=args.seed, **extra)
+
+
+def _check_sources(sources: Sequence[Path]) -> None:
+    """Refuse what would end the command only after the prediction of the other models."""
+    if len({str(source) for source in sources}) < len(sources):
+        raise ValueError("a file is given twice; name each model once")
+    for source in sources:
+        if not source.is_file():
+            raise ValueError(f"{source}: no such file; name checkpoints or COCO results")
 
 
 def _found(
@@ -82,7 +93,8 @@ def _found(
             inference=inference_changes(args),
         )
         most = max(Counter(row["image_id"] for row in predicted.rows).values(), default=0)
-        return _Found(predicted.rows, predicted.max_dets, most, predicted.parameters), ()
+        densest = most_of_a_class(predicted.rows)
+        return _Found(predicted.rows, predicted.max_dets, most, densest, predicted.parameters), ()
     from evaluation.results import read_results
 
     rows, dropped = read_results(source, truth, args.bad_data)
@@ -142,8 +154,8 @@ def _table(
     from evaluation.coco import evaluate_results
     from evaluation.model_table import letter, model_row, shown_rows
 
-    # A253: one cap for all, which no model's own cap exceeds, so nobody's AP is cut.
-    cap = args.max_dets or max(100, *(one.max_dets for one in found.values()))
+    # A253: one cap for all, which no checkpoint's predictions exceed, so nobody's AP is cut.
+    cap = args.max_dets or max(100, *(max(one.max_dets, one.densest) for one in found.values()))
     rows = []
     for source, one in found.items():
         scores = evaluate_results(truth, one.rows, max_dets=cap).metrics
@@ -163,3 +175,20 @@ def _table(
         facts = {"annotations": str(args.annotations), "seed": args.seed}
         print(log_model_table(options, "operating_point", rows, facts))
     return rows
+
+
+def _curves(args: argparse.Namespace, found: Mapping[str, _Found]) -> dict[str, Any]:
+    """Return the curves of all models for JSON, and draw them where that is asked for."""
+    from evaluation.operating_point import CONFIDENCES
+
+    if args.curves is not None:
+        from evaluation.model_table import letter
+        from evaluation.plots import plot_operating_points, save_figure
+
+        names = {
+            f"{letter(n)}: {source if len(source) <= 60 else '…' + source[-59:]}": one.point
+            for n, (source, one) in enumerate(found.items())
+        }
+        print(f"written: {save_figure(plot_operating_points(names), args.curves)}")
+    models = {source: one.point.curve_record() for source, one in found.items()}
+    return {"confidence": CONFIDENCES.tolist(), "models": models}

@@ -39,7 +39,7 @@ data:
     eval_short_side: 4096
     max_long_side: 640
     mask_stride: 4
-trainer: {gradient_clip_val: 10.0, max_epochs: 150, check_val_every_n_epoch: 150}
+trainer: {gradient_clip_val: 10.0, max_epochs: 300, check_val_every_n_epoch: 300}
 checkpoint: {monitor: val/segm_map}
 """
 
@@ -59,7 +59,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, default=ROOT.parent / "shared/data/coco_small")
     parser.add_argument("--pictures", type=int, default=16)
-    parser.add_argument("--epochs", type=int, default=150)
+    parser.add_argument("--epochs", type=int, default=300)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         recipe, annotations = Path(folder) / "overfit.yaml", Path(folder) / "instances_train.json"

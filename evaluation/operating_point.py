@@ -11,7 +11,6 @@ model that writes COCO results, so that two models are compared by the same rule
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -27,6 +26,8 @@ from evaluation.results import Row, check_ground_truth, check_results
 
 IntArray = npt.NDArray[np.int64]
 RATES = ("precision", "recall", "f1")
+CONFIDENCES: FloatArray = np.linspace(0.0, 1.0, 1000)  # of the curves
+RECORDED_CLASSES = 20  # at most, curves by class are part of records (A261)
 
 
 class Interval(NamedTuple):
@@ -95,6 +96,31 @@ class OperatingPoint:
         values = _rates(self.curve_counts)
         return {name: values[..., number] for number, name in enumerate(RATES)}
 
+    def mean_curves(self) -> dict[str, FloatArray]:
+        """Return (1000,) of each of ``metrics`` over ``confidences``, NaN where undefined."""
+        return dict(zip(_METRICS, _means(self.curve_counts).T, strict=True))
+
+    def curve_record(self) -> dict[str, Any]:
+        """Return the curves as lists of 1000 numbers, ready for JSON (A261).
+
+        Returns:
+            ``mean_precision``, ``micro_f1`` and so on; ``per_class``, a row a category with
+            ``category_id``, ``name``, ``precision``, ``recall``, ``f1``, none where there are more
+            than 20.
+        """
+        record: dict[str, Any] = {name: v.tolist() for name, v in self.mean_curves().items()}
+        named = self.categories if len(self.categories) <= RECORDED_CLASSES else ()
+        curves = self.curves()
+        record["per_class"] = [
+            {
+                "category_id": identifier,
+                "name": name,
+                **{rate: curves[rate][:, c].tolist() for rate in RATES},
+            }
+            for c, (identifier, name) in enumerate(named)
+        ]
+        return record
+
     def tuned(self) -> TunedPoint:
         """Return the point of best class-mean F1, the lowest of equal ones.
 
@@ -152,7 +178,7 @@ def operating_point(
     Args:
         ground_truth: content of a COCO instances file.
         results: COCO results rows; ``segmentation`` is needed for ``segm``, ``bbox`` for ``bbox``.
-        score: detections with at least this score count.
+        score: detections with at least this score count, in [0, 1].
         iou: a match needs at least this overlap, in (0, 1].
         iou_type: ``segm`` or ``bbox``.
         max_dets: detections kept a picture over all classes, by score.
@@ -163,8 +189,8 @@ def operating_point(
     """
     if not 0 < iou <= 1 or max_dets < 1:
         raise ValueError(f"iou must be in (0, 1] and max_dets >= 1, got {iou} and {max_dets}")
-    if not math.isfinite(score):
-        raise ValueError(f"score is the confidence from which to count, got {score}")
+    if not 0 <= score <= 1:
+        raise ValueError(f"score is the confidence from which to count, in [0, 1], got {score}")
     check_ground_truth(ground_truth)
     check_results(results, ground_truth)
     categories = sorted((int(c["id"]), str(c["name"])) for c in ground_truth["categories"])
@@ -173,7 +199,6 @@ def operating_point(
     image_number = {identifier: i for i, identifier in enumerate(image_ids)}
     class_number = {identifier: c for c, (identifier, _) in enumerate(categories)}
     outcomes = [(image_number[i], class_number[c], outcome) for (i, c), outcome in matched.items()]
-    confidences = np.linspace(0.0, 1.0, 1000)
     point = OperatingPoint(
         score=score,
         iou=iou,
@@ -182,8 +207,8 @@ def operating_point(
         categories=tuple(categories),
         image_ids=tuple(image_ids),
         counts=_count(outcomes, len(image_ids), len(categories), score),
-        confidences=confidences,
-        curve_counts=_count_curve(outcomes, len(categories), confidences),
+        confidences=CONFIDENCES,
+        curve_counts=_count_curve(outcomes, len(categories), CONFIDENCES),
     )
     _warn_undefined(point)
     return point

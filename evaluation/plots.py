@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from evaluation.operating_point import OperatingPoint
+
 Values = npt.NDArray[Any]
 
 BLUE, ORANGE, GREY = "#2f6db5", "#e07b1a", "#9aa3ad"
@@ -85,6 +87,45 @@ def plot_pr_roc(
         axes.legend(loc="best", fontsize=9)
     note = "" if threshold is None else f"dots: threshold {threshold:.3g}"
     figure.suptitle("   ".join(part for part in (title, note) if part))
+    return figure
+
+
+def plot_operating_points(points: Mapping[str, OperatingPoint]) -> Figure:
+    """Plot precision, recall and F1 against the confidence, and precision against recall.
+
+    Values are means over classes, those without a value left out. A dotted line or a dot marks the
+    confidence of each point; the legend tells where F1 is best, which is tuned on the data shown.
+
+    Args:
+        points: by name of the model, at least one.
+    """
+    figure = _figure(8.6, 9.0 + 0.22 * len(points))
+    panels = figure.subplots(2, 2)
+    rates = ("precision", "recall", "f1")
+    for number, (name, point) in enumerate(points.items()):
+        curves, colour = point.mean_curves(), f"C{number}"
+        values, best = point.metrics(), point.tuned()
+        for axes, rate in zip(panels.flat, rates, strict=False):
+            axes.plot(point.confidences, curves[f"mean_{rate}"], color=colour)
+        tuned = f"tuned on these pictures {best.f1:.3f} at {best.score:.2f}"
+        label = f"{name}   F1 {values['mean_f1']:.3f}, {tuned}"
+        pr = panels[1, 1]
+        pr.plot(curves["mean_recall"], curves["mean_precision"], color=colour, label=label)
+        pr.plot(
+            [values["mean_recall"]], [values["mean_precision"]],
+            marker="o", color=colour, markeredgecolor="black", zorder=5,
+        )  # fmt: skip
+    shown = next(iter(points.values()))
+    for axes, title in zip(panels.flat, ("precision", "recall", "F1"), strict=False):
+        axes.axvline(shown.score, color=GREY, linestyle=":", linewidth=1)
+        _square(axes, "confidence", title, title)
+    _square(panels[1, 1], "recall", "precision", "precision and recall")
+    figure.legend(loc="outside lower center", fontsize=9)
+    kind = f"{KIND[shown.iou_type]} IoU {shown.iou:g}"
+    pictures = f"{len(shown.image_ids)} pictures"
+    figure.suptitle(
+        f"means over classes · {kind} · {pictures} · marked: confidence {shown.score:g}"
+    )
     return figure
 
 

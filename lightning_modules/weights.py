@@ -82,17 +82,35 @@ def read_file(path: str | Path) -> dict[str, Any]:
         content = _read_tensors(path)
     except pickle.UnpicklingError as error:
         # Before that it advises to switch the check off, after it to allow what was found.
-        told = str(error).rpartition("WeightsUnpickler error: ")[2]
+        if not _starts_as_weights(path):
+            raise _no_weights(path) from None
+        told = str(error).rpartition("WeightsUnpickler error: ")[2].strip()
         reason = told.partition("\n")[0].partition(" Please ")[0].rstrip(". ")
         raise ForeignContentError(
             f"{path}: refused, because it holds more than tensors and plain containers, or is "
             f"broken ({reason}). {_remedy(path, reason)}"
         ) from None
     except Exception as error:  # the readers raise whatever the broken bytes lead them to
+        if not _starts_as_weights(path):
+            raise _no_weights(path) from None
         raise ValueError(f"{path}: broken file, cannot be read as weights ({error!r})") from None
     if not isinstance(content, Mapping):
         raise ValueError(f"{path}: holds a {type(content).__name__}, not a state_dict")
     return dict(content)
+
+
+def _starts_as_weights(path: Path) -> bool:
+    """Tell whether a file begins like a zip archive, a pickle or, by its name, safetensors."""
+    with path.open("rb") as stream:
+        start = stream.read(4)
+    return path.suffix == ".safetensors" or start == b"PK\3\4" or start[:1] == b"\x80"
+
+
+def _no_weights(path: Path) -> ValueError:
+    return ValueError(
+        f"{path}: holds no weights: it is neither a zip archive nor a pickle; name a checkpoint, "
+        "or a file written by torch.save or safetensors"
+    )
 
 
 def _remedy(path: Path, reason: str) -> str:

@@ -95,6 +95,11 @@ class InferenceOptions:
                     f"tile_max_dets must be at least 1, got {self.tile_max_dets}; None for all"
                 )
 
+    @property
+    def whole(self) -> bool:
+        """Whether pictures are predicted whole and once, as a model does by itself."""
+        return self.tile is None and self.views() == [View(1.0, False, False)]
+
     def views(self) -> list[View]:
         """Return the views of a picture, the first scale as it is first."""
         horizontal = (False, True) if self.flip else (False,)
@@ -105,7 +110,7 @@ class InferenceOptions:
 def changed_options(
     options: InferenceOptions | None, changes: Mapping[str, Any]
 ) -> InferenceOptions | None:
-    """Return options of which some were changed.
+    """Return options of which some were changed, None where they ask for nothing.
 
     Args:
         options: None for the defaults.
@@ -115,12 +120,11 @@ def changed_options(
     Raises:
         ValueError: the values do not go together.
     """
-    if not changes:
-        return options
     renewed = {"overlap": None} if "tile" in changes else {}
     if "tile" in changes and changes["tile"] is None:
         renewed["tile_max_dets"] = None
-    return dataclasses.replace(options or InferenceOptions(), **{**renewed, **changes})
+    changed = dataclasses.replace(options or InferenceOptions(), **{**renewed, **changes})
+    return None if changed.whole else changed
 
 
 @torch.no_grad()

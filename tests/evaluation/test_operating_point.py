@@ -217,6 +217,12 @@ def test_matching_equals_a_slow_matcher(seed, iou):
             assert (kept, positives) == ([], 0)
 
 
+@pytest.mark.parametrize("score", [-0.01, 1.01, float("nan"), float("inf")])
+def test_a_confidence_is_between_0_and_1(score):
+    with pytest.raises(ValueError, match=r"in \[0, 1\], got"):
+        operating_point(truth_of((1, 1, A)), [], score=score)
+
+
 def test_order_of_the_rows_does_not_matter():
     truth, found = random_set(5)
     scores = np.random.default_rng(0).permutation(len(found)) / len(found)  # no ties
@@ -238,7 +244,32 @@ def test_curves_hold_the_point_at_every_confidence():
             rows = there.per_class()
             for name, values in point.curves().items():
                 np.testing.assert_array_equal(values[k], [row[name] for row in rows])
+            for name, value in there.metrics().items():
+                np.testing.assert_array_equal(point.mean_curves()[name][k], value)
     assert (np.diff(point.curves()["recall"], axis=0) <= 0).all()
+
+
+def test_records_of_curves():
+    point = operating_point(*random_set(6))
+    record = point.curve_record()
+    by_class = record.pop("per_class")
+    assert record.keys() == point.metrics().keys()
+    for name, values in record.items():
+        assert type(values) is list
+        np.testing.assert_array_equal(values, point.mean_curves()[name])
+    assert [(row["category_id"], row["name"]) for row in by_class] == [(1, "trunk"), (2, "branch")]
+    for c, row in enumerate(by_class):
+        for rate, values in point.curves().items():
+            np.testing.assert_array_equal(row[rate], values[:, c])
+
+
+@pytest.mark.filterwarnings("ignore:undefined")
+@pytest.mark.parametrize(("classes", "rows"), [(20, 20), (21, 0)])
+def test_records_of_many_classes_have_the_means_alone(classes, rows):
+    truth = truth_of((1, 1, A), names=[f"class {n}" for n in range(classes)])
+    record = operating_point(truth, found_of((1, 1, A, 0.9))).curve_record()
+    assert len(record["per_class"]) == rows
+    assert len(record["mean_f1"]) == 1000
 
 
 def test_a_score_on_the_grid_counts_at_its_confidence():

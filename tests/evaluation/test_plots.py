@@ -7,11 +7,13 @@ import pytest
 from PIL import Image
 
 from evaluation.coco_scores import CocoScores, PrecisionRecall
+from evaluation.operating_point import operating_point
 from evaluation.plots import (
     ORANGE,
     plot_attention,
     plot_coco_pr,
     plot_confusion,
+    plot_operating_points,
     plot_pr_roc,
     save_figure,
 )
@@ -60,6 +62,46 @@ def test_bag_curves_areas_and_threshold():
     assert "threshold 0.5" in figure.get_suptitle() and "val" in figure.get_suptitle()
     mixed = roc.get_lines()[3]
     np.testing.assert_allclose(mixed.get_xydata(), [[0, 0], [0, 0.5], [0.5, 0.5], [0.5, 1], [1, 1]])
+
+
+def test_curves_of_operating_points():
+    box = [0, 0, 4, 4]
+    truth = {
+        "images": [{"id": 1, "height": 9, "width": 9}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [
+            {"id": n, "image_id": 1, "category_id": 1, "bbox": b, "area": 16, "iscrowd": 0}
+            for n, b in ((1, box), (2, [4, 4, 4, 4]))
+        ],
+    }
+    hit = {"image_id": 1, "category_id": 1, "bbox": box, "score": 0.8}
+    miss = hit | {"bbox": [0, 5, 4, 4], "score": 0.3}
+    points = {
+        name: operating_point(truth, rows, 0.25, iou_type="bbox")
+        for name, rows in {"A": [hit, miss], "B": [hit]}.items()
+    }
+    figure = plot_operating_points(points)
+    assert figure.get_suptitle().startswith("means over classes · box IoU 0.5 · 1 pictures")
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "A   F1 0.500, tuned on these pictures 0.667 at 0.30",
+        "B   F1 0.667, tuned on these pictures 0.667 at 0.00",
+    ]
+    precision, recall, f1, pr = figure.axes
+    assert [axes.get_title() for axes in figure.axes[:3]] == ["precision", "recall", "F1"]
+    for axes, low, high in ((precision, 0.5, 1), (recall, 0.5, 0.5), (f1, 0.5, 2 / 3)):
+        first, second, mark = axes.get_lines()
+        x, y = first.get_data()
+        np.testing.assert_allclose([y[x < 0.3], y[(x > 0.3) & (x < 0.8)]][0], low)
+        np.testing.assert_allclose(y[(x > 0.3) & (x < 0.8)], high)
+        np.testing.assert_allclose(second.get_ydata()[x < 0.8], high)
+        assert set(mark.get_xdata()) == {0.25}
+    assert np.isnan(precision.get_lines()[0].get_ydata()[-1])  # nothing is that confident
+    dots = [
+        np.ravel(line.get_data()).tolist() for line in pr.get_lines() if line.get_marker() == "o"
+    ]
+    assert dots == [[0.5, 0.5], [0.5, 1]]  # recall, precision
+    assert {0.0, 0.5} == set(pr.get_lines()[0].get_xdata())
 
 
 def test_the_mark_divides_by_its_own_class():

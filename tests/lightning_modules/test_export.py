@@ -132,7 +132,7 @@ def test_what_cannot_be_exported_is_told(tmp_path, capsys, monkeypatch):
     assert "is a folder; name a file to write" in capsys.readouterr().err
     before = other.read_bytes()
     assert evaluate.main([*words, str(other)]) == 2
-    assert "is the checkpoint; name another file" in capsys.readouterr().err
+    assert "is the file of --ckpt, which would be lost" in capsys.readouterr().err
     assert other.read_bytes() == before
 
     def stop(*_, **__):

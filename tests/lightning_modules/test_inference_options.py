@@ -13,7 +13,7 @@ from PIL import Image
 import evaluate
 import evaluate_arguments
 import train
-from datamodules import CocoDataModule
+from datamodules import CocoDataModule, segmentation
 from lightning_modules import SegmentationModule, inference
 from lightning_modules.restore import restore
 from models.seg.inference import LARGEST_SCALE, InferenceOptions, changed_options
@@ -175,7 +175,7 @@ def test_objects_of_a_picture_in_tiles_have_a_flag(checkpoint, scenes, tmp_path)
 @pytest.mark.parametrize("flag", ["--scale", "--tta-scales"])
 @pytest.mark.parametrize("value", ["1000", "0", "nan", "-1"])
 def test_factors_that_cannot_be_meant_are_refused_at_once(command, flag, value, capsys):
-    assert evaluate_arguments.LARGEST_SCALE == LARGEST_SCALE
+    assert evaluate_arguments.LARGEST_SCALE == segmentation.LARGEST_SCALE == LARGEST_SCALE
     words = [command, "--ckpt", "no.ckpt", "--annotations", "no.json", f"{flag}={value}"]
     assert evaluate.main(words) == 2
     assert f"{flag}: a factor on the size of pictures is in (0, 16]" in capsys.readouterr().err
@@ -201,7 +201,7 @@ def test_a_scale_out_of_range_is_refused_where_there_is_no_command_line(checkpoi
 
 def test_changes():
     base = InferenceOptions(tile=40, overlap=20, scales=(1.0, 2.0))
-    assert changed_options(base, {}) is base
+    assert changed_options(base, {}) == base
     assert changed_options(None, {}) is None
     assert changed_options(None, {"flip": True}) == InferenceOptions(flip=True)
     assert changed_options(base, {"tile": 30}) == InferenceOptions(tile=30, scales=(1.0, 2.0))
@@ -209,8 +209,34 @@ def test_changes():
     assert changed_options(base, {"tile": 30, "overlap": 3}).overlap == 3
     assert changed_options(base, {"overlap": 3}).tile == 40
     capped = InferenceOptions(tile=40, tile_max_dets=7)
-    assert changed_options(capped, {"tile": None}) == InferenceOptions()
+    assert changed_options(capped, {"tile": None}) is None
+    assert changed_options(capped, {"tile": None, "flip": True}) == InferenceOptions(flip=True)
     assert changed_options(capped, {"tile": 30}).tile_max_dets == 7
+
+
+@pytest.mark.parametrize(
+    ("options", "changes"),
+    [
+        (None, {"tile": None}),
+        (None, {"flip": False, "flip_vertical": False, "scales": (1.0,)}),
+        (InferenceOptions(), {}),
+        (InferenceOptions(tile=40, tile_batch=2, merge_iou=0.7), {"tile": None}),
+        (InferenceOptions(flip=True, fuse_iou=0.7), {"flip": False}),
+    ],
+)
+def test_what_asks_for_one_view_of_the_whole_picture_is_nothing(options, changes):
+    assert changed_options(options, changes) is None
+
+
+def test_predictions_that_ap_leaves_out_are_told(checkpoint, scenes, capsys):
+    score(checkpoint, scenes)
+    assert "AP counts the best" not in capsys.readouterr().out
+    score(checkpoint, scenes, "--max-dets", "1")
+    shown = capsys.readouterr().out
+    assert (
+        "note: up to 2 predictions of a picture and class, of which AP counts the best 1" in shown
+    )
+    assert "more by --max-dets" in shown
 
 
 def test_train_py_predicts_with_tiles(checkpoint, scenes, tmp_path):

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from lightning_modules.weights import load_weights, read_file
+from lightning_modules.weights import load_weights, read_file, read_weights
 
 
 class Spy:
@@ -68,6 +68,24 @@ def test_broken_files_are_named(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=name):
         read_file(tmp_path / name)
+
+
+@pytest.mark.parametrize("content", [b'{"a": 1}', b"[1, 2]", b"model: 3", b""])
+def test_files_of_another_kind_are_told_so(tmp_path, content):
+    file = tmp_path / "some.json"
+    file.write_bytes(content)
+    for read in (read_file, read_weights):
+        with pytest.raises(ValueError, match=r"some.json: holds no weights: .*; name a checkpoint"):
+            read(file)
+
+
+def test_the_reason_of_a_broken_pickle_is_told(tmp_path):
+    (tmp_path / "w.pt").write_bytes(b"\x80\x02{")
+    with pytest.raises(ValueError, match=r"w.pt: .*broken.*\(.+\)"):
+        read_file(tmp_path / "w.pt")
+    (tmp_path / "w.pt").write_bytes(b"\x80\x02\xff")
+    with pytest.raises(ValueError, match=r"w.pt: .*or is broken \(Unsupported operand 255\)"):
+        read_file(tmp_path / "w.pt")
 
 
 def test_an_archive_that_grows_is_refused(tmp_path):

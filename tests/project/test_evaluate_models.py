@@ -197,6 +197,11 @@ def test_what_is_timed_is_what_the_model_predicts(folder, scenes):
         views = tiled.network(batch)
         assert tiled.post(views, batch) is views
         assert "network_ms includes post-processing" in tiled.note
+        whole = {"tile": None, "flip": False, "flip_vertical": False, "scales": (1.0,)}
+        (same,) = timed_models([folder / f"{name}.ckpt"], pictures, CPU, whole)
+        assert same.note == ""
+        outputs = same.network(batch)
+        assert same.post(outputs, batch) is not outputs
         assert model.weight_bytes >= 4 * model.parameters
 
 
@@ -209,7 +214,7 @@ def test_what_is_timed_is_what_the_model_predicts(folder, scenes):
         (["--size", 4097], "their size is at most 4096 px, got 4097; give --annotations"),
         (["--size", 0], "must be positive"),
         (["--threads", 0], "must be positive"),
-        (["--warmup", -1], "warm-up -1"),
+        (["--warmup", -1], "must not be negative, got -1"),
         (["--tile", 1], "tile must be at least 2"),
     ],
 )

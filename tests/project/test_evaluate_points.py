@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 import evaluate
 import evaluate_points
@@ -87,6 +89,76 @@ def test_what_the_tiles_of_a_checkpoint_have_found_counts_beyond_the_cap(monkeyp
     evaluate_points._score(args, "c.ckpt", found, truth, "bbox")
     assert found.point.counts.sum(axis=0).tolist() == [[0, 301, 0]]
     assert "the best" not in capsys.readouterr().out
+
+
+def test_ap_of_the_table_counts_what_the_tiles_of_a_checkpoint_have_found(
+    tmp_path, monkeypatch, capsys
+):
+    other = {"id": 4, "name": "b"}
+    truth = {"images": [IMAGE], "categories": [CATEGORY, other], "annotations": []}
+    rows = [BOX] * 140 + [BOX | {"category_id": 4}] * 90
+    predicted = inference.CocoPredictions(truth, rows, 120, 0)
+    monkeypatch.setattr(inference, "predict_coco", lambda *a, **k: predicted)
+    for name, content in (("c.ckpt", {}), ("a.json", truth)):
+        (tmp_path / name).write_text(json.dumps(content))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    words = ["operating-point", "--ckpt", "c.ckpt", "--annotations", "a.json", "--out", "o.json"]
+    words += ["--images", "images"]
+    monkeypatch.setattr(evaluate_points, "ground_truth", lambda args: (truth, ()))
+    for more, cap in (([], 140), (["--max-dets", "7"], 7)):
+        with pytest.warns(UserWarning, match="undefined"):
+            assert evaluate.main([*words, *more]) == 0
+        (row,) = json.loads((tmp_path / "o.json").read_text())["table"]
+        assert row["ap_max_dets"] == cap
+        assert f"AP of at most {cap} detections" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--latency", "--device", "cuda"], "no CUDA device is available; use --device cpu"),
+        (["--latency", "--scale", "2", "--warmup", "-1"], "--warmup: must not be negative"),
+        (["--iou", "0"], "--iou: an overlap"),
+        (["--out", "c.ckpt"], "--out c.ckpt is the file of --ckpt"),
+        (["--ckpt", "c.ckpt", "d.ckpt"], "d.ckpt: no such file; name checkpoints"),
+        (["--ckpt", "c.ckpt", "c.ckpt"], "a file is given twice"),
+    ],
+)
+def test_nothing_is_predicted_for_arguments_that_are_refused(
+    tmp_path, monkeypatch, capsys, words, message
+):
+    def predict(*_, **__):
+        raise AssertionError("predicted")
+
+    monkeypatch.setattr(inference, "predict_coco", predict)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.ckpt").write_bytes(b"")
+    truth = {"images": [IMAGE], "categories": [CATEGORY], "annotations": []}
+    (tmp_path / "a.json").write_text(json.dumps(truth))
+    common = ["operating-point", "--ckpt", "c.ckpt", "--annotations", "a.json", "--images", "."]
+    assert evaluate.main([*common, *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_curves_are_recorded_and_drawn(tmp_path, capsys):
+    weak = {**BOX, "bbox": [8, 8, 4, 4], "score": 0.4}
+    figure = tmp_path / "new" / "curves.png"
+    code, record = run(tmp_path, "--curves", str(figure), truth_masks=False, a=[BOX, weak], b=[BOX])
+    assert code == 0
+    curves = record["curves"]
+    assert len(curves["confidence"]) == 1000
+    assert list(curves["models"]) == list(record["models"])
+    for source, precision in zip(record["models"], (0.5, 1.0), strict=True):
+        model = curves["models"][source]
+        assert model["mean_precision"][0] == precision
+        assert model["mean_precision"][500] == model["per_class"][0]["recall"][500] == 1
+        assert model["mean_precision"][999] is None
+    assert f"written: {figure}" in capsys.readouterr().out
+    with Image.open(figure) as picture:
+        assert picture.format == "PNG"
+        assert min(picture.size) > 1000
 
 
 def test_predictions_beyond_the_cap_are_told_and_can_be_counted(tmp_path, capsys):
