@@ -44,7 +44,8 @@ def build_module(recipe):
 def test_full_size_network_and_optimizer(recipe):
     """Parameter count, optimizer and schedule equal a checked-in table."""
     module = build_module(recipe)
-    optimizer = module.optimizer_factory([torch.nn.Parameter(torch.zeros(1))])
+    groups = [{"params": torch.nn.Parameter(torch.zeros(1)), "name": n} for n in ("w", "w_bias")]
+    optimizer = module.optimizer_factory(groups)
     group = optimizer.param_groups[0]
     scheduler = module.scheduler_factory(optimizer, 1000) if module.scheduler_factory else None
     found = {

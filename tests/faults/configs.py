@@ -348,7 +348,7 @@ def folds_case(name: str, words: list[object], *expected: str, **trainer: Any) -
 
 
 SCORES = [
-    scored_case("no detections scored", ["--max-dets", 0], "max_dets"),
+    scored_case("no detections scored", ["--max-dets", 0], "--max-dets"),
     scored_case("a cap as text", ["--max-dets", "all"], "--max-dets"),
     scored_case("an overlap of 0", ["--iou", 0], "iou", command="operating-point"),
     scored_case("an overlap above 1", ["--iou", 1.5], "iou", command="operating-point"),
