@@ -11,6 +11,7 @@ import contextlib
 import inspect
 import logging
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -124,8 +125,7 @@ class SafeWandbLogger(WandbLogger):
                 type(error).__name__,
                 str(error).strip() or "no message",
             )
-            with contextlib.suppress(Exception):
-                _within(TEARDOWN_SECONDS, _teardown)
+            _forget_service()
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -178,18 +178,36 @@ class SafeWandbLogger(WandbLogger):
         given |= {"settings": settings, "reinit": "finish_previous"}
         mode = self._mode()
         try:
-            run = wandb.init(mode=mode, **given)
+            run = self._init(mode=mode, **given)
         except Exception as error:
             if mode != "online":
                 raise
             _log.warning("W&B is not reachable (%s); logging offline", str(error).strip())
-            run = wandb.init(mode="offline", **given)
+            run = self._init(mode="offline", **given)
         run.define_metric(STEP)
         run.define_metric("*", step_metric=STEP, step_sync=True)
         self._run_dir.mkdir(parents=True, exist_ok=True)
         (self._run_dir / RUN_ID_FILE).write_text(f"{run.id}\n")
         self._wandb_init["id"] = self._id = run.id
         return run
+
+    def _init(self, **given: Any) -> Any:
+        """Start a run; with a new service where that of an earlier run of this process died."""
+        import wandb
+
+        before = self._offline_runs()
+        try:
+            return wandb.init(**given)
+        except Exception as error:
+            if not _is_lost_connection(error):
+                raise
+            for folder in self._offline_runs() - before:  # nothing is in it yet
+                shutil.rmtree(folder, ignore_errors=True)
+            _forget_service()
+            return wandb.init(**given)
+
+    def _offline_runs(self) -> set[Path]:
+        return set((self._run_dir / "wandb").glob("offline-run-*"))
 
     def _mode(self) -> Any:
         """Return the mode of the run; never asks anybody anything."""
@@ -254,11 +272,21 @@ class _Silent:
         pass
 
 
-def _teardown() -> None:
-    """Forget the service, so that neither the next run nor the end of the program meets it."""
-    import wandb
+def _is_lost_connection(error: BaseException) -> bool:
+    """Tell whether W&B's service is gone; its own error for that has no public name."""
+    return isinstance(error, ConnectionError) or type(error).__name__ == "MailboxClosedError"
 
-    wandb.teardown()
+
+def _forget_service() -> None:
+    """Make sure that neither the next run nor the end of the program meets a dead service."""
+
+    def work() -> None:
+        import wandb
+
+        wandb.teardown()
+
+    with contextlib.suppress(Exception):  # a service that is dead can't say goodbye either
+        _within(TEARDOWN_SECONDS, work)
 
 
 def _logged_in() -> bool:

@@ -203,6 +203,24 @@ def test_a_service_that_dies_in_the_middle_is_left_alone(
     assert read_wandb(runs(offline_wandb)[-1]).history[0]["val/loss"] == 2.0
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the service through /proc")
+def test_a_service_that_died_between_two_runs_is_replaced(
+    loggers, offline_wandb, caplog, read_wandb
+):
+    first = loggers()
+    first[1].log_metrics({"val/loss": 1.0}, step=1)
+    finish_loggers(first)
+    kill_service()
+    second = loggers()
+    with caplog.at_level(logging.WARNING):
+        second[1].log_metrics({"val/loss": 2.0}, step=2)
+        finish_loggers(second)
+    assert not second[1].failed
+    assert not warnings(caplog)
+    assert len(runs(offline_wandb)) == 2  # the attempt that failed leaves no folder
+    assert read_wandb(runs(offline_wandb)[-1]).history[0]["val/loss"] == 2.0
+
+
 def test_wandb_that_is_not_installed_leaves_the_table(offline_wandb, monkeypatch):
     import pytorch_lightning.loggers.wandb as lightning
 

@@ -97,7 +97,7 @@ def both_stages(rank, world, runs):
         if not copies:
             copies.append(Path(runs) / "cut" / "mhim_v2" / "version_0")
             if rank == 0:
-                shutil.copytree(self.last_path.parents[2], copies[0])
+                shutil.copytree(self.last_path.parents[2], copies[0], symlinks=True)
             torch.distributed.barrier()
 
     RunCheckpoint._write = write_and_copy
