@@ -60,7 +60,7 @@ class BagCollector:
         """
         from evaluation.mil import instance_auroc
 
-        probs = probabilities.detach().double().cpu().numpy()
+        probs = probabilities.detach().cpu().double().numpy()
         labels, offsets = bags.labels.cpu().numpy(), bags.offsets.tolist()
         weights = None if attention is None else attention.detach().float().cpu().numpy()
         if weights is not None and weights.ndim == 2:

@@ -42,7 +42,7 @@ from models.mil.gated_attention import GatedAttention
 from models.mil.protocol import Reduction, num_logits, positive_widths
 from models.ops.keyed_random import draw_key, random_order
 from models.ops.mean_probability import logits_of_mean_probability
-from models.ops.precision import at_least_float32
+from models.ops.precision import as_float64, at_least_float32
 from models.ops.ragged import (
     segment_ids,
     segment_softmax,
@@ -184,8 +184,8 @@ class DTFD(nn.Module):
     def _chosen(self, values: Tensor, member: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
         """Return rows (B, M) of the instances distilled from the groups, and which are real."""
         counts = segment_sum(member.float(), offsets).unsqueeze(1)  # (B, 1, G)
-        places = torch.arange(self.kept, device=values.device).view(1, -1, 1)
-        own = values.unsqueeze(1)
+        places = torch.arange(self.kept, device=member.device).view(1, -1, 1)
+        own, member = values.unsqueeze(1), member.to(values.device)
         rows, _ = segment_topk(own.masked_fill(~member, -torch.inf), offsets, self.kept)
         valid = places < counts  # (B, k, G)
         if self.distill == "maxmins":
@@ -244,5 +244,5 @@ def evidence(added: Tensor, favoured: Tensor, task: MILTask) -> Tensor:
     """
     if task == "multiclass":
         # What one of ten thousand instances adds is too little for float32 beside log C.
-        added = added.double().log_softmax(dim=1)
-    return added.gather(1, favoured.unsqueeze(1))[:, 0]
+        added = as_float64(added).log_softmax(dim=1)
+    return added.gather(1, favoured.unsqueeze(1).to(added.device))[:, 0]

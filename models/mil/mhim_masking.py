@@ -89,7 +89,7 @@ class MaskRatios:
             (N,) bool, at least one instance of each bag (A115).
         """
         sizes, offsets = bags.sizes(), bags.offsets
-        nothing = torch.zeros(scores.shape[0], dtype=torch.bool, device=scores.device)
+        nothing = torch.zeros(scores.shape[0], dtype=torch.bool, device=bags.features.device)
         dropped = nothing
         if self.random > 0:
             order, counts = random_order(bags, key, RANDOM), ceil_share(sizes, self.random)

@@ -8,6 +8,7 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from models.ops.precision import as_float64
 from structures import BagBatch, MILOutput, MILTask
 
 Reduction = Literal["mean", "none"]
@@ -128,9 +129,9 @@ def class_probability(logits: Tensor, task: MILTask) -> Tensor:
         (N,) float64: shares of one of 100 000 instances in a logit are so small that float32 keeps
         a few dozen of their probabilities apart. For ``binary`` that of the more probable of the
         two classes, which is what a softmax over two logits gives; for ``multilabel`` that of the
-        most probable class (A116).
+        most probable class (A116). On the host where the device has no float64.
     """
-    logits = logits.double()
+    logits = as_float64(logits)
     if task == "multiclass":
         return logits.softmax(dim=1).amax(dim=1)
     return (logits.abs() if task == "binary" else logits).sigmoid().amax(dim=1)

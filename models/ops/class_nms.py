@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
+from models.ops.precision import has_float64
+
 _STEPS = 2.0**20  # a pixel
 _LARGEST = 2.0**32  # pixels: with the steps 52 bits, of 53
 _FIRST_LOOK = 4  # candidates looked at first, in multiples of the boxes that are wanted
@@ -53,6 +55,20 @@ def class_nms(
     Raises:
         ValueError: labels times the extent of the boxes reach 2^32 pixels, which is inexact.
     """
+    device = boxes.device
+    if not has_float64(device):
+        boxes, scores, labels, pictures = (x.cpu() for x in (boxes, scores, labels, pictures))
+    return _class_nms(boxes, scores, labels, pictures, iou_thresh, max_dets).to(device)
+
+
+def _class_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    pictures: Tensor,
+    iou_thresh: float,
+    max_dets: int,
+) -> Tensor:
     order = scores.argsort(descending=True, stable=True)
     order = order[pictures[order].argsort(stable=True)]
     counts = torch.bincount(pictures)

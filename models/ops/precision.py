@@ -15,3 +15,20 @@ def at_least_float32(values: Tensor) -> Tensor:
     torch.float64
     """
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+_WITHOUT_FLOAT64 = {"mps"}  # Apple's
+
+
+def has_float64(device: torch.device) -> bool:
+    """Tell whether a device computes in float64; Apple's do not.
+
+    >>> has_float64(torch.device("cpu")), has_float64(torch.device("mps"))
+    (True, False)
+    """
+    return device.type not in _WITHOUT_FLOAT64
+
+
+def as_float64(values: Tensor) -> Tensor:
+    """Convert to float64, on the host where the device has none; differentiable."""
+    return (values if has_float64(values.device) else values.cpu()).double()

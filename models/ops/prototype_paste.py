@@ -75,7 +75,7 @@ def paste_prototypes(
         return RLEMasks.from_runs([], size)
     maps = at_least_float32(prototypes.detach()).permute(2, 1, 0).contiguous().cpu().numpy()
     factors = at_least_float32(coefficients.detach()).cpu().numpy()
-    corners = boxes.detach().double().cpu().numpy()
+    corners = boxes.detach().cpu().double().numpy()
     rows = _axis(corners[:, 1::2], valid[0], size[0], stride, crop)
     columns = _axis(corners[:, 0::2], valid[1], size[1], stride, crop)
     border = int(crop == "before")

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from models.ops.precision import at_least_float32
+from models.ops.precision import as_float64, at_least_float32
 
 # Up to how many pairs of a segment and a column of weights a matrix product over all of them is
 # cheaper than adding row by row: 64 columns cost an eighth of a layer with 512 outputs.
@@ -51,9 +51,10 @@ def segment_sum(values: Tensor, offsets: Tensor) -> Tensor:
     # Rows are added one after the other, by which ten thousands of them would lose digits that a
     # single bag's sum keeps. Wide rows would cost too much, and are pooled by a matrix product.
     narrow = math.prod(values.shape[1:]) <= _NARROW
-    terms = values.double() if narrow else values
+    terms = as_float64(values) if narrow else values
     sums = terms.new_zeros(offsets.shape[0] - 1, *values.shape[1:])
-    return sums.index_add(0, segment_ids(offsets, values.shape[0]), terms).to(values.dtype)
+    ids = segment_ids(offsets, values.shape[0]).to(terms.device)
+    return sums.index_add(0, ids, terms).to(values.device, values.dtype)
 
 
 def segment_mean(values: Tensor, offsets: Tensor) -> Tensor:
@@ -174,4 +175,6 @@ def _of_each_row(values: Tensor, offsets: Tensor, rows: Tensor) -> Tensor:
     """
     if offsets.shape[0] == 2:
         return values.expand_as(rows)
-    return values.double().index_select(0, segment_ids(offsets, rows.shape[0])).to(values.dtype)
+    wide = as_float64(values)
+    ids = segment_ids(offsets, rows.shape[0]).to(wide.device)
+    return wide.index_select(0, ids).to(values.device, values.dtype)

@@ -16,14 +16,16 @@ def segment_order(values: Tensor, offsets: Tensor, descending: bool = False) -> 
     """Sort the rows of each segment, column by column.
 
     Args:
-        values: (N,) or (N, K); rows that tie keep their order.
+        values: (N,) or (N, K); rows that tie keep their order. They may be on the host while the
+            offsets are on a device that lacks their precision.
         offsets: (B + 1,) int64.
         descending: largest first.
 
     Returns:
-        int64 of the shape of ``values``: rows, segment after segment, each sorted.
+        int64 of the shape of ``values``, where the offsets are: rows, segment after segment, each
+        sorted.
     """
-    order = values.detach().argsort(dim=0, descending=descending, stable=True)
+    order = values.detach().argsort(dim=0, descending=descending, stable=True).to(offsets.device)
     if offsets.shape[0] == 2:
         return order
     ids = segment_ids(offsets, values.shape[0])
@@ -46,7 +48,7 @@ def segment_rank(values: Tensor, offsets: Tensor, descending: bool = False) -> T
     [2, 0, 1, 1, 0]
     """
     order = segment_order(values, offsets, descending)
-    rows = torch.arange(values.shape[0], device=values.device)
+    rows = torch.arange(values.shape[0], device=offsets.device)
     places = rows - offsets[segment_ids(offsets, values.shape[0])]
     places = places.view(-1, *[1] * (values.ndim - 1)).expand_as(order)
     return torch.empty_like(order).scatter_(0, order, places)
@@ -68,7 +70,7 @@ def segment_topk(
         has fewer than k rows, the surplus entries repeat its last one and are not valid.
     """
     order = segment_order(values, offsets, descending=largest)
-    places = torch.arange(k, device=values.device)
+    places = torch.arange(k, device=offsets.device)
     sizes = offsets.diff().unsqueeze(1)  # (B, 1)
     valid = places < sizes  # (B, k)
     rows = order[offsets[:-1].unsqueeze(1) + torch.minimum(places, sizes - 1)]

@@ -137,4 +137,5 @@ def test_no_model_names_a_device(path):
     ]
     named = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)]
     assert "cuda" not in calls
-    assert not {"cuda", "cuda:0", "mps"} & {v for v in named if isinstance(v, str)}
+    allowed = {"mps"} if path.stem == "precision" else set()  # the device without float64
+    assert not ({"cuda", "cuda:0", "mps"} - allowed) & {v for v in named if isinstance(v, str)}

@@ -1,0 +1,43 @@
+"""Whole commands on an accelerator, which `tests.pretend_device` stands in for (Apple's)."""
+
+from pathlib import Path
+
+import pytest
+
+import train
+from tests.pretend_device import pretend_device
+
+ROOT = Path(__file__).resolve().parents[2]
+ON = ["--trainer.accelerator", "pretend", "--trainer.strategy", "pretend"]
+ON += ["--trainer.inference_mode", "false"]  # whose tensors can't be changed in place there
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("recipe", "overlay", "more"),
+    [
+        ("quickstart/mask_rcnn", "digit_scenes", ["--data.size", "64"]),
+        ("quickstart/yolo", "digit_scenes", ["--data.size", "64"]),
+        ("mil/mhim_v2", "digit_bags", []),  # two stages, a teacher
+    ],
+)
+def test_train_validate_save_and_test(recipe, overlay, more, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    data = [
+        "--config",
+        f"configs/{recipe}.yaml",
+        "--config",
+        f"configs/_base/data/{overlay}.yaml",
+        "--data.batch_size",
+        "2",
+        *more,
+    ]
+    few = ["--trainer.max_epochs", "2", "--trainer.limit_train_batches", "1"]
+    few += ["--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1"]
+    run = ["--runs_dir", str(tmp_path), "--debug", *few, *ON]
+    with pretend_device():
+        assert train.main(["fit", *data, *run]) == 0
+        (checkpoint,) = tmp_path.glob("*/version_0/checkpoints/last.ckpt")
+        assert train.main(["test", *data, "--ckpt_path", str(checkpoint), *run]) == 0
+    (table,) = tmp_path.glob("*/version_0/metrics.csv")
+    assert len(table.read_text().splitlines()) > 2
