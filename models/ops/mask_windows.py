@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from models.ops.ragged import segment_ids
+from models.ops.ragged import segment_counts, segment_ids
 
 
 class MaskWindows(NamedTuple):
@@ -84,8 +84,9 @@ def mask_windows(
     first = corners[places.owner]
     kept = (places.column >= first[:, 0]) & (places.row >= first[:, 1])
     offsets = torch.zeros_like(places.offsets)
-    offsets[1:] = torch.bincount(places.owner[kept], minlength=boxes.shape[0]).cumsum(0)
-    return MaskWindows(cells[kept], targets[kept], offsets)
+    offsets[1:] = segment_counts(places.owner, boxes.shape[0], kept).cumsum(0)
+    left = kept.nonzero().flatten()
+    return MaskWindows(cells[left], targets[left], offsets)
 
 
 def _places(corners: Tensor, size: tuple[int, int]) -> _Places:
@@ -118,10 +119,9 @@ def _read(masks: Tensor, rows: Tensor, places: _Places, factor: int) -> Tensor:
 
 def _leave_to_smallest(targets: Tensor, cells: Tensor, places: _Places, total: int) -> Tensor:
     objects = places.offsets.shape[0] - 1
-    area = torch.bincount(places.owner[targets], minlength=objects)
+    area = segment_counts(places.owner, objects, targets)
     rank = torch.empty_like(area)
     rank[area.argsort(stable=True)] = torch.arange(objects, device=area.device)
-    where = targets.nonzero().flatten()
-    cell, own = cells[where], rank[places.owner[where]]
-    best = own.new_full((total,), objects).scatter_reduce(0, cell, own, "amin")
-    return torch.zeros_like(targets).index_put((where,), best[cell] == own)
+    own = rank[places.owner].where(targets, objects)
+    best = own.new_full((total,), objects).scatter_reduce(0, cells, own, "amin")
+    return targets & (best[cells] == own)

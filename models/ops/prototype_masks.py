@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from models.ops.mask_windows import MaskWindows
 from models.ops.precision import at_least_float32
-from models.ops.ragged import segment_ids
+from models.ops.ragged import segment_counts, segment_ids
 
 _TILE = 32  # cells that are multiplied together (measured: fewer are slow, more are padding)
 _NOTHING = -1e4  # logit of padding: loss and derivative are exactly 0
@@ -70,7 +70,7 @@ class _Tiles(NamedTuple):
 
 def _tiles(objects: Tensor, windows: MaskWindows) -> _Tiles:
     total = windows.offsets.shape[0] - 1
-    positives = torch.bincount(objects, minlength=total)
+    positives = segment_counts(objects, total)
     slot = torch.arange(objects.shape[0], device=objects.device)
     slot = slot - (positives.cumsum(0) - positives)[objects]
     count = (-(-windows.offsets.diff() // _TILE)).where(positives > 0, 0)

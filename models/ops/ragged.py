@@ -35,6 +35,23 @@ def segment_ids(offsets: Tensor, num_rows: int) -> Tensor:
     return segments.repeat_interleave(offsets.diff(), output_size=num_rows)
 
 
+def segment_counts(ids: Tensor, segments: int, chosen: Tensor | None = None) -> Tensor:
+    """Count the rows of each segment, in whatever order they are.
+
+    ``bincount`` would make the host wait for the device, to learn the largest id.
+
+    Args:
+        ids: (N,) int64 in [0, segments), whose row is whose.
+        segments: B.
+        chosen: (N,) bool, which rows count; all by default.
+
+    Returns:
+        (B,) int64.
+    """
+    ones = torch.ones_like(ids) if chosen is None else chosen.to(ids.dtype)
+    return ids.new_zeros(segments).index_add_(0, ids, ones)
+
+
 def segment_sum(values: Tensor, offsets: Tensor) -> Tensor:
     """Sum the rows of each segment.
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from models.ops.boxes import complete_iou
 from models.ops.precision import at_least_float32
+from models.ops.ragged import segment_counts
 from models.ops.ragged_order import segment_rank
 
 _EPSILON = 1e-9  # A212
@@ -109,11 +110,11 @@ def assign_anchors(
     overlap = complete_iou(boxes.flatten(0, 1)[row], objects.boxes[owner])
     fit = at_least_float32(logits).sigmoid().pow(alpha) * overlap.clamp(min=0).pow(beta)
     first = owner.new_zeros(total + 1)
-    first[1:] = torch.bincount(owner, minlength=total).cumsum(0)
+    first[1:] = segment_counts(owner, total).cumsum(0)
     chosen = (segment_rank(fit, first, descending=True) < top_k) & (fit > 0)
     rows = boxes.shape[0] * anchors
-    contested = torch.bincount(row[chosen], minlength=rows)[row] > 1
-    kept = _best_of_each(row, overlap, rows).where(contested, chosen)
+    contested = segment_counts(row, rows, chosen)[row] > 1
+    kept = _best_of_each(row, overlap, rows).where(contested, chosen).nonzero().flatten()
     owner, row, fit, overlap = (part[kept] for part in (owner, row, fit, overlap))
     best_fit = fit.new_zeros(total).scatter_reduce(0, owner, fit, "amax")[owner]
     best_overlap = overlap.new_zeros(total).scatter_reduce(0, owner, overlap, "amax")[owner]
@@ -130,9 +131,7 @@ def _widened(boxes: Tensor, min_side: float) -> Tensor:
 def _best_of_each(row: Tensor, overlap: Tensor, rows: int) -> Tensor:
     """Return (Q,) bool: the pair with the largest overlap of each row, of equal ones the first."""
     best = overlap.new_full((rows,), -torch.inf).scatter_reduce(0, row, overlap, "amax")
-    leading = (overlap == best[row]).nonzero().flatten()
-    first = leading.new_full((rows,), row.shape[0])
-    first = first.scatter_reduce(0, row[leading], leading, "amin")
-    kept = torch.zeros_like(row, dtype=torch.bool)
-    kept[leading] = first[row[leading]] == leading
-    return kept
+    pairs, none = torch.arange(row.shape[0], device=row.device), row.shape[0]
+    leading = pairs.where(overlap == best[row], none)
+    first = row.new_full((rows,), none).scatter_reduce(0, row, leading, "amin")
+    return first[row] == pairs

@@ -71,10 +71,10 @@ def check_targets(batch: SegBatch, num_classes: int) -> None:
     """
     boxes, labels = batch.boxes, batch.labels
     bad_box = ~((boxes[:, 2:] > boxes[:, :2]) & boxes.isfinite().view(-1, 2, 2).all(1)).all(1)
-    bad = (bad_box | (labels < 0) | (labels >= num_classes)).nonzero().flatten().tolist()
-    if not bad:
+    bad = bad_box | (labels < 0) | (labels >= num_classes)
+    if not bool(bad.any()):  # the host waits for the device once
         return
-    row = bad[0]
+    row = int(bad.nonzero()[0])
     picture = int((batch.counts.cumsum(0) <= row).sum())
     name = batch.image_ids[picture] if batch.image_ids else f"of index {int(batch.index[picture])}"
     what = (

@@ -30,7 +30,7 @@ from models.ops.distributed import LossTerm, reduce_terms, sum_by_picture
 from models.ops.mask_windows import mask_windows
 from models.ops.precision import at_least_float32
 from models.ops.prototype_masks import window_mask_losses
-from models.ops.ragged import segment_ids
+from models.ops.ragged import segment_counts, segment_ids
 from models.ops.task_aligned import Objects, Positives, anchors_inside, assign_anchors
 from models.seg.matching import check_targets
 from models.seg.protocol import Reduction
@@ -128,7 +128,7 @@ def yolo_losses(
     )
     pictures = truth.objects.pictures[positives.objects]
     score_sum = sum_by_picture(positives.scores, pictures, len(batch))
-    number = torch.bincount(pictures, minlength=len(batch)).to(score_sum.dtype)
+    number = segment_counts(pictures, len(batch)).to(score_sum.dtype)
     box, focal = _box_losses(output, truth, positives)
     mask = _mask_losses(output, batch, truth, positives, options)
     terms = {

@@ -117,3 +117,17 @@ def test_pictures(make, float64):
         assert float((a - b).float().norm()) <= 1e-4 * float(b.float().norm()) + 1e-6
     for a, b in zip(masks, expected[2], strict=True):
         assert list(map(list, a)) == list(map(list, b.masks))
+
+
+def test_waits_of_a_one_stage_step_do_not_grow():
+    """Each is for the length of one list of the whole batch."""
+    model, counted = one_stage(), []
+    with pretend_device(float64=True) as waits:
+        model.to(DEVICE).train()
+        for counts in ([2], [3, 0, 9]):
+            batch, _, _ = make_scene([(64, 96)] * len(counts), instances=counts)
+            batch = batch.to(DEVICE)
+            waits.clear()
+            sum(model.losses(batch).values()).backward()
+            counted.append(sum(waits.values()))
+    assert counted[0] == counted[1] <= 8, waits

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.ops.ragged import (
+    segment_counts,
     segment_ids,
     segment_log_softmax,
     segment_logsumexp,
@@ -23,6 +24,14 @@ VALUES = torch.tensor([[1.0, -2.0], [3.0, 4.0], [0.5, 0.0], [-1.0, 7.0], [2.0, 7
 def test_ids_skip_the_empty_segment():
     assert segment_ids(OFFSETS, 5).tolist() == [0, 0, 2, 2, 2]
     assert segment_ids(torch.tensor([0, 0, 1, 1]), 1).tolist() == [1]
+
+
+def test_rows_are_counted_in_any_order():
+    ids = torch.tensor([3, 0, 3, 1, 3])
+    assert segment_counts(ids, 5).tolist() == [1, 1, 0, 3, 0]
+    chosen = torch.tensor([True, False, True, True, False])
+    assert segment_counts(ids, 5, chosen).tolist() == [0, 1, 0, 2, 0]
+    assert segment_counts(ids[:0], 2).tolist() == [0, 0]
 
 
 def test_reductions_by_hand():
