@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -184,7 +185,10 @@ def test_arguments_out_of_range(wrong):
         PredictionWriter(**wrong)
 
 
+# The second process is a copy of the first, which has imported what takes seconds; the environment
+# is that of torchrun.
 TWO_PROCESSES = """
+import os
 import sys
 from pathlib import Path
 
@@ -192,8 +196,17 @@ import conftest
 import pytorch_lightning as pl
 import torch.distributed as dist
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.utilities import rank_zero_only
 
 from callbacks import AttentionFigure, MaskGallery, PredictionWriter
+
+other = os.fork()
+rank_zero_only.rank = rank = 0 if other else 1
+os.environ |= {
+    "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+    "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "none",
+    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": sys.argv[2],
+}
 
 
 class Share(pl.LightningDataModule):
@@ -229,6 +242,8 @@ class Quiet(conftest.SegModule):
 
 trainer.test(Quiet(), Share(pictures, [[0, 2, 4, 5], [1, 3, 5]]), verbose=False)
 trainer.test(conftest.BagModule(), Share(bags, [[0, 2, 4, 6, 7], [1, 3, 5, 7]]), verbose=False)
+if other:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(other, 0)[1]))
 """
 
 
@@ -238,9 +253,11 @@ def test_two_processes_write_what_one_writes(stand_in, make_trainer, tmp_path):
     script.write_text(TWO_PROCESSES)
     paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
     env = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "two")], check=True, env=env, timeout=300
-    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, str(script), str(tmp_path / "two"), str(port)]
+    subprocess.run(command, check=True, env=env, timeout=300)
     from callbacks import AttentionFigure, MaskGallery
 
     trainer = make_trainer([PredictionWriter(), MaskGallery(3), AttentionFigure(2)])

@@ -61,14 +61,44 @@ def kill_service():
     time.sleep(0.3)
 
 
+def save_checkpoints(logger, folder):
+    """Tell a logger of a best and a last checkpoint."""
+    for name in ("best", "last"):
+        (folder / f"{name}.ckpt").write_text(f"weights of {name}")
+    logger.after_save_checkpoint(
+        SimpleNamespace(
+            last_path=folder / "last.ckpt",
+            best_model_path=str(folder / "best.ckpt"),
+            best_model_score=0.5,
+            monitor="val/segm_map",
+        )
+    )
+
+
+def assert_models(run, run_id, aliases, folder):
+    """The checkpoints of these names, and no others, are artifacts of a run."""
+    models = [a for a in run.artifacts if a["type"] == "model"]
+    assert [next(n for n in a["aliases"] if n != "latest") for a in models] == aliases
+    for alias, artifact in zip(aliases, models, strict=True):
+        assert artifact["name"] == f"model-{run_id}"
+        (content,) = artifact["manifest"]["contents"]
+        assert content["path"] == f"{alias}.ckpt"
+        staged = Path(content["local_path"])
+        assert staged.is_relative_to(folder)  # a sync needs nothing from the home folder
+        assert staged.read_text() == f"weights of {alias}"
+        assert ('"score":0.5' in artifact["metadata"].replace(" ", "")) == (alias == "best")
+
+
 def test_history_summary_groups_and_definitions_are_read_back(loggers, offline_wandb, read_wandb):
-    both = loggers(group="folds", job_type="fold3", tags=("a", "b"))
+    both = loggers(group="folds", job_type="fold3", tags=("a", "b"), checkpoints="none")
     logger = both[1]
     assert not runs(offline_wandb)  # nothing starts before something is logged
     logger.log_hyperparams({"model": {"lr": 0.5, "sizes": [1, 2]}, "data_hash": "abc"})
     for step, (score, loss) in enumerate([(0.25, 3.0), (0.75, 1.0), (0.5, 2.0)]):
         metrics = {"val/segm_map": score, "val/loss": loss, "time/step": loss}
         logger.log_metrics(metrics, step=10 * step)
+    save_checkpoints(logger, offline_wandb)
+    logger.finalize("success")
     finish_loggers(both)
     (folder,) = runs(offline_wandb)
     run = read_wandb(folder)
@@ -84,12 +114,16 @@ def test_history_summary_groups_and_definitions_are_read_back(loggers, offline_w
     assert (run.record["run_group"], run.record["job_type"]) == ("folds", "fold3")
     assert sorted(run.record["tags"]) == ["a", "b"]
     assert run.record["display_name"] == "x/version_0"
+    assert_models(run, logger.version, [], offline_wandb)
 
 
 def test_a_run_that_goes_on_in_its_folder_is_the_same_wandb_run(loggers, offline_wandb, read_wandb):
-    for value in (1.0, 2.0):
-        both = loggers()
+    """It keeps the best checkpoint at first, and then the last one."""
+    for value, wanted in ((1.0, "best"), (2.0, "last")):
+        both = loggers(checkpoints=wanted)
         both[1].log_metrics({"val/loss": value}, step=1)
+        save_checkpoints(both[1], offline_wandb)
+        both[1].finalize("success")
         finish_loggers(both)
         time.sleep(1.1)  # the folders' names have seconds
     first, second = (read_wandb(folder) for folder in runs(offline_wandb))
@@ -98,40 +132,20 @@ def test_a_run_that_goes_on_in_its_folder_is_the_same_wandb_run(loggers, offline
     assert known == second.record["run_id"]
     assert second.record["resume"] is True
     assert second.history[0]["val/loss"] == 2.0
+    assert_models(first, known, ["best"], offline_wandb)
+    assert_models(second, known, ["last"], offline_wandb)
 
 
-@pytest.mark.parametrize(
-    ("wanted", "aliases"),
-    [("none", []), ("best", ["best"]), ("last", ["last"]), ("both", ["last", "best"])],
-)
-def test_checkpoints_become_artifacts(wanted, aliases, loggers, offline_wandb, read_wandb):
-    both = loggers(checkpoints=wanted)
-    logger = both[1]
-    for name in ("best", "last"):
-        (offline_wandb / f"{name}.ckpt").write_text(f"weights of {name}")
-    logger.after_save_checkpoint(
-        SimpleNamespace(
-            last_path=offline_wandb / "last.ckpt",
-            best_model_path=str(offline_wandb / "best.ckpt"),
-            best_model_score=0.5,
-            monitor="val/segm_map",
-        )
-    )
-    logger.log_metrics({"val/segm_map": 0.5}, step=1)
-    logger.finalize("failed")
-    logger.finalize("success")
-    run_id = logger.version
+def test_checkpoints_become_artifacts(loggers, offline_wandb, read_wandb):
+    both = loggers(checkpoints="both")
+    save_checkpoints(both[1], offline_wandb)
+    both[1].log_metrics({"val/segm_map": 0.5}, step=1)
+    both[1].finalize("failed")
+    both[1].finalize("success")
+    run_id = both[1].version
     finish_loggers(both)
-    models = [a for a in read_wandb(runs(offline_wandb)[0]).artifacts if a["type"] == "model"]
-    assert [next(n for n in a["aliases"] if n != "latest") for a in models] == aliases
-    for alias, artifact in zip(aliases, models, strict=True):
-        assert artifact["name"] == f"model-{run_id}"
-        (content,) = artifact["manifest"]["contents"]
-        assert content["path"] == f"{alias}.ckpt"
-        staged = Path(content["local_path"])
-        assert staged.is_relative_to(offline_wandb)  # a sync needs nothing from the home folder
-        assert staged.read_text() == f"weights of {alias}"
-        assert ('"score":0.5' in artifact["metadata"].replace(" ", "")) == (alias == "best")
+    (folder,) = runs(offline_wandb)
+    assert_models(read_wandb(folder), run_id, ["last", "best"], offline_wandb)
 
 
 def fail_to_start(monkeypatch, offline_wandb):

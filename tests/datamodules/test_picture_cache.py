@@ -65,11 +65,11 @@ def test_an_epoch_reads_every_picture_once_and_keeps_few(window, mixup):
 @pytest.mark.parametrize("workers", [1, 2, 4, 8])
 def test_a_worker_reads_little_that_is_not_its_own(workers):
     """As a ``DataLoader`` deals batches out, which takes them in turn."""
-    window, batch, source = 10, 4, Counting(800)
+    window, batch, source = 10, 4, Counting(400)
     kept = pictures_to_keep(window, batch, workers)
     options = MosaicOptions(size=32, window=window)
     datasets = [MosaicDataset(source, options, kept=kept) for _ in range(workers)]
-    sampler = EpochBatchSampler(range(800), batch, shuffle=True, drop_last=True, window=window)
+    sampler = EpochBatchSampler(range(400), batch, shuffle=True, drop_last=True, window=window)
     for step, keys in enumerate(sampler):
         source.reads.clear()
         datasets[step % workers].__getitems__(keys)

@@ -19,6 +19,11 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY_SCENES = [
     "--data.val_scenes", "6", "--data.test_scenes", "5", "--data.eval_batch_size", "3",
     "--trainer.limit_train_batches", "4", "--trainer.max_epochs", "1",
+    "--callbacks.curves", "false", "--callbacks.confusion", "false",
+]  # fmt: skip
+BAGS = [
+    "--config", "configs/quickstart/abmil.yaml", "--callbacks.curves", "false",
+    "--callbacks.attention", "false", "--callbacks.confusion", "false",
 ]  # fmt: skip
 
 
@@ -51,9 +56,18 @@ def seg_run(tmp_path_factory):
 def mil_run(tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
     os.chdir(ROOT)
-    arguments = ["fit", "--config", "configs/quickstart/abmil.yaml", "--trainer.max_epochs", "2"]
+    arguments = ["fit", *BAGS, "--trainer.max_epochs", "2"]
     run(*arguments, "--model.init_args.threshold", "youden", "--runs_dir", runs, "--debug")
     return runs / "abmil" / "version_0"
+
+
+@pytest.fixture(scope="module")
+def mil_test(mil_run):
+    """What `test` leaves for the best checkpoint."""
+    runs = mil_run.parents[1]
+    config = [*BAGS, "--ckpt_path", mil_run / "checkpoints" / "best.ckpt"]
+    run("test", *config, "--runs_dir", runs, "--name", "t")
+    return runs / "t" / "version_0"
 
 
 def test_the_run_folder_holds_what_is_promised(seg_run):
@@ -103,28 +117,25 @@ def test_a_restored_module_gives_the_same_predictions(seg_run):
     assert not restored.module.training
 
 
-def test_bags_threshold_travels_and_test_never_moves_it(mil_run, tmp_path):
-    checkpoint = mil_run / "checkpoints" / "best.ckpt"
-    threshold = restore(checkpoint).module.threshold
+def test_bags_threshold_travels_and_test_never_moves_it(mil_run, mil_test):
+    threshold = restore(mil_run / "checkpoints" / "best.ckpt").module.threshold
     assert threshold != 0.5
-    config = ["--config", "configs/quickstart/abmil.yaml", "--ckpt_path", checkpoint]
-    run("test", *config, "--runs_dir", tmp_path, "--name", "t")
-    accuracy = column(tmp_path / "t" / "version_0", "test/bag_accuracy")[-1]
-    with (tmp_path / "t/version_0/predictions/bags.csv").open() as stream:
+    accuracy = column(mil_test, "test/bag_accuracy")[-1]
+    with (mil_test / "predictions" / "bags.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == 500
     correct = [(float(r["score"]) >= threshold) == (r["label"] == "1") for r in rows]
     assert accuracy == pytest.approx(sum(correct) / 500, abs=1e-12)
 
 
-def test_evaluate_mil_repeats_the_test_metrics_from_checkpoint_and_file(mil_run, tmp_path):
+def test_evaluate_mil_repeats_the_test_metrics_from_checkpoint_and_file(
+    mil_run, mil_test, tmp_path
+):
     checkpoint = mil_run / "checkpoints" / "best.ckpt"
     recipe = "configs/quickstart/abmil.yaml"
-    config = ["--config", recipe, "--ckpt_path", checkpoint]
-    run("test", *config, "--runs_dir", tmp_path, "--name", "t")
-    logged = column(tmp_path / "t" / "version_0", "test/bag_auroc")[-1]
+    logged = column(mil_test, "test/bag_auroc")[-1]
     outs = tmp_path / "a.json", tmp_path / "b.json"
-    table = tmp_path / "t/version_0/predictions/bags.csv"
+    table = mil_test / "predictions" / "bags.csv"
     first = ["mil", "--ckpt", checkpoint, "--data", recipe, "--draws", "20", "--out", outs[0]]
     second = ["mil", "--predictions", table, "--draws", "20", "--out", outs[1]]
     assert [evaluate.main([str(a) for a in c]) for c in (first, second)] == [0, 0]
@@ -134,8 +145,7 @@ def test_evaluate_mil_repeats_the_test_metrics_from_checkpoint_and_file(mil_run,
 
 def test_resuming_continues_where_the_run_stopped(mil_run, tmp_path):
     last = mil_run / "checkpoints" / "last.ckpt"
-    config = ["--config", "configs/quickstart/abmil.yaml", "--ckpt_path", last]
-    run("fit", *config, "--trainer.max_epochs", "3", "--runs_dir", tmp_path)
+    run("fit", *BAGS, "--ckpt_path", last, "--trainer.max_epochs", "3", "--runs_dir", tmp_path)
     content = torch.load(tmp_path / "abmil/version_0/checkpoints/last.ckpt", weights_only=True)
     assert content["epoch"] == 3  # the number of finished epochs
     assert content["global_step"] == 75

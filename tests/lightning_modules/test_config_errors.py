@@ -17,11 +17,21 @@ def in_root(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-OVERLAYS = [
+ALONE = [
     (
         "data: {init_args: {batch_sise: 3}}",
         "unknown key data.init_args.batch_sise; did you mean batch_size?",
     ),
+    ("data: [1, 2]", "data is [1, 2]; allowed is a mapping with class_path and init_args or null"),
+    (
+        "data: {class_path: datamodules.DigitBagDataModule}",
+        "data: there is no class datamodules.DigitBagDataModule; did you mean "
+        "datamodules.DigitBagsDataModule?",
+    ),
+    ("data: {class_path: nothere.Data}", "data: there is no module nothere; check class_path"),
+    ("just a text", "holds no keys with values at its top"),
+]  # fmt: skip
+TOGETHER = [  # parsing a whole recipe takes its time
     ("trainr: {max_epochs: 3}", "unknown key trainr; did you mean trainer?"),
     ("trainer: {max_epoch: 3}", "unknown key trainer.max_epoch; did you mean max_epochs?"),
     ("checkpoint: {monitr: a}", "unknown key checkpoint.monitr; did you mean monitor?"),
@@ -38,35 +48,42 @@ OVERLAYS = [
     ("data: {init_args: {target: [1, 2]}}", "data.init_args.target is [1, 2]; allowed is int"),
     ("trainer: {max_epochs: [1, 2]}", "trainer.max_epochs is [1, 2]; allowed is int or null"),
     ("trainer: {precision: sixteen}", "trainer.precision is sixteen; allowed is "),
-    ("data: [1, 2]", "data is [1, 2]; allowed is a mapping with class_path and init_args or null"),
-    (
-        "data: {class_path: datamodules.DigitBagDataModule}",
-        "data: there is no class datamodules.DigitBagDataModule; did you mean "
-        "datamodules.DigitBagsDataModule?",
-    ),
     (
         "trainer: {callbacks: [{class_path: callbacks.MaskGalery}]}",
         "trainer.callbacks: there is no class callbacks.MaskGalery; did you mean "
         "callbacks.MaskGallery?",
     ),
-    ("data: {class_path: nothere.Data}", "data: there is no module nothere; check class_path"),
-    ("just a text", "holds no keys with values at its top"),
-]  # fmt: skip
-QUICK = 8  # each parses a whole recipe, so that only some run every time
+]
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [*OVERLAYS[:QUICK], *(pytest.param(*o, marks=pytest.mark.slow) for o in OVERLAYS[QUICK:])],
-)
+def overlays(folder, contents):
+    """Write files of some contents; return them, and the arguments that lay them over a recipe."""
+    files = [folder / f"overlay_{n}.yaml" for n in range(len(contents))]
+    for file, content in zip(files, contents, strict=True):
+        file.write_text(content)
+    words = [word for file in files for word in ("--config", str(file))]
+    return files, ["fit", "--config", RECIPE, *words, "--runs_dir", str(folder)]
+
+
+@pytest.mark.parametrize(("content", "message"), ALONE)
 def test_one_line_names_the_file_and_the_key(tmp_path, capsys, content, message):
-    overlay = tmp_path / "overlay.yaml"
-    overlay.write_text(content)
-    arguments = ["fit", "--config", RECIPE, "--config", str(overlay), "--runs_dir", str(tmp_path)]
+    (overlay,), arguments = overlays(tmp_path, [content])
     assert train.main(arguments) == 2
     shown = capsys.readouterr().err.strip()
     assert shown.startswith(f"error: {overlay}: {message}")
     assert "\n" not in shown
+    assert not list(tmp_path.glob("abmil*"))
+
+
+def test_a_line_each_names_the_file_and_the_key(tmp_path, capsys):
+    contents, messages = zip(*TOGETHER, strict=True)
+    files, arguments = overlays(tmp_path, contents)
+    assert train.main(arguments) == 2
+    lines = capsys.readouterr().err.strip().removeprefix("error: ").splitlines()
+    starts = [f"{file}: {message}" for file, message in zip(files, messages, strict=True)]
+    for start in starts:
+        assert sum(line.strip().startswith(start) for line in lines) == 1, (start, lines)
+    assert len(lines) == len(starts)
     assert not list(tmp_path.glob("abmil*"))
 
 
@@ -123,14 +140,6 @@ def test_all_faults_of_a_recipe_come_at_once(tmp_path, capsys):
         assert len(lines) == len(expected)
         for start in expected:
             assert sum(line.startswith(start) for line in lines) == 1, (start, lines)
-
-
-def test_check_data_explains_a_recipe_alike(tmp_path, capsys):
-    overlay = tmp_path / "overlay.yaml"
-    overlay.write_text("trainer: {max_epoch: 3}")
-    assert evaluate.main(["check-data", "--config", RECIPE, "--config", str(overlay)]) == 2
-    shown = capsys.readouterr().err
-    assert f"{overlay}: unknown key trainer.max_epoch; did you mean max_epochs?" in shown
 
 
 def test_the_last_place_that_holds_a_key_is_named(tmp_path):

@@ -176,19 +176,16 @@ def test_resuming_the_second_stage_is_bit_equal_and_runs_no_first(whole, cut, mo
     assert_equal_runs(run, finished(whole))
 
 
-@pytest.mark.parametrize("name", ["first_2", pytest.param("first_4", marks=pytest.mark.slow)])
-def test_a_run_killed_in_or_after_its_first_stage_goes_on(whole, cut, name):
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [("first_2", "."), pytest.param("first_4", "first_stage", marks=pytest.mark.slow)],
+)
+def test_a_run_killed_in_or_after_its_first_stage_goes_on(whole, cut, name, folder):
+    """By the path of any other run, or by that of the first stage's own checkpoint."""
     run = cut(name)
     assert not (run / "checkpoints").exists()
-    fit("--ckpt_path", run / "checkpoints" / "last.ckpt")  # as for any other run
+    fit("--ckpt_path", run / folder / "checkpoints" / "last.ckpt")
     assert [p.name for p in run.parent.iterdir()] == ["version_0"]
-    assert_equal_runs(run, finished(whole))
-
-
-@pytest.mark.slow
-def test_the_first_stages_own_checkpoint_does_the_same(whole, cut):
-    run = cut("first_2")
-    fit("--ckpt_path", run / "first_stage" / "checkpoints" / "last.ckpt")
     assert_equal_runs(run, finished(whole))
 
 

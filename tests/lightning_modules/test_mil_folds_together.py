@@ -302,5 +302,5 @@ def test_every_recipe_gives_what_it_gives_one_by_one(name):
     build = module_builder(section)
     recipe = FoldRecipe(build, BatchPlan(2), max_steps=3)
     if not hasattr(build(2, WIDTH, "binary"), "receive"):  # stages have tests of their own
-        reasons = compare(recipe)
+        reasons = compare(recipe, tasks=TASKS[1:])  # on 15 bags and on 16
         assert not reasons or name not in ("mi_net", "abmil", "dsmil", "aem", "top_k_instance")

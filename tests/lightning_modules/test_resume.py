@@ -1,6 +1,8 @@
 """A training that is cut and resumed ends, bit for bit, where the uninterrupted one ends."""
 
+import contextlib
 import csv
+import functools
 import shutil
 from pathlib import Path
 
@@ -41,8 +43,8 @@ def in_root(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-@pytest.fixture
-def snapshots(monkeypatch, tmp_path):
+@contextlib.contextmanager
+def snapshots(folder):
     """Keep the run folder as a kill right after each writing of last.ckpt would leave it."""
     write, kept = RunCheckpoint._write, {}
 
@@ -51,12 +53,30 @@ def snapshots(monkeypatch, tmp_path):
         write(self, trainer)
         if self._last_step != before:
             run = self.last_path.parents[1]
-            if not run.parent.name.startswith("cut"):  # not the resumed copies
-                kept[self._last_step] = tmp_path / f"cut{len(kept)}" / run.name
-                shutil.copytree(run, kept[self._last_step])
+            kept[self._last_step] = folder / f"kept{len(kept)}" / run.name
+            shutil.copytree(run, kept[self._last_step])
 
-    monkeypatch.setattr(RunCheckpoint, "_write", write_and_keep)
-    return kept
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunCheckpoint, "_write", write_and_keep)
+        yield kept
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Return a function that gives the folder of an uninterrupted run and its snapshots by step.
+
+    Each run is made once; what is done to a snapshot is done to a copy.
+    """
+
+    @functools.cache
+    def trained(*arguments):
+        folder = tmp_path_factory.mktemp("whole")
+        with snapshots(folder) as kept:
+            run(*arguments, "--runs_dir", folder / "runs", "--debug")
+        (straight,) = folder.glob("runs/*/version_0")
+        return straight, kept
+
+    return trained
 
 
 def run(*arguments):
@@ -93,14 +113,14 @@ def same(a, b, name=""):
     return next((found for p in pairs if (found := same(*p))), None)
 
 
-def assert_resumes(straight, cuts, *arguments):
+def assert_resumes(straight, cuts, tmp_path):
     """Resume each cut run in its folder and compare everything it leaves with the straight run."""
     expected, table = content(straight), rows(straight)
     assert len(table) > 10
-    for step, folder in cuts.items():
-        if step == expected["global_step"]:
-            continue
-        run("fit", "--ckpt_path", folder / "checkpoints" / "last.ckpt", *arguments, "--debug")
+    for step, kept in cuts.items():
+        assert step < expected["global_step"]
+        folder = shutil.copytree(kept, tmp_path / f"cut{step}" / kept.name)
+        run("fit", "--ckpt_path", folder / "checkpoints" / "last.ckpt", "--debug")
         assert same(expected, content(folder)) is None, step
         assert same(content(straight, "best"), content(folder, "best")) is None, step
         assert rows(folder) == table, step
@@ -125,27 +145,29 @@ slow = pytest.mark.slow
 CASES = [(n, "ema") for n in LENGTHS if n != "epochs"]
 CASES += [(n, "plain") for n in ("epochs", "inside", "accumulated")]
 QUICK = {("steps", "ema"), ("inside", "plain"), ("inside_epochs", "ema")}
+# Cut at the first writing, in the first epoch, or half-way; at both where the first one is inside
+# an epoch, or before any validation.
+TWICE = {("inside", "ema"), ("sparse", "ema")}
 
 
 @pytest.mark.parametrize(
     ("length", "average"), [pytest.param(*c, marks=[] if c in QUICK else slow) for c in CASES]
 )
-def test_bags(length, average, snapshots, tmp_path):
-    extra = EMA if average == "ema" else []
-    run(*BAGS, *LENGTHS[length], *extra, "--runs_dir", tmp_path, "--debug")
-    steps = sorted(snapshots)
+def test_bags(length, average, whole, tmp_path):
+    straight, kept = whole(*BAGS, *LENGTHS[length], *(EMA if average == "ema" else []))
+    steps = sorted(kept)
     assert len(steps) >= 3
-    chosen = steps[:1] if (length, average) in QUICK else [steps[0], steps[len(steps) // 2]]
-    assert_resumes(tmp_path / "abmil" / "version_0", {step: snapshots[step] for step in chosen})
+    case, half = (length, average), steps[len(steps) // 2]
+    chosen = steps[:1] if case in QUICK else [steps[0], half] if case in TWICE else [half]
+    assert_resumes(straight, {step: kept[step] for step in chosen}, tmp_path)
 
 
 @slow
 @pytest.mark.parametrize("length", ["sparse", "inside", "inside_epochs"])
-def test_from_the_best_checkpoint(length, snapshots, tmp_path):
+def test_from_the_best_checkpoint(length, whole, tmp_path):
     """Such checkpoints are written inside validation, also on an epoch's last batch."""
-    run(*BAGS, *LENGTHS[length], *EMA, "--runs_dir", tmp_path, "--debug")
-    straight = tmp_path / "abmil" / "version_0"
-    folder = snapshots[sorted(snapshots)[1]]
+    straight, kept = whole(*BAGS, *LENGTHS[length], *EMA)
+    folder = shutil.copytree(kept[sorted(kept)[1]], tmp_path / "cut" / straight.name)
     (folder / "checkpoints" / "last.ckpt").unlink()
     step = content(folder, "best")["global_step"]
     run("fit", "--ckpt_path", folder / "checkpoints" / "best.ckpt", "--debug")
@@ -176,13 +198,12 @@ SCENES = [
 
 
 @slow
-@pytest.mark.parametrize("workers", [0, 2])
-def test_scenes_with_batch_norm_and_workers(workers, snapshots, tmp_path):
+@pytest.mark.parametrize(("workers", "cuts"), [(0, [2]), (2, [2, 3])])
+def test_scenes_with_batch_norm_and_workers(workers, cuts, whole, tmp_path):
+    """Inside an epoch, where the loader has drawn ahead, and at its end."""
     inside = ["--trainer.max_epochs", "2", "--trainer.val_check_interval", "2"]
     augmented = [f"--data.num_workers={workers}"]
     augmented += ['--data.augmentations=[{"name": "HorizontalFlip", "p": 0.5}]']
-    run(*SCENES, *inside, *augmented, *EMA, "--runs_dir", tmp_path, "--debug")
-    steps = sorted(snapshots)
-    assert steps == [2, 3, 5, 6]
-    cuts = {step: snapshots[step] for step in (2, 3)}
-    assert_resumes(tmp_path / "mask_rcnn" / "version_0", cuts)
+    straight, kept = whole(*SCENES, *inside, *augmented, *EMA)
+    assert sorted(kept) == [2, 3, 5, 6]
+    assert_resumes(straight, {step: kept[step] for step in cuts}, tmp_path)

@@ -229,6 +229,8 @@ def command(*more):
     recipe = "configs/mil/sc_mil_two_stage.yaml"
     words = ["fit", "--config", recipe, "--config", "configs/_base/data/digit_bags.yaml"]
     words += ["--data.train_bags", "16", "--data.val_bags", "4", "--trainer.max_epochs", "1"]
+    for figures in ("curves", "attention", "confusion"):
+        words += [f"--callbacks.{figures}", "false"]
     return [*words, "--trainer.accelerator", "cpu", "--trainer.devices", "1", "--debug", *more]
 
 

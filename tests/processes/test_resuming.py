@@ -19,15 +19,17 @@ RECIPES = {
         "--trainer.limit_train_batches", "1.0", "--trainer.val_check_interval", "2",
     ],
     "abmil": [  # dropout
-        "--data.train_bags", "60", "--data.val_bags", "21", "--data.eval_batch_size", "6",
-        "--trainer.val_check_interval", "2",
+        "--config", "configs/_base/wandb.yaml", "--data.train_bags", "60", "--data.val_bags", "21",
+        "--data.eval_batch_size", "6", "--trainer.val_check_interval", "2",
     ],
 }  # fmt: skip
 COMMON = [
     "--config", "configs/_base/ddp.yaml", "--config", "configs/_base/ema.yaml",
-    "--config", "configs/_base/wandb.yaml", "--ema.decay", "0.9", "--ema.warmup_steps", "3",
+    "--ema.decay", "0.9", "--ema.warmup_steps", "3", "--callbacks.curves", "false",
+    "--callbacks.confusion", "false", "--callbacks.attention", "false",
+    "--callbacks.gallery", "false", "--callbacks.progress", "false",
     "--trainer.accelerator", "cpu", "--trainer.max_epochs", "2", "--trainer.log_every_n_steps", "1",
-    "--checkpoint.last_seconds", "0", "--callbacks.progress", "false",
+    "--checkpoint.last_seconds", "0",
 ]  # fmt: skip
 
 

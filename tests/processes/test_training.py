@@ -67,6 +67,20 @@ def assert_same_course(alone, ranks, start):
             assert (state[name] - value).norm() <= 1e-6 * change + 1e-12, name
 
 
+@pytest.fixture(scope="module")
+def trained(processes):
+    """Return a function that trains on W processes and, once for all W, on one."""
+    done = {}
+
+    def both(world, function):
+        if function in done:
+            return done[function], processes(world, function)
+        done[function], ranks = processes.beside_one(world, function)
+        return done[function], ranks
+
+    return both
+
+
 def segmentation_module():
     torch.manual_seed(0)
     model = MaskRCNN(
@@ -91,9 +105,9 @@ def train_on_scenes(rank, world):
     return train(segmentation_module(), data, world)
 
 
-def test_segmentation(processes, world):
+def test_segmentation(trained, world):
     start = segmentation_module().double().state_dict()
-    assert_same_course(*processes.beside_one(world, train_on_scenes), start)
+    assert_same_course(*trained(world, train_on_scenes), start)
 
 
 def mil_module():
@@ -107,9 +121,9 @@ def train_on_bags(rank, world):
     return train(mil_module(), data, world)
 
 
-def test_bags(processes, world):
+def test_bags(trained, world):
     start = mil_module().double().state_dict()
-    assert_same_course(*processes.beside_one(world, train_on_bags), start)
+    assert_same_course(*trained(world, train_on_bags), start)
 
 
 class JoinedBatches(torch.utils.data.Sampler):

@@ -16,9 +16,8 @@ def test_summary_names_files_that_exist(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(quickstart, "RUNS", tmp_path)
     monkeypatch.setattr(quickstart, "OUT", tmp_path / "quickstart")
-    monkeypatch.setattr(
-        quickstart, "EXTRA", ["--trainer.limit_train_batches", "1", "--trainer.max_epochs", "1"]
-    )
+    few = "--trainer.max_epochs=1 --trainer.limit_train_batches=1 --trainer.limit_val_batches=2"
+    monkeypatch.setattr(quickstart, "EXTRA", few.split())
     assert quickstart.TEST_SCENES == 200  # what `make quickstart` scores
     monkeypatch.setattr(quickstart, "TEST_SCENES", 12)
     assert quickstart.main() == 0

@@ -375,7 +375,7 @@ def test_every_distillation_learns(distill):
     torch.manual_seed(0)
     model = DTFD(64, 2, "binary", hidden_size=128, attention_dim=64, num_groups=2, distill=distill)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
-    for _ in range(30):
+    for _ in range(12):
         for positions in torch.randperm(len(train)).split(20):
             batch = take_bags(train, positions)
             loss = sum(model.losses(model(batch), batch).values())

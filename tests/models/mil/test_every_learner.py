@@ -20,6 +20,8 @@ from tests.mil_recipes import NAMES, build, prepare, random_bags, without_dropou
 TASKS = [("binary", 2), ("multiclass", 3), ("multilabel", 3)]
 FIELDS = ("logits", "attention", "attention_logits", "embeddings", "instance_logits")
 
+MANY = 1100  # more than the views, landmarks, anchors and tokens of any recipe
+
 every_recipe = pytest.mark.parametrize("name", NAMES)
 
 
@@ -56,12 +58,12 @@ def assert_close(found, wanted, tolerance=1e-5):
 
 
 @every_recipe
-@pytest.mark.parametrize("size", [1, 2, 7, 50, 2000])
+@pytest.mark.parametrize("size", [1, 2, 50, MANY])
 def test_bags_of_every_size_train(name, size):
     for sizes in ([size], [size, 7, 1]):
         bags = random_bags(sizes)
         module = prepare(build(name), bags)
-        if sizes != [2000]:  # of so many instances, one training step has to do
+        if sizes != [MANY]:  # of so many instances, one training step has to do
             terms, gradients = training_step(module.train(), bags)
             assert "bag" in terms
             assert all(t.ndim == 0 and t.isfinite() for t in terms.values()), terms

@@ -21,7 +21,7 @@ from models.mil.sc_mil import SCMIL
 
 pytestmark = pytest.mark.slow
 
-STEPS, BATCH = 700, 16
+STEPS, BATCH = 500, 16
 SHOWN = ("bag_auroc", "bag_f1", "bag_balanced_accuracy")
 
 
@@ -88,7 +88,7 @@ def score(method, share):
     for protocol, options, model in stages:
         module = protocol(
             model(64, 2, "binary"),
-            lambda p: torch.optim.AdamW(p, lr=1e-3, weight_decay=0.01),
+            lambda p: torch.optim.AdamW(p, lr=2e-3, weight_decay=0.01, fused=True),
             **options,
         )
         if before is not None:

@@ -373,7 +373,7 @@ def test_a_config_builds_it(config, classes):
 
 @pytest.mark.slow
 def test_it_learns_one_batch(scene):
-    batch, _, _ = scene([(96, 96)] * 2, instances=3)
+    batch, _, _ = scene([(64, 64)] * 2, instances=2)
     model = build(
         "gn",  # no gap between training and evaluation
         box=dataclasses.replace(BOX, width=64, positive_fraction=0.5),
@@ -381,8 +381,8 @@ def test_it_learns_one_batch(scene):
         fpn_width=32,
     ).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, 180)
-    for step in range(180):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, 120)
+    for step in range(120):
         loss = total(model.losses(batch, key=step))
         optimizer.zero_grad()
         loss.backward()
