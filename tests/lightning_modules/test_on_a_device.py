@@ -14,30 +14,26 @@ ON += ["--trainer.inference_mode", "false"]  # whose tensors can't be changed in
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("recipe", "overlay", "more"),
+    ("recipe", "overlay", "again"),
     [
-        ("quickstart/mask_rcnn", "digit_scenes", ["--data.size", "64"]),
-        ("quickstart/yolo", "digit_scenes", ["--data.size", "64"]),
-        ("mil/mhim_v2", "digit_bags", []),  # two stages, a teacher
+        ("quickstart/mask_rcnn", "digit_scenes", False),
+        ("quickstart/yolo", "digit_scenes", True),
+        ("mil/mhim_v2", "digit_bags", False),  # two stages, a teacher
     ],
 )
-def test_train_validate_save_and_test(recipe, overlay, more, tmp_path, monkeypatch):
+def test_train_validate_save_and_test(recipe, overlay, again, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    data = [
-        "--config",
-        f"configs/{recipe}.yaml",
-        "--config",
-        f"configs/_base/data/{overlay}.yaml",
-        "--data.batch_size",
-        "2",
-        *more,
-    ]
-    few = ["--trainer.max_epochs", "2", "--trainer.limit_train_batches", "1"]
+    data = ["--config", f"configs/{recipe}.yaml", "--config", f"configs/_base/data/{overlay}.yaml"]
+    data += ["--data.batch_size", "2"]
+    data += ["--data.size", "64"] if overlay == "digit_scenes" else []
+    few = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1"]
     few += ["--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1"]
+    few += ["--callbacks", "{attention: false, confusion: false, curves: false, gallery: false}"]
     run = ["--runs_dir", str(tmp_path), "--debug", *few, *ON]
     with pretend_device():
         assert train.main(["fit", *data, *run]) == 0
         (checkpoint,) = tmp_path.glob("*/version_0/checkpoints/last.ckpt")
-        assert train.main(["test", *data, "--ckpt_path", str(checkpoint), *run]) == 0
+        if again:
+            assert train.main(["test", *data, "--ckpt_path", str(checkpoint), *run]) == 0
     (table,) = tmp_path.glob("*/version_0/metrics.csv")
-    assert len(table.read_text().splitlines()) > 2
+    assert len(table.read_text().splitlines()) > 1
