@@ -27,11 +27,12 @@ test: export OMP_NUM_THREADS = 1
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+check: export OMP_NUM_THREADS = 1
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 faults: setup
 	$(BIN)/python -m tests.faults

@@ -141,6 +141,7 @@ def offline(offline_wandb):
     return offline_wandb / "wandb_dir"
 
 
+@pytest.mark.slow
 def test_offline_run_holds_masks_boxes_and_names(stand_in, make_trainer, offline, read_wandb):
     logger = SafeWandbLogger(offline, WandbOptions())
     trainer = make_trainer([MaskGallery(num_pictures=2)], logger=logger)

@@ -117,6 +117,7 @@ def test_history_summary_groups_and_definitions_are_read_back(loggers, offline_w
     assert_models(run, logger.version, [], offline_wandb)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_in_its_folder_is_the_same_wandb_run(loggers, offline_wandb, read_wandb):
     """It keeps the best checkpoint at first, and then the last one."""
     for value, wanted in ((1.0, "best"), (2.0, "last")):

@@ -67,7 +67,13 @@ def test_the_table_has_no_recipe_that_is_gone():
     assert set(TABLE) <= {str(r) for r in RECIPES}
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def marked(recipe):
+    """Large networks take seconds."""
+    large = recipe.parent.name == "seg" and recipe.stem != "yolo_n"
+    return pytest.param(recipe, id=str(recipe), marks=[pytest.mark.slow] if large else [])
+
+
+@pytest.mark.parametrize("recipe", [marked(r) for r in RECIPES])
 def test_one_fast_dev_step_on_embedded_data(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     overlay = {"seg": "digit_scenes", "mil": "digit_bags"}[kind(recipe)]

@@ -57,6 +57,7 @@ def test_lines_come_back_up_to_rounding(yolo, tmp_path):
     assert again["images"] == content["images"]
 
 
+@pytest.mark.slow
 def test_coco_sets_come_back_with_their_masks(shared_data, tmp_path):
     """195 + 120 pictures of COCO, and nuclei as run lengths: every mask is the same to the bit."""
     for name, split, kinds in (

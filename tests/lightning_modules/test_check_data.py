@@ -177,6 +177,7 @@ def test_a_picture_that_breaks_after_the_checks_ends_with_code_2(tmp_path, damag
     assert "Traceback" not in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [5000, 0])
 @pytest.mark.parametrize("form", ["coco", "yolo_txt"])
 def test_pictures_that_all_turn_out_broken_cannot_be_skipped(

@@ -39,6 +39,7 @@ def test_slides_are_validated_as_the_same_bags_of_an_npz_file(config, write_slid
     assert sum(map(len, held)) == len(set.union(*held)) == 12
 
 
+@pytest.mark.slow
 def test_a_recipe_of_slides_is_followed(config, write_slides):
     """Each setting that changes training changes the result, and bags can be patients."""
     table = write_slides(24, size=12, label=[0] * 16 + [1] * 8, patient_id=None)

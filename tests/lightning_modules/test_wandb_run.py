@@ -36,6 +36,7 @@ def wandb_runs(folder):
     return sorted((folder / "wandb").glob("offline-run-*"))
 
 
+@pytest.mark.slow
 def test_everything_of_a_bag_training_is_there(offline_wandb, read_wandb):
     small = ["--data.init_args.val_bags", "20", "--data.init_args.train_bags", "40"]
     group = ["--wandb.group", "seeds", "--wandb.job_type", "seed1", "--seed_everything", "1"]
@@ -135,6 +136,7 @@ def test_everything_of_a_picture_training_is_there(offline_wandb, read_wandb):
     assert "all classes" in lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fails", [False, True])
 def test_every_fold_of_a_cross_validation_is_a_run_of_one_group(
     fails, offline_wandb, read_wandb, monkeypatch, caplog

@@ -82,6 +82,7 @@ def test_a_student_begins_with_the_weights_of_the_plain_run(small, monkeypatch, 
     assert all(torch.equal(fresh[n], value) for n, value in plain.items())
 
 
+@pytest.mark.slow
 def test_a_student_is_the_same_whether_the_plain_learner_was_there_or_not(
     small, monkeypatch, tmp_path
 ):
