@@ -9,7 +9,7 @@ from models.mil.dtfd import DTFD
 from tests.mil_recipes import NAMES, build, prepare, random_bags
 from tests.models.seg.conftest import make_scene
 from tests.models.seg.test_mask_rcnn import build as build_mask_rcnn
-from tests.models.seg.test_yolo_predict import tiny
+from tests.models.seg.test_yolo_detect import tiny
 from tests.pretend_device import DEVICE, OnDevice, pretend_device
 
 
