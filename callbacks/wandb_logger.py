@@ -195,19 +195,20 @@ class SafeWandbLogger(WandbLogger):
         """Start a run; with a new service where that of an earlier run of this process died."""
         import wandb
 
-        before = self._offline_runs()
+        before = self._folders()
         try:
             return wandb.init(**given)
         except Exception as error:
             if not _is_lost_connection(error):
                 raise
-            for folder in self._offline_runs() - before:  # nothing is in it yet
+            for folder in self._folders() - before:  # nothing is in it yet
                 shutil.rmtree(folder, ignore_errors=True)
             _forget_service()
             return wandb.init(**given)
 
-    def _offline_runs(self) -> set[Path]:
-        return set((self._run_dir / "wandb").glob("offline-run-*"))
+    def _folders(self) -> set[Path]:
+        found = (self._run_dir / "wandb").glob("*run-*")
+        return {path for path in found if not path.is_symlink()}
 
     def _mode(self) -> Any:
         """Return the mode of the run; never asks anybody anything."""

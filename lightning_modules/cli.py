@@ -314,11 +314,12 @@ def predict_arguments(args: list[str], folder: Path) -> list[str]:
     return ["predict", "--config", str(path), *named, *rest, "--ckpt_path", checkpoint]
 
 
-def resume_arguments(args: list[str]) -> list[str]:
+def run_arguments(args: list[str]) -> list[str]:
     """Turn `fit --ckpt_path RUN/checkpoints/last.ckpt` into arguments with the run's own recipe.
 
     Args:
-        args: the user's arguments, beginning with ``fit``; other flags win over the recipe.
+        args: the user's arguments, beginning with ``fit``, ``validate`` or ``test``; other flags
+            win over the recipe.
 
     Raises:
         ValueError: the file is not a segmil checkpoint, or does not lie in a run's folder.
@@ -331,7 +332,7 @@ def resume_arguments(args: list[str]) -> list[str]:
     recipe = run / "config.yaml"
     if not recipe.is_file():
         raise ValueError(f"{recipe}: no such file to take the recipe from; give --config RECIPE")
-    return ["fit", "--config", str(recipe), *args[1:]]
+    return [args[0], "--config", str(recipe), *args[1:]]
 
 
 def _take(args: list[str], flag: str) -> tuple[list[str], str | None]:
@@ -356,9 +357,10 @@ def run(args: list[str]) -> SegmilCLI:
     if args[0] == "fit" and checkpoint is not None:
         args = [*others, "--ckpt_path", str(unfinished_stage(Path(checkpoint)))]
     if args[0] in ("fit", "validate", "test") and not configured and not elsewise:
-        raise ValueError(f"{args[0]} needs --config RECIPE.yaml; recipes are in configs/")
-    if args[0] == "fit" and not configured:
-        return _run(resume_arguments(args))
+        needs = "" if args[0] == "fit" else "--ckpt_path FILE or "
+        raise ValueError(f"{args[0]} needs {needs}--config RECIPE.yaml; recipes are in configs/")
+    if args[0] in ("fit", "validate", "test") and not configured:
+        return _run(run_arguments(args))
     if args[0] == "predict" and not configured:
         with tempfile.TemporaryDirectory() as folder:
             return _run(predict_arguments(args, Path(folder)))

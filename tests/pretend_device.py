@@ -28,6 +28,8 @@ _INDEXING = {
     aten.index.Tensor, aten.index_put.default, aten.index_put_.default,
     aten._index_put_impl_.default, aten._unsafe_index.Tensor,
 }  # fmt: skip
+# They take no numbers of the host either.
+_NO_SCALARS = {aten.stack.default, aten.cat.default, aten.index_select.default}
 # Their result has a shape that only the device knows, or is a number for the host.
 _WAITS = {
     aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default,
@@ -84,8 +86,9 @@ class _Operations(TorchDispatchMode):
             on_device = torch.device(kwargs["device"]).type != "cpu"
             kwargs = kwargs | {"device": HOST}
         if here:
-            self._check(function, args, tensors)
-            self._count(function, args, kwargs, on_device)
+            self._check(function, args, kwargs, tensors, on_device)
+        if here or on_device:
+            self._count(function, args, kwargs, bool(here), on_device)
         if function is aten.copy_.default and not isinstance(args[0], OnDevice):
             on_device = False
         wrappers = {id(x.held): x for x in here}
@@ -95,17 +98,30 @@ class _Operations(TorchDispatchMode):
             return result
         return tree_map_only(torch.Tensor, lambda x: self._wrapped(x, wrappers, function), result)
 
-    def _check(self, function, args, tensors):
+    def _check(self, function, args, kwargs, tensors, on_device):
         if function in _COPIES:
+            first = args[0]
+            wanted = first.dtype if function is aten.copy_.default else kwargs.get("dtype")
+            copied = function is aten._to_copy.default
+            leaves = not (on_device if copied else isinstance(first, OnDevice))
+            source = first if copied else args[1]
+            if leaves and wanted == torch.float64 != source.dtype and not self.float64:
+                raise TypeError(f"{function}: float64 can't be made on the way from the device")
             return
         if function in _INDEXING:  # indices may be on the host
             tensors = [args[0], *args[2:3]] if isinstance(args[0], OnDevice) else tensors
-        strange = [x for x in tensors if not isinstance(x, OnDevice) and x.dim() > 0]
+        strange = [x for x in tensors if not isinstance(x, OnDevice)]
+        if function not in _NO_SCALARS:
+            strange = [x for x in strange if x.dim() > 0]
         if strange:
             shapes = [tuple(x.shape) for x in strange]
             raise RuntimeError(f"{function}: some tensors are on the device, {shapes} are not")
 
-    def _count(self, function, args, kwargs, on_device):
+    def _count(self, function, args, kwargs, here, on_device):
+        if not here:  # from the host: one that does not block has to be asked for
+            if function in _COPIES and not kwargs.get("non_blocking"):
+                self.waits[str(function)] += 1
+            return
         chosen = args[1] if function in _INDEXING else ()
         by_mask = any(x is not None and x.dtype in (torch.bool, torch.uint8) for x in chosen)
         to_host = function in _COPIES and not on_device

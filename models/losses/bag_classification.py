@@ -47,5 +47,5 @@ def mean_over_bags(losses: Tensor) -> Tensor:
     """
     if not torch.is_grad_enabled():
         return losses.mean()
-    count = torch.tensor(losses.shape[0], device=losses.device)
+    count = torch.full((), losses.shape[0], device=losses.device)  # a fill, not a copy
     return losses.sum() / global_mean_count(count, losses.dtype)

@@ -298,7 +298,7 @@ class INS(nn.Module):
             all_queries.detach()[order], labels[order], self.prototype_momentum
         )
         memory.enqueue(all_keys, labels)
-        count = torch.tensor(losses.shape[0], device=losses.device)
+        count = torch.full((), losses.shape[0], device=losses.device)
         return losses.sum() / global_mean_count(count, losses.dtype)
 
     @torch.no_grad()

@@ -33,7 +33,7 @@ def random_order(bags: BagBatch, key: int, stream: int = 0) -> Tensor:
     """
     ids = segment_ids(bags.offsets, bags.features.shape[0])
     word = (key + stream * _STEP + 2**63) % 2**64 - 2**63  # wraps as the additions below do
-    mixed = _mix(_mix(torch.tensor(word, device=ids.device)) ^ bags.index)
+    mixed = _mix(_mix(torch.full((), word, device=ids.device)) ^ bags.index)
     return _mix(mixed[ids] ^ _mix(bags.numbers()))
 
 

@@ -91,9 +91,11 @@ def mask_windows(
 
 def _places(corners: Tensor, size: tuple[int, int]) -> _Places:
     """List all cells that boxes (O, 4), in cells, have a part in."""
-    limit = torch.tensor(size[::-1], device=corners.device)
+    height, width = size
     low = corners[:, :2].floor().long().clamp(min=0)
-    extent = (torch.minimum(corners[:, 2:].ceil().long(), limit) - low).clamp(min=0)  # (O, 2)
+    right, bottom = corners[:, 2:].ceil().long().unbind(dim=1)
+    high = torch.stack([right.clamp(max=width), bottom.clamp(max=height)], dim=1)
+    extent = (high - low).clamp(min=0)  # (O, 2)
     offsets = extent.new_zeros(corners.shape[0] + 1)
     offsets[1:] = extent.prod(dim=1).cumsum(0)
     owner = segment_ids(offsets, int(offsets[-1]))

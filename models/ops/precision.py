@@ -32,3 +32,12 @@ def has_float64(device: torch.device) -> bool:
 def as_float64(values: Tensor) -> Tensor:
     """Convert to float64, on the host where the device has none; differentiable."""
     return (values if has_float64(values.device) else values.cpu()).double()
+
+
+def back_to(like: Tensor, wide: Tensor) -> Tensor:
+    """Give what `as_float64` was given for the format and the device of another tensor again.
+
+    In two steps: a gradient that comes back by one would have to leave a device without float64
+    as float64.
+    """
+    return wide.to(like.dtype).to(like.device)

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from models.ops.precision import as_float64, at_least_float32
+from models.ops.precision import as_float64, at_least_float32, back_to
 
 # Up to how many pairs of a segment and a column of weights a matrix product over all of them is
 # cheaper than adding row by row: 64 columns cost an eighth of a layer with 512 outputs.
@@ -71,7 +71,7 @@ def segment_sum(values: Tensor, offsets: Tensor) -> Tensor:
     terms = as_float64(values) if narrow else values
     sums = terms.new_zeros(offsets.shape[0] - 1, *values.shape[1:])
     ids = segment_ids(offsets, values.shape[0]).to(terms.device)
-    return sums.index_add(0, ids, terms).to(values.device, values.dtype)
+    return back_to(values, sums.index_add(0, ids, terms))
 
 
 def segment_mean(values: Tensor, offsets: Tensor) -> Tensor:
@@ -194,4 +194,4 @@ def _of_each_row(values: Tensor, offsets: Tensor, rows: Tensor) -> Tensor:
         return values.expand_as(rows)
     wide = as_float64(values)
     ids = segment_ids(offsets, rows.shape[0]).to(wide.device)
-    return wide.index_select(0, ids).to(values.device, values.dtype)
+    return back_to(values, wide.index_select(0, ids))

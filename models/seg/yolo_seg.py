@@ -244,7 +244,7 @@ def pad_batch(batch: SegBatch, value: float, multiple: int = _SIZE_DIVISIBLE) ->
     more_columns = -(-width // batch.mask_stride) - mask_width
     return dataclasses.replace(
         batch,
-        images=images.where(valid, images.new_tensor(value)),
+        images=images.masked_fill(~valid, value),
         masks=F.pad(batch.masks, (0, more_columns, 0, more_rows))
         if more_rows or more_columns
         else batch.masks,

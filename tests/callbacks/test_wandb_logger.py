@@ -236,6 +236,28 @@ def test_a_service_that_died_between_two_runs_is_replaced(
     assert read_wandb(runs(offline_wandb)[-1]).history[0]["val/loss"] == 2.0
 
 
+def test_what_an_attempt_left_goes_in_either_mode(offline_wandb, monkeypatch):
+    import wandb
+
+    logger = SafeWandbLogger(offline_wandb / "x" / "version_0", WandbOptions())
+    parent = offline_wandb / "x/version_0/wandb"
+    (parent / "offline-run-1-old").mkdir(parents=True)
+    (parent / "latest-run").symlink_to("offline-run-1-old")
+    attempts = iter(["run-2-a", "offline-run-2-b"])
+
+    def init(**given):
+        (parent / next(attempts)).mkdir()
+        if len(list(parent.glob("*-2-*"))) == 1 and not (parent / "offline-run-2-b").exists():
+            raise ConnectionResetError("Connection lost")
+        return "run"
+
+    monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.setattr(wandb, "teardown", lambda: None)
+    assert logger._init(mode="online") == "run"
+    left = sorted(path.name for path in parent.iterdir())
+    assert left == ["latest-run", "offline-run-1-old", "offline-run-2-b"]
+
+
 def test_wandb_that_is_not_installed_leaves_the_table(offline_wandb, monkeypatch):
     import pytorch_lightning.loggers.wandb as lightning
 

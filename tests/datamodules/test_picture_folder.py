@@ -77,3 +77,10 @@ def test_broken_files_are_all_named_before_predicting_or_left_out(folder):
     (folder / "b.png").write_text("")
     with pytest.raises(DataProblems, match="b.png cannot be read"):
         PictureFolderDataModule(folder, MAP, bad_data="skip")
+
+
+def test_webp(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (9, 4, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "a.webp", lossless=True)
+    (batch,) = PictureFolderDataModule(tmp_path, MAP, size_multiple=1).predict_dataloader()
+    assert torch.equal(batch.images[0], torch.from_numpy(picture).permute(2, 0, 1) / 255)

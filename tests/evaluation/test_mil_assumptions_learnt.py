@@ -1,7 +1,7 @@
 """The verdicts of the algorithmic unit tests, one seed: the controls bite.
 
-One cell of each kind is trained at the full budget, the others at a third of its epochs: their
-areas under the ROC curve are as far from the thresholds there.
+One cell of each kind is trained at the full budget, and those that have not come far from the
+thresholds of the area under the ROC curve in a third of its epochs.
 """
 
 from concurrent.futures import ProcessPoolExecutor
@@ -22,17 +22,18 @@ AT_FULL_BUDGET = [
     ("models.mil.mi_net.InstanceMINet", TRUNK, None, {1: "PASS"}),
     ("models.mil.mi_net.MINet", TRUNK, None, {1: "VIOLATION"}),
     ("models.mil.pooling.InstancePooling", NOISY_OR, None, {3: "VIOLATION"}),
+    ("models.mil.monotone.MinMaxLattice", {}, None, {1: "PASS"}),
+    # modules that know nothing of this repository, by their dotted name
+    (FOREIGN + "MaxOfScores", {"width": 64}, "bag", {1: "PASS"}),
+    (FOREIGN + "PaddedMaxOfScores", {"width": 64}, "batch", {1: "PASS"}),
 ]
 IN_FEW_EPOCHS = [
     ("models.mil.mi_net.InstanceMINet", TRUNK, None, {2: "LEGAL-BUT-LIMITED"}),
     ("models.mil.monotone.MonotoneMax", {}, None, {1: "PASS", 2: "PASS", 3: "PASS"}),
-    ("models.mil.monotone.MinMaxLattice", {}, None, {1: "PASS", 3: "PASS"}),
+    ("models.mil.monotone.MinMaxLattice", {}, None, {3: "PASS"}),
     ("models.mil.mi_net.MINet", TRUNK, None, {2: "VIOLATION"}),
     ("models.mil.abmil.ABMIL", TRUNK, None, {1: "VIOLATION"}),
     ("models.mil.pooling.EmbeddingPooling", {**TRUNK, "pool": "mean"}, None, {3: "VIOLATION"}),
-    # modules that know nothing of this repository, by their dotted name
-    (FOREIGN + "MaxOfScores", {"width": 64}, "bag", {1: "PASS"}),
-    (FOREIGN + "PaddedMaxOfScores", {"width": 64}, "batch", {1: "PASS"}),
     (FOREIGN + "GatedAttention", {"width": 64}, "bag", {1: "VIOLATION"}),
     ("torchmil.models.ABMIL", {"in_shape": [16]}, "batch", {1: "VIOLATION"}),
 ]

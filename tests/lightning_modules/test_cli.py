@@ -63,10 +63,10 @@ def mil_run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def mil_test(mil_run):
-    """What `test` leaves for the best checkpoint."""
+    """What `test` leaves for the best checkpoint; the recipe is that of its run."""
     runs = mil_run.parents[1]
-    config = [*BAGS, "--ckpt_path", mil_run / "checkpoints" / "best.ckpt"]
-    run("test", *config, "--runs_dir", runs, "--name", "t")
+    checkpoint = ["--ckpt_path", mil_run / "checkpoints" / "best.ckpt"]
+    run("test", *checkpoint, "--runs_dir", runs, "--name", "t")
     return runs / "t" / "version_0"
 
 
@@ -157,6 +157,8 @@ def test_resuming_continues_where_the_run_stopped(mil_run, tmp_path):
         (["fit", "--config", "nothere.yaml"], "nothere.yaml"),
         (["predict", "--ckpt_path", "nothere.ckpt"], "nothere.ckpt: no such checkpoint"),
         (["predict"], "predict needs --ckpt_path"),
+        (["test"], "test needs --ckpt_path FILE or --config RECIPE.yaml"),
+        (["validate", "--ckpt_path", "nothere.ckpt"], "nothere.ckpt: no such checkpoint"),
         (
             ["fit", "--config", "configs/quickstart/abmil.yaml", "--data.batch_sise", "3"],
             "batch_sise",

@@ -30,8 +30,9 @@ def test_train_validate_save_and_test(recipe, overlay, again, tmp_path, monkeypa
     few += ["--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1"]
     few += ["--callbacks", "{attention: false, confusion: false, curves: false, gallery: false}"]
     run = ["--runs_dir", str(tmp_path), "--debug", *few, *ON]
-    with pretend_device():
+    with pretend_device() as waits:
         assert train.main(["fit", *data, *run]) == 0
+        assert waits  # nothing on the host makes anybody wait
         (checkpoint,) = tmp_path.glob("*/version_0/checkpoints/last.ckpt")
         if again:
             assert train.main(["test", *data, "--ckpt_path", str(checkpoint), *run]) == 0

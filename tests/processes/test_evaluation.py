@@ -149,10 +149,12 @@ def scored(processes, tmp_path_factory):
     It returns the metrics, found equal, and the names of the files, found equal byte for byte.
     """
     runs = tmp_path_factory.mktemp("scored")
-    done = {}
+    done, numbers = {}, {}
 
     def compare(world, arguments):
-        folder = runs / "_".join((arguments[0], Path(arguments[2]).stem))
+        key = tuple(map(str, arguments))
+        number = numbers.setdefault(key, len(numbers))
+        folder = runs / "_".join((arguments[0], Path(arguments[2]).stem, str(number)))
         given = {"runs": str(folder), "arguments": [*arguments, "--name", "p"]}
         if folder in done:
             ranks = processes(world, command, **given)

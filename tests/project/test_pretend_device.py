@@ -28,6 +28,8 @@ def test_what_is_made_there_is_there(waits):
         lambda x, h: x + h,
         lambda x, h: h + x,
         lambda x, h: torch.cat([x, h]),
+        lambda x, h: torch.stack([x[0], h[0]]),
+        lambda x, h: x.index_select(0, h[0].long()),
         lambda x, h: h[x.long()],
         lambda x, h: x.index_put((x.long(),), h),
         lambda x, h: x.index_add(0, torch.arange(3), h),
@@ -58,6 +60,8 @@ def test_what_a_real_device_takes_from_the_host(waits):
         lambda x: torch.zeros(2, dtype=torch.float64, device=x.device),
         lambda x: x.numpy(),
         lambda x: x.cpu().double().to(x.device),
+        lambda x: x.to("cpu", torch.float64),  # one copy, which would need it on the device
+        lambda x: torch.zeros(2, dtype=torch.float64).copy_(x),
     ],
 )
 def test_neither_float64_nor_numpy(wrong, waits):
@@ -74,7 +78,7 @@ def test_another_device_has_float64():
 def test_in_inference_mode_too(waits):
     x = torch.arange(3.0).to("mps")
     assert x.to(x.device, torch.float16).tolist() == [0, 1, 2]
-    assert type(x.to("cpu", torch.float64)) is torch.Tensor
+    assert type(x.to("cpu", torch.int64)) is torch.Tensor
     with pytest.raises(RuntimeError, match="on the device"):
         nn.functional.linear(x, torch.ones(1, 3))
 
@@ -92,11 +96,15 @@ def test_in_inference_mode_too(waits):
         (lambda x: x.repeat_interleave(x.long(), output_size=3), 0),
         (lambda x: x[x.long()].sort().values.cumsum(0), 0),
         (lambda x: x.masked_fill(x > 1, 0.0), 0),
-        (lambda x: torch.tensor([1.0]).to(x.device), 0),
+        (lambda x: torch.tensor([1.0]).to(x.device), 1),
+        (lambda x: torch.tensor([1.0]).to(x.device, non_blocking=True), 0),
+        (lambda x: torch.tensor(1.0, device=x.device), 1),
+        (lambda x: torch.full((), 1.0, device=x.device), 0),
     ],
 )
 def test_what_makes_the_host_wait_is_counted(wait, count, waits):
     x = torch.arange(3.0, device="mps")
+    waits.clear()
     wait(x)
     assert sum(waits.values()) == count, waits
 

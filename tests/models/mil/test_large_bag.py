@@ -53,7 +53,7 @@ print(json.dumps(wide + steps([50_000, 200_000], hidden_sizes=[32], attention_di
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_bag_of_200_000_instances_trains_in_abmil_under_4_gib():
+def test_a_bag_of_200_000_instances_needs_less_than_4_gib_in_abmil():
     """The increase, in bytes an instance, holds the features themselves, 4 096.
 
     It is the same for small and large bags, so that four times what 50 000 instances take in
