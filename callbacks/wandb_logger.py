@@ -192,7 +192,7 @@ class SafeWandbLogger(WandbLogger):
         return run
 
     def _init(self, **given: Any) -> Any:
-        """Start a run; with a new service where that of an earlier run of this process died."""
+        """Start a run; with a new service where the one of an earlier run or of a parent died."""
         import wandb
 
         before = self._folders()
@@ -274,8 +274,9 @@ class _Silent:
 
 
 def _is_lost_connection(error: BaseException) -> bool:
-    """Tell whether W&B's service is gone; its own error for that has no public name."""
-    return isinstance(error, ConnectionError) or type(error).__name__ == "MailboxClosedError"
+    """Tell whether W&B's service is gone; its own errors for that have no public names."""
+    names = ("MailboxClosedError", "WandbServiceConnectionError")
+    return isinstance(error, ConnectionError) or type(error).__name__ in names
 
 
 def _forget_service() -> None:
@@ -288,6 +289,7 @@ def _forget_service() -> None:
 
     with contextlib.suppress(Exception):  # a service that is dead can't say goodbye either
         _within(TEARDOWN_SECONDS, work)
+    os.environ.pop("WANDB_SERVICE", None)  # where the service is, also that of a parent process
 
 
 def _logged_in() -> bool:

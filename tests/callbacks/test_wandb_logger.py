@@ -236,6 +236,20 @@ def test_a_service_that_died_between_two_runs_is_replaced(
     assert read_wandb(runs(offline_wandb)[-1]).history[0]["val/loss"] == 2.0
 
 
+def test_a_service_of_a_parent_process_that_is_gone_is_replaced(
+    loggers, offline_wandb, monkeypatch, caplog
+):
+    wandb_logger._forget_service()
+    monkeypatch.setenv("WANDB_SERVICE", f"3-{os.getpid()}-unix-{offline_wandb}/gone")
+    both = loggers()
+    with caplog.at_level(logging.WARNING):
+        both[1].log_metrics({"val/loss": 1.0}, step=1)
+        finish_loggers(both)
+    assert not both[1].failed
+    assert not warnings(caplog)
+    assert len(runs(offline_wandb)) == 1
+
+
 def test_what_an_attempt_left_goes_in_either_mode(offline_wandb, monkeypatch):
     import wandb
 

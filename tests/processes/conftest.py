@@ -24,6 +24,7 @@ class Group:
         self.logs = [folder / f"rank_{rank}.txt" for rank in range(world)]
         self.channels, self.processes = [], []
         environment = os.environ | {"OMP_NUM_THREADS": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
+        environment.pop("WANDB_SERVICE", None)  # of this process, which may end it any time
         for rank, log in enumerate(self.logs):
             ours, theirs = Pipe()
             command = [sys.executable, Path(__file__).with_name("worker.py")]

@@ -43,7 +43,7 @@ def whole_and_cut(rank, world, recipe, runs):
         write(self, trainer)
         if self._last_step != before and rank == 0:
             copies.append(Path(runs) / f"cut_{self._last_step}" / recipe / "version_0")
-            shutil.copytree(self.last_path.parents[1], copies[-1])
+            shutil.copytree(self.last_path.parents[1], copies[-1], symlinks=True)
         torch.distributed.barrier()
 
     RunCheckpoint._write = write_and_copy

@@ -140,6 +140,6 @@ def test_digit_bags_are_learned(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_drawn_labels_teach_nothing(name):
-    bags, test = bags_for(name)
+    bags, test = bags_for(name) if name in DRAWN_AS_LONG else digit_bags()
     scores = [auroc(name, drawn_labels(bags, s), test, seed=0, drawn=True) for s in (0, 1)]
     assert sum(scores) / 2 == pytest.approx(0.5, abs=0.2)
