@@ -43,7 +43,7 @@ def _fit(recipe: str, name: str) -> Path:
 
 def segmentation() -> dict[str, object]:
     """Train Mask R-CNN on digit scenes and score the whole test split from files."""
-    from datamodules import DigitScenesDataModule
+    from datamodules.seg.digit_scenes import DigitScenesDataModule
 
     run = _fit("configs/quickstart/mask_rcnn.yaml", SEG)
     checkpoint = run / "checkpoints" / "best.ckpt"

@@ -42,8 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     from jsonargparse import ArgumentError
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-    from lightning_modules.cli import run  # heavy imports, after --help
-    from lightning_modules.errors import tell_once, user_message
+    from engine.config.errors import tell_once, user_message
+    from engine.training.command_line import run  # heavy imports, after --help
 
     try:
         run(args)

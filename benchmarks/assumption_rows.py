@@ -16,8 +16,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lightning_modules.mil_assumptions import RecipeModel, recipe_model
-from lightning_modules.mil_cv_recipe import recipe_section
+from engine.assumptions import RecipeModel, recipe_model
+from engine.cross_validation.recipe import recipe_section
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = 45  # instances of a bag

@@ -9,7 +9,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from evaluation.mil_assumptions import AssumptionReport, SeedResult
+from evaluation.mil_assumptions.suite import AssumptionReport, SeedResult
 
 BEGIN = "<!-- table of benchmarks/mil_assumptions.py -->"
 END = "<!-- end of the table -->"

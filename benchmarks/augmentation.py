@@ -25,9 +25,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datamodules import CocoDataModule
-from datamodules.convert import convert
-from datamodules.mosaic_options import MosaicOptions
+from datamodules.seg.coco import CocoDataModule
+from datamodules.seg.mosaic_options import MosaicOptions
+from formats.yolo.convert import convert
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH = 16

@@ -27,9 +27,9 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datamodules.feature_files import read_features
-from datamodules.feature_set import FeatureBags, FeatureFolder, FeatureSet
-from datamodules.samplers import SampleKey
+from datamodules.mil.feature_set import FeatureBags, FeatureFolder, FeatureSet
+from datamodules.sampling.keys import SampleKey
+from formats.features import read_features
 
 INSTANCES, WIDTH, BOUND = 10_000, 1024, 1.5
 BOUNDED = ("npy", "safetensors")

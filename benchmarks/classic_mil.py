@@ -30,10 +30,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from classic_mil_floor import CLASSIFIERS, POOLS, cross_validate_floor
 
-from datamodules.bag_file import read_bag_file
-from evaluation.results import write_json
-from lightning_modules.mil_cv import cross_validate
-from lightning_modules.mil_cv_recipe import RecipeFiles
+from datamodules.mil.npz_file import read_bag_file
+from engine.cross_validation.recipe import RecipeFiles
+from engine.cross_validation.run import cross_validate
+from formats.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 SETS = ("musk1", "musk2", "elephant", "fox", "tiger", "corel_dogs")

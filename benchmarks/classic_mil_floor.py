@@ -15,8 +15,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from datamodules.bag_file import BagFile
-from evaluation.cross_validation import FoldSummary, summarise_folds
+from datamodules.mil.npz_file import BagFile
+from evaluation.mil.cross_validation import FoldSummary, summarise_folds
 
 Array = npt.NDArray[np.float64]
 
@@ -47,7 +47,7 @@ def cross_validate_floor(
         seed: of the 5 x 10 folds that are made where the file has none.
 
     Returns:
-        A summary a metric, as `evaluation.cross_validation` makes it; the threshold is
+        A summary a metric, as `evaluation.mil.cross_validation` makes it; the threshold is
         zero of the decision, which of the regression is a probability of 0.5.
     """
     repeats = 5 if bags.published_folds is None else min(5, len(bags.published_folds))

@@ -29,9 +29,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from evaluation.coco_bootstrap import compare_pictures
-from evaluation.delong import delong_test
-from evaluation.paired import compare_bags
+from evaluation.seg.coco_bootstrap import compare_pictures
+from evaluation.statistics.delong import delong_test
+from evaluation.statistics.paired import compare_bags
 
 SIZES = ((5, 40), (10, 40), (40, 40), (100, 100))  # positives, negatives
 SHIFTS = ((1.0, 1.0), (1.2, 0.8))

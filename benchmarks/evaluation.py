@@ -29,9 +29,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from evaluation.coco import evaluate_results
-from evaluation.coco_backends import Backend, IouType
-from models.ops.paste_masks import paste_to_rle
+from evaluation.seg.coco import evaluate_results
+from evaluation.seg.coco_backends import Backend, IouType
+from models.ops.masks.paste import paste_to_rle
 from structures import rle
 
 BOUND_SCORING, BOUND_PASTE, BOUND_PASTE_MEMORY = 0.10, 0.12, 0.05

@@ -22,8 +22,8 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from models.ops.paste_masks import paste_to_rle
-from models.seg import MaskRCNNResNet50FPN
+from models.ops.masks.paste import paste_to_rle
+from models.seg.mask_rcnn import MaskRCNNResNet50FPN
 from structures import SegBatch
 
 HEIGHT, WIDTH, CLASSES, OBJECTS = 320, 480, 80, 8

@@ -27,12 +27,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.assumption_rows import ROOT, Row, rows
 from benchmarks.assumption_table import PROPERTIES, summary, table, written
-from evaluation.assumption_figure import plot_assumptions
-from evaluation.mil_assumption_training import AssumptionSettings, alone
-from evaluation.mil_assumptions import AssumptionReport, SeedResult, run_test
-from evaluation.mil_structure import check_structure
-from evaluation.plots import save_figure
-from evaluation.results import write_json
+from evaluation.mil_assumptions.figure import plot_assumptions
+from evaluation.mil_assumptions.structure import check_structure
+from evaluation.mil_assumptions.suite import AssumptionReport, SeedResult, run_test
+from evaluation.mil_assumptions.training import AssumptionSettings, alone
+from evaluation.report.plots import save_figure
+from formats.files import write_json
 
 DOCUMENT = ROOT / "docs/METHODS.md"
 PICTURE = ROOT / "docs/mil_assumptions.png"

@@ -23,10 +23,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datamodules.bag_file import read_bag_file
-from lightning_modules.mil_cv_recipe import read_recipe
-from lightning_modules.mil_folds import FoldResult, run_fold
-from lightning_modules.mil_folds_together import run_folds
+from datamodules.mil.npz_file import read_bag_file
+from engine.cross_validation.folds import FoldResult, run_fold
+from engine.cross_validation.recipe import read_recipe
+from engine.cross_validation.together import run_folds
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = ("mi_net", "mi_net_embedding", "abmil_classic", "dsmil_classic", "abmil")

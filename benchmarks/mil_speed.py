@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from models.mil import ABMIL
+from models.mil.abmil import ABMIL
 from models.mil.clam import CLAM
 from models.mil.dsmil import DSMIL
 from models.mil.dtfd import DTFD
@@ -231,8 +231,8 @@ def half_precision(repeats: int) -> bool:
 
 def every_recipe(repeats: int) -> None:
     """Print the training step of every recipe, by its own module, on the single bag."""
-    from tests.mil_recipes import NAMES as RECIPES
-    from tests.mil_recipes import build, prepare
+    from tests.support.mil_recipes import NAMES as RECIPES
+    from tests.support.mil_recipes import build, prepare
 
     bags = make_bags(SINGLE)
     for name in RECIPES:

@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datamodules import CocoDataModule
+from datamodules.seg.coco import CocoDataModule
 from structures import SegBatch
 
 PICTURES, SIDE, INSTANCES = 8, 320, 20

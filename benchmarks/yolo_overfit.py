@@ -23,15 +23,15 @@ ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "runs"
 RECIPE = """
 model:
-  class_path: lightning_modules.SegmentationModule
+  class_path: lightning_modules.segmentation.SegmentationModule
   init_args:
-    model: {class_path: models.seg.YOLOSeg, init_args: {scale: n}}
+    model: {class_path: models.seg.yolo.YOLOSeg, init_args: {scale: n}}
     optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 2.0e-3, weight_decay: 0.0}}
-    lr_scheduler: {class_path: lightning_modules.schedules.Cosine, init_args: {warmup: 0.05}}
+    lr_scheduler: {class_path: optim.schedules.Cosine, init_args: {warmup: 0.05}}
     loss_weights: {box: 7.5, class: 0.5, dfl: 1.5, mask: 7.5}
     channels_last: true
 data:
-  class_path: datamodules.CocoDataModule
+  class_path: datamodules.seg.coco.CocoDataModule
   init_args:
     batch_size: 4
     eval_batch_size: 1

@@ -8,17 +8,17 @@ from dataclasses import dataclass, fields
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import LearningRateMonitor
 
-from callbacks.attention_figure import AttentionFigure
-from callbacks.bag_table import BagTable
-from callbacks.class_table import ClassTable
-from callbacks.confusion_figure import ConfusionFigure
-from callbacks.curves import Curves
-from callbacks.gradient_norm import GradientNorm
-from callbacks.mask_gallery import MaskGallery
-from callbacks.peak_memory import PeakMemory
-from callbacks.prediction_writer import PredictionWriter
-from callbacks.progress import ProgressBar
-from callbacks.throughput import Throughput
+from callbacks.mil.attention import AttentionFigure
+from callbacks.mil.bag_table import BagTable
+from callbacks.results.class_table import ClassTable
+from callbacks.results.confusion import ConfusionFigure
+from callbacks.results.curves import Curves
+from callbacks.results.predictions import PredictionWriter
+from callbacks.run.gradient_norm import GradientNorm
+from callbacks.run.peak_memory import PeakMemory
+from callbacks.run.progress import ProgressBar
+from callbacks.run.throughput import Throughput
+from callbacks.seg.gallery import MaskGallery
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_modules.gather import ItemLosses, gather_to_all, mean_over_processes
+from formats.weights.files import load_weights
+from lightning_modules.item_losses import ItemLosses
 from lightning_modules.resuming import (
     Stateful,
     check_state,
@@ -27,7 +28,7 @@ from lightning_modules.resuming import (
     seed_batch,
     settle_counters,
 )
-from lightning_modules.weights import load_weights
+from structures.processes import gather_to_all, mean_over_processes
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 SchedulerFactory = Callable[[Optimizer, int], LRScheduler]

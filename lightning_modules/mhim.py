@@ -66,7 +66,7 @@ class MHIMModule(StagedMILModule):
         weights.pop("consistency", None)
         arguments.pop("init_from", None)  # weights of a student and its teacher
         arguments |= {"model": learner, "loss_weights": weights or None}
-        return {"class_path": "lightning_modules.MILModule", "init_args": arguments}
+        return {"class_path": "lightning_modules.mil.MILModule", "init_args": arguments}
 
     def take_first_stage(self, state: Mapping[str, Tensor]) -> None:
         """Give the teacher the weights, and the student its share of them."""

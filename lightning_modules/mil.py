@@ -14,13 +14,14 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from evaluation.bag_metrics import METRICS
-from evaluation.bag_scores import BagCollector, BagScores
-from evaluation.mil import evaluate_bags, youden_threshold
+from evaluation.mil.collector import BagCollector, BagScores
+from evaluation.mil.metrics import METRICS
+from evaluation.mil.scores import evaluate_bags, youden_threshold
 from lightning_modules.base import OptimizerFactory, SchedulerFactory, TrainedModule
-from lightning_modules.gather import ItemLosses, gather_to_all
+from lightning_modules.item_losses import ItemLosses
 from models.mil.protocol import MILModel, ScheduledLosses, SeesTrainingBags
 from structures import BagBatch, MILOutput, MILTask
+from structures.processes import gather_to_all
 
 
 class MILModule(TrainedModule):

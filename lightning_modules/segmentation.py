@@ -8,13 +8,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from evaluation.coco import CocoEvaluator
-from evaluation.coco_scores import AREAS, CocoScores
+from evaluation.seg.coco import CocoEvaluator
+from evaluation.seg.coco_scores import AREAS, CocoScores
 from lightning_modules.base import OptimizerFactory, SchedulerFactory, TrainedModule
-from lightning_modules.gather import ItemLosses, gather_to_all
-from models.seg.inference import InferenceOptions, predict
+from lightning_modules.item_losses import ItemLosses
+from models.seg.inference.predict import InferenceOptions, predict
 from models.seg.protocol import SegModel
 from structures import CategoryMap, Instances, SegBatch
+from structures.processes import gather_to_all
 
 
 class SegmentationModule(TrainedModule):

@@ -13,9 +13,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from formats.weights.files import read_file, state_dict_of
 from lightning_modules.base import OptimizerFactory, SchedulerFactory
 from lightning_modules.mil import MILModule
-from lightning_modules.weights import read_file, state_dict_of
 
 
 class StagedMILModule(MILModule):

@@ -17,6 +17,13 @@ import torch
 from hypothesis import settings
 from safetensors.numpy import save_file
 
+from tests.support.data_folders import (  # noqa: F401  fixtures of every folder
+    shared_data,
+    small_coco,
+    write_coco,
+    write_yolo,
+)
+
 settings.register_profile(
     "repeatable", derandomize=True, deadline=None, max_examples=30, database=None
 )

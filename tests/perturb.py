@@ -34,11 +34,11 @@ SAME: dict[tuple[str, str], str] = {
         "a cosine has no scale"
     ),
     ("models/mil/aem.py", "math.pi * progress"): "the cosine is even",
-    ("models/mil/mhim_masking.py", "math.pi * progress"): "the cosine is even",
-    ("models/ops/instance_masks.py", "segment_sum(kept, offsets)"): "twice nothing is nothing",
-    ("models/ops/ragged.py", "64"): "a matter of speed",
-    ("models/ops/ragged.py", "16"): "a matter of speed",
-    ("models/ops/ragged.py", "segments * columns"): "a matter of speed",
+    ("models/mil/mhim/masking.py", "math.pi * progress"): "the cosine is even",
+    ("models/ops/masks/instances.py", "segment_sum(kept, offsets)"): "twice nothing is nothing",
+    ("models/ops/bags/ragged.py", "64"): "a matter of speed",
+    ("models/ops/bags/ragged.py", "16"): "a matter of speed",
+    ("models/ops/bags/ragged.py", "segments * columns"): "a matter of speed",
 }
 
 
@@ -51,7 +51,8 @@ def imported(file):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    paths = (f"{name.replace('.', '/')}.py" for name in names)
+    places = (name.replace(".", "/") for name in names)
+    paths = (f"{place}{end}" for place in places for end in (".py", "/__init__.py"))
     return frozenset(p for p in paths if (ROOT / p).is_file())
 
 
@@ -65,7 +66,7 @@ def reached(files):
 
 
 def source_files(folder):
-    return [str(p.relative_to(ROOT)) for p in sorted((ROOT / folder).glob("*.py"))]
+    return [str(p.relative_to(ROOT)) for p in sorted((ROOT / folder).rglob("*.py"))]
 
 
 def learner_files():
@@ -88,7 +89,7 @@ def tests_of(file):
 
 def recipes_of(file):
     """Return the recipes whose classes lie in a file or in one that imports it."""
-    from tests.mil_recipes import NAMES, class_paths, settings
+    from tests.support.mil_recipes import NAMES, class_paths, settings
 
     def uses(name):
         files = set()

@@ -19,13 +19,13 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.parity import yolo_recipe as recipe
-from lightning_modules.weights import load_weights
+from formats.weights.files import load_weights
 from models.backbones.csp import ScaleName
-from models.seg.yolo_head import anchor_points
-from models.seg.yolo_losses import yolo_losses
-from models.seg.yolo_names import own_name
-from models.seg.yolo_output import YOLOOutput, decode_boxes
-from models.seg.yolo_seg import YOLOSeg
+from models.seg.yolo import YOLOSeg
+from models.seg.yolo.head import anchor_points
+from models.seg.yolo.losses import yolo_losses
+from models.seg.yolo.names import own_name
+from models.seg.yolo.output import YOLOOutput, decode_boxes
 from structures import SegBatch
 
 STRIDE, NETWORK_LIMIT, LOSS_LIMIT = 4, 1e-4, 1e-3

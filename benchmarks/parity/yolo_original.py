@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.parity import yolo_recipe as recipe
 
 ROOT = Path(__file__).resolve().parents[2]
-GOLDEN = ROOT / "tests" / "models" / "seg" / "data" / "yolo_original.json"
+GOLDEN = ROOT / "tests" / "models" / "seg" / "yolo" / "data" / "yolo_original.json"
 RAW = ("boxes", "scores", "mask_coefficient", "proto")
 
 

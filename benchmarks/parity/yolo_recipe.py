@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from models.backbones.csp import ScaleName
-from models.seg.yolo_names import own_name
+from models.seg.yolo.names import own_name
 
 HEIGHT, WIDTH, CLASSES, SHARPNESS = 128, 160, 5, (1, 3)
 NETWORKS: dict[str, tuple[ScaleName, int]] = {"n80": ("n", 80), "s80": ("s", 80), "n3": ("n", 3)}

@@ -27,7 +27,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from models.backbones.csp import ScaleName
-from models.seg.yolo_seg import YOLOSeg
+from models.seg.yolo import YOLOSeg
 from structures import SegBatch
 
 CLASSES = 80
@@ -137,7 +137,7 @@ def predictions() -> tuple[Function, Function]:
     from ultralytics.nn.tasks import SegmentationModel
 
     from benchmarks.parity.yolo_recipe import fill
-    from models.seg.yolo_names import own_name
+    from models.seg.yolo.names import own_name
 
     whole = YOLO("yolov8n-seg.yaml", task="segment")
     original = SegmentationModel("yolov8n-seg.yaml", nc=CLASSES, verbose=False)

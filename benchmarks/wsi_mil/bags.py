@@ -34,7 +34,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from datamodules.samplers import keyed_generator
+from datamodules.sampling.keys import keyed_generator
 from structures import BagBatch
 
 Split = Literal["train", "test", "large"]

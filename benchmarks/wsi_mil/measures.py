@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.wsi_mil.bags import KINDS, SlideSet
-from evaluation.bag_metrics import auroc, average_precision
+from evaluation.mil.metrics import auroc, average_precision
 from models.losses.supervised_contrastive import supervised_contrastive_loss
 from models.mil.mhim import MHIM
 from models.mil.sc_mil import SCMIL

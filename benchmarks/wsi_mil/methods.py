@@ -22,8 +22,8 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.wsi_mil.bags import Slides
-from lightning_modules.mil_cv_recipe import read_recipe
-from lightning_modules.mil_folds import FoldRecipe
+from engine.cross_validation.folds import FoldRecipe
+from engine.cross_validation.recipe import read_recipe
 
 RECIPES = Path(__file__).resolve().parents[2] / "configs" / "mil"
 WIDTH, ATTENTION, EPOCHS = 128, 32, 25

@@ -34,8 +34,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.wsi_mil import measures, tables
 from benchmarks.wsi_mil.bags import COUNTS, Slides, SlideSet
 from benchmarks.wsi_mil.methods import METHODS, build, fold_recipe, settings_of, slides_of
-from evaluation.plots import save_figure
-from lightning_modules.mil_folds import Fold, train_fold
+from engine.cross_validation.folds import Fold, train_fold
+from evaluation.report.plots import save_figure
 
 Job = tuple[str, int, int]  # method, negative bags to a positive one, seed
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from benchmarks.wsi_mil.measures import bag_auprc, bag_auroc
 from benchmarks.wsi_mil.methods import METHODS
-from evaluation.plots import BLUE, ORANGE
+from evaluation.report.plots import BLUE, ORANGE
 
 Result = dict[str, Any]
 FloatArray = npt.NDArray[np.float64]

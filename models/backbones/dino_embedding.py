@@ -11,7 +11,7 @@ register tokens enter neither. Any timm vision transformer with a class token wi
 `vit_base_patch16_224.dino` gives 3 840 numbers. The authors use the teacher that DINO has trained
 on the tiles themselves: `dino_teacher` takes it out of a checkpoint of DINO's training script.
 
-For a folder of tiles, with a file for `datamodules.FeatureBagsDataModule` a slide:
+For a folder of tiles, with a file for `datamodules.mil.features.FeatureBagsDataModule` a slide:
 
     checkpoint = torch.load("checkpoint.pth", map_location="cpu", weights_only=False)
     torch.save(dino_teacher(checkpoint), "teacher.pt")

@@ -29,13 +29,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.losses import bag_classification_loss, mean_over_bags
-from models.mil.gated_attention import GatedAttention
+from models.losses.bag_classification import bag_classification_loss, mean_over_bags
+from models.mil.layers.gated_attention import GatedAttention
 from models.mil.protocol import Reduction, num_logits, positive_widths
-from models.ops.keyed_random import draw_key, random_order
+from models.ops.bags.keyed_random import draw_key, random_order
+from models.ops.bags.ragged import segment_ids, segment_softmax, segment_weighted_sum
+from models.ops.bags.ragged_order import segment_rank
 from models.ops.precision import at_least_float32
-from models.ops.ragged import segment_ids, segment_softmax, segment_weighted_sum
-from models.ops.ragged_order import segment_rank
 from structures import BagBatch, MILOutput, MILTask
 
 _LEFT_OUT = -1e9  # score of an instance that a map must not see; finite, for the entropy of maps

@@ -28,12 +28,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.losses import bag_classification_loss, mean_over_bags
-from models.mil.gated_attention import GatedAttention
-from models.mil.instance_layers import instance_layers
+from models.losses.bag_classification import bag_classification_loss, mean_over_bags
+from models.mil.layers.gated_attention import GatedAttention
+from models.mil.layers.instance_layers import instance_layers
 from models.mil.protocol import Reduction, num_logits, positive_widths
+from models.ops.bags.ragged import segment_softmax, segment_sum
 from models.ops.precision import at_least_float32
-from models.ops.ragged import segment_softmax, segment_sum
 from structures import BagBatch, MILOutput, MILTask
 
 

@@ -24,7 +24,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from models.losses import mean_over_bags
+from models.losses.bag_classification import mean_over_bags
 from models.mil.protocol import (
     LearnerFactory,
     Reduction,
@@ -32,7 +32,7 @@ from models.mil.protocol import (
     SeesTrainingBags,
     TwoPartLearner,
 )
-from models.ops.ragged import segment_log_softmax, segment_sum
+from models.ops.bags.ragged import segment_log_softmax, segment_sum
 from structures import BagBatch, MILOutput, MILTask
 
 

@@ -39,11 +39,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.losses import bag_classification_loss, mean_over_bags
+from models.losses.bag_classification import bag_classification_loss, mean_over_bags
 from models.losses.smooth_svm import smooth_top1_svm
 from models.mil.protocol import Reduction, class_targets, num_logits, positive_widths
-from models.ops.ragged import segment_softmax, segment_weighted_sum
-from models.ops.ragged_order import segment_topk
+from models.ops.bags.ragged import segment_softmax, segment_weighted_sum
+from models.ops.bags.ragged_order import segment_topk
 from structures import BagBatch, MILOutput, MILTask
 
 

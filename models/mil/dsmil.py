@@ -38,12 +38,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.losses import bag_classification_loss, mean_over_bags
+from models.losses.bag_classification import bag_classification_loss, mean_over_bags
 from models.mil.protocol import Reduction, num_logits, positive_widths
-from models.ops.mean_probability import logits_of_mean_probability
+from models.ops.bags.mean_probability import logits_of_mean_probability
+from models.ops.bags.ragged import segment_ids, segment_softmax, segment_weighted_sum
+from models.ops.bags.ragged_order import segment_topk
 from models.ops.precision import at_least_float32
-from models.ops.ragged import segment_ids, segment_softmax, segment_weighted_sum
-from models.ops.ragged_order import segment_topk
 from structures import BagBatch, MILOutput, MILTask
 
 Query = Literal["linear", "nonlinear"]

@@ -37,19 +37,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.losses import bag_classification_loss, mean_over_bags
-from models.mil.gated_attention import GatedAttention
+from models.losses.bag_classification import bag_classification_loss, mean_over_bags
+from models.mil.layers.gated_attention import GatedAttention
 from models.mil.protocol import Reduction, num_logits, positive_widths
-from models.ops.keyed_random import draw_key, random_order
-from models.ops.mean_probability import logits_of_mean_probability
+from models.ops.bags.keyed_random import draw_key, random_order
+from models.ops.bags.mean_probability import logits_of_mean_probability
+from models.ops.bags.ragged import segment_ids, segment_softmax, segment_sum, segment_weighted_sum
+from models.ops.bags.ragged_order import segment_rank, segment_topk
 from models.ops.precision import as_float64, at_least_float32
-from models.ops.ragged import (
-    segment_ids,
-    segment_softmax,
-    segment_sum,
-    segment_weighted_sum,
-)
-from models.ops.ragged_order import segment_rank, segment_topk
 from structures import BagBatch, MILOutput, MILTask
 
 Distillation = Literal["afs", "maxs", "maxmins", "mas"]

@@ -21,7 +21,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from models.losses import mean_over_bags
+from models.losses.bag_classification import mean_over_bags
 from models.losses.imbalance import (
     class_counts,
     focal_loss,

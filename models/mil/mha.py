@@ -28,9 +28,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.losses import bag_classification_loss, mean_over_bags
+from models.losses.bag_classification import bag_classification_loss, mean_over_bags
 from models.mil.protocol import Reduction, num_logits, positive_widths
-from models.ops.ragged import segment_softmax, segment_weighted_sum
+from models.ops.bags.ragged import segment_softmax, segment_weighted_sum
 from structures import BagBatch, MILOutput, MILTask
 
 

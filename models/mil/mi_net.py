@@ -28,10 +28,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from models.losses import bag_classification_loss, mean_over_bags
+from models.losses.bag_classification import bag_classification_loss, mean_over_bags
 from models.mil.pooling import EmbeddingPooling, InstancePooling, Pool
 from models.mil.protocol import Reduction, num_logits, positive_widths
-from models.ops.mean_probability import logits_of_mean_probability
+from models.ops.bags.mean_probability import logits_of_mean_probability
 from structures import BagBatch, MILOutput, MILTask
 
 MINetPool = Literal["max", "mean", "lse"]

@@ -33,9 +33,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.losses import bag_classification_loss, mean_over_bags
+from models.losses.bag_classification import bag_classification_loss, mean_over_bags
 from models.mil.protocol import Reduction, num_logits, positive_widths
-from models.ops.ragged import segment_max
+from models.ops.bags.ragged import segment_max
 from structures import BagBatch, MILOutput, MILTask
 
 _START = -2.0  # softplus(-2) = 0.13

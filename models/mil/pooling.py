@@ -42,12 +42,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.losses import bag_classification_loss, mean_over_bags
-from models.mil.instance_layers import instance_layers
+from models.losses.bag_classification import bag_classification_loss, mean_over_bags
+from models.mil.layers.instance_layers import instance_layers
 from models.mil.protocol import Reduction, num_logits
+from models.ops.bags.ragged import segment_logsumexp, segment_max, segment_mean, segment_sum
+from models.ops.bags.ragged_order import segment_topk
 from models.ops.precision import at_least_float32
-from models.ops.ragged import segment_logsumexp, segment_max, segment_mean, segment_sum
-from models.ops.ragged_order import segment_topk
 from structures import BagBatch, MILOutput, MILTask
 
 PoolName = Literal["mean", "max", "top_k", "lse", "lse_sum", "noisy_or"]

@@ -45,11 +45,11 @@ from models.mil.protocol import (
     SeesTrainingBags,
     positive_widths,
 )
-from models.ops.gather_rows import gather_rows
-from models.ops.keyed_random import draw_key, random_order
+from models.ops.bags.gather_rows import gather_rows
+from models.ops.bags.keyed_random import draw_key, random_order
+from models.ops.bags.ragged import segment_ids
+from models.ops.bags.ragged_order import segment_rank
 from models.ops.precision import at_least_float32
-from models.ops.ragged import segment_ids
-from models.ops.ragged_order import segment_rank
 from structures import BagBatch, MILOutput, MILTask
 
 Curriculum = Literal["linear", "parabolic", "cosine", "contrastive"]
@@ -195,7 +195,7 @@ def two_views(bags: BagBatch, most: int, key: int) -> BagBatch:
     Args:
         bags: packed bags.
         most: instances of a part.
-        key: of the random order, see `models.ops.keyed_random`.
+        key: of the random order, see `models.ops.bags.keyed_random`.
     """
     total = bags.features.shape[0]
     ids = segment_ids(bags.offsets, total)

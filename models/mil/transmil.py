@@ -2,8 +2,8 @@
 
 Shao, Bian, Chen, Wang, Zhang, Ji, Zhang, "TransMIL: Transformer based Correlated Multiple Instance
 Learning for Whole Slide Image Classification", NeurIPS 2021, arXiv 2106.00908. Instances see one
-another through Nystrom attention (`models.ops.nystrom`), and a pyramid of convolutions (PPEG) gives
-them positions on a square grid:
+another through Nystrom attention (`models.ops.attention.nystrom`), and a pyramid of convolutions
+(PPEG) gives them positions on a square grid:
 
     h_n = act(W x_n + b)
     H   = [cls, h_1, ..., h_N, h_1, ..., h_(S^2 - N)]       S = ceil(sqrt(N)), Algorithm 2
@@ -40,11 +40,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.losses import bag_classification_loss, mean_over_bags
+from models.losses.bag_classification import bag_classification_loss, mean_over_bags
 from models.mil.protocol import Reduction, class_probability, num_logits, positive_widths
-from models.ops.nystrom import LandmarkAttention, divide, segment_means, value_residual
+from models.ops.attention.nystrom import LandmarkAttention, divide, segment_means, value_residual
+from models.ops.bags.ragged import segment_ids, segment_sum
 from models.ops.precision import at_least_float32
-from models.ops.ragged import segment_ids, segment_sum
 from structures import BagBatch, MILOutput, MILTask
 
 _SMALLEST_GRID = 7  # the side of PPEG's largest kernel

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks import compare_coverage
-from evaluation.coco import evaluate_results
+from evaluation.seg.coco import evaluate_results
 
 
 def cells(row):

@@ -19,11 +19,11 @@ from benchmarks.assumption_table import (
     table,
     written,
 )
-from evaluation.mil_adapters import import_model
-from evaluation.mil_assumption_training import AssumptionSettings
-from evaluation.mil_assumptions import AssumptionReport, SeedResult
-from tests.methods_table import class_of
-from tests.mil_recipes import NAMES, ROOT
+from evaluation.mil_assumptions.adapters import import_model
+from evaluation.mil_assumptions.suite import AssumptionReport, SeedResult
+from evaluation.mil_assumptions.training import AssumptionSettings
+from tests.support.methods_table import class_of
+from tests.support.mil_recipes import NAMES, ROOT
 
 TINY = AssumptionSettings(tests=(1,), seeds=2, train_bags=32, test_bags=16, epochs=1)
 PAGE = ROOT / "docs/mil_assumptions.md"

@@ -3,7 +3,10 @@ import pytorch_lightning as pl
 from jsonargparse import ArgumentError, ArgumentParser
 from pytorch_lightning.callbacks import LearningRateMonitor, RichProgressBar
 
-from callbacks import Curves, GradientNorm, MaskGallery, ProgressBar
+from callbacks.results.curves import Curves
+from callbacks.run.gradient_norm import GradientNorm
+from callbacks.run.progress import ProgressBar
+from callbacks.seg.gallery import MaskGallery
 from callbacks.standard import _DEFAULTS, StandardCallbacks
 
 
@@ -49,7 +52,7 @@ def test_arguments_of_one_leave_the_others_alone():
         ["--callbacks.gallery", "7"],
         ["--callbacks.gallery.every", "5"],
         ["--callbacks.gallery.every_n_epochs", "often"],
-        ["--callbacks.curves", "callbacks.MaskGallery"],  # a class of another entry
+        ["--callbacks.curves", "callbacks.seg.gallery.MaskGallery"],  # a class of another entry
     ],
 )
 def test_a_wrong_name_or_type_is_refused(arguments):

@@ -10,7 +10,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 import train
-from lightning_modules.restore import LINKS, place
+from engine.config.sections import LINKS, place
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
@@ -89,7 +89,7 @@ def test_one_fast_dev_step_on_embedded_data(recipe, tmp_path, monkeypatch):
 def test_every_base_file_is_used_or_documented():
     text = "".join(p.read_text() for p in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
     text += "".join(p.read_text() for p in ROOT.glob("*.py")) + Path(__file__).read_text()
-    text += (ROOT / "lightning_modules/cli.py").read_text()
+    text += (ROOT / "engine/training/cli.py").read_text()
     assert [b for b in BASES if b.stem not in text] == []
 
 

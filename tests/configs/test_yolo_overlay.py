@@ -9,8 +9,8 @@ import torch
 
 import evaluate
 import train
-from datamodules import DigitScenesDataModule
-from datamodules.convert import convert
+from datamodules.seg.digit_scenes import DigitScenesDataModule
+from formats.yolo.convert import convert
 
 ROOT = Path(__file__).resolve().parents[2]
 

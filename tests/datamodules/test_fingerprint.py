@@ -6,9 +6,11 @@ import shutil
 
 import pytest
 
-from datamodules import CocoDataModule, DigitBagsDataModule, TabularBagsDataModule
 from datamodules import fingerprint as module
 from datamodules.fingerprint import fingerprint
+from datamodules.mil.digit_bags import DigitBagsDataModule
+from datamodules.mil.npz import TabularBagsDataModule
+from datamodules.seg.coco import CocoDataModule
 
 
 def coco(folder, note="x"):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lightning_modules.base import TrainedModule, parameter_groups
-from lightning_modules.gather import ItemLosses
+from lightning_modules.item_losses import ItemLosses
 
 
 class Net(nn.Module):

@@ -9,14 +9,14 @@ import pytorch_lightning as pl
 import torch
 
 import train
-from callbacks.checkpoints import RunCheckpoint
-from datamodules import DigitBagsDataModule
-from datamodules.bag_file import BagFile
-from datamodules.bag_samplers import BatchPlan
+from callbacks.run.checkpoints import RunCheckpoint
+from datamodules.mil.digit_bags import DigitBagsDataModule
+from datamodules.mil.npz_file import BagFile
+from datamodules.mil.samplers import BatchPlan
+from engine.checkpoints.restore import restore
+from engine.cross_validation.folds import FoldRecipe, run_fold
 from lightning_modules.ins import INSModule
-from lightning_modules.mil_folds import FoldRecipe, run_fold
-from lightning_modules.restore import restore
-from models.mil import ABMIL
+from models.mil.abmil import ABMIL
 from models.mil.ins import INS
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,9 +11,9 @@ import yaml
 
 import evaluate
 import train
-from callbacks.checkpoints import RunCheckpoint
+from callbacks.run.checkpoints import RunCheckpoint
+from engine.checkpoints.restore import restore
 from lightning_modules.mhim import MHIMModule
-from lightning_modules.restore import restore
 from models.mil.abmil import ABMIL
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,9 +6,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from datamodules import DigitBagsDataModule
-from lightning_modules import MILModule
-from models.mil import ABMIL
+from datamodules.mil.digit_bags import DigitBagsDataModule
+from lightning_modules.mil import MILModule
+from models.mil.abmil import ABMIL
 from models.mil.aem import AEM
 from models.mil.ins import INS
 from structures import BagBatch

@@ -5,8 +5,8 @@ import warnings
 import pytest
 import torch
 
-from lightning_modules import MILModule
-from models.mil import ABMIL
+from lightning_modules.mil import MILModule
+from models.mil.abmil import ABMIL
 
 SAVED = {"class_names": ("absent", "present"), "threshold": 0.25}
 

@@ -1,11 +1,11 @@
-"""Whole commands on an accelerator, which `tests.pretend_device` stands in for (Apple's)."""
+"""Whole commands on an accelerator (Apple's), pretended by `tests.support.pretend_device`."""
 
 from pathlib import Path
 
 import pytest
 
 import train
-from tests.pretend_device import pretend_device
+from tests.support.pretend_device import pretend_device
 
 ROOT = Path(__file__).resolve().parents[2]
 ON = ["--trainer.accelerator", "pretend", "--trainer.strategy", "pretend"]

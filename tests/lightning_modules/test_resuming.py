@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import nn
 
+from engine.checkpoints.continuation import continuation
 from lightning_modules.resuming import (
     check_state,
     check_weights,
-    continuation,
     differences,
     follow_configuration,
     hyperparameters,
     seed_batch,
     settle_counters,
 )
-from lightning_modules.schedules import Cosine
+from optim.schedules import Cosine
 
 
 def test_dropout_depends_on_the_place_in_the_run_alone():

@@ -8,9 +8,9 @@ import pytorch_lightning as pl
 import torch
 
 import train
-from datamodules import DigitBagsDataModule
+from datamodules.mil.digit_bags import DigitBagsDataModule
 from lightning_modules.sc_mil import SCMILModule
-from models.mil import ABMIL
+from models.mil.abmil import ABMIL
 from models.mil.dsmil import DSMIL
 from models.mil.sc_mil import SCMIL
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from datamodules import DigitScenesDataModule
-from lightning_modules import MILModule, SegmentationModule
-from models.backbones import TimmFPN
-from models.seg import BoxHeadOptions, MaskHeadOptions, MaskRCNN, RPNOptions
+from datamodules.seg.digit_scenes import DigitScenesDataModule
+from lightning_modules.mil import MILModule
+from lightning_modules.segmentation import SegmentationModule
+from models.backbones.timm_fpn import TimmFPN
+from models.seg.mask_rcnn import BoxHeadOptions, MaskHeadOptions, MaskRCNN, RPNOptions
 from structures import CategoryMap
 
 

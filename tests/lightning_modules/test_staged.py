@@ -6,23 +6,23 @@ import torch
 import yaml
 from torch import nn
 
-from datamodules.bag_file import read_bag_file
-from lightning_modules import MILModule
-from lightning_modules.mhim import MHIMModule
-from lightning_modules.mil_cv import cross_validate, read_recipe
-from lightning_modules.mil_folds import run_fold
-from lightning_modules.restore import without_sources
-from lightning_modules.staged import load_exactly
-from lightning_modules.staged_runs import (
+from datamodules.mil.npz_file import read_bag_file
+from engine.checkpoints.stages import (
     first_stage_config,
     first_stage_section,
     interrupted_run,
     staged_class,
     unfinished_stage,
 )
+from engine.config.sections import without_sources
+from engine.cross_validation.folds import run_fold
+from engine.cross_validation.run import cross_validate, read_recipe
+from lightning_modules.mhim import MHIMModule
+from lightning_modules.mil import MILModule
+from lightning_modules.staged import load_exactly
 from models.mil.abmil import ABMIL
 from models.mil.mhim import MHIM
-from models.mil.mhim_masking import MaskRatios
+from models.mil.mhim.masking import MaskRatios
 
 LEARNER = {
     "class_path": "models.mil.abmil.ABMIL",
@@ -42,7 +42,10 @@ RECIPE = {
             "threshold": 0.5,
         },
     },
-    "data": {"class_path": "datamodules.TabularBagsDataModule", "init_args": {"batch_size": 4}},
+    "data": {
+        "class_path": "datamodules.mil.npz.TabularBagsDataModule",
+        "init_args": {"batch_size": 4},
+    },
     "trainer": {"max_steps": 6},
 }
 
@@ -76,7 +79,7 @@ def module_for(**options):
 def test_the_first_stage_of_mhim_is_the_plain_learner():
     section = first_stage_section(RECIPE["model"])
     assert section == {
-        "class_path": "lightning_modules.MILModule",
+        "class_path": "lightning_modules.mil.MILModule",
         "init_args": {
             "model": LEARNER, "optimizer": OPTIMIZER, "threshold": 0.5,
             "loss_weights": {"bag": 2.0},
@@ -97,7 +100,7 @@ def test_the_first_stage_of_mhim_is_the_plain_learner():
 
 def test_the_first_stage_has_everything_else_of_the_run(tmp_path):
     config = RECIPE | {"ckpt_path": "x.ckpt", "config": ["r.yaml"], "seed_everything": 3}
-    section = {"class_path": "lightning_modules.MILModule"}
+    section = {"class_path": "lightning_modules.mil.MILModule"}
     own = first_stage_config(config, section, None)
     assert own == {k: RECIPE[k] for k in ("data", "trainer")} | {
         "model": section, "seed_everything": 3,
@@ -168,7 +171,7 @@ def test_the_share_of_the_training_reaches_masks_and_momentum(monkeypatch):
 
 
 def test_a_checkpoint_asks_for_no_file_and_keeps_networks_of_that_name():
-    network = {"class_path": "models.mil.LeNetEncoder", "init_args": {"side": 8}}
+    network = {"class_path": "models.mil.layers.lenet.LeNetEncoder", "init_args": {"side": 8}}
     model = {"teacher": "t.ckpt", "encoder": "e.ckpt", "model": {"encoder": network}}
     assert without_sources(model) == {
         "teacher": None, "encoder": None, "model": {"encoder": network},

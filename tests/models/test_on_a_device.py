@@ -1,4 +1,4 @@
-"""Every model on an accelerator, which `tests.pretend_device` stands in for: the same numbers."""
+"""Every model on an accelerator gives the same numbers (`tests.support.pretend_device`)."""
 
 import copy
 
@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from models.mil.dtfd import DTFD
-from tests.mil_recipes import NAMES, build, prepare, random_bags
 from tests.models.seg.conftest import make_scene
-from tests.models.seg.test_mask_rcnn import build as build_mask_rcnn
-from tests.models.seg.test_yolo_detect import tiny
-from tests.pretend_device import DEVICE, OnDevice, pretend_device
+from tests.models.seg.mask_rcnn.test_mask_rcnn import build as build_mask_rcnn
+from tests.models.seg.yolo.test_detect import tiny
+from tests.support.mil_recipes import NAMES, build, prepare, random_bags
+from tests.support.pretend_device import DEVICE, OnDevice, pretend_device
 
 # TransMIL lays each bag out as a square: it asks for sizes and sends an order. ACMIL sends shares.
 WAITS = {"transmil": 2, "mhim_transmil": 2, "acmil": 1}

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from models.mil import ABMIL
+from models.mil.abmil import ABMIL
 from models.mil.sc_mil import SCMIL
 from structures import BagBatch
 

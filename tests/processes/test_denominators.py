@@ -8,9 +8,10 @@ import torch.distributed as dist
 from torch import nn
 
 from lightning_modules.base import TrainedModule
-from lightning_modules.gather import ItemLosses, gather_to_all, mean_over_processes
-from models.losses import mean_over_bags
+from lightning_modules.item_losses import ItemLosses
+from models.losses.bag_classification import mean_over_bags
 from models.ops.distributed import LossTerm, global_mean_count, reduce_terms
+from structures.processes import gather_to_all, mean_over_processes
 
 
 def counts(rank, world):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_modules.cli import run
+from engine.training.command_line import run
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENES, BAGS = "configs/quickstart/mask_rcnn.yaml", "configs/quickstart/abmil.yaml"

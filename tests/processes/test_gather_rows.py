@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from models.ops.gather_rows import gather_rows
+from models.ops.bags.gather_rows import gather_rows
 
 COUNTS = {2: [(3, 2), (0, 4), (5, 0), (1, 1)], 3: [(2, 0, 3), (0, 0, 1), (1, 2, 3)]}
 

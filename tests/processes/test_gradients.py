@@ -5,11 +5,11 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lightning_modules.gather import mean_over_processes
-from models.backbones import TimmFPN
-from models.mil import ABMIL
-from models.seg import BoxHeadOptions, MaskHeadOptions, MaskRCNN, RPNOptions
+from models.backbones.timm_fpn import TimmFPN
+from models.mil.abmil import ABMIL
+from models.seg.mask_rcnn import BoxHeadOptions, MaskHeadOptions, MaskRCNN, RPNOptions
 from structures import BagBatch, SegBatch
+from structures.processes import mean_over_processes
 
 CLASSES, SIDE = 3, 64
 

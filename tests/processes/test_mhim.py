@@ -9,11 +9,10 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 import train
-from callbacks.checkpoints import RunCheckpoint
+from callbacks.run.checkpoints import RunCheckpoint
 from models.mil.abmil import ABMIL
-from models.mil.global_recycle import GlobalRecycle
-from models.mil.mhim import MHIM
-from models.mil.mhim_masking import MaskRatios
+from models.mil.mhim import MHIM, GlobalRecycle
+from models.mil.mhim.masking import MaskRatios
 from structures import BagBatch
 
 ROOT = Path(__file__).resolve().parents[2]

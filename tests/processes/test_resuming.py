@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import train
-from callbacks.checkpoints import RunCheckpoint
+from callbacks.run.checkpoints import RunCheckpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = {

@@ -6,13 +6,15 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from datamodules import DigitBagsDataModule, DigitScenesDataModule
-from datamodules.bag_samplers import TokenBudgetBatchSampler, shuffled
-from datamodules.bags import BagDataset
-from lightning_modules import MILModule, SegmentationModule
-from models.backbones import TimmFPN
-from models.mil import ABMIL
-from models.seg import BoxHeadOptions, MaskHeadOptions, MaskRCNN, RPNOptions
+from datamodules.mil.base import BagDataset
+from datamodules.mil.digit_bags import DigitBagsDataModule
+from datamodules.mil.samplers import TokenBudgetBatchSampler, shuffled
+from datamodules.seg.digit_scenes import DigitScenesDataModule
+from lightning_modules.mil import MILModule
+from lightning_modules.segmentation import SegmentationModule
+from models.backbones.timm_fpn import TimmFPN
+from models.mil.abmil import ABMIL
+from models.seg.mask_rcnn import BoxHeadOptions, MaskHeadOptions, MaskRCNN, RPNOptions
 from structures import BagBatch
 
 GLOBAL_BATCH = 6

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from models.seg.yolo_losses import yolo_losses
+from models.seg.yolo.losses import yolo_losses
 from structures import SegBatch
 
 COUNTS = [4, 0, 2, 0, 0, 3]
@@ -24,7 +24,7 @@ def beside(path):
 
 def step(rank, world):
     """Return losses and gradients of six pictures, averaged over the processes."""
-    scenes, single = beside("models/seg/conftest.py"), beside("models/seg/test_yolo_losses.py")
+    scenes, single = beside("models/seg/conftest.py"), beside("models/seg/yolo/test_losses.py")
     batch, _, _ = scenes.make_scene([(64, 64)] * 6, instances=COUNTS, seed=5)
     output = single.outputs(6, seed=4)
     own = range(6)

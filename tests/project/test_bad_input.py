@@ -5,9 +5,9 @@ from argparse import Namespace
 
 import pytest
 
+import commands._tables
 import evaluate
-import evaluate_output
-from datamodules import DigitScenesDataModule
+from datamodules.seg.digit_scenes import DigitScenesDataModule
 
 IMAGE = {"height": 10, "width": 10}
 OBJECT = {"image_id": 1, "category_id": 3, "bbox": [0, 0, 4, 4], "area": 16, "iscrowd": 0}
@@ -177,9 +177,9 @@ def test_the_truth_for_a_checkpoint_lacks_the_pictures_that_prediction_leaves_ou
     broken = tmp_path / "images" / "val" / json.loads(truth.read_text())["images"][1]["file_name"]
     broken.write_bytes(broken.read_bytes()[:2000])
     given = {"annotations": truth, "images": None, "bad_data": "skip"}
-    content, skipped = evaluate_output.ground_truth(Namespace(ckpt=[tmp_path / "a.ckpt"], **given))
+    content, skipped = commands._tables.ground_truth(Namespace(ckpt=[tmp_path / "a.ckpt"], **given))
     assert [image["id"] for image in content["images"]] == [1, 3]
     assert {a["image_id"] for a in content["annotations"]} == {1, 3}
     assert [problem.item for problem in skipped] == [2]
-    content, skipped = evaluate_output.ground_truth(Namespace(ckpt=None, **given))
+    content, skipped = commands._tables.ground_truth(Namespace(ckpt=None, **given))
     assert (len(content["images"]), skipped) == (3, ())

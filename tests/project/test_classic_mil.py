@@ -10,7 +10,7 @@ import yaml
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 
-from datamodules.bag_file import BagFile
+from datamodules.mil.npz_file import BagFile
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))

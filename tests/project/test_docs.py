@@ -10,6 +10,7 @@ import yaml
 
 import evaluate
 from structures import BagBatch
+from tests.support.layers import FOLDERS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -61,12 +62,10 @@ def test_the_worked_example_of_a_new_learner_runs(tmp_path, monkeypatch):
 
 
 def cited_assumptions():
-    folders = ("structures", "models", "datamodules", "evaluation", "lightning_modules")
-    folders += ("callbacks", "configs", "benchmarks")
     cited = set()
     for path in ROOT.glob("*.py"):
         cited |= set(re.findall(r"\b(A\d+)\b", path.read_text()))
-    for folder in folders:
+    for folder in (*FOLDERS, "configs", "benchmarks"):
         for path in [*(ROOT / folder).rglob("*.py"), *(ROOT / folder).rglob("*.yaml")]:
             cited |= set(re.findall(r"\b(A\d+)\b", path.read_text()))
     return cited

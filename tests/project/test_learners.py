@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.methods_table import DOCUMENT, count_of, file_of, rows, table_of
-from tests.mil_recipes import NAMES, RECIPES
+from tests.support.layers import FOLDERS
+from tests.support.methods_table import DOCUMENT, count_of, file_of, rows, table_of
+from tests.support.mil_recipes import NAMES, RECIPES
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("structures", "models", "datamodules", "evaluation", "lightning_modules", "callbacks")
 EXAMPLE = {
     "python": ("models/mil/{}.py", "tests/models/mil/test_{}.py"),
     "yaml": ("configs/mil/{}.yaml",),
@@ -35,7 +35,7 @@ def test_the_table_lists_every_recipe_with_its_file_and_parameters():
     for name in NAMES:
         recipe = f"`configs/mil/{name}.yaml`"
         listed = [row for row in table if recipe in row]
-        assert len(listed) == 1, f"{recipe}: run `python -m tests.methods_table --write`"
+        assert len(listed) == 1, f"{recipe}: run `python -m tests.support.methods_table --write`"
         assert f"| `{file_of(name)}` |" in listed[0]
         assert f"{recipe} {count_of(name)}" in listed[0]
     assert count_of(NAMES[0]) == "78 209"  # of the table that tests/configs checks
@@ -43,8 +43,8 @@ def test_the_table_lists_every_recipe_with_its_file_and_parameters():
 
 def test_every_learner_has_a_test_of_its_own_name():
     for name in NAMES:
-        stem = Path(file_of(name)).stem
-        assert (ROOT / f"tests/models/mil/test_{stem}.py").is_file(), name
+        file = Path(file_of(name))
+        assert (ROOT / "tests" / file.parent / f"test_{file.stem}.py").is_file(), name
 
 
 def test_rows_keep_what_the_document_says():

@@ -80,9 +80,9 @@ def test_the_choice_is_one_of_each_kind_from_the_formulas_and_always_the_same():
 def test_every_learners_file_and_what_only_they_use_are_looked_at():
     files = perturb.learner_files()
     assert "models/mil/abmil.py" in files
-    assert "models/ops/nystrom.py" in files
-    assert "models/ops/ragged_order.py" not in files  # segmentation uses it, too
-    assert "models/ops/roi_align.py" not in files  # of segmentation
+    assert "models/ops/attention/nystrom.py" in files
+    assert "models/ops/bags/ragged_order.py" not in files  # segmentation uses it, too
+    assert "models/ops/boxes/roi_align.py" not in files  # of segmentation
     assert "models/mil/protocol.py" not in files
     assert perturb.tests_of("models/mil/abmil.py")[0] == "tests/models/mil/test_abmil.py"
     assert {"abmil", "abmil_features", "aem"} <= set(perturb.recipes_of("models/mil/abmil.py"))
@@ -97,7 +97,7 @@ try:
 except SystemExit as end:
     print("EXIT", end.code, flush=True)
 from tests import perturb
-perturb.tests_of = lambda file: ["tests/structures/test_torch_archive.py"]
+perturb.tests_of = lambda file: ["tests/formats/weights/test_archive.py"]
 perturb.recipes_of = lambda file: []
 print("EXIT", perturb.main([{FILE!r}]))
 """

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.pretend_device import DEVICE, OnDevice, pretend_device
+from tests.support.pretend_device import DEVICE, OnDevice, pretend_device
 
 
 @pytest.fixture

@@ -5,48 +5,36 @@ import importlib
 import inspect
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("structures", "models", "datamodules", "evaluation", "lightning_modules", "callbacks")
-SOURCES = sorted(p for folder in FOLDERS for p in (ROOT / folder).rglob("*.py"))
-SCRIPTS = [ROOT / "train.py", ROOT / "quickstart.py", *sorted(ROOT.glob("evaluate*.py"))]
+from tests.support.layers import FOLDERS, ROOT, SCRIPTS, earlier
 
-# What a folder may not import, at any depth, also inside functions.
+SOURCES = sorted(p for folder in FOLDERS for p in (ROOT / folder).rglob("*.py"))
+ALL_SCRIPTS = [ROOT / name for name in SCRIPTS]
+# Method folders export the public classes of their method.
+EXPORTING = {"structures", *(f"models/seg/{m}" for m in ("mask_rcnn", "yolo"))}
+EXPORTING |= {f"models/mil/{m}" for m in ("ins", "mhim")}
+
+# Libraries that a folder may not import, at any depth, also inside functions.
 FORBIDDEN = {
-    "structures": {
-        *FOLDERS[1:],
-        "pytorch_lightning",
-        "torchvision",
-        "timm",
-        "pycocotools",
-        "wandb",
-    },
-    "models": {
-        "datamodules",
-        "evaluation",
-        "lightning_modules",
-        "callbacks",
-        "pytorch_lightning",
-        "wandb",
-        "yaml",
-        "pycocotools",
-        "albumentations",
-        "hotcoco",
-    },
-    "datamodules": {"models", "evaluation", "lightning_modules", "callbacks", "wandb"},
-    "evaluation": {
-        "models",
-        "datamodules",
-        "lightning_modules",
-        "callbacks",
-        "pytorch_lightning",
-        "wandb",
-    },
+    "structures": {"pytorch_lightning", "torchvision", "timm", "pycocotools", "wandb"},
+    "optim": {"pytorch_lightning", "wandb"},
+    "formats": {"pytorch_lightning", "wandb", "albumentations"},
+    "models": {"pytorch_lightning", "wandb", "yaml", "pycocotools", "albumentations", "hotcoco"},
+    "datamodules": {"wandb"},
+    "evaluation": {"pytorch_lightning", "wandb"},
     "lightning_modules": {"wandb", "albumentations"},
+    "loggers": {"albumentations"},
+    "callbacks": {"wandb", "albumentations"},
+    "engine": {"wandb", "albumentations"},
+    "commands": {"wandb", "albumentations"},
+}
+# Folders of ours that a folder of an earlier layer may not know either.
+APART = {
     "callbacks": {"models", "datamodules", "lightning_modules"},
+    "lightning_modules": {"datamodules"},
+    "loggers": {"models", "datamodules"},
 }
 # Too slow to load for everybody: only inside the functions that need them.
 LAZY = {"albumentations", "wandb", "matplotlib", "hotcoco", "pycocotools", "sklearn", "timm"}
@@ -60,6 +48,10 @@ def imports(tree):
             yield node.module.split(".")[0]
 
 
+def stem_of(script):
+    return script.removesuffix(".py")
+
+
 def parsed(path):
     return ast.parse(path.read_text())
 
@@ -67,7 +59,10 @@ def parsed(path):
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_dependency_direction(path):
     folder = path.relative_to(ROOT).parts[0]
-    assert not set(imports(parsed(path))) & FORBIDDEN[folder]
+    found = set(imports(parsed(path)))
+    assert not found & FORBIDDEN[folder]
+    allowed = {folder} | earlier(folder) - APART.get(folder, set())
+    assert found & (set(FOLDERS) | set(map(stem_of, SCRIPTS))) <= allowed
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -76,7 +71,7 @@ def test_slow_libraries_are_imported_where_used(path):
     assert not set(imports(ast.Module(body=top, type_ignores=[]))) & LAZY
 
 
-@pytest.mark.parametrize("path", SOURCES + SCRIPTS, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("path", SOURCES + ALL_SCRIPTS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_sizes_and_docstrings(path):
     tree = parsed(path)
     assert len(path.read_text().splitlines()) <= 400
@@ -117,13 +112,31 @@ def test_help_answers_before_the_heavy_imports(script):
     assert "LOADED []" in done.stdout
 
 
-def test_every_public_name_of_a_folder_exists():
-    for folder in FOLDERS:
-        module = importlib.import_module(folder)
-        for name in getattr(module, "__all__", ()):
-            value = getattr(module, name)
-            if isinstance(value, type) or inspect.isfunction(value):
-                assert value.__doc__
+def packages():
+    return sorted({path.parent for path in SOURCES})
+
+
+@pytest.mark.parametrize("folder", packages(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_init_files_hold_a_docstring_alone(folder):
+    """Except in `structures` and in the folders of one method, which export its classes."""
+    tree = parsed(folder / "__init__.py")
+    assert ast.get_docstring(tree)
+    if str(folder.relative_to(ROOT)) in EXPORTING:
+        module = importlib.import_module(".".join(folder.relative_to(ROOT).parts))
+        values = [getattr(module, name) for name in module.__all__]
+        assert all(v.__doc__ for v in values if isinstance(v, type) or inspect.isfunction(v))
+    else:
+        assert len(tree.body) == 1
+
+
+@pytest.mark.parametrize("folder", packages(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_folder_has_at_most_twenty_modules(folder):
+    if folder.name != "commands":
+        assert len([p for p in folder.glob("*.py") if p.name != "__init__.py"]) <= 20
+
+
+def test_the_root_holds_three_scripts():
+    assert {p.name for p in ROOT.glob("*.py")} == set(SCRIPTS)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "models").rglob("*.py")), ids=lambda p: p.stem)

@@ -12,7 +12,7 @@ from benchmarks.wsi_mil.bags import Slides, SlideSet
 from models.losses.supervised_contrastive import supervised_contrastive_loss
 from models.mil.abmil import ABMIL
 from models.mil.mhim import MHIM
-from models.mil.mhim_masking import MaskRatios
+from models.mil.mhim.masking import MaskRatios
 from models.mil.sc_mil import SCMIL
 
 SMALL = Slides(width=6, sizes=(40, 90), share=(0.1, 0.3), signal=4.0)

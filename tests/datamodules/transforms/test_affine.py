@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from datamodules.mosaic_options import MosaicOptions
+from datamodules.seg.mosaic_options import MosaicOptions
 from datamodules.transforms.affine import (
     apply,
     draw_affine,

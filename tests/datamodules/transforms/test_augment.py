@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from datamodules.samplers import keyed_generator
-from datamodules.transforms import Augmentation, LabelMaps
+from datamodules.sampling.keys import keyed_generator
+from datamodules.transforms.augment import Augmentation
+from datamodules.transforms.label_maps import LabelMaps
 from structures import RLEMasks
 
 DISCS = [(40.3, 30.7, 17.2), (90.1, 60.2, 22.4), (30.5, 75.5, 12.3)]  # x, y, radius

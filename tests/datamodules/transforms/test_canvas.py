@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from datamodules.transforms import LabelMaps
 from datamodules.transforms.affine import letterbox, shift
 from datamodules.transforms.canvas import GREY, Canvas, Instance, Tile
 from datamodules.transforms.copy_paste import paste_objects
 from datamodules.transforms.cutouts import Cutout
 from datamodules.transforms.hsv import draw_colours
+from datamodules.transforms.label_maps import LabelMaps
 from datamodules.transforms.mixup import mix
 from structures import RLEMasks
 

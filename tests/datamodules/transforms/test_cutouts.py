@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from datamodules.transforms import LabelMaps
 from datamodules.transforms.cutouts import Cutout, cut_out, cutout_targets, join_cutouts
+from datamodules.transforms.label_maps import LabelMaps
 from structures import RLEMasks
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from datamodules.transforms import LabelMaps
+from datamodules.transforms.label_maps import LabelMaps
 from structures import RLEMasks
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from datamodules.transforms import LabelMaps
+from datamodules.transforms.label_maps import LabelMaps
 from structures import RLEMasks
 
 STACKS = st.tuples(st.integers(0, 5), st.integers(1, 9), st.integers(1, 9)).flatmap(

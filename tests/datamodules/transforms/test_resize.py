@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from datamodules.transforms import LabelMaps, resize_maps, resize_picture, target_size
+from datamodules.transforms.label_maps import LabelMaps
+from datamodules.transforms.resize import resize_maps, resize_picture, target_size
 from structures import RLEMasks
 
 

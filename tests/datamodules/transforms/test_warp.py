@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from datamodules.mosaic_options import MosaicOptions
+from datamodules.seg.mosaic_options import MosaicOptions
 from datamodules.transforms.affine import Matrix, apply, draw_affine, letterbox, mirror, shift
 from datamodules.transforms.cutouts import Cutout
 from datamodules.transforms.hsv import change_colours, draw_colours

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.backbones import ResNet50FPN
+from models.backbones.resnet_fpn import ResNet50FPN
 
 
 def test_trainable_stages_are_torchvisions():

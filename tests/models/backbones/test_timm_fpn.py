@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from models.backbones import TimmFPN
+from models.backbones.timm_fpn import TimmFPN
 
 IMAGE = torch.rand(2, 3, 96, 64, generator=torch.Generator().manual_seed(0))
 

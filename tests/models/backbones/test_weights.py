@@ -7,7 +7,7 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from models.backbones import TimmFPN
+from models.backbones.timm_fpn import TimmFPN
 from models.backbones.weights import efficientnet_lite0_state_dict, load_backbone_weights
 
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from models.losses import bag_classification_loss, mean_over_bags
+from models.losses.bag_classification import bag_classification_loss, mean_over_bags
 
 
 def test_binary_by_hand():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from models.losses import bag_classification_loss
+from models.losses.bag_classification import bag_classification_loss
 from models.losses.imbalance import (
     class_counts,
     focal_loss,

@@ -5,7 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from models.mil import ABMIL, LeNetEncoder, MILModel
+from models.mil.abmil import ABMIL
+from models.mil.layers.lenet import LeNetEncoder
+from models.mil.protocol import MILModel
 from structures import BagBatch
 
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from datamodules import DigitBagsDataModule
-from datamodules.bags import take_bags
-from evaluation.mil import evaluate_bags, witness_auroc
-from models.mil import ABMIL
+from datamodules.mil.base import take_bags
+from datamodules.mil.digit_bags import DigitBagsDataModule
+from evaluation.mil.scores import evaluate_bags, witness_auroc
+from models.mil.abmil import ABMIL
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_modules import MILModule
+from lightning_modules.mil import MILModule
 from models.mil.abmil import ABMIL
 from models.mil.acmil import ACMIL
 from models.mil.aem import AEM, negative_entropy
@@ -13,7 +13,7 @@ from models.mil.dsmil import DSMIL
 from models.mil.dtfd import DTFD
 from models.mil.mha import MHA
 from models.mil.protocol import ScheduledLosses, SeesTrainingBags, TwoPartLearner
-from models.ops.ragged import segment_mean
+from models.ops.bags.ragged import segment_mean
 from structures import BagBatch, MILOutput
 
 CLOSE = {"rtol": 0, "atol": 1e-6}

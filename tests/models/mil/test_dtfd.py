@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from datamodules import DigitBagsDataModule
-from datamodules.bags import take_bags
-from evaluation.mil import evaluate_bags
+from datamodules.mil.base import take_bags
+from datamodules.mil.digit_bags import DigitBagsDataModule
+from evaluation.mil.scores import evaluate_bags
 from models.mil import dtfd
 from models.mil.abmil import ABMIL
 from models.mil.dtfd import DTFD, DTFDOutput, evidence, pseudo_bag_of_each
 from models.mil.protocol import TwoPartLearner
-from models.ops.keyed_random import random_order
+from models.ops.bags.keyed_random import random_order
 from structures import BagBatch
 
 DISTILLATIONS = ["afs", "maxs", "maxmins", "mas"]

@@ -12,10 +12,9 @@ import io
 import pytest
 import torch
 
-from models.mil import MILModel
-from models.mil.protocol import TwoPartLearner
-from models.ops.ragged import segment_ids, segment_sum
-from tests.mil_recipes import NAMES, build, prepare, random_bags, without_dropout
+from models.mil.protocol import MILModel, TwoPartLearner
+from models.ops.bags.ragged import segment_ids, segment_sum
+from tests.support.mil_recipes import NAMES, build, prepare, random_bags, without_dropout
 
 TASKS = [("binary", 2), ("multiclass", 3), ("multilabel", 3)]
 FIELDS = ("logits", "attention", "attention_logits", "embeddings", "instance_logits")

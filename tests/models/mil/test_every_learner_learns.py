@@ -12,11 +12,11 @@ import functools
 import pytest
 import torch
 
-from datamodules import DigitBagsDataModule
-from datamodules.bags import take_bags
-from evaluation.mil import evaluate_bags
+from datamodules.mil.base import take_bags
+from datamodules.mil.digit_bags import DigitBagsDataModule
+from evaluation.mil.scores import evaluate_bags
 from lightning_modules.staged import StagedMILModule
-from tests.mil_recipes import NAMES, module_of, prepare, settings
+from tests.support.mil_recipes import NAMES, module_of, prepare, settings
 
 pytestmark = pytest.mark.slow
 

@@ -1,18 +1,19 @@
 """What each learner promises by its form about the order, number and kind of instances.
 
 Random weights, evaluation, every recipe of configs/mil with its own widths
-(`evaluation.mil_structure` says what the properties mean). A learner promises the order and the
-batch, unless its class says otherwise, and nothing else: a recipe that claims more is listed here,
-and for all others a counter-example has to be found, so that the tests are known to bite.
+(`evaluation.mil_assumptions.structure` says what the properties mean). A learner promises the order
+and the batch, unless its class says otherwise, and nothing else: a recipe that claims more is
+listed here, and for all others a counter-example has to be found, so that the tests are known to
+bite.
 """
 
 import functools
 
 import pytest
 
-from evaluation.mil_adapters import adapt
-from evaluation.mil_structure import StructureSettings, check_structure
-from tests.mil_recipes import NAMES, WIDTH, build
+from evaluation.mil_assumptions.adapters import adapt
+from evaluation.mil_assumptions.structure import StructureSettings, check_structure
+from tests.support.mil_recipes import NAMES, WIDTH, build
 
 SETTINGS = StructureSettings(seeds=1, pairs=100, bags=8, searched=1, sizes=(1, 12))
 # Each concept or score of an instance enters by its maximum over the bag: further instances never

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.mil_recipes import NAMES, build, prepare, random_bags
+from tests.support.mil_recipes import NAMES, build, prepare, random_bags
 
 READS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal")
 

@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from models.losses import bag_classification_loss
+from models.losses.bag_classification import bag_classification_loss
 from models.losses.imbalance import (
     focal_loss,
     inverse_frequency_weights,
     logit_adjusted_loss,
     weighted_loss,
 )
-from models.mil import ABMIL, MILModel
+from models.mil.abmil import ABMIL
 from models.mil.imbalance import ClassWeightedMIL, FocalMIL, LogitAdjustedMIL
-from models.mil.protocol import SeesTrainingBags
+from models.mil.protocol import MILModel, SeesTrainingBags
 from structures import BagBatch, MILOutput
 
 CLOSE = {"rtol": 0, "atol": 1e-6}

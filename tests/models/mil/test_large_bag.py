@@ -16,7 +16,7 @@ STEPS = """
 import copy, json
 from pathlib import Path
 import torch
-from tests.mil_recipes import module_of, random_bags, settings
+from tests.support.mil_recipes import module_of, random_bags, settings
 
 def resident(line):
     found = Path("/proc/self/status").read_text().partition(line + ":")[2]

@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 
-from models.losses import bag_classification_loss
-from models.mil import ABMIL, MILModel
-from models.mil.protocol import ScheduledLosses
+from models.losses.bag_classification import bag_classification_loss
+from models.mil.abmil import ABMIL
+from models.mil.protocol import MILModel, ScheduledLosses
 from models.mil.sc_mil import SCMIL, two_views
 from structures import BagBatch, MILOutput
 

@@ -10,12 +10,12 @@ import sys
 import pytest
 import torch
 
-from datamodules import DigitBagsDataModule
-from datamodules.bags import take_bags
-from evaluation.mil import evaluate_bags
-from lightning_modules import MILModule
+from datamodules.mil.base import take_bags
+from datamodules.mil.digit_bags import DigitBagsDataModule
+from evaluation.mil.scores import evaluate_bags
+from lightning_modules.mil import MILModule
 from lightning_modules.sc_mil import SCMILModule
-from models.mil import ABMIL
+from models.mil.abmil import ABMIL
 from models.mil.imbalance import ClassWeightedMIL, FocalMIL, LogitAdjustedMIL
 from models.mil.sc_mil import SCMIL
 

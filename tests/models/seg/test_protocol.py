@@ -5,8 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from models.backbones import Scale, TimmFPN
-from models.seg import BoxHeadOptions, MaskHeadOptions, MaskRCNN, RPNOptions, TimedSegModel, YOLOSeg
+from models.backbones.csp import Scale
+from models.backbones.timm_fpn import TimmFPN
+from models.seg.mask_rcnn import BoxHeadOptions, MaskHeadOptions, MaskRCNN, RPNOptions
+from models.seg.protocol import TimedSegModel
+from models.seg.yolo import YOLOSeg
 
 
 def one_stage():

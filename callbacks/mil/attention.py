@@ -1,0 +1,185 @@
+"""Attention over the instances of the same few bags at every validation."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytorch_lightning as pl
+from torch import Tensor
+
+from callbacks.after_evaluation import EpochPictures, split_of
+from callbacks.fixed_sample import FixedSample, priority
+from callbacks.mil.bag_outputs import BagAttention, bag_attention, bag_name
+from evaluation.report.plots import plot_attention
+from evaluation.seg.draw import contact_sheet
+from loggers.run_files import rasterise, run_folder, write_picture
+from loggers.wandb_media import Media
+from structures import BagBatch, MILOutput
+from structures.processes import gather_to_first
+
+MAX_PICTURE_BYTES = 2**25  # of one bag; a larger one is shown as bars
+
+
+@dataclass(frozen=True, slots=True)
+class ShownBag:
+    """One bag with its attention, on the host.
+
+    Attributes:
+        attention: weights and instance labels.
+        pictures: (n, h, w) or (n, h, w, 3) uint8 pictures of the instances, or None.
+        label: class number; for a multilabel task 1 where any class is present.
+        title: name, true class and probability.
+    """
+
+    attention: BagAttention
+    pictures: npt.NDArray[np.uint8] | None
+    label: int
+    title: str
+
+
+class AttentionFigure(EpochPictures):
+    """Draw the attention of a fixed list of validation and test bags.
+
+    The bags are taken from all classes in turn, so half of them are positive in a binary task. Bags
+    whose features are pictures are shown with their instances, others as bars. Attention with
+    several branches is averaged. Writes ``pictures/attention_epoch_003.png`` while fitting,
+    ``attention_val.png`` and ``attention_test.png`` otherwise, and logs the same to W&B. Needs a
+    module whose steps return `MILOutput` and that has ``task`` and ``class_names``; models without
+    attention and runs on pictures are left alone.
+
+    Args:
+        num_bags: bags shown, spread over the data set (see `FixedSample`).
+        every_n_epochs: epochs between figures (see `EpochPictures`).
+        pixels: whether flat features of square length are the pixels of an instance. None: they
+            are where all values of the bag lie in [0, 1].
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self, num_bags: int = 4, every_n_epochs: int = 10, pixels: bool | None = None
+    ) -> None:
+        super().__init__(every_n_epochs)
+        if num_bags < 1:
+            raise ValueError(f"num_bags must be at least 1, got {num_bags}")
+        self.num_bags = num_bags
+        self.pixels = pixels
+        self.start()
+
+    def start(self) -> None:
+        """Start empty samples, one a class."""
+        self._samples: dict[int, FixedSample[ShownBag]] = {}
+
+    def keep(self, pl_module: pl.LightningModule, outputs: Any, batch: Any) -> None:
+        """Keep the chosen bags of the batch."""
+        if not isinstance(batch, BagBatch) or outputs.attention is None:
+            return
+        labels = batch.labels if batch.labels.ndim == 1 else batch.labels.amax(dim=1)
+        groups = labels.tolist()
+        wanted = [
+            b
+            for b, index in enumerate(batch.index.tolist())
+            if self._samples.setdefault(groups[b], FixedSample(self.num_bags)).wants(index)
+        ]
+        if not wanted:
+            return
+        attention = bag_attention(batch, outputs.attention)
+        titles = _titles(pl_module, outputs, batch)
+        for b in wanted:
+            features = batch.features[batch.offsets[b] : batch.offsets[b + 1]]
+            shown = ShownBag(
+                attention[b], instance_pictures(features, self.pixels), groups[b], titles[b]
+            )
+            self._samples[groups[b]].add(attention[b].index, shown)
+
+    def draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Draw, write and log the figure."""
+        del pl_module
+        states = gather_to_first({group: s.state() for group, s in self._samples.items()})
+        folder = run_folder(trainer, "pictures")
+        if not trainer.is_global_zero:
+            return
+        for state in states:
+            for group, part in state.items():
+                self._samples.setdefault(group, FixedSample(self.num_bags)).merge([part])
+        shown = self._chosen()
+        if not shown:
+            return
+        sheet = contact_sheet([draw_bag(one) for one in shown], columns=2)
+        if folder is not None:
+            write_picture(folder / f"attention_{stage}.png", sheet)
+        key = f"{split_of(stage)}/attention"
+        self.wandb.log(trainer, key, [Media(sheet, stage.replace("_", " "))])
+
+    def _chosen(self) -> list[ShownBag]:
+        """Take from the classes in turn; return them by class and number."""
+        queues = [sorted(s.items(), key=_by_priority) for _, s in sorted(self._samples.items())]
+        rounds = itertools.zip_longest(*queues)
+        chosen = [pair for pairs in rounds for pair in pairs if pair is not None][: self.num_bags]
+        return [bag for _, bag in sorted(chosen, key=lambda pair: (pair[1].label, pair[0]))]
+
+
+def draw_bag(one: ShownBag) -> npt.NDArray[np.uint8]:
+    """Return the figure of one bag as a picture."""
+    figure = plot_attention(
+        one.attention.weights.mean(axis=1), one.pictures, one.attention.witness, one.title
+    )
+    return rasterise(figure)
+
+
+def instance_pictures(features: Tensor, pixels: bool | None) -> npt.NDArray[np.uint8] | None:
+    """Return the instances of a bag as pictures, each over the bag's own range of values.
+
+    Args:
+        features: (n, C, h, w) with one or three channels, or (n, k * k).
+        pixels: see `AttentionFigure`.
+
+    Returns:
+        (n, h, w) or (n, h, w, 3), or None where the features are no pictures or too many.
+    """
+    if features.ndim == 2:
+        side = math.isqrt(features.shape[1])
+        if side * side != features.shape[1]:
+            return None
+        if pixels is None:
+            pixels = bool(((features >= 0) & (features <= 1)).all())
+        if not pixels:
+            return None
+        features = features.reshape(-1, 1, side, side)
+    if features.ndim != 4 or features.shape[1] not in (1, 3):
+        return None
+    if features.numel() > MAX_PICTURE_BYTES:
+        return None
+    values = features.detach().float().cpu()
+    low, high = values.min(), values.max()
+    scaled = (values - low) / (high - low).clamp(min=1e-12) * 255
+    pictures: npt.NDArray[np.uint8] = scaled.round().byte().permute(0, 2, 3, 1).numpy()
+    return pictures[..., 0] if pictures.shape[-1] == 1 else pictures
+
+
+def _titles(pl_module: pl.LightningModule, outputs: MILOutput, batch: BagBatch) -> list[str]:
+    module: Any = pl_module
+    probabilities = outputs.probabilities(module.task).detach().float().cpu().numpy()
+    labels = batch.labels.cpu().numpy()
+    names = module.class_names
+    titles = []
+    for b in range(len(batch)):
+        present = np.flatnonzero(labels[b]) if labels.ndim == 2 else labels[b : b + 1]
+        truth = ", ".join(names[k] if 0 <= k < len(names) else str(k) for k in present) or "none"
+        if probabilities.ndim == 1:
+            answer = f"p({names[1] if names else 'positive'}) = {probabilities[b]:.3f}"
+        else:
+            best = int(probabilities[b].argmax())
+            answer = f"predicted: {names[best] if names else best} {probabilities[b, best]:.3f}"
+        titles.append(f"bag {bag_name(batch, b)}\ntruth: {truth} · {answer}")
+    return titles
+
+
+def _by_priority(pair: tuple[int, ShownBag]) -> int:
+    return priority(pair[0])

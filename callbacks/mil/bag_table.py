@@ -1,0 +1,169 @@
+"""Every validation bag with its scores and its most attended instances, as a W&B table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytorch_lightning as pl
+
+from callbacks.after_evaluation import EpochPictures, split_of
+from callbacks.mil.bag_outputs import BagAttention, bag_attention
+from evaluation.mil.collector import BagScores
+from loggers.wandb_charts import table
+from loggers.wandb_media import has_wandb
+from structures import BagBatch
+from structures.processes import gather_to_first
+
+
+@dataclass(frozen=True, slots=True)
+class TopInstances:
+    """The most attended instances of a bag.
+
+    Attributes:
+        size: instances in the bag.
+        numbers: (k,) their numbers in the bag, most attended first; none without attention.
+        weights: (k,) their attention.
+        coords: (k, 2) level-0 pixels (x, y), or None.
+    """
+
+    size: int
+    numbers: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.float64]
+    coords: npt.NDArray[Any] | None
+
+
+class BagTable(EpochPictures):
+    """Log the table ``val/bags`` to W&B: one row a bag, the worst predictions first.
+
+    Columns: bag, patient (where known), ``error`` (one minus the probability of the truth; of
+    several labels the largest), truth, decision, probability of each class, number of instances,
+    then for each of the most attended instances its number, its attention and its place. Attention
+    with several branches is averaged. Without W&B nothing is kept; the files of `PredictionWriter`
+    have the same numbers.
+
+    Args:
+        every_n_epochs: epochs between tables (see `EpochPictures`).
+        top: instances a bag.
+        max_bags: rows at most.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(self, every_n_epochs: int = 10, top: int = 3, max_bags: int = 1000) -> None:
+        super().__init__(every_n_epochs)
+        if top < 0 or max_bags < 1:
+            raise ValueError(f"need top >= 0 and max_bags >= 1, got {top} and {max_bags}")
+        self.top = top
+        self.max_bags = max_bags
+        self.start()
+
+    def start(self) -> None:
+        """Forget the bags of an earlier epoch."""
+        self._bags: dict[int, TopInstances] = {}
+
+    def keep(self, pl_module: pl.LightningModule, outputs: Any, batch: Any) -> None:
+        """Keep the most attended instances of each bag."""
+        if not isinstance(batch, BagBatch) or not has_wandb(pl_module.trainer):
+            return
+        if outputs.attention is None:
+            nothing = np.zeros(0, dtype=np.int64), np.zeros(0)
+            for index, size in zip(batch.index.tolist(), batch.sizes().tolist(), strict=True):
+                self._bags[index] = TopInstances(size, *nothing, None)
+            return
+        for one in bag_attention(batch, outputs.attention):
+            self._bags[one.index] = top_instances(one, self.top)
+
+    def draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Log the table."""
+        if not has_wandb(trainer):
+            return
+        states = gather_to_first(self._bags)
+        module: Any = pl_module
+        scores: BagScores | None = getattr(module, "bag_scores", None)
+        if not trainer.is_global_zero or scores is None:
+            return
+        kept = {index: one for state in states for index, one in state.items()}
+        columns, rows = bag_rows(scores, kept, module.class_names, module.threshold, self.top)
+        key = f"{split_of(stage)}/bags"
+        self.wandb.send(trainer, key, lambda: table(columns, rows[: self.max_bags]))
+
+
+def top_instances(bag: BagAttention, count: int) -> TopInstances:
+    """Return the ``count`` most attended instances of a bag, fewer where it has fewer."""
+    weights = bag.weights.astype(np.float64).mean(axis=1)
+    chosen = np.argsort(-weights, kind="stable")[:count]
+    coords = None if bag.coords is None else bag.coords[chosen]
+    return TopInstances(len(weights), chosen, weights[chosen], coords)
+
+
+def bag_rows(
+    scores: BagScores,
+    kept: dict[int, TopInstances],
+    class_names: tuple[str, ...],
+    threshold: float,
+    top: int,
+) -> tuple[list[str], list[list[Any]]]:
+    """Return column names and one row a bag, the largest error first, unknown labels last.
+
+    Args:
+        scores: of all bags.
+        kept: instances by bag number.
+        class_names: names by label; numbers where there are none.
+        threshold: from which a binary or multilabel class counts as present.
+        top: instances a row.
+    """
+    binary = scores.probabilities.ndim == 1
+    classes = 2 if binary else scores.probabilities.shape[1]
+    names = list(class_names) if len(class_names) == classes else [str(c) for c in range(classes)]
+    shown = range(1, 2) if binary else range(classes)
+    with_coords = any(one.coords is not None for one in kept.values())
+    columns = ["bag", *(["patient"] if scores.groups else []), "error", "truth", "decision"]
+    columns += [f"p({names[c]})" for c in shown] + ["instances"]
+    for k in range(1, top + 1):
+        columns += [f"instance {k}", f"attention {k}"]
+        columns += [f"x {k}", f"y {k}"] if with_coords else []
+    rows = []
+    for b, index in enumerate(scores.index.tolist()):
+        p = scores.probabilities[b]
+        p = np.array([1 - p, p]) if binary else p
+        wanted, found, error = _verdict(scores.labels[b], p, binary, threshold)
+        row: list[Any] = [scores.bag_ids[b], *(scores.groups[b : b + 1]), error]
+        row += [", ".join(names[c] for c in part) for part in (wanted, found)]
+        row += [float(p[c]) for c in shown]
+        rows.append(row + _instances(kept.get(index), top, with_coords))
+    place = columns.index("error")
+    rows.sort(key=lambda row: -row[place] if row[place] >= 0 else 1.0)
+    return columns, rows
+
+
+def _verdict(
+    label: Any, p: npt.NDArray[np.float64], binary: bool, threshold: float
+) -> tuple[list[int], list[int], float]:
+    """Return the true classes, the decided ones, and the error of one bag."""
+    if np.ndim(label) == 1:
+        error = float(np.abs(label - p).max()) if (label >= 0).all() else float("nan")
+        return np.flatnonzero(label == 1).tolist(), np.flatnonzero(p >= threshold).tolist(), error
+    decided = int(p[1] >= threshold) if binary else int(p.argmax())
+    if label < 0:
+        return [], [decided], float("nan")
+    return [int(label)], [decided], 1 - float(p[label])
+
+
+def _instances(one: TopInstances | None, top: int, with_coords: bool) -> list[Any]:
+    """Return the cells of a bag's instances, empty where there are none."""
+    width = 4 if with_coords else 2
+    if one is None:
+        return [None] * (1 + top * width)
+    cells: list[Any] = [one.size]
+    for k in range(top):
+        if k >= len(one.numbers):
+            cells += [None] * width
+            continue
+        cells += [int(one.numbers[k]), float(one.weights[k])]
+        if with_coords:
+            cells += [None, None] if one.coords is None else one.coords[k].tolist()
+    return cells

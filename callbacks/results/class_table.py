@@ -1,0 +1,77 @@
+"""One row a class of the latest evaluation, as a CSV file and as a W&B table."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+
+from callbacks.after_evaluation import EpochPictures, split_of
+from evaluation.mil.classes import class_scores
+from formats.files import written_whole
+from loggers.run_files import run_folder
+from loggers.wandb_charts import records_table
+
+
+class ClassTable(EpochPictures):
+    """Write ``per_class.csv`` into the run folder, and with W&B the table ``val/per_class``.
+
+    For pictures AP, AP50 and AP75 of boxes and masks a class with its number of instances (module
+    attribute ``scores``); for bags AUROC, AUPRC, precision, recall and F1 of each class against
+    the rest (``bag_scores``). In front are ``split`` and, of a training, ``epoch``; a value that is
+    not defined is left empty.
+
+    Args:
+        every_n_epochs: epochs between tables (see `EpochPictures`).
+    """
+
+    def __init__(self, every_n_epochs: int = 5) -> None:
+        super().__init__(every_n_epochs)
+
+    def draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write and log the table."""
+        path = run_folder(trainer, "per_class.csv")
+        rows = class_rows(pl_module)
+        if not trainer.is_global_zero or not rows:
+            return
+        split = split_of(stage)
+        if path is not None:
+            epoch = int(stage.removeprefix("epoch_")) if stage.startswith("epoch_") else ""
+            place = {"split": split, "epoch": epoch}
+            text = io.StringIO(newline="")
+            table = csv.DictWriter(text, [*place, *rows[0]], lineterminator="\n")
+            table.writeheader()
+            table.writerows(place | {k: _text(v) for k, v in row.items()} for row in rows)
+            with written_whole(path) as file:
+                file.write(text.getvalue().encode())
+        self.wandb.send(trainer, f"{split}/per_class", lambda: records_table(rows))
+
+
+def class_rows(pl_module: pl.LightningModule) -> list[dict[str, Any]]:
+    """Return one row a class of the module's latest evaluation, none where it has no scores."""
+    module: Any = pl_module
+    scores, bags = getattr(module, "scores", None), getattr(module, "bag_scores", None)
+    if scores is not None:
+        rows: list[dict[str, Any]] = scores.per_class()
+        return rows
+    if bags is None:
+        return []
+    known = bags.known
+    if not known.any():
+        return []
+    return class_scores(
+        bags.labels[known],
+        bags.probabilities[known],
+        module.task,
+        module.threshold,
+        module.class_names,
+    )
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, float):
+        return repr(value) if np.isfinite(value) else ""
+    return value

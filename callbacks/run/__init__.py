@@ -1,0 +1,1 @@
+"""Callbacks of a run: progress, checkpoints, moving averages, speed."""

@@ -1,0 +1,106 @@
+"""Training speed: pictures, bags and instances a second, and the share of waiting for data."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from callbacks.run.logged_steps import is_logged, log_numbers
+from structures import BagBatch, SegBatch
+
+
+class Throughput(pl.Callback):
+    """Log how fast training runs, as means since the last time they were logged.
+
+    Every ``trainer.log_every_n_steps`` optimizer steps:
+        ``time/step``: seconds an optimizer step takes, the next line's included;
+        ``time/data``: seconds of these between one batch and the next: waiting for data, moving
+        them to the device, logging;
+        ``time/pictures_per_second``, or ``time/bags_per_second`` and
+        ``time/instances_per_second`` (instances of the bags), of all processes together.
+
+    Validation, checkpoints at the end of an epoch and the pause between epochs do not count; the
+    first batch of an epoch does, so the start of loader workers is seen in ``time/data``. Between
+    logged steps only two clock readings are made. On a GPU the clock is read without waiting for
+    it: the means hold over the logged window, because the queue of the device is short. Several
+    processes exchange one small tensor at each logged step.
+    """
+
+    def __init__(self) -> None:
+        self._restart()
+        self._mark = 0.0
+        self._logged_step = 0
+
+    def _restart(self) -> None:
+        self._seconds = self._waited = 0.0
+        self._samples = self._instances = 0
+        self._unit: str | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin a window at the step the run starts from."""
+        del pl_module
+        self._restart()
+        self._logged_step = trainer.global_step
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock: what happened since the last batch is not training."""
+        del trainer, pl_module
+        self._mark = perf_counter()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the time since the last batch as waiting for data."""
+        del trainer, pl_module, batch, batch_idx
+        self._waited += self._lap()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Count the batch; log where a step is due."""
+        del outputs, batch_idx
+        self._seconds += self._lap()
+        if isinstance(batch, SegBatch):
+            self._unit = "pictures"
+            self._samples += len(batch)
+        elif isinstance(batch, BagBatch):
+            self._unit = "bags"
+            self._samples += len(batch)
+            self._instances += batch.features.shape[0]
+        step = trainer.global_step
+        if is_logged(trainer, step) and step != self._logged_step:
+            log_numbers(trainer, self._numbers(trainer, pl_module.device), step)
+            self._logged_step = step
+            self._restart()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock anew."""
+        del trainer, pl_module
+        self._mark = perf_counter()
+
+    def _lap(self) -> float:
+        now = perf_counter()
+        seconds, self._mark = now - self._mark, now
+        return seconds
+
+    def _numbers(self, trainer: pl.Trainer, device: torch.device) -> dict[str, float]:
+        seconds, steps = self._seconds + self._waited, trainer.global_step - self._logged_step
+        numbers = {"time/step": seconds / steps, "time/data": self._waited / steps}
+        counts = [float(self._samples), float(self._instances)]
+        if trainer.world_size > 1:
+            counts = trainer.strategy.reduce(
+                torch.tensor(counts, device=device), reduce_op="sum"
+            ).tolist()
+        if self._unit is not None:
+            numbers[f"time/{self._unit}_per_second"] = counts[0] / seconds
+        if self._unit == "bags":
+            numbers["time/instances_per_second"] = counts[1] / seconds
+        return numbers

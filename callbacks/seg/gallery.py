@@ -1,0 +1,218 @@
+"""Truth beside prediction for the same few pictures at every validation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytorch_lightning as pl
+import torch
+
+from callbacks.after_evaluation import EpochPictures, split_of
+from callbacks.fixed_sample import FixedSample
+from callbacks.seg.frames import (
+    display_size,
+    instances_in_frame,
+    original_size,
+    picture_in_frame,
+    targets_in_frame,
+)
+from callbacks.seg.image_table import COLUMNS, picture_rows
+from evaluation.seg.draw import contact_sheet, draw_instances
+from loggers.run_files import run_folder, write_picture
+from loggers.wandb_charts import table
+from loggers.wandb_media import Media, box_data, class_ids, label_map
+from structures import Instances, SegBatch
+from structures.processes import gather_to_first
+
+
+@dataclass(frozen=True, slots=True)
+class ShownPicture:
+    """One picture with truth and prediction in one frame, on the host.
+
+    Attributes:
+        picture: (h, w, 3) uint8 RGB.
+        name: what the caption calls it.
+        truth: the true instances.
+        crowd: (K,) which true instances are crowd regions.
+        prediction: the predictions that are shown.
+    """
+
+    picture: npt.NDArray[np.uint8]
+    name: str
+    truth: Instances
+    crowd: npt.NDArray[np.bool_]
+    prediction: Instances
+
+
+class MaskGallery(EpochPictures):
+    """Draw a fixed list of validation and test pictures, truth beside prediction.
+
+    Writes ``pictures/gallery_epoch_003.png`` while fitting, ``gallery_val.png`` and
+    ``gallery_test.png`` otherwise. With W&B also ``val/gallery``, a list of pictures with native
+    masks and boxes, and ``val/gallery_drawn``; the first and the last gallery of a training and
+    those of `validate` and `test` also as the table ``val/pictures`` (`callbacks.seg.image_table`).
+    Needs a module whose steps return `Instances` and that has a ``category_map``; runs on bags are
+    left alone.
+
+    Args:
+        num_pictures: pictures shown, spread over the data set (see `FixedSample`).
+        every_n_epochs: epochs between galleries (see `EpochPictures`).
+        score: predictions below are not shown.
+        max_side: larger pictures are reduced to this many pixels on the longer side.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        num_pictures: int = 8,
+        every_n_epochs: int = 1,
+        score: float = 0.5,
+        max_side: int = 640,
+    ) -> None:
+        super().__init__(every_n_epochs)
+        if num_pictures < 1 or max_side < 1 or not 0 <= score <= 1:
+            raise ValueError(
+                "a gallery needs num_pictures >= 1, max_side >= 1 and score in [0, 1], got "
+                f"{num_pictures}, {max_side}, {score}"
+            )
+        self.num_pictures = num_pictures
+        self.score = score
+        self.max_side = max_side
+        self._table: tuple[str, list[list[Any]]] | None = None  # the latest, not sent yet
+        self._tabled = False
+        self.start()
+
+    def start(self) -> None:
+        """Start an empty sample."""
+        self._sample: FixedSample[ShownPicture] = FixedSample(self.num_pictures)
+
+    def keep(self, pl_module: pl.LightningModule, outputs: Any, batch: Any) -> None:
+        """Keep the chosen pictures of the batch."""
+        del pl_module
+        if not isinstance(batch, SegBatch):
+            return
+        for position, index in enumerate(batch.index.tolist()):
+            if self._sample.wants(index):
+                self._sample.add(index, self._shown(batch, position, outputs[position]))
+
+    def draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Draw, write and log the gallery."""
+        states = gather_to_first(self._sample.state())
+        folder = run_folder(trainer, "pictures")
+        if not trainer.is_global_zero:
+            return
+        self._sample.merge(states)
+        shown = [picture for _, picture in self._sample.items()]
+        if not shown:
+            return
+        module: Any = pl_module
+        names = module.category_map.names
+        sheet = draw_sheet(shown, names)
+        if folder is not None:
+            write_picture(folder / f"gallery_{stage}.png", sheet)
+        split = split_of(stage)
+        when = stage.replace("_", " ")
+        if self.wandb.enabled(trainer):
+            media = native_media(shown, names, when)
+            self.wandb.log(trainer, f"{split}/gallery", media)
+            self.wandb.log(trainer, f"{split}/gallery_drawn", [Media(sheet, when)])
+            rows = picture_rows([(s.name, s.truth, s.crowd, s.prediction) for s in shown], media)
+            self._table = f"{split}/pictures", rows
+            if not self._tabled or not stage.startswith("epoch"):
+                self._send_table(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the last validation if it was passed over, and send the last table."""
+        super().on_train_end(trainer, pl_module)
+        self._send_table(trainer)
+        self._tabled = False
+
+    def _send_table(self, trainer: pl.Trainer) -> None:
+        pending, self._table = self._table, None
+        if pending is not None:
+            key, rows = pending
+            self.wandb.send(trainer, key, lambda: table(COLUMNS, rows))
+            self._tabled = True
+
+    def _shown(self, batch: SegBatch, position: int, prediction: Instances) -> ShownPicture:
+        size = display_size(original_size(batch, position), self.max_side)
+        truth, crowd = targets_in_frame(batch, position, size)
+        number = batch.image_ids[position] if batch.image_ids else int(batch.index[position])
+        return ShownPicture(
+            picture=picture_in_frame(batch, position, size),
+            name=f"image {number}",
+            truth=truth,
+            crowd=crowd,
+            prediction=instances_in_frame(prediction.select(prediction.scores >= self.score), size),
+        )
+
+
+def draw_sheet(shown: Sequence[ShownPicture], class_names: Sequence[str]) -> npt.NDArray[np.uint8]:
+    """Return one picture: truth and prediction next to each other, two pairs a row."""
+    cells, captions = [], []
+    for one in shown:
+        for kind, found in (("truth", one.truth), ("prediction", one.prediction)):
+            drawn = draw_instances(
+                one.picture,
+                found.boxes,
+                found.labels,
+                found.masks,
+                class_names,
+                scores=found.scores if kind == "prediction" else None,
+                crowd=one.crowd if kind == "truth" else None,
+            )
+            cells.append(drawn)
+            captions.append(f"{one.name}: {kind}")
+    return contact_sheet(cells, columns=4, captions=captions)
+
+
+def native_media(
+    shown: Sequence[ShownPicture], class_names: Sequence[str], when: str
+) -> list[Media]:
+    """Return pictures with W&B's own masks and boxes, which its pages can switch on and off.
+
+    W&B shows a list correctly only where all pictures have one size, so smaller ones are padded
+    with black at the bottom and on the right. Crowd regions are left out.
+
+    Args:
+        shown: the pictures.
+        class_names: names by label.
+        when: start of the caption.
+    """
+    canvas = max(s.picture.shape[0] for s in shown), max(s.picture.shape[1] for s in shown)
+    parts = [{"prediction": s.prediction, "truth": _without_crowd(s)} for s in shown]
+    occurring = [label for p in parts for found in p.values() for label in found.labels.tolist()]
+    ids = class_ids(occurring, len(class_names))
+    titles = {number: class_names[label] for label, number in ids.items()}
+    media = []
+    for one, part in zip(shown, parts, strict=True):
+        picture = np.zeros((*canvas, 3), dtype=np.uint8)
+        picture[: one.picture.shape[0], : one.picture.shape[1]] = one.picture
+        masks = {
+            kind: {
+                "mask_data": label_map(found, ids, canvas),
+                "class_labels": {0: "background"} | titles,
+            }
+            for kind, found in part.items()
+        }
+        boxes = {
+            kind: {
+                "box_data": box_data(
+                    found, class_names, ids, canvas, with_scores=kind == "prediction"
+                ),
+                "class_labels": titles,
+            }
+            for kind, found in part.items()
+        }
+        media.append(Media(picture, f"{when}, {one.name}", masks, boxes))
+    return media
+
+
+def _without_crowd(one: ShownPicture) -> Instances:
+    return one.truth.select(torch.from_numpy(~one.crowd))

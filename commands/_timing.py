@@ -1,0 +1,76 @@
+"""Timing of checkpoints, shared by `latency` and `operating-point`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from commands._arguments import inference_changes
+from commands._tables import progress
+
+_SECTIONS = (
+    "load: reading, decoding, resizing, padding and copying to the device; network: normalising "
+    "and every learned layer, of two-stage models with the suppression between them; post: "
+    "suppression of one-stage models, masks at the size of the original pictures, and their "
+    "run-length encoding"
+)
+
+
+class TimingPlan(NamedTuple):
+    """How checkpoints are timed: the device, settings a batch size, and `PicturesToTime`."""
+
+    device: Any
+    settings: list[Any]
+    pictures: Any
+
+
+def timing_plan(args: argparse.Namespace, batch_sizes: Sequence[int]) -> TimingPlan:
+    """Return how to time, without any checkpoint; so it can be refused before other work.
+
+    Raises:
+        ValueError: there is no such device, or a value is out of range.
+    """
+    from engine.deploy.timing import device_named
+    from evaluation.speed.latency import LatencySettings
+
+    device = device_named(args.device)
+    settings = [
+        LatencySettings(size, args.warmup, args.pictures, args.precision, device)
+        for size in batch_sizes
+    ]
+    return TimingPlan(device, settings, _pictures(args))
+
+
+def time_checkpoints(args: argparse.Namespace, plan: TimingPlan) -> list[dict[str, Any]]:
+    """Return a row a checkpoint and batch size; see `evaluation.speed.latency.measure_latency`."""
+    from engine.deploy.timing import threads, timed_models
+    from evaluation.speed.latency import measure_latency
+
+    rows = []
+    with threads(args.threads):
+        models = timed_models(args.ckpt, plan.pictures, plan.device, inference_changes(args))
+        for setting in plan.settings:
+            tell = progress(f"passes of {setting.batch_size} picture(s) timed", 50)
+            rows += measure_latency(models, setting, tell)
+    return rows
+
+
+def tell_latency(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Print what the times depend on and what is in which."""
+    row, *_ = rows
+    notes = {one["note"] for one in rows if one["note"]}
+    rounding = ", convolutions may round to TF32" if row["tf32"] else ""
+    print(
+        f"device: {row['device']}; {row['threads']} thread(s); {row['dtype']}{rounding}; "
+        f"torch {row['torch']}"
+    )
+    for note in (_SECTIONS, *sorted(notes)):
+        print(f"note: {note}")
+
+
+def _pictures(args: argparse.Namespace) -> Any:
+    from engine.deploy.timing import PicturesToTime
+
+    size = getattr(args, "size", None)
+    return PicturesToTime(args.annotations, args.images, size, args.scale, args.bad_data)

@@ -1,0 +1,49 @@
+"""`evaluate.py check-data`: check a recipe and all of its data."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from commands._tables import show
+
+
+def _show_problems(problems: Any) -> None:
+    from rich.console import Console
+
+    from evaluation.report.record import problem_table
+
+    console = Console(markup=False)
+    if not console.is_terminal:
+        console = Console(markup=False, width=160)
+    if not problems:
+        console.print("no problem found")
+        return
+    title, table = problem_table(problems)
+    console.print(title, soft_wrap=True, highlight=False)
+    console.print(table)
+
+
+def run_check_data(args: argparse.Namespace) -> dict[str, Any]:
+    """Check a recipe and all of its data; the record's ``passed`` decides on the exit code."""
+    from engine.training.check_data import check_data
+    from evaluation.report.record import report
+
+    flags = [word for path in args.config for word in ("--config", str(path))]
+    found = check_data([*flags, *args.overrides])
+    names = dict.fromkeys(name for counts in found.counts.values() for name in counts)
+    rows = [(name, *(counts.get(name) for counts in found.counts.values())) for name in names]
+    if rows:
+        show("checked", ["what", *found.counts], rows)
+    _show_problems(found.problems)
+    skips = "skip" in (args.bad_data, found.policy)
+    passed = not found.problems or (skips and not found.fatal)
+    if not passed:
+        hint = (
+            "mend them" if found.fatal else "mend them, or leave them out by --data.bad_data skip"
+        )
+        print(f"error: {len(found.problems)} problem(s), listed above; {hint}", file=sys.stderr)
+    extra: dict[str, Any] = {"passed": passed, "counts": found.counts}
+    extra["problems"] = [problem.to_dict() for problem in found.problems]
+    return report(sys.argv, {}, files=args.config, **extra)

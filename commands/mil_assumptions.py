@@ -1,0 +1,70 @@
+"""`evaluate.py mil-assumptions`: the algorithmic unit tests of an aggregator."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from commands._arguments import _positive
+from commands._tables import progress, show
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no JSON: {error}; write e.g. '{{\"width\": 64}}' in single quotes"
+        ) from None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object of arguments by name")
+    return found
+
+
+def _add_assumptions(tests: argparse.ArgumentParser) -> None:
+    tests.add_argument(
+        "--model",
+        required=True,
+        help="dotted name of a torch module's class, of ours or not, or a recipe of configs/mil",
+    )
+    tests.add_argument(
+        "--init-args",
+        type=_json_object,
+        default={},
+        metavar="JSON",
+        help="arguments of its constructor; of a recipe: changes of its learner's",
+    )
+    tests.add_argument(
+        "--adapter",
+        choices=("batch", "bag", "packed"),
+        help="batch: module(X (B,N,D), mask (B,N)); bag: module(X (N,D)); packed: "
+        "module(BagBatch); default: packed for names under models., else as forward looks",
+    )
+    tests.add_argument("--tests", type=int, nargs="+", choices=(1, 2, 3), default=(1, 2, 3))
+    tests.add_argument("--seeds", type=_positive, default=3, help="how many; a verdict needs all")
+    tests.add_argument(
+        "--bags", type=_positive, default=2000, help="training bags; half as many are tested on"
+    )
+    tests.add_argument("--epochs", type=_positive, default=12)
+
+
+def run_mil_assumptions(args: argparse.Namespace) -> dict[str, Any]:
+    """Run the algorithmic unit tests on an aggregator of bags."""
+    from evaluation.mil_assumptions.suite import check_assumptions
+    from evaluation.mil_assumptions.text import record, sentences, settings_of, tables
+    from evaluation.report.record import report
+
+    model_of: Any
+    if args.model.endswith((".yaml", ".yml")):
+        from engine.assumptions import recipe_model as model_of
+    else:
+        from evaluation.mil_assumptions.adapters import import_model as model_of
+    settings = settings_of(args.tests, args.seeds, args.bags, args.epochs)
+    build = model_of(args.model, args.init_args, adapter=args.adapter)
+    found = check_assumptions(build, settings, progress=progress("trainings"))
+    for part in tables(found):
+        show(*part)
+    print("\n".join(sentences(found)))
+    return report(sys.argv, {}, files=build.files, **record(found))

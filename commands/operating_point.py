@@ -1,0 +1,197 @@
+"""`evaluate.py operating-point`: models at one confidence, side by side."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from commands._arguments import inference_changes
+from commands._tables import ground_truth, most_of_a_class, show, tell_skipped
+from commands._timing import tell_latency, time_checkpoints, timing_plan
+
+
+@dataclass
+class _Found:
+    """What a source says about the pictures, and how good it is."""
+
+    rows: list[dict[str, Any]]
+    max_dets: int  # the model's cap, 0 where it is not known
+    most: int = 0  # rows a picture, of a checkpoint, whose tiles may find more than the cap
+    densest: int = 0  # the same, a picture and class
+    parameters: int | None = None
+    point: Any = None
+    summary: Any = None
+
+
+def run_operating_point(args: argparse.Namespace) -> dict[str, Any]:
+    """Compare models at one confidence; two models get a paired bootstrap of the difference."""
+    from evaluation.report.record import report
+    from evaluation.seg.operating_point import paired_bootstrap
+
+    if args.latency and not args.ckpt:
+        raise ValueError("--latency times checkpoints; give --ckpt instead of --predictions")
+    inference_changes(args)  # refuses them without a checkpoint
+    sources = args.ckpt or args.predictions
+    _check_sources(sources)
+    plan = timing_plan(args, (1,)) if args.latency else None
+    truth, skipped = ground_truth(args)
+    found = {}
+    for source in sources:
+        found[str(source)], dropped = _found(args, source, truth)
+        skipped += dropped
+    kind = args.iou_type or _iou_type(found, truth)
+    for source, one in found.items():
+        _score(args, source, one, truth, kind)
+    points = [one.point for one in found.values()]
+    difference = {}
+    if len(points) == 2:
+        difference = {
+            k: v._asdict()
+            for k, v in paired_bootstrap(points[0], points[1], seed=args.seed).items()
+        }
+        lines = [(k, *v.values()) for k, v in difference.items()]
+        show("first minus second, paired", ["metric", "value", "2.5 %", "97.5 %"], lines)
+    times = {row["model"]: row for row in time_checkpoints(args, plan)} if plan else {}
+    table = _table(args, truth, found, times)
+    extra = {
+        "models": {source: one.summary for source, one in found.items()},
+        "difference": difference,
+        "latency": times,
+        "table": table,
+        "curves": _curves(args, found),
+        "skipped": tell_skipped(skipped),
+    }
+    metrics = {source: one.summary["metrics"] for source, one in found.items()}
+    return report(sys.argv, metrics, files=[args.annotations, *sources], seed=args.seed, **extra)
+
+
+def _check_sources(sources: Sequence[Path]) -> None:
+    """Refuse what would end the command only after the prediction of the other models."""
+    if len({str(source) for source in sources}) < len(sources):
+        raise ValueError("a file is given twice; name each model once")
+    for source in sources:
+        if not source.is_file():
+            raise ValueError(f"{source}: no such file; name checkpoints or COCO results")
+
+
+def _found(
+    args: argparse.Namespace, source: Path, truth: dict[str, Any]
+) -> tuple[_Found, tuple[Any, ...]]:
+    """Return COCO results rows of a checkpoint or file, and the problems of rows left out."""
+    if args.ckpt:
+        from engine.deploy.predict import predict_coco
+
+        predicted = predict_coco(
+            source,
+            args.annotations,
+            args.images,
+            args.batch_size,
+            args.bad_data,
+            scale=args.scale,
+            inference=inference_changes(args),
+        )
+        most = max(Counter(row["image_id"] for row in predicted.rows).values(), default=0)
+        densest = most_of_a_class(predicted.rows)
+        return _Found(predicted.rows, predicted.max_dets, most, densest, predicted.parameters), ()
+    from formats.coco.results import read_results
+
+    rows, dropped = read_results(source, truth, args.bad_data)
+    return _Found(rows, 0), dropped
+
+
+def _iou_type(found: Mapping[str, _Found], truth: Mapping[str, Any]) -> Any:
+    """Return what all sources are compared by; one without predictions takes that (A259).
+
+    Raises:
+        ValueError: some hold masks and some boxes alone.
+    """
+    kinds = {
+        source: "segm" if all("segmentation" in row for row in one.rows) else "bbox"
+        for source, one in found.items()
+        if one.rows
+    }
+    by_kind = {kind: source for source, kind in kinds.items()}
+    if len(by_kind) > 1:
+        raise ValueError(
+            f"{by_kind['segm']} holds masks and {by_kind['bbox']} boxes without masks, so they "
+            "cannot be matched alike; compare the boxes of all by --iou-type bbox"
+        )
+    if by_kind:
+        return next(iter(by_kind))
+    return "segm" if all(row.get("segmentation") for row in truth["annotations"]) else "bbox"
+
+
+def _score(
+    args: argparse.Namespace, source: str, found: _Found, truth: dict[str, Any], kind: Any
+) -> None:
+    """Count at the confidence and show the counts."""
+    from evaluation.seg.operating_point import operating_point
+
+    # A258: what tiles have found of a large picture all counts.
+    rows, cap = found.rows, max(found.max_dets, found.most, 300, args.max_dets or 0)
+    counted = Counter(row["image_id"] for row in rows if row["score"] >= args.score)
+    if (most := max(counted.values(), default=0)) > cap:
+        print(
+            f"note: {source} has up to {most} predictions of at least {args.score:g} a picture; "
+            f"the best {cap} count, more by --max-dets"
+        )
+    found.point = operating_point(truth, rows, args.score, args.iou, kind, cap)
+    found.summary = summary = found.point.summary(seed=args.seed)
+    low_high = summary["intervals_95"]
+    title = f"{source}: score >= {args.score:g}, {kind} IoU >= {args.iou:g}"
+    lines = [(name, value, *low_high[name]) for name, value in summary["metrics"].items()]
+    show(title, ["metric", "value", "2.5 %", "97.5 %"], lines)
+    classes = summary["per_class"]
+    show("by class", list(classes[0]), [list(row.values()) for row in classes])
+
+
+def _table(
+    args: argparse.Namespace, truth: dict[str, Any], found: dict[str, _Found], times: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Return one row a model, print them as one table and log them where that is asked for."""
+    from evaluation.report.model_table import letter, model_row, shown_rows
+    from evaluation.seg.coco import evaluate_results
+
+    # A253: one cap for all, which no checkpoint's predictions exceed, so nobody's AP is cut.
+    cap = args.max_dets or max(100, *(max(one.max_dets, one.densest) for one in found.values()))
+    rows = []
+    for source, one in found.items():
+        scores = evaluate_results(truth, one.rows, max_dets=cap).metrics
+        dataset = str(args.annotations)
+        timed = times.get(source)
+        rows.append(model_row(source, dataset, one.summary, scores, cap, one.parameters, timed))
+    for number, source in enumerate(found):
+        print(f"{letter(number)}: {source}")
+    title = f"{args.annotations}, confidence {args.score:g}, AP of at most {cap} detections"
+    show(title, *shown_rows(rows), width=160)
+    if times:
+        tell_latency(times.values())
+    if args.wandb is not None:
+        from loggers.wandb_models import WandbOptions, log_model_table
+
+        options = WandbOptions(project=args.wandb, mode=args.wandb_mode)
+        facts = {"annotations": str(args.annotations), "seed": args.seed}
+        print(log_model_table(options, "operating_point", rows, facts))
+    return rows
+
+
+def _curves(args: argparse.Namespace, found: Mapping[str, _Found]) -> dict[str, Any]:
+    """Return the curves of all models for JSON, and draw them where that is asked for."""
+    from evaluation.seg.operating_point import CONFIDENCES
+
+    if args.curves is not None:
+        from evaluation.report.model_table import letter
+        from evaluation.report.plots import plot_operating_points, save_figure
+
+        names = {
+            f"{letter(n)}: {source if len(source) <= 60 else '…' + source[-59:]}": one.point
+            for n, (source, one) in enumerate(found.items())
+        }
+        print(f"written: {save_figure(plot_operating_points(names), args.curves)}")
+    models = {source: one.point.curve_record() for source, one in found.items()}
+    return {"confidence": CONFIDENCES.tolist(), "models": models}

@@ -1,0 +1,1 @@
+"""Datamodules of bags."""

@@ -1,0 +1,274 @@
+"""What all multiple-instance data have in common: recipe arguments, loaders, facts."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from datamodules.mil.samplers import BatchPlan, DrawName
+from datamodules.mil.splits import NAMES, BagSplit, write_splits
+from datamodules.sampling.keys import EpochBatchSampler, KeySampler, SampleKey
+from datamodules.sampling.resumable import resumable_loader
+from structures import BadDataPolicy, BagBatch, MILTask, Problem
+
+IntArray = npt.NDArray[np.int64]
+
+_log = logging.getLogger(__name__)
+
+
+class BagSource(Protocol):
+    """Bags by number; what a number means never changes."""
+
+    def __len__(self) -> int:
+        """Return the number of bags."""
+        ...
+
+    def bag(self, position: int, /) -> BagBatch:
+        """Return one bag as a batch."""
+        ...
+
+
+class BagDataset(Dataset[BagBatch]):
+    """Serves the bags of a source under the keys of a sampler.
+
+    Args:
+        source: where the bags come from.
+    """
+
+    def __init__(self, source: BagSource) -> None:
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, key: SampleKey) -> BagBatch:
+        return self._source.bag(key.index)
+
+
+class MILDataModule(pl.LightningDataModule, ABC):
+    """Base of the multiple-instance datamodules; all yield ``BagBatch``.
+
+    A subclass provides the bags of a split through ``source`` and ``numbers``, and the facts.
+
+    Args:
+        batch_size: bags of a training step on one process.
+        eval_batch_size: bags of an evaluation batch.
+        num_workers: processes that read bags; bags do not depend on it.
+        seed: seeds the order of training.
+        sampler: ``shuffle``: every training bag once an epoch; ``class_balanced``: equally many of
+            every class in an epoch; ``balanced_batches``: in every batch, two of each at least;
+            ``weighted``: with replacement, by class_weights, times the ``weight`` of a table.
+        class_weights: weight of each class, for ``weighted``.
+        bad_data: what becomes of faulty bags. ``error``: all of them are told at once before
+            anything runs; ``skip``: they are left out and counted.
+
+    Attributes:
+        num_classes: classes, counting the negative one of a binary task.
+        in_features: width of an instance's features.
+        task: what the labels mean.
+        class_names: names of the classes by label.
+        problems: what ``skip`` has left out.
+
+    Raises:
+        ValueError: a size is not positive, or a number is negative.
+    """
+
+    num_classes: int
+    in_features: int
+    task: MILTask
+    class_names: list[str]
+
+    def __init__(
+        self,
+        *,
+        batch_size: int = 1,
+        eval_batch_size: int = 1,
+        num_workers: int = 0,
+        seed: int = 0,
+        sampler: DrawName = "shuffle",
+        class_weights: Sequence[float] | None = None,
+        bad_data: BadDataPolicy = "error",
+    ) -> None:
+        super().__init__()
+        least = {"batch_size": (batch_size, 1), "eval_batch_size": (eval_batch_size, 1)}
+        least |= {"num_workers": (num_workers, 0), "seed": (seed, 0)}
+        for name, (value, minimum) in least.items():
+            if value < minimum:
+                raise ValueError(f"{name} must be at least {minimum}, got {value}")
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        weights = None if class_weights is None else tuple(class_weights)
+        self.plan = BatchPlan(batch_size, sampler, weights)
+        self.bad_data: BadDataPolicy = bad_data
+        self.problems: tuple[Problem, ...] = ()
+
+    @abstractmethod
+    def source(self, split: BagSplit) -> BagSource:
+        """Return the bags that ``numbers`` of the split refer to."""
+
+    @abstractmethod
+    def numbers(self, split: BagSplit) -> Sequence[int]:
+        """Return the numbers of a split's bags, in order; empty if the split has none."""
+
+    @abstractmethod
+    def evaluation_arguments(self) -> dict[str, Any]:
+        """Return the arguments with which `TabularBagsDataModule` prepares bags as this one does.
+
+        Plain numbers and lists, because they travel in the checkpoint.
+        """
+
+    def check(self, thorough: bool = False) -> list[Problem]:
+        """Return what is wrong with the bags; data that are generated have no problem.
+
+        Args:
+            thorough: also read the values of all features, where reading headers came first.
+        """
+        del thorough
+        return list(self.problems)
+
+    def contents(self, split: BagSplit) -> tuple[IntArray, IntArray, tuple[str, ...]]:
+        """Return labels (b,), instances (b,) and patients, or none, of the bags of a split."""
+        bags = [self.source(split).bag(number) for number in self.numbers(split)]
+        labels = np.array([int(bag.labels[0]) for bag in bags], dtype=np.int64)
+        sizes = np.array([int(bag.offsets[-1]) for bag in bags], dtype=np.int64)
+        return labels, sizes, tuple(name for bag in bags for name in bag.groups)
+
+    def summary(self) -> dict[str, dict[str, int]]:
+        """Return what is there, split -> name -> count; splits without bags are left out."""
+        result: dict[str, dict[str, int]] = {}
+        for split in NAMES:
+            labels, sizes, patients = self.contents(split)
+            if labels.size:
+                result[split] = {
+                    "bags": labels.size,
+                    "instances": int(sizes.sum()),
+                    "features": self.in_features,
+                    "classes": np.unique(labels).size,
+                }
+                if patients:
+                    result[split]["patients"] = len(set(patients))
+        return result
+
+    def setup(self, stage: str) -> None:
+        """Record the splits of a training run as ``splits.csv`` in its folder."""
+        trainer = self.trainer
+        if stage != "fit" or trainer is None or not trainer.loggers:
+            return
+        folder = trainer.log_dir  # every process asks: they agree on it by a broadcast
+        if folder is not None:
+            self._record_splits(Path(folder) / "splits.csv")
+
+    @rank_zero_only  # type: ignore[misc]
+    def _record_splits(self, path: Path) -> None:
+        _log.info("%s, sha256 %s", path, self.write_splits(path))
+
+    def write_splits(self, path: Path) -> str:
+        """Write which bag belongs to which split, see `datamodules.mil.splits.write_splits`.
+
+        Returns:
+            The file's SHA-256.
+        """
+        return write_splits(path, list(self._split_rows()), "bag_id")
+
+    def _split_rows(self) -> Iterator[tuple[str, str, int, str]]:
+        for split in NAMES:
+            for number in self.numbers(split):
+                bag = self.source(split).bag(number)
+                name = bag.bag_ids[0] if bag.bag_ids else str(number)
+                yield name, bag.groups[0] if bag.groups else name, int(bag.labels[0]), split
+
+    def dataset(self, split: BagSplit) -> Dataset[BagBatch]:
+        """Return what serves the bags of a split under the keys of a sampler."""
+        return BagDataset(self.source(split))
+
+    def training_batches(self) -> Sampler[list[SampleKey]]:
+        """Return what chooses the bags of each training step."""
+        numbers = self.numbers("train")
+        if self.plan.sampler == "shuffle":  # which does not need to know the bags
+            return EpochBatchSampler(
+                numbers, self.batch_size, shuffle=True, seed=self.seed, drop_last=True
+            )
+        labels, sizes, _ = self.contents("train")
+        return self.plan.build(numbers, _at(numbers, labels), _at(numbers, sizes), None, self.seed)
+
+    def train_dataloader(self) -> DataLoader[BagBatch]:
+        """Return shuffled batches."""
+        if not self.numbers("train"):
+            raise ValueError("the data have no train bags: without labels they can be predicted")
+        return self._loader("train", batch_sampler=self.training_batches())
+
+    def val_dataloader(self) -> DataLoader[BagBatch] | list[DataLoader[BagBatch]]:
+        """Return the validation bags in order; no loader where nothing is held out."""
+        if not self.numbers("val"):
+            return []
+        return self._loader("val", batch_sampler=self._in_order("val"))
+
+    def test_dataloader(self) -> DataLoader[BagBatch]:
+        """Return the test bags in order."""
+        return self._loader("test", batch_sampler=self._in_order("test"))
+
+    def predict_dataloader(self) -> DataLoader[BagBatch]:
+        """Return the bags to predict in order."""
+        keys = KeySampler(self._in_order("predict"))
+        return self._loader("predict", batch_size=self.eval_batch_size, sampler=keys)
+
+    def _in_order(self, split: BagSplit) -> EpochBatchSampler:
+        numbers = self.numbers(split)
+        if not numbers:
+            raise ValueError(
+                f"the data have no {split} bags; name a fold or raise the share held out"
+            )
+        return EpochBatchSampler(numbers, self.eval_batch_size)
+
+    def _loader(self, split: BagSplit, **batches: Any) -> DataLoader[BagBatch]:
+        make: Any = resumable_loader if split == "train" else DataLoader
+        loader: DataLoader[BagBatch] = make(
+            self.dataset(split),
+            num_workers=self.num_workers,
+            collate_fn=BagBatch.collate,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+            **batches,
+        )
+        return loader
+
+
+def _at(numbers: Sequence[int], values: IntArray) -> IntArray:
+    """Return an array that has the values at the places ``numbers``."""
+    placed = np.zeros(max(numbers) + 1, dtype=np.int64)
+    placed[np.asarray(numbers)] = values
+    return placed
+
+
+def take_bags(bags: BagBatch, positions: Tensor) -> BagBatch:
+    """Return the bags at ``positions`` in that order, in one gather and without names.
+
+    Args:
+        bags: packed bags.
+        positions: (b,) int64, may repeat.
+    """
+    sizes = bags.sizes()[positions]
+    offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+    shift = bags.offsets[positions] - offsets[:-1]
+    rows = torch.arange(int(offsets[-1])) + shift.repeat_interleave(sizes)
+    known = bags.instance_labels
+    return BagBatch(
+        features=bags.features[rows],
+        offsets=offsets,
+        labels=bags.labels[positions],
+        index=bags.index[positions],
+        instance_labels=None if known is None else known[rows],
+    )

@@ -1,0 +1,343 @@
+"""Bags of a table of slides: what they are is read at once, their features one bag at a time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from datamodules.mil.slide_table import SlideTable, find_feature_files, read_slide_table
+from datamodules.mil.splits import divided_patients, folds_of
+from datamodules.sampling.keys import SampleKey, keyed_generator
+from formats.features import (
+    FeatureHeader,
+    FeatureKeys,
+    first_not_finite,
+    read_features,
+    read_header,
+)
+from structures import BadDataPolicy, BagBatch, DataProblems, MILTask, Problem, settle
+
+IntArray = npt.NDArray[np.int64]
+
+_SUBSET_PURPOSE = 7
+# Bytes of features that are read to their end before training: half a second from npy, a few from
+# h5. Larger sets are read for that by `skip` and `check-data` alone  # A61
+_VALUES_LIMIT = 1 << 30
+
+
+class FeatureFolder(NamedTuple):
+    """Where features lie and how they make bags.
+
+    Attributes:
+        folder: of the feature files; None for ``features`` beside the table.
+        keys: names of the arrays in a file.
+        by_patient: a bag is all slides of a patient, in the order of the table.
+    """
+
+    folder: Path | None = None
+    keys: FeatureKeys = FeatureKeys()
+    by_patient: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Slide:
+    """A slide that can be used: its line in the table and its file."""
+
+    line: int
+    name: str
+    file: Path
+    header: FeatureHeader
+
+    @property
+    def bytes(self) -> int:
+        """Size of its features on disk."""
+        return self.header.instances * self.header.width * self.header.dtype.itemsize
+
+
+class FeatureSet:
+    """B bags of slide features. Making one opens the header of every file.
+
+    The values of all features are looked at once where they take up to 1 GiB.
+
+    Args:
+        table: the CSV, see `datamodules.mil.slide_table`.
+        features: where features lie.
+        class_names: the classes by label, None to take them from the table.
+        task: what the labels mean; None for binary with two classes, else multiclass.
+        bad_data: ``skip`` leaves faulty slides out; it reads every feature once to find them,
+            however many there are. A patient in two splits or folds is an error all the same.
+
+    Attributes:
+        path: the table.
+        bag_ids: slides, or patients.
+        labels: (B,) classes, -1 where unknown.
+        groups: the patient of each bag, or empty where the table names none.
+        sizes: (B,) instances.
+        weights: (B,) for the weighted sampler, or None.
+        published_folds: (1, B) test folds of the table, or None.
+        named_splits: ``train``, ``val`` or ``test`` for each bag, or empty.
+        class_names: names of the classes.
+        num_classes: how many.
+        task: see above.
+        in_features: width of a feature.
+        problems: what was left out.
+
+    Raises:
+        DataProblems: the table or a file is wrong, see `structures.problem.settle`.
+    """
+
+    def __init__(
+        self,
+        table: Path,
+        features: FeatureFolder = FeatureFolder(),  # noqa: B008
+        class_names: Sequence[str] | None = None,
+        task: MILTask | None = None,
+        bad_data: BadDataPolicy = "error",
+    ) -> None:
+        self.path, self._keys = Path(table), features.keys
+        self._table, faults = read_slide_table(self.path, class_names)
+        fatal = list(_divided(self._table))
+        folder = self.path.parent / "features" if features.folder is None else features.folder
+        slides, more = _usable(self._table, Path(folder), self._keys)
+        faults += more
+        if bad_data == "skip" or sum(slide.bytes for slide in slides) <= _VALUES_LIMIT:
+            found = {slide.name: fault for slide in slides for fault in self._values(slide)}
+            faults += found.values()
+            slides = [slide for slide in slides if slide.name not in found]
+        if fatal:
+            raise DataProblems(fatal + faults)
+        self._bags, more = _grouped(self._table, slides, features.by_patient)
+        self.problems = settle(faults + more, bad_data)
+        if not self._bags:
+            raise DataProblems(
+                [*self.problems, Problem(self.path, None, None, "no usable slide", "see above")]
+            )
+        self._describe(features.by_patient)
+        self.class_names = list(self._table.class_names)
+        self.num_classes = len(self.class_names)
+        self.task: MILTask = task or ("binary" if self.num_classes == 2 else "multiclass")
+        self._check_task()
+
+    def _check_task(self) -> None:
+        if not self.class_names:
+            raise ValueError(
+                f"{self.path}: no column `label`, so no class is known; add it to train or to "
+                "score, or predict with a checkpoint"
+            )
+        if self.task == "multilabel" or (self.task == "binary" and self.num_classes != 2):
+            raise ValueError(
+                f"{self.path}: the table has one label a slide of {self.num_classes} classes "
+                f"{self.class_names}, which cannot be the task {self.task}; use multiclass, or "
+                "binary with two classes"
+            )
+
+    def _describe(self, by_patient: bool) -> None:
+        table, first = self._table, [bag[0].line for bag in self._bags]
+        self.in_features = self._bags[0][0].header.width
+        self.labels: IntArray = table.labels[first]
+        self.groups = tuple(table.patients[at] for at in first) if table.patients else ()
+        self.bag_ids = tuple(
+            self.groups[b] if by_patient and self.groups else bag[0].name
+            for b, bag in enumerate(self._bags)
+        )
+        self.sizes: IntArray = np.array([sum(s.header.instances for s in b) for b in self._bags])
+        self.weights = None
+        if table.weights is not None:
+            self.weights = np.array(
+                [table.weights[[s.line for s in bag]].mean() for bag in self._bags]
+            )
+        self.published_folds = None if table.folds is None else table.folds[first][None]
+        self.named_splits = tuple(table.splits[at] for at in first) if table.splits else ()
+
+    def __len__(self) -> int:
+        """Return B."""
+        return len(self._bags)
+
+    def folds(self, num_folds: int, repeat: int, seed: int) -> IntArray:
+        """Return (B,) test folds, see `datamodules.mil.splits.folds_of`."""
+        return folds_of(self, num_folds, repeat, seed)
+
+    def bag(self, number: int, rows: Tensor | None = None) -> BagBatch:
+        """Read one bag.
+
+        Args:
+            number: of the bag.
+            rows: (n,) int64 ascending instances of the bag; None for all.
+
+        Returns:
+            The bag, features in single precision whatever the file holds.
+
+        Raises:
+            ValueError: a file has changed, broken or holds NaN; the message names slide and row.
+        """
+        parts, start = [], 0
+        for slide in self._bags[number]:
+            end = start + slide.header.instances
+            inside = None if rows is None else rows[(rows >= start) & (rows < end)] - start
+            parts.append(self._read(slide, inside))
+            start = end
+        features = [features for features, _ in parts]
+        coords = [coords for _, coords in parts if coords is not None]
+        joined = features[0] if len(features) == 1 else torch.cat(features)
+        return BagBatch(
+            features=joined,
+            offsets=torch.tensor([0, len(joined)]),
+            labels=torch.from_numpy(self.labels[number : number + 1]),
+            index=torch.tensor([number]),
+            coords=torch.cat(coords) if len(coords) == len(parts) else None,
+            bag_ids=(self.bag_ids[number],),
+            instance_index=rows,
+            groups=self.groups[number : number + 1],
+        )
+
+    def _read(self, slide: _Slide, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        try:
+            found = read_features(slide.file, self._keys, rows)
+        except DataProblems as error:
+            # Plain, since a worker process hands on nothing but the message of an exception.
+            raise ValueError(str(error.problems[0]._replace(item=slide.name))) from None
+        expected = slide.header.instances if rows is None else len(rows)
+        if tuple(found.features.shape) != (expected, self.in_features):
+            raise ValueError(f"{slide.file}: slide {slide.name} has changed since it was opened")
+        values = _single_precision(found.features)  # A60
+        bad = first_not_finite(values) if len(values) else None
+        if bad is not None:
+            row = bad[0] if rows is None else int(rows[bad[0]])
+            raise ValueError(str(_not_finite(slide, row, bad[1])))
+        return values, found.coords
+
+    def check(self, thorough: bool) -> list[Problem]:
+        """Return what is wrong with the set: what was left out and, if thorough, NaN features."""
+        found = list(self.problems)
+        known = {problem.item for problem in found}
+        if thorough:
+            for slide in (slide for bag in self._bags for slide in bag):
+                found += [fault for fault in self._values(slide) if slide.name not in known]
+        return found
+
+    def _values(self, slide: _Slide) -> Iterator[Problem]:
+        try:
+            values = read_features(slide.file, self._keys).features.to(torch.float32)
+        except DataProblems as error:
+            yield error.problems[0]._replace(item=slide.name)
+            return
+        bad = first_not_finite(values)
+        if bad is not None:
+            yield _not_finite(slide, *bad)
+
+    def split_rows(self, split_of: Sequence[str]) -> Iterator[tuple[str, str, str, str]]:
+        """Yield slide, patient, label and split of each slide in the order of the table.
+
+        Args:
+            split_of: (B,) split of each bag.
+        """
+        table = self._table
+        rows = sorted((s.line, split_of[b]) for b, bag in enumerate(self._bags) for s in bag)
+        for at, split in rows:
+            name = table.slide_ids[at]
+            yield name, table.patients[at] if table.patients else name, table.texts[at], split
+
+
+class FeatureBags(torch.utils.data.Dataset[BagBatch]):
+    """Serves bags under the keys of a sampler.
+
+    Args:
+        bags: the set.
+        max_instances: bags above are cut to a random part that depends on (seed, epoch, bag); None
+            for whole bags. Instances keep their order.
+        seed: of the choice.
+    """
+
+    def __init__(self, bags: FeatureSet, max_instances: int | None = None, seed: int = 0) -> None:
+        self._bags, self._most, self._seed = bags, max_instances, seed
+
+    def __len__(self) -> int:
+        return len(self._bags)
+
+    def __getitem__(self, key: SampleKey) -> BagBatch:
+        size = int(self._bags.sizes[key.index])
+        if self._most is None or size <= self._most:
+            return self._bags.bag(key.index)
+        rng = keyed_generator(_SUBSET_PURPOSE, self._seed, key.epoch, key.index)
+        rows = np.sort(rng.choice(size, self._most, replace=False))
+        return self._bags.bag(key.index, torch.from_numpy(rows))
+
+
+def _single_precision(features: Tensor) -> Tensor:
+    """Return a float32 copy in numpy's memory, whose huge pages come three times as fast."""
+    return torch.from_numpy(np.empty(features.shape, dtype=np.float32)).copy_(features)
+
+
+def _not_finite(slide: _Slide, row: int, column: int) -> Problem:
+    return Problem(
+        slide.file, slide.name, row, f"feature {column} is NaN, infinite or beyond float32",
+        "extract the slide again", kind="slide", part="row",
+    )  # fmt: skip
+
+
+def _divided(table: SlideTable) -> Iterator[Problem]:
+    if table.splits:
+        yield from divided_patients(table.path, table.patients, table.splits, "split")
+    if table.folds is not None:
+        yield from divided_patients(table.path, table.patients, table.folds.tolist(), "fold")
+
+
+def _usable(
+    table: SlideTable, folder: Path, keys: FeatureKeys
+) -> tuple[list[_Slide], list[Problem]]:
+    """Open the files of all slides; return those that fit together, and the faults."""
+    files = find_feature_files(folder, table.slide_ids)
+    slides: list[_Slide] = []
+    faults: list[Problem] = []
+    owner: dict[Path, str] = {}
+    for at, name in enumerate(table.slide_ids):
+        file = files.get(name)
+        if file is None:
+            remedy = "extract its features or remove its line"
+            reason = f"no feature file in {folder}"
+            faults.append(Problem(table.path, name, None, reason, remedy, "slide"))
+        elif owner.setdefault(file, name) != name:
+            reason = f"is also the file of slide {owner[file]}"
+            faults.append(Problem(file, name, None, reason, "keep one of the slides", "slide"))
+        else:
+            try:
+                slides.append(_Slide(at, name, file, read_header(file, keys)))
+            except DataProblems as error:
+                faults += [problem._replace(item=name) for problem in error.problems]
+    widths = Counter(slide.header.width for slide in slides)
+    usual = widths.most_common(1)[0][0] if widths else 0
+    for slide in slides:
+        if slide.header.width != usual:
+            reason = f"{slide.header.width} features, {widths[usual]} other slides have {usual}"
+            remedy = "extract all slides by one encoder"
+            faults.append(Problem(slide.file, slide.name, None, reason, remedy, "slide"))
+    return [slide for slide in slides if slide.header.width == usual], faults
+
+
+def _grouped(
+    table: SlideTable, slides: Sequence[_Slide], by_patient: bool
+) -> tuple[list[list[_Slide]], list[Problem]]:
+    """Return the slides of each bag, and a fault for each patient with contradicting labels."""
+    if not by_patient or not table.patients:
+        return [[slide] for slide in slides], []
+    of_patient: dict[str, list[_Slide]] = {}
+    for slide in slides:
+        of_patient.setdefault(table.patients[slide.line], []).append(slide)
+    bags, faults = [], []
+    for patient, bag in of_patient.items():
+        texts = sorted({table.texts[slide.line] for slide in bag})
+        if len(texts) > 1:
+            reason = f"slides with labels {', '.join(texts)}"
+            remedy = "give all slides of a patient one label, or make bags of slides"
+            faults.append(Problem(table.path, patient, None, reason, remedy, "patient"))
+        else:
+            bags.append(bag)
+    return bags, faults

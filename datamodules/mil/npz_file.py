@@ -1,0 +1,184 @@
+"""Reading the npz layout of the classic multiple-instance sets.
+
+- ``X`` (N, D): the features of all instances.
+- ``bag_index`` (N,): the bag of each instance, 0 to B - 1, never decreasing.
+- ``y`` (B,): the class of each bag; a file without it can only be predicted.
+- ``cv_fold`` (R, B), optional: the test fold of each bag in R published repeats.
+- ``groups`` (B,), optional: the patient of each bag.
+"""
+
+from __future__ import annotations
+
+import tokenize
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from datamodules.mil.npz_checks import find_bag_problems
+from datamodules.mil.splits import folds_of
+from structures import BadDataPolicy, DataProblems, MILTask, Problem, settle
+
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+class BagFile(NamedTuple):
+    """The bags of a file.
+
+    Attributes:
+        path: the file.
+        features: (N, D) float32, bag after bag.
+        offsets: (B + 1,) int64; bag b owns rows ``offsets[b]:offsets[b + 1]``.
+        labels: (B,) int64 classes, -1 where unknown.
+        published_folds: (R, B) int64, or None.
+        groups: the patient of each bag, or empty.
+        classes: number of classes where it does not follow from the labels, or None.
+        kept: (B,) number of each bag in the file, or None where none was left out.
+        problems: what was left out.
+    """
+
+    path: Path
+    features: npt.NDArray[np.float32]
+    offsets: IntArray
+    labels: IntArray
+    published_folds: IntArray | None
+    groups: tuple[str, ...]
+    classes: int | None = None
+    kept: IntArray | None = None
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def in_features(self) -> int:
+        """Width of an instance's features."""
+        return int(self.features.shape[1])
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, two at least."""
+        return self.classes or max(2, int(self.labels.max()) + 1)
+
+    @property
+    def task(self) -> MILTask:
+        """Binary with two classes, else multiclass."""
+        return "binary" if self.num_classes == 2 else "multiclass"
+
+    @property
+    def sizes(self) -> IntArray:
+        """(B,) instances."""
+        return np.diff(self.offsets)
+
+    @property
+    def weights(self) -> None:
+        """This layout has no weights for a sampler."""
+        return None
+
+    @property
+    def named_splits(self) -> tuple[str, ...]:
+        """Empty: this layout names folds at most."""
+        return ()
+
+    def numbers(self) -> list[int]:
+        """Return the number of each bag in the file."""
+        kept = np.arange(self.labels.size) if self.kept is None else self.kept
+        numbers: list[int] = kept.tolist()
+        return numbers
+
+    def rows_of(self, bags: BoolArray) -> BoolArray:
+        """Return (N,) True for the instances of the bags marked in (B,)."""
+        return np.repeat(bags, np.diff(self.offsets))
+
+    def folds(self, num_folds: int, repeat: int, seed: int) -> IntArray:
+        """Return (B,) test folds, see `datamodules.mil.splits.folds_of`."""
+        return folds_of(self, num_folds, repeat, seed)
+
+    def without(self, bags: BoolArray) -> BagFile:
+        """Return the file without the bags marked in (B,)."""
+        keep = ~bags
+        sizes = np.diff(self.offsets)[keep]
+        return self._replace(
+            features=self.features[self.rows_of(keep)],
+            offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+            labels=self.labels[keep],
+            published_folds=None if self.published_folds is None else self.published_folds[:, keep],
+            groups=tuple(group for group, k in zip(self.groups, keep, strict=False) if k),
+            kept=np.flatnonzero(keep),
+        )
+
+
+def read_bag_file(
+    path: Path, classes: int | None = None, bad_data: BadDataPolicy = "error"
+) -> BagFile:
+    """Read a file of bags and check it.
+
+    Args:
+        path: the npz file.
+        classes: number of classes where it is known beforehand, as of a checkpoint: the file may
+            then lack some of them, or all labels. None to take it from the labels.
+        bad_data: ``skip`` leaves out bags with a fault of their own; one of the whole file, or a
+            patient in two folds, is an error all the same.
+
+    Raises:
+        DataProblems: the file is missing, unreadable or breaks the layout.
+    """
+    path = Path(path)
+    content = _load(path)
+    problems = find_bag_problems(path, content, classes)
+    if any(problem.kind != "bag" or problem.item is None for problem in problems):
+        raise DataProblems(problems)
+    settle(problems, bad_data)
+    bag_index = content["bag_index"].astype(np.int64)
+    count = content["y"].size if "y" in content else int(bag_index[-1]) + 1
+    labels = np.full(count, -1, dtype=np.int64)
+    faulty = np.zeros(count, dtype=bool)
+    faulty[[int(problem.item or 0) for problem in problems]] = True
+    if "y" in content:
+        labels[~faulty] = content["y"][~faulty]
+    folds = content.get("cv_fold")
+    bags = BagFile(
+        path=path,
+        features=content["X"].astype(np.float32),
+        offsets=np.searchsorted(bag_index, np.arange(count + 1)).astype(np.int64),
+        labels=labels,
+        published_folds=None if folds is None else folds.astype(np.int64),
+        groups=tuple(str(g) for g in content["groups"]) if "groups" in content else (),
+        classes=classes,
+        problems=tuple(problems),
+    )
+    if faulty.all():
+        raise DataProblems([*problems, Problem(path, None, None, "no usable bag", "see above")])
+    return bags.without(faulty) if faulty.any() else bags
+
+
+# What numpy and the zip reader raise for broken bytes.
+_BROKEN = (
+    ValueError, OSError, EOFError, AttributeError, KeyError, NotImplementedError, MemoryError,
+    zipfile.BadZipFile, zlib.error, tokenize.TokenError, SyntaxError,
+)  # fmt: skip
+
+
+def _load(path: Path) -> dict[str, npt.NDArray[Any]]:
+    if not path.is_file():
+        raise DataProblems(
+            [Problem(path, None, None, "no such file", "give the npz file of the bags")]
+        )
+    try:
+        with path.open("rb") as file:
+            if file.read(4) not in (b"PK\x03\x04", b"\x93NUM"):  # numpy would take it for a pickle
+                raise ValueError("it is no archive of arrays")
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise ValueError("it is a single npy array")
+        with archive:
+            content = {name: archive[name] for name in archive.files}
+        strangers = sorted(k for k, v in content.items() if not isinstance(v, np.ndarray))
+        if strangers:
+            raise ValueError(f"{strangers[0]} is no array")
+        return content
+    except _BROKEN as error:
+        reason = f"not a readable npz file ({error})"
+        remedy = "write it with numpy.savez and plain number arrays"
+        raise DataProblems([Problem(path, None, None, reason, remedy)]) from None

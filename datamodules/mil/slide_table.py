@@ -1,0 +1,252 @@
+"""The CSV that names slides, and where their feature files lie.
+
+``slide_id[,patient_id][,label][,split][,fold][,weight]``, one line a slide; other columns are left
+alone. The patient may be called ``case_id``. Without one every slide is its own patient;
+without ``label`` slides can only be predicted.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from datamodules.mil.splits import NAMES
+from formats.features import SUFFIXES
+from structures import DataProblems, Problem
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+_REST = "fields without a column"
+_ALIASES = {"case_id": "patient_id"}  # what the tables of other tools call a column
+# The folders in which extraction tools put a format, and what slide files are called.
+_FOLDERS = ("", "h5_files", "safetensors_files", "npy_files", "pt_files")
+_SLIDES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide",
+           ".czi", ".isyntax", ".dcm")  # fmt: skip
+
+
+class SlideTable(NamedTuple):
+    """The S slides of a table, faulty lines left out.
+
+    Attributes:
+        path: the CSV.
+        slide_ids: names, each once.
+        patients: the patient of each slide, or empty without the column.
+        labels: (S,) classes, -1 where unknown.
+        texts: the labels as the file writes them.
+        class_names: name of each class.
+        splits: ``train``, ``val`` or ``test`` for each slide, or empty without the column.
+        folds: (S,) published test fold, or None without the column.
+        weights: (S,) for the weighted sampler, or None without the column.
+    """
+
+    path: Path
+    slide_ids: tuple[str, ...]
+    patients: tuple[str, ...]
+    labels: IntArray
+    texts: tuple[str, ...]
+    class_names: tuple[str, ...]
+    splits: tuple[str, ...]
+    folds: IntArray | None
+    weights: FloatArray | None
+
+
+Line = tuple[int, dict[str, str]]  # number in the file, fields by column
+
+
+def read_slide_table(
+    path: Path, class_names: Sequence[str] | None = None
+) -> tuple[SlideTable, list[Problem]]:
+    """Read a table and find what is wrong with its lines.
+
+    Labels are names of classes, or whole numbers from 0. The classes are ``class_names`` where
+    given, else the labels found: sorted by name, or 0 to the largest number.
+
+    Args:
+        path: the CSV, UTF-8, comma-separated, with a header.
+        class_names: the classes by label, for example those of a checkpoint.
+
+    Returns:
+        The slides without a fault, and a problem for each faulty line.
+
+    Raises:
+        DataProblems: the file cannot be read, lacks ``slide_id``, or has no slide.
+    """
+    path = Path(path)
+    columns, lines = _read(path)
+    faults = list(_id_faults(path, lines)) + list(_field_faults(path, columns, lines))
+    texts = [fields.get("label", "") for _, fields in lines]
+    labels, names, wrong = _classes(texts, class_names)
+    known = any(texts)
+    if known and len(names) < 2:
+        reason = f"all slides have label {names[0]!r}" if names else "no class is named"
+        raise _refused(path, reason, "at least two classes are needed; name them by class_names")
+    faults += [_label_fault(path, lines[at], names) for at in wrong if known]
+    bad = {fault.annotation for fault in faults}
+    keep = [at for at, (number, _) in enumerate(lines) if number not in bad]
+
+    def column(name: str) -> tuple[str, ...]:
+        return tuple(lines[at][1][name] for at in keep) if name in columns else ()
+
+    folds, weights = column("fold"), column("weight")
+    table = SlideTable(
+        path=path,
+        slide_ids=column("slide_id"),
+        patients=column("patient_id"),
+        labels=labels[keep] if known else np.full(len(keep), -1),
+        texts=tuple(texts[at] for at in keep),
+        class_names=tuple(names),
+        splits=tuple(name.lower() for name in column("split")),
+        folds=np.array([int(f) for f in folds], dtype=np.int64) if folds else None,
+        weights=np.array([float(w) for w in weights]) if weights else None,
+    )
+    return table, faults
+
+
+def _read(path: Path) -> tuple[list[str], list[Line]]:
+    if not path.is_file():
+        raise _refused(path, "no such file", "give the CSV of slides")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream, restkey=_REST, strict=True)
+            columns = [(name or "").strip() for name in reader.fieldnames or []]
+            columns = [_ALIASES.get(name, name) for name in columns]
+            reader.fieldnames = columns
+            lines = [(reader.line_num, {k: _text(v) for k, v in row.items()}) for row in reader]
+    except (csv.Error, UnicodeDecodeError) as error:
+        reason = f"cannot be read as CSV ({error})"
+        raise _refused(path, reason, "save it as UTF-8 with commas") from None
+    if "slide_id" not in columns:
+        needs = "slide_id,patient_id,label"
+        reason = f"column slide_id missing; the file has {', '.join(columns) or 'none'}"
+        raise _refused(path, reason, f"start the file with the line {needs}")
+    twice = sorted(name for name, count in Counter(columns).items() if count > 1)
+    if twice:
+        raise _refused(path, f"column {twice[0]!r} occurs twice", "keep one")
+    if not lines:
+        raise _refused(path, "no slide in the file", "write one line a slide")
+    return columns, lines
+
+
+def _text(value: str | Sequence[str] | None) -> str:
+    """Return a field; missing fields become empty, surplus ones something that is seen."""
+    return (value or "").strip() if isinstance(value, str | None) else "+".join(value)
+
+
+def _refused(path: Path, reason: str, remedy: str) -> DataProblems:
+    return DataProblems([Problem(path, None, None, reason, remedy)])
+
+
+def _fault(path: Path, line: Line, reason: str, remedy: str) -> Problem:
+    item = line[1]["slide_id"] or None
+    return Problem(path, item, line[0], reason, remedy, kind="slide", part="line")
+
+
+def _id_faults(path: Path, lines: Sequence[Line]) -> Iterator[Problem]:
+    first: dict[str, int] = {}
+    for line in lines:
+        number, fields = line
+        if not fields["slide_id"]:
+            yield _fault(path, line, "slide_id is empty", "name the slide")
+        elif fields["slide_id"] in first:
+            reason = f"the slide is also in line {first[fields['slide_id']]}"
+            yield _fault(path, line, reason, "keep one line a slide")
+        else:
+            first[fields["slide_id"]] = number
+        if _REST in fields:
+            reason = f"more fields than columns: {fields[_REST]}"
+            yield _fault(path, line, reason, "quote fields with commas")
+
+
+def _field_faults(path: Path, columns: Sequence[str], lines: Sequence[Line]) -> Iterator[Problem]:
+    for line in lines:
+        fields = line[1]
+        if "patient_id" in columns and not fields["patient_id"]:
+            yield _fault(path, line, "patient_id is empty", "name the patient, or drop the column")
+        if "split" in columns and fields["split"].lower() not in NAMES:
+            reason = f"split is {fields['split']!r}"
+            yield _fault(path, line, reason, f"use {', '.join(NAMES)}")
+        if "fold" in columns and not fields["fold"].isdecimal():
+            reason = f"fold is {fields['fold']!r}"
+            yield _fault(path, line, reason, "number the folds 0, 1, ...")
+        if "weight" in columns and not _is_weight(fields["weight"]):
+            reason = f"weight is {fields['weight']!r}"
+            yield _fault(path, line, reason, "use a finite number that is not negative")
+
+
+def _is_weight(text: str) -> bool:
+    try:
+        value = float(text)
+    except ValueError:
+        return False
+    return math.isfinite(value) and value >= 0
+
+
+def _classes(
+    texts: Sequence[str], class_names: Sequence[str] | None
+) -> tuple[IntArray, list[str], list[int]]:
+    """Return (S,) labels, the class names and the lines whose label is none of them."""
+    found = sorted({text for text in texts if text})
+    numbers = bool(found) and all(text.isdecimal() for text in found)
+    if class_names is None:
+        names = shown = found
+        if numbers:
+            present = {int(text) for text in found}
+            # The first number that no slide has ends the classes: {0, 1, 7} are two and a fault.
+            end = next(c for c in range(len(present) + 1) if c not in present)
+            names = [str(c) for c in range(max(2, end))]
+            shown = ["negative", "positive"] if len(names) == 2 else names
+    else:
+        shown = names = list(class_names)
+        if numbers and not set(found) <= set(names):
+            names = [str(c) for c in range(len(shown))]
+    place = {name: number for number, name in enumerate(names)}
+    canonical = [str(int(text)) if text.isdecimal() and text not in place else text
+                 for text in texts]  # fmt: skip
+    labels = np.array([place.get(text, -1) for text in canonical], dtype=np.int64)
+    return labels, list(shown), np.flatnonzero(labels < 0).tolist()
+
+
+def _label_fault(path: Path, line: Line, names: Sequence[str]) -> Problem:
+    if not line[1]["label"]:
+        remedy = "label the slide or remove its line; only a table without labels can do without"
+        return _fault(path, line, "label is empty", remedy)
+    shown = ", ".join(names[:10])
+    reason = f"label {line[1]['label']!r} is none of the {len(names)} classes"
+    return _fault(path, line, reason, f"use {shown} or the numbers 0 to {len(names) - 1}")
+
+
+def find_feature_files(folder: Path, slide_ids: Sequence[str]) -> dict[str, Path]:
+    """Return the feature file of each slide that has one.
+
+    Looked up are ``folder`` itself and the subfolders ``h5_files``, ``pt_files``, ... of extraction
+    tools, by the slide's id, then without the suffix of a slide file such as ``.svs``. Where a
+    slide has several files, h5 comes first, because it can hold coordinates (A55).
+
+    Raises:
+        DataProblems: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise _refused(folder, "no such folder", "give the folder of feature files")
+    there: dict[str, Path] = {}
+    for name in reversed(_FOLDERS):
+        place = folder / name
+        if place.is_dir():
+            there |= {file.name: file for file in place.iterdir() if file.suffix in SUFFIXES}
+    return {slide: file for slide in slide_ids if (file := _file_of(slide, there)) is not None}
+
+
+def _file_of(slide: str, there: Mapping[str, Path]) -> Path | None:
+    stem = Path(slide).stem if Path(slide).suffix.lower() in _SLIDES else slide
+    for name in dict.fromkeys((slide, stem)):
+        for suffix in SUFFIXES:
+            if name + suffix in there:
+                return there[name + suffix]
+    return None

@@ -1,0 +1,214 @@
+"""Training, validation and test parts of a set of bags, and the file that records them."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from datamodules.mil.folds import hold_out, stratified_folds
+from structures import Problem
+
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+BagSplit = Literal["train", "val", "test", "predict"]
+
+NAMES: tuple[BagSplit, ...] = ("train", "val", "test")
+
+
+class Divisible(Protocol):
+    """What a set of B bags tells about itself for being divided."""
+
+    @property
+    def path(self) -> Path:
+        """The file, for messages."""
+        ...
+
+    @property
+    def labels(self) -> IntArray:
+        """(B,) classes, negative where unknown."""
+        ...
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The patient of each bag, or empty."""
+        ...
+
+    @property
+    def published_folds(self) -> IntArray | None:
+        """(R, B) test fold of each bag in R repeats, or None."""
+        ...
+
+    @property
+    def named_splits(self) -> tuple[str, ...]:
+        """``train``, ``val`` or ``test`` for each bag, or empty."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SplitOptions:
+    """How to divide bags.
+
+    Attributes:
+        fold: number of the test fold; None to hold out ``test_fraction`` instead.
+        repeat: which repeat of cross-validation ``fold`` belongs to.
+        num_folds: folds to make where the file has none.
+        test_fraction: share of the bags to test on where ``fold`` is None.
+        val_fraction: share of the bags that are not tested on to validate on.
+        seed: of what is drawn.
+    """
+
+    fold: int | None = None
+    repeat: int = 0
+    num_folds: int = 10
+    test_fraction: float = 0.2
+    val_fraction: float = 0.2
+    seed: int = 0
+
+
+def folds_of(bags: Divisible, num_folds: int, repeat: int, seed: int) -> IntArray:
+    """Return (B,) test fold of each bag: the published one where the file has folds.
+
+    Args:
+        bags: the set.
+        num_folds: folds to make where the file has none.
+        repeat: which repeat of cross-validation.
+        seed: of the folds to make.
+
+    Raises:
+        ValueError: the file's folds have no such repeat, are fewer than two or have a gap, or there
+            are too few bags.
+    """
+    if bags.published_folds is None:
+        return stratified_folds(bags.labels, num_folds, seed, repeat, bags.groups)
+    if not 0 <= repeat < len(bags.published_folds):
+        raise ValueError(
+            f"{bags.path}: its published folds have {len(bags.published_folds)} repeats, so "
+            f"repeat is 0 to {len(bags.published_folds) - 1}, got {repeat}"
+        )
+    published: IntArray = bags.published_folds[repeat]
+    used = np.unique(published)
+    if used.size < 2 or (used != np.arange(used.size)).any():
+        raise ValueError(
+            f"{bags.path}: its folds are {used[:10].tolist()}; number at least two folds from 0 "
+            "without a gap"
+        )
+    return published
+
+
+def choose_splits(bags: Divisible, options: SplitOptions) -> dict[BagSplit, BoolArray]:
+    """Return (B,) masks of the training, validation and test bags, and of those to predict: all.
+
+    Test bags are those that the file names ``test``, or one fold, or a stratified share.
+    Validation bags are those that the file names ``val``; where it names none, a stratified share
+    of the others. With patients, shares and folds are of patients. Bags of a file without labels
+    can only be predicted.
+
+    Raises:
+        ValueError: a fold or share does not exist, or the file names splits and ``fold`` is given.
+    """
+    everything = np.ones(bags.labels.size, dtype=bool)
+    if (bags.labels < 0).all():
+        nothing = ~everything
+        return {"train": nothing, "val": nothing, "test": nothing, "predict": everything}
+    named = np.asarray(bags.named_splits)
+    test = _test_bags(bags, options)
+    if named.size and options.fold is None and (named == "val").any():
+        val = named == "val"
+    else:  # A56: a file that names training and test bags alone still gets validation bags
+        rest = np.flatnonzero(~test)
+        groups = [bags.groups[b] for b in rest] if bags.groups else ()
+        fold = 0 if options.fold is None else options.fold + 1
+        key = (options.seed, 1, options.repeat, fold)
+        val = np.zeros_like(test)
+        val[rest] = hold_out(bags.labels[rest], options.val_fraction, key, groups)
+    train = ~test & ~val
+    lost = sorted(set(bags.labels.tolist()) - set(bags.labels[train].tolist()))
+    if lost:
+        warnings.warn(
+            f"{bags.path}: no training bag has class {lost}; change fold, test_fraction or "
+            "val_fraction before you train on it",
+            stacklevel=3,
+        )
+    return {"train": train, "val": val, "test": test, "predict": everything}
+
+
+def _test_bags(bags: Divisible, options: SplitOptions) -> BoolArray:
+    if options.fold is None:
+        if bags.named_splits:
+            named: BoolArray = np.asarray(bags.named_splits) == "test"
+            return named
+        key = (options.seed, 0, 0)
+        return hold_out(bags.labels, options.test_fraction, key, bags.groups)
+    if bags.named_splits and bags.published_folds is None:
+        raise ValueError(
+            f"{bags.path}: names its splits, so fold {options.fold} means nothing; leave fold out "
+            "or remove the column"
+        )
+    folds = folds_of(bags, options.num_folds, options.repeat, options.seed)
+    count = int(folds.max()) + 1
+    if not 0 <= options.fold < count:
+        raise ValueError(f"{bags.path}: folds are 0 to {count - 1}, got {options.fold}")
+    if bags.published_folds is not None and options.num_folds != count:
+        warnings.warn(
+            f"{bags.path} has {count} published folds; num_folds={options.num_folds} is ignored",
+            stacklevel=4,
+        )
+    chosen: BoolArray = folds == options.fold
+    return chosen
+
+
+def divided_patients(
+    path: Path, groups: Sequence[str], parts: Sequence[object], kind: str
+) -> Iterator[Problem]:
+    """Yield a problem for each patient whose bags lie in more than one part.
+
+    Args:
+        path: the file that says so.
+        groups: (B,) the patient of each bag, or empty.
+        parts: (B,) the split or fold of each bag.
+        kind: ``split`` or ``fold``, for the message.
+    """
+    seen: dict[str, list[str]] = {}
+    for group, part in zip(groups, parts, strict=bool(groups)):
+        names = seen.setdefault(group, [])
+        if str(part) not in names:
+            names.append(str(part))
+    for group, names in seen.items():
+        if len(names) > 1:
+            yield Problem(
+                path, group, None, f"bags in {kind}s {', '.join(names)}",
+                f"a patient belongs to one {kind}; move the bags together", kind="patient",
+            )  # fmt: skip
+
+
+def write_splits(path: Path, rows: Sequence[Sequence[object]], first: str) -> str:
+    """Write ``first,patient_id,label,split``; the file appears whole or not at all.
+
+    Args:
+        path: the CSV; missing parents are created.
+        rows: (name, patient, label, split) of each bag.
+        first: name of the first column, ``slide_id`` where the file can be read as a table.
+
+    Returns:
+        The file's SHA-256 in hexadecimal digits.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([first, "patient_id", "label", "split"])
+    writer.writerows(rows)
+    content = text.getvalue().encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_bytes(content)
+    part.replace(path)
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,1 @@
+"""Order of the samples: keyed by seed and epoch, sharded, resumable."""

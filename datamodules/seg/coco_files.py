@@ -1,0 +1,155 @@
+"""The files of a COCO data set, split by split, checked one by one and against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from formats.coco.document import LISTS, CocoFindings, load_coco
+from formats.coco.image_checks import category_problems, examine_coco
+from formats.images import Depth
+from structures import CategoryMap, DataProblems, Problem
+
+# Opening a file costs 0.1 ms on a disk and far more over a network: larger sets are compared with
+# the stated size when a picture is read  # A52
+HEADER_LIMIT = 5000
+
+
+@dataclass
+class CocoFiles:
+    """Where the splits are and what was found in them.
+
+    Attributes:
+        paths: split -> folder of pictures and annotation file, None where there is none.
+        categories: names of the categories to keep, None for all.
+        class_agnostic: whether their names stop mattering.
+        category_map: labels that are already fixed (by a checkpoint), else those of the training
+            file count.
+        depth: how far the picture files of small sets are read.
+        counts: split -> what its annotation file holds and how much of that ``skip`` leaves out,
+            all annotations of a faulty picture included.
+    """
+
+    paths: Mapping[str, tuple[Path, Path] | None]
+    categories: Sequence[str] | None = None
+    class_agnostic: bool = False
+    category_map: CategoryMap | None = None
+    depth: Depth = "header"
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def splits(self) -> list[str]:
+        """Return the splits that there are; training always counts unless labels are fixed."""
+        needed = () if self.category_map is not None else ("train",)
+        return [s for s, paths in self.paths.items() if paths is not None or s in needed]
+
+    def of(self, split: str) -> tuple[Path, Path]:
+        """Return the folder of pictures and the annotation file of a split.
+
+        Raises:
+            ValueError: there is no such split.
+        """
+        paths = self.paths[split]
+        if paths is None:
+            raise ValueError(
+                f"there is no {split} split: give root with images/{split} and annotations/"
+                f"instances_{split}.json, or {split}_images and {split}_annotations"
+            )
+        return paths
+
+    def examine(self, split: str, depth: Depth | None = None) -> CocoFindings:
+        """Read and check the files of a split.
+
+        Args:
+            split: which.
+            depth: how far picture files are read; None for ``self.depth`` up to 5 000 pictures and
+                the mere names of more.
+        """
+        images, annotations = self.of(split)
+        data: dict[str, Any] = {key: [] for key in LISTS}
+        try:
+            data = load_coco(annotations)
+        except DataProblems as error:
+            findings = CocoFindings(list(error.problems), True, data)
+        else:
+            usual = self.depth if len(data["images"]) <= HEADER_LIMIT else "name"
+            findings = examine_coco(annotations, data, images, depth or usual)
+        pictures, objects, categories = (len(data[key]) for key in LISTS)
+        self.counts[split] = {
+            "pictures": pictures,
+            "annotations": objects,
+            "categories": categories,
+            "left_out_pictures": pictures - len(findings.data["images"]),
+            "left_out_annotations": objects - len(findings.data["annotations"]),
+        }
+        return findings
+
+    def judge(self, found: Mapping[str, CocoFindings]) -> tuple[list[Problem], bool]:
+        """Return all problems of some splits, and whether one of them cannot be left out.
+
+        Besides the findings, these are contradictions between the files and what makes a file
+        useless although each record is sound.
+        """
+        problems = [problem for findings in found.values() for problem in findings.problems]
+        beyond = []
+        for split, findings in found.items():
+            file, data = self.of(split)[1], findings.data
+            if findings.problems and not findings.fatal and not data["images"]:
+                beyond.append(Problem(file, None, None, "no picture is left", "mend some of them"))
+            if data["categories"]:
+                beyond += self._category_problems(split, found)
+            if split == "train":
+                beyond += self._crowd_problems(file, findings)
+        return problems + beyond, bool(beyond) or any(f.fatal for f in found.values())
+
+    def label_table(self, data: Mapping[str, Any], labels: CategoryMap) -> dict[int, int]:
+        """Return category id -> label for a file that passed ``judge``; others are left out."""
+        kept = [c["id"] for c in data["categories"] if self._is_kept(c)]
+        if self.class_agnostic:
+            return dict.fromkeys(kept, 0)
+        table = labels.labels()
+        return {i: table[i] for i in kept if i in table}
+
+    def _is_kept(self, category: Mapping[str, Any]) -> bool:
+        return self.categories is None or str(category["name"]) in self.categories
+
+    def _category_problems(self, split: str, found: Mapping[str, CocoFindings]) -> list[Problem]:
+        file, categories = self.of(split)[1], found[split].data["categories"]
+        if self.category_map is not None:
+            return self._problems_with_map(file, categories, self.category_map)
+        if split != "train":
+            declared = found["train"].data["categories"]
+            names = {c["id"]: str(c["name"]) for c in declared}
+            source = str(self.of("train")[1])
+            return category_problems(file, categories, names, source) if names else []
+        known = [str(c["name"]) for c in categories]
+        missing = [name for name in self.categories or [] if name not in known]
+        reason = f"categories {missing} are not in the file"
+        return [Problem(file, None, None, reason, f"it has {known[:20]}")] if missing else []
+
+    def _problems_with_map(
+        self, file: Path, categories: Sequence[Mapping[str, Any]], labels: CategoryMap
+    ) -> list[Problem]:
+        if self.class_agnostic:
+            return []
+        names = dict(zip(labels.ids, labels.names, strict=True))
+        known = [c for c in categories if self._is_kept(c) and c["id"] in names]
+        if known:
+            return category_problems(file, known, names, "the category map")
+        has = [str(c["name"]) for c in categories][:10]
+        reason, remedy = f"no category is among {list(labels.names)}", f"it has {has}"
+        return [Problem(file, None, None, reason, remedy)]
+
+    def _crowd_problems(self, file: Path, findings: CocoFindings) -> list[Problem]:
+        data = findings.data
+        kept = {c["id"] for c in data["categories"] if self._is_kept(c)}
+        flags = [bool(a.get("iscrowd")) for a in data["annotations"] if a["category_id"] in kept]
+        if not flags or not all(flags):
+            return []
+        which = "that are sound " if findings.problems else ""
+        reason = (
+            f"all {len(flags)} annotations {which}are crowds (iscrowd 1): nothing can be learnt"
+        )
+        remedy = "export single objects with iscrowd 0"
+        return [Problem(file, None, None, reason, remedy)]

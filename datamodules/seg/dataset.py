@@ -1,0 +1,186 @@
+"""From a picture and its instances to a one-picture batch: augment, resize, read the boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import Dataset
+
+from datamodules.sampling.keys import SampleKey, keyed_generator
+from datamodules.transforms.augment import Augmentation
+from datamodules.transforms.label_maps import LabelMaps, Targets
+from datamodules.transforms.resize import resize_maps, resize_picture, target_size
+from structures import SegBatch
+
+AUGMENT_PURPOSE = 3
+
+
+class AnnotatedPicture(NamedTuple):
+    """A picture as its source holds it.
+
+    Attributes:
+        image: (h, w, 3) uint8 RGB.
+        maps: the masks of its K instances.
+        labels: (K,) int64, 0-based foreground classes.
+        crowd: (K,) bool.
+        image_id: the data set's own id.
+        name: how to name the picture in a message.
+    """
+
+    image: npt.NDArray[np.uint8]
+    maps: LabelMaps
+    labels: npt.NDArray[np.int64]
+    crowd: npt.NDArray[np.bool_]
+    image_id: int
+    name: str
+
+
+class PictureSource(Protocol):
+    """A split of a data set; items keep their number for good."""
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        ...
+
+    def read(self, index: int) -> AnnotatedPicture:
+        """Return one picture; equal for equal ``index`` in every process."""
+        ...
+
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """Return (n, 2), height and width of every picture, without reading pixels."""
+        ...
+
+    def counts(self) -> npt.NDArray[np.int64]:
+        """Return (n,), instances that are not crowds of every picture."""
+        ...
+
+
+@dataclass(frozen=True)
+class SegDataset(Dataset[SegBatch]):
+    """Produces the sample of a key.
+
+    Attributes:
+        source: where pictures come from.
+        augmentation: what is done to them before they are resized, or None.
+        seed: seeds the augmentation together with the key's epoch and index.
+        short_side: length of the shorter side unless the key brings one; None to use ``scale``.
+        scale: factor on the size where there is no short side.
+        max_long_side: cap on the longer side, or None.
+        mask_stride: pixels per cell of the masks.
+    """
+
+    source: PictureSource
+    augmentation: Augmentation | None = None
+    seed: int = 0
+    short_side: int | None = None
+    scale: float = 1.0
+    max_long_side: int | None = None
+    mask_stride: int = 1
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, key: SampleKey) -> SegBatch:
+        """Return the batch of the one picture ``key.index``.
+
+        Instances without a pixel left are dropped with their labels.
+
+        Raises:
+            ValueError: an augmentation cannot handle the picture, naming it.
+        """
+        picture = self.source.read(key.index)
+        original = (picture.image.shape[0], picture.image.shape[1])
+        image, maps = picture.image, picture.maps
+        if self.augmentation is not None:
+            rng = keyed_generator(AUGMENT_PURPOSE, self.seed, key.epoch, key.index)
+            image, maps = augment_named(self.augmentation, image, maps, rng, picture.name)
+        short_side = self.short_side if key.size is None else key.size
+        size = target_size(maps.size, short_side, self.scale, self.max_long_side)
+        image, maps = resize_picture(image, size), resize_maps(maps, size)
+        targets = maps.targets(self.mask_stride)
+        sample = Sample(
+            image,
+            targets,
+            picture.labels[targets.keep],
+            picture.crowd[targets.keep],
+            number=key.index,
+            original_size=original,
+            image_id=picture.image_id,
+        )
+        return pack_samples([sample], self.mask_stride)
+
+
+def augment_named(
+    augmentation: Augmentation,
+    image: npt.NDArray[np.uint8],
+    maps: LabelMaps,
+    rng: np.random.Generator,
+    name: str,
+) -> tuple[npt.NDArray[np.uint8], LabelMaps]:
+    """Augment a picture and its masks.
+
+    Raises:
+        ValueError: the augmentation cannot handle it, naming the picture and its size.
+    """
+    try:
+        return augmentation(image, maps, rng)
+    except ValueError as error:
+        height, width = image.shape[:2]
+        raise ValueError(f"{name}, {height} px high and {width} px wide: {error}") from error
+
+
+class Sample(NamedTuple):
+    """What a picture and its n instances have become, all of it valid.
+
+    Attributes:
+        image: (h, w, 3) uint8 RGB.
+        targets: boxes and masks.
+        labels: (n,) int64.
+        crowd: (n,) bool.
+        number: of the picture in its data set.
+        original_size: (height, width) of the frame in which predictions are returned.
+        image_id: the data set's own id.
+    """
+
+    image: npt.NDArray[np.uint8]
+    targets: Targets
+    labels: npt.NDArray[np.int64]
+    crowd: npt.NDArray[np.bool_]
+    number: int
+    original_size: tuple[int, int]
+    image_id: int
+
+
+def pack_samples(samples: Sequence[Sample], mask_stride: int) -> SegBatch:
+    """Return the batch of samples of one size, without padding.
+
+    Args:
+        samples: at least one.
+        mask_stride: pixels per cell of their masks.
+    """
+    import cv2
+
+    height, width = samples[0].image.shape[:2]
+    # numpy asks for large memory pages where torch does not, and new pages are what costs most here
+    images = np.empty((len(samples), 3, height, width), dtype=np.float32)
+    for rows, sample in zip(images, samples, strict=True):
+        for out, channel in zip(rows, cv2.split(sample.image), strict=True):
+            np.divide(channel, np.float32(255), out=out)
+    return SegBatch(
+        images=torch.from_numpy(images),
+        sizes=torch.tensor([[height, width]] * len(samples)),
+        boxes=torch.from_numpy(np.concatenate([s.targets.boxes for s in samples])),
+        labels=torch.from_numpy(np.concatenate([s.labels for s in samples])),
+        masks=torch.from_numpy(np.concatenate([s.targets.masks for s in samples])),
+        counts=torch.tensor([len(s.labels) for s in samples]),
+        crowd=torch.from_numpy(np.concatenate([s.crowd for s in samples])),
+        index=torch.tensor([s.number for s in samples]),
+        original_sizes=torch.tensor([s.original_size for s in samples]),
+        image_ids=tuple(s.image_id for s in samples),
+        mask_stride=mask_stride,
+    )

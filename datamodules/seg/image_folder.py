@@ -1,0 +1,171 @@
+"""Pictures without annotations, to predict on."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from datamodules.seg.base import SegDataModule, Split
+from datamodules.seg.coco_files import HEADER_LIMIT
+from datamodules.seg.dataset import AnnotatedPicture
+from datamodules.transforms.label_maps import LabelMaps
+from formats.images import SUFFIXES, header_size, read_rgb
+from structures import CategoryMap, DataProblems, Problem, settle
+
+
+@dataclass(frozen=True)
+class PictureFolderSource:
+    """Picture files without annotations.
+
+    Attributes:
+        files: in the order of their names.
+        ids: the place of each among all pictures of the folder, counted from 1, so that it does
+            not change when others are left out.
+    """
+
+    files: tuple[Path, ...]
+    ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def read(self, index: int) -> AnnotatedPicture:
+        """Read one picture; it has no instances.
+
+        Raises:
+            ValueError: the file is missing, broken or of a kind without a natural 8-bit form.
+        """
+        image = read_rgb(self.files[index])
+        nothing = np.zeros(0, dtype=np.int64)
+        maps = LabelMaps(np.zeros((0, *image.shape[:2]), dtype=np.uint8), nothing, nothing)
+        name = str(self.files[index])
+        return AnnotatedPicture(image, maps, nothing, nothing.astype(bool), self.ids[index], name)
+
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """Return (n, 2), height and width of every picture. Opens every file."""
+        return np.array([header_size(file)[0] for file in self.files], dtype=np.int64)
+
+    def counts(self) -> npt.NDArray[np.int64]:
+        """Return (n,) zeros."""
+        return np.zeros(len(self), dtype=np.int64)
+
+
+class PictureFolderDataModule(SegDataModule):
+    """The pictures of a folder, or one picture, for ``predict`` only.
+
+    Up to 5 000 files are opened at once, so that one that is broken is known before the first
+    prediction.
+
+    Args:
+        root: a folder, whose png, jpg, tif and bmp files are taken in the order of their names
+            (folders within it are not), or one picture file.
+        category_map: the checkpoint's map ({ids, names}), as nothing here tells the classes.
+        **shared: the arguments of ``SegDataModule``.
+
+    Raises:
+        DataProblems: picture files cannot be read and ``bad_data`` is ``error``, or none can.
+        ValueError: there is no such path or no picture in it.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        category_map: Mapping[str, Sequence[Any]],
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        self.category_map = CategoryMap.from_dict(category_map)
+        path = Path(root)
+        if path.is_file():
+            files = [path]
+        elif path.is_dir():
+            files = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES)
+        else:
+            raise ValueError(f"{path} is missing; give a folder of pictures or one picture")
+        if not files:
+            raise ValueError(
+                f"folder {path} holds no picture ({', '.join(SUFFIXES)}); folders within it are "
+                "not read, so name the one with the pictures, such as DIR/images/val"
+            )
+        self._files = tuple(files)
+        small = len(files) <= HEADER_LIMIT
+        self.problems = settle(
+            self.check(thorough=self.bad_data == "skip") if small else [], self.bad_data
+        )
+        broken = {problem.item for problem in self.problems}
+        kept = [(file, n) for n, file in enumerate(files, start=1) if n not in broken]
+        if not kept:
+            raise DataProblems(self.problems)
+        self._source = PictureFolderSource(tuple(f for f, _ in kept), tuple(n for _, n in kept))
+
+    def check(self, thorough: bool = False) -> list[Problem]:
+        """Open every file and return what cannot be read.
+
+        Args:
+            thorough: also decode every picture.
+        """
+        with ThreadPoolExecutor(2) as pool:  # reading releases the interpreter
+            faults = list(pool.map(functools.partial(_fault, thorough=thorough), self._files))
+        return [
+            Problem(file, number, None, *fault)
+            for number, (file, fault) in enumerate(zip(self._files, faults, strict=True), start=1)
+            if fault is not None
+        ]
+
+    def summary(self) -> dict[str, dict[str, int]]:
+        """Return the number of pictures under ``predict``."""
+        return {"predict": {"pictures": len(self._files)}}
+
+    def source(self, split: Split) -> PictureFolderSource:
+        """Return the pictures.
+
+        Raises:
+            ValueError: the split is not ``predict``.
+        """
+        if split != "predict":
+            raise ValueError(
+                f"a folder of pictures has no {split} split; use it with `predict`, or give "
+                "annotations with CocoDataModule"
+            )
+        return self._source
+
+    def ground_truth(self, split: Split) -> dict[str, Any]:
+        """Refuse: pictures without annotations have no truth.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(f"a folder of pictures has no ground truth (asked for {split})")
+
+    @functools.cached_property
+    def _records(self) -> list[dict[str, Any]]:
+        source = self._source
+        rows = zip(source.ids, source.files, source.sizes().tolist(), strict=True)
+        return [
+            {"id": n, "file_name": f.name, "height": h, "width": w, "path": str(f.resolve())}
+            for n, f, (h, w) in rows
+        ]
+
+    def image_records(self, split: Split) -> list[dict[str, Any]]:
+        """Return ``id``, ``file_name``, ``height``, ``width`` and absolute ``path`` of each."""
+        self.source(split)
+        return [dict(record) for record in self._records]
+
+
+def _fault(file: Path, *, thorough: bool) -> tuple[str, str] | None:
+    """Return reason and remedy of a picture that cannot be read, or None."""
+    try:
+        header_size(file)
+        if thorough:
+            read_rgb(file)
+    except ValueError as error:
+        reason, _, remedy = str(error).rpartition("; ")
+        return reason, f"{remedy} or remove it"
+    return None

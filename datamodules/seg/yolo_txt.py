@@ -1,0 +1,172 @@
+"""Any data set in YOLO segmentation layout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.utilities import rank_zero_info
+
+from datamodules.seg.base import SegDataModule, Split, UnusableData
+from datamodules.seg.coco import CocoSource
+from datamodules.seg.coco_files import HEADER_LIMIT
+from formats.coco.store import AnnotationStore
+from formats.images import Depth
+from formats.yolo.annotations import YoloFindings, read_split
+from formats.yolo.data_yaml import SPLITS, YoloSet
+from structures import CategoryMap, Problem, settle
+
+
+class YoloTxtDataModule(SegDataModule):
+    """A ``data.yaml``, picture folders and one label file a picture.
+
+    A line ``class x1 y1 x2 y2 ...`` is an object, its points as fractions of the picture's width
+    and height; the label file of ``.../images/a.jpg`` is ``.../labels/a.txt``. A picture whose
+    label file is missing or empty has no objects. Category ids are the class numbers, pictures are
+    numbered from 1 by sorted name.
+
+    Args:
+        root: folder with ``data.yaml``; with ``data_yaml``, the folder that the splits of that
+            file are relative to, instead of its ``path``. Without a test split the validation
+            split is tested and predicted.
+        data_yaml: the file, if it is not ``root/data.yaml``.
+        boxes_as_masks: take the lines of detection sets (class, centre, width, height) as
+            rectangular objects instead of refusing them.
+        category_map: the map of a checkpoint ({ids, names}), with which the file has to agree;
+            then pictures and labels are read when first used, and training ones need not exist.
+        **shared: the arguments of ``SegDataModule``.
+
+    Raises:
+        ValueError: a file is missing or wrong (problems are listed with file, picture, line and
+            remedy), or no training picture has an object.
+    """
+
+    def __init__(
+        self,
+        root: Path | str | None = None,
+        *,
+        data_yaml: Path | str | None = None,
+        boxes_as_masks: bool = False,
+        category_map: Mapping[str, Sequence[Any]] | None = None,
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        if root is None and data_yaml is None:
+            raise ValueError("give root, a folder with data.yaml, or data_yaml, the file itself")
+        base = None if root is None else Path(root)
+        file = Path(data_yaml) if data_yaml is not None else Path(str(root)) / "data.yaml"
+        self._dataset = YoloSet.read(file, None if data_yaml is None else base)
+        self._boxes_as_masks = boxes_as_masks
+        self._sources: dict[str, CocoSource] = {}
+        self._counts: dict[str, dict[str, int]] = {}
+        self._told_fallback = False
+        self.category_map = self._dataset.category_map
+        if category_map is not None:
+            known = CategoryMap.from_dict(category_map)
+            known.check_same(self.category_map, "the checkpoint", str(file))
+            self.category_map = known
+            return
+        found = {split: self._examine(split) for split in self._splits}
+        self._admit(found)
+        for split, findings in found.items():
+            self._add_source(split, findings)
+
+    @property
+    def _splits(self) -> list[str]:
+        return [split for split in SPLITS if split in self._dataset.entries]
+
+    def _examine(self, split: str, depth: Depth | None = None) -> YoloFindings:
+        # a broken picture can only be left out while it is not yet counted on  # A52
+        usual: Depth = "pixels" if self.bad_data == "skip" else "header"
+        limit = HEADER_LIMIT if depth is None else math.inf
+        findings = read_split(self._dataset, split, self._boxes_as_masks, depth or usual, limit)
+        self._counts[split] = findings.counts | {"categories": len(self._dataset.names)}
+        return findings
+
+    def _judge(self, found: Mapping[str, YoloFindings]) -> tuple[list[Problem], bool]:
+        """Return all problems of some splits, and whether one of them cannot be left out."""
+        file = self._dataset.file
+        problems = [problem for findings in found.values() for problem in findings.problems]
+        empty = [split for split, findings in found.items() if not findings.data["images"]]
+        beyond = [
+            Problem(file, None, None, f"no picture of {split} is left", "mend some of them")
+            for split in empty
+            if found[split].counts["pictures"]
+        ]
+        if "train" in found and "train" not in empty and not found["train"].data["annotations"]:
+            reason, remedy = "no training picture has an object", "check the label files"
+            beyond.append(Problem(file, None, None, reason, remedy))
+        return problems + beyond, bool(beyond or empty)
+
+    def _admit(self, found: Mapping[str, YoloFindings]) -> None:
+        """Stop at problems, or count them and go on, as ``bad_data`` says."""
+        problems, fatal = self._judge(found)
+        if problems and (fatal or self.bad_data == "error"):
+            raise UnusableData(problems, self)
+        self.problems += settle(problems, self.bad_data)
+        for split in found:
+            counts = self._counts[split]
+            if counts["unlabelled"]:
+                rank_zero_info(
+                    f"{self._dataset.file}: {counts['unlabelled']} of {counts['pictures']} "
+                    f"pictures of {split} have no label file and so no objects"
+                )
+            if counts["left_out_pictures"] or counts["left_out_annotations"]:
+                rank_zero_info(
+                    f"{self._dataset.file}: left out of {split} are "
+                    f"{counts['left_out_pictures']} of {counts['pictures']} pictures and "
+                    f"{counts['left_out_annotations']} of {counts['annotations']} annotations"
+                )
+
+    def _add_source(self, split: str, findings: YoloFindings) -> CocoSource:
+        store = AnnotationStore.from_coco(findings.data, self.category_map.labels())
+        degenerate = store.count_degenerate()
+        if degenerate:
+            rank_zero_info(
+                f"{self._dataset.file}: {degenerate} annotations of {split} have no pixel; they "
+                "are left out of training targets and stay in the ground truth"
+            )
+        self._sources[split] = CocoSource(store, findings.folder)
+        return self._sources[split]
+
+    def source(self, split: Split) -> CocoSource:
+        """Return the pictures of a split; ``predict`` stands for ``test``.
+
+        Raises:
+            ValueError: there is no such split or its files are wrong.
+        """
+        name = "test" if split == "predict" else split
+        if name == "test" and "test" not in self._dataset.entries:
+            if not self._told_fallback:
+                rank_zero_info("there is no test split: the validation split is used")
+            self._told_fallback = True
+            name = "val"
+        if name not in self._sources:
+            findings = self._examine(name)
+            self._admit({name: findings})
+            return self._add_source(name, findings)
+        return self._sources[name]
+
+    def ground_truth(self, split: Split) -> dict[str, Any]:
+        """Return the annotations of a split as COCO dictionary, degenerate ones included."""
+        return self.source(split).store.to_coco(self.category_map)
+
+    def image_records(self, split: Split) -> list[dict[str, Any]]:
+        """Return the records of the pictures with the absolute ``path`` of each file."""
+        source = self.source(split)
+        folder = source.folder.resolve()
+        return [r | {"path": str(folder / r["file_name"])} for r in source.store.image_records()]
+
+    def check(self, thorough: bool = False) -> list[Problem]:
+        """Read the files of every split anew and return all that is wrong with them."""
+        depth: Depth | None = "pixels" if thorough else None
+        return self._judge({split: self._examine(split, depth) for split in self._splits})[0]
+
+    def summary(self) -> dict[str, dict[str, int]]:
+        """Return the counts of pictures, annotations and categories of every split."""
+        for split in self._splits:
+            if split not in self._counts:
+                self._examine(split)
+        return {split: dict(self._counts[split]) for split in self._splits}

@@ -1,0 +1,1 @@
+"""What a command needs to run: configuration, checkpoints, training, deployment."""

@@ -1,0 +1,95 @@
+"""Finding, in a chain of exceptions, the one message that helps the user, and saying it once."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from pytorch_lightning.utilities import rank_zero_only
+
+_ROOT = Path(__file__).resolve().parents[2]
+_OURS = (
+    "structures", "optim", "formats", "models", "datamodules", "evaluation", "lightning_modules",
+    "loggers", "callbacks", "engine", "commands",
+)  # fmt: skip
+_PARENT = os.getppid()  # read early: by the time of an error it may have ended
+_WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.")
+_RAISED = re.compile(r"^[\w.]*(?:Error|Problems): ", re.MULTILINE)
+
+
+def user_message(error: BaseException, arguments: Sequence[str] = ()) -> str:
+    """Return the message of the ValueError that our own code raised, else the last one.
+
+    A wrong argument of a model or a datamodule reaches the command line wrapped in the parser's
+    account of everything that it tried, and an error in a worker process wrapped in a traceback.
+
+    Args:
+        error: what ended the command.
+        arguments: the command line, which tells where a wrong key or value of a configuration
+            came from.
+    """
+    own = own_error(error)
+    if own is not None:
+        return str(own)
+    from engine.config.explain import explain
+
+    text = str(error)
+    if _WORKER.match(text) and (raised := list(_RAISED.finditer(text))):
+        return text[raised[-1].end() :].strip()
+    return explain(text, arguments)
+
+
+def tell_once(message: str, patience: float = 8.0) -> None:
+    """Write a message to stderr from one process of the job.
+
+    Most mistakes stop every process, and the first one speaks for all. The others wait for its end,
+    which they notice by their parent's: the first process itself, or a launcher that ends them.
+    Where that does not come the trouble is their own, and they speak. Without the wait the first
+    process would be killed by its watch over the others, before it could return its exit code.
+
+    Args:
+        message: what to write.
+        patience: seconds to wait on other processes than the first.
+    """
+    if rank_zero_only.rank:  # type: ignore[attr-defined]
+        end = time.monotonic() + patience
+        while os.getppid() == _PARENT and time.monotonic() < end:
+            time.sleep(0.05)
+        if os.getppid() != _PARENT:
+            return
+    sys.stderr.write(message)
+
+
+def own_error(error: BaseException) -> ValueError | None:
+    """Return the innermost ValueError of a chain that our own code raised, or None.
+
+    Where our own code raised one from another to say more, it is the outer one.
+    """
+    found: ValueError | None = None
+    for current in reversed(_chain(error)):
+        frames = traceback.extract_tb(current.__traceback__)
+        own = isinstance(current, ValueError) and frames and _is_ours(frames[-1].filename)
+        if isinstance(current, ValueError) and own and found in (None, current.__cause__):
+            found = current
+    return found
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """Return an exception and what it was raised from or while handling, outermost first."""
+    chain: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in chain:
+        chain.append(current)
+        hidden = current.__suppress_context__
+        current = current.__cause__ or (None if hidden else current.__context__)
+    return chain
+
+
+def _is_ours(filename: str) -> bool:
+    path = Path(filename).resolve()
+    return path.is_relative_to(_ROOT) and path.relative_to(_ROOT).parts[0] in _OURS

@@ -1,0 +1,224 @@
+"""Saying in one line what is wrong with a configuration: the key, its place and what is allowed.
+
+The parser explains a wrong value by all types that it tried, nested as deep as the key is. What
+helps is at the bottom of that account; this module reads it out.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import importlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.config.argv import config_files
+from engine.config.files import check_config_file
+
+_KEY = re.compile(r'Parser key "([^"]+)"')
+_CLASS = re.compile(r"Problem with given class_path '([^']+)'")
+_UNKNOWN = re.compile(r"Option '([^']+)' is not accepted")
+_STRANGER = re.compile(r"Subcommand '\w+' does not accept option '([^']+)'")
+_NO_CLASS = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
+_NO_MODULE = re.compile(r"No module named '([\w.]+)'")
+_REQUIRED = re.compile(r"the following arguments are required: (.+)")
+_FLAGS = re.compile(r"unrecognized arguments: (.+)")
+_TYPE = re.compile(r"Expected an? (.+?)(?:\. Got value: (.*))?$", re.MULTILINE)
+_GIVEN = re.compile(r"^\s*Given value: (.*)$", re.MULTILINE)
+_OWNERS = {
+    "trainer": "pytorch_lightning.Trainer",
+    "checkpoint": "pytorch_lightning.callbacks.ModelCheckpoint",
+    "callbacks": "callbacks.standard.StandardCallbacks",
+}
+_TOP_LEVEL = ["model", "data", "trainer", "checkpoint", "callbacks", "wandb", "ema", "name",
+              "runs_dir", "seed_everything", "ckpt_path", "config"]  # fmt: skip
+_SHOWN = 12
+_CALLABLE = r"(Type \S*Callable)"  # an optimizer or a schedule
+_MISLEADING = ("path ", "dot import path ", "<class 'torch.Tensor'>")  # of what may be given
+
+
+def explain(text: str, arguments: Sequence[str] = ()) -> str:
+    """Turn the parser's message into one line; any other message stays as it is.
+
+    Args:
+        text: what the parser said.
+        arguments: the command line, which names the configuration files.
+    """
+    if text.startswith("argument "):  # of the command line alone
+        return text
+    if key := _stranger(text):
+        return _unknown_key(key, len(key) - 1, arguments)
+    if not text.startswith("Parser key"):
+        return text
+    path, owner = _place(text)
+    if found := _UNKNOWN.search(text):
+        return _unknown_key([*path, *found[1].split(".")], len(path), arguments, owner)
+    return _wrong_value(text, path, arguments)
+
+
+def is_missed(text: str) -> bool:
+    """Tell whether a message of the parser is about what is not there."""
+    return _REQUIRED.search(text) is not None
+
+
+def faulty_key(text: str) -> list[str]:
+    """Return the nested key that a message of the parser is about, or nothing."""
+    if text.startswith("argument "):
+        return []
+    if key := _stranger(text):
+        return key
+    path = _place(text)[0] if text.startswith("Parser key") else []
+    if found := _UNKNOWN.search(text):
+        return [*path, found[1].split(".")[0]]
+    return path[:-1] if path[-1:] == ["init_args"] else path
+
+
+def _stranger(text: str) -> list[str]:
+    """Return the key, not nested in a class, that the parser does not know, or nothing."""
+    found = _STRANGER.search(text) or _FLAGS.search(text)
+    if found is None:
+        return []
+    key = found[1].split()[0].split("=", maxsplit=1)[0].lstrip("-").split(".")
+    return key[:2] if key[0] in _OWNERS else key[:1]
+
+
+def _place(text: str) -> tuple[list[str], str | None]:
+    """Return the nested key that the message is about and the class that owns its last part."""
+    words: list[str] = []
+    owner = None
+    for match in re.finditer(f"{_KEY.pattern}|{_CLASS.pattern}|{_CALLABLE}", text):
+        if match[1] is not None:
+            words += match[1].split(".")
+        elif match[3] is not None:
+            named = re.search(r"class_path='([\w.]+)'", text[match.end() :])
+            owner = named[1] if named else None
+            words.append("init_args")
+        else:
+            owner = match[2]
+            if not dataclasses.is_dataclass(_load(owner)):
+                words.append("init_args")
+    return words, owner
+
+
+def _accepted(class_path: str | None) -> list[str]:
+    """Return the names of the arguments that a class takes, those of its parents included."""
+    from jsonargparse import ArgumentParser
+
+    loaded = _load(class_path)
+    if loaded is None:
+        return []
+    parser = ArgumentParser(exit_on_error=False)
+    try:
+        parser.add_class_arguments(loaded, "x")
+    except (ValueError, TypeError):
+        return []
+    names = list(parser.get_defaults().keys())  # nested, joined by dots
+    return sorted({name.split(".")[1] for name in names if "." in name})
+
+
+def _load(class_path: str | None) -> type | None:
+    module, _, name = (class_path or "").rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name, None) if module else None
+    except ImportError:
+        return None
+
+
+def _unknown_key(
+    path: Sequence[str], depth: int, arguments: Sequence[str], owner: str | None = None
+) -> str:
+    """Say which key is unknown, ``path[depth]``, and what its owner accepts."""
+    allowed = _accepted(owner or _OWNERS[path[0]]) if owner or depth else _TOP_LEVEL
+    near = difflib.get_close_matches(path[depth], allowed, n=1)
+    more = ", ..." if len(allowed) > _SHOWN else ""
+    advice = (
+        f"did you mean {near[0]}?" if near else f"known are {', '.join(allowed[:_SHOWN])}{more}"
+    )
+    key = ".".join(path[: depth + 1])
+    return f"{_source(path, arguments)}unknown key {key}" + (f"; {advice}" if allowed else "")
+
+
+def _wrong_value(text: str, path: Sequence[str], arguments: Sequence[str]) -> str:
+    path = path[:-1] if path[-1] == "init_args" else path  # it is the class itself that is wrong
+    where = f"{_source(path, arguments)}{'.'.join(path)}"
+    if found := _NO_CLASS.search(text):
+        classes = _classes_of(found[1])
+        near = difflib.get_close_matches(found[2], classes, n=1)
+        advice = f"did you mean {classes[near[0]]}?" if near else f"it has {', '.join(classes)}"
+        return f"{where}: there is no class {found[1]}.{found[2]}; {advice}"
+    if found := _NO_MODULE.search(text):
+        return f"{where}: there is no module {found[1]}; check class_path"
+    if found := _REQUIRED.search(text):
+        return f"{where} lacks {found[1]}; add it"
+    allowed, given = _types(text)
+    return f"{where} is {given}; allowed is {allowed}" if allowed else text
+
+
+def _classes_of(module: str) -> dict[str, str]:
+    """Return the dotted path of every class of a module or of a package, by name."""
+    loaded = importlib.import_module(module)
+    names = {name: f"{module}.{name}" for name in dir(loaded) if name[:1].isupper()}
+    for folder in [] if names else getattr(loaded, "__path__", []):
+        for file in sorted(Path(folder).rglob("*.py")):
+            below = ".".join(file.relative_to(folder).with_suffix("").parts)
+            for node in ast.parse(file.read_text()).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    names[node.name] = f"{module}.{below}.{node.name}"
+    return names
+
+
+def _types(text: str) -> tuple[str, str]:
+    """Return what the innermost key may be and what it was."""
+    start = list(_KEY.finditer(text))[-1]
+    line = text[: start.start()].rpartition("\n")[2]
+    depth = len(line) - len(line.lstrip())
+    inner = text[start.end() :]
+    if line and (outer := re.search(rf"\n {{0,{depth}}}\S", inner)):
+        inner = inner[: outer.start()]  # what follows is about the keys around it
+    names, given = [], ""
+    for found in _TYPE.finditer(inner):
+        names.append("" if found[1].startswith(_MISLEADING) else _readable(found[1]))
+        given = given or (found[2] or "")
+    values = [value.split(". Got value: ")[0] for value in _GIVEN.findall(inner)]
+    if "Not a valid subclass of" in inner:
+        names.insert(0, "a mapping with class_path and init_args")
+    return " or ".join(dict.fromkeys(n for n in names if n)), given or (values[0] if values else "")
+
+
+def _readable(name: str) -> str:
+    if found := re.fullmatch(r"<class '(?:\w+\.)*(\w+)'>", name):
+        return {"NoneType": "null"}.get(found[1], found[1])
+    if found := re.fullmatch(r"typing\.Literal\[(.+)\]", name):
+        return found[1].replace("'", "")
+    return name
+
+
+def _source(path: Sequence[str], arguments: Sequence[str]) -> str:
+    """Return the file or the flag that holds a key, the last one first, as that one counts."""
+    plain = [word for word in path if word != "init_args"]
+    flags = [w.split("=")[0] for w in arguments if w.startswith("--")]
+    for flag in reversed(flags):
+        if [word for word in flag.lstrip("-").split(".") if word != "init_args"] == plain:
+            return f"{flag}: "
+    for file in reversed(config_files(arguments)):
+        try:
+            content = check_config_file(file)
+        except ValueError:  # told by whoever reads the file
+            continue
+        if _holds(content, list(path)):
+            return f"{file}: "
+    return ""
+
+
+def _holds(content: Any, path: Sequence[str]) -> bool:
+    """Tell whether nested mappings have a key; levels that the message left out may lie between."""
+    if not path:
+        return True
+    if not isinstance(content, Mapping):
+        return False
+    if path[0] in content:
+        return _holds(content[path[0]], path[1:])
+    return path[0] == "init_args" and _holds(content, path[1:])

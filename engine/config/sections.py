@@ -1,0 +1,131 @@
+"""Sections of a configuration: plain values, links and datamodules built from them."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from engine.config.errors import user_message
+from engine.config.files import check_config_file
+from lightning_modules.mil import MILModule
+from structures import MILTask
+
+# Facts of a datamodule -> the argument of the model (below ``model.``) that they fill.
+LINKS = {
+    "num_classes": "init_args.model.init_args.num_classes",
+    "in_features": "init_args.model.init_args.in_features",
+    "task": "init_args.model.init_args.task",
+}
+
+
+def plain(config: Any) -> Any:
+    """Turn a parsed configuration into plain containers and scalars."""
+    if hasattr(config, "as_dict"):
+        config = config.as_dict()
+    if isinstance(config, Mapping):
+        return {str(k): plain(v) for k, v in config.items()}
+    if isinstance(config, list | tuple):
+        return [plain(v) for v in config]
+    if config is None or isinstance(config, bool | int | float | str):
+        return config
+    return str(config)
+
+
+_SOURCES: dict[str, Any] = {"init_from": None, "weights": None, "pretrained": False}
+
+
+_STAGES = ("teacher", "encoder")  # files of a first stage; elsewhere networks have these names
+
+
+def without_sources(config: Any) -> Any:
+    """Return a model's configuration without the files it once started from.
+
+    A checkpoint brings its own weights, so those files may be gone.
+    """
+    if isinstance(config, Mapping):
+        named = {k: None for k, v in config.items() if k in _STAGES and isinstance(v, str)}
+        return {k: _SOURCES.get(k, without_sources(v)) for k, v in config.items()} | named
+    return [without_sources(v) for v in config] if isinstance(config, list) else config
+
+
+def place(config: dict[str, Any], target: str, value: Any) -> None:
+    """Set ``a.b.c`` in nested dictionaries; the parents must be there."""
+    *parents, last = target.split(".")
+    for parent in parents:
+        config = config[parent]
+    config[last] = value
+
+
+def read_data_section(recipe: Path) -> dict[str, Any]:
+    """Return the ``data`` of a recipe file.
+
+    Raises:
+        ValueError: the file is missing, is no YAML, or has no data.
+    """
+    content = check_config_file(recipe)
+    if not isinstance(content.get("data"), dict):
+        raise ValueError(f"{recipe}: the recipe has no `data`")
+    data: dict[str, Any] = content["data"]
+    return data
+
+
+def instantiate_data(
+    data: Mapping[str, Any], preprocessing: Mapping[str, Any]
+) -> pl.LightningDataModule:
+    """Build a datamodule that prepares samples as a checkpoint's did.
+
+    Args:
+        data: ``class_path`` and ``init_args``.
+        preprocessing: arguments that win over those of ``data``, as far as the class has them.
+
+    Raises:
+        ValueError: an argument is wrong.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    section = copy.deepcopy(dict(data))
+    module, _, name = str(section["class_path"]).rpartition(".")
+    accepted = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    shared = {k: v for k, v in preprocessing.items() if k in accepted or k == "eval_batch_size"}
+    section["init_args"] = {**section.get("init_args", {}), **shared}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(pl.LightningDataModule, "data")
+    try:
+        config = parser.parse_object({"data": section})
+    except ArgumentError as error:
+        raise ValueError(user_message(error)) from None
+    built: pl.LightningDataModule = parser.instantiate_classes(config).data
+    return built
+
+
+def module_builder(model: dict[str, Any]) -> Callable[[int, int, MILTask], MILModule]:
+    """Return what makes modules with new weights from classes, feature width and task.
+
+    Args:
+        model: the section of a recipe.
+    """
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(MILModule, "model")
+
+    @functools.cache  # checking a configuration takes longer than a hundred steps
+    def parsed(num_classes: int, in_features: int, task: MILTask) -> Any:
+        filled = copy.deepcopy(model)
+        facts = {"num_classes": num_classes, "in_features": in_features, "task": task}
+        for fact, value in facts.items():
+            place(filled, LINKS[fact], value)
+        return parser.parse_object({"model": filled})
+
+    def build(num_classes: int, in_features: int, task: MILTask) -> MILModule:
+        module: MILModule = parser.instantiate_classes(parsed(num_classes, in_features, task)).model
+        return module
+
+    return build

@@ -1,0 +1,1 @@
+"""Cross-validation of recipes on bags."""

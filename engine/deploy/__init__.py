@@ -1,0 +1,1 @@
+"""Prediction, timing and export of checkpoints."""

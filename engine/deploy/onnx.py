@@ -1,0 +1,271 @@
+"""ONNX files of one-stage segmentation checkpoints, for use without PyTorch.
+
+    images        (B, 3, H, W)      float32 RGB in [0, 1]; H and W are multiples of 32
+    boxes         (B, A, 4)         xyxy in pixels of the input, not cut to the picture
+    scores        (B, A, C)         in [0, 1], one a class
+    coefficients  (B, A, P)         weights of the prototypes
+    prototypes    (B, P, H/4, W/4)  masks are sums of them, in where the sum is positive
+
+B, H and W are free. Normalisation and the decoding of boxes are inside; suppression and masks are
+not, they are a few lines in any language (docs/export.md). What they need to know is in the file's
+metadata, see `deployment_facts`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from engine.checkpoints.restore import Restored, restore
+from formats.files import written_whole
+from lightning_modules.segmentation import SegmentationModule
+from models.seg.yolo import YOLOSeg
+from models.seg.yolo.head import STRIDES
+from models.seg.yolo.losses import PROTOTYPE_STRIDE
+from models.seg.yolo.output import decode_boxes
+
+INPUT = "images"
+OUTPUTS = ("boxes", "scores", "coefficients", "prototypes")
+METADATA_FORMAT = 1
+OPSET = 18
+# A252: far above rounding, far below what a wrong graph does. Boxes in pixels.
+TOLERANCES = {"boxes": 1e-2, "scores": 1e-4, "coefficients": 1e-3, "prototypes": 1e-3}
+_SIDES = STRIDES[-1]
+_CHECKED = ((1, 2 * _SIDES, 3 * _SIDES), (2, 4 * _SIDES, 2 * _SIDES), (3, _SIDES, _SIDES))
+
+
+class DeployedOutputs(NamedTuple):
+    """What the exported network returns; see the module."""
+
+    boxes: Tensor
+    scores: Tensor
+    coefficients: Tensor
+    prototypes: Tensor
+
+
+class DeployedYOLO(nn.Module):
+    """`YOLOSeg` with what follows the network and needs no choice: decoded boxes and scores.
+
+    Args:
+        network: the model, used as it is.
+    """
+
+    def __init__(self, network: YOLOSeg) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> DeployedOutputs:
+        """Return boxes, scores, coefficients and prototypes of (B, 3, H, W) RGB in [0, 1]."""
+        found = self.network(images)
+        boxes = decode_boxes(found.box_logits, found.points, found.strides)
+        scores = found.class_logits.sigmoid()
+        return DeployedOutputs(boxes, scores, found.coefficients, found.prototypes)
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What became of an export.
+
+    Attributes:
+        size: bytes of the file.
+        metadata: what the file says about itself.
+        differences: largest absolute difference of each output from PyTorch's; empty where
+            onnxruntime is not installed.
+        checked: (batch, height, width) of the inputs that were compared.
+    """
+
+    size: int
+    metadata: dict[str, str]
+    differences: dict[str, float]
+    checked: tuple[tuple[int, int, int], ...]
+
+
+def export_checkpoint(checkpoint: Path, target: Path, check: bool = False) -> Exported:
+    """Write the ONNX file of a checkpoint and compare it with the checkpoint.
+
+    The file appears under its name only when it is whole and its outputs are right. With
+    onnxruntime they are compared at three sizes and batches; `TOLERANCES` says what is right.
+
+    Args:
+        checkpoint: file written by `train.py`.
+        target: file to write.
+        check: onnxruntime has to be there.
+
+    Raises:
+        ValueError: a package is missing, the checkpoint is broken or holds a model that cannot be
+            exported, or the outputs differ.
+    """
+    _require(("onnx", "onnxscript", "onnxruntime") if check else ("onnx", "onnxscript"))
+    restored = restore(checkpoint)
+    network = _exportable(checkpoint, restored)
+    metadata = deployment_facts(network, restored.facts)
+    deployed = DeployedYOLO(network).eval()
+    content = to_onnx(deployed, metadata)
+    differences: dict[str, float] = {}
+    if find_spec("onnxruntime") is not None:
+        differences = largest_differences(deployed, content, _CHECKED)
+        _refuse_differences(differences)
+    with written_whole(target, durable=True) as file:
+        file.write(content)
+    return Exported(len(content), metadata, differences, _CHECKED if differences else ())
+
+
+def deployment_facts(network: YOLOSeg, facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a program needs beside the outputs, each value as JSON text.
+
+    Args:
+        network: the model.
+        facts: of its checkpoint.
+
+    Returns:
+        ``segmil_format``; ``names`` and ``category_ids`` by class; ``strides`` of the anchors and
+        ``prototype_stride`` in pixels; ``pad_value`` in [0, 1], around pictures; ``score_thresh``,
+        ``nms_thresh``, ``pre_nms`` and ``max_dets`` of the suppression; ``mask_crop``;
+        ``preprocessing``, how validation resized pictures (docs/export.md).
+    """
+    chosen, categories = network.detection, facts["category_map"]
+    resizing = ("eval_short_side", "max_long_side", "scale", "size_multiple")
+    values: dict[str, Any] = {
+        "segmil_format": METADATA_FORMAT,
+        "names": list(categories["names"]),
+        "category_ids": list(categories["ids"]),
+        "strides": list(STRIDES),
+        "prototype_stride": PROTOTYPE_STRIDE,
+        "pad_value": network.pad_value,
+        "score_thresh": chosen.score_thresh,
+        "nms_thresh": chosen.nms_thresh,
+        "pre_nms": chosen.pre_nms,
+        "max_dets": chosen.max_dets,
+        "mask_crop": network.mask_crop,
+        "preprocessing": {k: v for k, v in facts["preprocessing"].items() if k in resizing},
+    }
+    return {name: json.dumps(value) for name, value in values.items()}
+
+
+@torch.no_grad()
+def to_onnx(deployed: nn.Module, metadata: Mapping[str, str]) -> bytes:
+    """Return a module as the bytes of an ONNX file with free batch, height and width.
+
+    Args:
+        deployed: in eval mode; maps (B, 3, H, W) to the four outputs.
+        metadata: texts by name, kept in the file.
+
+    Raises:
+        ValueError: the module cannot be expressed in ONNX.
+    """
+    dim = torch.export.Dim
+    sides = (_SIDES * dim("rows", min=1, max=4096), _SIDES * dim("columns", min=1, max=4096))
+    example = torch.rand(2, 3, 2 * _SIDES, 3 * _SIDES)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                deployed,
+                (example,),
+                dynamo=True,
+                verbose=False,
+                input_names=[INPUT],
+                output_names=list(OUTPUTS),
+                dynamic_shapes=({0: dim("batch"), 2: sides[0], 3: sides[1]},),
+                opset_version=OPSET,
+            )
+    except Exception as error:  # the exporter raises its own kinds, one a stage
+        cause = error.__cause__ or error
+        raise ValueError(
+            f"{type(deployed).__name__} cannot be written as ONNX by torch {torch.__version__}: "
+            f"{str(cause).strip().splitlines()[0]}; a backbone may use what the exporter lacks"
+        ) from error
+    assert program is not None
+    program.model.metadata_props.update(metadata)
+    content: bytes = program.model_proto.SerializeToString()
+    return content
+
+
+@torch.no_grad()
+def largest_differences(
+    deployed: nn.Module, content: bytes, shapes: Sequence[tuple[int, int, int]]
+) -> dict[str, float]:
+    """Return the largest absolute difference of each output between onnxruntime and PyTorch.
+
+    Args:
+        deployed: as given to `to_onnx`.
+        content: what it returned.
+        shapes: (batch, height, width) of random inputs.
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    generator = torch.Generator().manual_seed(0)
+    largest = dict.fromkeys(OUTPUTS, 0.0)
+    for batch, height, width in shapes:
+        images = torch.rand(batch, 3, height, width, generator=generator)
+        theirs = session.run(list(OUTPUTS), {INPUT: images.numpy()})
+        for name, ours, other in zip(OUTPUTS, deployed(images), theirs, strict=True):
+            if tuple(ours.shape) != other.shape:
+                raise ValueError(f"ONNX gives {name} of shape {other.shape}, not {(*ours.shape,)}")
+            difference = (ours - torch.from_numpy(other)).abs().max().item()
+            largest[name] = max(largest[name], difference)
+    return largest
+
+
+def _require(packages: Sequence[str]) -> None:
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f"export needs {' and '.join(missing)}, which pip install 'segmil[export]' brings"
+        )
+
+
+def _exportable(checkpoint: Path, restored: Restored) -> YOLOSeg:
+    module = restored.module
+    if not isinstance(module, SegmentationModule):
+        raise ValueError(
+            f"{checkpoint}: holds a {type(module).__name__}; checkpoints of YOLOSeg can be exported"
+        )
+    network: Any = module.model
+    if not isinstance(network, YOLOSeg):
+        raise ValueError(
+            f"{checkpoint}: holds a {type(network).__name__}; YOLOSeg can be exported. A two-stage "
+            "model cannot: its mask head works on the boxes that suppression leaves, whose number "
+            "depends on the picture, and torch's exporter does not follow such a size"
+        )
+    if not {"category_map", "preprocessing"} <= set(restored.facts):
+        raise ValueError(f"{checkpoint}: damaged: it lacks category_map; use another checkpoint")
+    return network
+
+
+def _refuse_differences(differences: Mapping[str, float]) -> None:
+    wrong = [
+        f"{name} by {value:.3g} (allowed {TOLERANCES[name]:g})"
+        for name, value in differences.items()
+        if not value <= TOLERANCES[name]  # NaN is wrong as well
+    ]
+    if wrong:
+        raise ValueError(
+            f"the ONNX outputs differ from PyTorch's: {', '.join(wrong)}; nothing was written. "
+            "Update onnxruntime and onnxscript, or report it with the checkpoint's recipe"
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress and its warnings about itself from the terminal."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        log.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            log.setLevel(level)

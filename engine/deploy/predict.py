@@ -1,0 +1,280 @@
+"""Applying a checkpoint to files, for the evaluation scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_info
+
+from datamodules.mil.base import MILDataModule
+from datamodules.mil.splits import BagSplit
+from datamodules.seg.coco import CocoDataModule
+from datamodules.transforms.resize import target_size
+from engine.checkpoints.data import bags_at
+from engine.checkpoints.restore import Restored, restore
+from engine.config.sections import instantiate_data, read_data_section
+from evaluation.mil.collector import BagScores
+from formats.files import file_hash
+from lightning_modules.mil import MILModule
+from lightning_modules.segmentation import SegmentationModule
+from models.seg.inference.predict import LARGEST_SCALE, InferenceOptions, changed_options
+from models.seg.inference.views import LARGEST_FRAME
+from structures import BadDataPolicy, MILTask, Problem
+
+
+@dataclass(frozen=True, slots=True)
+class CocoPredictions:
+    """A checkpoint's predictions on a COCO file.
+
+    Attributes:
+        ground_truth: the COCO dictionary, restricted to the model's categories.
+        rows: COCO results rows.
+        max_dets: the model's cap on detections a picture.
+        parameters: number of the model's weights.
+        problems: of the pictures and annotations that were left out.
+    """
+
+    ground_truth: dict[str, Any]
+    rows: list[dict[str, Any]]
+    max_dets: int
+    parameters: int
+    problems: tuple[Problem, ...] = ()
+
+
+def _trainer(precision: str) -> pl.Trainer:
+    return pl.Trainer(
+        logger=False,
+        devices=1,
+        precision=precision,  # type: ignore[arg-type]
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+def picture_folder_of(annotations: Path) -> Path:
+    """Guess the picture folder of ``DIR/annotations/instances_SPLIT.json``: ``DIR/images/SPLIT``.
+
+    Raises:
+        ValueError: there is no such folder.
+    """
+    split = annotations.stem.removeprefix("instances_")
+    for folder in (annotations.parent.parent / "images" / split, annotations.parent / "images"):
+        if folder.is_dir():
+            return folder
+    raise ValueError(f"{annotations}: cannot guess the picture folder; give it by --images DIR")
+
+
+def restored_as(checkpoint: Path, kind: type[Any]) -> Restored:
+    """Restore a checkpoint that holds a module of a kind.
+
+    Raises:
+        ValueError: it is broken or holds another.
+    """
+    restored = restore(checkpoint)
+    if not isinstance(restored.module, kind):
+        raise ValueError(
+            f"{checkpoint}: holds a {type(restored.module).__name__}; this command needs a "
+            f"{kind.__name__}"
+        )
+    if kind is SegmentationModule and not {"category_map", "categories"} <= set(restored.facts):
+        raise ValueError(
+            f"{checkpoint}: damaged: it lacks category_map or categories; use another checkpoint"
+        )
+    return restored
+
+
+def coco_data(
+    restored: Restored,
+    annotations: Path,
+    images: Path | None,
+    batch_size: int | None,
+    bad_data: BadDataPolicy,
+    scale: float | None = None,
+) -> CocoDataModule:
+    """Return a COCO file's pictures as a checkpoint was validated with them; see `predict_coco`.
+
+    Raises:
+        ValueError: the scale is out of range, or files are faulty.
+    """
+    if scale is not None and not 0 < scale <= LARGEST_SCALE:
+        raise ValueError(
+            f"scale is a factor on the size of pictures in (0, {LARGEST_SCALE:g}], got {scale:g}"
+        )
+    arguments = dict(restored.facts["preprocessing"])
+    if scale is not None:
+        arguments |= {"scale": scale, "eval_short_side": None, "max_long_side": None}
+    if batch_size is not None:
+        arguments["eval_batch_size"] = batch_size
+    return CocoDataModule(
+        test_annotations=annotations,
+        test_images=images or picture_folder_of(annotations),
+        category_map=restored.facts["category_map"],
+        bad_data=bad_data,
+        **restored.facts["categories"],
+        **arguments,
+    )
+
+
+def check_frames(
+    source: Path,
+    records: Iterable[Mapping[str, Any]],
+    resizing: Mapping[str, Any],
+    options: InferenceOptions | None,
+) -> None:
+    """Refuse pictures that would be resized to more pixels than can be meant, before any is read.
+
+    Args:
+        source: file that names the pictures.
+        records: ``id``, ``file_name``, ``height`` and ``width`` of each.
+        resizing: ``short_side``, ``scale`` and ``max_long_side`` of `target_size`.
+        options: views of the pictures, or None.
+
+    Raises:
+        ValueError: a picture, or a view of it, would have more than `LARGEST_FRAME` pixels.
+    """
+    largest = max(options.scales) if options is not None else 1.0
+    for record in records:
+        size = (int(record["height"]), int(record["width"]))
+        height, width = (int(side * largest + 0.5) for side in target_size(size, **resizing))
+        if height * width > LARGEST_FRAME:
+            raise ValueError(
+                f"{source}: image {record['id']} ({record['file_name']}) of {size[0]} x {size[1]} "
+                f"pixels would be predicted at {height} x {width}, more than {LARGEST_FRAME} "
+                "pixels; choose smaller sizes (--scale, --size, --tta-scales)"
+            )
+
+
+def predict_coco(
+    checkpoint: Path,
+    annotations: Path,
+    images: Path | None,
+    batch_size: int | None = None,
+    bad_data: BadDataPolicy = "error",
+    *,
+    scale: float | None = None,
+    inference: Mapping[str, Any] | None = None,
+) -> CocoPredictions:
+    """Run a segmentation checkpoint on a COCO file with the preprocessing it was validated with.
+
+    Args:
+        checkpoint: file written by `train.py`.
+        annotations: COCO ground truth.
+        images: picture folder; None looks beside the annotations.
+        batch_size: pictures a batch; None takes the checkpoint's, which gives its logged number.
+        bad_data: what becomes of faulty pictures and annotations.
+        scale: factor on the size of every picture, instead of the checkpoint's sizes.
+        inference: values of `InferenceOptions` that win over the checkpoint's.
+
+    Raises:
+        ValueError: a file is missing, broken, or means other classes than the checkpoint,
+            ``inference`` does not go together with the checkpoint's options, or a picture would
+            become too large.
+    """
+    restored = restored_as(checkpoint, SegmentationModule)
+    data = coco_data(restored, annotations, images, batch_size, bad_data, scale)
+    module: Any = restored.module
+    module.inference = changed_options(module.inference, inference or {})
+    resizing = {
+        "short_side": data.eval_short_side,
+        "scale": data.scale,
+        "max_long_side": data.max_long_side,
+    }
+    check_frames(annotations, data.image_records("test"), resizing, module.inference)
+    _trainer(restored.precision).test(module, datamodule=data, verbose=False)
+    truth, cap = data.ground_truth("test"), module.network.max_dets
+    weights = sum(parameter.numel() for parameter in module.model.parameters())
+    return CocoPredictions(truth, module.results, cap, weights, data.problems)
+
+
+@dataclass(frozen=True, slots=True)
+class BagPredictions:
+    """A checkpoint's predictions of bags.
+
+    Attributes:
+        scores: one row a bag.
+        task: what the scores mean.
+        threshold: positive probability that validation chose.
+        problems: of the bags that were left out.
+    """
+
+    scores: BagScores
+    task: MILTask
+    threshold: float
+    problems: tuple[Problem, ...] = ()
+
+
+def predict_bags(
+    checkpoint: Path,
+    data_file: Path,
+    features: Path | None = None,
+    bad_data: BadDataPolicy = "error",
+) -> BagPredictions:
+    """Run a MIL checkpoint with the preprocessing that was fitted on its training bags.
+
+    Args:
+        checkpoint: file written by `train.py`.
+        data_file: an npz file or a CSV of slides, all of whose bags are scored, unless the
+            checkpoint was trained on this very file: then the test split of that training. Or a
+            recipe, whose test split is scored.
+        features: folder of the slides' features, where it cannot be told from the CSV or the
+            checkpoint.
+        bad_data: ``skip`` leaves faulty bags out, whatever a recipe or the training said.
+
+    Raises:
+        ValueError: a file is missing, broken, or does not fit the checkpoint, or its bags have no
+            labels.
+    """
+    restored = restored_as(checkpoint, MILModule)
+    trained_on = restored.data["init_args"]
+    own = trained_on.get("table" if data_file.suffix.lower() == ".csv" else "file")
+    everything = False
+    if data_file.suffix.lower() in (".yaml", ".yml"):
+        section = read_data_section(data_file)
+    elif own and Path(own).is_file() and file_hash(Path(own)) == file_hash(data_file):
+        rank_zero_info(f"{data_file} was trained on: its test split is scored")
+        section = restored.data
+    else:
+        section = bags_at(data_file, restored.facts, restored.links, restored.data, features)
+        everything = True
+    changed: dict[str, str] = {} if bad_data == "error" else {"bad_data": bad_data}
+    if features is not None and "table" in section.get("init_args", {}):
+        changed["features"] = str(features)
+    section = {**section, "init_args": {**section.get("init_args", {}), **changed}}
+    data: Any = instantiate_data(section, restored.facts["preprocessing"])
+    _check_bags(data, data_file, restored.links)
+    _check_labels(data, data_file, "predict" if everything else "test")
+    module: Any = restored.module
+    bags = {"dataloaders": data.predict_dataloader()} if everything else {"datamodule": data}
+    _trainer(restored.precision).test(module, verbose=False, **bags)
+    return BagPredictions(module.bag_scores, module.task, module.threshold, data.problems)
+
+
+def _check_labels(data: MILDataModule, source: Path, split: BagSplit) -> None:
+    labels = data.contents(split)[0]
+    if labels.size and (labels < 0).all():
+        raise ValueError(
+            f"{source}: the bags have no labels, so they cannot be scored; add them, or write "
+            "scores alone by `train.py predict`"
+        )
+
+
+def _check_bags(data: Any, source: Path, links: dict[str, Any]) -> None:
+    """Refuse data that the model was not built for."""
+    if not isinstance(data, MILDataModule):
+        raise ValueError(f"{source}: holds no bags ({type(data).__name__})")
+    if data.in_features != links["in_features"]:
+        raise ValueError(
+            f"{source}: bags have {data.in_features} features, the checkpoint was trained on "
+            f"{links['in_features']}"
+        )
+    if data.num_classes > links["num_classes"]:
+        raise ValueError(
+            f"{source}: bags have {data.num_classes} classes, the checkpoint knows "
+            f"{links['num_classes']}"
+        )

@@ -1,0 +1,248 @@
+"""Segmentation checkpoints in the form in which `evaluation/speed/latency.py` times them."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from datamodules.sampling.keys import SampleKey
+from datamodules.seg.collate import collate_pictures
+from datamodules.seg.dataset import AnnotatedPicture, PictureSource, SegDataset
+from datamodules.seg.image_folder import PictureFolderSource
+from datamodules.transforms.label_maps import LabelMaps
+from engine.deploy.predict import check_frames, coco_data, restored_as
+from evaluation.speed.latency import TimedModel
+from lightning_modules.segmentation import SegmentationModule
+from models.seg.inference.predict import LARGEST_SCALE, InferenceOptions, changed_options, predict
+from models.seg.inference.views import LARGEST_FRAME
+from models.seg.protocol import TimedSegModel
+from structures import BadDataPolicy, SegBatch
+
+NOISE_SIDE = 640  # pixels of generated pictures where no size is given
+NOISE_PICTURES = 16  # different ones
+
+
+@dataclass(frozen=True, slots=True)
+class PicturesToTime:
+    """Which pictures models are timed on.
+
+    Attributes:
+        annotations: COCO file that names them; None for pictures of noise, which are in memory.
+        images: their folder; None looks beside the annotations.
+        size: pixels of the longer side after resizing, and side of pictures of noise; None for what
+            each checkpoint was validated with, and `NOISE_SIDE`.
+        scale: factor on the size of every picture of a file, instead.
+        bad_data: what becomes of faulty pictures.
+
+    Raises:
+        ValueError: a size or factor is out of range, both are given, or a folder or a factor is
+            given and no annotations.
+    """
+
+    annotations: Path | None = None
+    images: Path | None = None
+    size: int | None = None
+    scale: float | None = None
+    bad_data: BadDataPolicy = "error"
+
+    def __post_init__(self) -> None:
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"size is the longer side in pixels, got {self.size}")
+        in_range = self.scale is None or 0 < self.scale <= LARGEST_SCALE
+        if self.scale is not None and (self.size is not None or not in_range):
+            raise ValueError(
+                f"give a size or a positive scale of at most {LARGEST_SCALE:g}, got {self.size} "
+                f"and {self.scale}"
+            )
+        if self.annotations is None and (self.images or self.scale) is not None:
+            raise ValueError("--images and --scale need --annotations, which name the pictures")
+        side = self.size or 0
+        if self.annotations is None and side * side * NOISE_PICTURES > LARGEST_FRAME:
+            most = math.isqrt(LARGEST_FRAME // NOISE_PICTURES)
+            raise ValueError(
+                f"{NOISE_PICTURES} pictures of noise are held in memory, so their size is at most "
+                f"{most} px, got {side}; give --annotations to time larger pictures"
+            )
+
+    def __str__(self) -> str:
+        if self.annotations is None:
+            side = self.size or NOISE_SIDE
+            return (
+                f"{NOISE_PICTURES} pictures of noise, {side} x {side}, in memory: nothing is read "
+                "or decoded, and post-processing depends on what is found in noise"
+            )
+        how = "resized as in validation"
+        if self.size is not None:
+            how = f"longer side {self.size} px"
+        elif self.scale is not None:
+            how = f"{self.scale:g} times their size"
+        return f"{self.annotations}, {how}"
+
+
+@dataclass(frozen=True)
+class NoiseSource:
+    """Square pictures of uniform noise, made once; equal for equal sizes.
+
+    Attributes:
+        pictures: (n, side, side, 3) uint8.
+    """
+
+    pictures: npt.NDArray[np.uint8]
+
+    @classmethod
+    def of_side(cls, side: int, count: int = NOISE_PICTURES) -> NoiseSource:
+        """Draw ``count`` pictures of ``side`` pixels."""
+        random = np.random.default_rng(0)
+        return cls(random.integers(256, size=(count, side, side, 3), dtype=np.uint8))
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def read(self, index: int) -> AnnotatedPicture:
+        """Return one picture without instances."""
+        image, nothing = self.pictures[index], np.zeros(0, dtype=np.int64)
+        maps = LabelMaps(np.zeros((0, *image.shape[:2]), dtype=np.uint8), nothing, nothing)
+        return AnnotatedPicture(image, maps, nothing, nothing.astype(bool), index, f"noise {index}")
+
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """Return (n, 2), height and width."""
+        return np.tile(np.array(self.pictures.shape[1:3], dtype=np.int64), (len(self), 1))
+
+    def counts(self) -> npt.NDArray[np.int64]:
+        """Return (n,) zeros."""
+        return np.zeros(len(self), dtype=np.int64)
+
+
+def timed_models(
+    checkpoints: Sequence[Path],
+    pictures: PicturesToTime,
+    device: torch.device,
+    inference: Mapping[str, Any] | None = None,
+) -> list[TimedModel]:
+    """Restore checkpoints on a device, each with the pictures as it sees them.
+
+    Instances of the pictures are not read: a deployed model has none. Thresholds are those of
+    validation (A254).
+
+    Args:
+        checkpoints: of segmentation models, written by `train.py`.
+        pictures: which.
+        device: where networks and batches go.
+        inference: values of `InferenceOptions` that win over the checkpoints'.
+
+    Raises:
+        ValueError: a file is missing or broken, or a model cannot be timed.
+    """
+    return [_timed_model(path, pictures, device, inference or {}) for path in checkpoints]
+
+
+def _timed_model(
+    checkpoint: Path, pictures: PicturesToTime, device: torch.device, inference: Mapping[str, Any]
+) -> TimedModel:
+    restored = restored_as(checkpoint, SegmentationModule)
+    module: Any = restored.module
+    options = changed_options(module.inference, inference)
+    network = module.to(device).eval().model
+    if not isinstance(network, TimedSegModel):
+        raise ValueError(
+            f"{checkpoint}: {type(network).__name__} cannot be timed in parts; it needs "
+            "network_outputs and instances (models/seg/protocol.py)"
+        )
+    dataset, multiple = _dataset(restored, pictures, options)
+
+    def load(numbers: Sequence[int]) -> SegBatch:
+        items = [dataset[SampleKey(number)] for number in numbers]
+        return collate_pictures(items, multiple).to(device)
+
+    parts: dict[str, Any] = {"network": network.network_outputs, "post": network.instances}
+    if options is not None:
+        parts = {
+            "network": lambda batch: predict(network, batch, options),
+            "post": lambda outputs, batch: outputs,
+            "note": "in tiles or views: network_ms includes post-processing",
+        }
+    weights = list(module.model.parameters())
+    tensors = [*weights, *module.model.buffers()]
+    return TimedModel(
+        name=str(checkpoint),
+        pictures=len(dataset),
+        load=load,
+        parameters=sum(w.numel() for w in weights),
+        weight_bytes=sum(t.numel() * t.element_size() for t in tensors),
+        **parts,
+    )
+
+
+def _dataset(
+    restored: Any, pictures: PicturesToTime, options: InferenceOptions | None
+) -> tuple[SegDataset, int]:
+    """Return pictures without instances, prepared as in validation, and the padding's multiple."""
+    prepared = dict(restored.facts["preprocessing"])
+    source: PictureSource
+    if pictures.annotations is None:
+        source = NoiseSource.of_side(pictures.size or NOISE_SIDE)
+        resizing: dict[str, Any] = {"scale": 1.0}
+    else:
+        data = coco_data(restored, pictures.annotations, pictures.images, 1, pictures.bad_data)
+        records = data.image_records("test")
+        files = tuple(Path(record["path"]) for record in records)
+        source = PictureFolderSource(files, tuple(range(len(files))))
+        names = {
+            "short_side": "eval_short_side",
+            "scale": "scale",
+            "max_long_side": "max_long_side",
+        }
+        resizing = {name: prepared[key] for name, key in names.items()}
+        if pictures.size is not None:
+            resizing |= {"short_side": pictures.size, "max_long_side": pictures.size}
+        if pictures.scale is not None:
+            resizing = {"short_side": None, "scale": pictures.scale, "max_long_side": None}
+        check_frames(pictures.annotations, records, resizing, options)
+    stride = prepared["mask_stride"]
+    return SegDataset(source, mask_stride=stride, **resizing), prepared["size_multiple"]
+
+
+@contextlib.contextmanager
+def threads(number: int | None) -> Iterator[None]:
+    """Let torch and OpenCV compute with that many threads inside the block; None changes nothing.
+
+    Raises:
+        ValueError: the number is not positive.
+    """
+    if number is None:
+        yield
+        return
+    if number < 1:
+        raise ValueError(f"threads must be at least 1, got {number}")
+    import cv2
+
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(number)
+    cv2.setNumThreads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
+
+
+def device_named(name: str) -> torch.device:
+    """Return the device of ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ValueError("no CUDA device is available; use --device cpu")
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device is auto, cpu or cuda, got {name!r}")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")

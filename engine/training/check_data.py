@@ -1,0 +1,100 @@
+"""Checking a recipe and its data as `train.py fit` would read them, without building a model."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from datamodules.seg.base import SegDataModule, UnusableData
+from engine.config.errors import own_error
+from engine.config.sections import instantiate_data, plain
+from engine.training.cli import SegmilCLI
+from structures import BadDataPolicy, DataProblems, Problem
+
+
+class CheckedData(NamedTuple):
+    """What a check found.
+
+    Attributes:
+        problems: everything that is wrong with the data.
+        fatal: whether the data cannot be used even when faulty records are left out.
+        counts: split -> name -> how much of it was checked.
+        policy: what the recipe wants to become of faulty records.
+    """
+
+    problems: list[Problem]
+    fatal: bool
+    counts: dict[str, dict[str, int]]
+    policy: BadDataPolicy = "error"
+
+
+class RecipeReader(SegmilCLI):
+    """Parses what `train.py fit` would be given, and stops there.
+
+    Attributes:
+        data: ``class_path`` and ``init_args`` of the datamodule.
+    """
+
+    data: dict[str, Any]
+
+    def before_instantiate_classes(self) -> None:
+        """Choose no run folder: nothing is written."""
+
+    def instantiate_classes(self) -> None:
+        """Build nothing; keep the datamodule's configuration."""
+        self.data = plain(self.config[self.subcommand].data)
+        self.config_init, self.model, self.datamodule = self.config, None, None
+        self.trainer: Any = self
+
+    def fit(self, **arguments: Any) -> None:
+        """Stand in for the trainer's method."""
+        del arguments
+
+
+def check_data(arguments: list[str]) -> CheckedData:
+    """Parse a recipe and check all of its data, every picture or bag to its end.
+
+    Args:
+        arguments: what would follow ``train.py fit``.
+
+    Raises:
+        ArgumentError: a key of the recipe is unknown or a value has the wrong type.
+        ValueError: an argument of the datamodule is out of range.
+    """
+    data = RecipeReader(["fit", *arguments]).data
+    policy = data.get("init_args", {}).get("bad_data", "error")
+    with _quiet():
+        return _checked(data)._replace(policy=policy)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep datamodules from logging as left out what the caller is about to list."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _checked(data: dict[str, Any]) -> CheckedData:
+    if "bad_data" in data.get("init_args", {}):  # so that the rest of a faulty set can be read
+        data["init_args"]["bad_data"] = "skip"
+    try:
+        module: Any = instantiate_data(data, {})
+    except ValueError as error:  # the parser wraps what the datamodule raised
+        own = own_error(error)
+        if isinstance(own, UnusableData):
+            broken = own.datamodule
+            return CheckedData(broken.check(thorough=True), True, broken.summary())
+        if isinstance(own, DataProblems):
+            return CheckedData(list(own.problems), True, {})
+        raise
+    if isinstance(module, SegDataModule):
+        module.setup("fit")  # builds the augmentation, whose names may be wrong
+    problems, counts = module.check(thorough=True), module.summary()
+    emptied = any(0 < c.get("pictures", 0) == c.get("left_out_pictures") for c in counts.values())
+    return CheckedData(problems, emptied, counts)

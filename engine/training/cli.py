@@ -1,0 +1,227 @@
+"""The command line of `train.py`: LightningCLI with segmil's links, run folder and checkpoints."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import yaml
+from jsonargparse import ArgumentError
+from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from callbacks.run.best_values import BestValues
+from callbacks.run.checkpoints import RunCheckpoint
+from callbacks.run.ema import EMA, EMAOptions
+from callbacks.standard import StandardCallbacks
+from engine.checkpoints.atomic_io import AtomicCheckpointIO
+from engine.checkpoints.continuation import Continuation, continuation
+from engine.checkpoints.restore import read_record
+from engine.checkpoints.stages import (
+    FOLDER,
+    first_stage_config,
+    first_stage_section,
+    interrupted_run,
+)
+from engine.config.argv import _take, config_files
+from engine.config.faults import every_fault
+from engine.config.files import check_config_files, check_monitors, check_values
+from engine.config.sections import LINKS, plain
+from engine.training.run_config import RunConfigCallback
+from formats.weights.files import read_file, state_dict_of
+from lightning_modules.staged import StagedMILModule
+from loggers.wandb_logger import WandbOptions
+
+ROOT = Path(__file__).resolve().parents[2]
+BASE_CONFIG = ROOT / "configs" / "_base" / "trainer.yaml"
+_STAGES = ("fit", "validate", "test", "predict")
+
+
+class SegmilCLI(LightningCLI):
+    """`train.py fit | validate | test | predict`.
+
+    Args:
+        args: words of the command line.
+        folder: where a first stage runs, None for a run of its own.
+        command: words that the user gave, where they are not ``args``.
+    """
+
+    def __init__(
+        self, args: list[str], folder: Path | None = None, command: Sequence[str] = ()
+    ) -> None:
+        self._args, self._folder = args, folder
+        self._first_checkpoint: Path | None = None  # of a first stage that is to be ended
+        defaults = {"default_config_files": [str(BASE_CONFIG)], "exit_on_error": False}
+        super().__init__(
+            pl.LightningModule,
+            pl.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=RunConfigCallback,
+            save_config_kwargs={"overwrite": True, "command": ["train.py", *(command or args)]},
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            parser_kwargs={"exit_on_error": False} | dict.fromkeys(self.subcommands(), defaults),
+            args=args,
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Return the command asked for alone: building the parsers of the others takes as long."""
+        every = LightningCLI.subcommands()
+        asked = self._args[0] if self._args else ""
+        return {asked: every[asked]} if asked in every else every
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run's name, W&B, EMA, the checkpoint callback and the links of the data."""
+        parser.add_argument("--name", type=str, help="run name; default: the recipe's file name")
+        parser.add_argument(
+            "--runs_dir", type=Path, default=Path("runs"), help="parent of all runs"
+        )
+        parser.add_argument("--wandb", type=WandbOptions | None, default=None)
+        parser.add_class_arguments(StandardCallbacks, "callbacks")
+        parser.add_argument("--ema", type=EMAOptions | None, default=None)
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        for fact, target in LINKS.items():
+            parser.link_arguments(f"data.{fact}", f"model.{target}", apply_on="instantiate")
+
+    def setup_parser(
+        self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
+    ) -> None:
+        """Read every checkpoint without executing pickled code."""
+        super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
+        for parser in self._subcommand_parsers.values():
+            parser.set_defaults({"weights_only": True})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the arguments given; a wrong one raises and leaves no usage text behind."""
+        if self._args[0] in _STAGES:
+            check_config_files(config_files(self._args), self._args)
+        try:
+            self.config = parser.parse_args(args)
+        except ArgumentError as error:
+            raise ValueError(every_fault(parser.parse_args, self._args, str(error))) from None
+        command = self.config.subcommand
+        config = self.config[command]
+        check_values(config, LINKS, trains=command == "fit")
+        if config.ckpt_path is None:
+            return
+        checkpoint = Path(str(config.ckpt_path))
+        read_record(checkpoint)  # refuses a wrong file before anything is built
+        goes_on = command == "fit" and interrupted_run(checkpoint) is not None
+        if goes_on and first_stage_section(plain(config.model)) is not None:
+            self._first_checkpoint, config.ckpt_path = checkpoint, None
+
+    def before_instantiate_classes(self) -> None:
+        """Choose the run folder and the loggers before the trainer is built."""
+        from loggers.run import build_loggers, next_run_dir
+
+        config = self.config[self.subcommand]
+        goes_on = self._continuation(config)
+        if goes_on is not None:
+            self.run_dir = goes_on.folder
+        elif self._folder is not None:
+            self.run_dir = self._folder
+        else:
+            self.run_dir = next_run_dir(Path(config.runs_dir), config.name or _recipe_name(config))
+        config.trainer.logger = None
+        step = None if goes_on is None else goes_on.step
+        self._loggers = lambda: build_loggers(self.run_dir, config.wandb, step)
+
+    def _continuation(self, config: Any) -> Continuation | None:
+        """Return the run to go on with; a name or another parent folder asks for a new one."""
+        named = _take(self._args, "--name")[1] is not None
+        if self.subcommand != "fit" or named or config.trainer.fast_dev_run:
+            return None
+        checkpoint = self._first_checkpoint or Path(str(config.ckpt_path))
+        parent = _take(self._args, "--runs_dir")[1]
+        if parent is not None and Path(parent).resolve() not in checkpoint.resolve().parents:
+            return None
+        goes_on = continuation(checkpoint) if checkpoint.is_file() else None
+        if goes_on is not None and self._first_checkpoint is not None:
+            return Continuation(goes_on.folder.parent, 0)
+        if goes_on is not None and self._folder is not None:  # only in the run it is the first of
+            return goes_on if goes_on.folder.resolve() == self._folder.resolve() else None
+        return goes_on
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Build the trainer with our loggers, CSV first: its folder is the run folder."""
+        config = self.config_init[self.subcommand].trainer
+        own = config.callbacks or []
+        config.callbacks = self.config_init[self.subcommand].callbacks.build(
+            own if isinstance(own, list) else [own], config.enable_progress_bar
+        )
+        if config.enable_progress_bar is None:  # Lightning would put in its own where ours is off
+            config.enable_progress_bar = any(isinstance(c, ProgressBar) for c in config.callbacks)
+        if self.config_init[self.subcommand].wandb is not None:
+            config.callbacks.append(BestValues())
+        ema = self.config_init[self.subcommand].ema
+        if ema is not None and self.subcommand == "fit":
+            config.callbacks.insert(0, EMA(ema.decay, ema.warmup_steps))
+        plugins = config.plugins or []
+        plugins = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+        arguments = {**kwargs, "logger": self._loggers(), "plugins": plugins}  # type: ignore[no-untyped-call]
+        return super().instantiate_trainer(**arguments)
+
+    def instantiate_classes(self) -> None:
+        """Hand the module its resolved configuration, which its checkpoints carry."""
+        super().instantiate_classes()  # type: ignore[no-untyped-call]
+        config = self.config[self.subcommand]
+        if self.subcommand == "fit":
+            monitors: Any = self.trainer
+            check_monitors(monitors.callbacks, getattr(self.model, "metric_names", ()))
+        self.model.blueprint = {
+            "model": plain(config.model),
+            "data": plain(config.data),
+            "links": {
+                f: plain(getattr(self.datamodule, f)) for f in LINKS if hasattr(self.datamodule, f)
+            },
+        }
+
+    def before_fit(self) -> None:
+        """Train the first of two stages and hand its weights on."""
+        config, module = plain(self.config[self.subcommand]), self.model
+        section = first_stage_section(config["model"])
+        if section is None or config["ckpt_path"] or not isinstance(module, StagedMILModule):
+            return
+        module.receive(self._first_stage(config, section, module.first_stage_weights))
+        self._set_seed()  # as for a resumed run, in which nothing comes first
+
+    def _first_stage(
+        self, config: dict[str, Any], section: dict[str, Any], wanted: str
+    ) -> dict[str, Tensor]:
+        """Run the first stage in a folder of the run's own and return the weights of its model."""
+        from loggers.run import finish_loggers, is_first_process, stay_inside
+
+        silent = bool(self.trainer.fast_dev_run)  # type: ignore[attr-defined]
+        if is_first_process() and not silent:  # so that a run that is killed can go on
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            parser, recipe = self._parser("fit"), self.run_dir / "config.yaml"
+            parser.save(self.config.fit, recipe, skip_none=False, overwrite=True, multifile=False)
+        rank_zero_info(f"first of two stages: {section['class_path']}, in {self.run_dir / FOLDER}")
+        content = first_stage_config(config, section, self._first_checkpoint)
+        with tempfile.TemporaryDirectory() as folder:
+            recipe = Path(folder) / "first_stage.yaml"
+            recipe.write_text(yaml.safe_dump(content, sort_keys=False))
+            arguments = ["fit", "--config", str(recipe)]
+            first = SegmilCLI(arguments, self.run_dir / FOLDER, self._args)
+        finish_loggers(first.trainer.loggers)
+        rank_zero_info(f"second of two stages: {config['model']['class_path']}")
+        if config["wandb"] is not None:
+            stay_inside(self.run_dir)
+        saved = first.trainer.checkpoint_callback
+        best = saved.best_model_path if isinstance(saved, ModelCheckpoint) else ""
+        if best and wanted == "best":
+            return state_dict_of(read_file(best))
+        if wanted == "best" and not silent:
+            rank_zero_warn("nothing was monitored in the first stage: its last weights are taken")
+        return first.model.model.state_dict()  # type: ignore[no-any-return]
+
+
+def _recipe_name(config: Any) -> str:
+    files = [p for p in config.get("config") or [] if p is not None]
+    return Path(str(files[0])).stem if files else "run"

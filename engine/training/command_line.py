@@ -1,0 +1,114 @@
+"""Running one command of `train.py`."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+
+import yaml
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities import rank_zero_warn
+
+from engine.checkpoints.data import data_at
+from engine.checkpoints.restore import read_record
+from engine.checkpoints.stages import (
+    interrupted_run,
+    unfinished_stage,
+)
+from engine.config.argv import _take
+from engine.config.sections import without_sources
+from engine.training.cli import SegmilCLI
+
+
+def predict_arguments(args: list[str], folder: Path) -> list[str]:
+    """Turn `predict --ckpt_path C [--data PATH]` into arguments with a configuration file.
+
+    The file is made from what the checkpoint carries, so every other flag works as with a recipe.
+
+    Args:
+        args: the user's arguments, beginning with ``predict``.
+        folder: where to write the configuration file.
+
+    Raises:
+        ValueError: no checkpoint is named, or it is not a segmil checkpoint.
+    """
+    rest, checkpoint = _take(args[1:], "--ckpt_path")
+    if checkpoint is None:
+        raise ValueError("predict needs --ckpt_path FILE (or --config RECIPE.yaml)")
+    record = read_record(Path(checkpoint))
+    data = record["blueprint"]["data"]
+    others, target = _take(rest, "--data")
+    if target is not None and Path(target).exists():
+        rest, data = others, data_at(Path(target), record)
+    elif target is not None and not re.fullmatch(r"\w+(\.\w+)+", target):
+        raise ValueError(f"--data {target}: no such file or folder")
+    elif data["class_path"].endswith(("CocoDataModule", "YoloTxtDataModule")):
+        data["init_args"]["category_map"] = record["facts"]["category_map"]
+    recipe = {
+        "model": without_sources(record["blueprint"]["model"]),
+        "data": data,
+        "trainer": {"precision": record["precision"]},
+    }
+    path = folder / f"{Path(checkpoint).stem}.yaml"
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    named = [] if _take(rest, "--name")[1] else ["--name", "predict"]
+    return ["predict", "--config", str(path), *named, *rest, "--ckpt_path", checkpoint]
+
+
+def run_arguments(args: list[str]) -> list[str]:
+    """Turn `fit --ckpt_path RUN/checkpoints/last.ckpt` into arguments with the run's own recipe.
+
+    Args:
+        args: the user's arguments, beginning with ``fit``, ``validate`` or ``test``; other flags
+            win over the recipe.
+
+    Raises:
+        ValueError: the file is not a segmil checkpoint, or does not lie in a run's folder.
+    """
+    checkpoint = _take(args[1:], "--ckpt_path")[1]
+    if checkpoint is None:
+        return args
+    read_record(Path(checkpoint))
+    run = interrupted_run(Path(checkpoint)) or Path(checkpoint).parent.parent
+    recipe = run / "config.yaml"
+    if not recipe.is_file():
+        raise ValueError(f"{recipe}: no such file to take the recipe from; give --config RECIPE")
+    return [args[0], "--config", str(recipe), *args[1:]]
+
+
+def run(args: list[str]) -> SegmilCLI:
+    """Run one command of `train.py`.
+
+    Raises:
+        ValueError: the input is wrong.
+    """
+    configured = any(a.split("=")[0] in ("--config", "-c") for a in args)
+    elsewise = {"-h", "--help", "--model", "--ckpt_path"} & {a.split("=")[0] for a in args}
+    others, checkpoint = _take(args, "--ckpt_path")
+    if args[0] == "fit" and checkpoint is not None:
+        args = [*others, "--ckpt_path", str(unfinished_stage(Path(checkpoint)))]
+    if args[0] in ("fit", "validate", "test") and not configured and not elsewise:
+        needs = "" if args[0] == "fit" else "--ckpt_path FILE or "
+        raise ValueError(f"{args[0]} needs {needs}--config RECIPE.yaml; recipes are in configs/")
+    if args[0] in ("fit", "validate", "test") and not configured:
+        return _run(run_arguments(args))
+    if args[0] == "predict" and not configured:
+        with tempfile.TemporaryDirectory() as folder:
+            return _run(predict_arguments(args, Path(folder)))
+    return _run(args)
+
+
+def _run(args: list[str]) -> SegmilCLI:
+    from loggers.run import finish_loggers, forget_run_dir
+
+    try:
+        cli = SegmilCLI(args)
+    finally:
+        forget_run_dir()
+    finish_loggers(cli.trainer.loggers)
+    saved = cli.trainer.checkpoint_callback
+    trained = cli.subcommand == "fit" and not cli.trainer.fast_dev_run  # type: ignore[attr-defined]
+    if trained and isinstance(saved, ModelCheckpoint) and not saved.best_model_path:
+        rank_zero_warn(f"nothing gave {saved.monitor}, so there is no best.ckpt: use last.ckpt")
+    return cli

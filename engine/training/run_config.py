@@ -1,0 +1,65 @@
+"""The configuration file and the provenance of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import yaml
+from pytorch_lightning.cli import SaveConfigCallback
+
+from datamodules.fingerprint import fingerprint
+from engine.config.sections import plain
+from loggers.provenance import PROVENANCE_FILE, provenance, write_provenance
+
+
+class RunConfigCallback(SaveConfigCallback):
+    """Save the resolved configuration as ``config.yaml`` in the run folder.
+
+    A run that goes on in its folder keeps an earlier, different one as ``config_<k>.yaml``, and an
+    earlier record of where it came from as ``provenance_<k>.json``.
+
+    Args:
+        given: parser and configuration, see `SaveConfigCallback`.
+        command: words of the command line.
+        options: further arguments of `SaveConfigCallback`.
+    """
+
+    def __init__(self, *given: Any, command: Sequence[str] = (), **options: Any) -> None:
+        super().__init__(*given, **options)
+        self.command = command
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Save at once, but when resuming only after the checkpoint has turned out to fit."""
+        if stage != "fit" or not self.config.get("ckpt_path"):
+            super().setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the configuration of a resumed run."""
+        if self.already_saved:
+            return
+        folder = Path(str(trainer.log_dir))  # every process asks: they agree on it by a broadcast
+        files = [folder / self.config_filename, folder / PROVENANCE_FILE]
+        before = {f: f.read_text() for f in files if trainer.is_global_zero and f.is_file()}
+        super().setup(trainer, pl_module, "fit")
+        for file, text in before.items():
+            if _choices(text) != _choices(file.read_text()):
+                kept = len(list(folder.glob(f"{file.stem}_*{file.suffix}")))
+                file.with_name(f"{file.stem}_{kept}{file.suffix}").write_text(text)
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Also write what the run comes from (``provenance.json``), and tell W&B both."""
+        del pl_module, stage
+        config = plain(self.config)
+        data = type(trainer.datamodule)  # type: ignore[attr-defined]
+        record = provenance(self.command, fingerprint(data, config["data"]["init_args"]))
+        write_provenance(Path(str(trainer.loggers[0].log_dir)), record)
+        for logger in trainer.loggers[1:]:
+            logger.log_hyperparams(config | record)
+
+
+def _choices(text: str) -> dict[str, Any]:
+    """Return what a YAML or JSON file says, but for the checkpoint that a run goes on from."""
+    return {k: v for k, v in yaml.safe_load(text).items() if k != "ckpt_path"}

@@ -1,0 +1,208 @@
+"""Two models' predictions of the same bags or pictures: read, paired, compared, put into tables."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from evaluation.comparison.pairs import PairedBags, one_against_rest, pair_bags, units_per_class
+from evaluation.comparison.run_predictions import Predictions, find_predictions
+from evaluation.mil.predictions_csv import read_bag_csv
+from evaluation.seg.coco_bootstrap import compare_pictures
+from evaluation.statistics.delong import DeLongTest, delong_test
+from evaluation.statistics.paired import Difference, Paired, compare_bags
+from formats.coco.results import read_ground_truth, read_results
+from structures import BadDataPolicy, Problem
+
+_FEW = 10  # bags, patients or pictures below which intervals hold the truth too seldom (A187)
+_COLUMNS = ["metric", "A", "B", "A - B", "2.5 %", "97.5 %", "p"]
+
+
+class Settings(NamedTuple):
+    """How to compare.
+
+    Attributes:
+        thresholds: decision threshold for both models or one for each; empty for that of the run,
+            or 0.5.
+        max_dets: caps on detections, see `evaluation.seg.coco.evaluate_results`; empty for 1, 10,
+        100. draws: of the bootstrap. seed: of the bootstrap. bad_data: ``skip`` leaves out faulty
+        lines and rows, and bags that one model lacks. tell: called with the number of draws done
+        and of all.
+    """
+
+    thresholds: Sequence[float] = ()
+    max_dets: Sequence[int] = ()
+    draws: int = 1000
+    seed: int = 0
+    bad_data: BadDataPolicy = "error"
+    tell: Callable[[int, int], None] | None = None
+
+
+class Comparison(NamedTuple):
+    """What a comparison found.
+
+    Attributes:
+        tables: title, names of the columns and rows of each table.
+        notes: what the reader has to know.
+        problems: of what was left out.
+        files: that were read.
+        metrics: of each model, by its name.
+        extra: the rest for a JSON record.
+    """
+
+    tables: list[tuple[str, list[str], list[tuple[Any, ...]]]]
+    notes: list[str]
+    problems: tuple[Problem, ...]
+    files: list[Path]
+    metrics: dict[str, dict[str, float]]
+    extra: dict[str, Any]
+
+
+def compare_files(
+    sources: Sequence[Path], annotations: Path | None = None, settings: Settings | None = None
+) -> Comparison:
+    """Compare the predictions of two models.
+
+    Args:
+        sources: two files or run folders (see `find_predictions`): tables of bags, or COCO results
+            where ``annotations`` is given.
+        annotations: COCO ground truth.
+        settings: how to compare.
+
+    Raises:
+        ValueError: a file is missing, broken or of the other kind, the two do not belong together,
+            or a setting is out of range.
+    """
+    how = settings or Settings()
+    if annotations is None:
+        if how.max_dets:
+            raise ValueError("--max-dets caps detections in pictures; bags have none")
+        return _compare_bag_files(sources, how)
+    if how.thresholds:
+        raise ValueError("--threshold decides on bags; COCO metrics take every confidence")
+    found = [find_predictions(path, "pictures") for path in sources]
+    truth, problems = read_ground_truth(annotations, how.bad_data)
+    results = [read_results(one.file, truth, how.bad_data) for one in found]
+    paired = compare_pictures(
+        truth,
+        results[0][0],
+        results[1][0],
+        max_dets=how.max_dets or 100,
+        draws=how.draws,
+        seed=how.seed,
+        tell=how.tell,
+    )
+    title = f"{annotations}: {len(truth['images'])} pictures, {how.draws} draws of pictures"
+    problems += results[0][1] + results[1][1]
+    files = [annotations, *(one.file for one in found)]
+    extra = {"pictures": len(truth["images"]), "draws": how.draws}
+    result = _comparison(sources, title, paired, problems, files, extra)
+    result.notes.extend(_too_few(len(truth["images"]), "picture", "the ground truth"))
+    return result
+
+
+def _compare_bag_files(sources: Sequence[Path], how: Settings) -> Comparison:
+    found = [find_predictions(path, "bags") for path in sources]
+    files = [one.file for one in found]
+    tables = [read_bag_csv(file, how.bad_data) for file in files]
+    bags = pair_bags((files[0], files[1]), (tables[0], tables[1]), how.bad_data)
+    thresholds, notes = _thresholds(found, how.thresholds)
+    scores = bags.first.probabilities, bags.second.probabilities
+    options: dict[str, Any] = {"groups": bags.groups, "draws": how.draws, "seed": how.seed}
+    paired = compare_bags(bags.first.labels, *scores, bags.task, thresholds, **options)
+    count, patients = len(bags.first.bag_ids), len(set(bags.groups))
+    unit = f"of the {patients} patients" if patients else "of bags within their class"
+    title = (
+        f"{count} bags, {how.draws} draws {unit}, thresholds {thresholds[0]:g}, {thresholds[1]:g}"
+    )
+    tests, said = _delong(bags)
+    extra: dict[str, Any] = {"bags": count, "patients": patients or None, "draws": how.draws}
+    extra |= {"thresholds": thresholds, "delong": {k: t._asdict() for k, t in tests.items()}}
+    problems = tables[0].skipped + tables[1].skipped + bags.problems
+    result = _comparison(sources, title, paired, problems, files, extra)
+    if tests:
+        columns = [*_COLUMNS[:4], "s. e.", *_COLUMNS[4:]]
+        rows: list[tuple[Any, ...]] = [(k, *t[:6], _shown(t.p)) for k, t in tests.items()]
+        result.tables.append(("DeLong's test of the AUROCs", columns, rows))
+    held = units_per_class(bags)
+    rarest = min(held, key=lambda name: held[name])
+    few = _too_few(held[rarest], "patient" if patients else "bag", rarest)
+    result.notes.extend([*notes, *few, *said])
+    return result
+
+
+def _too_few(units: int, kind: str, holder: str) -> list[str]:
+    if units >= _FEW:
+        return []
+    several = "" if units == 1 else "s"
+    told = f"{holder} has {units} {kind}{several}"
+    return [f"{told}: intervals of the bootstrap are too narrow and its p too small"]
+
+
+def _thresholds(
+    found: Sequence[Predictions], given: Sequence[float]
+) -> tuple[tuple[float, float], list[str]]:
+    if len(given) > 2 or not all(0 <= value <= 1 for value in given):
+        told = " ".join(f"{value:g}" for value in given)
+        raise ValueError(f"--threshold takes one or two probabilities in [0, 1], got {told}")
+    if given:
+        return (given[0], given[-1]), []
+    first, second = (0.5 if one.threshold is None else one.threshold for one in found)
+    alone = any(one.threshold is not None for one in found)  # else both files count alike
+    notes = []
+    for one in found:
+        note = one.note or (f"{one.file}: a file alone tells no threshold" if alone else "")
+        if one.threshold is None and note:
+            notes.append(f"{note}; threshold 0.5 is taken")
+    return (first, second), list(dict.fromkeys(notes))
+
+
+def _delong(bags: PairedBags) -> tuple[dict[str, DeLongTest], list[str]]:
+    """Test the AUROC of a binary task, or of each class against the rest."""
+    if bags.groups and max(Counter(bags.groups).values()) > 1:  # A184
+        note = "DeLong's test takes bags as independent and is left out: a patient has several"
+        return {}, [f"{note}. The bootstrap above draws whole patients"]
+    truth = one_against_rest(bags)
+    scores = bags.first.probabilities, bags.second.probabilities
+    if bags.task == "binary":
+        tests = {"bag_auroc": delong_test(truth[:, 1], *scores)}
+    else:
+        tests = {
+            f"class {name}": delong_test(truth[:, c], scores[0][:, c], scores[1][:, c])
+            for c, name in enumerate(bags.classes)
+        }
+    return tests, [f"{name}: {test.note}" for name, test in tests.items() if test.note]
+
+
+def _comparison(
+    sources: Sequence[Path],
+    title: str,
+    paired: Paired,
+    problems: tuple[Problem, ...],
+    files: list[Path],
+    extra: Mapping[str, Any],
+) -> Comparison:
+    names = [str(path) for path in sources]
+    if names[0] == names[1]:
+        names = [f"{names[0]} ({place})" for place in ("first", "second")]
+    rows: list[tuple[Any, ...]] = [(k, *d[:5], _shown(d.p)) for k, d in paired.differences.items()]
+    metrics = {
+        name: {k: float(d[place]) for k, d in paired.differences.items()}
+        for place, name in enumerate(names)
+    }
+    difference = {k: _without_values(d) for k, d in paired.differences.items()}
+    told = {"first": names[0], "second": names[1], "difference": difference}
+    told["intervals"] = dict(zip(names, paired.intervals, strict=True))
+    heading = f"A: {names[0]}\nB: {names[1]}\n{title}"
+    tables: list[tuple[str, list[str], list[tuple[Any, ...]]]] = [(heading, _COLUMNS, rows)]
+    return Comparison(tables, [], problems, files, metrics, {**extra, **told})
+
+
+def _shown(p: float) -> float | str:
+    return "< 0.0001" if p < 1e-4 else p
+
+
+def _without_values(difference: Difference) -> dict[str, float]:
+    return {key: getattr(difference, key) for key in ("value", "low", "high", "p")}

@@ -1,0 +1,130 @@
+"""Two tables of bag predictions brought into the same order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from evaluation.mil.collector import BagScores
+from evaluation.mil.metrics import BoolArray, IntArray
+from evaluation.mil.predictions_csv import BagTable
+from structures import BadDataPolicy, MILTask, Problem, settle
+
+
+class PairedBags(NamedTuple):
+    """Predictions of the same B bags in the same order, that of the first table.
+
+    Attributes:
+        first: scores of the first model.
+        second: of the second, with the labels and bags of the first.
+        task: what the scores mean.
+        classes: names of the classes, the same in both; empty for a binary task.
+        groups: the patient of each bag, or empty.
+        problems: of bags left out.
+    """
+
+    first: BagScores
+    second: BagScores
+    task: MILTask
+    classes: tuple[str, ...]
+    groups: tuple[str, ...]
+    problems: tuple[Problem, ...]
+
+
+def pair_bags(
+    files: tuple[Path, Path], tables: tuple[BagTable, BagTable], policy: BadDataPolicy = "error"
+) -> PairedBags:
+    """Bring two tables of predictions into the same order.
+
+    Args:
+        files: named in messages.
+        tables: as read from them.
+        policy: ``skip`` leaves out bags that only one of them holds.
+
+    Raises:
+        DataProblems: a bag is in one table only and the policy is ``error``; label or patient of a
+            bag differ.
+        ValueError: the tasks or the names or order of the classes differ, or no bag is in both.
+    """
+    _refuse_other_classes(files, tables)
+    one, two = tables[0].scores, tables[1].scores
+    place = {bag: number for number, bag in enumerate(two.bag_ids)}
+    lacking = [(files[1], files[0], bag) for bag in one.bag_ids if bag not in place]
+    known = set(one.bag_ids)
+    lacking += [(files[0], files[1], bag) for bag in two.bag_ids if bag not in known]
+    remedy = "score both on the same bags, or compare those in both by --bad-data skip"
+    problems = settle(
+        [Problem(f, b, None, f"is only in {o}", remedy, kind="bag") for f, o, b in lacking], policy
+    )
+    left = np.array([n for n, bag in enumerate(one.bag_ids) if bag in place], dtype=np.int64)
+    if not left.size:
+        raise ValueError(f"{files[0]} and {files[1]} have no bag in common")
+    right = np.array([place[one.bag_ids[n]] for n in left], dtype=np.int64)
+    first, second = _taken(one, left), _taken(two, right)
+    settle(_disagreements(files, first, second), "error")
+    groups = first.groups or second.groups
+    return PairedBags(first, second, tables[0].task, tables[0].classes, groups, problems)
+
+
+def one_against_rest(bags: PairedBags) -> BoolArray:
+    """Return (B, C) whether a bag is of a class; a binary task has C = 2."""
+    labels = bags.first.labels
+    several = bags.task == "multilabel"
+    found: BoolArray = (
+        labels == 1 if several else labels[:, None] == np.arange(len(bags.classes) or 2)
+    )
+    return found
+
+
+def units_per_class(bags: PairedBags) -> dict[str, int]:
+    """Count the bags, or the patients where they are known, that hold each class that is there.
+
+    Of several labels a bag, those without a label are counted too.
+    """
+    names = bags.classes or ("0", "1")
+    members = one_against_rest(bags)
+    held = {f"class {name}": column for name, column in zip(names, members.T, strict=True)}
+    if bags.task == "multilabel":
+        without = zip(names, ~members.T, strict=True)
+        held |= {f"the rest of class {name}": column for name, column in without}
+    unit = np.array(bags.groups or bags.first.bag_ids)
+    return {name: len(set(unit[column])) for name, column in held.items() if column.any()}
+
+
+def _refuse_other_classes(files: tuple[Path, Path], tables: tuple[BagTable, BagTable]) -> None:
+    shapes = [(table.task, len(table.classes)) for table in tables]
+    if shapes[0] != shapes[1]:
+        told = [
+            f"{file}: {task}" + (f" of {classes} classes" if classes else "")
+            for file, (task, classes) in zip(files, shapes, strict=True)
+        ]
+        raise ValueError(f"{told[0]}, but {told[1]}; compare predictions of the same task")
+    if tables[0].classes != tables[1].classes:
+        names = [f"{f} scores {', '.join(t.classes)}" for f, t in zip(files, tables, strict=True)]
+        raise ValueError(f"{names[0]}, but {names[1]}; name the same classes in the same order")
+
+
+def _taken(scores: BagScores, numbers: IntArray) -> BagScores:
+    return BagScores(
+        bag_ids=tuple(scores.bag_ids[n] for n in numbers),
+        index=np.arange(len(numbers)),
+        labels=scores.labels[numbers],
+        probabilities=scores.probabilities[numbers],
+        groups=tuple(scores.groups[n] for n in numbers) if scores.groups else (),
+    )
+
+
+def _disagreements(files: tuple[Path, Path], first: BagScores, second: BagScores) -> list[Problem]:
+    remedy = f"mend the one that is wrong, here or in {files[0]}"
+    problems = []
+    for n, bag in enumerate(first.bag_ids):
+        labels = first.labels[n].tolist(), second.labels[n].tolist()
+        if labels[0] != labels[1]:
+            reason = f"label is {labels[1]}, the other file says {labels[0]}"
+            problems.append(Problem(files[1], bag, None, reason, remedy, kind="bag"))
+        if first.groups and second.groups and first.groups[n] != second.groups[n]:
+            reason = f"patient is {second.groups[n]}, the other file says {first.groups[n]}"
+            problems.append(Problem(files[1], bag, None, reason, remedy, kind="bag"))
+    return problems

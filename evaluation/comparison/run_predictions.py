@@ -1,0 +1,115 @@
+"""Predictions by the name of a file or of a run folder that holds them.
+
+`train.py test` and `predict` write ``RUN/predictions/bags.csv`` or ``RUN/predictions/test.json``
+(``predict.json``); ``RUN/config.yaml`` names the checkpoint, which holds the decision threshold.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from zipfile import BadZipFile
+
+Kind = Literal["bags", "pictures"]
+
+# ValueError: no number, or an archive that is refused.
+_UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, BadZipFile, pickle.UnpicklingError)
+
+_NAMES: dict[Kind, tuple[str, ...]] = {
+    "bags": ("bags.csv",),
+    "pictures": ("test.json", "predict.json"),
+}
+
+
+class Predictions(NamedTuple):
+    """A file of predictions.
+
+    Attributes:
+        file: where it is.
+        threshold: decision threshold that came with the run, or None.
+        note: what the user should know about the threshold, or nothing.
+    """
+
+    file: Path
+    threshold: float | None = None
+    note: str = ""
+
+
+def find_predictions(path: Path, kind: Kind) -> Predictions:
+    """Return the predictions that a path stands for.
+
+    Args:
+        path: a file; a run folder ``runs/NAME/version_K``; its ``predictions`` folder; or
+            ``runs/NAME`` where one version holds predictions.
+        kind: bags (CSV) or pictures (COCO results).
+
+    Raises:
+        ValueError: a folder holds no such predictions or several, or a file is of the other kind.
+    """
+    other = {"bags": ".json", "pictures": ".csv"}[kind]
+    if not path.is_dir():
+        if path.suffix.lower() == other:
+            raise ValueError(f"{path}: {_of_the_other_kind(kind)}")
+        return Predictions(path)
+    patterns = ["", "predictions/"]
+    found = [f for p in patterns for name in _NAMES[kind] if (f := path / p / name).is_file()]
+    if not found:
+        versions = sorted(path.glob("version_*/predictions"))
+        found = [f for v in versions for name in _NAMES[kind] if (f := v / name).is_file()]
+    if len(found) > 1:
+        listed = ", ".join(str(f) for f in found)
+        raise ValueError(f"{path}: holds several predictions, name one of them: {listed}")
+    if not found:
+        raise ValueError(f"{path}: {_nothing_found(path, kind)}")
+    if kind == "pictures":
+        return Predictions(found[0])
+    return Predictions(found[0], *_threshold(found[0].parent.parent))
+
+
+def _of_the_other_kind(kind: Kind) -> str:
+    if kind == "bags":
+        return "results of pictures are compared with --annotations GROUND_TRUTH.json"
+    return "a table of bags is compared without --annotations; give COCO results, a JSON list"
+
+
+def _nothing_found(path: Path, kind: Kind) -> str:
+    opposite: Kind = "pictures" if kind == "bags" else "bags"
+    for folder in (path, *sorted(path.glob("version_*"))):
+        if any((folder / "predictions" / name).is_file() for name in _NAMES[opposite]):
+            return f"holds predictions of {opposite}; {_of_the_other_kind(kind)}"
+    wanted = " or ".join(f"predictions/{name}" for name in _NAMES[kind])
+    return (
+        f"holds no {wanted}; write it by `train.py test --config RUN/config.yaml --ckpt_path "
+        "RUN/checkpoints/best.ckpt`, which makes a run folder of its own, and give that"
+    )
+
+
+def _threshold(run: Path) -> tuple[float | None, str]:
+    """Return the threshold that a run decided by, as `MILModule.restore_facts` takes it."""
+    import yaml
+
+    try:
+        config: Any = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        given = config["model"]["init_args"].get("threshold")
+        checkpoint = config.get("ckpt_path")
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        return None, f"{run}: no config.yaml that tells the threshold"
+    if isinstance(given, int | float):
+        return float(given), ""
+    if not isinstance(checkpoint, str):
+        return None, f"{run}: no checkpoint is named that would tell the threshold"
+    return _recorded(Path(checkpoint))
+
+
+def _recorded(checkpoint: Path) -> tuple[float | None, str]:
+    import torch
+
+    from formats.weights.archive import check_archive
+
+    try:
+        check_archive(checkpoint)
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        return float(content["segmil"]["facts"]["threshold"]), ""
+    except (*_UNREADABLE, KeyError, TypeError):
+        return None, f"{checkpoint}: cannot be read for the threshold"

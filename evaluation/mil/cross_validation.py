@@ -1,0 +1,75 @@
+"""Scores of a cross-validation: every metric by fold, with mean and spread."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluation.mil.scores import evaluate_bags
+from structures import MILTask
+
+
+class FoldSummary(TypedDict):
+    """One metric of a cross-validation.
+
+    Attributes:
+        mean: mean over the folds where the metric is defined.
+        std: their standard deviation (of all folds of all repeats, without Bessel's correction).
+        folds: the value of each fold, repeat after repeat; NaN where it is undefined, such as
+            AUROC in a fold without positive bags.
+    """
+
+    mean: float
+    std: float
+    folds: list[float]
+
+
+def summarise_folds(
+    labels: npt.ArrayLike,
+    probabilities: npt.ArrayLike,
+    folds: npt.ArrayLike,
+    task: MILTask,
+    thresholds: Mapping[tuple[int, int], float] | None = None,
+) -> dict[str, FoldSummary]:
+    """Score each fold's test bags on their own and average over folds.
+
+    Args:
+        labels: (B,) classes.
+        probabilities: (R, B) or (R, B, C): what the model that did not train on bag b in repeat r
+            says about it.
+        folds: (R, B) test fold of each bag in each repeat.
+        task: what the numbers mean.
+        thresholds: of each (repeat, fold); None for 0.5 everywhere.
+
+    Returns:
+        A summary a metric of `evaluate_bags`.
+
+    Raises:
+        ValueError: shapes disagree.
+    """
+    truth, scores, fold_of = np.asarray(labels), np.asarray(probabilities), np.asarray(folds)
+    if fold_of.ndim != 2 or scores.shape[:2] != fold_of.shape or fold_of.shape[1] != len(truth):
+        raise ValueError(
+            f"need folds (R, {len(truth)}) and as many probabilities, got {fold_of.shape} and "
+            f"{scores.shape}"
+        )
+    rows: list[dict[str, float]] = []
+    for repeat in range(len(fold_of)):
+        for fold in np.unique(fold_of[repeat]).tolist():
+            test = fold_of[repeat] == fold
+            threshold = 0.5 if thresholds is None else thresholds[repeat, fold]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # small folds: NaN says it all
+                rows.append(evaluate_bags(truth[test], scores[repeat][test], task, threshold))
+    return {name: _summary([row[name] for row in rows]) for name in rows[0]}
+
+
+def _summary(values: list[float]) -> FoldSummary:
+    defined = np.array([v for v in values if np.isfinite(v)])
+    if not defined.size:
+        return {"mean": float("nan"), "std": float("nan"), "folds": values}
+    return {"mean": float(defined.mean()), "std": float(defined.std()), "folds": values}

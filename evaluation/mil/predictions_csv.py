@@ -1,0 +1,199 @@
+"""Reading tables of bag predictions, with every fault told by line, bag, reason and remedy."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from evaluation.mil.collector import BagScores
+from structures import BadDataPolicy, DataProblems, MILTask, Problem, settle
+
+_PATIENTS = ("patient_id", "patient", "group")  # column of the patient, the first that is there
+_NEEDS = "needed are bag_id, label and score, or score_<class> for each class"
+
+
+class BagTable(NamedTuple):
+    """A table of predictions as read.
+
+    Attributes:
+        scores: the predictions.
+        task: what the columns tell.
+        skipped: what was left out.
+        classes: name of each class as in ``score_<class>``; empty for a binary task.
+    """
+
+    scores: BagScores
+    task: MILTask
+    skipped: tuple[Problem, ...]
+    classes: tuple[str, ...]
+
+
+class _Layout(NamedTuple):
+    """Which columns hold what."""
+
+    labels: list[str]
+    scores: list[str]
+    patient: str | None
+
+    @property
+    def task(self) -> MILTask:
+        if self.labels != ["label"]:
+            return "multilabel"
+        return "binary" if len(self.scores) == 1 else "multiclass"
+
+    @property
+    def classes(self) -> int:
+        """Values that a label may have."""
+        return len(self.scores) if self.task == "multiclass" else 2
+
+
+class _Line(NamedTuple):
+    bag: str
+    labels: list[int]
+    scores: list[float]
+    patient: str
+
+
+def read_bag_csv(path: Path, policy: BadDataPolicy = "error") -> BagTable:
+    """Read predictions as `PredictionWriter` writes them.
+
+    Args:
+        path: CSV with ``bag_id`` and either ``label`` and ``score`` (binary: probability of class
+            1), ``label`` and one ``score_<class>`` column a class, or one ``label_<class>`` and one
+            ``score_<class>`` column a class (multilabel). A column ``patient_id`` (or ``patient``
+            or ``group``) keeps the bags of a patient together when intervals are drawn; with a
+            warning it is left aside where it does not tell the patient of every bag.
+        policy: ``skip`` leaves out faulty lines.
+
+    Raises:
+        DataProblems: columns are missing, nothing is in the file, or a line is wrong and the
+            policy is ``error``: a bag occurs twice, a label is missing or no class, a score is
+            missing, no number or outside [0, 1].
+    """
+    header, rows = _read(path)
+    layout = _layout(path, header)
+    lines: list[_Line] = []
+    problems: list[Problem] = []
+    seen: set[str] = set()
+    for number, row in rows:
+        faults = list(_faults(row, layout, seen))
+        bag = row.get("bag_id") or None
+        problems += [Problem(path, bag, number, *f, kind="bag", part="line") for f in faults]
+        if bag is not None:
+            seen.add(bag)
+        if not faults:
+            lines.append(_parsed(row, layout))
+    skipped = settle(problems, policy)
+    if not lines:
+        reason = "no bag is left" if skipped else "no bags in the file"
+        raise DataProblems([*skipped, Problem(path, None, None, reason, "write one line a bag")])
+    untold = sum(not line.patient for line in lines)
+    if layout.patient and 0 < untold < len(lines):
+        told = f"{path}: {untold} of {len(lines)} bags have no {layout.patient}"
+        warnings.warn(f"{told}, so each bag is taken for a patient of its own", stacklevel=2)
+    names = tuple(c.removeprefix("score_") for c in layout.scores if c != "score")
+    return BagTable(_scores(lines, layout), layout.task, skipped, names)
+
+
+def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream, strict=True)
+            rows = [(reader.line_num, row) for row in reader]
+            return list(reader.fieldnames or []), rows
+    except FileNotFoundError:
+        reason, remedy = "no such file", "give the path of a table of bag predictions"
+    except OSError as error:
+        reason, remedy = f"cannot be read ({error.strerror})", "give the path of a CSV file"
+    except (UnicodeDecodeError, csv.Error) as error:
+        reason, remedy = f"is no CSV text ({error})", "write it as UTF-8 with commas"
+    raise DataProblems([Problem(path, None, None, reason, remedy)])
+
+
+def _layout(path: Path, header: Sequence[str]) -> _Layout:
+    scores = [c for c in header if c == "score" or c.startswith("score_")]
+    labels = [c for c in header if c == "label" or c.startswith("label_")]
+    lacking = [name for name in ("bag_id", "label", "score") if not _has(name, header)]
+    faults = []
+    if lacking:
+        faults.append((f"column {', '.join(lacking)} missing", _NEEDS))
+    for name in sorted({name for name in header if list(header).count(name) > 1}):
+        faults.append((f"column {name} occurs twice", "remove one"))
+    if "score" in scores and len(scores) > 1:
+        faults.append(("has both score and score_<class> columns", "keep one kind"))
+    if len(scores) == 1 and scores != ["score"] and labels == ["label"]:
+        faults.append((f"{scores[0]} is the only score", "name the positive class's score: score"))
+    numbers = [c.removeprefix("score_") for c in scores]
+    # A84
+    if all(map(str.isdecimal, numbers)) and numbers != [str(c) for c in range(len(scores))]:
+        reason = f"score columns are {', '.join(scores)}"
+        faults.append((reason, "number the classes from 0, in order and without a gap"))
+    wanted = [c.replace("score_", "label_") for c in scores]
+    if labels and labels != ["label"] and sorted(labels) != sorted(wanted):
+        reason = f"label columns {', '.join(labels)} don't match {', '.join(scores)}"
+        faults.append((reason, "write label_<class> and score_<class> for the same classes"))
+    if faults:
+        raise DataProblems([Problem(path, None, None, *fault) for fault in faults])
+    patient = next((name for name in _PATIENTS if name in header), None)
+    return _Layout(labels if labels == ["label"] else wanted, scores, patient)
+
+
+def _has(name: str, header: Sequence[str]) -> bool:
+    return any(c == name or (name != "bag_id" and c.startswith(f"{name}_")) for c in header)
+
+
+def _faults(row: dict[str, Any], layout: _Layout, seen: set[str]) -> Iterator[tuple[str, str]]:
+    """Yield reason and remedy of everything that is wrong with a line."""
+    if None in row:
+        yield "has more values than there are columns", "quote values that hold commas"
+    bag = row.get("bag_id")
+    if not bag:
+        yield "has no bag_id", "name the bag"
+    elif bag in seen:
+        yield f"bag {bag} occurs more than once", "keep one line a bag"
+    for name in layout.labels:
+        label = _number(row.get(name))
+        if not row.get(name):
+            yield f"{name} is missing", "bags without a label cannot be scored: add or remove it"
+        elif label is None or label not in range(layout.classes):
+            allowed = f"with {len(layout.scores)} score column(s) it is 0 to {layout.classes - 1}"
+            yield f"{name} is {row[name]!r}", allowed
+    for name in layout.scores:
+        score = _number(row.get(name))
+        if not row.get(name):
+            yield f"{name} is missing", "write a probability in [0, 1]"
+        elif score is None or not 0 <= score <= 1:
+            yield f"{name} is {row[name]!r}", "scores are probabilities in [0, 1]"
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text or "")
+    except ValueError:
+        return None
+
+
+def _parsed(row: dict[str, Any], layout: _Layout) -> _Line:
+    labels = [int(float(row[name])) for name in layout.labels]
+    scores = [float(row[name]) for name in layout.scores]
+    return _Line(
+        row["bag_id"], labels, scores, (row.get(layout.patient) or "") if layout.patient else ""
+    )
+
+
+def _scores(lines: Sequence[_Line], layout: _Layout) -> BagScores:
+    labels = np.array([line.labels for line in lines], dtype=np.int64)
+    table = np.array([line.scores for line in lines], dtype=np.float64)
+    patients = tuple(line.patient for line in lines)
+    return BagScores(
+        bag_ids=tuple(line.bag for line in lines),
+        index=np.arange(len(lines)),
+        labels=labels if layout.task == "multilabel" else labels[:, 0],
+        probabilities=table[:, 0] if layout.task == "binary" else table,
+        groups=patients if all(patients) else (),
+    )

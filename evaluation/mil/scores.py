@@ -1,0 +1,217 @@
+"""Scores of bag predictions, decision thresholds, curves, and attention against witnesses."""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluation.mil.metrics import (
+    FloatArray,
+    IntArray,
+    all_metrics,
+    auroc,
+    bag_table,
+    confusion,
+    predicted_classes,
+)
+from structures import MILTask
+
+
+class RocCurve(NamedTuple):
+    """Points (P,) from threshold infinity down: false- and true-positive rates, both rising."""
+
+    false_positive_rate: FloatArray
+    true_positive_rate: FloatArray
+    thresholds: FloatArray
+
+
+class PrCurve(NamedTuple):
+    """Points (P,) from threshold infinity down: rising recall and the precision there."""
+
+    recall: FloatArray
+    precision: FloatArray
+    thresholds: FloatArray
+
+
+def evaluate_bags(
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, task: MILTask, threshold: float = 0.5
+) -> dict[str, float]:
+    """Score the predictions for B bags.
+
+    - ``bag_auroc``, ``bag_auprc``: area under the ROC curve and average precision; over several
+      classes the mean of one against the rest.
+    - ``bag_accuracy``; over several labels the share of correct bag-label pairs.
+    - ``bag_balanced_accuracy``: mean recall of the classes.
+    - ``bag_f1``: mean F1 of the classes, both of them for a binary task; for a multilabel task the
+      mean F1 of the labels.
+    - ``bag_kappa``: Cohen's kappa; for a multilabel task the mean over the labels.
+
+    Args:
+        labels: (B,) classes, or (B, C) of zeros and ones for a multilabel task.
+        probabilities: (B,) of the positive class for a binary task, else (B, C).
+        task: what the numbers mean.
+        threshold: probability from which a class counts as present (``binary``, ``multilabel``).
+            Choose it on validation data, never on the bags scored here.
+
+    Returns:
+        The six metrics. What is undefined is NaN, with a warning: ranking metrics without both
+        positives and negatives, kappa where everything is one class.
+
+    Raises:
+        ValueError: see `evaluation.mil.metrics.bag_table`.
+    """
+    table = bag_table(labels, probabilities, task)
+    metrics = all_metrics(table, threshold, np.ones((1, len(table.labels))))
+    values = {name: float(value[0]) for name, value in metrics.items()}
+    undefined = [name for name, value in values.items() if np.isnan(value)]
+    if undefined:
+        warnings.warn(
+            f"{', '.join(undefined)} need bags of more than one class; reported as NaN",
+            stacklevel=2,
+        )
+    return values
+
+
+def confusion_matrix(
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, task: MILTask, threshold: float = 0.5
+) -> IntArray:
+    """Count bags by true class (rows) and decision (columns).
+
+    Args:
+        labels: see `evaluate_bags`.
+        probabilities: see `evaluate_bags`.
+        task: what the numbers mean.
+        threshold: see `evaluate_bags`.
+
+    Returns:
+        (C, C), or (C, 2, 2) for a multilabel task.
+    """
+    table = bag_table(labels, probabilities, task)
+    decided = predicted_classes(table, threshold)
+    weights = np.ones((1, len(decided)))
+    if task == "multilabel":
+        pairs = zip(table.labels.T, decided.T, strict=True)
+        matrix = np.concatenate([confusion(truth, says, 2, weights) for truth, says in pairs])
+    else:
+        classes = 2 if task == "binary" else table.probabilities.shape[1]
+        matrix = confusion(table.labels, decided, classes, weights)[0]
+    return matrix.astype(np.int64)
+
+
+def roc_curve(labels: npt.ArrayLike, scores: npt.ArrayLike) -> RocCurve:
+    """Return the ROC curve of a binary task, one point for every distinct score.
+
+    Args:
+        labels: (B,) zeros and ones.
+        scores: (B,) in [0, 1]; a bag counts as positive from the threshold on.
+
+    Returns:
+        The curve; a rate without bags to count is NaN.
+    """
+    hits, alarms, thresholds = _counts_above(labels, scores)
+    with np.errstate(invalid="ignore"):
+        return RocCurve(alarms / alarms[-1], hits / hits[-1], thresholds)
+
+
+def pr_curve(labels: npt.ArrayLike, scores: npt.ArrayLike) -> PrCurve:
+    """Return the precision-recall curve of a binary task, one point for every distinct score.
+
+    Args:
+        labels: (B,) zeros and ones.
+        scores: (B,) in [0, 1]; a bag counts as positive from the threshold on.
+
+    Returns:
+        The curve. It starts at recall 0, precision 1; recall is NaN without positives.
+    """
+    hits, alarms, thresholds = _counts_above(labels, scores)
+    precision = np.ones_like(hits)
+    np.divide(hits, hits + alarms, out=precision, where=hits + alarms > 0)
+    with np.errstate(invalid="ignore"):
+        return PrCurve(hits / hits[-1], precision, thresholds)
+
+
+def youden_threshold(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
+    """Return the threshold with the largest sensitivity + specificity (Youden 1950).
+
+    It lies half-way between two neighbouring scores; of equally good ones the nearest to 0.5 is
+    taken. Use validation bags only: on the bags that are scored it inflates every decision metric.
+
+    Args:
+        labels: (B,) zeros and ones.
+        scores: (B,) in [0, 1].
+
+    Returns:
+        The threshold; 0.5, with a warning, where no threshold beats chance or a class is missing.
+    """
+    hits, alarms, scores_down = _counts_above(labels, scores)
+    if hits[-1] > 0 and alarms[-1] > 0:
+        gain = hits[1:-1] / hits[-1] - alarms[1:-1] / alarms[-1]
+        if gain.size and gain.max() > 0:
+            above, below = scores_down[1:-1], scores_down[2:]
+            middle = (above + below) / 2
+            middle = np.where(middle > below, middle, above)  # neighbouring floats have no middle
+            best = middle[gain >= gain.max() - 1e-12]
+            return float(best[np.abs(best - 0.5).argmin()])
+    warnings.warn("no threshold separates the classes of these bags; using 0.5", stacklevel=2)
+    return 0.5
+
+
+def instance_auroc(attention: npt.ArrayLike, instance_labels: npt.ArrayLike) -> float:
+    """Return how well attention ranks the witnesses of one bag above its other instances.
+
+    Args:
+        attention: (N,) weights or logits.
+        instance_labels: (N,) 1 for a witness, -1 where unknown (left out).
+
+    Returns:
+        AUROC in [0, 1]; NaN for a bag without both kinds.
+    """
+    scores = np.asarray(attention, dtype=np.float64)
+    truth = np.asarray(instance_labels)
+    if scores.ndim != 1 or scores.shape != truth.shape:
+        raise ValueError(
+            f"attention and instance labels must be (N,) both, got {scores.shape} and {truth.shape}"
+        )
+    known = truth != -1
+    if not known.any():
+        return float("nan")
+    return float(auroc(truth[known] == 1, scores[known], np.ones((1, int(known.sum()))))[0])
+
+
+def witness_auroc(
+    attention: npt.ArrayLike, instance_labels: npt.ArrayLike, offsets: npt.ArrayLike
+) -> float:
+    """Average `instance_auroc` over the bags that hold witnesses and other instances.
+
+    Args:
+        attention: (N,) of all bags.
+        instance_labels: (N,) 1 for a witness, -1 where unknown.
+        offsets: (B + 1,); bag b owns rows ``offsets[b]:offsets[b + 1]``.
+
+    Returns:
+        Mean in [0, 1]; NaN where no bag holds both kinds.
+    """
+    cuts = np.asarray(offsets)[1:-1]
+    parts = zip(
+        np.split(np.asarray(attention), cuts),
+        np.split(np.asarray(instance_labels), cuts),
+        strict=True,
+    )
+    values = np.array([instance_auroc(weights, truth) for weights, truth in parts])
+    return float(values[np.isfinite(values)].mean()) if np.isfinite(values).any() else float("nan")
+
+
+def _counts_above(
+    labels: npt.ArrayLike, scores: npt.ArrayLike
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return hits and false alarms at each threshold: infinity, then the distinct scores down."""
+    table = bag_table(labels, scores, "binary")
+    distinct, place = np.unique(table.probabilities, return_inverse=True)
+    positives = np.bincount(place, table.labels, minlength=distinct.size)
+    everything = np.bincount(place, minlength=distinct.size)
+    hits = np.concatenate(([0.0], positives[::-1].cumsum()))
+    alarms = np.concatenate(([0.0], (everything - positives)[::-1].cumsum()))
+    return hits, alarms, np.concatenate(([np.inf], distinct[::-1]))

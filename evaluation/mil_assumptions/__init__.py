@@ -1,0 +1,1 @@
+"""Algorithmic unit tests of multiple-instance models."""

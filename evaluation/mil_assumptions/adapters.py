@@ -1,0 +1,243 @@
+"""Aggregators by their dotted name: imported, built, adapted, and tried on two bags.
+
+`import_model` is where something that a user wrote meets the algorithmic unit tests, so everything
+that can be wrong with it is told there, before anything is trained: the name, the arguments of the
+constructor, what the module is, what it does with bags. How modules are called is in
+`evaluation.mil_assumptions.bag_models`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import nn
+
+from evaluation.mil_assumptions.bag_models import (
+    AdapterName,
+    BagModel,
+    Bags,
+    BuildModel,
+    ModuleModel,
+    PackedModel,
+    PaddedModel,
+    SingleBagModel,
+    mask_place,
+)
+
+__all__ = [
+    "AdapterName",
+    "BagModel",
+    "Bags",
+    "BuildModel",
+    "NamedModel",
+    "PaddedModel",
+    "adapt",
+    "import_model",
+]
+
+_ADAPTERS: dict[str, type[ModuleModel]] = {
+    "batch": PaddedModel,
+    "bag": SingleBagModel,
+    "packed": PackedModel,
+}
+_OURS = "models."
+_TRIED = (2, 45)  # bags and instances, as the tests have them
+
+
+def adapt(module: nn.Module, adapter: AdapterName, name: str = "") -> BagModel:
+    """Return a module as the tests call it.
+
+    Args:
+        module: the aggregator.
+        adapter: how it takes bags.
+        name: what messages call it; its class if empty.
+
+    Raises:
+        ValueError: it is no module, or the adapter is unknown.
+    """
+    if not isinstance(module, nn.Module):
+        raise ValueError(
+            f"{name or 'the model'} is a {type(module).__name__}, not a torch.nn.Module; name a "
+            "module's class, or a function that returns a module"
+        )
+    if adapter not in _ADAPTERS:
+        raise ValueError(f"adapter is one of {get_args(AdapterName)}, got {adapter!r}")
+    return _ADAPTERS[adapter](module, name)
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """Builds the aggregator of a name; can be sent to another process.
+
+    Attributes:
+        name: dotted.
+        adapter: how its modules take bags.
+        init_args: arguments of its constructor.
+        in_features: D, told to the learners of this repository.
+        choice: how the adapter was chosen, in words.
+    """
+
+    name: str
+    adapter: AdapterName
+    init_args: Mapping[str, Any] = field(default_factory=dict)
+    in_features: int = 16
+    choice: str = ""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Return what was read: nothing that the user names as a file."""
+        return ()
+
+    def __call__(self, seed: int) -> BagModel:
+        """Return the model with the weights of a seed.
+
+        Raises:
+            ValueError: it cannot be built.
+        """
+        return adapt(
+            _module(self.name, self.init_args, self.in_features, seed), self.adapter, self.name
+        )
+
+
+def import_model(
+    name: str,
+    init_args: Mapping[str, Any] | None = None,
+    adapter: AdapterName | None = None,
+    in_features: int = 16,
+) -> NamedModel:
+    """Return what builds the aggregator of a dotted name, after having tried it on two bags.
+
+    Names under ``models.`` are learners of this repository: they get ``in_features``, two classes
+    and the task ``binary`` besides the arguments given, which may hold ``{class_path, init_args}``
+    as in recipes. Everything else is built from its arguments and nothing else.
+
+    Args:
+        name: of a module's class, or of a function that returns a module.
+        init_args: arguments of the constructor.
+        adapter: how it takes bags. None: ``packed`` for names under ``models.``; else ``batch``
+            where ``forward`` has a place for a mask, and ``bag`` where it has not.
+        in_features: D.
+
+    Raises:
+        ValueError: it cannot be imported, built or called, is no module, or does not return one
+            finite logit a bag that depends on its parameters (if it has any).
+    """
+    given = dict(init_args or {})
+    module = _module(name, given, in_features, 0)
+    choice = "as asked for"
+    if adapter is None:
+        adapter, choice = _chosen(name, module)
+    model = adapt(module, adapter, name)
+    _try(model, name, in_features)
+    return NamedModel(name, adapter, given, in_features, choice)
+
+
+def _chosen(name: str, module: nn.Module) -> tuple[AdapterName, str]:
+    others = "--adapter chooses another"
+    if name.startswith(_OURS):
+        return "packed", f"a name under {_OURS}; {others}"
+    place = mask_place(module)
+    if place == "keyword":
+        return "batch", f"its forward has a place for a mask; {others}"
+    if place == "second":
+        second = list(inspect.signature(module.forward).parameters)[1]
+        return "batch", f"its forward gets the mask as its second argument, {second}; {others}"
+    return "bag", f"its forward has no place for a mask; {others}"
+
+
+def _try(model: BagModel, name: str, in_features: int) -> None:
+    """Refuse a model that no test could do anything with."""
+    count, size = _TRIED
+    generator = torch.Generator().manual_seed(0)
+    bags = torch.randn(count, size, in_features, generator=generator)
+    labels = torch.arange(count) % 2
+    model.module.eval()
+    with torch.no_grad():
+        logits = model.logits(bags)
+    if not bool(logits.isfinite().all()):
+        raise ValueError(
+            f"{name}: logits {logits.tolist()} for {count} bags of {size} normal instances are not "
+            "finite; does its mask mean True = real?"
+        )
+    model.module.train()
+    model.before_training(labels, torch.full((count,), size))
+    model.before_step(0.0, torch.arange(count))
+    trainable = any(p.requires_grad for p in model.module.parameters())
+    if not model.loss(bags, labels).requires_grad and trainable:
+        raise ValueError(
+            f"{name}: its loss depends on no parameter, so it cannot be trained; does it detach "
+            "what it returns?"
+        )
+
+
+def _module(name: str, init_args: Mapping[str, Any], in_features: int, seed: int) -> nn.Module:
+    """Build the module of a name with the weights of a seed."""
+    maker = _maker(name)
+    torch.manual_seed(seed)
+    try:
+        if name.startswith(_OURS):
+            facts = {"in_features": in_features, "num_classes": 2, "task": "binary"}
+            module = _parsed(maker, {**facts, **init_args})
+        else:
+            module = maker(**init_args)
+    except (Exception, SystemExit) as error:  # the user's class may raise anything
+        told = f" with {dict(init_args)}" if init_args else " without arguments"
+        message = " ".join(str(error).split())
+        raise ValueError(
+            f"{name} cannot be built{told}: {type(error).__name__}: {message}; give the arguments "
+            "of its constructor as JSON, e.g. --init-args '{\"width\": 64}'"
+        ) from error
+    if not isinstance(module, nn.Module):
+        adapt(module, "bag", name)  # refuses it
+    return module  # type: ignore[no-any-return]
+
+
+def _parsed(maker: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    """Build from arguments that may name classes, as a recipe's do."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(maker, "init_args")
+    return parser.instantiate_classes(parser.parse_object({"init_args": dict(arguments)})).init_args
+
+
+def _maker(name: str) -> Callable[..., Any]:
+    """Import what builds a model.
+
+    The working folder is searched last, as it is for scripts that lie in it.
+    """
+    path, _, attribute = name.rpartition(".")
+    if not path or not all(part.isidentifier() for part in name.split(".")):
+        raise ValueError(f"{name!r} is no dotted name; write package.module.Class")
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)
+    try:
+        module = importlib.import_module(path)
+    except (Exception, SystemExit) as error:  # the user's file may raise anything
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and (path == missing or path.startswith(f"{missing}.")):
+            remedy = "install it, or run from the folder it lies in"
+            if name.startswith(_OURS):
+                remedy = f"names under {_OURS} are learners of this repository"
+            raise ValueError(f"{name}: there is no module {missing!r}; {remedy}") from None
+        raise ValueError(
+            f"{name}: importing {path} raised {type(error).__name__}: {error}"
+        ) from error
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        offered = sorted(
+            n for n, v in vars(module).items() if isinstance(v, type) and issubclass(v, nn.Module)
+        )
+        raise ValueError(
+            f"{name}: {path} has no class or function {attribute!r}"
+            + (f"; it has the modules {', '.join(offered)}" if offered else "")
+        )
+    return found  # type: ignore[no-any-return]

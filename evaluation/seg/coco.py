@@ -1,0 +1,329 @@
+"""COCO average precision and recall of boxes and masks, from run-length codes only.
+
+Lin et al., "Microsoft COCO: Common Objects in Context" (ECCV 2014); the protocol is what the COCO
+API computes: greedy matching by score per picture and class, precision interpolated at 101
+recalls, IoU .50:.05:.95. The names of the metrics are listed in ``evaluation/seg/coco_scores.py``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluation.seg.coco_backends import Backend, FloatArray, IouType, accumulate
+from evaluation.seg.coco_scores import KIND, CocoScores, PrecisionRecall, summarise
+from formats.coco.results import Row, check_ground_truth, check_results
+from structures import CategoryMap, Instances, rle
+
+
+def evaluate_results(
+    ground_truth: Mapping[str, Any],
+    results: Sequence[Row],
+    *,
+    max_dets: Sequence[int] | int = 100,
+    iou_types: Sequence[IouType] | None = None,
+    backend: Backend = "fast",
+    image_ids: Iterable[int] | None = None,
+) -> CocoScores:
+    """Score a COCO results list.
+
+    Args:
+        ground_truth: content of a COCO instances file. Size bins use its ``area``.
+        results: rows with the data set's own ids. Size bins use the area of what is compared: of
+            the mask for ``segm`` even if the row has a box too, of the box for ``bbox``.
+        max_dets: cap on detections a picture and class, by score. One number m, alone or in a
+            list, stands for those of 1, 10 and 100 that are below m, and m itself; several are
+            taken as they are. AP and the ARs by size are at the largest.
+        iou_types: ``bbox``, ``segm`` or both; None for what all rows hold.
+        backend: ``fast`` (hotcoco) or ``pycocotools``; their numbers are equal.
+        image_ids: pictures to evaluate, None for all of the ground truth. A picture without
+            results counts as one without detections.
+
+    Raises:
+        ValueError: broken ground truth (see ``check_ground_truth``), rows that do not fit it (see
+            ``check_results``) or lack what ``iou_types`` needs, an unknown picture in
+            ``image_ids``, or a bad ``max_dets``.
+    """
+    check_ground_truth(ground_truth)
+    check_results(results, ground_truth)
+    types = _iou_types(ground_truth, results, iou_types)
+    caps = detection_caps(max_dets)
+    truth, rows = _restrict(ground_truth, results, image_ids)
+    _warn_if_empty(rows, types)
+    metrics: dict[str, float] = {}
+    curves: dict[IouType, PrecisionRecall] = {}
+    for iou_type in types:
+        arrays = accumulate(truth, rows, iou_type, caps, backend)
+        metrics |= summarise(arrays, KIND[iou_type], caps)
+        curves[iou_type] = PrecisionRecall(
+            arrays.precision[..., 0, -1].copy(),
+            arrays.recall[..., 0, -1].copy(),
+            arrays.scores[..., 0, -1].copy(),
+        )
+    categories = sorted((int(c["id"]), str(c["name"])) for c in truth["categories"])
+    return CocoScores(
+        metrics=metrics,
+        max_dets=caps,
+        categories=tuple(categories),
+        truth_counts=_truth_counts(truth, [identifier for identifier, _ in categories]),
+        num_images=len(truth["images"]),
+        curves=curves,
+    )
+
+
+def detection_caps(max_dets: Sequence[int] | int) -> tuple[int, ...]:
+    """Return the ascending detection caps that ``max_dets`` stands for.
+
+    >>> detection_caps(500), detection_caps([50]), detection_caps([100, 20])
+    ((1, 10, 100, 500), (1, 10, 50), (20, 100))
+
+    Raises:
+        ValueError: no cap, or one below 1.
+    """
+    caps = {max_dets} if isinstance(max_dets, int) else {int(cap) for cap in max_dets}
+    if len(caps) == 1:
+        caps |= {cap for cap in (1, 10, 100) if cap < max(caps)}
+    if not caps or min(caps) < 1:
+        raise ValueError(f"max_dets must be at least 1, got {max_dets!r}")
+    return tuple(sorted(caps))
+
+
+class CocoEvaluator:
+    """Collects predictions picture by picture and scores them.
+
+    It holds boxes, scores, labels and compressed masks, never pixels, so its memory grows with the
+    number of predictions only. One for each data set and process; ``merge`` joins processes.
+
+    Args:
+        category_map: labels to the data set's category ids.
+        max_dets: cap on detections a picture and class (see ``evaluate_results``).
+        backend: ``fast`` or ``pycocotools``.
+        iou_types: ``bbox``, ``segm`` or both.
+    """
+
+    def __init__(
+        self,
+        category_map: CategoryMap,
+        max_dets: int = 100,
+        backend: Backend = "fast",
+        iou_types: Sequence[IouType] = ("bbox", "segm"),
+    ) -> None:
+        self.category_map = category_map
+        self.max_dets = max_dets
+        self.backend: Backend = backend
+        self.iou_types = tuple(iou_types)
+        self._pictures: dict[int, _Picture] = {}
+
+    def __len__(self) -> int:
+        """Return the number of pictures held."""
+        return len(self._pictures)
+
+    def add(self, image_id: int, instances: Instances) -> None:
+        """Add the predictions of one picture; a picture already held is left as it is.
+
+        So a sample that a distributed sampler repeats counts once.
+
+        Raises:
+            ValueError: there are no masks though ``segm`` is evaluated, or a label is unknown.
+        """
+        if image_id in self._pictures:
+            return
+        if instances.masks is None and "segm" in self.iou_types:
+            raise ValueError(
+                f"the predictions of image {image_id} have no masks; evaluate with "
+                "iou_types=('bbox',) or give a model that predicts masks"
+            )
+        labels = instances.labels.detach().cpu().numpy().astype(np.int64)
+        if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.category_map):
+            raise ValueError(
+                f"image {image_id} has labels {sorted(set(labels.tolist()))}, the data set has "
+                f"{len(self.category_map)} classes, numbered from 0"
+            )
+        masks = None if instances.masks is None else instances.masks.to_coco()
+        self._pictures[image_id] = _Picture(
+            size=(int(instances.size[0]), int(instances.size[1])),
+            labels=labels,
+            scores=instances.scores.detach().cpu().double().numpy(),
+            boxes=instances.boxes.detach().cpu().double().numpy(),
+            counts=None if masks is None else [str(mask["counts"]) for mask in masks],
+        )
+
+    def reset(self) -> None:
+        """Forget all pictures."""
+        self._pictures.clear()
+
+    def state(self) -> dict[int, tuple[Any, ...]]:
+        """Return what another process needs: plain tuples and arrays that can be pickled."""
+        return {image_id: tuple(picture) for image_id, picture in self._pictures.items()}
+
+    def merge(self, states: Iterable[Mapping[int, tuple[Any, ...]]]) -> None:
+        """Add the pictures of other processes' ``state``; those already held stay as they are."""
+        for state in states:
+            for image_id, picture in state.items():
+                self._pictures.setdefault(image_id, _Picture(*picture))
+
+    def results(self) -> list[Row]:
+        """Return the COCO results list, pictures by ascending id.
+
+        Numbers are exact, so that the list written to JSON and read again scores the same.
+        """
+        return [
+            row
+            for image_id in sorted(self._pictures)
+            for row in self._pictures[image_id].rows(image_id, self.category_map)
+        ]
+
+    def compute(self, ground_truth: Mapping[str, Any]) -> CocoScores:
+        """Score the pictures held against ground truth in the data set's own ids.
+
+        Categories that only the model knows are added without instances: they change no mean.
+
+        Args:
+            ground_truth: content of a COCO instances file. Pictures of it that were not added are
+                left out, with one warning.
+
+        Raises:
+            ValueError: no picture was added, a picture is unknown, has another size than in the
+                ground truth, or a category id means something else there.
+        """
+        if not self._pictures:
+            raise ValueError("no predictions were added, so there is nothing to score")
+        self._check_pictures(ground_truth)
+        return evaluate_results(
+            {**ground_truth, "categories": self._all_categories(ground_truth)},
+            self.results(),
+            max_dets=self.max_dets,
+            iou_types=self.iou_types,
+            backend=self.backend,
+            image_ids=self._pictures,
+        )
+
+    def _check_pictures(self, ground_truth: Mapping[str, Any]) -> None:
+        images = {image["id"]: image for image in ground_truth["images"]}
+        for image_id, picture in self._pictures.items():
+            if image_id not in images:
+                raise ValueError(f"image {image_id} is not in the ground truth")
+            size = (int(images[image_id]["height"]), int(images[image_id]["width"]))
+            if picture.size != size:
+                raise ValueError(
+                    f"image {image_id} was predicted at (height, width) {picture.size}, the ground "
+                    f"truth says {size}; return predictions in the frame of the original picture"
+                )
+        if len(self._pictures) < len(images):
+            warnings.warn(
+                f"scoring {len(self._pictures)} of the {len(images)} pictures of the ground truth",
+                stacklevel=3,
+            )
+
+    def _all_categories(self, ground_truth: Mapping[str, Any]) -> list[dict[str, Any]]:
+        names = {int(c["id"]): str(c["name"]) for c in ground_truth["categories"]}
+        missing = []
+        for category in self.category_map.to_coco():
+            known = names.get(category["id"])
+            if known is None:
+                missing.append(category)
+            elif known != category["name"]:
+                raise ValueError(
+                    f"category id {category['id']} is {category['name']!r} for the model and "
+                    f"{known!r} in the ground truth; the two do not belong together"
+                )
+        return [*ground_truth["categories"], *missing]
+
+
+class _Picture(NamedTuple):
+    """The predictions of one picture, compact: K of them, masks as COCO text."""
+
+    size: tuple[int, int]
+    labels: npt.NDArray[np.int64]
+    scores: FloatArray
+    boxes: FloatArray
+    counts: list[str] | None
+
+    def rows(self, image_id: int, category_map: CategoryMap) -> list[Row]:
+        """Return the rows of a COCO results list."""
+        corner, side = self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]
+        boxes = np.concatenate([corner, side], axis=1).tolist()
+        rows: list[Row] = [
+            {
+                "image_id": image_id,
+                "category_id": category_map.ids[label],
+                "bbox": box,
+                "score": score,
+            }
+            for label, box, score in zip(
+                self.labels.tolist(), boxes, self.scores.tolist(), strict=True
+            )
+        ]
+        if self.counts is not None:
+            for row, counts in zip(rows, self.counts, strict=True):
+                row["segmentation"] = {"size": list(self.size), "counts": counts}
+        return rows
+
+
+def _iou_types(
+    ground_truth: Mapping[str, Any], rows: Sequence[Row], wanted: Sequence[IouType] | None
+) -> tuple[IouType, ...]:
+    key: dict[IouType, str] = {"bbox": "bbox", "segm": "segmentation"}
+    if wanted is None:
+        judged = rows or ground_truth["annotations"]
+        wanted = [kind for kind in key if all(row.get(key[kind]) for row in judged)]
+        if not wanted:
+            raise ValueError("some rows have only a bbox and some only a segmentation")
+    unknown = [kind for kind in wanted if kind not in key]
+    if unknown or not wanted:
+        raise ValueError(f"iou_types must be out of 'bbox' and 'segm', got {list(wanted)}")
+    for kind in wanted:
+        for number, row in enumerate(rows):
+            if key[kind] not in row:
+                raise ValueError(
+                    f"results row {number} (image {row['image_id']}) has no {key[kind]!r}, "
+                    f"which iou_types={list(wanted)} needs"
+                )
+    return tuple(dict.fromkeys(wanted))
+
+
+def _restrict(
+    ground_truth: Mapping[str, Any], rows: Sequence[Row], image_ids: Iterable[int] | None
+) -> tuple[Mapping[str, Any], Sequence[Row]]:
+    if image_ids is None:
+        return ground_truth, rows
+    keep = set(image_ids)
+    unknown = keep - {image["id"] for image in ground_truth["images"]}
+    if unknown:
+        raise ValueError(f"image_ids {sorted(unknown)[:10]} are not in the ground truth")
+    truth = {
+        **ground_truth,
+        "images": [image for image in ground_truth["images"] if image["id"] in keep],
+        "annotations": [a for a in ground_truth["annotations"] if a["image_id"] in keep],
+    }
+    return truth, [row for row in rows if row["image_id"] in keep]
+
+
+def _warn_if_empty(rows: Sequence[Row], types: Sequence[IouType]) -> None:
+    if "segm" not in types or not rows:
+        return
+    if not any(_has_pixels(row["segmentation"]) for row in rows):
+        warnings.warn(
+            f"all {len(rows)} predicted masks are empty, so mask AP is 0; see whether masks are "
+            "thresholded and pasted into the picture's frame",
+            stacklevel=3,
+        )
+
+
+def _has_pixels(mask: Mapping[str, Any]) -> bool:
+    counts = mask["counts"]
+    runs = np.asarray(counts) if isinstance(counts, list) else rle.from_bytes(counts)
+    return rle.area(runs) > 0
+
+
+def _truth_counts(truth: Mapping[str, Any], ids: Sequence[int]) -> npt.NDArray[np.int64]:
+    position = {identifier: k for k, identifier in enumerate(ids)}
+    counts = np.zeros(len(ids), dtype=np.int64)
+    for annotation in truth["annotations"]:
+        if not annotation.get("iscrowd", 0):
+            counts[position[annotation["category_id"]]] += 1
+    return counts

@@ -1,0 +1,89 @@
+"""Paired bootstrap of COCO metrics over pictures (A185).
+
+Each draw is a data set of as many pictures, taken with replacement and scored as
+`evaluation.seg.coco_weighted` says; both models are scored on the same draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from evaluation.seg.coco import evaluate_results
+from evaluation.seg.coco_backends import FloatArray
+from evaluation.seg.coco_scores import KIND
+from evaluation.seg.coco_weighted import IntArray, Matches, match_once, weighted_metrics
+from evaluation.statistics.paired import Paired, joined, paired_differences
+from formats.coco.results import Row
+
+_CELLS_PER_BLOCK = 2_000_000  # draws x detections of a class held at once
+
+
+def compare_pictures(
+    ground_truth: Mapping[str, Any],
+    first: Sequence[Row],
+    second: Sequence[Row],
+    *,
+    max_dets: Sequence[int] | int = 100,
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    tell: Callable[[int, int], None] | None = None,
+) -> Paired:
+    """Compare the results of two models on the same pictures by the paired bootstrap.
+
+    Boxes and masks are compared where both hold them.
+
+    Args:
+        ground_truth: content of a COCO instances file.
+        first: COCO results rows of the first model.
+        second: of the second.
+        max_dets: see `evaluation.seg.coco.evaluate_results`.
+        draws: number of resampled data sets, the same for both.
+        level: coverage of the intervals, in (0, 1).
+        seed: of the draws.
+        tell: called with the number of draws done and of all.
+
+    Raises:
+        ValueError: see `evaluate_results`; no kind of overlap that both hold; draws below 1.
+    """
+    if draws < 1:
+        raise ValueError(f"need draws >= 1, got {draws}")
+    scores = [evaluate_results(ground_truth, rows, max_dets=max_dets) for rows in (first, second)]
+    kinds = [iou_type for iou_type in scores[0].curves if iou_type in scores[1].curves]
+    if not kinds:
+        held = [" and ".join(KIND[k] for k in one.curves) for one in scores]
+        raise ValueError(f"the first results hold {held[0]}, the second {held[1]}: nothing shared")
+    models = [
+        [match_once(ground_truth, rows, k, max_dets) for k in kinds] for rows in (first, second)
+    ]
+    blocks: list[list[dict[str, FloatArray]]] = [[], []]
+    done, everything = 0, [matches for model in models for matches in model]
+    for weights in _picture_weights(everything, draws, seed):
+        for model, collected in zip(models, blocks, strict=True):
+            values = [weighted_metrics(matches, weights) for matches in model]
+            collected.append({name: v for one in values for name, v in one.items()})
+        done += len(weights)
+        if tell is not None:
+            tell(done, draws)
+    drawn = joined(blocks[0]), joined(blocks[1])
+    first_point, second_point = ({n: one.metrics[n] for n in drawn[0]} for one in scores)
+    return paired_differences((first_point, second_point), drawn, level)
+
+
+def _picture_weights(matches: Sequence[Matches], draws: int, seed: int) -> Iterator[IntArray]:
+    """Yield blocks (r, I) of how often each draw took each picture; the r sum to ``draws``."""
+    pictures = matches[0].pictures
+    if pictures == 0:
+        raise ValueError("there are no pictures to draw from")
+    most = max((c.scores.size for one in matches for c in one.classes), default=1)
+    rng = np.random.default_rng(seed)
+    rows = max(1, _CELLS_PER_BLOCK // max(most, pictures))
+    for start in range(0, draws, rows):
+        here = min(rows, draws - start)
+        picks = rng.integers(pictures, size=(here, pictures))
+        cells = np.arange(here)[:, None] * pictures + picks
+        counts = np.bincount(cells.ravel(), minlength=here * pictures)
+        yield counts.reshape(here, pictures)

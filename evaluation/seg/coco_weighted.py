@@ -1,0 +1,245 @@
+"""COCO metrics of many resampled data sets: matched once, accumulated for all draws at a time.
+
+A draw takes pictures with replacement, and its metrics are those of the data set in which a picture
+drawn w times is there w times under new ids, copies side by side. No picture needs to be matched
+again: its detections enter the sorted list w times. Over the hits of one class at one IoU
+threshold, in order of score, with TP_j and FP_j the weighted counts up to hit j and P the weighted
+ground truths:
+
+    recall_j = TP_j / P,  precision_j = TP_j / (TP_j + FP_j),  envelope_j = max over k >= j of them
+    AP = sum_j envelope_j (thresholds in (recall_j-1, recall_j]) / 101
+
+which is the API's rule, as precision is largest at a hit and the copies of a hit follow one
+another. Where detections of one picture and class tie, the copies alternate (a b a b), so each copy
+has its own place in the list. Letters: R draws, I pictures, K classes, T IoU thresholds, E places.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluation.seg.coco import detection_caps
+from evaluation.seg.coco_backends import (
+    IOU_THRESHOLDS,
+    RECALL_THRESHOLDS,
+    FloatArray,
+    IouType,
+    PictureMatches,
+    match_pictures,
+)
+from evaluation.seg.coco_scores import AREAS, KIND
+from formats.coco.results import Row
+
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+_ONE_ULP = np.spacing(1)  # what the API adds to the denominator of a precision
+
+
+class ClassMatches(NamedTuple):
+    """The D detections of one class in all pictures, best score first, then by picture.
+
+    Attributes:
+        picture: (D,) number of the picture.
+        place: (D,) place among the detections of its picture, from 0.
+        scores: (D,).
+        hits: (A, T, D), see `PictureMatches`; A = 4 area ranges.
+        alarms: (A, T, D).
+        positives: (A, I) ground truths to find in each picture.
+    """
+
+    picture: IntArray
+    place: IntArray
+    scores: FloatArray
+    hits: BoolArray
+    alarms: BoolArray
+    positives: IntArray
+
+
+class Matches(NamedTuple):
+    """All that the metrics of a resampled data set need.
+
+    Attributes:
+        kind: ``box`` or ``segm``.
+        caps: ascending caps on detections a picture and class.
+        pictures: I.
+        classes: those with a ground truth or a detection.
+    """
+
+    kind: str
+    caps: tuple[int, ...]
+    pictures: int
+    classes: tuple[ClassMatches, ...]
+
+
+def match_once(
+    ground_truth: Mapping[str, Any],
+    results: Sequence[Row],
+    iou_type: IouType,
+    max_dets: Sequence[int] | int = 100,
+) -> Matches:
+    """Match the detections of a data set.
+
+    Args:
+        ground_truth: content of a COCO instances file.
+        results: COCO results rows that fit it.
+        iou_type: overlap of boxes or of masks.
+        max_dets: see `evaluation.seg.coco.evaluate_results`.
+
+    Raises:
+        ValueError: an annotation lacks the mask that ``segm`` needs, or a bad ``max_dets``.
+    """
+    caps = detection_caps(max_dets)
+    pictures = len(ground_truth["images"])
+    found: dict[int, list[PictureMatches]] = defaultdict(list)
+    for one in match_pictures(ground_truth, results, iou_type, caps[-1]):
+        found[one.category].append(one)
+    classes = tuple(_class_matches(found[category], pictures) for category in sorted(found))
+    return Matches(KIND[iou_type], caps, pictures, classes)
+
+
+def weighted_metrics(matches: Matches, weights: IntArray) -> dict[str, FloatArray]:
+    """Return the metrics of R data sets in which each picture occurs a number of times.
+
+    Args:
+        matches: see `match_once`.
+        weights: (R, I) int64, not negative.
+
+    Returns:
+        (R,) by the names of `evaluation.seg.coco_scores`; NaN without ground truth. A class without
+        ground truth in a draw does not enter the means of this draw, as in the API.
+    """
+    draws, areas, last = len(weights), len(AREAS), len(matches.caps) - 1
+    precision = np.zeros((areas, draws, len(IOU_THRESHOLDS)))
+    recall = np.zeros((areas + last, draws))
+    present = np.zeros((areas, draws))
+    for of_class in matches.classes:
+        _add_precisions(of_class, weights, precision)
+        for area in range(areas):
+            truths = (weights @ of_class.positives[area]).astype(np.float64)
+            present[area] += truths > 0
+            caps = matches.caps if area == 0 else matches.caps[-1:]
+            for number, cap in enumerate(caps):
+                slot = number if area == 0 else last + area
+                recall[slot] += _recall(of_class, area, cap, weights, truths)
+    means = np.full_like(precision, np.nan)
+    np.divide(precision, present[..., None], out=means, where=present[..., None] > 0)
+    recalls = np.full_like(recall, np.nan)
+    counts = np.concatenate([np.repeat(present[:1], last + 1, axis=0), present[1:]])
+    np.divide(recall, counts, out=recalls, where=counts > 0)
+    return _named(matches, means, recalls)
+
+
+def _class_matches(found: Sequence[PictureMatches], pictures: int) -> ClassMatches:
+    areas, thresholds = len(AREAS), len(IOU_THRESHOLDS)
+    positives = np.zeros((areas, pictures), dtype=np.int64)
+    for one in found:
+        positives[one.area, one.picture] = one.positives
+    by_area = [sorted((m for m in found if m.area == a), key=_picture) for a in range(areas)]
+    whole = by_area[0]
+    counts = [one.scores.size for one in whole]
+    empty = np.zeros(0)
+    scores = np.concatenate([empty, *(one.scores for one in whole)])
+    order = np.argsort(-scores, kind="stable")
+    shape = areas, thresholds, scores.size
+    hits = np.array([np.hstack([m.hits for m in one]) for one in by_area]).reshape(shape)
+    alarms = np.array([np.hstack([m.alarms for m in one]) for one in by_area]).reshape(shape)
+    picture = np.repeat([one.picture for one in whole], counts)
+    place = np.concatenate([empty, *(np.arange(count) for count in counts)]).astype(np.int64)
+    return ClassMatches(
+        picture[order], place[order], scores[order], hits[..., order], alarms[..., order], positives
+    )
+
+
+def _picture(one: PictureMatches) -> int:
+    return one.picture
+
+
+def _recall(
+    of_class: ClassMatches, area: int, cap: int, weights: IntArray, truths: FloatArray
+) -> FloatArray:
+    """Return (R,) the largest recall, averaged over IoU thresholds; 0 without ground truth."""
+    kept = of_class.place < cap
+    found = of_class.hits[area][:, kept].sum(axis=0)
+    hits = np.bincount(of_class.picture[kept], found, minlength=weights.shape[1])
+    return weights @ hits / np.maximum(truths, 1) / len(IOU_THRESHOLDS)
+
+
+def _add_precisions(of_class: ClassMatches, weights: IntArray, total: FloatArray) -> None:
+    """Add the class's average precisions to ``total`` (A, R, T), 0 without ground truth."""
+    detection, copy = _places(of_class, weights.max(axis=0))
+    times = weights[:, of_class.picture[detection]]  # (R, E)
+    drawn = np.where(copy == 0, times, times >= copy).astype(np.float64)
+    for area in range(len(AREAS)):
+        truths = (weights @ of_class.positives[area]).astype(np.float64)
+        if not truths.any():
+            continue
+        for t in range(len(IOU_THRESHOLDS)):
+            hits = of_class.hits[area, t, detection]
+            counted = hits | of_class.alarms[area, t, detection]
+            total[area, :, t] += _average_precision(drawn, hits, counted, truths)
+
+
+def _average_precision(
+    drawn: FloatArray, hits: BoolArray, counted: BoolArray, truths: FloatArray
+) -> FloatArray:
+    """Return (R,) average precision at one IoU threshold.
+
+    Args:
+        drawn: (R, E) how often each place of the sorted list occurs.
+        hits: (E,).
+        counted: (E,) hits and false alarms.
+        truths: (R,) ground truths; where 0 nothing is hit, and the result is 0.
+    """
+    where = np.flatnonzero(hits[counted])
+    if not where.size:
+        return np.zeros_like(truths)
+    below = drawn[:, counted].cumsum(axis=1)[:, where]
+    true = drawn[:, hits].cumsum(axis=1)
+    precision = true / (below + _ONE_ULP)
+    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    recall = true / np.maximum(truths, 1)[:, None]
+    reached = np.searchsorted(RECALL_THRESHOLDS, recall, side="right")
+    steps = np.diff(reached, axis=1, prepend=0)
+    value: FloatArray = (envelope * steps).sum(axis=1) / len(RECALL_THRESHOLDS)
+    return value
+
+
+def _places(of_class: ClassMatches, most: IntArray) -> tuple[IntArray, IntArray]:
+    """Return detection and copy at each place of the sorted list; copy 0 stands for all of them.
+
+    Args:
+        of_class: the detections.
+        most: (I,) how often a picture is drawn at most.
+    """
+    picture, scores = of_class.picture, of_class.scores
+    count = scores.size
+    if count == 0:
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    starts = np.concatenate(([True], (np.diff(scores) != 0) | (np.diff(picture) != 0)))
+    group = starts.cumsum() - 1
+    tied = np.bincount(group)[group] > 1
+    times = np.where(tied, most[picture], 1)
+    detection = np.repeat(np.arange(count), times)
+    first = np.repeat(times.cumsum() - times, times)
+    copy = np.where(tied[detection], np.arange(detection.size) - first + 1, 0)
+    order = np.lexsort((detection, copy, group[detection]))
+    return detection[order], copy[order]
+
+
+def _named(matches: Matches, precision: FloatArray, recall: FloatArray) -> dict[str, FloatArray]:
+    """Name precision (A, R, T) and recall (M + A - 1, R), averaged over classes."""
+    kind = matches.kind
+    metrics = {f"{kind}_map": precision[0].mean(axis=1)}
+    for percent, t in ((50, 0), (75, 5)):
+        metrics[f"{kind}_map_{percent}"] = precision[0, :, t]
+    for number, area in enumerate(AREAS[1:], start=1):
+        metrics[f"{kind}_map_{area}"] = precision[number].mean(axis=1)
+    names = [f"{kind}_ar_{cap}" for cap in matches.caps]
+    names += [f"{kind}_ar_{area}" for area in AREAS[1:]]
+    return metrics | dict(zip(names, recall, strict=True))

@@ -1,0 +1,132 @@
+"""Greedy matching of detections to ground truth at one overlap threshold.
+
+By picture and class, in order of score, each detection takes the unmatched ground truth of highest
+overlap, if that reaches the threshold. One left over that lies in a crowd region (intersection over
+its own area) is not counted, any other is wrong. Dropping the detections below a score changes no
+match above it, so one pass serves every confidence.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluation.seg.coco_backends import FloatArray, IouType
+from formats.coco.results import Row, picture_sizes
+
+
+class Matched(NamedTuple):
+    """The outcome in one picture for one class.
+
+    Attributes:
+        detections: (score, right) of each detection, best score first, without those that a crowd
+            region absorbs.
+        positives: ground truths to find (crowd regions are not).
+    """
+
+    detections: list[tuple[float, bool]]
+    positives: int
+
+
+def match_detections(
+    ground_truth: Mapping[str, Any],
+    results: Sequence[Row],
+    iou: float,
+    iou_type: IouType,
+    max_dets: int,
+) -> dict[tuple[Any, Any], Matched]:
+    """Match every detection by picture and class.
+
+    Args:
+        ground_truth: content of a COCO instances file.
+        results: COCO results rows that fit it (see ``formats.coco.results.check_results``).
+        iou: a match needs at least this overlap, in (0, 1].
+        iou_type: overlap of masks (``segm``) or of boxes (``bbox``).
+        max_dets: detections kept a picture over all classes, by score; ties keep their order.
+
+    Returns:
+        The outcome by (image id, category id), for those with a ground truth or a detection.
+
+    Raises:
+        ValueError: a record lacks what ``iou_type`` needs.
+    """
+    sizes = picture_sizes(ground_truth)
+    truths: dict[tuple[Any, Any], list[Mapping[str, Any]]] = defaultdict(list)
+    for annotation in ground_truth["annotations"]:
+        truths[annotation["image_id"], annotation["category_id"]].append(annotation)
+    by_picture: dict[Any, list[Row]] = defaultdict(list)
+    for row in results:
+        by_picture[row["image_id"]].append(row)
+    found: dict[tuple[Any, Any], list[Row]] = defaultdict(list)
+    for image_id, rows in by_picture.items():
+        for row in sorted(rows, key=lambda r: -r["score"])[:max_dets]:
+            found[image_id, row["category_id"]].append(row)
+    return {
+        key: _match(truths.get(key, []), found.get(key, []), sizes[key[0]], iou, iou_type)
+        for key in truths.keys() | found.keys()
+    }
+
+
+def _match(
+    truth: list[Mapping[str, Any]],
+    found: list[Row],
+    size: tuple[int, int],
+    iou: float,
+    iou_type: IouType,
+) -> Matched:
+    """Match one picture's detections of one class, given best score first."""
+    crowd = np.array([bool(t.get("iscrowd", 0)) for t in truth], dtype=bool)
+    overlap = overlaps(truth, found, crowd, size, iou_type)
+    needed = min(iou, 1 - 1e-10)  # so that 1.0 can be reached in floating point, as the API does
+    free = ~crowd
+    detections = []
+    for number, row in enumerate(found):
+        among = np.where(free, overlap[number], -1.0)
+        best = int(among.argmax()) if among.size else -1
+        if best >= 0 and among[best] >= needed:
+            free[best] = False
+            detections.append((float(row["score"]), True))
+        elif not (overlap[number, crowd] >= needed).any():
+            detections.append((float(row["score"]), False))
+    return Matched(detections, int((~crowd).sum()))
+
+
+def overlaps(
+    truth: list[Mapping[str, Any]],
+    found: list[Row],
+    crowd: npt.NDArray[np.bool_],
+    size: tuple[int, int],
+    iou_type: IouType,
+) -> FloatArray:
+    """Return (detections, truths) IoU; for a crowd region intersection over the detection."""
+    from pycocotools import mask as coco_mask
+
+    if not truth or not found:
+        return np.zeros((len(found), len(truth)))
+    key = "segmentation" if iou_type == "segm" else "bbox"
+    for record in (*truth, *found):
+        if not record.get(key):
+            raise ValueError(
+                f"an annotation or a result of image {record['image_id']} has no {key!r}, which "
+                f"iou_type={iou_type!r} needs"
+            )
+    if iou_type == "bbox":
+        regions = [list(map(float, record["bbox"])) for record in (*found, *truth)]
+    else:
+        regions = [_as_rle(record["segmentation"], size) for record in (*found, *truth)]
+    overlap = coco_mask.iou(regions[: len(found)], regions[len(found) :], crowd.tolist())
+    return np.asarray(overlap, dtype=np.float64)
+
+
+def _as_rle(segmentation: Any, size: tuple[int, int]) -> Any:
+    from pycocotools import mask as coco_mask
+
+    if isinstance(segmentation, list):
+        return coco_mask.merge(coco_mask.frPyObjects(segmentation, *size))
+    if isinstance(segmentation["counts"], list):
+        return coco_mask.frPyObjects(segmentation, *size)
+    return segmentation

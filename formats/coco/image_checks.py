@@ -1,0 +1,140 @@
+"""What can be wrong with a COCO data set: its annotation file together with its picture files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from formats.coco.document import CocoFindings, check_coco
+from formats.images import Depth, header_size, read_rgb
+from structures import Problem
+
+_IMAGE_KEYS = ("id", "file_name", "height", "width")
+_THREADS = 2  # decoding releases the interpreter; more of them only compete for the disk
+
+
+def examine_coco(
+    path: Path, data: Mapping[str, Any], images: Path | None, depth: Depth = "name"
+) -> CocoFindings:
+    """Check a parsed COCO file and the pictures it names.
+
+    Args:
+        path: of the file, for the messages.
+        data: what ``formats.coco.document.load_coco`` returned.
+        images: folder of the pictures; None to look at the file alone.
+        depth: how far each picture file is read: ``name`` (it is there), ``header`` (its size is
+            the stated one) or ``pixels`` (it can be decoded as well).
+    """
+    if images is None:
+        return check_coco(path, data, image_keys=_IMAGE_KEYS)
+    if not images.is_dir():
+        findings = check_coco(path, data, image_keys=_IMAGE_KEYS)
+        reason, remedy = f"its picture folder {images} is missing", "check the path"
+        missing = Problem(path, None, None, reason, remedy)
+        return CocoFindings([missing, *findings.problems], True, findings.data)
+    unusable = unusable_pictures(path, data["images"], images, depth)
+    return check_coco(path, data, image_keys=_IMAGE_KEYS, unusable=unusable)
+
+
+def category_problems(
+    file: Path, categories: Sequence[Mapping[str, Any]], names: Mapping[int, str], source: str
+) -> list[Problem]:
+    """Compare the categories of a file, which may lack some, with those that are declared.
+
+    Args:
+        file: the file compared.
+        categories: its complete records.
+        names: declared id -> name.
+        source: where they are declared, for the message.
+
+    Returns:
+        One problem for each category whose id is not declared or has another name.
+    """
+    return [
+        Problem(
+            file,
+            None,
+            None,
+            f"category id {c['id']} is {str(c['name'])!r} here and "
+            f"{names.get(c['id'], 'absent')!r} in {source}",
+            "write the same ids and names in all files of a data set",
+        )
+        for c in categories
+        if names.get(c["id"]) != str(c["name"])
+    ]
+
+
+def unusable_pictures(
+    path: Path, records: Sequence[Any], folder: Path, depth: Depth
+) -> dict[int, Problem]:
+    """Return what is wrong with picture files, by position of the record.
+
+    Args:
+        path: the annotation file, for the messages.
+        records: its list of pictures, sound or not.
+        folder: where their files are.
+        depth: see ``examine_coco``.
+    """
+    named = [
+        (position, record)
+        for position, record in enumerate(records)
+        if isinstance(record, dict)
+        and isinstance(record.get("file_name"), str)
+        and "\0" not in record["file_name"]
+    ]
+
+    def look(item: tuple[int, dict[str, Any]]) -> tuple[str, str] | None:
+        stated = (item[1].get("height"), item[1].get("width"))
+        return picture_fault(folder / item[1]["file_name"], stated, depth)
+
+    if depth == "name":  # too quick to be worth a thread
+        faults = [look(item) for item in named]
+    else:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            faults = list(pool.map(look, named))
+    return {
+        position: Problem(path, record.get("id"), None, *fault)
+        for (position, record), fault in zip(named, faults, strict=True)
+        if fault is not None
+    }
+
+
+def picture_fault(file: Path, stated: tuple[Any, Any], depth: Depth) -> tuple[str, str] | None:
+    """Return reason and remedy of an unusable picture file, or None.
+
+    Args:
+        file: the picture.
+        stated: its (height, width) according to the annotations.
+        depth: see ``examine_coco``.
+    """
+    try:
+        there = file.is_file()
+    except OSError as error:  # for example a name that is too long
+        return f"picture file {str(file)[:200]}: {error.strerror}", "rename or remove the picture"
+    if not there:
+        return f"picture file {file} is missing", "add the file or remove the picture"
+    if depth == "name":
+        return None
+    try:
+        stored, shown = header_size(file)
+        if stored == stated and depth == "pixels":
+            read_rgb(file)
+    except ValueError as error:
+        reason, _, remedy = str(error).rpartition("; ")
+        return reason, f"{remedy} or remove the picture"
+    return None if stored == stated else size_mismatch(file, stated, stored, shown)
+
+
+def size_mismatch(
+    file: Path, stated: tuple[Any, Any], stored: tuple[int, int], shown: tuple[int, int]
+) -> tuple[str, str]:
+    """Word the reason and the remedy for a picture of another (height, width) than stated."""
+    reason = (
+        f"{file} is {stored[0]} px high and {stored[1]} px wide, stated are {stated[0]} and "
+        f"{stated[1]}"
+    )
+    if stated == shown:
+        return reason, "its EXIF orientation turns it: save it upright and without that tag"
+    return reason, "annotate the picture anew or correct height and width"

@@ -1,0 +1,111 @@
+"""Atomic writing, JSON and hashes of files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    pass
+
+
+@contextmanager
+def written_whole(path: Path, durable: bool = False) -> Iterator[IO[bytes]]:
+    """Open a file that appears under its name only when the block ends without an error.
+
+    A reader never sees half a file, and a run that dies keeps the previous one.
+
+    Args:
+        path: the file; missing parents are created.
+        durable: wait until the disk has it, so that it also outlives a crash of the machine.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with part.open("wb") as file:
+            yield file
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        part.replace(path)
+        if durable:
+            _sync_folder(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a change of names reach the disk; POSIX only, elsewhere folders cannot be opened."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_hash(path: Path) -> str:
+    """Return the first 16 hexadecimal digits of a file's SHA-256."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def write_json(path: str | Path, payload: Any, *, indent: int | None = None) -> Path:
+    """Write JSON so that a reader sees the old file or the whole new one, never a part.
+
+    Numbers keep full precision; NaN and infinity, which JSON does not have, become ``null``;
+    numpy scalars and arrays become numbers and lists.
+
+    Args:
+        path: file to write; missing folders are made.
+        payload: plain containers, numbers, text, numpy scalars and arrays.
+        indent: spaces a level, or None for one line.
+
+    Returns:
+        The path written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        text = json.dumps(payload, allow_nan=False, default=_from_numpy, indent=indent)
+    except ValueError:  # a NaN somewhere: walk the payload only then, results lists are long
+        text = json.dumps(_without_nan(payload), allow_nan=False, indent=indent)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text + "\n", encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def _from_numpy(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    if isinstance(value, (np.generic, np.ndarray)):
+        return _without_nan(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

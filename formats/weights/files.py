@@ -1,0 +1,199 @@
+"""Reading weight files and checkpoints without executing what they carry."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from formats.weights.archive import check_archive
+from formats.weights.foreign import read_foreign_weights
+from formats.weights.foreign_pickle import ORIGINAL
+
+
+class ForeignContentError(ValueError):
+    """A file holds more than tensors and plain containers."""
+
+
+@runtime_checkable
+class ReadsOtherNames(Protocol):
+    """A model that knows weights of another implementation by their names."""
+
+    def own_weights(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return weights by the model's own names; names it does not know stay as they are.
+
+        Raises:
+            ValueError: the weights are of another network.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """What became of each tensor of a weight file.
+
+    Attributes:
+        source: the file.
+        loaded: number of tensors taken over.
+        missing: names the model has and the file lacks.
+        unexpected: names the file has and the model lacks.
+        mismatched: ``name: shape in file -> shape in model``.
+        notes: what else is to be said of the file.
+    """
+
+    source: str
+    loaded: int
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    mismatched: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"{self.loaded} tensors loaded from {self.source}"]
+        lines += [f"  {note}" for note in self.notes]
+        for title in ("missing", "unexpected", "mismatched"):
+            names = getattr(self, title)
+            if names:
+                shown = ", ".join(names[:8])
+                if names[8:]:
+                    parts = {".".join(name.split(".")[:2]) for name in names[8:]}
+                    shown += f" and {len(names) - 8} more in {', '.join(sorted(parts)[:12])}"
+                lines.append(f"  {title} ({len(names)}): {shown}")
+        return "\n".join(lines)
+
+
+def read_file(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint or weight file (torch or safetensors) on the CPU.
+
+    Raises:
+        ValueError: the file is missing, broken, or carries anything but tensors and plain
+            containers. Nothing in it is executed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such checkpoint or weight file")
+    try:
+        content = _read_tensors(path)
+    except pickle.UnpicklingError as error:
+        # Before that it advises to switch the check off, after it to allow what was found.
+        if not _starts_as_weights(path):
+            raise _no_weights(path) from None
+        told = str(error).rpartition("WeightsUnpickler error: ")[2].strip()
+        reason = told.partition("\n")[0].partition(" Please ")[0].rstrip(". ")
+        raise ForeignContentError(
+            f"{path}: refused, because it holds more than tensors and plain containers, or is "
+            f"broken ({reason}). {_remedy(path, reason)}"
+        ) from None
+    except Exception as error:  # the readers raise whatever the broken bytes lead them to
+        if not _starts_as_weights(path):
+            raise _no_weights(path) from None
+        raise ValueError(f"{path}: broken file, cannot be read as weights ({error!r})") from None
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path}: holds a {type(content).__name__}, not a state_dict")
+    return dict(content)
+
+
+def _starts_as_weights(path: Path) -> bool:
+    """Tell whether a file begins like a zip archive, a pickle or, by its name, safetensors."""
+    with path.open("rb") as stream:
+        start = stream.read(4)
+    return path.suffix == ".safetensors" or start == b"PK\3\4" or start[:1] == b"\x80"
+
+
+def _no_weights(path: Path) -> ValueError:
+    return ValueError(
+        f"{path}: holds no weights: it is neither a zip archive nor a pickle; name a checkpoint, "
+        "or a file written by torch.save or safetensors"
+    )
+
+
+def _remedy(path: Path, reason: str) -> str:
+    if f" {ORIGINAL}" in reason and zipfile.is_zipfile(path):
+        return (
+            "It seems to be a network of YOLOv8; train from its weights: train.py fit --config "
+            f"configs/seg/yolo_n.yaml (or another scale) --model.init_args.init_from {path}"
+        )
+    return "Save a state_dict instead."
+
+
+def _read_tensors(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    check_archive(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def state_dict_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Find the model's weights in a file: our checkpoint, a trainer's, or a bare state_dict."""
+    state = content
+    for key in ("state_dict", "model"):
+        if isinstance(state.get(key), Mapping):
+            state = state[key]
+    tensors = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    if tensors and all(k.startswith("model.") for k in tensors):
+        return {k.removeprefix("model."): v for k, v in tensors.items()}
+    return tensors
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, Tensor], list[str]]:
+    """Read weights to start from, also out of a file that holds a whole network of other classes.
+
+    Returns:
+        The weights by the names in the file, and notes on where they come from.
+
+    Raises:
+        ValueError: see `read_file` and `read_foreign_weights`.
+    """
+    try:
+        return state_dict_of(read_file(path)), []
+    except ForeignContentError as error:
+        if not zipfile.is_zipfile(path):
+            raise ValueError(
+                f"{error} Whole networks are read from zip archives alone, not from the format "
+                "of PyTorch before 1.6."
+            ) from None
+    foreign = read_foreign_weights(path)
+    part = f" under {foreign.part!r}" if foreign.part else ""
+    return foreign.tensors, [f"read without its classes from a {foreign.kind}{part}"]
+
+
+def load_weights(model: nn.Module, path: str | Path) -> LoadReport:
+    """Start a model from a file of weights; tensors of another shape keep their initial value.
+
+    Returns:
+        The report, by name and shape.
+
+    Raises:
+        ValueError: the file cannot be read, is of another network or nothing in it fits.
+    """
+    wanted = model.state_dict()
+    found, notes = read_weights(path)
+    if isinstance(model, ReadsOtherNames):
+        try:
+            found = model.own_weights(found)
+        except ValueError as error:
+            raise ValueError(f"{path} does not fit the model: {error}") from None
+    fits = {k: v for k, v in found.items() if k in wanted and v.shape == wanted[k].shape}
+    report = LoadReport(
+        source=str(path),
+        loaded=len(fits),
+        missing=sorted(set(wanted) - set(found)),
+        unexpected=sorted(set(found) - set(wanted)),
+        mismatched=[
+            f"{k}: {tuple(found[k].shape)} -> {tuple(wanted[k].shape)}"
+            for k in sorted(set(found) & set(wanted) - set(fits))
+        ],
+        notes=notes,
+    )
+    if not fits:
+        raise ValueError(f"nothing in this file fits the model.\n{report}")
+    model.load_state_dict(fits, strict=False)
+    return report

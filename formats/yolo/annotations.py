@@ -1,0 +1,159 @@
+"""From the label files of a YOLO split to a COCO dictionary, and all that is wrong with them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from formats.images import SUFFIXES, Depth, header_size, is_upright, read_rgb
+from formats.yolo.data_yaml import YoloSet
+from formats.yolo.labels import label_path, read_labels
+from structures import DataProblems, Problem
+
+_OPEN_FILES = 8  # headers read at a time: a network answers slowly, but many at once
+_NOT_LABELS = ("classes.txt",)  # labelling tools leave the class names beside the labels
+
+
+class YoloFindings(NamedTuple):
+    """A split as COCO dictionary.
+
+    Attributes:
+        folder: of the pictures.
+        data: ``images``, ``annotations`` and ``categories``, without what has a problem and
+            without the annotations of pictures that have one.
+        problems: all that is wrong with the split.
+        counts: ``pictures`` of the split, of them ``unlabelled`` ones without a label file and
+            ``left_out_pictures``; ``annotations``, ``left_out_annotations`` of other pictures.
+    """
+
+    folder: Path
+    data: dict[str, Any]
+    problems: list[Problem]
+    counts: dict[str, int]
+
+
+def read_split(
+    dataset: YoloSet,
+    split: str,
+    boxes_as_masks: bool = False,
+    depth: Depth = "header",
+    limit: float = math.inf,
+) -> YoloFindings:
+    """Read the annotations of a split; fractions become pixels by every picture's header.
+
+    Pictures have ids from 1 by sorted name, faulty ones counted, and annotations ids from 1 by
+    picture and line. Boxes are those of the polygons.
+
+    Args:
+        dataset: the content of a ``data.yaml``.
+        split: ``train``, ``val`` or ``test``.
+        boxes_as_masks: see ``read_labels``.
+        depth: ``header``, or ``pixels`` to decode every picture as well.
+        limit: of more pictures only the headers are read.
+
+    Returns:
+        What was found; no picture where the split could not be listed at all.
+    """
+    try:
+        folder, names, problems = dataset.pictures(split)
+    except DataProblems as error:
+        folder, names, problems = dataset.root, [], list(error.problems)
+    paths = [folder / name for name in names]
+    sizes = _sizes_or_faults(paths, depth if len(names) <= limit else "header")
+    problems += _stray_labels(paths)
+    owners = Counter(label_path(path) for path in paths)
+    data: dict[str, Any] = {
+        "images": [],
+        "annotations": [],
+        "categories": dataset.category_map.to_coco(),
+    }
+    bad_lines = 0
+    for image_id, (name, path, size) in enumerate(zip(names, paths, sizes, strict=True), start=1):
+        labels = label_path(path)
+        if owners[labels] > 1:
+            reason = f"shares its label file {labels} with a picture of another kind"
+            problems.append(Problem(path, name, None, reason, "rename one of them"))
+        elif isinstance(size, tuple):
+            found = _read_picture(dataset, data, (image_id, name, size), labels, boxes_as_masks)
+            problems += found
+            bad_lines += len(found)
+        else:
+            problems.append(Problem(path, name, None, size, "mend it or remove the picture"))
+    missing = sum(not labels.is_file() for labels in owners)
+    if missing == len(owners) > 0:
+        reason = f"none of the {len(paths)} pictures of {split} has a label file"
+        remedy = f"put them where they are looked for, such as {label_path(paths[0])}"
+        problems.append(Problem(dataset.file, None, None, reason, remedy))
+    counts = {
+        "pictures": len(paths),
+        "annotations": len(data["annotations"]) + bad_lines,
+        "unlabelled": missing,
+        "left_out_pictures": len(paths) - len(data["images"]),
+        "left_out_annotations": bad_lines,
+    }
+    return YoloFindings(folder, data, problems, counts)
+
+
+def _read_picture(
+    dataset: YoloSet,
+    data: dict[str, Any],
+    picture: tuple[int, str, tuple[int, int]],
+    labels: Path,
+    boxes_as_masks: bool,
+) -> list[Problem]:
+    """Add a picture (id, name, size) and its objects to ``data``; return what is wrong."""
+    image_id, name, size = picture
+    data["images"].append({"id": image_id, "file_name": name, "height": size[0], "width": size[1]})
+    lines, faults = read_labels(labels, dataset.names, size, boxes_as_masks)
+    number = len(data["annotations"])
+    data["annotations"] += [
+        {
+            "id": number + k,
+            "image_id": image_id,
+            "category_id": line.category,
+            "iscrowd": 0,
+            "segmentation": [line.polygon],
+            "bbox": line.box(),
+        }
+        for k, line in enumerate(lines, start=1)
+    ]
+    return [Problem(labels, name, at, reason, remedy, part="line") for at, reason, remedy in faults]
+
+
+def _sizes_or_faults(paths: Sequence[Path], depth: Depth) -> list[tuple[int, int] | str]:
+    with ThreadPoolExecutor(_OPEN_FILES) as pool:
+        return list(pool.map(lambda path: _size_or_fault(path, depth), paths))
+
+
+def _size_or_fault(path: Path, depth: Depth) -> tuple[int, int] | str:
+    """Return (height, width) of a picture, or what is wrong with it."""
+    try:
+        size, _ = header_size(path)
+        if not is_upright(path):  # A66
+            return (
+                "its EXIF orientation turns it, so that labels may belong to either frame: save "
+                "it upright and without that tag"
+            )
+        if depth == "pixels":
+            read_rgb(path)
+    except ValueError as error:
+        return str(error)
+    return size
+
+
+def _stray_labels(pictures: Sequence[Path]) -> Iterator[Problem]:
+    """Find label files in ``labels`` folders that belong to no picture."""
+    folders = {label_path(path).parent: path.parent for path in pictures}
+    for labels, folder in sorted(folders.items()):
+        if labels == folder or not labels.is_dir():  # beside pictures any text file may lie
+            continue
+        stems = {f.stem for f in folder.iterdir() if f.suffix.lower() in SUFFIXES}
+        stems |= {path.stem for path in pictures if path.parent == folder}
+        for file in sorted(labels.glob("*.txt")):
+            if file.stem not in stems and file.name not in _NOT_LABELS:
+                reason = f"there is no picture {folder / file.stem} (.jpg, .png, ...)"
+                yield Problem(file, None, None, reason, "add the picture or remove the file")

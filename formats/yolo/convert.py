@@ -1,0 +1,135 @@
+"""COCO instances to YOLO segmentation text and back; between them stands a COCO dictionary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from formats.coco.store import AnnotationStore
+from formats.yolo.annotations import read_split
+from formats.yolo.data_yaml import YoloSet
+from formats.yolo.writer import Placing, coco_to_yolo
+from structures import BadDataPolicy, DataProblems, settle
+
+Form = Literal["coco", "yolo"]
+
+
+class Conversion(NamedTuple):
+    """What a conversion did.
+
+    Attributes:
+        counts: pictures and objects written, and what was left out.
+        source: the file that was read.
+        folder: of the pictures that belong to what was written.
+        content: the COCO dictionary to write, None where files were written already.
+    """
+
+    counts: dict[str, int]
+    source: Path
+    folder: Path
+    content: dict[str, Any] | None
+
+
+def convert(
+    source: Form,
+    target: Form,
+    out: Path,
+    *,
+    annotations: Path | None = None,
+    images: Path | None = None,
+    data_yaml: Path | None = None,
+    root: Path | None = None,
+    split: str | None = None,
+    skip_crowds: bool = False,
+    boxes_as_masks: bool = False,
+    placing: Placing = "copy",
+    bad_data: BadDataPolicy = "error",
+) -> Conversion:
+    """Convert one split of a data set.
+
+    Args:
+        source: form of what is read.
+        target: form of what is written.
+        out: folder of the YOLO set to write; unused for COCO.
+        annotations: COCO file to read, with ``images``.
+        images: folder of its pictures.
+        data_yaml: YOLO set to read, with ``split``.
+        root: folder of its data instead of what the file says.
+        split: the split to read, or the name of the one to write.
+        skip_crowds: see ``coco_to_yolo``.
+        boxes_as_masks: see ``yolo_to_coco``.
+        placing: see ``coco_to_yolo``.
+        bad_data: what becomes of faulty pictures and annotations.
+
+    Raises:
+        ValueError: an argument or a file is missing or wrong.
+    """
+    if source == target:
+        raise ValueError(f"--from {source} --to {target} changes nothing; name two formats")
+    if source == "coco":
+        if annotations is None or images is None:
+            raise ValueError("--from coco needs --annotations FILE.json and --images DIR")
+        counts = coco_to_yolo(
+            annotations,
+            images,
+            out,
+            split=split,
+            skip_crowds=skip_crowds,
+            placing=placing,
+            bad_data=bad_data,
+        )
+        return Conversion(counts, annotations, out, None)
+    if data_yaml is None or split is None:
+        raise ValueError("--from yolo needs --data data.yaml and --split train, val or test")
+    content, folder, counts = yolo_to_coco(
+        data_yaml, split, root=root, boxes_as_masks=boxes_as_masks, bad_data=bad_data
+    )
+    return Conversion(counts, data_yaml, folder, content)
+
+
+def yolo_to_coco(
+    data_yaml: Path,
+    split: str,
+    *,
+    root: Path | None = None,
+    boxes_as_masks: bool = False,
+    bad_data: BadDataPolicy = "error",
+) -> tuple[dict[str, Any], Path, dict[str, int]]:
+    """Read a split of a YOLO data set as COCO instances.
+
+    Ids, boxes and areas (pixels of the mask) are those of ``YoloTxtDataModule``, so that both score
+    alike.
+
+    Args:
+        data_yaml: the file that declares the set.
+        split: ``train``, ``val`` or ``test``.
+        root: folder of the data instead of what the file says.
+        boxes_as_masks: see ``YoloTxtDataModule``.
+        bad_data: what becomes of faulty pictures and lines.
+
+    Returns:
+        The COCO dictionary, the folder that its file names are relative to, and how many pictures
+        and objects it has and were left out.
+
+    Raises:
+        ValueError: a file is missing or wrong.
+    """
+    dataset = YoloSet.read(data_yaml, root)
+    findings = read_split(dataset, split, boxes_as_masks)
+    if findings.problems and not findings.data["images"]:
+        raise DataProblems(findings.problems)
+    settle(findings.problems, bad_data)
+    category_map = dataset.category_map
+    store = AnnotationStore.from_coco(findings.data, category_map.labels())
+    areas = dict(zip(store.ids.tolist(), store.areas.tolist(), strict=True))
+    for annotation in findings.data["annotations"]:
+        annotation["area"] = areas[annotation["id"]]
+    with_objects = {a["image_id"] for a in findings.data["annotations"]}
+    counts = {
+        "pictures": len(findings.data["images"]),
+        "pictures_without_objects": len(findings.data["images"]) - len(with_objects),
+        "objects": len(findings.data["annotations"]),
+        "objects_without_pixel": store.count_degenerate(),
+        "problems_left_out": len(findings.problems),
+    }
+    return findings.data, findings.folder, counts

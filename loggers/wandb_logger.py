@@ -1,0 +1,324 @@
+"""Weights & Biases as a logger that a run can rely on: it never stops one, nor holds it up.
+
+W&B may be missing, refuse to start, lose its service in the middle or its network at the end. The
+first failure is reported once; from then on the logger does nothing, and the run goes on with its
+CSV file, pictures and checkpoints.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning_fabric.loggers.logger import rank_zero_experiment
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
+
+from loggers.metric_names import best_of
+
+STEP = "trainer/global_step"  # the horizontal axis of everything
+START_SECONDS = 60.0
+TEARDOWN_SECONDS = 30.0
+RUN_ID_FILE = "wandb_run_id"  # in the run folder
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WandbOptions:
+    """Where and how to log to Weights & Biases.
+
+    Attributes:
+        project: project name.
+        mode: ``offline`` writes the run to disk, to be sent later by ``wandb sync``; ``online``
+            falls back to it where nobody is logged in or the server does not answer.
+        entity: team or user, None for the default.
+        group: joins runs of one experiment, for example folds or seeds.
+        job_type: what this run is within the group, for example ``seed1``.
+        tags: free labels.
+        checkpoints: which checkpoints of a training become artifacts when it ends, with the
+            aliases ``best`` and ``last``.
+        finish_seconds: how long the end of an online run waits for uploads; what is left stays on
+            disk for ``wandb sync``.
+    """
+
+    project: str = "segmil"
+    mode: Literal["offline", "online"] = "offline"
+    entity: str | None = None
+    group: str | None = None
+    job_type: str | None = None
+    tags: tuple[str, ...] = ()
+    checkpoints: Literal["none", "best", "last", "both"] = "none"
+    finish_seconds: float = 600.0
+
+
+class SafeWandbLogger(WandbLogger):
+    """Lightning's W&B logger with bounded waits and without consequences for the run.
+
+    The run starts when something is first logged, on the first process only. Its id is written
+    into the run folder, and a training that goes on in that folder goes on with the same W&B run.
+    Metrics of validation keep their best and their last value in the summary (see `best_of`).
+
+    Args:
+        run_dir: folder of the run.
+        options: see `WandbOptions`.
+
+    Attributes:
+        failed: W&B has failed and is not used any more.
+
+    Raises:
+        ModuleNotFoundError: wandb is not installed.
+    """
+
+    def __init__(self, run_dir: Path, options: WandbOptions) -> None:
+        file = run_dir / RUN_ID_FILE
+        super().__init__(
+            name=_run_name(run_dir),
+            save_dir=str(run_dir.resolve()),  # the service may have another working directory
+            id=file.read_text().strip() if file.is_file() else None,
+            project=options.project,
+            entity=options.entity,
+            group=options.group,
+            job_type=options.job_type,
+            tags=list(options.tags),
+        )
+        self.options = options
+        self.failed = False
+        self._run_dir = run_dir
+        self._defined: set[str] = set()
+        self._checkpoints: Any = None
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """Return the W&B run, or something that takes every call where W&B has failed."""
+        if self._experiment is None and not self.failed:
+            with self.guard("did not start"):
+                self._experiment = self._start()
+        return _Silent() if self._experiment is None else self._experiment
+
+    @contextlib.contextmanager
+    def guard(self, what: str) -> Iterator[None]:
+        """Turn an error inside the block into the one warning and the end of W&B for this run.
+
+        Args:
+            what: what W&B did, for the message.
+        """
+        try:
+            yield
+        except Exception as error:  # what fails here is W&B, its service, the disk or the network
+            if self.failed:
+                return
+            self.failed, self._experiment = True, None
+            _log.warning(
+                "W&B %s (%s: %s); the run goes on without it, its folder has everything but "
+                "W&B's own pages",
+                what,
+                type(error).__name__,
+                str(error).strip() or "no message",
+            )
+            _forget_service()
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log numbers or W&B's own objects at a step."""
+        if self.failed:
+            return
+        with self.guard("stopped working"):
+            self._define(metrics)
+            super().log_metrics(metrics, step)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any) -> None:
+        """Add to the run's configuration."""
+        if self.failed:
+            return
+        with self.guard("took no configuration"):
+            super().log_hyperparams(params)
+
+    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
+        """Remember whose checkpoints to send when the training ends."""
+        self._checkpoints = checkpoint_callback
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Send the checkpoints that were asked for; `finish` ends the run."""
+        if status != "success" or self.failed or self._experiment is None:
+            return
+        with self.guard("took no checkpoint"):
+            self._send_checkpoints()
+
+    @rank_zero_only
+    def finish(self) -> None:
+        """End the run; waits for uploads at most as long as the options say."""
+        run, self._experiment = self._experiment, None
+        if run is None or self.failed:
+            return
+        with self.guard("did not finish"):
+            _within(self.options.finish_seconds + TEARDOWN_SECONDS, run.finish)
+
+    def _start(self) -> Any:
+        import wandb
+
+        limits: dict[str, Any] = {
+            "init_timeout": START_SECONDS,
+            "finish_timeout": self.options.finish_seconds,
+        }
+        known = wandb.Settings.model_fields  # older versions lack some
+        settings = wandb.Settings(**{k: v for k, v in limits.items() if k in known})
+        given = {k: v for k, v in self._wandb_init.items() if k != "anonymous"}
+        given |= {"settings": settings, "reinit": "finish_previous"}
+        mode = self._mode()
+        try:
+            run = self._init(mode=mode, **given)
+        except Exception as error:
+            if mode != "online":
+                raise
+            _log.warning("W&B is not reachable (%s); logging offline", str(error).strip())
+            run = self._init(mode="offline", **given)
+        run.define_metric(STEP)
+        run.define_metric("*", step_metric=STEP, step_sync=True)
+        self._run_dir.mkdir(parents=True, exist_ok=True)
+        (self._run_dir / RUN_ID_FILE).write_text(f"{run.id}\n")
+        self._wandb_init["id"] = self._id = run.id
+        return run
+
+    def _init(self, **given: Any) -> Any:
+        """Start a run; with a new service where the one of an earlier run or of a parent died."""
+        import wandb
+
+        before = self._folders()
+        try:
+            return wandb.init(**given)
+        except Exception as error:
+            if not _is_lost_connection(error):
+                raise
+            for folder in self._folders() - before:  # nothing is in it yet
+                shutil.rmtree(folder, ignore_errors=True)
+            _forget_service()
+            return wandb.init(**given)
+
+    def _folders(self) -> set[Path]:
+        found = (self._run_dir / "wandb").glob("*run-*")
+        return {path for path in found if not path.is_symlink()}
+
+    def _mode(self) -> Any:
+        """Return the mode of the run; never asks anybody anything."""
+        if self.options.mode == "offline":
+            return "offline"
+        asked = os.environ.get("WANDB_MODE", "online")
+        if asked != "online":
+            return {"dryrun": "offline"}.get(asked, asked)
+        if _logged_in():
+            return "online"
+        _log.warning("nobody is logged in to W&B (`wandb login`, WANDB_API_KEY); logging offline")
+        return "offline"
+
+    def _define(self, metrics: Mapping[str, Any]) -> None:
+        for name, value in metrics.items():
+            best = best_of(name)
+            numeric = isinstance(value, int | float) or hasattr(value, "item")
+            if best is not None and numeric and name not in self._defined:
+                self._defined.add(name)
+                self.experiment.define_metric(name, step_metric=STEP, summary=f"{best},last")
+
+    def _send_checkpoints(self) -> None:
+        import wandb
+
+        wanted, callback = self.options.checkpoints, self._checkpoints
+        if wanted == "none" or callback is None:
+            return
+        files = {"last": str(callback.last_path), "best": str(callback.best_model_path)}
+        score = callback.best_model_score
+        for alias, path in files.items():
+            if wanted not in (alias, "both") or not Path(path).is_file():
+                continue
+            metadata = {"file": Path(path).name, "monitor": callback.monitor}
+            if alias == "best" and score is not None:
+                metadata["score"] = float(score)
+            artifact = wandb.Artifact(
+                f"model-{self.experiment.id}", type="model", metadata=metadata
+            )
+            artifact.add_file(path, name=f"{alias}.ckpt")
+            self.experiment.log_artifact(artifact, aliases=[alias])
+
+
+def _run_name(run_dir: Path) -> str:
+    """Return ``name/version``, or ``name/version/stage`` for a run inside the folder of another."""
+    inside = (run_dir.parent / "config.yaml").is_file()
+    return "/".join(run_dir.parts[-3 if inside else -2 :])
+
+
+class _Silent:
+    """Takes every call, attribute and item and does nothing."""
+
+    def __getattr__(self, name: str) -> _Silent:
+        return self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> _Silent:
+        return self
+
+    def __getitem__(self, key: Any) -> _Silent:
+        return self
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+
+def _is_lost_connection(error: BaseException) -> bool:
+    """Tell whether W&B's service is gone; its own errors for that have no public names."""
+    names = ("MailboxClosedError", "WandbServiceConnectionError")
+    return isinstance(error, ConnectionError) or type(error).__name__ in names
+
+
+def _forget_service() -> None:
+    """Make sure that neither the next run nor the end of the program meets a dead service."""
+
+    def work() -> None:
+        import wandb
+
+        wandb.teardown()
+
+    with contextlib.suppress(Exception):  # a service that is dead can't say goodbye either
+        _within(TEARDOWN_SECONDS, work)
+    os.environ.pop("WANDB_SERVICE", None)  # where the service is, also that of a parent process
+
+
+def _logged_in() -> bool:
+    """Tell whether there are credentials, without asking for them."""
+    import wandb
+
+    quiet = "prompt" in inspect.signature(wandb.login).parameters
+    return bool(wandb.login(**({"prompt": False} if quiet else {"timeout": 0})))
+
+
+def _within(seconds: float, work: Callable[[], Any]) -> None:
+    """Run ``work`` in a thread and wait for it, at most so long.
+
+    Raises:
+        TimeoutError: it has not ended; it is left behind.
+        Exception: what ``work`` raised.
+    """
+    errors: list[Exception] = []
+
+    def target() -> None:
+        try:
+            work()
+        except Exception as error:  # raised again below, in the thread that waits
+            errors.append(error)
+
+    thread = threading.Thread(target=target, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(f"no answer for {seconds:g} s")
+    if errors:
+        raise errors[0]

@@ -1,0 +1,45 @@
+"""The table of several models as one W&B run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from loggers.run import forget_run_dir, next_run_dir, stay_inside
+from loggers.wandb_charts import records_table
+from loggers.wandb_logger import SafeWandbLogger, WandbOptions
+
+__all__ = ["WandbOptions", "log_model_table"]
+
+
+def log_model_table(
+    options: WandbOptions,
+    name: str,
+    rows: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, Any],
+) -> str:
+    """Log rows as the table ``models`` of a run of its own, and return what was done, in words.
+
+    Args:
+        options: project and mode.
+        name: the folder is ``runs/<name>/version_<k>``.
+        rows: one a model, all with the same keys.
+        facts: configuration of the run.
+    """
+    os.environ.setdefault("WANDB_SILENT", "true")  # what was done is told in one line
+    folder = next_run_dir(Path("runs"), name)
+    forget_run_dir()
+    stay_inside(folder)
+    try:
+        logger = SafeWandbLogger(folder, options)
+        table = records_table([dict(row) for row in rows])
+    except ModuleNotFoundError:
+        return "W&B is not installed (`pip install wandb`); nothing was logged"
+    logger.log_hyperparams(dict(facts))
+    logger.log_metrics({"models": table})
+    logger.finish()
+    if logger.failed:
+        return f"W&B failed; the table is in no W&B run, see {folder}"
+    return f"logged to W&B ({options.mode}): {len(rows)} models, {folder}"

@@ -1,0 +1,271 @@
+"""MHIM: masked hard instance mining, a student trained without what its teacher finds easy.
+
+Tang et al., "Multiple Instance Learning Framework with Masked Hard Instance Mining for Whole Slide
+Image Classification", ICCV 2023, arXiv 2307.15254; "MHIM-v2", IJCV 2025, arXiv 2509.11526. Student
+S and teacher T are one learner with two sets of weights. In a training step the teacher, without
+gradients but with its dropout, scores the instances of a bag, and the student sees those that the
+masks of `models.mil.mhim.masking` leave.
+
+    L     = L_S + alpha L_con             alpha in the recipe's loss_weights
+    L_con = - sum_d softmax(z_T / tau_T)_d log softmax(z_S / tau_S)_d     z the bag's embedding
+    T    <- m(t) T + (1 - m(t)) S         after each optimizer step; buffers are copied
+    m(t)  = m, or 1 - (1 - m) (1 + cos(pi t)) / 2      t the share of the training that is done
+
+Prediction is the student's on all instances. The teacher begins with the weights of the plain
+learner trained before (`lightning_modules.mhim`), the student with those of its embedding. MHIM-v2
+scores instances by the share that they have in the logits, and compresses a random part of the kept
+instances into tokens (`models.mil.mhim.global_recycle`).
+
+The instances are chosen before the student embeds them, which embeds each by itself: the terms are
+those of choosing afterwards, at the cost of the kept instances alone.
+
+Letters: N instances of B bags, E embedding width, C logits, K heads of attention.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from models.losses.bag_classification import mean_over_bags
+from models.mil.mhim.global_recycle import GlobalRecycle, append_tokens
+from models.mil.mhim.masking import MaskRatios, half_cosine
+from models.mil.protocol import (
+    LearnerFactory,
+    Reduction,
+    ScheduledLosses,
+    ScoresInstances,
+    SeesTrainingBags,
+    TwoPartLearner,
+)
+from models.ops.bags.keyed_random import draw_key, random_order
+from models.ops.bags.ragged import segment_ids
+from models.ops.masks.instances import floor_share, random_instances
+from models.ops.precision import at_least_float32
+from structures import BagBatch, MILOutput, MILTask
+
+Scores = Literal["attention", "instance_logits", "class_aware"]
+_RECYCLE = 2  # stream of random choices, beside those of the masks
+
+
+class MHIM(nn.Module):
+    """A student and its teacher.
+
+    Args:
+        in_features: D.
+        num_classes: classes of the task.
+        task: see `MILTask`.
+        learner: makes the learner, a `TwoPartLearner`; its ``embed`` embeds an instance.
+        masks: which instances the student does not see.
+        scores: what the teacher ranks instances by: its ``attention``; the largest of an instance's
+            own ``instance_logits`` (A153); or ``class_aware``, the probability of the class that an
+            instance's share in the logits speaks for (v2).
+        recycle: compresses a part of the kept instances into tokens (v2), or None.
+        recycle_keep_ratio: share of the kept instances that stays as it is.
+        momentum: m.
+        momentum_schedule: ``constant``, or ``cosine`` from m to 1.
+        student_init: what the student takes of the first stage: ``fc`` the embedding of an
+            instance, ``all``, or ``none``.
+        student_temperature: tau_S.
+        teacher_temperature: tau_T.
+
+    Raises:
+        ValueError: a number is out of range, or the learner lacks what the arguments ask for.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        task: MILTask,
+        *,
+        learner: LearnerFactory,
+        masks: MaskRatios,
+        scores: Scores = "attention",
+        recycle: GlobalRecycle | None = None,
+        recycle_keep_ratio: float = 1.0,
+        momentum: float = 0.9999,
+        momentum_schedule: Literal["constant", "cosine"] = "constant",
+        student_init: Literal["fc", "none", "all"] = "fc",
+        student_temperature: float = 1.0,
+        teacher_temperature: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.task: MILTask = task
+        self.student = learner(in_features, num_classes, task)
+        self.permutation_invariant = getattr(self.student, "permutation_invariant", True)
+        self._check_learner(scores, student_init)
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"momentum lies in [0, 1], got {momentum}")
+        if (recycle is None) != (recycle_keep_ratio == 1) or not 0 < recycle_keep_ratio <= 1:
+            raise ValueError(
+                "recycle needs recycle_keep_ratio in (0, 1), and without it the ratio is 1; got "
+                f"{recycle_keep_ratio}"
+            )
+        if min(student_temperature, teacher_temperature) <= 0:
+            raise ValueError(
+                f"temperatures are positive, got {student_temperature} and {teacher_temperature}"
+            )
+        # Equal until the first stage is taken over; only `update_teacher` moves it.
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.masks, self.scores = masks, scores
+        self.recycle, self.recycle_keep_ratio = recycle, recycle_keep_ratio
+        self.momentum, self.momentum_schedule = momentum, momentum_schedule
+        self.student_init = student_init
+        self.temperatures = (student_temperature, teacher_temperature)
+        self._tokens: list[Tensor] = []  # of the batches since the last optimizer step
+
+    def _check_learner(self, scores: Scores, student_init: str) -> None:
+        name = type(self.student).__name__
+        if not isinstance(self.student, TwoPartLearner):
+            raise ValueError(f"MHIM needs a learner with embed_bags and pool, {name} has none")
+        if scores == "class_aware" and not isinstance(self.student, ScoresInstances):
+            raise ValueError(f"scores: class_aware needs class_scores, {name} has none")
+        if student_init == "fc" and not isinstance(getattr(self.student, "embed", None), nn.Module):
+            raise ValueError(f"student_init: fc needs a learner with `embed`, {name} has none")
+
+    def forward(self, bags: BagBatch) -> MILOutput:
+        """Return the student's output on all instances."""
+        output: MILOutput = self.student(bags)
+        return output
+
+    def losses(
+        self, output: MILOutput, bags: BagBatch, reduction: Reduction = "mean"
+    ) -> dict[str, Tensor]:
+        """Return the terms of the student's learner."""
+        terms: dict[str, Tensor] = self._learner.losses(output, bags, reduction)
+        return terms
+
+    def loss_factors(self, progress: float) -> dict[str, float]:
+        """Return the factors of the student's learner."""
+        student: Any = self.student
+        return student.loss_factors(progress) if isinstance(student, ScheduledLosses) else {}
+
+    def see_training_bags(self, numbers: Tensor, labels: Tensor, sizes: Tensor) -> None:
+        """Tell both learners."""
+        for learner in (self.student, self.teacher):
+            if isinstance(learner, SeesTrainingBags):
+                learner.see_training_bags(numbers, labels, sizes)
+
+    @property
+    def _learner(self) -> TwoPartLearner:
+        student: Any = self.student
+        return student  # type: ignore[no-any-return]
+
+    def training_losses(self, bags: BagBatch, progress: float) -> dict[str, Tensor]:
+        """Return the terms of a training step: the student's on what it sees, and ``consistency``.
+
+        Args:
+            bags: whole bags.
+            progress: share of the training that is done, in [0, 1].
+        """
+        key = draw_key() if self.training else 0
+        target, kept = self.teach(bags, progress, key)
+        seen = self._learner.embed_bags(bags.keep(kept))
+        if self.recycle is not None:
+            seen = self._recycled(seen, self.recycle, key)
+        output = self._learner.pool(seen)
+        consistency = embedding_consistency(_embeddings(output), target, *self.temperatures)
+        terms = self._learner.losses(output, seen)
+        return terms | {"consistency": mean_over_bags(consistency)}
+
+    @torch.no_grad()
+    def teach(self, bags: BagBatch, progress: float, key: int) -> tuple[Tensor, Tensor]:
+        """Return the teacher's embeddings of the bags and which instances the student sees.
+
+        Args:
+            bags: whole bags.
+            progress: share of the training that is done, in [0, 1].
+            key: of the random choices.
+
+        Returns:
+            (B, E) or (B, C, E), and (N,) bool.
+        """
+        teacher: Any = self.teacher
+        embedded = teacher.embed_bags(bags)
+        output = teacher.pool(embedded)
+        scores = self._scores(embedded, output)
+        return _embeddings(output), self.masks.kept(scores, bags, progress, key)
+
+    def _scores(self, embedded: BagBatch, output: MILOutput) -> Tensor:
+        """Return what the teacher ranks instances by, (N,) or (N, K)."""
+        if self.scores == "class_aware":
+            teacher: Any = self.teacher
+            probabilities: Tensor = teacher.class_scores(embedded, output)
+            return probabilities
+        found = getattr(output, self.scores)
+        if found is None:
+            raise ValueError(f"scores: {type(self.teacher).__name__} gives no {self.scores}")
+        scores: Tensor = found
+        return scores.amax(dim=1) if self.scores == "instance_logits" else scores
+
+    def _recycled(self, seen: BagBatch, recycle: GlobalRecycle, key: int) -> BagBatch:
+        """Replace a random part of each bag's instances by tokens."""
+        sizes, offsets = seen.sizes(), seen.offsets
+        order = random_order(seen, key, _RECYCLE)
+        # One instance stays in any case; where it is the only one, the tokens are of it.  # A117
+        counts = floor_share(sizes, self.recycle_keep_ratio).clamp(min=1)
+        stays = random_instances(torch.ones_like(order, dtype=torch.bool), order, offsets, counts)
+        alone = (sizes == 1)[segment_ids(offsets, order.shape[0])]
+        tokens = recycle(seen.keep(~stays | alone))
+        if self.training:
+            self._tokens.append(at_least_float32(tokens.detach()))
+        return append_tokens(seen.keep(stays), tokens)
+
+    def start_from_teacher(self) -> None:
+        """Give the student what `student_init` says of the teacher's weights."""
+        teacher, student = self.teacher.state_dict(), self.student.state_dict()
+        taken = {"fc": "embed.", "all": "", "none": None}[self.student_init]
+        if taken is not None:
+            student |= {n: v for n, v in teacher.items() if n.startswith(taken)}
+        self.student.load_state_dict(student)
+
+    @torch.no_grad()
+    def update_teacher(self, progress: float) -> None:
+        """Move the teacher towards the student after an optimizer step, and the global queries.
+
+        Every process must call it.
+
+        Args:
+            progress: share of the training that was done before the step, in [0, 1].
+        """
+        momentum = self.momentum
+        if self.momentum_schedule == "cosine":
+            momentum = 1 - (1 - momentum) * half_cosine(progress)
+        pairs = zip(self.teacher.parameters(), self.student.parameters(), strict=True)
+        for average, trained in pairs:
+            average.lerp_(trained, 1 - momentum)
+        for buffer, source in zip(self.teacher.buffers(), self.student.buffers(), strict=True):
+            buffer.copy_(source)
+        if self.recycle is not None and self._tokens:
+            tokens = torch.cat(self._tokens)  # (bags, k, E)
+            self._tokens = []
+            self.recycle.update_queries(tokens.sum(dim=0), tokens.shape[0])
+
+
+def embedding_consistency(
+    student: Tensor, teacher: Tensor, student_temperature: float, teacher_temperature: float
+) -> Tensor:
+    """Return the cross-entropy of the student's embedding relative to the teacher's, by bag.
+
+    Args:
+        student: (B, E), or (B, C, E) whose C embeddings are taken as one of C E values (A152).
+        teacher: likewise; no gradient reaches it.
+        student_temperature: divides the student's values ahead of the softmax.
+        teacher_temperature: likewise the teacher's.
+
+    Returns:
+        (B,), at least the teacher's entropy.
+    """
+    target = (at_least_float32(teacher.detach()).flatten(1) / teacher_temperature).softmax(dim=1)
+    logs = (at_least_float32(student).flatten(1) / student_temperature).log_softmax(dim=1)
+    return -(target * logs).sum(dim=1)
+
+
+def _embeddings(output: MILOutput) -> Tensor:
+    if output.embeddings is None:
+        raise ValueError("MHIM needs a learner that gives an embedding of each bag")
+    return output.embeddings

@@ -1,0 +1,1 @@
+"""Prediction in tiles and several views."""

@@ -1,0 +1,286 @@
+"""Mask R-CNN (He et al. 2017, arXiv 1703.06870) on a feature pyramid (arXiv 1612.03144).
+
+Two stages: a proposal network (models/seg/mask_rcnn/rpn.py) and heads for class, box and mask on
+RoIAlign features (models/seg/mask_rcnn/roi_heads.py). The loss of a region is L = L_cls + L_box +
+L_mask (sec. 3); L_mask is the mean binary cross-entropy of the mask of the true class alone. Made
+of torchvision's parts and equal to torchvision's models in losses and detections; beyond them
+losses work in evaluation mode and by picture, sampling is keyed, crowds are ignored and masks go to
+run-length code through the window of their box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.backbones.norm import Norm, convert_norm
+from models.backbones.resnet_fpn import ResNet50FPN
+from models.ops.boxes.boxes import rescale_boxes
+from models.ops.distributed import reduce_terms
+from models.ops.masks.paste import paste_to_rle
+from models.seg.mask_rcnn.matching import picture_boxes
+from models.seg.mask_rcnn.options import BoxHeadOptions, MaskHeadOptions, RPNOptions
+from models.seg.mask_rcnn.roi_heads import Detections, Pyramid, RoIHeads
+from models.seg.mask_rcnn.rpn import RegionProposalNetwork
+from models.seg.protocol import Reduction
+from structures import Instances, SegBatch
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+_SIZE_DIVISIBLE = 32
+_RPN, _BOX, _MASK = RPNOptions(), BoxHeadOptions(), MaskHeadOptions()
+
+
+class FoundMasks(NamedTuple):
+    """One picture's detections and their soft masks (K, S, S) in [0, 1]."""
+
+    found: Detections
+    soft: Tensor
+
+
+class MaskRCNN(nn.Module):
+    """Mask R-CNN behind the protocol ``TimedSegModel``.
+
+    Args:
+        num_classes: foreground classes; the background is added inside.
+        backbone: maps (B, 3, H, W) to an ordered dict of levels, each at half the resolution of
+            the one before, with the attribute ``out_channels``. A level named ``pool`` serves
+            proposals only.
+        rpn: options of the proposal network.
+        box: options of the box head.
+        mask: options of the mask head.
+        score_thresh: detections must score more.
+        nms_thresh: IoU above which the weaker of two detections of a class is dropped.
+        max_dets: detections kept a picture.
+        image_mean: subtracted from RGB in [0, 1].
+        image_std: divided by after that.
+
+    Raises:
+        ValueError: the backbone has no ``out_channels``, a count or a deviation is not positive, or
+            a threshold is outside [0, 1].
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: nn.Module,
+        *,
+        rpn: RPNOptions = _RPN,
+        box: BoxHeadOptions = _BOX,
+        mask: MaskHeadOptions = _MASK,
+        score_thresh: float = 0.05,
+        nms_thresh: float = 0.5,
+        max_dets: int = 100,
+        image_mean: tuple[float, float, float] = IMAGENET_MEAN,
+        image_std: tuple[float, float, float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__()
+        channels = getattr(backbone, "out_channels", None)
+        if not isinstance(channels, int):
+            raise ValueError(f"{type(backbone).__name__} has no out_channels; use TimmFPN")
+        if num_classes < 1 or max_dets < 1:
+            raise ValueError(
+                f"num_classes and max_dets must be at least 1, got {num_classes} and {max_dets}"
+            )
+        if not (0 <= score_thresh <= 1 and 0 <= nms_thresh <= 1):
+            raise ValueError(
+                f"score_thresh and nms_thresh lie in [0, 1], got {score_thresh} and {nms_thresh}"
+            )
+        if min(image_std) <= 0:
+            raise ValueError(f"image_std must be positive, got {image_std}")
+        self.num_classes, self.max_dets = num_classes, max_dets
+        self.score_thresh, self.nms_thresh = score_thresh, nms_thresh
+        self.backbone = backbone
+        self.rpn = RegionProposalNetwork(channels, rpn)
+        self.roi_heads = RoIHeads(channels, num_classes, box, mask)
+        self.register_buffer("_mean", torch.tensor(image_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("_std", torch.tensor(image_std).view(3, 1, 1), persistent=False)
+        self._mean: Tensor
+        self._std: Tensor
+
+    def losses(
+        self, batch: SegBatch, reduction: Reduction = "mean", key: int = 0
+    ) -> dict[str, Tensor]:
+        """Return the terms ``objectness``, ``rpn_box``, ``classifier``, ``box``, ``mask``.
+
+        Args:
+            batch: pictures with targets. Crowd instances are never positive; anchors and regions
+                inside them are no negatives either.
+            reduction: ``mean`` gives scalars with torchvision's denominators, counted over all
+                processes; ``none`` gives (B,) values.
+            key: seeds the sampling of anchors and regions, with each picture's index.
+
+        Raises:
+            ValueError: a box is empty or not finite, or a label is not in [0, num_classes).
+        """
+        truths = picture_boxes(batch, self.num_classes)
+        images, sizes = self._preprocess(batch)
+        levels = self.backbone(images)
+        output = self.rpn(images, list(levels.values()))
+        proposals = self.rpn.proposals(output, sizes, for_losses=True)
+        terms = self.rpn.losses(output, truths, key) | self.roi_heads.losses(
+            _pyramid(levels, images), proposals, truths, batch.masks, batch.mask_stride, key
+        )
+        return reduce_terms(terms, reduction)
+
+    @torch.no_grad()
+    def predict(self, batch: SegBatch) -> list[Instances]:
+        """Return up to ``max_dets`` detections of each picture in its original frame."""
+        return self.instances(self.network_outputs(batch), batch)
+
+    @torch.no_grad()
+    def network_outputs(self, batch: SegBatch) -> list[FoundMasks]:
+        """Return boxes and soft masks of each picture, in the padded frame.
+
+        The mask head looks at the boxes that suppression leaves, so choosing them is part of this.
+        """
+        images, sizes = self._preprocess(batch)
+        levels = self.backbone(images)
+        output = self.rpn(images, list(levels.values()))
+        proposals = self.rpn.proposals(output, sizes, for_losses=False)
+        pyramid = _pyramid(levels, images)
+        found = self.roi_heads.detect(
+            pyramid, proposals, sizes, self.score_thresh, self.nms_thresh, self.max_dets
+        )
+        soft = self.roi_heads.predict_masks(pyramid, found)
+        return [FoundMasks(*picture) for picture in zip(found, soft, strict=True)]
+
+    @torch.no_grad()
+    def instances(self, outputs: list[FoundMasks], batch: SegBatch) -> list[Instances]:
+        """Bring boxes to the original frame, resize masks to them and encode.
+
+        Args:
+            outputs: of ``network_outputs`` for the same pictures.
+            batch: where ``sizes`` and ``original_sizes`` are read.
+        """
+        return [
+            _in_original_frame(found, soft, *sizes)
+            for (found, soft), *sizes in zip(
+                outputs, batch.sizes, batch.original_sizes, strict=True
+            )
+        ]
+
+    def _preprocess(self, batch: SegBatch) -> tuple[Tensor, list[tuple[int, int]]]:
+        """Normalise the valid area, zero the rest and pad to a multiple of 32."""
+        sizes = [(height, width) for height, width in batch.sizes.tolist()]
+        height, width = batch.images.shape[-2:]
+        images = (batch.images - self._mean) / self._std
+        for image, (valid_height, valid_width) in zip(images, sizes, strict=True):
+            image[:, valid_height:] = 0
+            image[:, :, valid_width:] = 0
+        return F.pad(images, (0, -width % _SIZE_DIVISIBLE, 0, -height % _SIZE_DIVISIBLE)), sizes
+
+
+def _pyramid(levels: dict[str, Tensor], images: Tensor) -> Pyramid:
+    pooled: Sequence[Tensor] = [level for name, level in levels.items() if name != "pool"]
+    return Pyramid(pooled, images.shape[-1] // pooled[0].shape[-1])
+
+
+def _in_original_frame(
+    found: Detections, soft: Tensor, size: Tensor, original: Tensor
+) -> Instances:
+    boxes = rescale_boxes(found.boxes, size, original)
+    height, width = original.tolist()
+    return Instances(
+        boxes=boxes,
+        scores=found.scores,
+        labels=found.labels - 1,
+        size=(height, width),
+        masks=paste_to_rle(soft, boxes, (height, width)),
+    )
+
+
+class MaskRCNNResNet50FPN(MaskRCNN):
+    """The network of torchvision's ``maskrcnn_resnet50_fpn``, with its state-dict keys.
+
+    Args:
+        num_classes: foreground classes (torchvision counts one more).
+        norm: norm of the ResNet.
+        norm_eps: its epsilon; 0 for torchvision's COCO_V1 weights.
+        trainable_stages: stages of the ResNet that train, of 5, counted from the coarsest; 3 is
+            usual with trained weights.
+        rpn: see ``MaskRCNN``, as all others.
+        box: options of the box head.
+        mask: options of the mask head.
+        score_thresh: detections must score more.
+        nms_thresh: IoU of suppression.
+        max_dets: detections kept a picture.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        norm: Norm = "frozen_bn",
+        norm_eps: float = 1e-5,
+        trainable_stages: int = 5,
+        rpn: RPNOptions = _RPN,
+        box: BoxHeadOptions = _BOX,
+        mask: MaskHeadOptions = _MASK,
+        score_thresh: float = 0.05,
+        nms_thresh: float = 0.5,
+        max_dets: int = 100,
+    ) -> None:
+        super().__init__(
+            num_classes,
+            ResNet50FPN(norm, norm_eps, trainable_stages=trainable_stages),
+            rpn=rpn,
+            box=box,
+            mask=mask,
+            score_thresh=score_thresh,
+            nms_thresh=nms_thresh,
+            max_dets=max_dets,
+        )
+
+
+_RPN_V2 = RPNOptions(conv_depth=2)
+_BOX_V2 = BoxHeadOptions(head="conv", norm="bn")
+_MASK_V2 = MaskHeadOptions(norm="bn")
+
+
+class MaskRCNNResNet50FPNV2(MaskRCNN):
+    """The network of torchvision's ``maskrcnn_resnet50_fpn_v2`` (arXiv 2111.11429).
+
+    Against v1: batch norm everywhere, two convolutions in the proposal head, a convolutional box
+    head.
+
+    Args:
+        num_classes: foreground classes (torchvision counts one more).
+        norm: norm of the ResNet and the pyramid; batch norms of the heads become it too.
+        trainable_stages: stages of the ResNet that train, of 5, counted from the coarsest.
+        rpn: see ``MaskRCNN``, as all others.
+        box: options of the box head.
+        mask: options of the mask head.
+        score_thresh: detections must score more.
+        nms_thresh: IoU of suppression.
+        max_dets: detections kept a picture.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        norm: Norm = "bn",
+        trainable_stages: int = 5,
+        rpn: RPNOptions = _RPN_V2,
+        box: BoxHeadOptions = _BOX_V2,
+        mask: MaskHeadOptions = _MASK_V2,
+        score_thresh: float = 0.05,
+        nms_thresh: float = 0.5,
+        max_dets: int = 100,
+    ) -> None:
+        super().__init__(
+            num_classes,
+            ResNet50FPN(norm, fpn_norm=norm, trainable_stages=trainable_stages),
+            rpn=rpn,
+            box=box,
+            mask=mask,
+            score_thresh=score_thresh,
+            nms_thresh=nms_thresh,
+            max_dets=max_dets,
+        )
+        convert_norm(self.roi_heads, norm)

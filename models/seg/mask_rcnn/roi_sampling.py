@@ -1,0 +1,86 @@
+"""Which regions enter the losses of the box and mask heads (arXiv 1703.06870 sec. 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.models.detection._utils import Matcher
+
+from models.ops.boxes.sampling import choose, picture_generator, sample_balanced
+from models.seg.mask_rcnn.matching import PictureBoxes, match_regions
+from models.seg.mask_rcnn.options import BoxHeadOptions
+
+_BOX_STREAM, _MASK_STREAM = 1, 2
+
+
+class SampledRoIs(NamedTuple):
+    """The regions of a loss, R in all, P of them positive.
+
+    Attributes:
+        regions: (R, 5) RoIs, or (R, 4) boxes while it is about one picture.
+        labels: (R,) class + 1, 0 for background.
+        matched: (P, 4) instance box of each positive region.
+        rows: (P,) row of the batch of that instance.
+        to_mask: (P,) bool, whether it reaches the mask head.
+    """
+
+    regions: Tensor
+    labels: Tensor
+    matched: Tensor
+    rows: Tensor
+    to_mask: Tensor
+
+
+def with_picture(boxes: Sequence[Tensor]) -> Tensor:
+    """Join boxes of pictures into RoI rows (picture, x1, y1, x2, y2)."""
+    return torch.cat(
+        [F.pad(part, (1, 0), value=float(number)) for number, part in enumerate(boxes)]
+    )
+
+
+class RoISampler:
+    """Draws regions for the heads by key; holds options only.
+
+    Args:
+        options: thresholds and budget of the box head.
+        max_masks: positives of a picture that reach the mask head, None for all.
+    """
+
+    def __init__(self, options: BoxHeadOptions, max_masks: int | None) -> None:
+        self.options, self.max_masks = options, max_masks
+        self.matcher = Matcher(options.fg_iou_thresh, options.bg_iou_thresh)
+
+    @torch.no_grad()
+    def __call__(
+        self, proposals: Sequence[Tensor], truths: Sequence[PictureBoxes], key: int
+    ) -> SampledRoIs:
+        """Choose the regions of the loss; instances are proposals too."""
+        regions, *rest = zip(
+            *(
+                self._sample_picture(torch.cat([boxes, truth.boxes]), truth, key)
+                for boxes, truth in zip(proposals, truths, strict=True)
+            ),
+            strict=True,
+        )
+        return SampledRoIs(with_picture(regions), *(torch.cat(parts) for parts in rest))
+
+    def _sample_picture(self, boxes: Tensor, truth: PictureBoxes, key: int) -> SampledRoIs:
+        labels, matched = match_regions(boxes, truth, self.matcher, self.options.fg_iou_thresh)
+        positive, negative = sample_balanced(
+            labels,
+            self.options.batch_size_per_image,
+            self.options.positive_fraction,
+            picture_generator(key, truth.index, _BOX_STREAM),
+        )
+        keep = torch.cat([positive, negative])
+        to_mask = torch.ones_like(positive, dtype=torch.bool)
+        if self.max_masks is not None:
+            generator = picture_generator(key, truth.index, _MASK_STREAM)
+            places = torch.arange(len(to_mask), device=to_mask.device)
+            to_mask.fill_(False)[choose(places, self.max_masks, generator)] = True
+        own = matched[positive]
+        return SampledRoIs(boxes[keep], labels[keep], truth.boxes[own], truth.rows[own], to_mask)

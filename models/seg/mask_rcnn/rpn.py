@@ -1,0 +1,183 @@
+"""Region proposals of Mask R-CNN (Faster R-CNN, arXiv 1506.01497, on FPN, arXiv 1612.03144).
+
+Shapes: B pictures, A anchors a picture over all levels, M instances of a picture. Head, anchors,
+matcher and box code are torchvision's; the orchestration here works in training and evaluation
+mode alike, keeps losses by picture and samples by key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection._utils import BoxCoder, Matcher
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import RPNHead
+from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
+
+from models.ops.boxes.sampling import picture_generator, sample_balanced
+from models.ops.distributed import LossTerm, sum_by_picture
+from models.ops.precision import at_least_float32
+from models.seg.mask_rcnn.matching import PictureBoxes, match_regions
+from models.seg.mask_rcnn.options import RPNOptions
+
+SMOOTH_L1_BETA = 1 / 9
+_STREAM = 0
+
+
+class RPNOutput(NamedTuple):
+    """What the head says about every anchor, float32 (float64 where the network is).
+
+    Attributes:
+        objectness: (B, A) logits.
+        deltas: (B, A, 4) box code relative to the anchors.
+        anchors: (A, 4) pixels of the padded frame, the same for every picture.
+        level_sizes: anchors a level.
+    """
+
+    objectness: Tensor
+    deltas: Tensor
+    anchors: Tensor
+    level_sizes: list[int]
+
+
+class RegionProposalNetwork(nn.Module):
+    """Proposes boxes and computes the proposal losses."""
+
+    def __init__(self, in_channels: int, options: RPNOptions) -> None:
+        super().__init__()
+        self.options = options
+        self.anchor_generator = AnchorGenerator(
+            tuple((size,) for size in options.anchor_sizes),
+            (options.anchor_ratios,) * len(options.anchor_sizes),
+        )
+        self.head = RPNHead(in_channels, len(options.anchor_ratios), conv_depth=options.conv_depth)
+        self.box_coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
+        self.matcher = Matcher(
+            options.fg_iou_thresh, options.bg_iou_thresh, allow_low_quality_matches=True
+        )
+
+    def forward(self, images: Tensor, features: Sequence[Tensor]) -> RPNOutput:
+        """Run the head over all levels.
+
+        Raises:
+            ValueError: the backbone has another number of levels than there are anchor sizes.
+        """
+        if len(features) != len(self.options.anchor_sizes):
+            raise ValueError(
+                f"rpn.anchor_sizes needs one size for each of the {len(features)} levels of the "
+                f"backbone, got {list(self.options.anchor_sizes)}"
+            )
+        objectness, deltas = self.head(list(features))
+        frame = ImageList(images, [(images.shape[-2], images.shape[-1])])
+        # the generator reads shape, dtype and device of the levels: stand-ins without storage
+        cell = at_least_float32(images.new_zeros(()))
+        grids = [cell.expand(f.shape) for f in features]
+        return RPNOutput(
+            objectness=torch.cat([_by_anchor(level, 1) for level in objectness], dim=1)[..., 0],
+            deltas=torch.cat([_by_anchor(level, 4) for level in deltas], dim=1),
+            anchors=self.anchor_generator(frame, grids)[0],
+            level_sizes=[level[0].numel() for level in objectness],
+        )
+
+    @torch.no_grad()
+    def proposals(
+        self, output: RPNOutput, sizes: Sequence[tuple[int, int]], *, for_losses: bool
+    ) -> list[Tensor]:
+        """Return the best boxes of each picture after suppression, (P, 4), best first.
+
+        Args:
+            output: of ``forward``.
+            sizes: valid (height, width) of each picture; boxes are clipped to it.
+            for_losses: which of the two sets of limits applies.
+        """
+        options = self.options
+        before = options.pre_nms_train if for_losses else options.pre_nms_test
+        after = options.post_nms_train if for_losses else options.post_nms_test
+        chosen, levels, start = [], [], 0
+        for number, size in enumerate(output.level_sizes):
+            scores = output.objectness[:, start : start + size]
+            best = scores.topk(min(before, size), dim=1).indices
+            chosen.append(best + start)
+            levels.append(best.new_full((best.shape[1],), number))
+            start += size
+        level, anchor = torch.cat(levels), torch.cat(chosen, dim=1)  # (T,), (B, T)
+        boxes = self.box_coder.decode_single(
+            output.deltas.gather(1, anchor[..., None].expand(-1, -1, 4)).flatten(0, 1),
+            output.anchors[anchor].flatten(0, 1),
+        ).view(*anchor.shape, 4)
+        scores = output.objectness.gather(1, anchor).sigmoid()
+        return [
+            _suppress(box, score, level, size, options.nms_thresh, after)
+            for box, score, size in zip(boxes, scores, sizes, strict=True)
+        ]
+
+    def losses(
+        self, output: RPNOutput, truths: Sequence[PictureBoxes], key: int
+    ) -> dict[str, LossTerm]:
+        """Return ``objectness`` and ``rpn_box`` by picture.
+
+        Faster R-CNN eq. 1 with lambda = 1 and both terms divided by the sampled anchors.
+        """
+        batch, total = output.objectness.shape
+        positives, negatives, targets = [], [], []
+        counts = []
+        for number, truth in enumerate(truths):
+            labels, matched = match_regions(
+                output.anchors, truth, self.matcher, self.options.fg_iou_thresh
+            )
+            generator = picture_generator(key, truth.index, _STREAM)
+            positive, negative = sample_balanced(
+                labels, self.options.batch_size_per_image, self.options.positive_fraction, generator
+            )
+            targets.append(
+                self.box_coder.encode_single(
+                    truth.boxes[matched[positive]], output.anchors[positive]
+                )
+            )
+            positives.append(positive + number * total)
+            negatives.append(negative + number * total)
+            counts.append(positive.shape[0] + negative.shape[0])
+        positive, negative = torch.cat(positives), torch.cat(negatives)
+        sampled = torch.cat([positive, negative])
+        wanted = output.objectness.new_zeros(sampled.shape[0])
+        wanted[: positive.shape[0]] = 1.0
+        objectness = F.binary_cross_entropy_with_logits(
+            output.objectness.flatten()[sampled], wanted, reduction="none"
+        )
+        box = F.smooth_l1_loss(
+            output.deltas.flatten(0, 1)[positive],
+            torch.cat(targets),
+            beta=SMOOTH_L1_BETA,
+            reduction="none",
+        ).sum(dim=1)
+        count = torch.tensor(counts, dtype=torch.float32, device=sampled.device)
+        return {
+            "objectness": LossTerm(sum_by_picture(objectness, sampled // total, batch), count),
+            "rpn_box": LossTerm(sum_by_picture(box, positive // total, batch), count),
+        }
+
+
+def _by_anchor(level: Tensor, channels: int) -> Tensor:
+    """Turn (B, R * channels, H, W) into (B, H * W * R, channels), in the order of the anchors."""
+    batch, _, height, width = level.shape
+    level = at_least_float32(level).view(batch, -1, channels, height, width)
+    return level.permute(0, 3, 4, 1, 2).reshape(batch, -1, channels)
+
+
+def _suppress(
+    boxes: Tensor,
+    scores: Tensor,
+    level: Tensor,
+    size: tuple[int, int],
+    iou_thresh: float,
+    limit: int,
+) -> Tensor:
+    boxes = clip_boxes_to_image(boxes, size)
+    keep = remove_small_boxes(boxes, min_size=1e-3)
+    boxes = boxes[keep]
+    return boxes[batched_nms(boxes, scores[keep], level[keep], iou_thresh)[:limit]]

@@ -1,0 +1,125 @@
+"""From the raw outputs of the one-stage network to boxes, scores and labels.
+
+    candidates   pairs of an anchor and a class with sigmoid(class logit) > score_thresh
+    boxes        decoded (yolo_output.py), cut to the picture; left out without area (A221)
+    detections   by class-wise suppression, the best max_dets a picture
+
+A box may thus be found for several classes. Letters: B pictures, A anchors, C classes, N
+candidates, K detections.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from models.ops.boxes.nms import class_nms
+from models.ops.precision import at_least_float32
+from models.seg.yolo.output import YOLOOutput, decode_boxes
+
+_SLACK = 1e-3  # far more than the rounding of a float32 logit that decides
+
+
+@dataclass(frozen=True, slots=True)
+class DetectOptions:
+    """How detections are chosen.
+
+    Attributes:
+        score_thresh: detections must score more.
+        nms_thresh: IoU above which the weaker of two detections of a class is dropped.
+        max_dets: detections kept a picture.
+        pre_nms: candidates of a picture that are looked at, at most; the best.
+
+    Raises:
+        ValueError: a threshold is outside [0, 1] or a number below 1.
+    """
+
+    score_thresh: float
+    nms_thresh: float
+    max_dets: int
+    pre_nms: int
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.score_thresh <= 1 and 0 <= self.nms_thresh <= 1):
+            raise ValueError(
+                "score_thresh and nms_thresh lie in [0, 1], "
+                f"got {self.score_thresh} and {self.nms_thresh}"
+            )
+        if self.max_dets < 1 or self.pre_nms < 1:
+            raise ValueError(
+                f"max_dets and pre_nms must be at least 1, got {self.max_dets} and {self.pre_nms}"
+            )
+
+
+class Found(NamedTuple):
+    """Detections of all pictures, by picture and in it by score.
+
+    Attributes:
+        boxes: (K, 4) at least float32, in pixels of the padded frame, inside the picture.
+        scores: (K,) at least float32.
+        labels: (K,) int64.
+        anchors: (K,) int64 in [0, A).
+        pictures: (K,) int64 in [0, B).
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    anchors: Tensor
+    pictures: Tensor
+
+
+def detect(output: YOLOOutput, sizes: Tensor, options: DetectOptions) -> Found:
+    """Choose the detections of a batch.
+
+    Args:
+        output: of the network.
+        sizes: (B, 2) int64 valid (height, width) of the pictures.
+        options: thresholds and numbers.
+    """
+    picture, anchor, label, scores = _candidates(output.class_logits, options)
+    boxes = decode_boxes(
+        output.box_logits[picture, anchor], output.points[anchor], output.strides[anchor]
+    )
+    limits = sizes.flip(1).repeat(1, 2).to(boxes.dtype)  # (B, 4) width, height, width, height
+    boxes = torch.minimum(boxes.clamp(min=0), limits[picture])
+    kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1).nonzero().flatten()  # NaN is not
+    kept = kept[
+        class_nms(
+            boxes[kept],
+            scores[kept],
+            label[kept],
+            picture[kept],
+            iou_thresh=options.nms_thresh,
+            max_dets=options.max_dets,
+        )
+    ]
+    return Found(boxes[kept], scores[kept], label[kept], anchor[kept], picture[kept])
+
+
+def _candidates(logits: Tensor, options: DetectOptions) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return picture, anchor, label and score, (N,) each, of at most ``pre_nms`` a picture."""
+    # Spares the sigmoid of all others. Not >, for the bound may be rounded up to a half's value.
+    near = logits >= _logit(options.score_thresh) - _SLACK
+    picture, anchor, label = near.nonzero(as_tuple=True)
+    scores = at_least_float32(logits[picture, anchor, label]).sigmoid()
+    counts = torch.bincount(picture, minlength=len(logits))
+    if int(counts.max()) > options.pre_nms:
+        order = scores.argsort(descending=True, stable=True)
+        order = order[picture[order].argsort(stable=True)]
+        rank = torch.arange(len(order), device=order.device)
+        rank = rank - (counts.cumsum(0) - counts)[picture[order]]
+        kept = order[rank < options.pre_nms].sort().values
+        picture, anchor, label, scores = (v[kept] for v in (picture, anchor, label, scores))
+    sure = scores > options.score_thresh
+    return picture[sure], anchor[sure], label[sure], scores[sure]
+
+
+def _logit(probability: float) -> float:
+    if probability <= 0:
+        return -math.inf
+    return math.inf if probability >= 1 else math.log(probability / (1 - probability))

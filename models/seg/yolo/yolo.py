@@ -1,0 +1,286 @@
+"""One-stage instance segmentation after YOLOv8-seg, written from papers and published figures.
+
+Cross-stage-partial backbone (arXiv 1911.11929), path aggregation (1803.01534), decoupled head
+without anchor boxes and objectness (YOLOX, 2107.08430), box sides as distributions (2006.04388),
+masks as sums of prototypes (YOLACT, 1904.02689), task-aligned assignment (TOOD, 2108.07755).
+
+    sides of a box   d_i = stride x sum_k k softmax(z_i)_k,  i = left, top, right, bottom
+    box              (x - d_left, y - d_top, x + d_right, y + d_bottom) at the cell centre (x, y)
+    score            sigmoid(class logit)
+    mask             sigmoid(coefficients @ prototypes), at a quarter of the resolution
+
+The five scales have the published numbers of parameters: the published 16 more are the constants
+0 to 15 of the first line, which are no parameter here. Assumptions A200 to A203.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.backbones.csp import CSPBackbone, Scale, ScaleName, named_scale
+from models.backbones.norm import Norm, convert_norm
+from models.ops.boxes.boxes import rescale_boxes
+from models.ops.masks.prototype_paste import MaskCrop, paste_prototypes
+from models.seg.protocol import Reduction
+from models.seg.yolo.detect import DetectOptions, detect
+from models.seg.yolo.head import STRIDES, YOLOHead
+from models.seg.yolo.losses import PROTOTYPE_STRIDE, YOLOLossOptions, yolo_losses
+from models.seg.yolo.names import is_original, to_own_names
+from models.seg.yolo.neck import PathAggregation
+from models.seg.yolo.output import YOLOOutput
+from structures import Instances, SegBatch
+
+_SIZE_DIVISIBLE = STRIDES[-1]
+_GREY = 114 / 255
+_LOSS = YOLOLossOptions()
+
+
+class YOLOSeg(nn.Module):
+    """One-stage instance segmentation: backbone, neck, head.
+
+    ``YOLOSeg("n", 80)`` is the published network of scale n for COCO.
+
+    Args:
+        scale: ``n``, ``s``, ``m``, ``l``, ``x``, or a ``Scale`` of one's own.
+        num_classes: foreground classes.
+        backbone: maps (B, 3, H, W) to three levels at strides 8, 16 and 32 and says their widths
+            in ``feature_channels``, as ``TimmFeatures`` does. None for the backbone of the scale,
+            which otherwise sets the neck and the head alone.
+        norm: norm of neck, head and the scale's backbone; a given backbone keeps its own.
+        num_bins: bins of a box side; a side is at most (num_bins - 1) x stride long.
+        num_prototypes: prototype masks.
+        loss: options of assignment and losses.
+        score_thresh: detections must score more.
+        nms_thresh: IoU above which the weaker of two detections of a class is dropped.
+        max_dets: detections kept a picture.
+        pre_nms: pairs of an anchor and a class that a picture's detections are chosen from, the
+            best (A218).
+        mask_crop: whether masks are cut to their boxes ``after`` they were brought to the
+            picture's resolution or ``before`` (A219).
+        image_mean: subtracted from RGB in [0, 1].
+        image_std: divided by after that.
+        pad_value: RGB value in [0, 1] outside the valid area of a picture (A203).
+
+    Raises:
+        ValueError: there is no scale of that name, the backbone does not say its three widths, a
+            count is below 1 (``num_bins`` below 2), a threshold is outside [0, 1], ``mask_crop``
+            is neither, or a deviation is not positive.
+    """
+
+    def __init__(
+        self,
+        scale: ScaleName | Scale,
+        num_classes: int,
+        *,
+        backbone: nn.Module | None = None,
+        norm: Norm = "bn",
+        num_bins: int = 16,
+        num_prototypes: int = 32,
+        loss: YOLOLossOptions = _LOSS,
+        score_thresh: float = 0.001,
+        nms_thresh: float = 0.7,
+        max_dets: int = 300,
+        pre_nms: int = 30_000,
+        mask_crop: MaskCrop = "after",
+        image_mean: tuple[float, float, float] = (0.0, 0.0, 0.0),
+        image_std: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        pad_value: float = _GREY,
+    ) -> None:
+        super().__init__()
+        size = named_scale(scale)
+        if num_classes < 1 or num_bins < 2 or num_prototypes < 1:
+            raise ValueError(
+                "num_classes and num_prototypes must be at least 1 and num_bins 2, "
+                f"got {num_classes}, {num_prototypes} and {num_bins}"
+            )
+        if not all(value > 0 for value in image_std):
+            raise ValueError(f"image_std must be positive, got {image_std}")
+        if not 0 <= pad_value <= 1:
+            raise ValueError(f"pad_value is a colour in [0, 1], got {pad_value}")
+        if mask_crop not in get_args(MaskCrop):
+            raise ValueError(f"mask_crop must be after or before, got {mask_crop!r}")
+        self.detection = DetectOptions(score_thresh, nms_thresh, max_dets, pre_nms)
+        self.max_dets, self.mask_crop = max_dets, mask_crop
+        self.backbone: nn.Module = CSPBackbone(size, norm) if backbone is None else backbone
+        self.neck = PathAggregation(_feature_channels(self.backbone), size)
+        self.head = YOLOHead(
+            self.neck.out_channels, num_classes, size.channels(256), num_bins, num_prototypes
+        )
+        convert_norm(self.neck, norm)
+        convert_norm(self.head, norm)
+        self.num_classes, self.loss, self.pad_value = num_classes, loss, pad_value
+        self._normalises = any(image_mean) or set(image_std) != {1.0}
+        self.register_buffer("_mean", torch.tensor(image_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("_std", torch.tensor(image_std).view(3, 1, 1), persistent=False)
+        self._mean: Tensor
+        self._std: Tensor
+
+    def forward(self, images: Tensor) -> YOLOOutput:
+        """Return the raw outputs of every anchor and the prototypes.
+
+        Args:
+            images: (B, 3, H, W) float RGB in [0, 1]; H and W are multiples of 32.
+
+        Raises:
+            ValueError: the shape is another, or the backbone's levels are not at strides 8, 16
+                and 32.
+        """
+        _check_images(images)
+        if self._normalises:
+            images = (images - self._mean) / self._std
+        levels = self.backbone(images)
+        _check_levels(levels, images, self.backbone)
+        output: YOLOOutput = self.head(self.neck(levels))
+        return output
+
+    def losses(
+        self, batch: SegBatch, reduction: Reduction = "mean", key: int = 0
+    ) -> dict[str, Tensor]:
+        """Return the terms ``box``, ``class``, ``dfl``, ``mask`` (models/seg/yolo/losses.py).
+
+        Args:
+            batch: pictures of any size with targets; they are padded to a multiple of 32.
+            reduction: ``mean`` gives scalars, with denominators counted over all processes;
+                ``none`` gives (B,) values. A batch norm in training mode makes the values of a
+                picture depend on its batch mates.
+            key: unused, nothing is drawn.
+
+        Raises:
+            ValueError: see ``yolo_losses``.
+        """
+        padded = pad_batch(batch, self.pad_value)
+        return yolo_losses(self(padded.images), padded, self.num_classes, self.loss, reduction)
+
+    def own_weights(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return weights by this network's names; those of YOLOv8-seg are renamed (A248).
+
+        Raises:
+            ValueError: they are of another kind of network or of another scale.
+        """
+        return to_own_names(given, self.state_dict()) if is_original(given) else dict(given)
+
+    @torch.no_grad()
+    def predict(self, batch: SegBatch) -> list[Instances]:
+        """Return up to ``max_dets`` detections of each picture in its original frame."""
+        return self.instances(self.network_outputs(batch), batch)
+
+    @torch.no_grad()
+    def network_outputs(self, batch: SegBatch) -> YOLOOutput:
+        """Return what the network gives for pictures of any size, padded as in ``losses``."""
+        output: YOLOOutput = self(pad_batch(batch, self.pad_value).images)
+        return output
+
+    @torch.no_grad()
+    def instances(self, outputs: YOLOOutput, batch: SegBatch) -> list[Instances]:
+        """Choose detections and encode their masks.
+
+        Args:
+            outputs: of ``network_outputs`` for the same pictures.
+            batch: where ``sizes`` and ``original_sizes`` are read.
+        """
+        found = detect(outputs, batch.sizes, self.detection)
+        counts = torch.bincount(found.pictures, minlength=len(batch)).tolist()
+        factors = outputs.coefficients[found.pictures, found.anchors]
+        parts = zip(
+            *(torch.split(v, counts) for v in (found.boxes, found.scores, found.labels, factors)),
+            outputs.prototypes,
+            batch.sizes,
+            batch.original_sizes,
+            strict=True,
+        )
+        return [self._in_original_frame(*picture) for picture in parts]
+
+    def _in_original_frame(
+        self,
+        boxes: Tensor,
+        scores: Tensor,
+        labels: Tensor,
+        factors: Tensor,
+        prototypes: Tensor,
+        valid: Tensor,
+        original: Tensor,
+    ) -> Instances:
+        boxes = rescale_boxes(boxes, valid, original)
+        (valid_height, valid_width), (height, width) = valid.tolist(), original.tolist()
+        masks = paste_prototypes(
+            prototypes,
+            factors,
+            boxes,
+            (valid_height, valid_width),
+            (height, width),
+            stride=PROTOTYPE_STRIDE,
+            crop=self.mask_crop,
+        )
+        return Instances(boxes, scores, labels, (height, width), masks)
+
+
+def pad_batch(batch: SegBatch, value: float, multiple: int = _SIZE_DIVISIBLE) -> SegBatch:
+    """Pad pictures and masks at the bottom and right until both sides are multiples.
+
+    Args:
+        batch: pictures of any size.
+        value: what pictures hold outside ``batch.sizes``, in the padding there was before, too.
+        multiple: of pixels.
+
+    Returns:
+        A new batch; boxes and ``sizes`` stay as they are.
+    """
+    height, width = batch.images.shape[-2:]
+    images = batch.images
+    if height % multiple or width % multiple:
+        images = F.pad(images, (0, -width % multiple, 0, -height % multiple))
+    height, width = images.shape[-2:]
+    rows = torch.arange(height, device=images.device) < batch.sizes[:, :1]  # (B, H)
+    columns = torch.arange(width, device=images.device) < batch.sizes[:, 1:]  # (B, W)
+    valid = rows[:, None, :, None] & columns[:, None, None, :]
+    mask_height, mask_width = batch.masks.shape[-2:]
+    more_rows = -(-height // batch.mask_stride) - mask_height
+    more_columns = -(-width // batch.mask_stride) - mask_width
+    return dataclasses.replace(
+        batch,
+        images=images.masked_fill(~valid, value),
+        masks=F.pad(batch.masks, (0, more_columns, 0, more_rows))
+        if more_rows or more_columns
+        else batch.masks,
+    )
+
+
+def _feature_channels(backbone: nn.Module) -> tuple[int, int, int]:
+    channels = getattr(backbone, "feature_channels", None)
+    if not isinstance(channels, tuple) or len(channels) != len(STRIDES):
+        raise ValueError(
+            f"{type(backbone).__name__} does not say the widths of its levels of strides 8, 16 "
+            "and 32 in feature_channels; use TimmFeatures"
+        )
+    return channels
+
+
+def _check_images(images: Tensor) -> None:
+    if images.dim() != 4 or images.shape[1] != 3:
+        raise ValueError(f"images must be (B, 3, H, W), got {tuple(images.shape)}")
+    height, width = images.shape[-2:]
+    rest = height % _SIZE_DIVISIBLE or width % _SIZE_DIVISIBLE
+    if rest or not height or not width:
+        wanted = (max(-(-side // _SIZE_DIVISIBLE), 1) * _SIZE_DIVISIBLE for side in (height, width))
+        raise ValueError(
+            f"sides of pictures must be multiples of {_SIZE_DIVISIBLE}, got {height} x {width}; "
+            f"pad them at the bottom and right to {' x '.join(map(str, wanted))} "
+            "(losses does so itself)"
+        )
+
+
+def _check_levels(levels: list[Tensor], images: Tensor, backbone: nn.Module) -> None:
+    height, width = images.shape[-2:]
+    sizes = [tuple(level.shape[-2:]) for level in levels]
+    wanted = [(height // stride, width // stride) for stride in STRIDES]
+    if sizes != wanted:
+        raise ValueError(
+            f"{type(backbone).__name__} must return levels of {wanted} cells for a picture of "
+            f"{height} x {width}, got {sizes}"
+        )

@@ -1,0 +1,121 @@
+import io
+import time
+
+import pytest
+import pytorch_lightning as pl
+import rich
+
+from callbacks.run.progress import ProgressBar
+
+
+@pytest.fixture
+def output():
+    """Everything rich writes, on something that is not a terminal."""
+    stream = io.StringIO()
+    rich.reconfigure(file=stream, force_terminal=False, width=40)
+    yield stream
+    rich.reconfigure()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Let ``time.perf_counter`` advance by one second a call."""
+    ticks = iter(range(1_000_000))
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(ticks)))
+
+
+def lines(stream):
+    return [line for line in stream.getvalue().splitlines() if line.startswith("epoch")]
+
+
+def test_one_line_a_validation_in_a_file(stand_in, make_trainer, output, clock):
+    module = stand_in.SegModule(losses=(4.0, 1.0, 0.0, 2.0))
+    trainer = make_trainer([ProgressBar(smoothing=0.5)], max_epochs=2)
+    trainer.fit(module, stand_in.pictures(3), stand_in.pictures(3))
+    # Two steps an epoch; weights .25, .5 of losses 4, 1; then .0625, .125, .25, .5 of 4, 1, 0, 2.
+    assert lines(output) == [
+        "epoch 1/2, step 2: train/loss 2.000, lr 1.2e-01, val/segm_map 0.650, pictures/s 3.0",
+        "epoch 2/2, step 4: train/loss 1.467, lr 1.2e-01, val/segm_map 0.650, pictures/s 3.0",
+    ]
+    assert "\x1b" not in output.getvalue()
+
+
+def test_epochs_without_validation_have_a_line(stand_in, make_trainer, output):
+    trainer = make_trainer([ProgressBar()], max_epochs=3, check_val_every_n_epoch=2)
+    trainer.fit(stand_in.BagModule(), stand_in.bags(), stand_in.bags())
+    assert [line.split(":")[0] for line in lines(output)] == [
+        "epoch 1/3, step 3",
+        "epoch 2/3, step 6",
+        "epoch 3/3, step 9",
+    ]
+    assert all("bags/s" in line for line in lines(output))
+    trainer.validate(stand_in.BagModule(), stand_in.bags(), verbose=False)
+    assert len(lines(output)) == 3
+
+
+def test_long_epochs_have_lines_in_between(stand_in, make_trainer, output, clock):
+    trainer = make_trainer([ProgressBar(line_seconds=3)], num_sanity_val_steps=0)
+    trainer.fit(stand_in.SegModule(), stand_in.pictures(1), stand_in.pictures())
+    # The clock ticks once a batch and once a line; six batches.
+    steps = [line.split(":")[0] for line in lines(output)]
+    assert steps == ["epoch 1/1, step 2", "epoch 1/1, step 5", "epoch 1/1, step 6"]
+
+
+def test_accumulated_batches_count_in_full(stand_in, make_trainer, output):
+    trainer = make_trainer([ProgressBar()], accumulate_grad_batches=3)
+    trainer.fit(stand_in.SegModule(losses=(1.5,)), stand_in.pictures(1))
+    assert "train/loss 1.500" in lines(output)[0]
+
+
+def test_throughput_counts_samples_of_all_processes(stand_in, make_trainer, monkeypatch):
+    """Batches of 4 and 2 pictures that take 2 s and 1 s on each of 3 processes: 6 a second."""
+    now = iter([0.0, 100.0, 102.0, 103.0])
+    monkeypatch.setattr("callbacks.run.progress.time.perf_counter", lambda: next(now))
+    monkeypatch.setattr(pl.Trainer, "world_size", 3)
+    bar = ProgressBar(smoothing=0.5)  # 0.0
+    bar.disable()
+    trainer = make_trainer([])
+    module = stand_in.SegModule()
+    bar.on_train_epoch_start(trainer, module)  # 100.0: waiting before does not count
+    for count in (4, 2):
+        batch = stand_in.join([stand_in.picture(n) for n in range(count)])
+        bar.on_train_batch_end(trainer, module, None, batch, 0)
+    assert bar._numbers(trainer) == {"pictures/s": "6.0"}
+
+
+def test_bar_on_a_terminal_shows_the_numbers(stand_in, make_trainer):
+    stream = io.StringIO()
+    rich.reconfigure(file=stream, force_terminal=True, width=200)
+    try:
+        bar = ProgressBar()
+        seen = []
+        read = bar.get_metrics
+        bar.get_metrics = lambda *args: seen.append(read(*args)) or seen[-1]
+        # Lightning makes the console anew from these.
+        bar._console_kwargs = {"file": stream, "force_terminal": True, "width": 200}
+        trainer = make_trainer([bar], max_epochs=2)
+        trainer.fit(stand_in.SegModule(losses=(0.5,)), stand_in.pictures(1), stand_in.pictures())
+    finally:
+        rich.reconfigure()
+    assert list(seen[-1]) == ["train/loss", "lr", "val/segm_map", "pictures/s"]
+    assert seen[-1]["train/loss"] == "0.500"
+    text = stream.getvalue()
+    assert "train/loss: 0.500" in text
+    assert "val/segm_map: 0.650" in text
+    assert "it/s" not in text
+    assert not [line for line in text.splitlines() if line.startswith("epoch ")]
+
+
+def test_numbers_are_read_twice_a_second(monkeypatch):
+    now = iter([0.0, 10.0, 10.4, 10.6])
+    monkeypatch.setattr("callbacks.run.progress.time.perf_counter", lambda: next(now))
+    bar = ProgressBar()
+    values = iter([{"a": "1"}, {"a": "2"}])
+    monkeypatch.setattr(bar, "_numbers", lambda _: next(values))
+    shown = [bar.get_metrics(None, None)["a"] for _ in range(3)]
+    assert shown == ["1", "1", "2"]
+
+
+def test_smoothing_out_of_range():
+    with pytest.raises(ValueError, match="smoothing"):
+        ProgressBar(smoothing=1.0)

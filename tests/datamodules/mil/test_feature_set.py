@@ -1,0 +1,239 @@
+import numpy as np
+import pytest
+import torch
+
+from datamodules.mil import feature_set
+from datamodules.mil.feature_set import FeatureBags, FeatureFolder, FeatureSet
+from datamodules.sampling.keys import SampleKey
+from structures import DataProblems
+
+BY_PATIENT = FeatureFolder(by_patient=True)
+
+
+def stored(table, number):
+    """Features of slide i as they lie on disk, read by the libraries themselves."""
+    import h5py
+    from safetensors.numpy import load_file
+
+    path = next((table.parent / "features").glob(f"s{number}.*"))
+    if path.suffix == ".npy":
+        return np.load(path)
+    if path.suffix == ".pt":
+        return torch.load(path, weights_only=True)["features"].numpy()
+    if path.suffix == ".h5":
+        with h5py.File(path) as file:
+            return file["features"][:]
+    return load_file(path)["features"]
+
+
+def test_a_bag_is_a_slide(write_slides):
+    table = write_slides(8)
+    bags = FeatureSet(table)
+    assert len(bags) == 8 and bags.sizes.tolist() == [3, 4, 5, 6] * 2
+    assert (bags.num_classes, bags.task, bags.in_features) == (2, "binary", 4)
+    for number in range(8):
+        bag = bags.bag(number)
+        bag.check()
+        assert bag.features.dtype == torch.float32
+        np.testing.assert_array_equal(bag.features, stored(table, number).astype(np.float32))
+        assert bag.labels.tolist() == [number % 2] and bag.index.tolist() == [number]
+        assert bag.bag_ids == (f"s{number}",) and bag.groups == (f"p{number // 4}_{number % 2}",)
+        assert (bag.coords is None) == (number % 4 == 0)  # npy has no coordinates
+
+
+def test_a_bag_is_a_patient(write_slides):
+    table = write_slides(8)
+    bags = FeatureSet(table, BY_PATIENT)
+    assert bags.bag_ids == ("p0_0", "p0_1", "p1_0", "p1_1") == bags.groups
+    assert bags.labels.tolist() == [0, 1, 0, 1] and bags.sizes.tolist() == [8, 10, 8, 10]
+    bag = bags.bag(3)  # slides 5 (h5) and 7 (safetensors)
+    expected = np.concatenate([stored(table, 5), stored(table, 7)])
+    np.testing.assert_array_equal(bag.features, expected.astype(np.float32))
+    assert bag.coords.shape == (10, 2)
+    assert bags.bag(0).coords is None  # one of its slides is npy
+    rows = torch.tensor([0, 3, 4, 9])  # two of each slide
+    np.testing.assert_array_equal(bags.bag(3, rows).features, expected[rows].astype(np.float32))
+    assert torch.equal(bags.bag(3, rows).coords, bag.coords[rows])
+
+
+def test_without_patients_a_slide_is_its_own(write_slides):
+    bags = FeatureSet(write_slides(4, patient_id=None), BY_PATIENT)
+    assert bags.groups == () and bags.bag_ids == ("s0", "s1", "s2", "s3")
+
+
+def test_training_takes_random_parts_of_large_bags(write_slides):
+    table = write_slides(4, size=50)
+    bags = FeatureSet(table)
+    cut = FeatureBags(bags, max_instances=20, seed=3)
+    whole = bags.bag(1).features
+    place = {tuple(row.tolist()): k for k, row in enumerate(whole)}
+    taken = {}
+    for epoch in range(40):
+        part = cut[SampleKey(1, epoch)].features
+        rows = [place[tuple(row.tolist())] for row in part]
+        assert len(rows) == 20 and rows == sorted(set(rows))
+        assert cut[SampleKey(1, epoch)].numbers().tolist() == rows
+        taken[epoch] = rows
+    again = FeatureBags(FeatureSet(table), max_instances=20, seed=3)[SampleKey(1, 7)].features
+    assert torch.equal(again, whole[taken[7]])
+    assert taken[0] != taken[1]
+    counts = np.bincount(np.concatenate(list(taken.values())), minlength=50)
+    assert counts.min() >= 6 and counts.max() <= 27  # 16 +- 3.1 expected
+    other = FeatureBags(bags, max_instances=20, seed=4)[SampleKey(1, 0)].features
+    assert not torch.equal(other, whole[taken[0]])
+    for most in (50, 60):
+        assert torch.equal(FeatureBags(bags, most)[SampleKey(1)].features, whole)
+        assert FeatureBags(bags, most)[SampleKey(1)].numbers().tolist() == list(range(50))
+    assert torch.equal(FeatureBags(bags)[SampleKey(1)].features, whole)
+
+
+def test_features_are_read_late(write_slides):
+    table = write_slides(4)
+    bags = FeatureSet(table)
+    np.save(table.parent / "features" / "s0.npy", np.full((3, 4), 7, np.float16))
+    assert (bags.bag(0).features == 7).all()
+    np.save(table.parent / "features" / "s0.npy", np.ones((4, 4), np.float16))
+    with pytest.raises(ValueError, match=r"s0\.npy: slide s0 has changed since it was opened"):
+        bags.bag(0)
+    (table.parent / "features" / "s0.npy").unlink()
+    with pytest.raises(ValueError, match=r"s0\.npy, slide s0: no such file"):
+        bags.bag(0)
+
+
+def spoil(table):
+    """Break 5 of the slides and return what has to be said about each."""
+    folder = table.parent / "features"
+    values = np.load(folder / "s0.npy")
+    values[2, 1] = np.nan
+    np.save(folder / "s0.npy", values)
+    (folder / "s1.h5").write_bytes(b"\x89HDF no")
+    np.save(folder / "s4.npy", np.ones((3, 5)))
+    (folder / "s6.pt").unlink()
+    np.save(folder / "s8.npy", np.ones((0, 4)))
+    return {
+        "s1": "cannot be read as .h5",
+        "s4": "5 features, 8 other slides have 4; extract all slides by one encoder",
+        "s6": "no feature file in",
+        "s8": "no instances",
+    }
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_all_faults_come_at_once(write_slides, monkeypatch, large):
+    table = write_slides(12)
+    expected = spoil(table)
+    if large:
+        monkeypatch.setattr(feature_set, "_VALUES_LIMIT", 0)
+    else:
+        expected["s0"] = "row 2: feature 1 is NaN"
+    with pytest.raises(DataProblems) as error:
+        FeatureSet(table)
+    found = {p.item: str(p) for p in error.value.problems}
+    assert set(found) == set(expected)  # NaN of a large set needs reading
+    for slide, message in expected.items():
+        assert message in found[slide] and f"slide {slide}" in found[slide]
+
+
+def test_skipping_leaves_them_out_and_reads_every_feature(write_slides):
+    table = write_slides(12)
+    expected = spoil(table)
+    bags = FeatureSet(table, bad_data="skip")
+    assert bags.bag_ids == ("s2", "s3", "s5", "s7", "s9", "s10", "s11")
+    assert bags.labels.tolist() == [0, 1, 1, 1, 1, 0, 1]
+    for number, name in enumerate(bags.bag_ids):
+        values = stored(table, int(name[1:])).astype(np.float32)
+        np.testing.assert_array_equal(bags.bag(number).features, values)
+    found = {p.item: p for p in bags.problems}
+    assert set(found) == {*expected, "s0"}
+    assert (found["s0"].annotation, found["s0"].part) == (2, "row")
+    assert len(bags.check(thorough=True)) == 5
+    patients = FeatureSet(table, BY_PATIENT, bad_data="skip")
+    assert patients.bag_ids == ("p0_0", "p0_1", "p1_1", "p2_1", "p2_0")  # what is left of each
+    assert patients.sizes.tolist() == [5, 6, 10, 10, 5]
+
+
+def test_a_thorough_check_finds_values_that_are_not_finite(write_slides):
+    table = write_slides(4)
+    bags = FeatureSet(table)
+    assert bags.check(thorough=True) == []
+    values = np.load(table.parent / "features" / "s0.npy")
+    values[1, 3] = np.inf
+    np.save(table.parent / "features" / "s0.npy", values)
+    assert bags.check(thorough=False) == []
+    (fault,) = bags.check(thorough=True)
+    assert (fault.item, fault.annotation) == ("s0", 1) and "feature 3 is NaN" in fault.reason
+    with pytest.raises(ValueError, match=r"s0\.npy, slide s0, row 1: feature 3 is NaN"):
+        bags.bag(0)
+    with pytest.raises(ValueError, match="row 1: feature 3"):
+        bags.bag(0, torch.tensor([1, 2]))  # the row of the file, not of the part
+
+
+@pytest.mark.parametrize("policy", ["error", "skip"])
+@pytest.mark.parametrize("column", ["split", "fold"])
+def test_a_patient_in_two_parts_is_fatal(write_slides, column, policy):
+    values = {"split": ["train", "test"], "fold": [0, 1]}[column] * 4
+    patients = ["p", "q", "p", "q", "r", "q", "r", "q"]
+    FeatureSet(write_slides(8, patient_id=patients, **{column: values}), bad_data=policy)
+    patients[4], patients[7] = "q", "p"
+    table = write_slides(8, patient_id=patients, **{column: values})
+    (table.parent / "features" / "s0.npy").unlink()
+    np.save(table.parent / "features" / "s4.npy", np.full((2, 4), np.nan, np.float16))
+    with pytest.raises(DataProblems) as error:
+        FeatureSet(table, bad_data=policy)
+    found = [(p.item, p.kind) for p in error.value.problems]
+    slides = [("s0", "slide"), ("s4", "slide")]
+    assert found == [("p", "patient"), ("q", "patient"), *slides]
+    one, other = values[:2]
+    assert f"patient p: bags in {column}s {one}, {other}; a patient" in str(error.value)
+
+
+def test_a_patient_with_two_labels(write_slides):
+    table = write_slides(6, patient_id=["p", "p", "q", "r", "q", "r"])
+    assert len(FeatureSet(table)) == 6  # ordinary for bags of slides
+    with pytest.raises(DataProblems, match=r"patient p: slides with labels 0, 1; give all"):
+        FeatureSet(table, BY_PATIENT)
+    assert FeatureSet(table, BY_PATIENT, bad_data="skip").bag_ids == ("q", "r")
+
+
+@pytest.mark.parametrize("odd", [0, 8])
+def test_the_usual_width_is_right(write_slides, odd):
+    table = write_slides(9)
+    np.save(table.parent / "features" / f"s{odd}.npy", np.ones((2, 9), np.float16))
+    with pytest.raises(DataProblems) as error:
+        FeatureSet(table)
+    assert [p.item for p in error.value.problems] == [f"s{odd}"]
+
+
+def test_two_slides_of_one_file(write_slides):
+    table = write_slides(2, slide_id=["s0.svs", "s0.tif"])
+    with pytest.raises(DataProblems, match=r"slide s0\.tif: is also the file of slide s0\.svs"):
+        FeatureSet(table)
+
+
+def test_nothing_usable(write_slides):
+    table = write_slides(3)
+    for file in (table.parent / "features").iterdir():
+        file.unlink()
+    with pytest.raises(DataProblems, match="no usable slide"):
+        FeatureSet(table, bad_data="skip")
+
+
+def test_classes_and_task(write_slides):
+    three = FeatureSet(write_slides(9, classes=3, label=list("abc") * 3))
+    assert (three.num_classes, three.task, three.class_names) == (3, "multiclass", list("abc"))
+    known = FeatureSet(write_slides(4, label=list("bbbb")), class_names=list("abc"))
+    assert known.labels.tolist() == [1] * 4 and known.task == "multiclass"
+    assert FeatureSet(write_slides(4), task="multiclass").task == "multiclass"
+    unlabelled = write_slides(4, label=None)
+    assert FeatureSet(unlabelled, class_names=["n", "p"]).labels.tolist() == [-1] * 4
+    with pytest.raises(ValueError, match="no column `label`, so no class is known"):
+        FeatureSet(unlabelled)
+    for task, names in (("binary", list("abc")), ("multilabel", None)):
+        with pytest.raises(ValueError, match=f"cannot be the task {task}"):
+            FeatureSet(write_slides(4), class_names=names, task=task)
+
+
+def test_weights_of_a_patient_are_the_mean_of_its_slides(write_slides):
+    table = write_slides(4, patient_id=list("pqpq"), weight=[1, 2, 4, 0])
+    assert FeatureSet(table).weights.tolist() == [1, 2, 4, 0]
+    assert FeatureSet(table, BY_PATIENT).weights.tolist() == [2.5, 1]

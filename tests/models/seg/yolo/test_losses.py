@@ -1,0 +1,371 @@
+"""Losses of one-stage segmentation against one picture, one object, one anchor at a time."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.ops import complete_box_iou_loss
+
+from models.seg.yolo import YOLOLossOptions
+from models.seg.yolo.losses import yolo_losses
+from models.seg.yolo.output import YOLOOutput
+
+CLASSES, SIZE, BINS = 3, 64, 16
+TERMS = {"box", "class", "dfl", "mask"}
+
+
+def anchors(size=SIZE):
+    points, strides = [], []
+    for stride in (8, 16, 32):
+        for y in range(size // stride):
+            for x in range(size // stride):
+                points.append(((x + 0.5) * stride, (y + 0.5) * stride))
+                strides.append(float(stride))
+    return torch.tensor(points), torch.tensor(strides)
+
+
+def outputs(batch, seed=0, dtype=torch.float64, classes=CLASSES):
+    """Draw raw outputs that are leaves and need gradients."""
+    generator = torch.Generator().manual_seed(seed)
+    points, strides = anchors()
+    count = len(points)
+
+    def draw(*shape, scale=1.0):
+        values = torch.randn(*shape, generator=generator, dtype=torch.float64) * scale
+        return values.to(dtype).requires_grad_()
+
+    return YOLOOutput(
+        class_logits=draw(batch, count, classes),
+        box_logits=draw(batch, count, 4 * BINS, scale=3.0),
+        coefficients=draw(batch, count, 32, scale=0.3),
+        prototypes=draw(batch, 32, SIZE // 4, SIZE // 4),
+        points=points,
+        strides=strides,
+    )
+
+
+def one(output, picture):
+    part = slice(picture, picture + 1)
+    return output._replace(**{name: getattr(output, name)[part] for name in output._fields[:4]})
+
+
+def gradients(loss, output):
+    return torch.autograd.grad(loss, tuple(output[:4]), retain_graph=True)
+
+
+def total(losses):
+    return sum(value.sum() for value in losses.values())
+
+
+def decode(logits, point, stride):
+    left, top, right, bottom = (
+        (side.softmax(0) * torch.arange(BINS)).sum() * stride for side in logits.view(4, BINS)
+    )
+    return torch.stack([point[0] - left, point[1] - top, point[0] + right, point[1] + bottom])
+
+
+def slow_assign(output, targets, top_k, alpha=0.5, beta=6.0, min_side=16):
+    """Return {anchor: (object, score)} of one picture and the decoded boxes."""
+    points, strides = output.points, output.strides
+    boxes = [
+        decode(logits, point, stride)
+        for logits, point, stride in zip(output.box_logits[0], points, strides, strict=True)
+    ]
+    wishes, inside = {}, {}
+    for number in (~targets.crowd).nonzero().flatten().tolist():
+        x1, y1, x2, y2 = targets.boxes[number].tolist()
+        reach_x, reach_y = max(x2 - x1, min_side) / 2, max(y2 - y1, min_side) / 2
+        found = []
+        for anchor, (x, y) in enumerate(points.tolist()):
+            if abs(x - (x1 + x2) / 2) < reach_x and abs(y - (y1 + y2) / 2) < reach_y:
+                u = 1 - complete_box_iou_loss(boxes[anchor], targets.boxes[number].double())
+                s = output.class_logits[0, anchor, targets.labels[number]].sigmoid()
+                t = s.item() ** alpha * max(u.item(), 0) ** beta
+                found.append((t, u.item(), anchor))
+                inside.setdefault(anchor, []).append((u.item(), t, number))
+        for t, u, anchor in sorted(found, key=lambda one: -one[0])[:top_k]:
+            if t > 0:
+                wishes.setdefault(anchor, []).append((u, t, number))
+    got = {
+        anchor: many[0] if len(many) == 1 else max(inside[anchor], key=lambda one: one[0])
+        for anchor, many in wishes.items()
+    }
+    scores = {}
+    for anchor, (_, t, number) in got.items():
+        mine = [(u, t) for u, t, other in got.values() if other == number]
+        best_u, best_t = max(0.0, *(u for u, _ in mine), 0.0), max(t for _, t in mine)
+        scores[anchor] = (number, t * best_u / (best_t + 1e-9))
+    return scores, boxes
+
+
+def slow_mask_targets(targets, stride):
+    """Return (M, H / 4, W / 4) bool without the cells that a smaller object has."""
+    factor = 4 // stride
+    cells = F.avg_pool2d(targets.masks[:, None].double(), factor)[:, 0] >= 0.5
+    area = cells.sum(dim=(1, 2)).tolist()
+    left = cells.clone()
+    for o in range(len(cells)):
+        for other in range(len(cells)):
+            if (area[other], other) < (area[o], o) and not targets.crowd[other]:
+                left[o] &= ~cells[other]
+    return left
+
+
+def slow_losses(output, targets, mask_stride=1, top_k=10, **options):
+    """Return sums and counts of one picture."""
+    scores, boxes = slow_assign(output, targets, top_k, **options)
+    masks = slow_mask_targets(targets, mask_stride) if len(targets.boxes) else []
+    wanted = torch.zeros_like(output.class_logits[0])
+    kept = torch.ones_like(wanted)
+    for anchor, point in enumerate(output.points):
+        crowds = targets.boxes[targets.crowd]
+        in_crowd = ((point > crowds[:, :2]) & (point < crowds[:, 2:])).all(dim=1).any()
+        if in_crowd and anchor not in scores:
+            kept[anchor] = 0
+    sums = dict.fromkeys(TERMS, torch.zeros((), dtype=torch.float64))
+    for anchor, (number, score) in scores.items():
+        wanted[anchor, targets.labels[number]] = score
+        box, stride = targets.boxes[number].double(), output.strides[anchor]
+        x1, y1, x2, y2 = box.tolist()
+        sums["box"] = sums["box"] + score * complete_box_iou_loss(boxes[anchor], box)
+        x, y = output.points[anchor].tolist()
+        for side, distance in enumerate((x - x1, y - y1, x2 - x, y2 - y)):
+            cell = min(max(distance / stride.item(), 0), 14.99)
+            low = math.floor(cell)
+            logits = output.box_logits[0, anchor].view(4, BINS)[side].unsqueeze(0)
+            for bin_, weight in ((low, low + 1 - cell), (low + 1, cell - low)):
+                entropy = F.cross_entropy(logits, torch.tensor([bin_]))
+                sums["dfl"] = sums["dfl"] + score * weight * entropy / 4
+        logits = torch.einsum("e,ehw->hw", output.coefficients[0, anchor], output.prototypes[0])
+        loss = F.binary_cross_entropy_with_logits(logits, masks[number].double(), reduction="none")
+        place = torch.arange(SIZE // 4) * 4
+        rows, columns = (place >= y1) & (place < y2), (place >= x1) & (place < x2)
+        share = (x2 - x1) * (y2 - y1) / SIZE**2
+        sums["mask"] = sums["mask"] + (loss * rows[:, None] * columns).mean() / share
+    logits = output.class_logits[0]
+    sums["class"] = F.binary_cross_entropy_with_logits(logits, wanted, kept, reduction="sum")
+    score_sum = sum(score for _, score in scores.values())
+    return sums, {"box": score_sum, "class": score_sum, "dfl": score_sum, "mask": len(scores)}
+
+
+@pytest.fixture
+def batch(scene):
+    """Four pictures of 4, 0, 1 and 5 objects."""
+    return scene([(SIZE, SIZE)] * 4, instances=[4, 0, 1, 5], seed=3)[0]
+
+
+@pytest.fixture
+def crowded(batch):
+    """The same, with one crowd in the first and one in the last picture."""
+    crowd = torch.zeros(10, dtype=torch.bool)
+    crowd[[1, 9]] = True
+    return dataclasses.replace(batch, crowd=crowd)
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [{"top_k": 10}, {"top_k": 3}, {"top_k": 3, "alpha": 2.0, "beta": 1.5}, {"min_side": 50.0}],
+)
+def test_as_one_anchor_at_a_time(crowded, chosen):
+    output = outputs(4)
+    options = YOLOLossOptions(**chosen)
+    parts = [
+        slow_losses(one(output, number), targets, **chosen)
+        for number, targets in enumerate(crowded.targets())
+    ]
+    by_picture = yolo_losses(output, crowded, CLASSES, options, "none")
+    together = yolo_losses(output, crowded, CLASSES, options)
+    assert by_picture.keys() == together.keys() == TERMS
+    expected = {}
+    for name in TERMS:
+        alone = torch.stack([sums[name] / max(1, counts[name]) for sums, counts in parts])
+        torch.testing.assert_close(by_picture[name], alone, rtol=1e-5, atol=1e-7)
+        count = max(1, sum(counts[name] for _, counts in parts))
+        expected[name] = sum(sums[name] for sums, _ in parts) / count
+        torch.testing.assert_close(together[name], expected[name], rtol=1e-5, atol=1e-7)
+    for ours, theirs in zip(
+        gradients(total(together), output), gradients(total(expected), output), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
+
+
+def test_pictures_alone_give_what_they_give_together(crowded):
+    output = outputs(4, seed=1)
+    by_picture = yolo_losses(output, crowded, CLASSES, reduction="none")
+    for number in range(4):
+        alone = yolo_losses(one(output, number), crowded.picture(number), CLASSES)
+        for name in TERMS:
+            torch.testing.assert_close(by_picture[name][number], alone[name])
+
+
+def test_masks_at_stride_1_and_4_and_no_overlap_rule(batch):
+    output = outputs(4)
+    cells = F.avg_pool2d(batch.masks[:, None].double(), 4)[:, 0] >= 0.5
+    coarse = dataclasses.replace(batch, masks=cells, mask_stride=4)
+    fine, rough = (yolo_losses(output, b, CLASSES)["mask"] for b in (batch, coarse))
+    assert torch.equal(fine, rough)
+    free = YOLOLossOptions(smallest_owns=False)
+    assert not torch.equal(yolo_losses(output, batch, CLASSES, free)["mask"], fine)
+    with pytest.raises(ValueError, match="masks at stride 3"):
+        yolo_losses(output, dataclasses.replace(
+            batch, masks=batch.masks[:, :22, :22], mask_stride=3), CLASSES)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["none", "crowds", "tiny"])
+def test_nothing_to_find_gives_class_loss_and_zero_gradients(scene, kind):
+    count = 0 if kind == "none" else 2
+    batch, _, _ = scene([(SIZE, SIZE)] * 2, instances=count)
+    if kind == "crowds":
+        batch = dataclasses.replace(batch, crowd=torch.ones(4, dtype=torch.bool))
+    if kind == "tiny":
+        boxes = torch.tensor([[1.0, 1, 3, 3]]).expand(4, 4)
+        batch = dataclasses.replace(batch, boxes=boxes)
+    output = outputs(2, dtype=torch.float32)
+    losses = yolo_losses(output, batch, CLASSES, YOLOLossOptions(min_side=0))
+    assert [losses[name].item() for name in ("box", "dfl", "mask")] == [0.0, 0.0, 0.0]
+    assert losses["class"].item() > 0
+    by_class, *rest = gradients(total(losses), output)
+    assert by_class.ne(0).any()
+    assert all(part.eq(0).all() for part in rest)
+    if kind != "crowds":
+        whole = F.softplus(output.class_logits).sum()
+        torch.testing.assert_close(losses["class"], whole)
+
+
+def test_boxes_of_low_precision_are_read_in_float32(batch):
+    low = dataclasses.replace(batch, boxes=batch.boxes.bfloat16())  # sides are exact, areas not
+    output = outputs(4, dtype=torch.float32)
+    expected = yolo_losses(output, batch, CLASSES)
+    for name, value in yolo_losses(output, low, CLASSES).items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, expected[name]), name
+
+
+class Toy(nn.Module):
+    """One layer for each output."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(2, n) for n in (CLASSES, 4 * BINS, 32))
+        self.prototypes = nn.Conv2d(3, 32, 4, stride=4)
+        self.register_buffer("inputs", torch.randn(84, 2))
+
+    def forward(self, images):
+        rows = [layer(self.inputs).expand(len(images), -1, -1) for layer in self.layers]
+        return YOLOOutput(*rows, self.prototypes(images), *anchors())
+
+
+def test_every_parameter_gets_a_gradient_without_an_object(scene):
+    batch, _, _ = scene([(SIZE, SIZE)] * 2, instances=0)
+    model = Toy()
+    total(yolo_losses(model(batch.images), batch, CLASSES)).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert model.prototypes.weight.grad.eq(0).all()
+
+
+def test_crowds_are_ignored_not_negatives(scene):
+    """One crowd over the left half: class loss and gradients of the right half alone."""
+    batch, _, _ = scene([(SIZE, SIZE)], instances=1)
+    half = torch.tensor([[0.0, 0, 32, 64]])
+    batch = dataclasses.replace(batch, boxes=half, crowd=torch.ones(1, dtype=torch.bool))
+    output = outputs(1)
+    loss = yolo_losses(output, batch, CLASSES)["class"]
+    right = output.points[:, 0] >= 32
+    torch.testing.assert_close(loss, F.softplus(output.class_logits[0, right]).sum())
+    by_class = torch.autograd.grad(loss, output.class_logits)[0][0]
+    assert by_class[~right].eq(0).all()
+    assert by_class[right].ne(0).all()
+
+
+def test_order_of_instances_changes_nothing(batch):
+    order = torch.tensor([2, 0, 3, 1, 4, 9, 6, 5, 8, 7])
+    shuffled = dataclasses.replace(
+        batch, boxes=batch.boxes[order], labels=batch.labels[order], masks=batch.masks[order]
+    )
+    output = outputs(4, seed=2)
+    first, second = (yolo_losses(output, b, CLASSES, reduction="none") for b in (batch, shuffled))
+    for name in TERMS:
+        torch.testing.assert_close(first[name], second[name])
+    for one_, other in zip(
+        gradients(total(first), output), gradients(total(second), output), strict=True
+    ):
+        torch.testing.assert_close(one_, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_outputs_and_autocast(batch, dtype):
+    half = outputs(4, dtype=dtype)
+    wide = half._replace(
+        **{n: getattr(half, n).detach().float().requires_grad_() for n in half._fields[:4]}
+    )
+    expected = yolo_losses(wide, batch, CLASSES)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = yolo_losses(half, batch, CLASSES)
+    for name in TERMS:
+        assert found[name].dtype == torch.float32
+        torch.testing.assert_close(found[name], expected[name])
+    for one_, other in zip(
+        gradients(total(found), half), gradients(total(expected), wide), strict=True
+    ):
+        torch.testing.assert_close(one_, other.to(dtype), rtol=0.02, atol=1e-4)
+
+
+def test_perfect_outputs_have_no_loss(scene):
+    """An object of 32 x 32 on the grid, predicted exactly and surely."""
+    batch, _, _ = scene([(SIZE, SIZE)], instances=1)
+    masks = torch.zeros(1, SIZE, SIZE, dtype=torch.bool)
+    masks[0, 16:48, 16:48] = True
+    box = torch.tensor([16.0, 16, 48, 48])
+    batch = dataclasses.replace(
+        batch, boxes=box.unsqueeze(0), masks=masks, labels=torch.tensor([1])
+    )
+    points, strides = anchors()
+    inside = ((points > 16) & (points < 48)).all(dim=1)
+    distances = torch.cat([points - 16, 48 - points], dim=1) / strides[:, None]
+    low = distances.clamp(0, 14).floor()
+    bins = torch.arange(BINS)
+    share = (1 - (distances.clamp(0, 14.99)[..., None] - bins).abs()).clamp(min=0)
+    logits = torch.full((1, len(points), CLASSES), -40.0)
+    chosen = inside & (strides == 8)
+    chosen = chosen | (inside & (strides == 16))  # 16 + 4 anchors; ten of them, all equally good
+    output = YOLOOutput(
+        class_logits=logits.masked_fill(chosen[:, None] & torch.tensor([False, True, False]), 40.0),
+        box_logits=share.clamp(min=1e-30).log().flatten(1).unsqueeze(0),
+        coefficients=torch.ones(1, len(points), 32),
+        prototypes=torch.full((1, 32, 16, 16), 2.0),
+        points=points,
+        strides=strides,
+    )
+    losses = yolo_losses(output, batch, CLASSES, YOLOLossOptions(top_k=20))
+    assert losses["box"].item() == pytest.approx(0, abs=1e-5)
+    assert losses["class"].item() == pytest.approx(0, abs=1e-4)
+    assert losses["mask"].item() == pytest.approx(0, abs=1e-6)
+    # what is left is the entropy of distances between two bins: halves everywhere
+    assert low.min() >= 0
+    assert losses["dfl"].item() == pytest.approx(math.log(2), rel=1e-4)
+
+
+def test_wrong_targets_outputs_and_options_are_refused(batch):
+    output = outputs(4)
+    with pytest.raises(ValueError, match="of 4 pictures and 3 classes, the targets of 4 and 5"):
+        yolo_losses(output, batch, 5)
+    with pytest.raises(ValueError, match="of 3 pictures"):
+        yolo_losses(output._replace(class_logits=output.class_logits[:3]), batch, CLASSES)
+    labels = batch.labels.clone()
+    labels[4] = CLASSES
+    with pytest.raises(ValueError, match="picture 102 has label 3"):
+        yolo_losses(output, dataclasses.replace(batch, labels=labels), CLASSES)
+    boxes = batch.boxes.clone()
+    boxes[0, 2] = boxes[0, 0]
+    with pytest.raises(ValueError, match="picture 100 has an empty or non-finite box"):
+        yolo_losses(output, dataclasses.replace(batch, boxes=boxes), CLASSES)
+    with pytest.raises(ValueError, match="top_k must be at least 1"):
+        YOLOLossOptions(top_k=0)
+    for name in ("alpha", "beta", "min_side"):
+        with pytest.raises(ValueError, match=f"{name} must be finite and not negative, got"):
+            YOLOLossOptions(**{name: -1})
+        with pytest.raises(ValueError, match=f"{name} must be finite"):
+            YOLOLossOptions(**{name: math.nan})
