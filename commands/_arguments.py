@@ -1,11 +1,15 @@
-"""The arguments of `evaluate.py`; imports nothing heavy, so that help answers at once."""
+"""Arguments that several commands of `evaluate.py` share; imports nothing heavy.
+
+`add_input` and `add_output` also record which arguments are files, so that `check_outputs` of
+`commands/_outputs.py` guards them. The types refuse values that cannot be meant.
+"""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 LARGEST_SCALE = 16.0  # that of `models.seg.inference.predict`, which takes long to import (A256)
 FIGURES = (".png", ".pdf", ".svg")
@@ -29,20 +33,21 @@ def _number(
     return read
 
 
-_seed = _number(int, lambda n: n >= 0, "a seed is not negative")
-_positive = _number(int, lambda n: n >= 1, "must be positive")
-_not_negative = _number(int, lambda n: n >= 0, "must not be negative")
-_confidence = _number(float, lambda x: 0 <= x <= 1, "a confidence is in [0, 1]")
-_threshold = _number(float, lambda x: 0 <= x <= 1, "a threshold is a probability in [0, 1]")
-_overlap = _number(float, lambda x: 0 < x <= 1, "an overlap is in (0, 1]")
-_factor = _number(
+seed = _number(int, lambda n: n >= 0, "a seed is not negative")
+positive = _number(int, lambda n: n >= 1, "must be positive")
+not_negative = _number(int, lambda n: n >= 0, "must not be negative")
+confidence = _number(float, lambda x: 0 <= x <= 1, "a confidence is in [0, 1]")
+decision_threshold = _number(float, lambda x: 0 <= x <= 1, "a threshold is a probability in [0, 1]")
+overlap = _number(float, lambda x: 0 < x <= 1, "an overlap is in (0, 1]")
+factor = _number(
     float,
     lambda x: 0 < x <= LARGEST_SCALE,
     f"a factor on the size of pictures is in (0, {LARGEST_SCALE:g}]",
 )
 
 
-def _figure(text: str) -> Path:
+def figure(text: str) -> Path:
+    """Return the path of a figure to write; an argument type."""
     path = Path(text)
     if path.suffix.lower() not in FIGURES:
         raise argparse.ArgumentTypeError(
@@ -51,62 +56,120 @@ def _figure(text: str) -> Path:
     return path
 
 
-def _add_points(point: argparse.ArgumentParser) -> None:
-    point.add_argument(
-        "--score", type=_confidence, default=0.5, help="confidence from which to count"
-    )
-    point.add_argument("--iou", type=_overlap, default=0.5, help="overlap that makes a match")
-    point.add_argument("--iou-type", choices=("segm", "bbox"), help="default: segm where masks are")
-    point.add_argument(
-        "--max-dets",
-        type=_positive,
-        help="detections a picture that AP counts; default: 100, or what cuts no checkpoint's",
-    )
-    point.add_argument("--seed", type=_seed, default=0, help="seed of the bootstrap")
-    point.add_argument(
-        "--curves", type=_figure, metavar="FILE.png", help="draw P, R, F1 over all confidences"
-    )
-    point.add_argument("--wandb", metavar="PROJECT", help="log the table to W&B")
-    point.add_argument("--wandb-mode", choices=("offline", "online"), default="offline")
-    point.add_argument("--latency", action="store_true", help="also time the checkpoints")
-    _add_timing(point)
+class Output(NamedTuple):
+    """What `check_outputs` knows about an argument that names something to write.
+
+    Attributes:
+        flag: as the user types it.
+        folder: names what is written as a folder, given all arguments; None where a file is.
+        json_inputs: name of the folders in which the command reads JSON, so that no JSON file there
+            is replaced; elsewhere among the inputs an earlier report may be.
+    """
+
+    flag: str
+    folder: Callable[[argparse.Namespace], str | None] | None = None
+    json_inputs: str | None = None
 
 
-def _add_timing(sub: argparse.ArgumentParser) -> None:
+def add_input(container: Any, flag: str, **options: Any) -> None:
+    """Add an argument that names a file or folder to read.
+
+    Args:
+        container: a parser or a group of one.
+        flag: such as ``--data``.
+        options: of ``add_argument``; the type is a path unless one is given.
+    """
+    action = container.add_argument(flag, **{"type": Path, **options})
+    known = container.get_default("inputs") or {}
+    container.set_defaults(inputs={**known, action.dest: flag})
+
+
+def add_output(
+    container: Any,
+    flag: str,
+    *,
+    folder: Callable[[argparse.Namespace], str | None] | None = None,
+    json_inputs: str | None = None,
+    **options: Any,
+) -> None:
+    """Add an argument that names a file to write; see `add_input` and `Output`."""
+    action = container.add_argument(flag, **{"type": Path, **options})
+    known = container.get_default("outputs") or {}
+    output = Output(flag, folder, json_inputs)
+    container.set_defaults(outputs={**known, action.dest: output})
+
+
+def add_out(parser: argparse.ArgumentParser, json_inputs: str | None = None) -> None:
+    """Add ``--out``, the JSON file of the record that a command returns; see `Output`."""
+    add_output(parser, "--out", json_inputs=json_inputs, help="write the numbers as JSON")
+
+
+def add_bad_data(parser: argparse.ArgumentParser) -> None:
+    """Add ``--bad-data``, what becomes of faulty records."""
+    parser.add_argument(
+        "--bad-data",
+        choices=("error", "skip"),
+        default="error",
+        help="stop at faulty records, or leave them out and count them",
+    )
+
+
+def add_coco_source(parser: argparse.ArgumentParser, **many: Any) -> None:
+    """Add ``--ckpt`` or ``--predictions``, the ground truth, and how a checkpoint predicts.
+
+    Args:
+        parser: of a command that scores predictions on pictures.
+        many: ``nargs`` where several models can be given.
+    """
+    source = parser.add_mutually_exclusive_group(required=True)
+    add_input(source, "--ckpt", help="checkpoint(s)", **many)
+    add_input(source, "--predictions", help="COCO results file(s)", **many)
+    add_input(parser, "--annotations", required=True, help="COCO ground truth")
+    add_input(parser, "--images", help="picture folder to use or check")
+    parser.add_argument("--batch-size", type=positive, help="default: the checkpoint's")
+    add_inference(parser)
+
+
+def add_features(parser: argparse.ArgumentParser) -> None:
+    """Add ``--features``, where the features of slides are."""
+    add_input(parser, "--features", help="folder of the slides' features (with a CSV)")
+
+
+def add_timing(sub: argparse.ArgumentParser) -> None:
+    """Add how checkpoints are timed."""
     group = sub.add_argument_group("timing")
-    group.add_argument(
-        "--warmup", type=_not_negative, default=50, help="pictures that do not count"
-    )
-    group.add_argument("--pictures", type=_positive, default=200, help="pictures that count")
-    group.add_argument("--threads", type=_positive, help="of torch and OpenCV; default: theirs")
+    group.add_argument("--warmup", type=not_negative, default=50, help="pictures that do not count")
+    group.add_argument("--pictures", type=positive, default=200, help="pictures that count")
+    group.add_argument("--threads", type=positive, help="of torch and OpenCV; default: theirs")
     group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     group.add_argument(
         "--precision", choices=("32-true", "16-mixed", "bf16-mixed"), default="32-true"
     )
 
 
-def _add_inference(sub: argparse.ArgumentParser) -> None:
+def add_inference(sub: argparse.ArgumentParser) -> None:
+    """Add how a checkpoint predicts pictures, see `inference_changes`."""
     group = sub.add_argument_group("with --ckpt, instead of what the checkpoint says")
     group.add_argument(
         "--tile",
-        type=_not_negative,
+        type=not_negative,
         metavar="PX",
         help="predict in tiles of this side at most, once resized; 0: whole",
     )
     group.add_argument(
         "--tile-overlap",
-        type=_positive,
+        type=positive,
         metavar="PX",
         help="shared by neighbours; default: a fifth",
     )
     group.add_argument(
         "--tile-max-dets",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="objects kept of a picture in tiles; default: all that its tiles have found",
     )
     group.add_argument(
-        "--scale", type=_factor, help="factor on the size of every picture, instead of set sizes"
+        "--scale", type=factor, help="factor on the size of every picture, instead of set sizes"
     )
     group.add_argument(
         "--tta",
@@ -114,7 +177,7 @@ def _add_inference(sub: argparse.ArgumentParser) -> None:
         help="also predict pictures mirrored; or one view of each",
     )
     group.add_argument(
-        "--tta-scales", type=_factor, nargs="+", metavar="S", help="sizes of the views, e.g. 1 1.25"
+        "--tta-scales", type=factor, nargs="+", metavar="S", help="sizes of the views, e.g. 1 1.25"
     )
 
 

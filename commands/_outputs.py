@@ -4,46 +4,36 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-_INPUTS = {
-    "ckpt": "--ckpt", "predictions": "--predictions", "annotations": "--annotations",
-    "data": "--data", "data_yaml": "--data", "config": "--config", "features": "--features",
-    "images": "--images", "root": "--root",
-}  # fmt: skip
-# Reports may lie among inputs and be renewed there, but not where a command reads JSON.
-_JSON_FOLDERS = {"check-data": "annotations", "compare": "predictions"}
+from commands._arguments import Output
 
 
 def check_outputs(args: argparse.Namespace) -> None:
     """Refuse what a command cannot write, or what would take the place of something it reads.
 
     Args:
-        args: of any command, with ``overrides``, the words that are flags of a recipe.
+        args: of any command, with what `add_input` and `add_output` recorded, and with
+            ``overrides``, the words that are flags of a recipe.
 
     Raises:
         ValueError: an output is the file of an input or of another output, lies over a file in a
             folder of inputs, is a folder or no ordinary file, or its folder cannot be made.
     """
-    inputs = list(_inputs(args))
+    inputs, outputs = list(_inputs(args)), []
+    for output, path in _outputs(args):
+        kind = output.folder(args) if output.folder else None
+        if kind is None:
+            outputs.append((output, path))
+            continue
+        if path.is_file():
+            raise ValueError(f"{output.flag} {path} is a file; name a folder for {kind}")
+        inputs.append((output.flag, path))
     written: list[tuple[str, Path]] = []
-    if getattr(args, "form", None) == "yolo":
-        if args.target.is_file():
-            raise ValueError(f"--out {args.target} is a file; name a folder for the YOLO set")
-        inputs.append(("--out", args.target))
-    for flag, path in _outputs(args):
+    for (flag, _, json_inputs), path in outputs:
         _check_place(flag, path)
-        for other, given in inputs:
-            if _same(path, given):
-                raise ValueError(
-                    f"{flag} {path} is the file of {other}, which would be lost; name another file"
-                )
-            if _lies_over(path, given, _JSON_FOLDERS.get(args.command)):
-                raise ValueError(
-                    f"{flag} {path} is there already, among the files of {other} {given}; name a "
-                    "new file"
-                )
+        _check_inputs(flag, path, inputs, json_inputs)
         for other, given in written:
             if _same(path, given) or _below(path, given) or _below(given, path):
                 raise ValueError(
@@ -53,26 +43,34 @@ def check_outputs(args: argparse.Namespace) -> None:
         written.append((flag, path))
 
 
-def _outputs(args: argparse.Namespace) -> Iterator[tuple[str, Path]]:
-    """Yield flag and path of every file to write."""
-    target = getattr(args, "target", None)
-    named = {
-        "--out": None if getattr(args, "form", None) == "yolo" else target,
-        "--save-predictions": getattr(args, "save_predictions", None),
-        "--curves": getattr(args, "curves", None),
-        "--out" if target is None else "--report": args.out,
-    }
-    yield from ((flag, path) for flag, path in named.items() if path is not None)
+def _check_inputs(
+    flag: str, path: Path, inputs: Iterable[tuple[str, Path]], json_inputs: str | None
+) -> None:
+    for other, given in inputs:
+        if _same(path, given):
+            raise ValueError(
+                f"{flag} {path} is the file of {other}, which would be lost; name another file"
+            )
+        if _lies_over(path, given, json_inputs):
+            raise ValueError(
+                f"{flag} {path} is there already, among the files of {other} {given}; name a "
+                "new file"
+            )
+
+
+def _outputs(args: argparse.Namespace) -> Iterator[tuple[Output, Path]]:
+    """Yield everything to write."""
+    for name, output in getattr(args, "outputs", {}).items():
+        if (path := getattr(args, name)) is not None:
+            yield output, path
 
 
 def _inputs(args: argparse.Namespace) -> Iterator[tuple[str, Path]]:
     """Yield flag and path of everything to read, as far as the command line names it."""
-    for name, flag in _INPUTS.items():
-        given = getattr(args, name, None)
+    for name, flag in getattr(args, "inputs", {}).items():
+        given = getattr(args, name)
         paths = given if isinstance(given, list) else [given]
-        yield from ((flag, path) for path in paths if path is not None)
-    if args.command == "mil-assumptions":
-        yield "--model", Path(args.model)
+        yield from ((flag, Path(path)) for path in paths if path is not None)
     flag = ""
     for word in args.overrides:  # --data.root DIR or --data.root=DIR
         if word.startswith("--"):
@@ -113,7 +111,7 @@ def _below(path: Path, folder: Path) -> bool:
     return folder.resolve() in path.resolve().parents
 
 
-def _lies_over(path: Path, folder: Path, json_folder: str | None) -> bool:
+def _lies_over(path: Path, folder: Path, json_inputs: str | None) -> bool:
     """Tell whether a path is that of a file which may be read from a folder."""
-    report = path.suffix.lower() == ".json" and path.parent.name != json_folder
+    report = path.suffix.lower() == ".json" and path.parent.name != json_inputs
     return path.exists() and not report and folder.is_dir() and _below(path, folder)

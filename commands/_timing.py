@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from commands._arguments import inference_changes
 from commands._tables import progress
 
-_SECTIONS = (
+SECTIONS = (
     "load: reading, decoding, resizing, padding and copying to the device; network: normalising "
     "and every learned layer, of two-stage models with the suppression between them; post: "
     "suppression of one-stage models, masks at the size of the original pictures, and their "
@@ -65,7 +65,7 @@ def tell_latency(rows: Iterable[Mapping[str, Any]]) -> None:
         f"device: {row['device']}; {row['threads']} thread(s); {row['dtype']}{rounding}; "
         f"torch {row['torch']}"
     )
-    for note in (_SECTIONS, *sorted(notes)):
+    for note in (SECTIONS, *sorted(notes)):
         print(f"note: {note}")
 
 

@@ -6,27 +6,30 @@ import argparse
 import sys
 from typing import Any
 
+from commands._arguments import add_bad_data, add_input, add_out
+from commands._lightning import import_lightning
 from commands._tables import show
 
-
-def _show_problems(problems: Any) -> None:
-    from rich.console import Console
-
-    from evaluation.report.record import problem_table
-
-    console = Console(markup=False)
-    if not console.is_terminal:
-        console = Console(markup=False, width=160)
-    if not problems:
-        console.print("no problem found")
-        return
-    title, table = problem_table(problems)
-    console.print(title, soft_wrap=True, highlight=False)
-    console.print(table)
+SUMMARY = "list everything that is wrong with a recipe and its data, without training"
+TAKES_OVERRIDES = True
 
 
-def run_check_data(args: argparse.Namespace) -> dict[str, Any]:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add_out(parser, json_inputs="annotations")
+    add_bad_data(parser)
+    add_input(
+        parser,
+        "--config",
+        action="append",
+        required=True,
+        help="recipe, then overlays; any flag of `train.py fit` may follow, e.g. --data.root DIR",
+    )
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
     """Check a recipe and all of its data; the record's ``passed`` decides on the exit code."""
+    import_lightning()
     from engine.training.check_data import check_data
     from evaluation.report.record import report
 
@@ -47,3 +50,19 @@ def run_check_data(args: argparse.Namespace) -> dict[str, Any]:
     extra: dict[str, Any] = {"passed": passed, "counts": found.counts}
     extra["problems"] = [problem.to_dict() for problem in found.problems]
     return report(sys.argv, {}, files=args.config, **extra)
+
+
+def _show_problems(problems: Any) -> None:
+    from rich.console import Console
+
+    from evaluation.report.record import problem_table
+
+    console = Console(markup=False)
+    if not console.is_terminal:
+        console = Console(markup=False, width=160)
+    if not problems:
+        console.print("no problem found")
+        return
+    title, table = problem_table(problems)
+    console.print(title, soft_wrap=True, highlight=False)
+    console.print(table)

@@ -6,11 +6,37 @@ import argparse
 import sys
 from typing import Any
 
-from commands._arguments import inference_changes
+from commands._arguments import (
+    add_bad_data,
+    add_coco_source,
+    add_out,
+    add_output,
+    inference_changes,
+    positive,
+)
+from commands._lightning import import_lightning
 from commands._tables import ground_truth, most_of_a_class, show, tell_skipped
 
+SUMMARY = "COCO AP and AR of boxes and masks"
 
-def run_coco(args: argparse.Namespace) -> dict[str, Any]:
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add_out(parser)
+    add_bad_data(parser)
+    add_coco_source(parser)
+    parser.add_argument(
+        "--max-dets", type=positive, nargs="+", help="default: the checkpoint's, or 1 10 100"
+    )
+    parser.add_argument("--backend", choices=("fast", "pycocotools"), default="fast")
+    parser.add_argument(
+        "--class-agnostic", action="store_true", help="score all categories as one class"
+    )
+    parser.add_argument("--per-class", action="store_true", help="also print AP by class")
+    add_output(parser, "--save-predictions", help="write the results file (with --ckpt)")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
     """Score a checkpoint or a results file against COCO ground truth."""
     from evaluation.report.record import report
     from evaluation.seg.coco import evaluate_results
@@ -22,6 +48,7 @@ def run_coco(args: argparse.Namespace) -> dict[str, Any]:
     if args.save_predictions and not args.ckpt:
         raise ValueError("--save-predictions writes what a checkpoint predicts; give --ckpt")
     if args.ckpt:
+        import_lightning()
         from engine.deploy.predict import predict_coco
 
         predicted = predict_coco(

@@ -4,38 +4,42 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
-from commands._arguments import _positive, _seed, _threshold
+from commands._arguments import add_bad_data, add_input, add_out, decision_threshold, positive, seed
 from commands._tables import progress, show, tell_skipped
 
+SUMMARY = "two models on the same bags or pictures: paired bootstrap, DeLong's test"
 
-def _add_compare(compare: argparse.ArgumentParser) -> None:
-    compare.add_argument(
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add_out(parser, json_inputs="predictions")
+    add_bad_data(parser)
+    add_input(
+        parser,
         "--predictions",
-        type=Path,
         nargs=2,
         required=True,
         metavar=("A", "B"),
         help="CSV of bags or COCO results, or the run folder that holds them",
     )
-    compare.add_argument("--annotations", type=Path, help="COCO ground truth, for pictures")
-    compare.add_argument(
+    add_input(parser, "--annotations", help="COCO ground truth, for pictures")
+    parser.add_argument(
         "--threshold",
-        type=_threshold,
+        type=decision_threshold,
         nargs="+",
         default=(),
         help="for both or for each; default: that of the run's checkpoint, or 0.5",
     )
-    compare.add_argument(
-        "--max-dets", type=_positive, nargs="+", default=(), help="of pictures; default: 1 10 100"
+    parser.add_argument(
+        "--max-dets", type=positive, nargs="+", default=(), help="of pictures; default: 1 10 100"
     )
-    compare.add_argument("--draws", type=_positive, default=1000, help="bootstrap draws")
-    compare.add_argument("--seed", type=_seed, default=0, help="seed of the bootstrap")
+    parser.add_argument("--draws", type=positive, default=1000, help="bootstrap draws")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the bootstrap")
 
 
-def run_compare(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> dict[str, Any]:
     """Compare two models on the same bags or pictures, draw by draw."""
     from evaluation.comparison.compare import Settings, compare_files
     from evaluation.report.record import report

@@ -4,35 +4,47 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
+from commands._arguments import add_input, add_output
 from commands._tables import show
 
+SUMMARY = "COCO instances to YOLO segmentation text, or back"
 
-def _add_convert(convert: argparse.ArgumentParser) -> None:
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
     forms = ("coco", "yolo")
-    convert.add_argument("--from", dest="source", choices=forms, required=True)
-    convert.add_argument("--to", dest="form", choices=forms, required=True)
-    convert.add_argument("--annotations", type=Path, help="COCO file to read")
-    convert.add_argument("--images", type=Path, help="its picture folder")
-    convert.add_argument("--data", dest="data_yaml", type=Path, help="data.yaml to read")
-    convert.add_argument("--root", type=Path, help="folder of its data, instead of its `path`")
-    convert.add_argument("--split", help="default: SPLIT of instances_SPLIT.json")
-    convert.add_argument(
-        "--out", dest="target", type=Path, required=True, help="folder or JSON file to write"
+    parser.add_argument("--from", dest="source", choices=forms, required=True)
+    parser.add_argument("--to", dest="form", choices=forms, required=True)
+    add_input(parser, "--annotations", help="COCO file to read")
+    add_input(parser, "--images", help="its picture folder")
+    add_input(parser, "--data", dest="data_yaml", help="data.yaml to read")
+    add_input(parser, "--root", help="folder of its data, instead of its `path`")
+    parser.add_argument("--split", help="default: SPLIT of instances_SPLIT.json")
+    add_output(
+        parser,
+        "--out",
+        dest="target",
+        folder=_folder,
+        required=True,
+        help="folder or JSON file to write",
     )
-    convert.add_argument("--skip-crowds", action="store_true", help="leave crowd regions out")
-    convert.add_argument(
+    parser.add_argument("--skip-crowds", action="store_true", help="leave crowd regions out")
+    parser.add_argument(
         "--boxes-as-masks", action="store_true", help="take lines of detection sets as rectangles"
     )
     copied: dict[str, Any] = {"choices": ("copy", "link"), "default": "copy"}
-    convert.add_argument("--pictures", dest="placing", help="how a YOLO set gets them", **copied)
-    convert.add_argument("--bad-data", choices=("error", "skip"), default="error")
-    convert.add_argument("--report", dest="out", type=Path, help="write the counts as JSON")
+    parser.add_argument("--pictures", dest="placing", help="how a YOLO set gets them", **copied)
+    parser.add_argument("--bad-data", choices=("error", "skip"), default="error")
+    add_output(parser, "--report", dest="out", help="write the counts as JSON")
 
 
-def run_convert(args: argparse.Namespace) -> dict[str, Any]:
+def _folder(args: argparse.Namespace) -> str | None:
+    return "the YOLO set" if args.form == "yolo" else None
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
     """Convert one split of a data set and count what was written and what left out."""
     from evaluation.report.record import report
     from formats.files import write_json

@@ -7,20 +7,26 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from commands._arguments import add_input, add_output
+from commands._lightning import import_lightning
 from commands._tables import show
 
+SUMMARY = "ONNX file of a one-stage segmentation checkpoint"
 
-def _add_export(export: argparse.ArgumentParser) -> None:
-    export.add_argument("--ckpt", type=Path, required=True, help="checkpoint of YOLOSeg")
-    export.add_argument("--out", dest="target", type=Path, required=True, help="ONNX file to write")
-    export.add_argument(
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add_input(parser, "--ckpt", required=True, help="checkpoint of YOLOSeg")
+    add_output(parser, "--out", dest="target", required=True, help="ONNX file to write")
+    parser.add_argument(
         "--check", action="store_true", help="fail where onnxruntime is not there to compare with"
     )
-    export.add_argument("--report", dest="out", type=Path, help="write the differences as JSON")
+    add_output(parser, "--report", dest="out", help="write the differences as JSON")
 
 
-def run_export(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> dict[str, Any]:
     """Write the ONNX file of a checkpoint."""
+    import_lightning()
     from engine.deploy.onnx import TOLERANCES, export_checkpoint
     from evaluation.report.record import report
     from formats.files import file_hash

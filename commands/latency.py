@@ -1,23 +1,50 @@
-"""`evaluate.py latency` and `export`: checkpoints on their way to use."""
+"""`evaluate.py latency`: time of checkpoints, side by side."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
-from commands._arguments import _add_inference, _add_timing, _positive
+from commands._arguments import (
+    add_bad_data,
+    add_inference,
+    add_input,
+    add_out,
+    add_timing,
+    positive,
+)
+from commands._lightning import import_lightning
 from commands._tables import show
-from commands._timing import _SECTIONS, _pictures, tell_latency, time_checkpoints, timing_plan
+from commands._timing import SECTIONS, tell_latency, time_checkpoints, timing_plan
+
+SUMMARY = "time of load, network and post-processing of checkpoints, side by side"
 
 
-def run_latency(args: argparse.Namespace) -> dict[str, Any]:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add_out(parser)
+    add_bad_data(parser)
+    add_input(parser, "--ckpt", nargs="+", required=True, help="segmentation checkpoint(s)")
+    add_input(parser, "--annotations", help="COCO file of pictures; without it noise is timed")
+    add_input(parser, "--images", help="picture folder to use")
+    parser.add_argument(
+        "--size", type=positive, metavar="PX",
+        help="longer side of pictures; default: as the checkpoint was validated, of noise 640",
+    )  # fmt: skip
+    parser.add_argument("--batch-sizes", type=positive, nargs="+", default=[1, 8])
+    add_timing(parser)
+    add_inference(parser)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
     """Time checkpoints side by side."""
+    import_lightning()
     from evaluation.report.model_table import TIMES, letter
     from evaluation.report.record import report
 
-    rows = time_checkpoints(args, timing_plan(args, args.batch_sizes))
+    plan = timing_plan(args, args.batch_sizes)
+    rows = time_checkpoints(args, plan)
     names = [str(path) for path in args.ckpt]
     for number, name in enumerate(names):
         print(f"{letter(number)}: {name}")
@@ -40,28 +67,11 @@ def run_latency(args: argparse.Namespace) -> dict[str, Any]:
     title = f"milliseconds a picture, medians of {', '.join(counts)}"
     show(title, [*columns, "weights", "peak MiB"], lines, width=120)
     tell_latency(rows)
-    print(f"pictures: {_pictures(args)}")
+    print(f"pictures: {plan.pictures}")
     files = [*args.ckpt, *([args.annotations] if args.annotations else [])]
     extra: dict[str, Any] = {
         "latency": rows,
-        "sections": _SECTIONS,
-        "pictures": str(_pictures(args)),
+        "sections": SECTIONS,
+        "pictures": str(plan.pictures),
     }
     return report(sys.argv, {}, files=files, **extra)
-
-
-def _add_latency(latency: argparse.ArgumentParser) -> None:
-    latency.add_argument(
-        "--ckpt", type=Path, nargs="+", required=True, help="segmentation checkpoint(s)"
-    )
-    latency.add_argument(
-        "--annotations", type=Path, help="COCO file of pictures; without it noise is timed"
-    )
-    latency.add_argument("--images", type=Path, help="picture folder to use")
-    latency.add_argument(
-        "--size", type=_positive, metavar="PX",
-        help="longer side of pictures; default: as the checkpoint was validated, of noise 640",
-    )  # fmt: skip
-    latency.add_argument("--batch-sizes", type=_positive, nargs="+", default=[1, 8])
-    _add_timing(latency)
-    _add_inference(latency)

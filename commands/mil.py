@@ -4,48 +4,40 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
-from commands._arguments import _positive, _seed, _threshold
+from commands._arguments import (
+    add_bad_data,
+    add_features,
+    add_input,
+    add_out,
+    decision_threshold,
+    positive,
+    seed,
+)
+from commands._lightning import import_lightning
 from commands._tables import show, tell_skipped
 
-
-def _add_mil(mil: argparse.ArgumentParser, cv: argparse.ArgumentParser) -> None:
-    source = mil.add_mutually_exclusive_group(required=True)
-    source.add_argument("--ckpt", type=Path, help="checkpoint (with --data)")
-    source.add_argument("--predictions", type=Path, help="CSV bag_id,label,score")
-    mil.add_argument(
-        "--data", type=Path, help="npz of bags, CSV of slides, or a recipe (its test split)"
-    )
-    mil.add_argument("--threshold", type=_threshold, help="default: the checkpoint's, or 0.5")
-    mil.add_argument("--draws", type=_positive, default=1000, help="bootstrap draws")
-    mil.add_argument("--seed", type=_seed, default=0, help="seed of the bootstrap")
-    cv.add_argument(
-        "--config",
-        type=Path,
-        action="append",
-        required=True,
-        help="recipe, then overlays; values may follow, e.g. --trainer.max_epochs 50",
-    )
-    cv.add_argument("--data", type=Path, required=True, help="npz of bags, or CSV of slides")
-    cv.add_argument("--folds", type=_positive, help="default: 10, or those of the file")
-    cv.add_argument(
-        "--repeats", type=_positive, help="default: 5, or fewer where the file has fewer"
-    )
-    cv.add_argument(
-        "--one-by-one", action="store_true", help="train no folds together, which takes longer"
-    )
-    cv.add_argument("--wandb", metavar="PROJECT", help="log each fold to W&B, one group in all")
-    cv.add_argument("--wandb-mode", choices=("offline", "online"), default="offline")
-    for sub in (mil, cv):
-        sub.add_argument(
-            "--features", type=Path, help="folder of the slides' features (with a CSV)"
-        )
-    cv.add_argument("--seed", type=_seed, default=0)
+SUMMARY = "bag metrics with bootstrap intervals"
 
 
-def run_mil(args: argparse.Namespace) -> dict[str, Any]:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add_out(parser)
+    add_bad_data(parser)
+    source = parser.add_mutually_exclusive_group(required=True)
+    add_input(source, "--ckpt", help="checkpoint (with --data)")
+    add_input(source, "--predictions", help="CSV bag_id,label,score")
+    add_input(parser, "--data", help="npz of bags, CSV of slides, or a recipe (its test split)")
+    parser.add_argument(
+        "--threshold", type=decision_threshold, help="default: the checkpoint's, or 0.5"
+    )
+    parser.add_argument("--draws", type=positive, default=1000, help="bootstrap draws")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the bootstrap")
+    add_features(parser)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
     """Score bags with bootstrap intervals."""
     from evaluation.mil.predictions_csv import read_bag_csv
     from evaluation.mil.scores import confusion_matrix, evaluate_bags
@@ -55,6 +47,7 @@ def run_mil(args: argparse.Namespace) -> dict[str, Any]:
     if args.ckpt:
         if args.data is None:
             raise ValueError("mil --ckpt needs --data FILE.npz, SLIDES.csv or RECIPE.yaml")
+        import_lightning()
         from engine.deploy.predict import predict_bags
 
         found = predict_bags(args.ckpt, args.data, args.features, args.bad_data)

@@ -7,8 +7,41 @@ import json
 import sys
 from typing import Any
 
-from commands._arguments import _positive
+from commands._arguments import add_input, add_out, positive
 from commands._tables import progress, show
+
+SUMMARY = "algorithmic unit tests: does an aggregator respect its assumption"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add_out(parser)
+    add_input(
+        parser,
+        "--model",
+        type=str,
+        required=True,
+        help="dotted name of a torch module's class, of ours or not, or a recipe of configs/mil",
+    )
+    parser.add_argument(
+        "--init-args",
+        type=_json_object,
+        default={},
+        metavar="JSON",
+        help="arguments of its constructor; of a recipe: changes of its learner's",
+    )
+    parser.add_argument(
+        "--adapter",
+        choices=("batch", "bag", "packed"),
+        help="batch: module(X (B,N,D), mask (B,N)); bag: module(X (N,D)); packed: "
+        "module(BagBatch); default: packed for names under models., else as forward looks",
+    )
+    parser.add_argument("--tests", type=int, nargs="+", choices=(1, 2, 3), default=(1, 2, 3))
+    parser.add_argument("--seeds", type=positive, default=3, help="how many; a verdict needs all")
+    parser.add_argument(
+        "--bags", type=positive, default=2000, help="training bags; half as many are tested on"
+    )
+    parser.add_argument("--epochs", type=positive, default=12)
 
 
 def _json_object(text: str) -> dict[str, Any]:
@@ -23,34 +56,7 @@ def _json_object(text: str) -> dict[str, Any]:
     return found
 
 
-def _add_assumptions(tests: argparse.ArgumentParser) -> None:
-    tests.add_argument(
-        "--model",
-        required=True,
-        help="dotted name of a torch module's class, of ours or not, or a recipe of configs/mil",
-    )
-    tests.add_argument(
-        "--init-args",
-        type=_json_object,
-        default={},
-        metavar="JSON",
-        help="arguments of its constructor; of a recipe: changes of its learner's",
-    )
-    tests.add_argument(
-        "--adapter",
-        choices=("batch", "bag", "packed"),
-        help="batch: module(X (B,N,D), mask (B,N)); bag: module(X (N,D)); packed: "
-        "module(BagBatch); default: packed for names under models., else as forward looks",
-    )
-    tests.add_argument("--tests", type=int, nargs="+", choices=(1, 2, 3), default=(1, 2, 3))
-    tests.add_argument("--seeds", type=_positive, default=3, help="how many; a verdict needs all")
-    tests.add_argument(
-        "--bags", type=_positive, default=2000, help="training bags; half as many are tested on"
-    )
-    tests.add_argument("--epochs", type=_positive, default=12)
-
-
-def run_mil_assumptions(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> dict[str, Any]:
     """Run the algorithmic unit tests on an aggregator of bags."""
     from evaluation.mil_assumptions.suite import check_assumptions
     from evaluation.mil_assumptions.text import record, sentences, settings_of, tables

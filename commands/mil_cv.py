@@ -6,11 +6,49 @@ import argparse
 import sys
 from typing import Any
 
+from commands._arguments import (
+    add_bad_data,
+    add_features,
+    add_input,
+    add_out,
+    positive,
+    seed,
+)
+from commands._lightning import import_lightning
 from commands._tables import progress, show, tell_skipped
 
+SUMMARY = "cross-validation of a MIL recipe on one file of bags"
+TAKES_OVERRIDES = True
 
-def run_mil_cv(args: argparse.Namespace) -> dict[str, Any]:
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add_out(parser)
+    add_bad_data(parser)
+    add_input(
+        parser,
+        "--config",
+        action="append",
+        required=True,
+        help="recipe, then overlays; values may follow, e.g. --trainer.max_epochs 50",
+    )
+    add_input(parser, "--data", required=True, help="npz of bags, or CSV of slides")
+    parser.add_argument("--folds", type=positive, help="default: 10, or those of the file")
+    parser.add_argument(
+        "--repeats", type=positive, help="default: 5, or fewer where the file has fewer"
+    )
+    parser.add_argument(
+        "--one-by-one", action="store_true", help="train no folds together, which takes longer"
+    )
+    parser.add_argument("--wandb", metavar="PROJECT", help="log each fold to W&B, one group in all")
+    parser.add_argument("--wandb-mode", choices=("offline", "online"), default="offline")
+    add_features(parser)
+    parser.add_argument("--seed", type=seed, default=0)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
     """Cross-validate a recipe; folds of the file when it has them, else stratified ones."""
+    import_lightning()
     from engine.cross_validation.recipe import RecipeFiles
     from engine.cross_validation.run import BagFiles, cross_validate
     from evaluation.report.record import report

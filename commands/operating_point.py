@@ -10,9 +10,55 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from commands._arguments import inference_changes
+from commands._arguments import (
+    add_bad_data,
+    add_coco_source,
+    add_out,
+    add_output,
+    add_timing,
+    confidence,
+    figure,
+    inference_changes,
+    overlap,
+    positive,
+    seed,
+)
+from commands._lightning import import_lightning
 from commands._tables import ground_truth, most_of_a_class, show, tell_skipped
 from commands._timing import tell_latency, time_checkpoints, timing_plan
+
+SUMMARY = "precision, recall and F1 at a confidence, one or two models"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add_out(parser)
+    add_bad_data(parser)
+    add_coco_source(parser, nargs="+")
+    parser.add_argument(
+        "--score", type=confidence, default=0.5, help="confidence from which to count"
+    )
+    parser.add_argument("--iou", type=overlap, default=0.5, help="overlap that makes a match")
+    parser.add_argument(
+        "--iou-type", choices=("segm", "bbox"), help="default: segm where masks are"
+    )
+    parser.add_argument(
+        "--max-dets",
+        type=positive,
+        help="detections a picture that AP counts; default: 100, or what cuts no checkpoint's",
+    )
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the bootstrap")
+    add_output(
+        parser,
+        "--curves",
+        type=figure,
+        metavar="FILE.png",
+        help="draw P, R, F1 over all confidences",
+    )
+    parser.add_argument("--wandb", metavar="PROJECT", help="log the table to W&B")
+    parser.add_argument("--wandb-mode", choices=("offline", "online"), default="offline")
+    parser.add_argument("--latency", action="store_true", help="also time the checkpoints")
+    add_timing(parser)
 
 
 @dataclass
@@ -28,7 +74,7 @@ class _Found:
     summary: Any = None
 
 
-def run_operating_point(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> dict[str, Any]:
     """Compare models at one confidence; two models get a paired bootstrap of the difference."""
     from evaluation.report.record import report
     from evaluation.seg.operating_point import paired_bootstrap
@@ -84,6 +130,7 @@ def _found(
 ) -> tuple[_Found, tuple[Any, ...]]:
     """Return COCO results rows of a checkpoint or file, and the problems of rows left out."""
     if args.ckpt:
+        import_lightning()
         from engine.deploy.predict import predict_coco
 
         predicted = predict_coco(

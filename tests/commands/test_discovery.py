@@ -1,0 +1,134 @@
+"""A command of `evaluate.py` is one module of `commands/`, found without being named elsewhere."""
+
+import argparse
+import ast
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import evaluate
+from tests.support.layers import FOLDERS, ROOT
+
+COMMANDS = sorted((ROOT / "commands").glob("[!_]*.py"))
+SHARED = sorted((ROOT / "commands").glob("_*.py"))
+
+NEW_COMMAND = '''"""`evaluate.py count-lines`: a command of somebody else."""
+
+import argparse
+
+from commands._arguments import add_input, add_out
+
+SUMMARY = "count the lines of a file"
+TAKES_OVERRIDES = True
+
+
+def add_arguments(parser):
+    add_out(parser)
+    add_input(parser, "--file", required=True)
+
+
+def run(args: argparse.Namespace):
+    return {"lines": len(args.file.read_text().splitlines()), "words": args.overrides}
+'''
+
+
+def test_every_module_is_a_command():
+    names = [path.stem.replace("_", "-") for path in COMMANDS]
+    assert list(evaluate.command_modules()) == names
+    assert {"coco", "mil-cv", "operating-point"} <= set(names)
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda p: p.stem)
+def test_a_command_has_a_summary_arguments_and_a_run(path):
+    module = importlib.import_module(f"commands.{path.stem}")
+    assert module.SUMMARY.strip() == module.SUMMARY
+    assert len(module.SUMMARY.splitlines()) == 1
+    assert callable(module.add_arguments)
+    assert callable(module.run)
+
+
+@pytest.mark.parametrize("path", [*COMMANDS, *SHARED], ids=lambda p: p.stem)
+def test_help_waits_for_the_standard_library_alone(path):
+    tree = ast.parse(path.read_text())
+    found = []
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append(node.module)
+    for name in found:
+        package, _, rest = name.partition(".")
+        assert package in sys.stdlib_module_names or (package == "commands" and rest[0] == "_")
+
+
+@pytest.mark.parametrize("path", [*COMMANDS, *SHARED], ids=lambda p: p.stem)
+def test_modules_share_public_names(path):
+    """Also none of a module of another folder that a function imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert not [alias.name for alias in node.names if alias.name.startswith("_")]
+
+
+def test_no_file_names_the_commands():
+    """Neither the script nor what the commands share knows a command by its name."""
+    names = {path.stem.replace("_", "-") for path in COMMANDS}
+    for path in [ROOT / "evaluate.py", *SHARED]:
+        tree = ast.parse(path.read_text())
+        texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+        assert not texts & names
+
+
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory):
+    """A copy of the tree in which a module has been put into `commands/`."""
+    root = tmp_path_factory.mktemp("tree")
+    for folder in {"commands", *FOLDERS}:
+        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("*.pyc"))
+    shutil.copy(ROOT / "evaluate.py", root)
+    (root / "commands" / "count_lines.py").write_text(NEW_COMMAND)
+    (root / "commands" / "_helper.py").write_text('"""No command."""\n')
+    return root
+
+
+def call(root, *words):
+    return subprocess.run(
+        [sys.executable, "evaluate.py", *map(str, words)],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_module_put_into_the_folder_is_a_command(extended, tmp_path):
+    shown = call(extended, "--help").stdout
+    assert "count-lines" in shown
+    assert "count the lines of a file" in shown
+    assert "helper" not in shown
+    file, out = tmp_path / "text", tmp_path / "out.json"
+    file.write_text("a\nb\n")
+    done = call(extended, "count-lines", "--file", file, "--data.root", "x", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert out.read_text() == '{"lines": 2, "words": ["--data.root", "x"]}\n'
+    done = call(extended, "count-lines", "--file", file, "--out", file)
+    assert done.returncode == 2
+    assert f"--out {file} is the file of --file, which would be lost" in done.stderr
+    done = call(extended, "count-lines", "--file", tmp_path / "none")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda p: p.stem)
+def test_every_path_is_an_input_or_an_output(path):
+    """So that `check_outputs` guards it."""
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"commands.{path.stem}").add_arguments(parser)
+    guarded = {*(parser.get_default("inputs") or ()), *(parser.get_default("outputs") or ())}
+    paths = {action.dest for action in parser._actions if action.type is Path}
+    assert "out" in paths
+    assert paths <= guarded
