@@ -1,14 +1,11 @@
-"""What the evaluation scripts share: checks of outputs, tables for people, JSON, progress.
+"""What the evaluation scripts show: tables for people, JSON, progress.
 
 Imports nothing heavy, so that help answers at once.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections import Counter
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,30 +50,3 @@ def tell_skipped(problems: Any) -> dict[str, int]:
     for file, count in counts.items():
         print(f"skipped: {count} problem(s) of {file}")
     return counts
-
-
-def ground_truth(args: argparse.Namespace) -> tuple[dict[str, Any], tuple[Any, ...]]:
-    """Read and check ground truth, with --images or --ckpt also the picture files it names."""
-    from formats.coco.results import read_ground_truth
-
-    images = args.images
-    if args.ckpt and images is None:
-        from engine.deploy.predict import picture_folder_of
-
-        images = picture_folder_of(args.annotations)
-    if images is None:
-        return read_ground_truth(args.annotations, args.bad_data)
-    from formats.coco.image_checks import unusable_pictures
-
-    def look(records: Any) -> Any:  # as far as prediction does, which leaves the same ones out
-        decode = args.ckpt and args.bad_data == "skip" and len(records) <= 5000  # A52
-        depth: Any = "pixels" if decode else "header"
-        return unusable_pictures(args.annotations, records, images, depth)
-
-    return read_ground_truth(args.annotations, args.bad_data, look)
-
-
-def most_of_a_class(rows: Iterable[Mapping[str, Any]]) -> int:
-    """Return the largest number of COCO results rows of one picture and class, 0 of none."""
-    counted = Counter((row["image_id"], row["category_id"]) for row in rows)
-    return max(counted.values(), default=0)

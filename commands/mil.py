@@ -15,7 +15,7 @@ from commands._arguments import (
     positive,
     seed,
 )
-from commands._lightning import import_lightning
+from commands._sources import bag_predictions
 from commands._tables import show, tell_skipped
 
 SUMMARY = "bag metrics with bootstrap intervals"
@@ -39,25 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Score bags with bootstrap intervals."""
-    from evaluation.mil.predictions_csv import read_bag_csv
     from evaluation.mil.scores import confusion_matrix, evaluate_bags
     from evaluation.report.record import report
     from evaluation.statistics.bootstrap import bootstrap_intervals
 
-    if args.ckpt:
-        if args.data is None:
-            raise ValueError("mil --ckpt needs --data FILE.npz, SLIDES.csv or RECIPE.yaml")
-        import_lightning()
-        from engine.deploy.predict import predict_bags
-
-        found = predict_bags(args.ckpt, args.data, args.features, args.bad_data)
-        scores, task, threshold = found.scores, found.task, found.threshold
-        skipped: Any = found.problems
-        files = [args.ckpt, args.data]
-    else:
-        scores, task, skipped = read_bag_csv(args.predictions, args.bad_data)[:3]
-        threshold, files = 0.5, [args.predictions]
-    threshold = threshold if args.threshold is None else args.threshold
+    found = bag_predictions(args)
+    scores, task, files = found.scores, found.task, found.files
+    threshold = found.threshold if args.threshold is None else args.threshold
     metrics = evaluate_bags(scores.labels, scores.probabilities, task, threshold)
     intervals = bootstrap_intervals(
         scores.labels,
@@ -73,7 +61,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     show(title, ["metric", "value", "2.5 %", "97.5 %"], rows)
     matrix = confusion_matrix(scores.labels, scores.probabilities, task, threshold)
     extra: dict[str, Any] = {
-        "skipped": tell_skipped(skipped),
+        "skipped": tell_skipped(found.problems),
         "intervals": intervals,
         "threshold": threshold,
         "confusion_matrix": matrix,

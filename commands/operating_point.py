@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from commands._arguments import (
     add_bad_data,
@@ -23,9 +23,13 @@ from commands._arguments import (
     positive,
     seed,
 )
-from commands._lightning import import_lightning
-from commands._tables import ground_truth, most_of_a_class, show, tell_skipped
+from commands._sources import coco_predictions, ground_truth
+from commands._tables import show, tell_skipped
 from commands._timing import tell_latency, time_checkpoints, timing_plan
+
+if TYPE_CHECKING:
+    from evaluation.seg.operating_point import OperatingPoint
+    from formats.coco.predictions import CocoPredictions
 
 SUMMARY = "precision, recall and F1 at a confidence, one or two models"
 
@@ -61,17 +65,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_timing(parser)
 
 
-@dataclass
-class _Found:
+@dataclass(frozen=True)
+class _Model:
     """What a source says about the pictures, and how good it is."""
 
-    rows: list[dict[str, Any]]
-    max_dets: int  # the model's cap, 0 where it is not known
-    most: int = 0  # rows a picture, of a checkpoint, whose tiles may find more than the cap
-    densest: int = 0  # the same, a picture and class
-    parameters: int | None = None
-    point: Any = None
-    summary: Any = None
+    found: CocoPredictions
+    point: OperatingPoint
+    summary: dict[str, Any]
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -86,14 +86,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     _check_sources(sources)
     plan = timing_plan(args, (1,)) if args.latency else None
     truth, skipped = ground_truth(args)
-    found = {}
-    for source in sources:
-        found[str(source)], dropped = _found(args, source, truth)
-        skipped += dropped
+    found = {str(source): coco_predictions(args, source, truth) for source in sources}
+    skipped += tuple(problem for one in found.values() for problem in one.problems)
     kind = args.iou_type or _iou_type(found, truth)
-    for source, one in found.items():
-        _score(args, source, one, truth, kind)
-    points = [one.point for one in found.values()]
+    models = {source: _score(args, source, one, truth, kind) for source, one in found.items()}
+    points = [one.point for one in models.values()]
     difference = {}
     if len(points) == 2:
         difference = {
@@ -103,16 +100,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         lines = [(k, *v.values()) for k, v in difference.items()]
         show("first minus second, paired", ["metric", "value", "2.5 %", "97.5 %"], lines)
     times = {row["model"]: row for row in time_checkpoints(args, plan)} if plan else {}
-    table = _table(args, truth, found, times)
+    table = _table(args, truth, models, times)
     extra = {
-        "models": {source: one.summary for source, one in found.items()},
+        "models": {source: one.summary for source, one in models.items()},
         "difference": difference,
         "latency": times,
         "table": table,
-        "curves": _curves(args, found),
+        "curves": _curves(args, models),
         "skipped": tell_skipped(skipped),
     }
-    metrics = {source: one.summary["metrics"] for source, one in found.items()}
+    metrics = {source: one.summary["metrics"] for source, one in models.items()}
     return report(sys.argv, metrics, files=[args.annotations, *sources], seed=args.seed, **extra)
 
 
@@ -125,33 +122,7 @@ def _check_sources(sources: Sequence[Path]) -> None:
             raise ValueError(f"{source}: no such file; name checkpoints or COCO results")
 
 
-def _found(
-    args: argparse.Namespace, source: Path, truth: dict[str, Any]
-) -> tuple[_Found, tuple[Any, ...]]:
-    """Return COCO results rows of a checkpoint or file, and the problems of rows left out."""
-    if args.ckpt:
-        import_lightning()
-        from engine.deploy.predict import predict_coco
-
-        predicted = predict_coco(
-            source,
-            args.annotations,
-            args.images,
-            args.batch_size,
-            args.bad_data,
-            scale=args.scale,
-            inference=inference_changes(args),
-        )
-        most = max(Counter(row["image_id"] for row in predicted.rows).values(), default=0)
-        densest = most_of_a_class(predicted.rows)
-        return _Found(predicted.rows, predicted.max_dets, most, densest, predicted.parameters), ()
-    from formats.coco.results import read_results
-
-    rows, dropped = read_results(source, truth, args.bad_data)
-    return _Found(rows, 0), dropped
-
-
-def _iou_type(found: Mapping[str, _Found], truth: Mapping[str, Any]) -> Any:
+def _iou_type(found: Mapping[str, CocoPredictions], truth: Mapping[str, Any]) -> Any:
     """Return what all sources are compared by; one without predictions takes that (A259).
 
     Raises:
@@ -174,44 +145,50 @@ def _iou_type(found: Mapping[str, _Found], truth: Mapping[str, Any]) -> Any:
 
 
 def _score(
-    args: argparse.Namespace, source: str, found: _Found, truth: dict[str, Any], kind: Any
-) -> None:
+    args: argparse.Namespace, source: str, found: CocoPredictions, truth: dict[str, Any], kind: Any
+) -> _Model:
     """Count at the confidence and show the counts."""
-    from evaluation.seg.operating_point import operating_point
+    from evaluation.seg.operating_point import count_at_confidence
 
     # A258: what tiles have found of a large picture all counts.
-    rows, cap = found.rows, max(found.max_dets, found.most, 300, args.max_dets or 0)
-    counted = Counter(row["image_id"] for row in rows if row["score"] >= args.score)
+    cap = max(found.max_dets or 0, found.most_in_picture, 300, args.max_dets or 0)
+    counted = Counter(row["image_id"] for row in found.rows if row["score"] >= args.score)
     if (most := max(counted.values(), default=0)) > cap:
         print(
             f"note: {source} has up to {most} predictions of at least {args.score:g} a picture; "
             f"the best {cap} count, more by --max-dets"
         )
-    found.point = operating_point(truth, rows, args.score, args.iou, kind, cap)
-    found.summary = summary = found.point.summary(seed=args.seed)
+    point = count_at_confidence(truth, found.rows, args.score, args.iou, kind, cap)
+    summary = point.summary(seed=args.seed)
     low_high = summary["intervals_95"]
     title = f"{source}: score >= {args.score:g}, {kind} IoU >= {args.iou:g}"
     lines = [(name, value, *low_high[name]) for name, value in summary["metrics"].items()]
     show(title, ["metric", "value", "2.5 %", "97.5 %"], lines)
     classes = summary["per_class"]
     show("by class", list(classes[0]), [list(row.values()) for row in classes])
+    return _Model(found, point, summary)
 
 
 def _table(
-    args: argparse.Namespace, truth: dict[str, Any], found: dict[str, _Found], times: dict[str, Any]
+    args: argparse.Namespace,
+    truth: dict[str, Any],
+    models: Mapping[str, _Model],
+    times: dict[str, Any],
 ) -> list[dict[str, Any]]:
     """Return one row a model, print them as one table and log them where that is asked for."""
     from evaluation.report.model_table import letter, model_row, shown_rows
-    from evaluation.seg.coco import evaluate_results
+    from evaluation.seg.coco import score_results
 
     # A253: one cap for all, which no checkpoint's predictions exceed, so nobody's AP is cut.
-    cap = args.max_dets or max(100, *(max(one.max_dets, one.densest) for one in found.values()))
+    found = {source: one.found for source, one in models.items()}
+    most = max(max(one.max_dets or 0, one.most_in_class) for one in found.values())
+    cap = args.max_dets or max(100, most)
     rows = []
     for source, one in found.items():
-        scores = evaluate_results(truth, one.rows, max_dets=cap).metrics
-        dataset = str(args.annotations)
+        scores = score_results(truth, one.rows, max_dets=cap).metrics
+        dataset, summary = str(args.annotations), models[source].summary
         timed = times.get(source)
-        rows.append(model_row(source, dataset, one.summary, scores, cap, one.parameters, timed))
+        rows.append(model_row(source, dataset, summary, scores, cap, one.parameters, timed))
     for number, source in enumerate(found):
         print(f"{letter(number)}: {source}")
     title = f"{args.annotations}, confidence {args.score:g}, AP of at most {cap} detections"
@@ -227,7 +204,7 @@ def _table(
     return rows
 
 
-def _curves(args: argparse.Namespace, found: Mapping[str, _Found]) -> dict[str, Any]:
+def _curves(args: argparse.Namespace, models: Mapping[str, _Model]) -> dict[str, Any]:
     """Return the curves of all models for JSON, and draw them where that is asked for."""
     from evaluation.seg.operating_point import CONFIDENCES
 
@@ -237,8 +214,8 @@ def _curves(args: argparse.Namespace, found: Mapping[str, _Found]) -> dict[str, 
 
         names = {
             f"{letter(n)}: {source if len(source) <= 60 else '…' + source[-59:]}": one.point
-            for n, (source, one) in enumerate(found.items())
+            for n, (source, one) in enumerate(models.items())
         }
         print(f"written: {save_figure(plot_operating_points(names), args.curves)}")
-    models = {source: one.point.curve_record() for source, one in found.items()}
-    return {"confidence": CONFIDENCES.tolist(), "models": models}
+    curves = {source: one.point.curve_record() for source, one in models.items()}
+    return {"confidence": CONFIDENCES.tolist(), "models": curves}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +16,15 @@ from datamodules.transforms.resize import target_size
 from engine.checkpoints.data import bags_at
 from engine.checkpoints.restore import Restored, restore
 from engine.config.sections import instantiate_data, read_data_section
-from evaluation.mil.collector import BagScores
+from engine.deploy.checked_coco import CheckedCocoDataModule, picture_folder_of
+from evaluation.mil.predictions_csv import BagPredictions
+from formats.coco.predictions import CocoPredictions
 from formats.files import file_hash
 from lightning_modules.mil import MILModule
 from lightning_modules.segmentation import SegmentationModule
 from models.seg.inference.predict import LARGEST_SCALE, InferenceOptions, changed_options
 from models.seg.inference.views import LARGEST_FRAME
-from structures import BadDataPolicy, MILTask, Problem
-
-
-@dataclass(frozen=True, slots=True)
-class CocoPredictions:
-    """A checkpoint's predictions on a COCO file.
-
-    Attributes:
-        ground_truth: the COCO dictionary, restricted to the model's categories.
-        rows: COCO results rows.
-        max_dets: the model's cap on detections a picture.
-        parameters: number of the model's weights.
-        problems: of the pictures and annotations that were left out.
-    """
-
-    ground_truth: dict[str, Any]
-    rows: list[dict[str, Any]]
-    max_dets: int
-    parameters: int
-    problems: tuple[Problem, ...] = ()
+from structures import BadDataPolicy
 
 
 def _trainer(precision: str) -> pl.Trainer:
@@ -55,19 +37,6 @@ def _trainer(precision: str) -> pl.Trainer:
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-
-
-def picture_folder_of(annotations: Path) -> Path:
-    """Guess the picture folder of ``DIR/annotations/instances_SPLIT.json``: ``DIR/images/SPLIT``.
-
-    Raises:
-        ValueError: there is no such folder.
-    """
-    split = annotations.stem.removeprefix("instances_")
-    for folder in (annotations.parent.parent / "images" / split, annotations.parent / "images"):
-        if folder.is_dir():
-            return folder
-    raise ValueError(f"{annotations}: cannot guess the picture folder; give it by --images DIR")
 
 
 def restored_as(checkpoint: Path, kind: type[Any]) -> Restored:
@@ -96,6 +65,8 @@ def coco_data(
     batch_size: int | None,
     bad_data: BadDataPolicy,
     scale: float | None = None,
+    *,
+    truth: Mapping[str, Any] | None = None,
 ) -> CocoDataModule:
     """Return a COCO file's pictures as a checkpoint was validated with them; see `predict_coco`.
 
@@ -111,14 +82,16 @@ def coco_data(
         arguments |= {"scale": scale, "eval_short_side": None, "max_long_side": None}
     if batch_size is not None:
         arguments["eval_batch_size"] = batch_size
-    return CocoDataModule(
-        test_annotations=annotations,
-        test_images=images or picture_folder_of(annotations),
-        category_map=restored.facts["category_map"],
-        bad_data=bad_data,
+    arguments |= {
+        "test_annotations": annotations,
+        "test_images": images or picture_folder_of(annotations),
+        "category_map": restored.facts["category_map"],
+        "bad_data": bad_data,
         **restored.facts["categories"],
-        **arguments,
-    )
+    }
+    if truth is None:
+        return CocoDataModule(**arguments)
+    return CheckedCocoDataModule(truth, **arguments)
 
 
 def check_frames(
@@ -159,6 +132,7 @@ def predict_coco(
     *,
     scale: float | None = None,
     inference: Mapping[str, Any] | None = None,
+    truth: Mapping[str, Any] | None = None,
 ) -> CocoPredictions:
     """Run a segmentation checkpoint on a COCO file with the preprocessing it was validated with.
 
@@ -170,6 +144,8 @@ def predict_coco(
         bad_data: what becomes of faulty pictures and annotations.
         scale: factor on the size of every picture, instead of the checkpoint's sizes.
         inference: values of `InferenceOptions` that win over the checkpoint's.
+        truth: what `engine.deploy.checked_coco.read_to_predict` found in the annotations, where
+            several checkpoints predict them; None reads and checks them.
 
     Raises:
         ValueError: a file is missing, broken, or means other classes than the checkpoint,
@@ -177,7 +153,7 @@ def predict_coco(
             become too large.
     """
     restored = restored_as(checkpoint, SegmentationModule)
-    data = coco_data(restored, annotations, images, batch_size, bad_data, scale)
+    data = coco_data(restored, annotations, images, batch_size, bad_data, scale, truth=truth)
     module: Any = restored.module
     module.inference = changed_options(module.inference, inference or {})
     resizing = {
@@ -187,26 +163,9 @@ def predict_coco(
     }
     check_frames(annotations, data.image_records("test"), resizing, module.inference)
     _trainer(restored.precision).test(module, datamodule=data, verbose=False)
-    truth, cap = data.ground_truth("test"), module.network.max_dets
+    known, cap = data.ground_truth("test"), module.network.max_dets
     weights = sum(parameter.numel() for parameter in module.model.parameters())
-    return CocoPredictions(truth, module.results, cap, weights, data.problems)
-
-
-@dataclass(frozen=True, slots=True)
-class BagPredictions:
-    """A checkpoint's predictions of bags.
-
-    Attributes:
-        scores: one row a bag.
-        task: what the scores mean.
-        threshold: positive probability that validation chose.
-        problems: of the bags that were left out.
-    """
-
-    scores: BagScores
-    task: MILTask
-    threshold: float
-    problems: tuple[Problem, ...] = ()
+    return CocoPredictions(known, module.results, cap, weights, data.problems)
 
 
 def predict_bags(
@@ -252,7 +211,13 @@ def predict_bags(
     module: Any = restored.module
     bags = {"dataloaders": data.predict_dataloader()} if everything else {"datamodule": data}
     _trainer(restored.precision).test(module, verbose=False, **bags)
-    return BagPredictions(module.bag_scores, module.task, module.threshold, data.problems)
+    return BagPredictions(
+        module.bag_scores,
+        module.task,
+        data.problems,
+        threshold=module.threshold,
+        files=(checkpoint, data_file),
+    )
 
 
 def _check_labels(data: MILDataModule, source: Path, split: BagSplit) -> None:

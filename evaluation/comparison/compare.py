@@ -120,7 +120,7 @@ def _compare_bag_files(sources: Sequence[Path], how: Settings) -> Comparison:
     tests, said = _delong(bags)
     extra: dict[str, Any] = {"bags": count, "patients": patients or None, "draws": how.draws}
     extra |= {"thresholds": thresholds, "delong": {k: t._asdict() for k, t in tests.items()}}
-    problems = tables[0].skipped + tables[1].skipped + bags.problems
+    problems = tables[0].problems + tables[1].problems + bags.problems
     result = _comparison(sources, title, paired, problems, files, extra)
     if tests:
         columns = [*_COLUMNS[:4], "s. e.", *_COLUMNS[4:]]

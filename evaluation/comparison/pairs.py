@@ -9,7 +9,7 @@ import numpy as np
 
 from evaluation.mil.collector import BagScores
 from evaluation.mil.metrics import BoolArray, IntArray
-from evaluation.mil.predictions_csv import BagTable
+from evaluation.mil.predictions_csv import BagPredictions
 from structures import BadDataPolicy, MILTask, Problem, settle
 
 
@@ -34,7 +34,9 @@ class PairedBags(NamedTuple):
 
 
 def pair_bags(
-    files: tuple[Path, Path], tables: tuple[BagTable, BagTable], policy: BadDataPolicy = "error"
+    files: tuple[Path, Path],
+    tables: tuple[BagPredictions, BagPredictions],
+    policy: BadDataPolicy = "error",
 ) -> PairedBags:
     """Bring two tables of predictions into the same order.
 
@@ -93,7 +95,9 @@ def units_per_class(bags: PairedBags) -> dict[str, int]:
     return {name: len(set(unit[column])) for name, column in held.items() if column.any()}
 
 
-def _refuse_other_classes(files: tuple[Path, Path], tables: tuple[BagTable, BagTable]) -> None:
+def _refuse_other_classes(
+    files: tuple[Path, Path], tables: tuple[BagPredictions, BagPredictions]
+) -> None:
     shapes = [(table.task, len(table.classes)) for table in tables]
     if shapes[0] != shapes[1]:
         told = [

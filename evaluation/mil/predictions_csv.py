@@ -17,20 +17,25 @@ _PATIENTS = ("patient_id", "patient", "group")  # column of the patient, the fir
 _NEEDS = "needed are bag_id, label and score, or score_<class> for each class"
 
 
-class BagTable(NamedTuple):
-    """A table of predictions as read.
+class BagPredictions(NamedTuple):
+    """Predictions of bags, from a checkpoint or from a table.
 
     Attributes:
-        scores: the predictions.
-        task: what the columns tell.
-        skipped: what was left out.
-        classes: name of each class as in ``score_<class>``; empty for a binary task.
+        scores: one row a bag.
+        task: what the scores mean.
+        problems: of the bags or lines that were left out.
+        classes: name of each class as in ``score_<class>`` of a table; empty for a binary task and
+            for a checkpoint.
+        threshold: positive probability that a checkpoint's validation chose; a table names none.
+        files: that were read.
     """
 
     scores: BagScores
     task: MILTask
-    skipped: tuple[Problem, ...]
-    classes: tuple[str, ...]
+    problems: tuple[Problem, ...] = ()
+    classes: tuple[str, ...] = ()
+    threshold: float = 0.5
+    files: tuple[Path, ...] = ()
 
 
 class _Layout(NamedTuple):
@@ -59,7 +64,7 @@ class _Line(NamedTuple):
     patient: str
 
 
-def read_bag_csv(path: Path, policy: BadDataPolicy = "error") -> BagTable:
+def read_bag_csv(path: Path, policy: BadDataPolicy = "error") -> BagPredictions:
     """Read predictions as `PredictionWriter` writes them.
 
     Args:
@@ -97,7 +102,7 @@ def read_bag_csv(path: Path, policy: BadDataPolicy = "error") -> BagTable:
         told = f"{path}: {untold} of {len(lines)} bags have no {layout.patient}"
         warnings.warn(f"{told}, so each bag is taken for a patient of its own", stacklevel=2)
     names = tuple(c.removeprefix("score_") for c in layout.scores if c != "score")
-    return BagTable(_scores(lines, layout), layout.task, skipped, names)
+    return BagPredictions(_scores(lines, layout), layout.task, skipped, names, files=(path,))
 
 
 def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:

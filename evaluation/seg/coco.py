@@ -29,7 +29,7 @@ def evaluate_results(
     backend: Backend = "fast",
     image_ids: Iterable[int] | None = None,
 ) -> CocoScores:
-    """Score a COCO results list.
+    """Check ground truth and a COCO results list, and score them.
 
     Args:
         ground_truth: content of a COCO instances file. Size bins use its ``area``.
@@ -50,6 +50,39 @@ def evaluate_results(
     """
     check_ground_truth(ground_truth)
     check_results(results, ground_truth)
+    return score_results(
+        ground_truth,
+        results,
+        max_dets=max_dets,
+        iou_types=iou_types,
+        backend=backend,
+        image_ids=image_ids,
+    )
+
+
+def score_results(
+    ground_truth: Mapping[str, Any],
+    results: Sequence[Row],
+    *,
+    max_dets: Sequence[int] | int = 100,
+    iou_types: Sequence[IouType] | None = None,
+    backend: Backend = "fast",
+    image_ids: Iterable[int] | None = None,
+) -> CocoScores:
+    """Score a COCO results list that has been checked, as those of `formats.coco.results` are.
+
+    Args:
+        ground_truth: content of a COCO instances file that has passed its checks.
+        results: rows that have passed theirs against it.
+        max_dets: see `evaluate_results`, as the other arguments.
+        iou_types: what is scored.
+        backend: which library.
+        image_ids: pictures to evaluate.
+
+    Raises:
+        ValueError: rows lack what ``iou_types`` needs, an unknown picture in ``image_ids``, or a
+            bad ``max_dets``.
+    """
     types = _iou_types(ground_truth, results, iou_types)
     caps = detection_caps(max_dets)
     truth, rows = _restrict(ground_truth, results, image_ids)
@@ -183,19 +216,23 @@ class CocoEvaluator:
         Categories that only the model knows are added without instances: they change no mean.
 
         Args:
-            ground_truth: content of a COCO instances file. Pictures of it that were not added are
-                left out, with one warning.
+            ground_truth: content of a COCO instances file, checked when it was read. Pictures of it
+                that were not added are left out, with one warning.
 
         Raises:
             ValueError: no picture was added, a picture is unknown, has another size than in the
-                ground truth, or a category id means something else there.
+                ground truth, a category id means something else there, or a score or a box is not
+                finite.
         """
         if not self._pictures:
             raise ValueError("no predictions were added, so there is nothing to score")
         self._check_pictures(ground_truth)
-        return evaluate_results(
-            {**ground_truth, "categories": self._all_categories(ground_truth)},
-            self.results(),
+        truth = {**ground_truth, "categories": self._all_categories(ground_truth)}
+        rows = self.results()
+        check_results(rows, truth)
+        return score_results(
+            truth,
+            rows,
             max_dets=self.max_dets,
             iou_types=self.iou_types,
             backend=self.backend,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.seg.coco import evaluate_results
+from evaluation.seg.coco import score_results
 from evaluation.seg.coco_backends import FloatArray
 from evaluation.seg.coco_scores import KIND
 from evaluation.seg.coco_weighted import IntArray, Matches, match_once, weighted_metrics
@@ -32,13 +32,13 @@ def compare_pictures(
     seed: int = 0,
     tell: Callable[[int, int], None] | None = None,
 ) -> Paired:
-    """Compare the results of two models on the same pictures by the paired bootstrap.
+    """Compare the checked results of two models on the same pictures by the paired bootstrap.
 
     Boxes and masks are compared where both hold them.
 
     Args:
-        ground_truth: content of a COCO instances file.
-        first: COCO results rows of the first model.
+        ground_truth: content of a COCO instances file that has passed its checks.
+        first: COCO results rows of the first model, which have passed theirs against it.
         second: of the second.
         max_dets: see `evaluation.seg.coco.evaluate_results`.
         draws: number of resampled data sets, the same for both.
@@ -47,11 +47,11 @@ def compare_pictures(
         tell: called with the number of draws done and of all.
 
     Raises:
-        ValueError: see `evaluate_results`; no kind of overlap that both hold; draws below 1.
+        ValueError: see `score_results`; no kind of overlap that both hold; draws below 1.
     """
     if draws < 1:
         raise ValueError(f"need draws >= 1, got {draws}")
-    scores = [evaluate_results(ground_truth, rows, max_dets=max_dets) for rows in (first, second)]
+    scores = [score_results(ground_truth, rows, max_dets=max_dets) for rows in (first, second)]
     kinds = [iou_type for iou_type in scores[0].curves if iou_type in scores[1].curves]
     if not kinds:
         held = [" and ".join(KIND[k] for k in one.curves) for one in scores]

@@ -173,7 +173,7 @@ def operating_point(
     iou_type: IouType = "segm",
     max_dets: int = 300,
 ) -> OperatingPoint:
-    """Count true and false positives and misses at a confidence.
+    """Check ground truth and results, and count as `count_at_confidence` does.
 
     Args:
         ground_truth: content of a COCO instances file.
@@ -187,12 +187,36 @@ def operating_point(
         ValueError: broken ground truth, rows that do not fit it or lack what ``iou_type`` needs, or
             a threshold out of range.
     """
+    check_ground_truth(ground_truth)
+    check_results(results, ground_truth)
+    return count_at_confidence(ground_truth, results, score, iou, iou_type, max_dets)
+
+
+def count_at_confidence(
+    ground_truth: Mapping[str, Any],
+    results: Sequence[Row],
+    score: float = 0.5,
+    iou: float = 0.5,
+    iou_type: IouType = "segm",
+    max_dets: int = 300,
+) -> OperatingPoint:
+    """Count true and false positives and misses at a confidence.
+
+    Args:
+        ground_truth: content of a COCO instances file that has passed its checks.
+        results: COCO results rows that have passed theirs against it.
+        score: see `operating_point`, as the other arguments.
+        iou: overlap of a match.
+        iou_type: ``segm`` or ``bbox``.
+        max_dets: detections kept a picture.
+
+    Raises:
+        ValueError: rows lack what ``iou_type`` needs, or a threshold is out of range.
+    """
     if not 0 < iou <= 1 or max_dets < 1:
         raise ValueError(f"iou must be in (0, 1] and max_dets >= 1, got {iou} and {max_dets}")
     if not 0 <= score <= 1:
         raise ValueError(f"score is the confidence from which to count, in [0, 1], got {score}")
-    check_ground_truth(ground_truth)
-    check_results(results, ground_truth)
     categories = sorted((int(c["id"]), str(c["name"])) for c in ground_truth["categories"])
     image_ids = sorted(image["id"] for image in ground_truth["images"])
     matched = match_detections(ground_truth, results, iou, iou_type, max_dets)

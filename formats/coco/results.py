@@ -24,6 +24,8 @@ from formats.files import write_json
 from structures import BadDataPolicy, DataProblems, Problem, settle
 
 __all__ = [
+    "ANNOTATION_KEYS",
+    "IMAGE_KEYS",
     "GroundTruth",
     "Row",
     "check_ground_truth",
@@ -34,10 +36,12 @@ __all__ = [
     "picture_sizes",
     "read_ground_truth",
     "read_results",
-    "write_json",
+    "write_results",
 ]
 
 GroundTruth = Mapping[str, Any]
+IMAGE_KEYS = ("id", "height", "width")  # what scoring needs
+ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox", "area")
 
 
 def load_ground_truth(path: str | Path) -> dict[str, Any]:
@@ -56,6 +60,9 @@ def read_ground_truth(
     path: str | Path,
     policy: BadDataPolicy = "error",
     look: Callable[[Sequence[Any]], Mapping[int, Problem]] | None = None,
+    *,
+    image_keys: Sequence[str] = IMAGE_KEYS,
+    annotation_keys: Sequence[str] = ANNOTATION_KEYS,
 ) -> tuple[dict[str, Any], tuple[Problem, ...]]:
     """Read a COCO instances file with the checks that training makes too.
 
@@ -66,6 +73,8 @@ def read_ground_truth(
         path: JSON file.
         policy: ``skip`` leaves out faulty pictures and annotations.
         look: given the records of the pictures, returns what is wrong with their files by position.
+        image_keys: what a picture's record must have.
+        annotation_keys: what an annotation must have.
 
     Returns:
         The file's content and the problems of what was left out.
@@ -76,9 +85,8 @@ def read_ground_truth(
     """
     path = Path(path)
     content = load_coco(path)
-    keys = ("id", "image_id", "category_id", "bbox", "area")
     unusable = None if look is None else look(content["images"])
-    findings = check_coco(path, content, annotation_keys=keys, unusable=unusable)
+    findings = check_coco(path, content, image_keys, annotation_keys, unusable)
     skipped = settle(findings.problems, "error" if findings.fatal else policy)
     return ({**content, **findings.data} if skipped else content), skipped
 
@@ -130,6 +138,11 @@ def read_results(
     return kept, skipped
 
 
+def write_results(path: Path, rows: Sequence[Row]) -> None:
+    """Write a COCO results list, numbers in full precision."""
+    write_json(path, rows)
+
+
 def check_ground_truth(content: Any, source: str = "ground truth") -> None:
     """Refuse ground truth that would be scored wrongly or not at all.
 
@@ -146,10 +159,9 @@ def check_ground_truth(content: Any, source: str = "ground truth") -> None:
     for key in ("images", "annotations", "categories"):
         if not isinstance(content.get(key), list):
             raise ValueError(f"{source}: has no list {key!r}; give a COCO instances file")
-    _require(content["images"], ("id", "height", "width"), f"{source}: images")
+    _require(content["images"], IMAGE_KEYS, f"{source}: images")
     _require(content["categories"], ("id", "name"), f"{source}: categories")
-    keys = ("id", "image_id", "category_id", "bbox", "area")
-    _require(content["annotations"], keys, f"{source}: annotations")
+    _require(content["annotations"], ANNOTATION_KEYS, f"{source}: annotations")
     for key in ("images", "annotations", "categories"):
         _check_unique([record["id"] for record in content[key]], f"{source}: {key}")
     for image in content["images"]:

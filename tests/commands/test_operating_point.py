@@ -85,9 +85,9 @@ def test_what_the_tiles_of_a_checkpoint_have_found_counts_beyond_the_cap(monkeyp
     monkeypatch.setattr(inference, "predict_coco", lambda *a, **k: predicted)
     words = ["operating-point", "--ckpt", "c.ckpt", "--annotations", "a.json"]
     args = build_parser().parse_args(words)
-    found, _ = commands.operating_point._found(args, Path("c.ckpt"), truth)
-    commands.operating_point._score(args, "c.ckpt", found, truth, "bbox")
-    assert found.point.counts.sum(axis=0).tolist() == [[0, 301, 0]]
+    found = commands.operating_point.coco_predictions(args, Path("c.ckpt"), truth)
+    model = commands.operating_point._score(args, "c.ckpt", found, truth, "bbox")
+    assert model.point.counts.sum(axis=0).tolist() == [[0, 301, 0]]
     assert "the best" not in capsys.readouterr().out
 
 

@@ -5,8 +5,8 @@ from argparse import Namespace
 
 import pytest
 
-import commands._tables
 import evaluate
+from commands._sources import ground_truth
 from datamodules.seg.digit_scenes import DigitScenesDataModule
 
 IMAGE = {"height": 10, "width": 10}
@@ -177,9 +177,9 @@ def test_the_truth_for_a_checkpoint_lacks_the_pictures_that_prediction_leaves_ou
     broken = tmp_path / "images" / "val" / json.loads(truth.read_text())["images"][1]["file_name"]
     broken.write_bytes(broken.read_bytes()[:2000])
     given = {"annotations": truth, "images": None, "bad_data": "skip"}
-    content, skipped = commands._tables.ground_truth(Namespace(ckpt=[tmp_path / "a.ckpt"], **given))
+    content, skipped = ground_truth(Namespace(ckpt=[tmp_path / "a.ckpt"], **given))
     assert [image["id"] for image in content["images"]] == [1, 3]
     assert {a["image_id"] for a in content["annotations"]} == {1, 3}
     assert [problem.item for problem in skipped] == [2]
-    content, skipped = commands._tables.ground_truth(Namespace(ckpt=None, **given))
+    content, skipped = ground_truth(Namespace(ckpt=None, **given))
     assert (len(content["images"]), skipped) == (3, ())

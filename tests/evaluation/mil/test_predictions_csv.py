@@ -31,7 +31,7 @@ def test_what_the_writer_writes_is_read_back(tmp_path, labels, probabilities, ta
     names = ("a", "b,1", 'c "x"')
     write_bags(tmp_path / "bags.csv", BagScores(names, np.arange(3), labels, probabilities))
     again = read_bag_csv(tmp_path / "bags.csv")
-    assert (again.task, again.skipped, again.scores.bag_ids) == (task, (), names)
+    assert (again.task, again.problems, again.scores.bag_ids) == (task, (), names)
     np.testing.assert_array_equal(again.scores.labels, labels)
     np.testing.assert_array_equal(again.scores.probabilities, probabilities)
 
@@ -97,7 +97,7 @@ def test_every_fault_of_a_line_is_told_and_can_be_skipped(tmp_path, line, reason
     name = line.split(",")[0]
     where = f"{path}, bag {name}, line 3: " if name else f"{path}, line 3: "
     assert all(str(p).startswith(where) for p in error.value.problems)
-    scores, _, skipped, _ = read_bag_csv(path, "skip")
+    scores, _, skipped, *_ = read_bag_csv(path, "skip")
     assert scores.bag_ids == ("z", "y")
     assert [p.reason for p in skipped] == reasons
 

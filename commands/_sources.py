@@ -1,0 +1,91 @@
+"""What a command scores: a checkpoint that predicts, or a file of predictions; here they part."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from commands._arguments import inference_changes
+from commands._lightning import import_lightning
+
+if TYPE_CHECKING:
+    from evaluation.mil.predictions_csv import BagPredictions
+    from formats.coco.predictions import CocoPredictions
+    from structures import Problem
+
+
+def ground_truth(args: argparse.Namespace) -> tuple[dict[str, Any], tuple[Problem, ...]]:
+    """Read and check ground truth, with --images or --ckpt also the picture files it names."""
+    if args.ckpt:
+        import_lightning()
+        from engine.deploy.checked_coco import read_to_predict
+
+        return read_to_predict(args.annotations, args.images, args.bad_data)
+    from formats.coco.image_checks import unusable_pictures
+    from formats.coco.results import read_ground_truth
+
+    def look(records: Sequence[Any]) -> Mapping[int, Problem]:
+        return unusable_pictures(args.annotations, records, args.images, "header")
+
+    return read_ground_truth(args.annotations, args.bad_data, look if args.images else None)
+
+
+def coco_predictions(
+    args: argparse.Namespace,
+    source: Path,
+    truth: dict[str, Any] | None = None,
+    *,
+    any_category: bool = False,
+) -> CocoPredictions:
+    """Return the predictions of a checkpoint, or those of a COCO results file.
+
+    Args:
+        args: of `add_coco_source`.
+        source: one of ``args.ckpt`` or of ``args.predictions``.
+        truth: what `ground_truth` returned, where several sources share it; None reads it.
+        any_category: rows of a file may be of categories that the ground truth does not have.
+
+    Raises:
+        ValueError: a file is missing, broken, or does not fit the ground truth.
+    """
+    if args.ckpt:
+        import_lightning()
+        from engine.deploy.predict import predict_coco
+
+        return predict_coco(
+            source,
+            args.annotations,
+            args.images,
+            args.batch_size,
+            args.bad_data,
+            scale=args.scale,
+            inference=inference_changes(args),
+            truth=truth,
+        )
+    from formats.coco.predictions import CocoPredictions
+    from formats.coco.results import read_results
+
+    truth, left_out = ground_truth(args) if truth is None else (truth, ())
+    known = {"images": truth["images"]} if any_category else truth
+    rows, dropped = read_results(source, known, args.bad_data)
+    return CocoPredictions(truth, rows, problems=left_out + dropped)
+
+
+def bag_predictions(args: argparse.Namespace) -> BagPredictions:
+    """Return the predictions of --ckpt for --data, or those of the table --predictions.
+
+    Raises:
+        ValueError: a file is missing or broken, or does not fit the checkpoint.
+    """
+    if not args.ckpt:
+        from evaluation.mil.predictions_csv import read_bag_csv
+
+        return read_bag_csv(args.predictions, args.bad_data)
+    if args.data is None:
+        raise ValueError("mil --ckpt needs --data FILE.npz, SLIDES.csv or RECIPE.yaml")
+    import_lightning()
+    from engine.deploy.predict import predict_bags
+
+    return predict_bags(args.ckpt, args.data, args.features, args.bad_data)
