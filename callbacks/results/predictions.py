@@ -8,11 +8,13 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 
 from callbacks.mil.bag_outputs import BagAttention, bag_attention
-from callbacks.results.prediction_files import write_attention, write_bags
+from callbacks.results.prediction_files import write_attention
 from callbacks.seg.frames import instances_in_frame, original_size, picture_in_frame
 from evaluation.mil.collector import BagCollector
+from evaluation.mil.predictions_csv import write_bag_csv
 from evaluation.seg.coco import CocoEvaluator
 from evaluation.seg.draw import draw_instances
+from formats.coco.results import write_results
 from formats.files import write_json
 from loggers.run_files import run_folder, write_picture
 from structures import BagBatch, CategoryMap, Instances, MILOutput, SegBatch
@@ -29,9 +31,9 @@ class PredictionWriter(pl.Callback):
         datamodule knows them (``image_records``);
         ``overlays/<image id>.png``: the predictions drawn over the picture.
     For bags:
-        ``bags.csv``: ``bag_id,label,score``;
+        ``bags.csv``: ``bag_id,label,score``, see `evaluation.mil.predictions_csv.write_bag_csv`;
         ``attention.csv``: ``bag_id,instance,attention[,witness][,x,y]`` where the model has
-        attention. See `callbacks.results.prediction_files`.
+        attention, see `callbacks.results.prediction_files`.
 
     Needs a module with ``category_map`` (pictures) or ``task`` (bags). Nothing is written where the
     run has no folder (``fast_dev_run``) and none is given.
@@ -183,13 +185,13 @@ class PredictionWriter(pl.Callback):
             module: Any = pl_module
             evaluator = CocoEvaluator(module.category_map, iou_types=("bbox",))
             evaluator.merge(pictures)
-            write_json(self._folder / f"{split}.json", evaluator.results())
+            write_results(self._folder / f"{split}.json", evaluator.results())
             self._write_records(trainer, split, self._folder)
         bags = [state for _, state, _ in states if state is not None]
         if bags:
             collector = BagCollector()
             collector.merge(bags)
-            write_bags(self._folder / "bags.csv", collector.scores())
+            write_bag_csv(self._folder / "bags.csv", collector.scores())
         attention = {index: one for _, _, part in states for index, one in part.items()}
         if attention:
             ordered = [attention[index] for index in sorted(attention)]

@@ -1,4 +1,4 @@
-"""Reading tables of bag predictions, with every fault told by line, bag, reason and remedy."""
+"""Tables of bag predictions: read, with every fault told by line and bag, and written."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evaluation.mil.collector import BagScores
+from formats.files import write_csv
 from structures import BadDataPolicy, DataProblems, MILTask, Problem, settle
 
 _PATIENTS = ("patient_id", "patient", "group")  # column of the patient, the first that is there
@@ -65,7 +66,7 @@ class _Line(NamedTuple):
 
 
 def read_bag_csv(path: Path, policy: BadDataPolicy = "error") -> BagPredictions:
-    """Read predictions as `PredictionWriter` writes them.
+    """Read predictions as `write_bag_csv` writes them.
 
     Args:
         path: CSV with ``bag_id`` and either ``label`` and ``score`` (binary: probability of class
@@ -103,6 +104,35 @@ def read_bag_csv(path: Path, policy: BadDataPolicy = "error") -> BagPredictions:
         warnings.warn(f"{told}, so each bag is taken for a patient of its own", stacklevel=2)
     names = tuple(c.removeprefix("score_") for c in layout.scores if c != "score")
     return BagPredictions(_scores(lines, layout), layout.task, skipped, names, files=(path,))
+
+
+def write_bag_csv(path: Path, scores: BagScores) -> None:
+    """Write ``bag_id,label,score[,patient_id]``, numbers in full precision.
+
+    A binary task has one score, the positive probability; otherwise there is a column ``score_c``
+    for each class c. A multilabel task also has a column ``label_c`` for each class. An unknown
+    label (negative) is left empty. The patient is there where the bags have one.
+    """
+    labels = scores.labels.reshape(len(scores.bag_ids), -1)
+    columns = scores.probabilities.reshape(len(scores.bag_ids), -1)
+    header = [
+        "bag_id",
+        *_numbered("label", labels.shape[1], scores.labels.ndim > 1),
+        *_numbered("score", columns.shape[1], scores.probabilities.ndim > 1),
+        *["patient_id"] * bool(scores.groups),
+    ]
+    patients = [[group] for group in scores.groups] or [[]] * len(scores.bag_ids)
+    rows = (
+        [bag, *("" if value < 0 else value for value in label), *map(repr, row), *patient]
+        for bag, label, row, patient in zip(
+            scores.bag_ids, labels.tolist(), columns.tolist(), patients, strict=True
+        )
+    )
+    write_csv(path, header, rows)
+
+
+def _numbered(name: str, count: int, several: bool) -> list[str]:
+    return [f"{name}_{k}" for k in range(count)] if several else [name]
 
 
 def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:

@@ -8,10 +8,9 @@ from collections import Counter
 import pytest
 
 import evaluate
-from commands._sources import bag_predictions, coco_predictions, ground_truth
+from commands._sources import bag_predictions, coco_predictions
 from datamodules.seg.digit_scenes import DigitScenesDataModule
 from formats.coco import document, result_checks, results
-from structures import DataProblems
 from tests.support.tiny_checkpoints import YOLO, write_checkpoint
 
 # Every function that walks through ground truth or rows to find faults.
@@ -100,57 +99,6 @@ def test_a_file_knows_no_cap_and_a_checkpoint_does(folder, truth):
     assert found.most_in_class == max(classes.values())
     merged = found.class_agnostic()
     assert merged.most_in_class == merged.most_in_picture == found.most_in_picture
-
-
-def test_shared_ground_truth_changes_nothing(folder, truth):
-    args = arguments(truth, ckpt=[folder / "one.ckpt"])
-    shared, problems = ground_truth(args)
-    assert problems == ()
-    alone, together = (coco_predictions(args, args.ckpt[0], t) for t in (None, shared))
-    assert alone == together
-
-
-def altered(truth, change, name):
-    content = json.loads(truth.read_text())
-    change(content)
-    file = truth.with_name(name)
-    file.write_text(json.dumps(content))
-    return file
-
-
-def test_a_checkpoint_needs_masks_unless_faults_are_skipped(folder, truth):
-    file = altered(truth, lambda c: c["annotations"][0].pop("segmentation"), "instances_bare.json")
-    given = {"ckpt": [folder / "one.ckpt"], "images": folder / "images" / "test"}
-    with pytest.raises(DataProblems, match="lacks segmentation"):
-        ground_truth(arguments(file, **given))
-    args = arguments(file, **given, bad_data="skip")
-    content, problems = ground_truth(args)
-    assert problems == ()  # its box can be scored
-    assert "segmentation" not in content["annotations"][0]
-    known = coco_predictions(args, args.ckpt[0], content).ground_truth
-    assert len(known["annotations"]) == len(content["annotations"]) - 1
-
-
-def test_a_checkpoint_needs_a_picture(folder, truth):
-    given = {"ckpt": [folder / "one.ckpt"], "images": folder, "bad_data": "skip"}
-    with pytest.raises(DataProblems, match="no picture is left; mend some of them"):
-        ground_truth(arguments(truth, **given))
-    without_name = altered(truth, lambda c: c["images"][0].pop("file_name"), "instances_name.json")
-    given = {"ckpt": [folder / "one.ckpt"], "images": folder / "images" / "test"}
-    with pytest.raises(DataProblems, match="lacks file_name"):
-        ground_truth(arguments(without_name, **given))
-
-
-def test_a_checkpoint_of_other_classes_is_refused(folder, truth):
-    def rename(content):
-        content["categories"][3]["name"] = "pear"
-
-    file = altered(truth, rename, "instances_pear.json")
-    given = {"ckpt": [folder / "one.ckpt"], "images": folder / "images" / "test"}
-    args = arguments(file, **given)
-    content, _ = ground_truth(args)
-    with pytest.raises(ValueError, match="is 'pear' here"):
-        coco_predictions(args, args.ckpt[0], content)
 
 
 def test_a_table_of_bags_has_the_middle_as_threshold(tmp_path):

@@ -1,11 +1,13 @@
 """Tables of bag predictions: what is read back, and every fault with its line."""
 
+import csv
+import dataclasses
+
 import numpy as np
 import pytest
 
-from callbacks.results.prediction_files import write_bags
 from evaluation.mil.collector import BagScores
-from evaluation.mil.predictions_csv import read_bag_csv
+from evaluation.mil.predictions_csv import read_bag_csv, write_bag_csv
 from structures import DataProblems
 
 
@@ -29,7 +31,7 @@ def test_what_the_writer_writes_is_read_back(tmp_path, labels, probabilities, ta
     if task == "binary":
         labels, probabilities = labels.reshape(-1), probabilities.reshape(-1)
     names = ("a", "b,1", 'c "x"')
-    write_bags(tmp_path / "bags.csv", BagScores(names, np.arange(3), labels, probabilities))
+    write_bag_csv(tmp_path / "bags.csv", BagScores(names, np.arange(3), labels, probabilities))
     again = read_bag_csv(tmp_path / "bags.csv")
     assert (again.task, again.problems, again.scores.bag_ids) == (task, (), names)
     np.testing.assert_array_equal(again.scores.labels, labels)
@@ -130,3 +132,49 @@ def test_files_that_are_no_text(tmp_path):
         read_bag_csv(path)
     with pytest.raises(DataProblems, match="cannot be read"):
         read_bag_csv(tmp_path)
+
+
+def scores(labels, probabilities):
+    labels = np.array(labels)
+    names = tuple(f"b,{k}" for k in range(len(labels)))  # commas must be quoted
+    return BagScores(names, np.arange(len(labels)), labels, np.array(probabilities))
+
+
+def test_binary_scores_survive_to_the_last_bit(tmp_path):
+    values = np.random.default_rng(0).random(50).astype(np.float32).astype(np.float64)
+    write_bag_csv(tmp_path / "bags.csv", scores([0, 1] * 25, values))
+    with (tmp_path / "bags.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["bag_id", "label", "score"]
+    assert [row["bag_id"] for row in rows[:2]] == ["b,0", "b,1"]
+    assert [int(row["label"]) for row in rows] == [0, 1] * 25
+    np.testing.assert_array_equal([float(row["score"]) for row in rows], values)
+    again, task, *_ = read_bag_csv(tmp_path / "bags.csv")
+    assert task == "binary"
+    np.testing.assert_array_equal(again.probabilities, values)
+
+
+def test_several_classes_and_an_unknown_label(tmp_path):
+    write_bag_csv(tmp_path / "bags.csv", scores([2, -1], [[0.25, 0.125, 0.625], [0.5, 0.5, 0.0]]))
+    assert (tmp_path / "bags.csv").read_text() == (
+        'bag_id,label,score_0,score_1,score_2\n"b,0",2,0.25,0.125,0.625\n"b,1",,0.5,0.5,0.0\n'
+    )
+
+
+def test_multilabel(tmp_path):
+    write_bag_csv(tmp_path / "bags.csv", scores([[1, 0]], [[0.75, 0.5]]))
+    expected = 'bag_id,label_0,label_1,score_0,score_1\n"b,0",1,0,0.75,0.5\n'
+    assert (tmp_path / "bags.csv").read_text() == expected
+
+
+def test_patients_are_named_where_there_are_any_and_read_back(tmp_path):
+    known = dataclasses.replace(scores([1, 0, -1], [0.5, 0.25, 1.0]), groups=("p", "q,r", "p"))
+    write_bag_csv(tmp_path / "bags.csv", known)
+    assert (tmp_path / "bags.csv").read_text().splitlines() == [
+        "bag_id,label,score,patient_id",
+        *(f'"b,{b}",{row}' for b, row in enumerate(("1,0.5,p", '0,0.25,"q,r"', ",1.0,p"))),
+    ]
+    write_bag_csv(
+        tmp_path / "two.csv", dataclasses.replace(scores([1, 0], [0.5, 0.2]), groups=("p", "q"))
+    )
+    assert read_bag_csv(tmp_path / "two.csv").scores.groups == ("p", "q")

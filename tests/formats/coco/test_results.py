@@ -12,6 +12,7 @@ from formats.coco.results import (
     load_results,
     read_ground_truth,
     read_results,
+    write_results,
 )
 from formats.files import write_json
 from structures import DataProblems, Problem
@@ -54,6 +55,14 @@ def test_files_that_hold_something_else(tmp_path, content, message):
         load_results(saved(tmp_path, content), TRUTH)
     with pytest.raises(ValueError, match=r"absent\.json: no such file"):
         load_results(tmp_path / "absent.json")
+
+
+def test_written_results_are_one_line_and_read_back(tmp_path):
+    rows = [ROW, {**ROW, "score": 1 / 3, "bbox": [0.1, 1.0, 2.5, 3.0]}]
+    path = tmp_path / "new" / "found.json"
+    write_results(path, rows)
+    assert path.read_text() == json.dumps(rows) + "\n"
+    assert load_results(path, TRUTH) == rows
 
 
 def altered(part, **change):

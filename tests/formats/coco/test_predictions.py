@@ -1,0 +1,34 @@
+"""Predictions as one object, and what a checkpoint's cap means for counting them."""
+
+import dataclasses
+
+from formats.coco.predictions import CocoPredictions
+
+TRUTH = {
+    "images": [{"id": n, "height": 4, "width": 4} for n in (1, 2)],
+    "categories": [{"id": 3, "name": "a"}, {"id": 5, "name": "b"}],
+    "annotations": [{"id": 1, "image_id": 1, "category_id": 5, "bbox": [0, 0, 2, 2], "area": 4}],
+}
+# Three rows in picture 1, two of one class; two in picture 2.
+PLACES = [(1, 3), (1, 5), (1, 3), (2, 3), (2, 5)]
+ROWS = [
+    {"image_id": image, "category_id": category, "bbox": [0, 0, 2, 2], "score": 0.5}
+    for image, category in PLACES
+]
+
+
+def test_all_rows_of_a_checkpoint_are_meant_and_none_of_a_file():
+    found = CocoPredictions(TRUTH, ROWS, max_dets=1)
+    assert (found.most_in_picture, found.most_in_class) == (3, 2)
+    of_a_file = dataclasses.replace(found, max_dets=None)
+    assert (of_a_file.most_in_picture, of_a_file.most_in_class) == (0, 0)
+    nothing = dataclasses.replace(found, rows=[])
+    assert (nothing.most_in_picture, nothing.most_in_class) == (0, 0)
+
+
+def test_merged_categories_keep_the_rest():
+    found = CocoPredictions(TRUTH, ROWS, 7, 9).class_agnostic()
+    assert found.ground_truth["categories"] == [{"id": 1, "name": "object"}]
+    assert {a["category_id"] for a in [*found.rows, *found.ground_truth["annotations"]]} == {1}
+    assert (found.max_dets, found.parameters, found.most_in_class) == (7, 9, 3)
+    assert [row["category_id"] for row in ROWS] == [3, 5, 3, 3, 5]
