@@ -1,7 +1,7 @@
 """Arguments that several commands of `evaluate.py` share; imports nothing heavy.
 
 `add_input` and `add_output` also record which arguments are files, so that `check_outputs` of
-`commands/_outputs.py` guards them. The types refuse values that cannot be meant.
+`commands/_outputs.py` protects them. The argument types refuse values that are out of range.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ class Output(NamedTuple):
 
     Attributes:
         flag: as the user types it.
-        folder: names what is written as a folder, given all arguments; None where a file is.
-        json_inputs: name of the folders in which the command reads JSON, so that no JSON file there
-            is replaced; elsewhere among the inputs an earlier report may be.
+        folder: given all arguments, names what is written as a folder, or None for a file.
+        json_inputs: name of folders in which the command reads JSON. JSON files there are not
+            replaced; elsewhere among the inputs an earlier report is.
     """
 
     flag: str
@@ -77,7 +77,7 @@ def add_input(container: Any, flag: str, **options: Any) -> None:
     Args:
         container: a parser or a group of one.
         flag: such as ``--data``.
-        options: of ``add_argument``; the type is a path unless one is given.
+        **options: of ``add_argument``; the type is a path unless one is given.
     """
     action = container.add_argument(flag, **{"type": Path, **options})
     known = container.get_default("inputs") or {}
@@ -105,7 +105,7 @@ def add_out(parser: argparse.ArgumentParser, json_inputs: str | None = None) -> 
 
 
 def add_bad_data(parser: argparse.ArgumentParser) -> None:
-    """Add ``--bad-data``, what becomes of faulty records."""
+    """Add ``--bad-data``, whether faulty records are errors or left out."""
     parser.add_argument(
         "--bad-data",
         choices=("error", "skip"),
@@ -118,8 +118,8 @@ def add_coco_source(parser: argparse.ArgumentParser, **many: Any) -> None:
     """Add ``--ckpt`` or ``--predictions``, the ground truth, and how a checkpoint predicts.
 
     Args:
-        parser: of a command that scores predictions on pictures.
-        many: ``nargs`` where several models can be given.
+        parser: of a command that scores predictions for images.
+        **many: ``nargs``, where several models can be given.
     """
     source = parser.add_mutually_exclusive_group(required=True)
     add_input(source, "--ckpt", help="checkpoint(s)", **many)
@@ -148,7 +148,7 @@ def add_timing(sub: argparse.ArgumentParser) -> None:
 
 
 def add_inference(sub: argparse.ArgumentParser) -> None:
-    """Add how a checkpoint predicts pictures, see `inference_changes`."""
+    """Add how a checkpoint predicts images; see `inference_changes`."""
     group = sub.add_argument_group("with --ckpt, instead of what the checkpoint says")
     group.add_argument(
         "--tile",

@@ -1,4 +1,7 @@
-"""What a command scores: a checkpoint that predicts, or a file of predictions; here they part."""
+"""The predictions that a command scores: of a checkpoint or from a file.
+
+Commands work with `CocoPredictions` and `BagPredictions` and do not ask where they come from.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def ground_truth(args: argparse.Namespace) -> tuple[dict[str, Any], tuple[Problem, ...]]:
-    """Read and check ground truth, with --images or --ckpt also the picture files it names."""
+    """Read and check ground truth, with --images or --ckpt also the image files it names."""
     if args.ckpt:
         import_lightning()
         from engine.deploy.checked_coco import read_to_predict
@@ -44,8 +47,8 @@ def coco_predictions(
     Args:
         args: of `add_coco_source`.
         source: one of ``args.ckpt`` or of ``args.predictions``.
-        truth: what `ground_truth` returned, where several sources share it; None reads it.
-        any_category: rows of a file may be of categories that the ground truth does not have.
+        truth: what `ground_truth` returned, where several sources share it; None reads the file.
+        any_category: whether rows of a file may have categories that the ground truth lacks.
 
     Raises:
         ValueError: a file is missing, broken, or does not fit the ground truth.

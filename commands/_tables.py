@@ -1,6 +1,6 @@
 """What the evaluation scripts show: tables for people, JSON, progress.
 
-Imports nothing heavy, so that help answers at once.
+Imports nothing heavy, so that help answers immediately.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         found = found.class_agnostic()
     truth, max_dets = found.ground_truth, args.max_dets or found.max_dets or 100
     scores = score_results(truth, found.rows, max_dets=max_dets, backend=args.backend)
-    cap, most = scores.max_dets[-1], found.most_in_class
+    cap, most = scores.max_dets[-1], found.most_per_class
     if most > cap:
         print(
             f"note: up to {most} predictions of a picture and class, of which AP counts the best "

@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class _Model:
-    """What a source says about the pictures, and how good it is."""
+    """The predictions of a source, and how good they are."""
 
     found: CocoPredictions
     point: OperatingPoint
@@ -151,7 +151,7 @@ def _score(
     from evaluation.seg.operating_point import count_at_confidence
 
     # A258: what tiles have found of a large picture all counts.
-    cap = max(found.max_dets or 0, found.most_in_picture, 300, args.max_dets or 0)
+    cap = max(found.max_dets or 0, found.most_per_image, 300, args.max_dets or 0)
     counted = Counter(row["image_id"] for row in found.rows if row["score"] >= args.score)
     if (most := max(counted.values(), default=0)) > cap:
         print(
@@ -181,7 +181,7 @@ def _table(
 
     # A253: one cap for all, which no checkpoint's predictions exceed, so nobody's AP is cut.
     found = {source: one.found for source, one in models.items()}
-    most = max(max(one.max_dets or 0, one.most_in_class) for one in found.values())
+    most = max(max(one.max_dets or 0, one.most_per_class) for one in found.values())
     cap = args.max_dets or max(100, most)
     rows = []
     for source, one in found.items():

@@ -1,4 +1,4 @@
-"""The COCO file that several checkpoints predict, read and checked once for all of them."""
+"""A COCO file that is read and checked once for scoring and for all checkpoints that predict it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from formats.coco.results import ANNOTATION_KEYS, IMAGE_KEYS, read_ground_truth
 from structures import BadDataPolicy, DataProblems, Problem
 
 
-def picture_folder_of(annotations: Path) -> Path:
-    """Guess the picture folder of ``DIR/annotations/instances_SPLIT.json``: ``DIR/images/SPLIT``.
+def image_folder_of(annotations: Path) -> Path:
+    """Guess the image folder of ``DIR/annotations/instances_SPLIT.json``: ``DIR/images/SPLIT``.
 
     Raises:
         ValueError: there is no such folder.
@@ -35,18 +35,18 @@ def read_to_predict(
 
     Args:
         annotations: COCO ground truth.
-        images: picture folder; None looks beside the annotations.
-        policy: ``skip`` leaves out faulty pictures and annotations. Annotations without a mask are
+        images: image folder; None looks beside the annotations.
+        policy: ``skip`` leaves out faulty images and annotations. Annotations without a mask are
             kept then, because boxes can be scored.
 
     Returns:
         The file's content and the problems of what was left out.
 
     Raises:
-        DataProblems: see `formats.coco.results.read_ground_truth`; or no picture is left.
-        ValueError: the picture folder cannot be guessed.
+        DataProblems: see `formats.coco.results.read_ground_truth`; or no image is left.
+        ValueError: the image folder cannot be guessed.
     """
-    folder = images or picture_folder_of(annotations)
+    folder = images or image_folder_of(annotations)
 
     def look(records: Sequence[Any]) -> Mapping[int, Problem]:  # as deep as `CocoDataModule` does
         deep = policy == "skip" and len(records) <= HEADER_LIMIT
@@ -66,12 +66,12 @@ def read_to_predict(
 
 
 class CheckedCocoDataModule(CocoDataModule):
-    """The test pictures of a COCO file that has been read already; it is not read again.
+    """The test images of a COCO file that has been read; it is not read again.
 
     Args:
-        truth: what `read_to_predict` returned.
-        **arguments: of `CocoDataModule`: ``test_images``, ``test_annotations``, which messages
-            name, ``category_map``, and how pictures are prepared.
+        truth: content of the file, as `read_to_predict` returns it.
+        **arguments: of `CocoDataModule`: ``test_images``; ``test_annotations``, for messages;
+            ``category_map``; and how images are prepared.
     """
 
     def __init__(self, truth: Mapping[str, Any], **arguments: Any) -> None:
@@ -80,7 +80,7 @@ class CheckedCocoDataModule(CocoDataModule):
         self._truth = {**truth, "annotations": masked}
 
     def source(self, split: Split) -> CocoSource:
-        """Return the pictures, whatever the split is called.
+        """Return the images; there is one split.
 
         Raises:
             UnusableData: the categories contradict ``category_map``.

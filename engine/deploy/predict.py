@@ -16,7 +16,7 @@ from datamodules.transforms.resize import target_size
 from engine.checkpoints.data import bags_at
 from engine.checkpoints.restore import Restored, restore
 from engine.config.sections import instantiate_data, read_data_section
-from engine.deploy.checked_coco import CheckedCocoDataModule, picture_folder_of
+from engine.deploy.checked_coco import CheckedCocoDataModule, image_folder_of
 from evaluation.mil.predictions_csv import BagPredictions
 from formats.coco.predictions import CocoPredictions
 from formats.files import file_hash
@@ -84,7 +84,7 @@ def coco_data(
         arguments["eval_batch_size"] = batch_size
     arguments |= {
         "test_annotations": annotations,
-        "test_images": images or picture_folder_of(annotations),
+        "test_images": images or image_folder_of(annotations),
         "category_map": restored.facts["category_map"],
         "bad_data": bad_data,
         **restored.facts["categories"],

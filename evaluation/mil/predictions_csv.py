@@ -1,4 +1,4 @@
-"""Tables of bag predictions: read, with every fault told by line and bag, and written."""
+"""Reading and writing tables of bag predictions; every fault is named with its line and bag."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class BagPredictions(NamedTuple):
         problems: of the bags or lines that were left out.
         classes: name of each class as in ``score_<class>`` of a table; empty for a binary task and
             for a checkpoint.
-        threshold: positive probability that a checkpoint's validation chose; a table names none.
-        files: that were read.
+        threshold: positive probability that the checkpoint's validation chose; 0.5 for a table.
+        files: the files that were read.
     """
 
     scores: BagScores

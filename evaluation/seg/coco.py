@@ -69,15 +69,15 @@ def score_results(
     backend: Backend = "fast",
     image_ids: Iterable[int] | None = None,
 ) -> CocoScores:
-    """Score a COCO results list that has been checked, as those of `formats.coco.results` are.
+    """Score a COCO results list without checking it again.
 
     Args:
-        ground_truth: content of a COCO instances file that has passed its checks.
-        results: rows that have passed theirs against it.
-        max_dets: see `evaluate_results`, as the other arguments.
+        ground_truth: content of a COCO instances file, which has been checked.
+        results: rows that have been checked against it.
+        max_dets: this and the other arguments are those of `evaluate_results`.
         iou_types: what is scored.
-        backend: which library.
-        image_ids: pictures to evaluate.
+        backend: which library computes.
+        image_ids: images to evaluate.
 
     Raises:
         ValueError: rows lack what ``iou_types`` needs, an unknown picture in ``image_ids``, or a
@@ -220,9 +220,8 @@ class CocoEvaluator:
                 that were not added are left out, with one warning.
 
         Raises:
-            ValueError: no picture was added, a picture is unknown, has another size than in the
-                ground truth, a category id means something else there, or a score or a box is not
-                finite.
+            ValueError: no image was added, an image is unknown or has another size in the ground
+                truth, a category id means something else there, or a score or a box is not finite.
         """
         if not self._pictures:
             raise ValueError("no predictions were added, so there is nothing to score")

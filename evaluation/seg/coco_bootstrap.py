@@ -37,8 +37,8 @@ def compare_pictures(
     Boxes and masks are compared where both hold them.
 
     Args:
-        ground_truth: content of a COCO instances file that has passed its checks.
-        first: COCO results rows of the first model, which have passed theirs against it.
+        ground_truth: content of a COCO instances file, which has been checked.
+        first: COCO results rows of the first model, which have been checked against it.
         second: of the second.
         max_dets: see `evaluation.seg.coco.evaluate_results`.
         draws: number of resampled data sets, the same for both.

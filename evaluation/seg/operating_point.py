@@ -203,12 +203,12 @@ def count_at_confidence(
     """Count true and false positives and misses at a confidence.
 
     Args:
-        ground_truth: content of a COCO instances file that has passed its checks.
-        results: COCO results rows that have passed theirs against it.
-        score: see `operating_point`, as the other arguments.
+        ground_truth: content of a COCO instances file, which has been checked.
+        results: COCO results rows that have been checked against it.
+        score: this and the other arguments are those of `operating_point`.
         iou: overlap of a match.
         iou_type: ``segm`` or ``bbox``.
-        max_dets: detections kept a picture.
+        max_dets: detections kept per image.
 
     Raises:
         ValueError: rows lack what ``iou_type`` needs, or a threshold is out of range.

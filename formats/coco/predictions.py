@@ -1,4 +1,4 @@
-"""Predictions on the pictures of a COCO file, from a checkpoint or from a results file."""
+"""Predictions for the images of a COCO file, from a checkpoint or from a results file."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ class CocoPredictions:
     """Checked predictions with the checked ground truth that they are scored against.
 
     Attributes:
-        ground_truth: content of a COCO instances file; of a checkpoint restricted to its
-            categories.
+        ground_truth: content of a COCO instances file; with a checkpoint only the categories that
+            it knows.
         rows: COCO results rows.
-        max_dets: a checkpoint's cap on detections a picture; None of a results file, whose cap is
-            not known.
-        parameters: number of a checkpoint's weights, or None.
-        problems: of the pictures, annotations and rows that were left out.
+        max_dets: the checkpoint's limit on detections per image; None for a results file.
+        parameters: number of the checkpoint's weights; None for a results file.
+        problems: of the images, annotations and rows that were left out.
     """
 
     ground_truth: dict[str, Any]
@@ -36,17 +35,17 @@ class CocoPredictions:
         return replace(self, ground_truth=truth, rows=rows)
 
     @property
-    def most_in_picture(self) -> int:
-        """Largest number of rows of a picture that a checkpoint means; 0 of a results file."""
+    def most_per_image(self) -> int:
+        """Largest number of rows of one image; 0 for a results file, which has no limit."""
         return self._most("image_id")
 
     @property
-    def most_in_class(self) -> int:
-        """Largest number of rows of a picture and class that a checkpoint means; 0 of a file."""
+    def most_per_class(self) -> int:
+        """Largest number of rows of one image and category; 0 for a results file."""
         return self._most("image_id", "category_id")
 
     def _most(self, *keys: str) -> int:
-        if self.max_dets is None:  # a file may well hold more than anybody wants to count
+        if self.max_dets is None:  # a file may hold more rows than should be counted
             return 0
         counted = Counter(tuple(row[key] for key in keys) for row in self.rows)
         return max(counted.values(), default=0)

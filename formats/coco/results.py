@@ -73,8 +73,8 @@ def read_ground_truth(
         path: JSON file.
         policy: ``skip`` leaves out faulty pictures and annotations.
         look: given the records of the pictures, returns what is wrong with their files by position.
-        image_keys: what a picture's record must have.
-        annotation_keys: what an annotation must have.
+        image_keys: keys that the record of an image must have.
+        annotation_keys: keys that an annotation must have.
 
     Returns:
         The file's content and the problems of what was left out.

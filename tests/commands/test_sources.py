@@ -90,15 +90,15 @@ def test_a_file_knows_no_cap_and_a_checkpoint_does(folder, truth):
     args = arguments(truth, predictions=folder / "a.json")
     found = coco_predictions(args, args.predictions)
     assert (found.max_dets, found.parameters) == (None, None)
-    assert (found.most_in_picture, found.most_in_class) == (0, 0)
+    assert (found.most_per_image, found.most_per_class) == (0, 0)
     args = arguments(truth, ckpt=folder / "one.ckpt")
     found = coco_predictions(args, args.ckpt)
     counts = Counter(row["image_id"] for row in found.rows)
-    assert found.most_in_picture == max(counts.values()) <= found.max_dets
+    assert found.most_per_image == max(counts.values()) <= found.max_dets
     classes = Counter((row["image_id"], row["category_id"]) for row in found.rows)
-    assert found.most_in_class == max(classes.values())
+    assert found.most_per_class == max(classes.values())
     merged = found.class_agnostic()
-    assert merged.most_in_class == merged.most_in_picture == found.most_in_picture
+    assert merged.most_per_class == merged.most_per_image == found.most_per_image
 
 
 def test_a_table_of_bags_has_the_middle_as_threshold(tmp_path):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from datamodules.seg.digit_scenes import DigitScenesDataModule
-from engine.deploy.checked_coco import picture_folder_of, read_to_predict
+from engine.deploy.checked_coco import image_folder_of, read_to_predict
 from engine.deploy.predict import predict_coco
 from structures import DataProblems
 from tests.support.tiny_checkpoints import YOLO, write_checkpoint
@@ -39,7 +39,7 @@ def altered(truth, change):
 
 
 def test_the_predictions_are_those_of_a_datamodule_that_reads_the_file(folder, truth, images):
-    assert picture_folder_of(truth) == images
+    assert image_folder_of(truth) == images
     content, problems = read_to_predict(truth, None)
     assert content == json.loads(truth.read_text())
     assert problems == ()

@@ -19,16 +19,16 @@ ROWS = [
 
 def test_all_rows_of_a_checkpoint_are_meant_and_none_of_a_file():
     found = CocoPredictions(TRUTH, ROWS, max_dets=1)
-    assert (found.most_in_picture, found.most_in_class) == (3, 2)
+    assert (found.most_per_image, found.most_per_class) == (3, 2)
     of_a_file = dataclasses.replace(found, max_dets=None)
-    assert (of_a_file.most_in_picture, of_a_file.most_in_class) == (0, 0)
+    assert (of_a_file.most_per_image, of_a_file.most_per_class) == (0, 0)
     nothing = dataclasses.replace(found, rows=[])
-    assert (nothing.most_in_picture, nothing.most_in_class) == (0, 0)
+    assert (nothing.most_per_image, nothing.most_per_class) == (0, 0)
 
 
 def test_merged_categories_keep_the_rest():
     found = CocoPredictions(TRUTH, ROWS, 7, 9).class_agnostic()
     assert found.ground_truth["categories"] == [{"id": 1, "name": "object"}]
     assert {a["category_id"] for a in [*found.rows, *found.ground_truth["annotations"]]} == {1}
-    assert (found.max_dets, found.parameters, found.most_in_class) == (7, 9, 3)
+    assert (found.max_dets, found.parameters, found.most_per_class) == (7, 9, 3)
     assert [row["category_id"] for row in ROWS] == [3, 5, 3, 3, 5]
