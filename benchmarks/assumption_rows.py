@@ -17,7 +17,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.assumptions import RecipeModel, recipe_model
-from engine.cross_validation.recipe import recipe_section
+from engine.config.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = 45  # instances of a bag
@@ -49,7 +49,7 @@ class Row:
     @property
     def learner(self) -> str:
         """Name of the learner's class."""
-        arguments = recipe_section(self.file, "model")["init_args"]
+        arguments = Recipe.of(self.file).section("model")["init_args"]
         return str(arguments["model"]["class_path"]).rpartition(".")[2]
 
     def build(self) -> RecipeModel:

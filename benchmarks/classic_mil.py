@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from classic_mil_floor import CLASSIFIERS, POOLS, cross_validate_floor
 
 from datamodules.mil.npz_file import read_bag_file
-from engine.cross_validation.recipe import RecipeFiles
+from engine.config.recipe import Recipe
 from engine.cross_validation.run import cross_validate
 from formats.files import write_json
 
@@ -109,7 +109,7 @@ def run_cell(cell: Cell, data: Path, results: Path) -> float:
         metrics = cross_validate_floor(read_bag_file(path), *cell.learner.split(", "))
     else:
         recipe, *overrides = cell.settings
-        files = RecipeFiles((ROOT / recipe,), tuple(overrides))
+        files = Recipe((ROOT / recipe,), tuple(overrides))
         done = cross_validate(files, path, workers=1)
         metrics = done.metrics
         record |= {"protocol": done.protocol, "training": done.training, "wall": done.seconds}

@@ -49,13 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Cross-validate a recipe; folds of the file when it has them, else stratified ones."""
     import_lightning()
-    from engine.cross_validation.recipe import RecipeFiles
+    from engine.config.recipe import Recipe
     from engine.cross_validation.run import BagFiles, cross_validate
     from evaluation.report.record import report
 
     policy = None if args.bad_data == "error" else args.bad_data
     data = BagFiles(args.data, args.features, policy)
-    recipe = RecipeFiles(tuple(args.config), tuple(args.overrides))
+    recipe = Recipe(tuple(args.config), tuple(args.overrides))
     counts = (args.folds, args.repeats, args.seed)
     result = cross_validate(
         recipe, data, *counts, progress("folds", 10), together=not args.one_by_one

@@ -9,7 +9,6 @@ batch size, length and gradient clipping stay those of the tests, the same for a
 
 from __future__ import annotations
 
-import copy
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,8 +19,8 @@ import torch
 from torch import Tensor
 
 from engine.checkpoints.stages import staged_class
+from engine.config.recipe import Recipe, overlaid
 from engine.config.sections import module_builder
-from engine.cross_validation.recipe import recipe_section
 from evaluation.mil_assumptions.bag_models import Bags, PackedModel, pack_bags
 from lightning_modules.mil import MILModule
 from lightning_modules.staged import StagedMILModule
@@ -156,7 +155,7 @@ def recipe_model(
         raise ValueError(f"--adapter {adapter} is for dotted names; {recipe} needs none")
     if not recipe.is_file():
         raise ValueError(f"{recipe}: no such file; --model names a recipe or a class of Python")
-    section = copy.deepcopy(recipe_section(recipe, "model"))
+    section = Recipe.of(recipe).section("model")
     kind = section.get("class_path")
     if not _is_of_bags(str(kind)):
         raise ValueError(f"{recipe}: {kind} trains no bags; name a recipe as those of configs/mil")
@@ -166,7 +165,8 @@ def recipe_model(
         learner = {"class_path": learner}
     if not isinstance(learner, dict):
         raise ValueError(f"{recipe}: model.init_args.model names no learner of bags")
-    learner["init_args"] = _changed(learner.get("init_args") or {}, init_args or {})
+    changes = dict(init_args or {})
+    learner["init_args"] = overlaid(learner.get("init_args") or {}, changes, "", replace=True)
     arguments["model"] = learner
     staged, first = staged_class(section), None
     if staged is not None:
@@ -189,15 +189,3 @@ def _is_of_bags(class_path: str) -> bool:
     except ImportError:
         return False
     return isinstance(found, type) and issubclass(found, MILModule)
-
-
-def _changed(arguments: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    result = dict(arguments)
-    for name, value in changes.items():
-        old = result.get(name)
-        result[name] = value
-        if isinstance(old, Mapping) and isinstance(value, Mapping):
-            kind = old.get("class_path")
-            if value.get("class_path", kind) == kind:  # else the old arguments are another class's
-                result[name] = _changed(old, value)
-    return result

@@ -11,12 +11,10 @@ import dataclasses
 import difflib
 import importlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from engine.config.argv import config_files
-from engine.config.files import check_config_file
+from engine.config.recipe import Recipe
 
 _KEY = re.compile(r'Parser key "([^"]+)"')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
@@ -57,23 +55,6 @@ def explain(text: str, arguments: Sequence[str] = ()) -> str:
     if found := _UNKNOWN.search(text):
         return _unknown_key([*path, *found[1].split(".")], len(path), arguments, owner)
     return _wrong_value(text, path, arguments)
-
-
-def is_missed(text: str) -> bool:
-    """Tell whether a message of the parser is about what is not there."""
-    return _REQUIRED.search(text) is not None
-
-
-def faulty_key(text: str) -> list[str]:
-    """Return the nested key that a message of the parser is about, or nothing."""
-    if text.startswith("argument "):
-        return []
-    if key := _stranger(text):
-        return key
-    path = _place(text)[0] if text.startswith("Parser key") else []
-    if found := _UNKNOWN.search(text):
-        return [*path, found[1].split(".")[0]]
-    return path[:-1] if path[-1:] == ["init_args"] else path
 
 
 def _stranger(text: str) -> list[str]:
@@ -197,28 +178,6 @@ def _readable(name: str) -> str:
 
 
 def _source(path: Sequence[str], arguments: Sequence[str]) -> str:
-    """Return the file or the flag that holds a key, the last one first, as that one counts."""
-    plain = [word for word in path if word != "init_args"]
-    flags = [w.split("=")[0] for w in arguments if w.startswith("--")]
-    for flag in reversed(flags):
-        if [word for word in flag.lstrip("-").split(".") if word != "init_args"] == plain:
-            return f"{flag}: "
-    for file in reversed(config_files(arguments)):
-        try:
-            content = check_config_file(file)
-        except ValueError:  # told by whoever reads the file
-            continue
-        if _holds(content, list(path)):
-            return f"{file}: "
-    return ""
-
-
-def _holds(content: Any, path: Sequence[str]) -> bool:
-    """Tell whether nested mappings have a key; levels that the message left out may lie between."""
-    if not path:
-        return True
-    if not isinstance(content, Mapping):
-        return False
-    if path[0] in content:
-        return _holds(content[path[0]], path[1:])
-    return path[0] == "init_args" and _holds(content, path[1:])
+    """Return the file or the flag that sets a key, as the beginning of a message."""
+    place = Recipe.of_words(arguments).place_of(path)
+    return "" if place is None else f"{place}: "

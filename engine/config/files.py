@@ -6,7 +6,6 @@ file names. Each of these is told here with file, line and remedy.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -17,36 +16,15 @@ import yaml
 
 _LARGEST = 100_000  # values of a configuration once its aliases are written out
 _GROUPS = ("trainer", "checkpoint", "callbacks")
-_OPTIMIZER = ("model", "init_args", "optimizer")
-_LR_FLAG = re.compile(r"--model\.(init_args\.)?optimizer\.(init_args\.)?lr(=|$)")
-
-
-def check_config_files(files: Iterable[Path], arguments: Sequence[str] = ()) -> None:
-    """Refuse configuration files that cannot mean what their author thinks.
-
-    Args:
-        files: in the order given; later ones win.
-        arguments: the command line; for ``fit`` an optimizer of torch needs its learning rate in a
-            file or a flag, because torch's own default suits no recipe.
-
-    Raises:
-        ValueError: a file is missing, is no UTF-8 text or YAML, is empty or no mapping, holds a key
-            twice, or grows beyond measure by its aliases.
-    """
-    contents = [check_config_file(file) for file in files]
-    optimizers = [o for content in contents if isinstance(o := _optimizer(content), Mapping)]
-    named = [str(o["class_path"]) for o in optimizers if o.get("class_path")]
-    given = any("lr" in (o.get("init_args") or {}) or "lr" in o for o in optimizers)
-    given = given or any(_LR_FLAG.match(word) for word in arguments)
-    trains = arguments[:1] == ["fit"]
-    if trains and named and named[-1].startswith("torch.optim.") and not given:
-        raise ValueError(
-            f"{named[-1]} has no learning rate; write model.init_args.optimizer.init_args.lr"
-        )
 
 
 def check_config_file(file: Path) -> dict[str, Any]:
-    """Read one file; see ``check_config_files``."""
+    """Return what a configuration file holds.
+
+    Raises:
+        ValueError: the file is missing, is no UTF-8 text or YAML, is empty or no mapping, holds a
+            key twice, or grows beyond measure by its aliases.
+    """
     try:
         text = file.read_bytes().decode("utf-8-sig")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -168,9 +146,3 @@ def _check_groups(file: Path, node: yaml.MappingNode) -> None:
                     f"{file}: {key.value} in line {key.start_mark.line + 1} holds no keys with "
                     "values; see configs/_base/trainer.yaml"
                 )
-
-
-def _optimizer(content: Any) -> Any:
-    for key in _OPTIMIZER:
-        content = content.get(key) if isinstance(content, Mapping) else None
-    return content

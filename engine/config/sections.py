@@ -6,14 +6,14 @@ import copy
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 
 from engine.config.errors import user_message
-from engine.config.files import check_config_file
+from engine.config.recipe import Recipe
 from lightning_modules.mil import MILModule
 from structures import MILTask
 
@@ -69,11 +69,37 @@ def read_data_section(recipe: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is missing, is no YAML, or has no data.
     """
-    content = check_config_file(recipe)
+    (content,) = Recipe((recipe,)).contents()
     if not isinstance(content.get("data"), dict):
         raise ValueError(f"{recipe}: the recipe has no `data`")
     data: dict[str, Any] = content["data"]
     return data
+
+
+def checked_section(
+    kind: type, name: str, section: Mapping[str, Any], skip: Iterable[str] = ()
+) -> tuple[Any, Callable[[], Any]]:
+    """Check the arguments of the class that a section names.
+
+    Args:
+        kind: base of the class.
+        name: of the section, for messages.
+        section: ``class_path`` and ``init_args``.
+        skip: arguments that are set elsewhere.
+
+    Returns:
+        The section with its defaults, and what builds an object of it.
+
+    Raises:
+        ArgumentError: an argument is unknown, missing or of the wrong type; `user_message` says it
+            in one line.
+    """
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(kind, name, skip=set(skip))
+    config = parser.parse_object({name: dict(section)})
+    return config[name], lambda: parser.instantiate_classes(config)[name]
 
 
 def instantiate_data(
@@ -88,20 +114,18 @@ def instantiate_data(
     Raises:
         ValueError: an argument is wrong.
     """
-    from jsonargparse import ArgumentError, ArgumentParser
+    from jsonargparse import ArgumentError
 
     section = copy.deepcopy(dict(data))
     module, _, name = str(section["class_path"]).rpartition(".")
     accepted = inspect.signature(getattr(importlib.import_module(module), name)).parameters
     shared = {k: v for k, v in preprocessing.items() if k in accepted or k == "eval_batch_size"}
     section["init_args"] = {**section.get("init_args", {}), **shared}
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(pl.LightningDataModule, "data")
     try:
-        config = parser.parse_object({"data": section})
+        _, build = checked_section(pl.LightningDataModule, "data", section)
     except ArgumentError as error:
         raise ValueError(user_message(error)) from None
-    built: pl.LightningDataModule = parser.instantiate_classes(config).data
+    built: pl.LightningDataModule = build()
     return built
 
 
@@ -111,21 +135,13 @@ def module_builder(model: dict[str, Any]) -> Callable[[int, int, MILTask], MILMo
     Args:
         model: the section of a recipe.
     """
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(MILModule, "model")
 
     @functools.cache  # checking a configuration takes longer than a hundred steps
-    def parsed(num_classes: int, in_features: int, task: MILTask) -> Any:
+    def checked(num_classes: int, in_features: int, task: MILTask) -> Callable[[], MILModule]:
         filled = copy.deepcopy(model)
         facts = {"num_classes": num_classes, "in_features": in_features, "task": task}
         for fact, value in facts.items():
             place(filled, LINKS[fact], value)
-        return parser.parse_object({"model": filled})
+        return checked_section(MILModule, "model", filled)[1]
 
-    def build(num_classes: int, in_features: int, task: MILTask) -> MILModule:
-        module: MILModule = parser.instantiate_classes(parsed(num_classes, in_features, task)).model
-        return module
-
-    return build
+    return lambda num_classes, in_features, task: checked(num_classes, in_features, task)()

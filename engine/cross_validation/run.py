@@ -22,8 +22,9 @@ import torch
 
 from datamodules.mil.feature_set import FeatureFolder, FeatureSet
 from datamodules.mil.npz_file import read_bag_file
+from engine.config.recipe import Recipe
 from engine.cross_validation.folds import BagSet, FoldRecipe, FoldResult, run_fold
-from engine.cross_validation.recipe import RecipeFiles, data_settings, read_recipe
+from engine.cross_validation.recipe import data_settings, read_recipe
 from engine.cross_validation.together import FoldTask, reason_apart, run_folds
 from evaluation.mil.cross_validation import FoldSummary, summarise_folds
 from formats.features import FeatureKeys
@@ -77,7 +78,7 @@ class BagFiles(NamedTuple):
 
 
 def cross_validate(
-    config: Path | RecipeFiles,
+    config: Path | Recipe,
     data: Path | BagFiles,
     num_folds: int | None = None,
     repeats: int | None = None,
@@ -105,7 +106,7 @@ def cross_validate(
     """
     start = time.perf_counter()
     files = data if isinstance(data, BagFiles) else BagFiles(data)
-    recipe, bags = _inputs(RecipeFiles.of(config), files)
+    recipe, bags = _inputs(Recipe.of(config), files)
     recipe.plan.check_classes(bags.num_classes)
     if (bags.labels < 0).any():
         raise ValueError(f"{bags.path}: bags without labels cannot be cross-validated; add them")
@@ -114,7 +115,7 @@ def cross_validate(
     jobs = [(repeat, int(fold)) for repeat, row in enumerate(folds) for fold in np.unique(row)]
     reason = reason_apart(bags, recipe) if together else "as asked for"
     reasons: list[str] = [] if reason is None else [reason]
-    work = _Work(RecipeFiles.of(config), files, reason is None)
+    work = _Work(Recipe.of(config), files, reason is None)
     tasks = [(folds[repeat], (seed, repeat, fold)) for repeat, fold in jobs]
     results: dict[int, FoldResult] = {}
     for numbers, found, why in _results(work, tasks, workers):
@@ -196,7 +197,7 @@ def _notes(
 class _Work(NamedTuple):
     """What all folds have in common, in a form that reaches another process."""
 
-    config: RecipeFiles
+    config: Recipe
     files: BagFiles
     together: bool
 
@@ -232,14 +233,14 @@ def _run_tasks(work: _Work, tasks: Sequence[FoldTask]) -> tuple[list[FoldResult]
     return [run_fold(bags, folds, recipe, key) for folds, key in tasks], []
 
 
-def _inputs(config: RecipeFiles, files: BagFiles) -> tuple[FoldRecipe, BagSet]:
+def _inputs(config: Recipe, files: BagFiles) -> tuple[FoldRecipe, BagSet]:
     """Read both anew and keep them for the tasks of this process and of those it starts."""
     _inputs_once.cache_clear()
     return _inputs_once(config, files)
 
 
 @functools.cache  # read once by each process
-def _inputs_once(config: RecipeFiles, files: BagFiles) -> tuple[FoldRecipe, BagSet]:
+def _inputs_once(config: Recipe, files: BagFiles) -> tuple[FoldRecipe, BagSet]:
     settings, recipe = data_settings(config), read_recipe(config)
     policy = files.bad_data or settings.get("bad_data", "error")
     if files.data.suffix.lower() != ".csv":

@@ -28,9 +28,9 @@ from engine.checkpoints.stages import (
     first_stage_section,
     interrupted_run,
 )
-from engine.config.argv import _take, config_files
-from engine.config.faults import every_fault
-from engine.config.files import check_config_files, check_monitors, check_values
+from engine.config.explain import explain
+from engine.config.files import check_monitors, check_values
+from engine.config.recipe import Recipe, take_flag
 from engine.config.sections import LINKS, plain
 from engine.training.run_config import RunConfigCallback
 from formats.weights.files import read_file, state_dict_of
@@ -100,11 +100,11 @@ class SegmilCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments given; a wrong one raises and leaves no usage text behind."""
         if self._args[0] in _STAGES:
-            check_config_files(config_files(self._args), self._args)
+            Recipe.of_words(self._args).check(trains=self._args[0] == "fit")
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as error:
-            raise ValueError(every_fault(parser.parse_args, self._args, str(error))) from None
+            raise ValueError(explain(str(error), self._args)) from None
         command = self.config.subcommand
         config = self.config[command]
         check_values(config, LINKS, trains=command == "fit")
@@ -127,18 +127,20 @@ class SegmilCLI(LightningCLI):
         elif self._folder is not None:
             self.run_dir = self._folder
         else:
-            self.run_dir = next_run_dir(Path(config.runs_dir), config.name or _recipe_name(config))
+            self.run_dir = next_run_dir(
+                Path(config.runs_dir), config.name or Recipe.of_words(self._args).name
+            )
         config.trainer.logger = None
         step = None if goes_on is None else goes_on.step
         self._loggers = lambda: build_loggers(self.run_dir, config.wandb, step)
 
     def _continuation(self, config: Any) -> Continuation | None:
         """Return the run to go on with; a name or another parent folder asks for a new one."""
-        named = _take(self._args, "--name")[1] is not None
+        named = take_flag(self._args, "--name")[1] is not None
         if self.subcommand != "fit" or named or config.trainer.fast_dev_run:
             return None
         checkpoint = self._first_checkpoint or Path(str(config.ckpt_path))
-        parent = _take(self._args, "--runs_dir")[1]
+        parent = take_flag(self._args, "--runs_dir")[1]
         if parent is not None and Path(parent).resolve() not in checkpoint.resolve().parents:
             return None
         goes_on = continuation(checkpoint) if checkpoint.is_file() else None
@@ -220,8 +222,3 @@ class SegmilCLI(LightningCLI):
         if wanted == "best" and not silent:
             rank_zero_warn("nothing was monitored in the first stage: its last weights are taken")
         return first.model.model.state_dict()  # type: ignore[no-any-return]
-
-
-def _recipe_name(config: Any) -> str:
-    files = [p for p in config.get("config") or [] if p is not None]
-    return Path(str(files[0])).stem if files else "run"

@@ -16,7 +16,7 @@ from engine.checkpoints.stages import (
     interrupted_run,
     unfinished_stage,
 )
-from engine.config.argv import _take
+from engine.config.recipe import take_flag as _take
 from engine.config.sections import without_sources
 from engine.training.cli import SegmilCLI
 

@@ -4,13 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from engine.config.files import check_config_file, check_config_files, check_monitors, check_values
+from engine.config.files import check_config_file, check_monitors, check_values
 from evaluation.mil.scores import evaluate_bags
 from evaluation.seg.coco import evaluate_results
 from lightning_modules.mil import MILModule
 from lightning_modules.segmentation import SegmentationModule
-
-OPTIMIZER = "model: {init_args: {optimizer: {class_path: torch.optim.SGD, init_args: {%s}}}}\n"
 
 
 class Config(SimpleNamespace):
@@ -76,33 +74,6 @@ def test_aliases_are_counted_as_what_they_stand_for(tmp_path, words, taken):
         file.write_text(file.read_text() + "c: *a\n")
         with pytest.raises(ValueError, match="aliases stand for more than 100000"):
             check_config_file(file)
-
-
-@pytest.mark.parametrize(
-    ("inner", "flags", "command", "taken"),
-    [
-        ("lr: 0.1", [], "fit", True),
-        ("momentum: 0.9", [], "fit", False),
-        ("momentum: 0.9", ["--model.init_args.optimizer.init_args.lr", "0.1"], "fit", True),
-        ("momentum: 0.9", ["--model.optimizer.lr=0.1"], "fit", True),
-        ("momentum: 0.9", ["--model.optimizer.lr_decay=0.1"], "fit", False),
-        ("momentum: 0.9", [], "test", True),
-    ],
-)
-def test_training_needs_a_learning_rate(tmp_path, inner, flags, command, taken):
-    file = tmp_path / "recipe.yaml"
-    file.write_text(OPTIMIZER % inner)
-    if taken:
-        check_config_files([file], [command, *flags])
-    else:
-        with pytest.raises(ValueError, match=r"torch.optim.SGD has no learning rate"):
-            check_config_files([file], [command, *flags])
-
-
-def test_the_learning_rate_may_stand_in_another_file(tmp_path):
-    (tmp_path / "a.yaml").write_text(OPTIMIZER % "lr: 0.1")
-    (tmp_path / "b.yaml").write_text(OPTIMIZER % "momentum: 0.9")
-    check_config_files([tmp_path / "a.yaml", tmp_path / "b.yaml"], ["fit"])
 
 
 def test_values_that_the_parser_takes():

@@ -6,7 +6,8 @@ import pytest
 import yaml
 from jsonargparse import ArgumentError
 
-from engine.cross_validation.recipe import RecipeFiles, read_recipe, recipe_section
+from engine.config.recipe import Recipe
+from engine.cross_validation.recipe import read_recipe
 
 RECIPE = {
     "model": {
@@ -51,10 +52,10 @@ def test_values_win_over_overlays_and_these_over_the_recipe(write):
         "trainer": {"max_epochs": 3},
     }
     files = (write(RECIPE), write(overlay, "overlay.yaml"))
-    laid = groups(read_recipe(RecipeFiles(files)))[0]
+    laid = groups(read_recipe(Recipe(files)))[0]
     assert (laid["lr"], laid["momentum"], laid["weight_decay"]) == (0.02, 0.9, 0.1)
     words = ("--model.optimizer.lr", "3e-4", "--trainer.max_steps=7", "--data.batch_size", "2")
-    recipe = read_recipe(RecipeFiles(files, words))
+    recipe = read_recipe(Recipe(files, words))
     assert groups(recipe)[0]["lr"] == 3e-4 and groups(recipe)[0]["momentum"] == 0.9
     assert (recipe.max_steps, recipe.max_epochs, recipe.plan.batch_size) == (7, 3, 2)
     assert read_recipe(files[0]).max_epochs is None
@@ -67,9 +68,9 @@ def test_paths_may_leave_init_args_out(write):
         "--model.init_args.model.init_args.gated=true",
         "--model.init_args.model.init_args.hidden_sizes=[6, 5]",
     )
-    sections = [recipe_section(RecipeFiles((file,), words), "model") for words in (short, full)]
+    sections = [Recipe((file,), words).section("model") for words in (short, full)]
     assert sections[0] == sections[1]
-    model = read_recipe(RecipeFiles((file,), short)).build(2, 5, "binary").model
+    model = read_recipe(Recipe((file,), short)).build(2, 5, "binary").model
     assert model.attention_gate is not None and model.embed[3].out_features == 5
     assert model.embed[-1].p == 0.25  # what is not named stays
 
@@ -84,7 +85,7 @@ def test_a_value_that_was_not_there_is_added(write):
         "--trainer.max_epochs",
         "2",
     )
-    read = read_recipe(RecipeFiles((write(recipe),), words))
+    read = read_recipe(Recipe((write(recipe),), words))
     assert (read.standardise, read.max_steps, read.max_epochs) == (False, None, 2)
 
 
@@ -111,23 +112,23 @@ def test_a_value_that_was_not_there_is_added(write):
 )
 def test_wrong_values_are_refused(write, words, message):
     with pytest.raises((ValueError, ArgumentError), match=message):
-        read_recipe(RecipeFiles((write(RECIPE),), words)).build(2, 5, "binary")
+        read_recipe(Recipe((write(RECIPE),), words)).build(2, 5, "binary")
 
 
 def test_clipping_at_zero_is_none_as_in_the_trainer(write):
     for words, norm in ((), None), (("0",), None), (("0.5",), 0.5):
         flags = ("--trainer.gradient_clip_val", *words) if words else ()
-        assert read_recipe(RecipeFiles((write(RECIPE),), flags)).clip_norm == norm
+        assert read_recipe(Recipe((write(RECIPE),), flags)).clip_norm == norm
 
 
 def test_overlays_are_checked(write, tmp_path):
     with pytest.raises(ValueError, match=r"absent\.yaml"):
-        read_recipe(RecipeFiles((write(RECIPE), Path("absent.yaml"))))
-    other = write({"model": {"class_path": "lightning_modules.INSModule"}}, "other.yaml")
+        read_recipe(Recipe((write(RECIPE), Path("absent.yaml"))))
+    other = write({"model": {"class_path": "lightning_modules.ins.INSModule"}}, "other.yaml")
     with pytest.raises(ValueError, match=r"other\.yaml: model: .*INSModule cannot be laid over"):
-        read_recipe(RecipeFiles((write(RECIPE), other)))
+        read_recipe(Recipe((write(RECIPE), other)))
     (tmp_path / "trainer.yaml").write_text("max_epochs: 9\n")
     named = write({"trainer": "trainer.yaml"}, "named.yaml")
-    assert read_recipe(RecipeFiles((write(RECIPE), named))).max_epochs == 9
+    assert read_recipe(Recipe((write(RECIPE), named))).max_epochs == 9
     with pytest.raises(ValueError, match="'data' must be a mapping or a file"):
-        read_recipe(RecipeFiles((write(RECIPE), write({"data": 3}, "number.yaml"))))
+        read_recipe(Recipe((write(RECIPE), write({"data": 3}, "number.yaml"))))

@@ -10,10 +10,10 @@ from torch import nn
 
 from datamodules.mil.npz_file import BagFile
 from datamodules.mil.samplers import BatchPlan
+from engine.config.recipe import Recipe
 from engine.config.sections import module_builder
 from engine.cross_validation import together
 from engine.cross_validation.folds import FoldRecipe, run_fold
-from engine.cross_validation.recipe import recipe_section
 from engine.cross_validation.together import run_folds
 from lightning_modules.mil import MILModule
 from models.mil.abmil import ABMIL
@@ -299,8 +299,7 @@ def test_a_loss_that_is_not_finite_is_told_as_by_a_fold_alone():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_gives_what_it_gives_one_by_one(name):
-    section = recipe_section(ROOT / f"configs/mil/{name}.yaml", "model")
-    build = module_builder(section)
+    build = module_builder(Recipe.of(ROOT / f"configs/mil/{name}.yaml").section("model"))
     recipe = FoldRecipe(build, BatchPlan(2), max_steps=3)
     if not hasattr(build(2, WIDTH, "binary"), "receive"):  # stages have tests of their own
         reasons = compare(recipe, tasks=TASKS[1:])  # on 15 bags and on 16

@@ -184,7 +184,7 @@ def test_pictures_that_all_turn_out_broken_cannot_be_skipped(
     tmp_path, damage_png, monkeypatch, form, limit
 ):
     for module in ("coco_files", "yolo_txt"):  # 0: only the check of all pixels finds it
-        monkeypatch.setattr(f"datamodules.{module}.HEADER_LIMIT", limit)
+        monkeypatch.setattr(f"datamodules.seg.{module}.HEADER_LIMIT", limit)
     recipe = [word.replace("data/coco", f"data/{form}") for word in TINY]
     for split in ("train", "val"):
         write(tmp_path, split, [one(1, 1)], [{"id": 1, "name": "a"}], pictures=2)
