@@ -35,10 +35,6 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     debug = "--debug" in args
     args = [a for a in args if a != "--debug"]
-    from structures.lean_import import without
-
-    with without("matplotlib"):  # loaded by torchmetrics for its own plots
-        import pytorch_lightning  # noqa: F401
     from jsonargparse import ArgumentError
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 

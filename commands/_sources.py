@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from commands._arguments import inference_changes
-from commands._lightning import import_lightning
 
 if TYPE_CHECKING:
     from evaluation.mil.predictions_csv import BagPredictions
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 def ground_truth(args: argparse.Namespace) -> tuple[dict[str, Any], tuple[Problem, ...]]:
     """Read and check ground truth, with --images or --ckpt also the image files it names."""
     if args.ckpt:
-        import_lightning()
         from engine.deploy.checked_coco import read_to_predict
 
         return read_to_predict(args.annotations, args.images, args.bad_data)
@@ -54,7 +52,6 @@ def coco_predictions(
         ValueError: a file is missing, broken, or does not fit the ground truth.
     """
     if args.ckpt:
-        import_lightning()
         from engine.deploy.predict import predict_coco
 
         return predict_coco(
@@ -88,7 +85,6 @@ def bag_predictions(args: argparse.Namespace) -> BagPredictions:
         return read_bag_csv(args.predictions, args.bad_data)
     if args.data is None:
         raise ValueError("mil --ckpt needs --data FILE.npz, SLIDES.csv or RECIPE.yaml")
-    import_lightning()
     from engine.deploy.predict import predict_bags
 
     return predict_bags(args.ckpt, args.data, args.features, args.bad_data)

@@ -7,7 +7,6 @@ import sys
 from typing import Any
 
 from commands._arguments import add_bad_data, add_input, add_out
-from commands._lightning import import_lightning
 from commands._tables import show
 
 SUMMARY = "list everything that is wrong with a recipe and its data, without training"
@@ -29,7 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Check a recipe and all of its data; the record's ``passed`` decides on the exit code."""
-    import_lightning()
     from engine.training.check_data import check_data
     from evaluation.report.record import report
 

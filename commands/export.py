@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from commands._arguments import add_input, add_output
-from commands._lightning import import_lightning
 from commands._tables import show
 
 SUMMARY = "ONNX file of a one-stage segmentation checkpoint"
@@ -26,7 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Write the ONNX file of a checkpoint."""
-    import_lightning()
     from engine.deploy.onnx import TOLERANCES, export_checkpoint
     from evaluation.report.record import report
     from formats.files import file_hash

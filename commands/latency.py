@@ -14,7 +14,6 @@ from commands._arguments import (
     add_timing,
     positive,
 )
-from commands._lightning import import_lightning
 from commands._tables import show
 from commands._timing import SECTIONS, tell_latency, time_checkpoints, timing_plan
 
@@ -39,7 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Time checkpoints side by side."""
-    import_lightning()
     from evaluation.report.model_table import TIMES, letter
     from evaluation.report.record import report
 

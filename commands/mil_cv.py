@@ -14,7 +14,6 @@ from commands._arguments import (
     positive,
     seed,
 )
-from commands._lightning import import_lightning
 from commands._tables import progress, show, tell_skipped
 
 SUMMARY = "cross-validation of a MIL recipe on one file of bags"
@@ -48,7 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Cross-validate a recipe; folds of the file when it has them, else stratified ones."""
-    import_lightning()
     from engine.config.recipe import Recipe
     from engine.cross_validation.run import BagFiles, cross_validate
     from evaluation.report.record import report

@@ -12,8 +12,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from structures.lean_import import without
-
 DigitSplit = Literal["train", "val", "test"]
 
 _SIZES = {"train": 1200, "val": 197, "test": 400}
@@ -42,8 +40,7 @@ def _shares(counts: npt.NDArray[np.int64], total: int) -> npt.NDArray[np.int64]:
 
 @functools.cache
 def _tables() -> dict[str, SourceDigits]:
-    with without("pandas"):  # scikit-learn loads it where it is installed, for data frames
-        from sklearn.datasets import load_digits  # takes a second to import
+    from sklearn.datasets import load_digits  # takes a second to import
 
     table = load_digits()
     images = table.images.astype(np.float32)

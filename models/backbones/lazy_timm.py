@@ -1,17 +1,23 @@
-"""timm, loaded when the first model of it is built."""
+"""timm, loaded when the first model of it is built, which takes a second."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
-
-from structures.lean_import import without
 
 
 def load_timm() -> Any:
-    """Return the module ``timm``.
+    """Return the module ``timm``, loaded as if wandb were not installed.
 
-    It takes a second; and it loads wandb only to write summaries that this project does not use.
+    timm loads wandb only to write summaries that this project does not use.
     """
-    with without("wandb"):
+    modules: dict[str, Any] = sys.modules
+    absent = "wandb" not in modules
+    if absent:
+        modules["wandb"] = None  # makes its import fail
+    try:
         import timm
+    finally:
+        if absent:
+            del modules["wandb"]
     return timm
