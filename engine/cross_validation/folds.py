@@ -37,6 +37,8 @@ FloatArray = npt.NDArray[np.float64]
 BagSet = BagFile | FeatureSet
 # The bags of the given numbers in one batch; in an epoch of training, or whole where it is None.
 Reader = Callable[[Sequence[int], int | None], BagBatch]
+# (B,) fold of each bag, and (seed, repeat, fold).
+FoldTask = tuple[npt.NDArray[np.int64], tuple[int, int, int]]
 
 _TRAINING_PURPOSE = 6
 _PREDICTED_AT_ONCE = 256  # bags of an npz file; slides are read one by one
@@ -217,7 +219,7 @@ def training_steps(
         limits.append(recipe.max_epochs * -(-len(sampler) // recipe.accumulate))
     chosen = np.asarray(numbers)
     module.see_training_bags(chosen, bags.labels[chosen], bags.sizes[chosen])
-    return _steps(sampler, min(limits), recipe.accumulate), min(limits), len(sampler)
+    return batches_of_steps(sampler, min(limits), recipe.accumulate), min(limits), len(sampler)
 
 
 def train_fold(fold: Fold, bags: BagSet, recipe: FoldRecipe) -> None:
@@ -246,8 +248,14 @@ def train_fold(fold: Fold, bags: BagSet, recipe: FoldRecipe) -> None:
             scheduler.step()
 
 
-def _steps(sampler: Any, steps: int, accumulate: int) -> Iterator[list[list[SampleKey]]]:
-    """Yield the batches of each step, epoch after epoch."""
+def batches_of_steps(sampler: Any, steps: int, accumulate: int) -> Iterator[list[list[SampleKey]]]:
+    """Yield the batches of each step, epoch after epoch.
+
+    Args:
+        sampler: gives the batches of an epoch, see `BatchPlan.build`.
+        steps: how many; the last epoch may be cut.
+        accumulate: batches of a step; the last step of an epoch takes what is left.
+    """
     done, epoch = 0, 0
     while True:
         sampler.set_epoch(epoch)

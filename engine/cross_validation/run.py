@@ -23,9 +23,9 @@ import torch
 from datamodules.mil.feature_set import FeatureFolder, FeatureSet
 from datamodules.mil.npz_file import read_bag_file
 from engine.config.recipe import Recipe
-from engine.cross_validation.folds import BagSet, FoldRecipe, FoldResult, run_fold
+from engine.cross_validation.folds import BagSet, FoldRecipe, FoldResult, FoldTask, run_fold
 from engine.cross_validation.recipe import data_settings, read_recipe
-from engine.cross_validation.together import FoldTask, reason_apart, run_folds
+from engine.cross_validation.together import run_folds
 from evaluation.mil.cross_validation import FoldSummary, summarise_folds
 from formats.features import FeatureKeys
 from structures import BadDataPolicy, Problem
@@ -99,7 +99,7 @@ def cross_validate(
         progress: called with (folds done, folds in all) after each.
         workers: processes; the result does not depend on them, but for rounding. None for as many
             as torch would use threads.
-        together: train folds together where that can be, see `mil_folds_together`.
+        together: train folds together where that can be, see `run_folds`.
 
     Raises:
         ValueError: the recipe or the file is wrong, or its folds have fewer repeats.
@@ -113,9 +113,10 @@ def cross_validate(
     notes = tuple(_notes(bags, recipe, num_folds, repeats))
     folds = _divisions(bags, num_folds, repeats, seed)
     jobs = [(repeat, int(fold)) for repeat, row in enumerate(folds) for fold in np.unique(row)]
-    reason = reason_apart(bags, recipe) if together else "as asked for"
-    reasons: list[str] = [] if reason is None else [reason]
-    work = _Work(Recipe.of(config), files, reason is None)
+    reasons = [] if together else ["as asked for"]
+    if together:
+        run_folds(bags, [], recipe, reasons.append)
+    work = _Work(Recipe.of(config), files, together=not reasons)
     tasks = [(folds[repeat], (seed, repeat, fold)) for repeat, fold in jobs]
     results: dict[int, FoldResult] = {}
     for numbers, found, why in _results(work, tasks, workers):

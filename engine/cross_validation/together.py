@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
@@ -37,6 +36,7 @@ from engine.cross_validation.folds import (
     Fold,
     FoldRecipe,
     FoldResult,
+    FoldTask,
     finish_fold,
     naming_fold,
     prepare_fold,
@@ -53,12 +53,7 @@ MOST_FOLDS = 50  # of a group; more would hardly make a step cheaper
 _MOST_VALUES = 2**27  # features of a group, each fold's standardised by itself: two of 512 MiB
 _ENTRYWISE = (SGD, Adam, AdamW)
 _CLOSE = 1e-4  # of the largest gradient of a weight: rounding is a hundred times smaller
-_HOOKS = (
-    *("training_terms", "total_loss", "weighted_sum", "_sum", "loss_factors"),
-    "after_optimizer_step",
-)
-
-FoldTask = tuple[npt.NDArray[np.int64], tuple[int, int, int]]
+_HOOKS = ("training_terms", "total_loss", "weighted_sum", "loss_factors", "after_optimizer_step")
 
 
 class _NotFiniteError(CannotGroupError):
@@ -98,9 +93,9 @@ def run_folds(
 
     Args:
         bags: the file, or the slides of a table.
-        tasks: (B,) fold of each bag, and (seed, repeat, fold), as `run_fold` takes them.
+        tasks: what to train. Without any, the call only says whether it can be together.
         recipe: how to train.
-        tell: called with the reason where folds are trained one by one.
+        tell: called with the reason where folds are, or would be, trained one by one.
 
     Returns:
         The result of each task in order.
@@ -108,7 +103,7 @@ def run_folds(
     Raises:
         ValueError: as `run_fold`.
     """
-    reason = reason_apart(bags, recipe)
+    reason = _reason_apart(bags, recipe)
     if reason is None and isinstance(bags, BagFile):
         try:
             with torch.random.fork_rng(devices=[]):
@@ -120,7 +115,7 @@ def run_folds(
     return [run_fold(bags, folds, recipe, key) for folds, key in tasks]
 
 
-def reason_apart(bags: BagSet, recipe: FoldRecipe) -> str | None:
+def _reason_apart(bags: BagSet, recipe: FoldRecipe) -> str | None:
     """Return why folds cannot be trained together, None if nothing shows before a first batch."""
     if not isinstance(bags, BagFile):
         return "slides are read one by one"

@@ -59,13 +59,3 @@ def test_data_are_checked_without_any_of_them(loaded):
 def test_training_without_wandb_and_augmentation_loads_neither(loaded):
     assert not loaded["trained"] & {"wandb", "albumentations"}
     assert "timm" in loaded["trained"] - loaded["checked"]
-
-
-@pytest.mark.parametrize("program", ["train", "evaluate"])
-def test_the_list_of_commands_needs_no_library(program):
-    code = f"import sys, {program} as p; assert p.main(['--help']) == 0; print(*sys.modules)"
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    loaded = set(done.stdout.splitlines()[-1].split())
-    assert not loaded & {"torch", "numpy", "pytorch_lightning", "jsonargparse", *NEVER}
-    assert program in loaded

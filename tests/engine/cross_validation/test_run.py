@@ -13,7 +13,7 @@ from datamodules.mil.npz import TabularBagsDataModule
 from datamodules.mil.npz_file import read_bag_file
 from datamodules.mil.samplers import BatchPlan
 from datamodules.sampling.keys import EpochBatchSampler, keyed_generator
-from engine.cross_validation.folds import _steps, run_fold
+from engine.cross_validation.folds import batches_of_steps, run_fold
 from engine.cross_validation.run import cross_validate, read_recipe
 from evaluation.mil.scores import evaluate_bags, youden_threshold
 from models.mil.abmil import ABMIL
@@ -261,7 +261,7 @@ def test_accumulated_batches_make_the_step_of_one_larger_batch(config, data):
 
 def test_the_last_step_of_an_epoch_takes_the_batches_that_are_left():
     sampler = EpochBatchSampler(range(20), 3, shuffle=True, drop_last=True)  # 6 batches an epoch
-    assert [len(step) for step in _steps(sampler, 5, 4)] == [4, 2, 4, 2, 4]
+    assert [len(step) for step in batches_of_steps(sampler, 5, 4)] == [4, 2, 4, 2, 4]
 
 
 def test_a_sampler_is_followed_for_npz_files(config, data):

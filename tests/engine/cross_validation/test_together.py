@@ -42,6 +42,7 @@ from tests.support.apart_learners import (
     Tied,
     Weighing,
 )
+from tests.support.layers import FOLDERS
 from tests.support.mil_recipes import NAMES, ROOT
 
 BAGS, WIDTH = 23, 5
@@ -229,6 +230,19 @@ APART = {
 def test_what_cannot_go_together_goes_one_by_one(learner, reason, options):
     (told,) = compare(recipe_of(learner, steps=6, **options))
     assert reason in told
+
+
+def test_without_a_fold_to_train_it_says_which_way_it_would_be():
+    reasons = []
+    for learner in (mi_net, Normed):
+        assert run_folds(bags_of(), [], recipe_of(learner), reasons.append) == []
+    assert reasons == ["the network has a LayerNorm"]
+
+
+def test_one_module_knows_of_grouped_networks():
+    sources = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
+    knowing = {path.stem for path in sources if ".grouped_" in path.read_text()}
+    assert knowing == {"together", "grouped_network"}
 
 
 def test_a_second_stage_has_its_first():
