@@ -1,63 +1,71 @@
-"""The callbacks that every run has, each switched off or set up by one line of configuration."""
+"""The callbacks that every run has, each switched off or set up by one line of configuration.
+
+A standard callback is a class in any module below `callbacks/` with a class attribute ``entry``,
+its name in the ``callbacks`` section. ``order`` is its place among the others: callbacks run from
+the smallest to the largest, those without one come last. Its constructor needs no argument, and the
+first line of its docstring is the help text of its flag.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+import dataclasses
+import importlib
+import inspect
+import math
+import pkgutil
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import LearningRateMonitor
 
-from callbacks.mil.attention import AttentionFigure
-from callbacks.mil.bag_table import BagTable
-from callbacks.results.class_table import ClassTable
-from callbacks.results.confusion import ConfusionFigure
-from callbacks.results.curves import Curves
-from callbacks.results.predictions import PredictionWriter
-from callbacks.run.gradient_norm import GradientNorm
-from callbacks.run.peak_memory import PeakMemory
-from callbacks.run.progress import ProgressBar
-from callbacks.run.throughput import Throughput
-from callbacks.seg.gallery import MaskGallery
+import callbacks
+
+_ABOUT = """The ``callbacks`` section of a configuration.
+
+Each entry is ``true``, ``false`` or the arguments of its class, which are checked by name and
+type: ``callbacks: {gallery: {every_n_epochs: 5}, curves: false}``, or on the command line
+``--callbacks.gallery.every_n_epochs 5 --callbacks.curves false``. Overlays win entry by entry.
+Callbacks of other classes go into ``trainer.callbacks``; one of the same class as an entry, or of
+the class that it extends, takes its place.
+
+Attributes:
+"""
 
 
-@dataclass(frozen=True)
-class StandardCallbacks:
-    """The ``callbacks`` section of a configuration.
+def standard_callbacks() -> dict[str, type[pl.Callback]]:
+    """Return the classes of the standard callbacks by entry, in the order in which they run.
 
-    Each entry is ``true``, ``false`` or the arguments of its class, which are checked by name and
-    type: ``callbacks: {gallery: {every_n_epochs: 5}, curves: false}``, or on the command line
-    ``--callbacks.gallery.every_n_epochs 5 --callbacks.curves false``. Overlays win entry by entry.
-    Callbacks of other classes go into ``trainer.callbacks``; one of the same class as an entry
-    takes its place.
-
-    Attributes:
-        progress: progress bar, or lines in a log file.
-        learning_rate: ``lr-*`` at every logged step.
-        throughput: ``time/*``, pictures, bags and instances a second.
-        memory: ``memory/*``, peaks of host and GPU.
-        gradient_norm: ``grad_norm/*`` before clipping.
-        gallery: truth beside prediction for a few pictures.
-        attention: attention over the instances of a few bags.
-        curves: precision-recall and ROC curves.
-        confusion: confusion matrix, for pictures with the background.
-        class_table: ``per_class.csv``, scores by class.
-        bag_table: every validation bag with its most attended instances, in W&B.
-        predictions: files of what `test` and `predict` find.
+    Raises:
+        ValueError: two classes have the same entry.
     """
+    found: dict[str, type[pl.Callback]] = {}
+    for info in pkgutil.walk_packages(callbacks.__path__, f"{callbacks.__name__}."):
+        module = None if info.name == __name__ else importlib.import_module(info.name)
+        for value in vars(module).values() if module is not None else ():
+            if not _is_standard(value, info.name):
+                continue
+            other = found.setdefault(value.entry, value)
+            if other is not value:
+                raise ValueError(
+                    f"{other.__module__}.{other.__name__} and {info.name}.{value.__name__} have "
+                    f"the same entry {value.entry!r}"
+                )
+    return dict(sorted(found.items(), key=lambda pair: _place(*pair)))
 
-    progress: bool | ProgressBar = True
-    learning_rate: bool | LearningRateMonitor = True
-    throughput: bool | Throughput = True
-    memory: bool | PeakMemory = True
-    gradient_norm: bool | GradientNorm = True
-    gallery: bool | MaskGallery = True
-    attention: bool | AttentionFigure = True
-    curves: bool | Curves = True
-    confusion: bool | ConfusionFigure = True
-    class_table: bool | ClassTable = True
-    bag_table: bool | BagTable = True
-    predictions: bool | PredictionWriter = True
+
+def _is_standard(value: object, module: str) -> bool:
+    """Tell whether a value of a module is a class that has an entry of its own."""
+    if not isinstance(value, type) or value.__module__ != module:
+        return False
+    return issubclass(value, pl.Callback) and "entry" in vars(value)
+
+
+def _place(entry: str, callback: type[pl.Callback]) -> tuple[float, str]:
+    return getattr(callback, "order", math.inf), entry
+
+
+class _Entries:
+    """Base of `StandardCallbacks`, whose fields are the entries."""
 
     def build(
         self, own: Sequence[pl.Callback] = (), progress_bar: bool | None = None
@@ -68,9 +76,10 @@ class StandardCallbacks:
             own: those of ``trainer.callbacks``.
             progress_bar: ``trainer.enable_progress_bar``; False removes every progress bar.
         """
-        chosen = [_callback(entry.name, getattr(self, entry.name)) for entry in fields(self)]
-        taken = {type(callback) for callback in own}
-        standard = [c for c in chosen if c is not None and type(c) not in taken]
+        given = {name: getattr(self, name) for name in _CLASSES}
+        chosen = [_CLASSES[n]() if c is True else c for n, c in given.items() if c is not False]
+        taken = tuple({type(callback) for callback in own})
+        standard = [c for c in chosen if not isinstance(c, taken)]
         if progress_bar is False or any(map(_is_bar, own)):
             standard = [c for c in standard if not _is_bar(c)]
         if progress_bar is False:
@@ -78,28 +87,26 @@ class StandardCallbacks:
         return [*standard, *own]
 
 
-# What ``true`` stands for.
-_DEFAULTS: dict[str, Callable[[], pl.Callback]] = {
-    "progress": ProgressBar,
-    "learning_rate": lambda: LearningRateMonitor(logging_interval="step"),
-    "throughput": Throughput,
-    "memory": PeakMemory,
-    "gradient_norm": GradientNorm,
-    "gallery": MaskGallery,
-    "attention": AttentionFigure,
-    "curves": Curves,
-    "confusion": ConfusionFigure,
-    "class_table": ClassTable,
-    "bag_table": BagTable,
-    "predictions": PredictionWriter,
-}
-
-
 def _is_bar(callback: pl.Callback) -> bool:
     return isinstance(callback, pl.callbacks.ProgressBar)
 
 
-def _callback(name: str, entry: bool | pl.Callback) -> pl.Callback | None:
-    if isinstance(entry, bool):
-        return _DEFAULTS[name]() if entry else None
-    return entry
+def _summary(callback: type[pl.Callback]) -> str:
+    """Return the first line of a class's docstring."""
+    return (inspect.getdoc(callback) or "").partition("\n")[0]
+
+
+_CLASSES = standard_callbacks()
+if TYPE_CHECKING:
+    StandardCallbacks = _Entries
+else:
+    StandardCallbacks = dataclasses.make_dataclass(
+        "StandardCallbacks",
+        [(entry, bool | callback, True) for entry, callback in _CLASSES.items()],
+        bases=(_Entries,),
+        frozen=True,
+        namespace={
+            "__module__": __name__,
+            "__doc__": _ABOUT + "\n".join(f"    {e}: {_summary(c)}" for e, c in _CLASSES.items()),
+        },
+    )

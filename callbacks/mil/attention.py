@@ -62,6 +62,9 @@ class AttentionFigure(EpochPictures):
         ValueError: an argument is out of range.
     """
 
+    entry = "attention"
+    order = 70
+
     def __init__(
         self, num_bags: int = 4, every_n_epochs: int = 10, pixels: bool | None = None
     ) -> None:

@@ -53,6 +53,9 @@ class BagTable(EpochPictures):
         ValueError: an argument is out of range.
     """
 
+    entry = "bag_table"
+    order = 110
+
     def __init__(self, every_n_epochs: int = 10, top: int = 3, max_bags: int = 1000) -> None:
         super().__init__(every_n_epochs)
         if top < 0 or max_bags < 1:

@@ -28,6 +28,9 @@ class ClassTable(EpochPictures):
         every_n_epochs: epochs between tables (see `EpochPictures`).
     """
 
+    entry = "class_table"
+    order = 100
+
     def __init__(self, every_n_epochs: int = 5) -> None:
         super().__init__(every_n_epochs)
 

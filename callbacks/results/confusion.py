@@ -40,6 +40,9 @@ class ConfusionFigure(EpochPictures):
         ValueError: an argument is out of range.
     """
 
+    entry = "confusion"
+    order = 90
+
     def __init__(
         self,
         every_n_epochs: int = 10,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Curves(EpochPictures):
-    """Draw the curves behind the headline metrics.
+    """Draw precision-recall and ROC curves, which are behind the headline metrics.
 
     For pictures precision against recall of boxes and masks (module attribute ``scores``), for bags
     precision-recall and ROC with the threshold marked (``bag_scores``, ``threshold``,
@@ -37,6 +37,9 @@ class Curves(EpochPictures):
     Args:
         every_n_epochs: epochs between figures (see `EpochPictures`).
     """
+
+    entry = "curves"
+    order = 80
 
     def __init__(self, every_n_epochs: int = 10) -> None:
         super().__init__(every_n_epochs)

@@ -48,6 +48,9 @@ class PredictionWriter(pl.Callback):
         ValueError: an argument is out of range.
     """
 
+    entry = "predictions"
+    order = 120
+
     def __init__(
         self,
         output_dir: Path | None = None,

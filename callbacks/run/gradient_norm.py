@@ -24,6 +24,9 @@ class GradientNorm(pl.Callback):
         parts: also log ``grad_norm/<name>`` of each direct child of the network that has gradients.
     """
 
+    entry = "gradient_norm"
+    order = 50
+
     def __init__(self, parts: bool = False) -> None:
         self.parts = parts
 

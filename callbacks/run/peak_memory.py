@@ -17,7 +17,7 @@ STATUS = Path("/proc/self/status")
 
 
 class PeakMemory(pl.Callback):
-    """Log the peaks of host and GPU memory, the largest of all processes, in MiB.
+    """Log ``memory/*``: the peaks of host and GPU memory, the largest of all processes, in MiB.
 
     Every ``trainer.log_every_n_steps`` optimizer steps and after each validation:
         ``memory/host_mib``: largest resident set of the process since it started, as the system
@@ -27,6 +27,9 @@ class PeakMemory(pl.Callback):
 
     The peaks of the GPU are reset when training starts.
     """
+
+    entry = "memory"
+    order = 40
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget the GPU's peaks of earlier work of this process."""

@@ -18,7 +18,7 @@ REFRESH_SECONDS = 0.5
 
 
 class ProgressBar(RichProgressBar):
-    """Show smoothed training loss, learning rate, the headline metric and the throughput.
+    """Show a progress bar, or lines in a log file: loss, learning rate, headline metric, speed.
 
     Where the output is not a terminal (a log file, CI), there is no bar but one line a validation,
     or an epoch without one, and in between one every ``line_seconds``.
@@ -32,6 +32,9 @@ class ProgressBar(RichProgressBar):
     Raises:
         ValueError: ``smoothing`` is out of range.
     """
+
+    entry = "progress"
+    order = 10
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from structures import BagBatch, SegBatch
 
 
 class Throughput(pl.Callback):
-    """Log how fast training runs, as means since the last time they were logged.
+    """Log how fast training runs (``time/*``), as means since the last time they were logged.
 
     Every ``trainer.log_every_n_steps`` optimizer steps:
         ``time/step``: seconds an optimizer step takes, the next line's included;
@@ -28,6 +28,9 @@ class Throughput(pl.Callback):
     it: the means hold over the logged window, because the queue of the device is short. Several
     processes exchange one small tensor at each logged step.
     """
+
+    entry = "throughput"
+    order = 30
 
     def __init__(self) -> None:
         self._restart()

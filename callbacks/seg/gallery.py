@@ -68,6 +68,9 @@ class MaskGallery(EpochPictures):
         ValueError: an argument is out of range.
     """
 
+    entry = "gallery"
+    order = 60
+
     def __init__(
         self,
         num_pictures: int = 8,

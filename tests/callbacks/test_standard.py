@@ -3,11 +3,16 @@ import pytorch_lightning as pl
 from jsonargparse import ArgumentError, ArgumentParser
 from pytorch_lightning.callbacks import LearningRateMonitor, RichProgressBar
 
+import callbacks
 from callbacks.results.curves import Curves
 from callbacks.run.gradient_norm import GradientNorm
 from callbacks.run.progress import ProgressBar
 from callbacks.seg.gallery import MaskGallery
-from callbacks.standard import _DEFAULTS, StandardCallbacks
+from callbacks.standard import StandardCallbacks, standard_callbacks
+
+# In the order in which they run.
+ENTRIES = ["progress", "learning_rate", "throughput", "memory", "gradient_norm", "gallery"]
+ENTRIES += ["attention", "curves", "confusion", "class_table", "bag_table", "predictions"]
 
 
 def built(arguments, **options):
@@ -23,18 +28,18 @@ def names(found):
 
 def test_all_are_on_and_in_the_order_of_the_entries():
     found = built([])
-    assert len(found) == len(_DEFAULTS) == len(StandardCallbacks.__dataclass_fields__)
-    assert list(_DEFAULTS) == list(StandardCallbacks.__dataclass_fields__)
-    assert names(found)[:3] == ["ProgressBar", "LearningRateMonitor", "Throughput"]
+    assert list(StandardCallbacks.__dataclass_fields__) == ENTRIES
+    assert [type(callback) for callback in found] == list(standard_callbacks().values())
+    assert names(found)[:3] == ["ProgressBar", "LearningRate", "Throughput"]
     (monitor,) = [c for c in found if isinstance(c, LearningRateMonitor)]
     assert monitor.logging_interval == "step"
 
 
-@pytest.mark.parametrize("entry", list(_DEFAULTS))
+@pytest.mark.parametrize("entry", ENTRIES)
 def test_each_is_switched_off_by_its_own_flag(entry):
     everything, rest = names(built([])), names(built([f"--callbacks.{entry}", "false"]))
     (gone,) = set(everything) - set(rest)
-    assert gone == type(_DEFAULTS[entry]()).__name__
+    assert gone == standard_callbacks()[entry].__name__
     assert len(rest) == len(everything) - 1
 
 
@@ -65,6 +70,50 @@ def test_own_callbacks_come_last_and_take_the_place_of_their_like():
     found = built([], own=own)
     assert found[-2:] == own
     assert names(found).count("Curves") == 1
+
+
+def test_one_of_the_class_that_an_entry_extends_takes_its_place():
+    own = [LearningRateMonitor(logging_interval="epoch")]
+    found = built([], own=own)
+    assert [c for c in found if isinstance(c, LearningRateMonitor)] == own
+
+
+def test_the_help_text_of_an_entry_is_the_first_line_of_its_class():
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(StandardCallbacks, "callbacks")
+    shown = " ".join(parser.format_help().split())
+    for callback in standard_callbacks().values():
+        assert callback.__doc__.partition("\n")[0] in shown
+
+
+NEW = """
+import pytorch_lightning as pl
+
+from callbacks.results.curves import Curves
+
+
+class {name}(pl.Callback):
+    entry = "{entry}"
+
+
+class Inherits(Curves):
+    pass
+"""
+
+
+def test_a_class_with_an_entry_in_any_module_of_the_folder_is_one(monkeypatch, tmp_path):
+    monkeypatch.setattr(callbacks, "__path__", [*callbacks.__path__, str(tmp_path)])
+    (tmp_path / "brought.py").write_text(NEW.format(name="Brought", entry="brought"))
+    found = standard_callbacks()
+    assert list(found) == [*ENTRIES, "brought"]
+    assert found["brought"].__name__ == "Brought"
+
+
+def test_an_entry_of_two_classes_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(callbacks, "__path__", [*callbacks.__path__, str(tmp_path)])
+    (tmp_path / "twice.py").write_text(NEW.format(name="Twice", entry="curves"))
+    with pytest.raises(ValueError, match=r"Curves and callbacks.twice.Twice .*'curves'"):
+        standard_callbacks()
 
 
 def test_another_progress_bar_takes_the_place_of_ours():
