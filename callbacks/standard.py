@@ -9,16 +9,14 @@ first line of its docstring is the help text of its flag.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
 import math
-import pkgutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
 
-import callbacks
+from structures.classes_by_place import classes_below
 
 _ABOUT = """The ``callbacks`` section of a configuration.
 
@@ -39,25 +37,17 @@ def standard_callbacks() -> dict[str, type[pl.Callback]]:
         ValueError: two classes have the same entry.
     """
     found: dict[str, type[pl.Callback]] = {}
-    for info in pkgutil.walk_packages(callbacks.__path__, f"{callbacks.__name__}."):
-        module = None if info.name == __name__ else importlib.import_module(info.name)
-        for value in vars(module).values() if module is not None else ():
-            if not _is_standard(value, info.name):
-                continue
-            other = found.setdefault(value.entry, value)
-            if other is not value:
-                raise ValueError(
-                    f"{other.__module__}.{other.__name__} and {info.name}.{value.__name__} have "
-                    f"the same entry {value.entry!r}"
-                )
+    for callback in classes_below("callbacks"):
+        entry = vars(callback).get("entry")  # a subclass inherits none
+        if entry is None or not issubclass(callback, pl.Callback):
+            continue
+        other = found.setdefault(entry, callback)
+        if other is not callback:
+            raise ValueError(
+                f"{other.__module__}.{other.__name__} and {callback.__module__}."
+                f"{callback.__name__} have the same entry {entry!r}"
+            )
     return dict(sorted(found.items(), key=lambda pair: _place(*pair)))
-
-
-def _is_standard(value: object, module: str) -> bool:
-    """Tell whether a value of a module is a class that has an entry of its own."""
-    if not isinstance(value, type) or value.__module__ != module:
-        return False
-    return issubclass(value, pl.Callback) and "entry" in vars(value)
 
 
 def _place(entry: str, callback: type[pl.Callback]) -> tuple[float, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datamodules.mil.samplers import BatchPlan, DrawName
 from datamodules.mil.splits import NAMES, BagSplit, write_splits
+from datamodules.readers import PathReader, arguments_of
 from datamodules.sampling.keys import EpochBatchSampler, KeySampler, SampleKey
 from datamodules.sampling.resumable import resumable_loader
 from structures import BadDataPolicy, BagBatch, MILTask, Problem
@@ -56,7 +57,7 @@ class BagDataset(Dataset[BagBatch]):
         return self._source.bag(key.index)
 
 
-class MILDataModule(pl.LightningDataModule, ABC):
+class MILDataModule(pl.LightningDataModule, PathReader, ABC):
     """Base of the multiple-instance datamodules; all yield ``BagBatch``.
 
     A subclass provides the bags of a split through ``source`` and ``numbers``, and the facts.
@@ -129,6 +130,24 @@ class MILDataModule(pl.LightningDataModule, ABC):
 
         Plain numbers and lists, because they travel in the checkpoint.
         """
+
+    @classmethod
+    def arguments_like(cls, record: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the arguments that make this class prepare bags as those of a checkpoint were.
+
+        Args:
+            record: the checkpoint's ``segmil`` record.
+
+        Returns:
+            Those that this class has; None for a checkpoint that knows no bags.
+        """
+        facts = record["facts"]
+        if "class_names" not in facts:
+            return None
+        classes = {"class_names": list(facts["class_names"]) or None}
+        known = facts["preprocessing"] | classes | {"task": record["blueprint"]["links"]["task"]}
+        accepted = arguments_of(cls)
+        return {name: value for name, value in known.items() if name in accepted}
 
     def check(self, thorough: bool = False) -> list[Problem]:
         """Return what is wrong with the bags; data that are generated have no problem.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,6 +51,8 @@ class FeatureBagsDataModule(MILDataModule):
         ValueError: the table or a file is wrong, or an argument is out of range.
     """
 
+    path_argument = "table"
+
     def __init__(
         self,
         table: Path,
@@ -84,6 +86,28 @@ class FeatureBagsDataModule(MILDataModule):
         self.plan.check_classes(self.num_classes)
         options = SplitOptions(fold, repeat, num_folds, test_fraction, val_fraction, split_seed)
         self._splits = choose_splits(self.bags, options)
+
+    @classmethod
+    def section_for(
+        cls, path: Path, record: Mapping[str, Any], folder: Path | None = None
+    ) -> dict[str, Any] | None:
+        """Return the section for a CSV of slides; see the base class.
+
+        Features lie in the folder given, in ``features`` beside the CSV, or where the training had
+        its own.
+        """
+        known = cls.arguments_like(record)
+        if known is None or path.suffix.lower() != ".csv":
+            return None
+        if "mean" in record["facts"]["preprocessing"]:
+            raise ValueError(
+                f"{path}: the checkpoint standardises the features of an npz file, which features "
+                "of slides are not; give an npz file"
+            )
+        if folder is None and not (path.parent / "features").is_dir():
+            folder = _trained_features(record["blueprint"]["data"]["init_args"])
+        named = {} if folder is None else {"features": str(folder)}
+        return cls.section(known | named | {"table": str(path)})
 
     def source(self, split: BagSplit) -> FeatureSet:
         """Return the bags of the table, read when asked for; a number is a place in the table."""
@@ -141,3 +165,14 @@ class FeatureBagsDataModule(MILDataModule):
             "features_key": self._keys.features,
             "coords_key": self._keys.coords,
         }
+
+
+def _trained_features(arguments: Mapping[str, Any]) -> Path | None:
+    """Return where training had the features of its slides, if that is still there."""
+    folder, table = arguments.get("features"), arguments.get("table")
+    if folder is None and table is not None:
+        folder = Path(table).parent / "features"
+    if folder is None or not Path(folder).is_dir():
+        return None
+    rank_zero_info(f"features are read where the training read them: {folder}")
+    return Path(folder)

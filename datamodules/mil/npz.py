@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,9 @@ class TabularBagsDataModule(MILDataModule):
             statistics do not fit the file.
     """
 
+    path_argument = "file"
+    asked_last = True
+
     def __init__(
         self,
         file: Path,
@@ -83,6 +86,15 @@ class TabularBagsDataModule(MILDataModule):
         self.class_names = [str(name) for name in class_names or names]
         self.plan.check_classes(self.num_classes)
         self.standardisation = self._statistics(standardise, clip, mean, std)
+
+    @classmethod
+    def section_for(
+        cls, path: Path, record: Mapping[str, Any], folder: Path | None = None
+    ) -> dict[str, Any] | None:
+        """Return the section for an npz file; see the base class."""
+        del folder
+        known = cls.arguments_like(record)
+        return None if known is None else cls.section(known | {"file": str(path)})
 
     def _statistics(
         self,

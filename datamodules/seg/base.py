@@ -14,6 +14,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
+from datamodules.readers import PathReader
 from datamodules.sampling.keys import EpochBatchSampler, KeySampler, pictures_to_keep
 from datamodules.sampling.resumable import resumable_loader
 from datamodules.seg.collate import collate_pictures
@@ -65,7 +66,7 @@ def run_epochs(trainer: pl.Trainer, batches: int) -> int | None:
     return min(limits, default=None)
 
 
-class SegDataModule(pl.LightningDataModule, ABC):
+class SegDataModule(pl.LightningDataModule, PathReader, ABC):
     """Base of the segmentation datamodules; all yield ``SegBatch``.
 
     Every picture goes through the same steps: augment (training only), resize, pad to the largest
@@ -190,6 +191,17 @@ class SegDataModule(pl.LightningDataModule, ABC):
         Raises:
             ValueError: the data set has no such split or no annotations for it.
         """
+
+    def set_ground_truth(self, truth: Mapping[str, Any]) -> None:
+        """Take the content of the test annotations, which the caller has read and checked.
+
+        A datamodule whose `section_for` takes a file of annotations overrides this, so that the
+        file is not read twice. The default leaves it to be read again.
+
+        Args:
+            truth: COCO dictionary in the data set's own ids.
+        """
+        del truth
 
     @abstractmethod
     def image_records(self, split: Split) -> list[dict[str, Any]]:

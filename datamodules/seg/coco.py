@@ -92,6 +92,9 @@ class CocoDataModule(SegDataModule):
         ValueError: paths are named by halves.
     """
 
+    path_argument = "test_annotations"
+    asked_last = True
+
     def __init__(
         self,
         root: Path | str | None = None,
@@ -134,6 +137,32 @@ class CocoDataModule(SegDataModule):
         self.category_map = merged if class_agnostic else kept
         for split, findings in found.items():
             self._add_source(split, findings.data)
+
+    @classmethod
+    def section_for(
+        cls, path: Path, record: Mapping[str, Any], folder: Path | None = None
+    ) -> dict[str, Any] | None:
+        """Return the section for a file of annotations as the test split; see the base class.
+
+        The folder of the images has to be given.
+        """
+        facts = record["facts"]
+        if "category_map" not in facts or folder is None:
+            return None
+        known = facts["preprocessing"] | facts["categories"]
+        files = {"test_annotations": str(path), "test_images": str(folder)}
+        return cls.section(known | files | {"category_map": facts["category_map"]})
+
+    def set_ground_truth(self, truth: Mapping[str, Any]) -> None:
+        """Take the content of the test annotations, read and checked before; see the base class.
+
+        Raises:
+            UnusableData: its categories contradict ``category_map``.
+        """
+        masked = [a for a in truth["annotations"] if a.get("segmentation")]
+        content = {**truth, "annotations": masked}
+        self._admit({"test": CocoFindings([], False, content)})
+        self._add_source("test", content)
 
     def _admit(self, found: Mapping[str, CocoFindings]) -> None:
         """Stop at problems, or count what is left out, as ``bad_data`` says."""

@@ -74,6 +74,9 @@ class PictureFolderDataModule(SegDataModule):
         ValueError: there is no such path or no picture in it.
     """
 
+    path_argument = "root"
+    asked_last = True
+
     def __init__(
         self,
         root: Path | str,
@@ -104,6 +107,17 @@ class PictureFolderDataModule(SegDataModule):
         if not kept:
             raise DataProblems(self.problems)
         self._source = PictureFolderSource(tuple(f for f, _ in kept), tuple(n for _, n in kept))
+
+    @classmethod
+    def section_for(
+        cls, path: Path, record: Mapping[str, Any], folder: Path | None = None
+    ) -> dict[str, Any] | None:
+        """Return the section for a folder of images or one image; see the base class."""
+        facts = record["facts"]
+        if "category_map" not in facts or folder is not None:
+            return None
+        known = facts["preprocessing"] | {"category_map": facts["category_map"]}
+        return cls.section(known | {"root": str(path)})
 
     def check(self, thorough: bool = False) -> list[Problem]:
         """Open every file and return what cannot be read.

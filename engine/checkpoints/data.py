@@ -6,87 +6,45 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.utilities import rank_zero_info
-
-PICTURES = "datamodules.seg.image_folder.PictureFolderDataModule"
-
-
-BAGS = "datamodules.mil.npz.TabularBagsDataModule"
+from datamodules.readers import arguments_of, path_readers
+from engine.config.sections import class_of
 
 
-SLIDES = "datamodules.mil.features.FeatureBagsDataModule"
-
-
-def data_at(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+def data_at(path: Path, record: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
     """Return the configuration of a datamodule that applies a checkpoint to other data.
 
+    Every datamodule says itself which paths it reads (`datamodules.readers.PathReader`).
+
     Args:
-        path: a picture or a folder of pictures for a segmentation checkpoint; an npz file of bags
-            or a CSV of slides for a MIL checkpoint. Features of slides lie in ``features`` beside
-            the CSV, or where the checkpoint's training data had them.
+        path: a file or a folder, such as a folder of images for a segmentation checkpoint, or a CSV
+            of slides for a MIL checkpoint.
         record: the checkpoint's ``segmil`` record.
+        folder: where the files lie that ``path`` names, where that is given.
 
     Raises:
-        ValueError: see `bags_at`.
+        ValueError: no datamodule reads the path for this checkpoint, or the one that does cannot
+            prepare its samples as the checkpoint's were.
     """
-    facts = record["facts"]
-    arguments = dict(facts["preprocessing"])
-    if "category_map" in facts:
-        arguments |= {"root": str(path), "category_map": facts["category_map"]}
-        return {"class_path": PICTURES, "init_args": arguments}
-    return bags_at(path, facts, record["blueprint"]["links"], record["blueprint"]["data"])
+    for reader in path_readers():
+        section = reader.section_for(path, record, folder)
+        if section is not None:
+            return section
+    raise ValueError(f"{path}: no datamodule reads it for this checkpoint")
 
 
-# What another datamodule takes over of how a checkpoint's bags were prepared.
-_NPZ = ("eval_batch_size", "standardise", "mean", "std", "clip", "class_names", "task")
-
-
-_CSV = ("eval_batch_size", "bag", "features_key", "coords_key", "class_names", "task")
-
-
-def bags_at(
-    path: Path,
-    facts: Mapping[str, Any],
-    links: Mapping[str, Any],
-    trained_on: Mapping[str, Any],
-    features: Path | None = None,
-) -> dict[str, Any]:
-    """Return the configuration of a datamodule that reads bags as a MIL checkpoint knows them.
+def own_data(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the section of the data that a checkpoint was trained on, with its categories.
 
     Args:
-        path: an npz file of bags or a CSV of slides.
-        facts: of the checkpoint, see `Restored`.
-        links: likewise.
-        trained_on: the configuration of the checkpoint's own data.
-        features: folder of the slides' features.
-
-    Raises:
-        ValueError: slides cannot be prepared as the checkpoint's bags were.
+        record: the checkpoint's ``segmil`` record.
     """
-    known = {"class_names": list(facts["class_names"]) or None, "task": links["task"]}
-    arguments = dict(facts["preprocessing"]) | known
-    if path.suffix.lower() != ".csv":
-        kept = {name: arguments[name] for name in _NPZ if name in arguments}
-        return {"class_path": BAGS, "init_args": kept | {"file": str(path)}}
-    if "mean" in arguments:
-        raise ValueError(
-            f"{path}: the checkpoint standardises the features of an npz file, which features of "
-            "slides are not; give an npz file"
-        )
-    kept = {name: arguments[name] for name in _CSV if name in arguments}
-    if features is None and not (path.parent / "features").is_dir():
-        features = _trained_features(trained_on["init_args"])
-    if features is not None:
-        kept["features"] = str(features)
-    return {"class_path": SLIDES, "init_args": kept | {"table": str(path)}}
+    data = record["blueprint"]["data"]
+    known = {k: v for k, v in record["facts"].items() if k == "category_map"}
+    taken = {k: v for k, v in known.items() if takes(data, k)}
+    return {**data, "init_args": {**data["init_args"], **taken}}
 
 
-def _trained_features(arguments: Mapping[str, Any]) -> Path | None:
-    """Return where training had the features of its slides, if that is still there."""
-    folder, table = arguments.get("features"), arguments.get("table")
-    if folder is None and table is not None:
-        folder = Path(table).parent / "features"
-    if folder is None or not Path(folder).is_dir():
-        return None
-    rank_zero_info(f"features are read where the training read them: {folder}")
-    return Path(folder)
+def takes(section: Mapping[str, Any], argument: str) -> bool:
+    """Tell whether the class of a section, if there is such a one, takes an argument."""
+    named = class_of(section)
+    return named is not None and argument in arguments_of(named)

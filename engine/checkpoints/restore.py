@@ -34,6 +34,12 @@ class Restored:
     links: dict[str, Any]
     precision: str
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a datamodule asks to prepare other data alike, see `PathReader.section_for`."""
+        blueprint = {"data": self.data, "links": self.links}
+        return {"facts": self.facts, "blueprint": blueprint}
+
 
 def read_record(path: Path) -> dict[str, Any]:
     """Read the ``segmil`` record of a checkpoint without building anything.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from engine.config.sections import class_of
 from lightning_modules.staged import StagedMILModule
 
 FOLDER = "first_stage"
@@ -15,9 +15,8 @@ FOLDER = "first_stage"
 
 def staged_class(model: Mapping[str, Any]) -> type[StagedMILModule] | None:
     """Return the class of a ``model`` section if it is one of two stages."""
-    module, _, name = str(model.get("class_path")).rpartition(".")
-    found = getattr(importlib.import_module(module), name, None) if module else None
-    return found if isinstance(found, type) and issubclass(found, StagedMILModule) else None
+    found = class_of(model)
+    return found if found is not None and issubclass(found, StagedMILModule) else None
 
 
 def first_stage_section(model: Mapping[str, Any]) -> dict[str, Any] | None:

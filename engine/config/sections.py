@@ -55,6 +55,19 @@ def without_sources(config: Any) -> Any:
     return [without_sources(v) for v in config] if isinstance(config, list) else config
 
 
+def class_of(section: Mapping[str, Any]) -> type | None:
+    """Return the class that a section names by ``class_path``, None where there is no such one.
+
+    Whoever builds the section says what is wrong with it.
+    """
+    module, _, name = str(section.get("class_path")).rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name, None) if module else None
+    except ImportError:
+        return None
+    return found if isinstance(found, type) else None
+
+
 def place(config: dict[str, Any], target: str, value: Any) -> None:
     """Set ``a.b.c`` in nested dictionaries; the parents must be there."""
     *parents, last = target.split(".")

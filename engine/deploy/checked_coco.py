@@ -1,4 +1,4 @@
-"""A COCO file that is read and checked once for scoring and for all checkpoints that predict it."""
+"""Ground truth that is read and checked once, for scoring and for every checkpoint that predicts it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datamodules.seg.base import Split
-from datamodules.seg.coco import CocoDataModule, CocoSource
 from datamodules.seg.coco_files import HEADER_LIMIT
-from formats.coco.document import CocoFindings
 from formats.coco.image_checks import unusable_pictures
 from formats.coco.results import ANNOTATION_KEYS, IMAGE_KEYS, read_ground_truth
 from structures import BadDataPolicy, DataProblems, Problem
@@ -31,7 +28,7 @@ def image_folder_of(annotations: Path) -> Path:
 def read_to_predict(
     annotations: Path, images: Path | None, policy: BadDataPolicy = "error"
 ) -> tuple[dict[str, Any], tuple[Problem, ...]]:
-    """Read ground truth with all checks that scoring and `CheckedCocoDataModule` rely on.
+    """Read ground truth with all checks that scoring and prediction rely on.
 
     Args:
         annotations: COCO ground truth.
@@ -63,29 +60,3 @@ def read_to_predict(
         reason, remedy = "no picture is left", "mend some of them"
         raise DataProblems([*problems, Problem(annotations, None, None, reason, remedy)])
     return truth, problems
-
-
-class CheckedCocoDataModule(CocoDataModule):
-    """The test images of a COCO file that has been read; it is not read again.
-
-    Args:
-        truth: content of the file, as `read_to_predict` returns it.
-        **arguments: of `CocoDataModule`: ``test_images``; ``test_annotations``, for messages;
-            ``category_map``; and how images are prepared.
-    """
-
-    def __init__(self, truth: Mapping[str, Any], **arguments: Any) -> None:
-        super().__init__(**arguments)
-        masked = [a for a in truth["annotations"] if a.get("segmentation")]
-        self._truth = {**truth, "annotations": masked}
-
-    def source(self, split: Split) -> CocoSource:
-        """Return the images; there is one split.
-
-        Raises:
-            UnusableData: the categories contradict ``category_map``.
-        """
-        if "test" not in self._sources:
-            self._admit({"test": CocoFindings([], False, self._truth)})
-            self._add_source("test", self._truth)
-        return self._sources["test"]

@@ -11,12 +11,12 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from datamodules.mil.base import MILDataModule
 from datamodules.mil.splits import BagSplit
-from datamodules.seg.coco import CocoDataModule
+from datamodules.seg.base import SegDataModule
 from datamodules.transforms.resize import target_size
-from engine.checkpoints.data import bags_at
+from engine.checkpoints.data import data_at, takes
 from engine.checkpoints.restore import Restored, restore
-from engine.config.sections import instantiate_data, read_data_section
-from engine.deploy.checked_coco import CheckedCocoDataModule, image_folder_of
+from engine.config.sections import class_of, instantiate_data, read_data_section
+from engine.deploy.checked_coco import image_folder_of
 from evaluation.mil.predictions_csv import BagPredictions
 from formats.coco.predictions import CocoPredictions
 from formats.files import file_hash
@@ -67,7 +67,7 @@ def coco_data(
     scale: float | None = None,
     *,
     truth: Mapping[str, Any] | None = None,
-) -> CocoDataModule:
+) -> SegDataModule:
     """Return a COCO file's pictures as a checkpoint was validated with them; see `predict_coco`.
 
     Raises:
@@ -77,21 +77,17 @@ def coco_data(
         raise ValueError(
             f"scale is a factor on the size of pictures in (0, {LARGEST_SCALE:g}], got {scale:g}"
         )
-    arguments = dict(restored.facts["preprocessing"])
+    section = data_at(annotations, restored.record, images or image_folder_of(annotations))
+    arguments = section["init_args"] | {"bad_data": bad_data}
     if scale is not None:
         arguments |= {"scale": scale, "eval_short_side": None, "max_long_side": None}
     if batch_size is not None:
         arguments["eval_batch_size"] = batch_size
-    arguments |= {
-        "test_annotations": annotations,
-        "test_images": images or image_folder_of(annotations),
-        "category_map": restored.facts["category_map"],
-        "bad_data": bad_data,
-        **restored.facts["categories"],
-    }
-    if truth is None:
-        return CocoDataModule(**arguments)
-    return CheckedCocoDataModule(truth, **arguments)
+    datamodule: Any = class_of(section)
+    built: SegDataModule = datamodule(**arguments)
+    if truth is not None:
+        built.set_ground_truth(truth)
+    return built
 
 
 def check_frames(
@@ -190,8 +186,8 @@ def predict_bags(
             labels.
     """
     restored = restored_as(checkpoint, MILModule)
-    trained_on = restored.data["init_args"]
-    own = trained_on.get("table" if data_file.suffix.lower() == ".csv" else "file")
+    named = getattr(class_of(restored.data), "path_argument", None)
+    own = restored.data["init_args"].get(named)
     everything = False
     if data_file.suffix.lower() in (".yaml", ".yml"):
         section = read_data_section(data_file)
@@ -199,10 +195,10 @@ def predict_bags(
         rank_zero_info(f"{data_file} was trained on: its test split is scored")
         section = restored.data
     else:
-        section = bags_at(data_file, restored.facts, restored.links, restored.data, features)
+        section = data_at(data_file, restored.record, features)
         everything = True
     changed: dict[str, str] = {} if bad_data == "error" else {"bad_data": bad_data}
-    if features is not None and "table" in section.get("init_args", {}):
+    if features is not None and takes(section, "features"):
         changed["features"] = str(features)
     section = {**section, "init_args": {**section.get("init_args", {}), **changed}}
     data: Any = instantiate_data(section, restored.facts["preprocessing"])

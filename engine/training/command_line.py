@@ -10,7 +10,7 @@ import yaml
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_warn
 
-from engine.checkpoints.data import data_at
+from engine.checkpoints.data import data_at, own_data
 from engine.checkpoints.restore import read_record
 from engine.checkpoints.stages import (
     interrupted_run,
@@ -37,14 +37,13 @@ def predict_arguments(args: list[str], folder: Path) -> list[str]:
     if checkpoint is None:
         raise ValueError("predict needs --ckpt_path FILE (or --config RECIPE.yaml)")
     record = read_record(Path(checkpoint))
-    data = record["blueprint"]["data"]
     others, target = _take(rest, "--data")
     if target is not None and Path(target).exists():
         rest, data = others, data_at(Path(target), record)
     elif target is not None and not re.fullmatch(r"\w+(\.\w+)+", target):
         raise ValueError(f"--data {target}: no such file or folder")
-    elif data["class_path"].endswith(("CocoDataModule", "YoloTxtDataModule")):
-        data["init_args"]["category_map"] = record["facts"]["category_map"]
+    else:
+        data = own_data(record)
     recipe = {
         "model": without_sources(record["blueprint"]["model"]),
         "data": data,

@@ -36,7 +36,7 @@ def fit(tmp_path):
     """Return a function that trains and returns the run folder."""
 
     def run(kind, name, **arguments):
-        data = {"class_path": f"datamodules.{kind}", "init_args": arguments}
+        data = {"class_path": f"datamodules.mil.{kind}", "init_args": arguments}
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(RECIPE | {"data": data}))
         argv = ["fit", "--config", str(path), "--runs_dir", str(tmp_path / "runs"), "--debug"]
@@ -84,7 +84,7 @@ def expected_score(checkpoint, bag):
 def test_slides_from_training_to_prediction(write_slides, fit, score, predict, tmp_path):
     table = write_slides(32, label=["neg", "pos"] * 16)
     run = fit(
-        "FeatureBagsDataModule", "slides", table=str(table), batch_size=4, eval_batch_size=3,
+        "features.FeatureBagsDataModule", "slides", table=str(table), batch_size=4, eval_batch_size=3,
         token_budget=16, max_instances=5, sampler="class_balanced", fold=1, num_folds=4,
     )  # fmt: skip
     with (run / "splits.csv").open() as stream:
@@ -139,7 +139,7 @@ def npz(path, labels, width=3, **more):
 @pytest.mark.slow
 def test_three_classes_on_files_that_lack_some(fit, score, predict, write_slides, tmp_path):
     file = npz(tmp_path / "three.npz", np.arange(45) % 3)
-    run = fit("TabularBagsDataModule", "three", file=str(file), batch_size=4)
+    run = fit("npz.TabularBagsDataModule", "three", file=str(file), batch_size=4)
     checkpoint = run / "checkpoints" / "last.ckpt"
     with (run / "splits.csv").open() as stream:
         assert next(csv.reader(stream)) == ["bag_id", "patient_id", "label", "split"]
