@@ -51,6 +51,16 @@ class TrainedModule(pl.LightningModule):
     # What can be monitored, with wildcards; empty where that is not known before it is logged. A
     # subclass that logs a metric of its own adds the name: `(*MILModule.metric_names, "val/mine")`.
     metric_names: ClassVar[tuple[str, ...]] = ()
+    # Those of them of which less is better; a subclass adds its own likewise.
+    lower_is_better: ClassVar[tuple[str, ...]] = (
+        "train/loss",
+        "train/loss_*",
+        "val/loss",
+        "val/loss_*",
+    )
+    # Arguments that say what a new training starts from, with their values for a model whose
+    # weights a checkpoint brings. Networks declare theirs by the same name.
+    starts_from: ClassVar[dict[str, Any]] = {"init_from": None}
     separate_biases = False  # whether biases get parameter groups of their own
 
     def __init__(

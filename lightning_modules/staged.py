@@ -30,7 +30,7 @@ class StagedMILModule(MILModule):
         options: further arguments of `MILModule`.
 
     Attributes:
-        first_stage_argument: name of the subclass's argument that names the file, for messages.
+        first_stage_argument: name of the subclass's argument that names the file.
         first_stage_weights: which of the first stage's weights are taken: those of its ``best``
             checkpoint, of the last step where nothing is monitored, or always the ``last``.
             Cross-validation, which chooses no step, takes the last (A122).
@@ -39,6 +39,11 @@ class StagedMILModule(MILModule):
 
     first_stage_argument: ClassVar[str] = ""
     first_stage_weights: ClassVar[Literal["best", "last"]] = "best"
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Count the file of the first stage among what a training starts from."""
+        super().__init_subclass__(**options)
+        cls.starts_from = cls.starts_from | {cls.first_stage_argument: None}
 
     def __init__(
         self,

@@ -1,17 +1,29 @@
-"""What the names of logged metrics say about their values."""
+"""Which value of a logged metric is its best, as the module that logs it declares."""
 
 from __future__ import annotations
 
-import re
+from fnmatch import fnmatchcase
 from typing import Literal
 
 
-def best_of(name: str) -> Literal["max", "min"] | None:
+def best_of(name: str, module: object) -> Literal["max", "min"] | None:
     """Return which value of a metric is its best; None where that means nothing.
 
-    >>> best_of("val/segm_map_50"), best_of("val/loss_mask"), best_of("lr-AdamW")
-    ('max', 'min', None)
+    >>> class Module:
+    ...     metric_names = ("val/segm_map", "val/loss", "val/loss_*")
+    ...     lower_is_better = ("val/loss", "val/loss_*")
+    >>> [best_of(name, Module) for name in ("val/segm_map", "val/loss_mask", "lr-AdamW")]
+    ['max', 'min', None]
+
+    Args:
+        name: under which it is logged.
+        module: LightningModule, or its class. Its ``metric_names`` are what has a best value, its
+            ``lower_is_better`` those of them of which less is better, both with wildcards.
     """
-    if re.match(r"(train|val)/loss", name):
+    if _is_one_of(name, getattr(module, "lower_is_better", ())):
         return "min"
-    return "max" if re.match(r"val/(segm_|box_|bag_|witness_)", name) else None
+    return "max" if _is_one_of(name, getattr(module, "metric_names", ())) else None
+
+
+def _is_one_of(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -94,6 +94,7 @@ class SafeWandbLogger(WandbLogger):
         self.failed = False
         self._run_dir = run_dir
         self._defined: set[str] = set()
+        self.logged_by: object = None  # the module, which says what has a best value
         self._checkpoints: Any = None
 
     @property
@@ -224,7 +225,7 @@ class SafeWandbLogger(WandbLogger):
 
     def _define(self, metrics: Mapping[str, Any]) -> None:
         for name, value in metrics.items():
-            best = best_of(name)
+            best = best_of(name, self.logged_by)
             numeric = isinstance(value, int | float) or hasattr(value, "item")
             if best is not None and numeric and name not in self._defined:
                 self._defined.add(name)

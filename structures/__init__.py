@@ -1,6 +1,7 @@
 """Typed batches and outputs: everything that crosses a boundary of the project."""
 
 from structures.bag_batch import BagBatch, MILOutput, MILTask
+from structures.batch import Batch
 from structures.category_map import CategoryMap
 from structures.instances import Instances
 from structures.problem import BadDataPolicy, DataProblems, Problem, settle
@@ -12,6 +13,7 @@ from structures.transferable import Transferable
 __all__ = [
     "BadDataPolicy",
     "BagBatch",
+    "Batch",
     "CategoryMap",
     "CocoRLE",
     "DataProblems",

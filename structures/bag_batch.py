@@ -11,13 +11,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from structures.batch import Batch
 from structures.transferable import Transferable, check_dtype, check_field
 
 MILTask = Literal["binary", "multiclass", "multilabel"]
 
 
 @dataclass(frozen=True, slots=True)
-class BagBatch(Transferable):
+class BagBatch(Batch):
     """Bags of one step. B bags, N instances of all bags concatenated in order.
 
     Attributes:
@@ -76,6 +77,10 @@ class BagBatch(Transferable):
     def __len__(self) -> int:
         """Return the number of bags (not of instances)."""
         return int(self.labels.shape[0])
+
+    def units(self) -> dict[str, int]:
+        """Return the numbers of bags and of their instances."""
+        return {"bags": len(self), "instances": int(self.features.shape[0])}
 
     def sizes(self) -> Tensor:
         """Return (B,) int64, instances per bag."""

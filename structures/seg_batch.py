@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from structures.transferable import Transferable, check_dtype, check_field
+from structures.batch import Batch
+from structures.transferable import check_dtype, check_field
 
 
 class PictureTargets(NamedTuple):
@@ -22,7 +23,7 @@ class PictureTargets(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class SegBatch(Transferable):
+class SegBatch(Batch):
     """Pictures and targets of one step. B pictures, M instances of all pictures in order.
 
     Conventions of the whole project: boxes are (x1, y1, x2, y2) in pixels, half-open, so that the
@@ -90,6 +91,10 @@ class SegBatch(Transferable):
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
+
+    def units(self) -> dict[str, int]:
+        """Return the number of images."""
+        return {"pictures": len(self)}
 
     def targets(self) -> list[PictureTargets]:
         """Split the instances by picture, as views. One transfer of ``counts`` to the host.

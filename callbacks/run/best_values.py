@@ -17,11 +17,17 @@ class BestValues(pl.Callback):
     After each validation of a training that has a monitored metric, ``best/<metric>`` is its best
     value so far, a plain number in history and summary, which is what a sweep needs as its goal.
     The summary also gets the other validation metrics of that very validation under ``best/``, with
-    ``best/epoch`` and ``best/step``.
+    ``best/epoch`` and ``best/step``. The logger learns which module says what the best value is.
     """
 
     def __init__(self) -> None:
         self._best: float | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Tell the logger whose metrics it gets."""
+        for logger in trainer.loggers:
+            if isinstance(logger, SafeWandbLogger):
+                logger.logged_by = pl_module
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin with the best value of the training that this one continues, if it does."""

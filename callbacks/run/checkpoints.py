@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
+
+from loggers.metric_names import best_of
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -26,11 +30,20 @@ class RunCheckpoint(ModelCheckpoint):
     Args:
         save_last: write ``last.ckpt``.
         last_seconds: see above; 0 for every epoch.
+        mode: ``max`` or ``min``, which value of the monitored metric is the best; None for what the
+            module declares of it (``lower_is_better``), else ``max``.
         kwargs: arguments of ``ModelCheckpoint``.
     """
 
-    def __init__(self, save_last: bool = True, last_seconds: float = 60.0, **kwargs: Any) -> None:
-        super().__init__(save_last=False, **kwargs)
+    def __init__(
+        self,
+        save_last: bool = True,
+        last_seconds: float = 60.0,
+        mode: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(save_last=False, mode="max" if mode is None else mode, **kwargs)
+        self._mode_is_declared = mode is None
         self.write_last = save_last
         self.last_seconds = last_seconds
         self._validated = self._due = False
@@ -45,7 +58,9 @@ class RunCheckpoint(ModelCheckpoint):
         return Path(self.dirpath) / f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}"
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Also remove what a killed run left unfinished."""
+        """Take the mode that the module declares; remove what a killed run left unfinished."""
+        if self._mode_is_declared and best_of(self.monitor or "", pl_module) == "min":
+            self.mode, self.kth_value = "min", torch.tensor(math.inf)
         super().setup(trainer, pl_module, stage)
         if stage == "fit" and trainer.is_global_zero and self.dirpath is not None:
             for part in Path(self.dirpath).glob(f".*{self.FILE_EXTENSION}.*"):

@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.callbacks.progress.rich_progress import ProcessingSpeedColumn
 from torch import Tensor
 
-from structures import BagBatch, SegBatch
+from structures import Batch
 
 REFRESH_SECONDS = 0.5
 
@@ -97,8 +97,8 @@ class ProgressBar(RichProgressBar):
                 loss = loss * trainer.accumulate_grad_batches
             self._loss = keep * self._loss + (1 - keep) * loss
             self._weight = keep * self._weight + 1 - keep
-        if isinstance(batch, SegBatch | BagBatch):
-            self._unit = "pictures/s" if isinstance(batch, SegBatch) else "bags/s"
+        if isinstance(batch, Batch):
+            self._unit = f"{next(iter(batch.units()))}/s"
             self._samples = keep * self._samples + len(batch) * trainer.world_size
             self._seconds = keep * self._seconds + elapsed
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)

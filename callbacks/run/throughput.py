@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from time import perf_counter
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 
 from callbacks.run.logged_steps import is_logged, log_numbers
-from structures import BagBatch, SegBatch
+from structures import Batch
 
 
 class Throughput(pl.Callback):
@@ -19,8 +20,8 @@ class Throughput(pl.Callback):
         ``time/step``: seconds an optimizer step takes, the next line's included;
         ``time/data``: seconds of these between one batch and the next: waiting for data, moving
         them to the device, logging;
-        ``time/pictures_per_second``, or ``time/bags_per_second`` and
-        ``time/instances_per_second`` (instances of the bags), of all processes together.
+        ``time/<unit>_per_second`` of all processes together, where a batch says its units
+        (`Batch.units`): pictures, or bags and their instances.
 
     Validation, checkpoints at the end of an epoch and the pause between epochs do not count; the
     first batch of an epoch does, so the start of loader workers is seen in ``time/data``. Between
@@ -39,8 +40,7 @@ class Throughput(pl.Callback):
 
     def _restart(self) -> None:
         self._seconds = self._waited = 0.0
-        self._samples = self._instances = 0
-        self._unit: str | None = None
+        self._counts: Counter[str] = Counter()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin a window at the step the run starts from."""
@@ -71,13 +71,8 @@ class Throughput(pl.Callback):
         """Count the batch; log where a step is due."""
         del outputs, batch_idx
         self._seconds += self._lap()
-        if isinstance(batch, SegBatch):
-            self._unit = "pictures"
-            self._samples += len(batch)
-        elif isinstance(batch, BagBatch):
-            self._unit = "bags"
-            self._samples += len(batch)
-            self._instances += batch.features.shape[0]
+        if isinstance(batch, Batch):
+            self._counts.update(batch.units())
         step = trainer.global_step
         if is_logged(trainer, step) and step != self._logged_step:
             log_numbers(trainer, self._numbers(trainer, pl_module.device), step)
@@ -97,13 +92,10 @@ class Throughput(pl.Callback):
     def _numbers(self, trainer: pl.Trainer, device: torch.device) -> dict[str, float]:
         seconds, steps = self._seconds + self._waited, trainer.global_step - self._logged_step
         numbers = {"time/step": seconds / steps, "time/data": self._waited / steps}
-        counts = [float(self._samples), float(self._instances)]
-        if trainer.world_size > 1:
+        counts = [float(count) for count in self._counts.values()]
+        if trainer.world_size > 1 and counts:
             counts = trainer.strategy.reduce(
                 torch.tensor(counts, device=device), reduce_op="sum"
             ).tolist()
-        if self._unit is not None:
-            numbers[f"time/{self._unit}_per_second"] = counts[0] / seconds
-        if self._unit == "bags":
-            numbers["time/instances_per_second"] = counts[1] / seconds
-        return numbers
+        rates = dict(zip(self._counts, counts, strict=True))
+        return numbers | {f"time/{unit}_per_second": n / seconds for unit, n in rates.items()}

@@ -38,21 +38,21 @@ def plain(config: Any) -> Any:
     return str(config)
 
 
-_SOURCES: dict[str, Any] = {"init_from": None, "weights": None, "pretrained": False}
-
-
-_STAGES = ("teacher", "encoder")  # files of a first stage; elsewhere networks have these names
-
-
 def without_sources(config: Any) -> Any:
     """Return a model's configuration without the files it once started from.
 
-    A checkpoint brings its own weights, so those files may be gone.
+    A checkpoint brings its own weights, so those files may be gone. Every class says which of its
+    arguments name them (``starts_from``).
     """
-    if isinstance(config, Mapping):
-        named = {k: None for k, v in config.items() if k in _STAGES and isinstance(v, str)}
-        return {k: _SOURCES.get(k, without_sources(v)) for k, v in config.items()} | named
-    return [without_sources(v) for v in config] if isinstance(config, list) else config
+    if isinstance(config, list):
+        return [without_sources(value) for value in config]
+    if not isinstance(config, Mapping):
+        return config
+    clean = {key: without_sources(value) for key, value in config.items()}
+    if isinstance(given := clean.get("init_args"), dict):
+        sources = getattr(class_of(config), "starts_from", {})
+        given |= {key: value for key, value in sources.items() if key in given}
+    return clean
 
 
 def class_of(section: Mapping[str, Any]) -> type | None:

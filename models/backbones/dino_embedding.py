@@ -29,7 +29,7 @@ Letters: N tiles of H x W pixels, D width of the transformer, P patches.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,7 @@ class DinoEmbedding(nn.Module):
 
     mean: Tensor
     std: Tensor
+    starts_from: ClassVar[dict[str, Any]] = {"pretrained": False, "weights": None}
 
     def __init__(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from torch import Tensor, nn
 
 from models.backbones.norm import Norm
@@ -31,6 +33,7 @@ class TimmFeatures(nn.Module):
     """
 
     feature_channels: tuple[int, int, int]
+    starts_from: ClassVar[dict[str, Any]] = {"pretrained": False, "weights": None}
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
@@ -36,6 +37,7 @@ class TimmFPN(nn.Module):
     """
 
     out_channels: int
+    starts_from: ClassVar[dict[str, Any]] = {"pretrained": False, "weights": None}
 
     def __init__(
         self,

@@ -172,10 +172,13 @@ def test_the_share_of_the_training_reaches_masks_and_momentum(monkeypatch):
 
 def test_a_checkpoint_asks_for_no_file_and_keeps_networks_of_that_name():
     network = {"class_path": "models.mil.layers.lenet.LeNetEncoder", "init_args": {"side": 8}}
-    model = {"teacher": "t.ckpt", "encoder": "e.ckpt", "model": {"encoder": network}}
-    assert without_sources(model) == {
-        "teacher": None, "encoder": None, "model": {"encoder": network},
-    }  # fmt: skip
+    learner = {"class_path": "models.mil.abmil.ABMIL", "init_args": {"encoder": network}}
+    for module, argument in (("mhim.MHIMModule", "teacher"), ("sc_mil.SCMILModule", "encoder")):
+        path = f"lightning_modules.{module}"
+        given = {argument: "t.ckpt", "init_from": "i.pt", "model": learner}
+        assert without_sources({"class_path": path, "init_args": given}) == {
+            "class_path": path, "init_args": {argument: None, "init_from": None, "model": learner},
+        }  # fmt: skip
 
 
 def test_training_without_a_first_stage_is_refused():

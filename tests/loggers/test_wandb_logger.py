@@ -12,6 +12,8 @@ import pytest
 
 from callbacks.results.class_table import ClassTable
 from callbacks.run.best_values import BestValues
+from lightning_modules.mil import MILModule
+from lightning_modules.segmentation import SegmentationModule
 from loggers import wandb_logger
 from loggers.metric_names import best_of
 from loggers.run import build_loggers, finish_loggers
@@ -92,6 +94,7 @@ def assert_models(run, run_id, aliases, folder):
 def test_history_summary_groups_and_definitions_are_read_back(loggers, offline_wandb, read_wandb):
     both = loggers(group="folds", job_type="fold3", tags=("a", "b"), checkpoints="none")
     logger = both[1]
+    logger.logged_by = SegmentationModule
     assert not runs(offline_wandb)  # nothing starts before something is logged
     logger.log_hyperparams({"model": {"lr": 0.5, "sizes": [1, 2]}, "data_hash": "abc"})
     for step, (score, loss) in enumerate([(0.25, 3.0), (0.75, 1.0), (0.5, 2.0)]):
@@ -342,12 +345,29 @@ def test_processes_after_the_first_touch_nothing(loggers, offline_wandb, monkeyp
     assert not (offline_wandb / "x/version_0/wandb_run_id").exists()
 
 
-def test_only_what_has_a_best_value_keeps_it():
-    high = ["val/segm_map", "val/box_ar_100", "val/bag_auroc", "val/witness_auroc"]
-    assert [best_of(name) for name in high] == ["max"] * 4
-    assert [best_of(name) for name in ("train/loss", "train/loss_mask", "val/loss")] == ["min"] * 3
+@pytest.mark.parametrize(
+    ("module", "high"),
+    [
+        (SegmentationModule, ["val/segm_map", "val/box_ar_100", "val/box_map_small"]),
+        (MILModule, ["val/bag_auroc", "val/bag_balanced_accuracy", "val/witness_auroc"]),
+    ],
+)
+def test_only_what_has_a_best_value_keeps_it(module, high):
+    assert [best_of(name, module) for name in high] == ["max"] * 3
+    low = ["train/loss", "train/loss_mask", "val/loss"]
+    assert [best_of(name, module) for name in low] == ["min"] * 3
     others = ["test/segm_map", "lr-SGD", "time/step", "best/val/bag_auroc", "val/gallery", "epoch"]
-    assert [best_of(name) for name in others] == [None] * 6
+    assert [best_of(name, module) for name in others] == [None] * 6
+
+
+def test_a_module_declares_what_is_better_when_lower():
+    class Calibrated(MILModule):
+        metric_names = (*MILModule.metric_names, "val/bag_ece")
+        lower_is_better = (*MILModule.lower_is_better, "val/bag_ece")
+
+    assert best_of("val/bag_ece", Calibrated) == "min"
+    assert best_of("val/bag_ece", MILModule) is None
+    assert best_of("val/bag_auroc", object()) is None
 
 
 def test_a_stage_is_named_after_its_run(tmp_path):

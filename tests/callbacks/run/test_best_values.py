@@ -61,6 +61,12 @@ def test_best_so_far_in_history_and_its_whole_validation_in_the_summary(mode, be
     }
 
 
+def test_the_logger_learns_whose_metrics_it_gets():
+    logger, module = Recorder(), object()
+    BestValues().setup(trainer(logger), module, "fit")
+    assert logger.logged_by is module
+
+
 def test_undefined_scores_are_never_the_best():
     logger = Recorder()
     fake, callback = trainer(logger), BestValues()

@@ -106,3 +106,30 @@ def test_a_run_in_a_new_folder_begins_without_a_best_score(tmp_path):
     assert float(again.best_model_score) == pytest.approx(0.6)
     assert torch.load(tmp_path / "b" / "best.ckpt", weights_only=True)["global_step"] == 20
     assert torch.load(tmp_path / "a" / "best.ckpt", weights_only=True)["global_step"] == 10
+
+
+class Declaring(Module):
+    lower_is_better = ("score",)
+
+
+@pytest.mark.parametrize(
+    ("module", "mode", "best"),
+    [
+        (Module, None, 3.0),
+        (Declaring, None, 1.0),
+        (Declaring, "max", 3.0),  # what is configured wins
+        (Module, "min", 1.0),
+    ],
+)
+def test_the_best_is_what_the_module_declares(tmp_path, module, mode, best):
+    callback = RunCheckpoint(monitor="score", mode=mode, dirpath=tmp_path, filename="best")
+    trainer = pl.Trainer(
+        callbacks=[callback], logger=False, enable_progress_bar=False, accelerator="cpu",
+        enable_model_summary=False, num_sanity_val_steps=0, max_epochs=3,
+    )  # fmt: skip
+    loader = DataLoader(TensorDataset(torch.ones(1, 1)), batch_size=1)
+    trainer.fit(module([2.0, 1.0, 3.0]), loader, loader)
+    assert float(callback.best_model_score) == best
+    state = torch.load(tmp_path / "best.ckpt", weights_only=True)
+    assert state["epoch"] == {1.0: 1, 3.0: 2}[best]
+    assert callback.mode == ("min" if best == 1.0 else "max")

@@ -61,19 +61,30 @@ def test_a_recipe_without_usable_data_is_refused(tmp_path):
         instantiate_data(wrong, {})
 
 
-def test_the_files_a_model_once_started_from_are_not_needed_again():
+@pytest.mark.parametrize(
+    "kind", ["timm_fpn.TimmFPN", "timm_features.TimmFeatures", "dino_embedding.DinoEmbedding"]
+)
+def test_the_files_a_model_once_started_from_are_not_needed_again(kind):
+    began = {"weights": "gone.pth", "pretrained": True}
+    backbone = {"class_path": f"models.backbones.{kind}", "init_args": {"name": "x", **began}}
+    network = {"class_path": "models.seg.mask_rcnn.MaskRCNN", "init_args": {"backbone": backbone}}
     config = {
-        "class_path": "M",
-        "init_args": {
-            "init_from": "gone.pt",
-            "model": {"init_args": {"backbone": {"weights": "gone.pth", "pretrained": True}}},
-        },
+        "class_path": "lightning_modules.segmentation.SegmentationModule",
+        "init_args": {"init_from": "gone.pt", "model": network, "loss_weights": {"weights": 2.0}},
     }
     clean = without_sources(config)
     assert clean["init_args"]["init_from"] is None
-    backbone = clean["init_args"]["model"]["init_args"]["backbone"]
-    assert backbone == {"weights": None, "pretrained": False}
+    assert clean["init_args"]["loss_weights"] == {"weights": 2.0}
+    cleaned = clean["init_args"]["model"]["init_args"]["backbone"]
+    assert cleaned["init_args"] == {"name": "x", "weights": None, "pretrained": False}
     assert config["init_args"]["init_from"] == "gone.pt"
+    assert backbone["init_args"]["weights"] == "gone.pth"
+
+
+@pytest.mark.parametrize("path", [None, "nothere.Model", "torch.nn.Linear", "torch.relu"])
+def test_a_class_that_declares_nothing_keeps_its_arguments(path):
+    config = {"class_path": path, "init_args": {"weights": "w.pt", "sizes": [1, {"a": 2}]}}
+    assert without_sources(config) == config
 
 
 def test_preprocessing_of_the_checkpoint_wins_over_the_recipe(tmp_path):

@@ -84,8 +84,9 @@ def expected_score(checkpoint, bag):
 def test_slides_from_training_to_prediction(write_slides, fit, score, predict, tmp_path):
     table = write_slides(32, label=["neg", "pos"] * 16)
     run = fit(
-        "features.FeatureBagsDataModule", "slides", table=str(table), batch_size=4, eval_batch_size=3,
-        token_budget=16, max_instances=5, sampler="class_balanced", fold=1, num_folds=4,
+        "features.FeatureBagsDataModule", "slides", table=str(table), batch_size=4,
+        eval_batch_size=3, token_budget=16, max_instances=5,
+        sampler="class_balanced", fold=1, num_folds=4,
     )  # fmt: skip
     with (run / "splits.csv").open() as stream:
         split = {row["slide_id"]: row["split"] for row in csv.DictReader(stream)}
