@@ -1,4 +1,4 @@
-"""Ground truth that is read and checked once, for scoring and for every checkpoint that predicts it."""
+"""Ground truth read and checked once, for scoring and for every checkpoint that predicts it."""
 
 from __future__ import annotations
 
