@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from formats.weights.archive import check_archive
-from formats.weights.foreign import read_foreign_weights
-from formats.weights.foreign_pickle import ORIGINAL
+from formats.weights.foreign import ORIGINAL, read_foreign_weights, unpickling_reason
 
 
 class ForeignContentError(ValueError):
@@ -81,11 +80,9 @@ def read_file(path: str | Path) -> dict[str, Any]:
     try:
         content = _read_tensors(path)
     except pickle.UnpicklingError as error:
-        # Before that it advises to switch the check off, after it to allow what was found.
         if not _starts_as_weights(path):
             raise _no_weights(path) from None
-        told = str(error).rpartition("WeightsUnpickler error: ")[2].strip()
-        reason = told.partition("\n")[0].partition(" Please ")[0].rstrip(". ")
+        reason = unpickling_reason(error)
         raise ForeignContentError(
             f"{path}: refused, because it holds more than tensors and plain containers, or is "
             f"broken ({reason}). {_remedy(path, reason)}"

@@ -1,30 +1,39 @@
 """Weights out of archives that hold whole networks of classes which are not installed.
 
-``torch.save`` of a network writes a zip archive: a pickle that names the classes of all layers,
-and one entry of raw values for each storage. `read_foreign_weights` reads the pickle as data
-(`foreign_pickle.py`), finds the layers by PyTorch's own attributes ``_modules``, ``_parameters``
-and ``_buffers``, and copies the values of the tensors that belong to them; no foreign code is
-needed or run. Assumptions A246 to A247.
+``torch.save`` of a network writes a pickle that names the classes of all layers.
+`read_foreign_weights` reads it with ``torch.load(weights_only=True)``, which creates objects of
+allowed classes only. Each class that PyTorch does not know is allowed under its name as a stub
+that keeps its state and does nothing, so no foreign code is needed or run. The layers are found by
+PyTorch's own attributes ``_modules``, ``_parameters`` and ``_buffers``. Assumptions A246 to A247.
+
+Objects of the file may carry attributes that hide methods, so dictionaries are read by
+``dict.get(value, ...)`` and not by ``value.get(...)``.
 """
 
 from __future__ import annotations
 
-import math
-import struct
+import pickle
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from formats.weights.foreign_pickle import Record, StoragePlace, TensorPlace, read_pickle
+from formats.weights.archive import check_archive
 
+ORIGINAL: Final = "ultralytics."  # modules of the package whose networks are read
+# Calls that are recorded although they have arguments: numpy's numbers, of no use to us.
+_VALUES: Final = ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+_DTYPES: Final = (
+    torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64
+)  # fmt: skip
 _MAX_PICKLE = 1 << 22  # bytes; a network of scale x with its optimizer takes less than a MiB
+_MAX_CLASSES, _MAX_AXES = 200, 8
 _MAX_PARTS, _MAX_DEPTH, _MAX_NAME = 50_000, 40, 500
-_BROKEN = (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, struct.error, OSError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,152 +67,189 @@ def read_foreign_weights(path: str | Path) -> ForeignWeights:
     """
     path = Path(path)
     try:
-        with zipfile.ZipFile(path) as file:
-            archive = _Archive(file, path.stat().st_size)
-            part, network = _network(read_pickle(archive.pickle()))
-            places = dict(_tensors(network))
-            archive.check_total(places)
-            tensors = {name: archive.tensor(place) for name, place in places.items()}
-    except _BROKEN as error:
-        raise ValueError(f"{path}: broken archive, cannot be read as weights ({error})") from None
+        _check_entries(path)
+        part, network = _network(_load(path))
+        tensors = _copied(dict(_tensors(network)), path.stat().st_size)
+    except pickle.UnpicklingError as error:
+        reason = unpickling_reason(error)
+        raise ValueError(f"{path}: refused: {reason}. Nothing in it was executed.") from None
     except ValueError as error:
         raise ValueError(f"{path}: refused: {error}. Nothing in it was executed.") from None
+    except Exception as error:  # the reader raises whatever the broken bytes lead it to
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
+        raise ValueError(f"{path}: broken archive, cannot be read as weights ({reason})") from None
     if not tensors:
         raise ValueError(f"{path}: its network has no weights")
-    return ForeignWeights(tensors, part, network.kind.name)
+    return ForeignWeights(tensors, part, type(network).__name__.rpartition(".")[2])
 
 
-@dataclass
-class _Archive:
-    """Entries of a torch archive, with limits so that a small file cannot become a large one."""
+def unpickling_reason(error: pickle.UnpicklingError) -> str:
+    """Return why ``torch.load`` refuses a pickle, without its advice on how to allow everything."""
+    reason = str(error.__context__ or error).strip()  # the advice is put around the context
+    return reason.partition("\n")[0].partition(" Please ")[0].rstrip(". ")
 
-    file: zipfile.ZipFile
-    file_size: int
-    _read: dict[StoragePlace, Tensor] = field(default_factory=dict)
-    _bytes: int = 0
 
-    def __post_init__(self) -> None:
-        names = self.file.namelist()
-        roots = [n.removesuffix("/data.pkl") for n in names if n.endswith("/data.pkl")]
-        if len(roots) != 1:
+def _check_entries(path: Path) -> None:
+    """Refuse archives that ``torch.save`` has not written, are damaged or have a huge pickle."""
+    check_archive(path)
+    with zipfile.ZipFile(path) as archive:
+        pickles = [e for e in archive.infolist() if e.filename.endswith("/data.pkl")]
+        if len(pickles) != 1:
             raise ValueError(
                 "it is a zip archive, but not one of torch.save (one data.pkl expected, found "
-                f"{len(roots)})"
+                f"{len(pickles)})"
             )
-        self.root = roots[0]
-        order = f"{self.root}/byteorder"
-        if order in names and self._entry(order, limit=16) != b"little":
+        if pickles[0].file_size > _MAX_PICKLE:
+            raise ValueError(f"the entry 'data.pkl' is larger than {_MAX_PICKLE} bytes")
+        order = pickles[0].filename.replace("data.pkl", "byteorder")
+        if order in archive.namelist() and archive.read(order) != b"little":
             raise ValueError("its values are not little-endian; save it on another machine")
-
-    def pickle(self) -> bytes:
-        return self._entry(f"{self.root}/data.pkl", limit=_MAX_PICKLE)
-
-    def _entry(self, name: str, limit: int, exact: int | None = None) -> bytes:
-        try:
-            entry = self.file.getinfo(name)
-        except KeyError:
-            raise ValueError(f"the entry {name[-60:]!r} is missing") from None
-        size = entry.file_size
-        stored = entry.compress_type == zipfile.ZIP_STORED and entry.compress_size == size
-        if not stored or size > limit:
-            raise ValueError(f"the entry {name[-60:]!r} is compressed or larger than {limit} bytes")
-        if exact is not None and size != exact:
-            raise ValueError(f"the entry {name[-60:]!r} has {size} bytes, its pickle says {exact}")
-        return self.file.read(entry)
-
-    def check_total(self, places: dict[str, TensorPlace]) -> None:
-        """Refuse tensors that together are larger than the file, copies of the same values."""
-        total = sum(math.prod(p.size) * p.storage.dtype.itemsize for p in places.values())
-        if total > self.file_size:
-            raise ValueError(f"its tensors take {total} bytes, the file has {self.file_size}")
-
-    def tensor(self, place: TensorPlace) -> Tensor:
-        """Return a copy of a tensor; floating-point numbers become float32."""
-        storage = place.storage
-        if storage not in self._read:
-            size = storage.numel * storage.dtype.itemsize
-            self._bytes += size
-            content = self._entry(
-                f"{self.root}/data/{storage.key}", limit=self.file_size, exact=size
-            )
-            if self._bytes > self.file_size:
-                raise ValueError("its storages take more bytes than the file has")
-            self._read[storage] = (
-                torch.frombuffer(bytearray(content), dtype=storage.dtype)
-                if content
-                else torch.empty(0, dtype=storage.dtype)
-            )
-        values = self._read[storage]
-        if not math.prod(place.size):
-            values = values.new_empty(place.size)
-        else:
-            values = values.as_strided(place.size, place.stride, place.offset)
-        kind = torch.float32 if values.is_floating_point() else values.dtype
-        return values.to(kind, copy=True, memory_format=torch.contiguous_format)
+        damaged = archive.testzip()
+    if damaged:
+        raise RuntimeError(f"the CRC of its entry {damaged[-60:]!r} is wrong")
 
 
-def _network(content: Any) -> tuple[str, Record]:
+class _Stub:
+    """An object of a class that is not installed: its state is kept, its arguments are not."""
+
+    __slots__ = ("state",)
+    state: Any
+
+    def __new__(cls, *_: Any) -> _Stub:
+        """Create an object without a state; a pickle also does so without calling the class."""
+        made = super().__new__(cls)
+        made.state = None
+        return made
+
+    def __init__(self, *arguments: Any) -> None:
+        """Refuse what a pickle calls, but for values and empty namespaces of the original."""
+        name = type(self).__name__
+        if name not in _VALUES and (arguments or not name.startswith(ORIGINAL)):
+            raise _refused_call(name, arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        if self.state is not None:
+            raise ValueError(f"its pickle gives the state of a {type(self).__name__!r} twice")
+        self.state = state
+
+
+def _refused_call(name: str, arguments: tuple[Any, ...]) -> ValueError:
+    return ValueError(f"it asks for a call of {name[:100]!r} with {len(arguments)} arguments")
+
+
+def _method(*arguments: Any) -> None:
+    """Stand for ``getattr``: the original keeps methods of its classes by name (A246)."""
+    owner = arguments[0] if arguments else None
+    kind = owner if isinstance(owner, type) else type(owner)
+    known = issubclass(kind, _Stub) and kind.__name__.startswith(ORIGINAL)
+    if not known or tuple(map(type, arguments[1:])) != (str,):
+        raise _refused_call("builtins.getattr", arguments)
+
+
+def _load(path: Path) -> Any:
+    """Read an archive with a stub for each class and function that PyTorch does not allow."""
+    names = get_unsafe_globals_in_checkpoint(path)
+    for name in names:
+        if not name.isprintable():  # it is shown to users
+            raise ValueError(f"its pickle names a class {name[:40]!r}")
+    if len(names) > _MAX_CLASSES:  # the reader looks through all of them at each step
+        raise ValueError(f"its pickle names {len(names)} classes, more than {_MAX_CLASSES}")
+    stubs: dict[str, Any] = {name: type(name, (_Stub,), {"__slots__": ()}) for name in names}
+    if "builtins.getattr" in stubs:
+        stubs["builtins.getattr"] = _method
+    with safe_globals([(stub, name) for name, stub in stubs.items()]):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _network(content: Any) -> tuple[str, _Stub]:
     """Choose the network of a file."""
-    if isinstance(content, Record):
+    if isinstance(content, _Stub):
         return "", content
     if isinstance(content, dict):
         for part in ("ema", "model"):
-            if isinstance(content.get(part), Record):
-                return part, content[part]
+            found = dict.get(content, part)
+            if isinstance(found, _Stub):
+                return part, found
     raise ValueError("it holds no network, neither under 'ema' nor under 'model'")
 
 
-def _tensors(network: Record) -> Iterator[tuple[str, TensorPlace]]:
-    """Walk over the layers of a network; yield names and places of what a state_dict has."""
+def _tensors(network: _Stub) -> Iterator[tuple[str, Tensor]]:
+    """Walk over the layers of a network; yield names and tensors of what a state_dict has."""
     waiting, seen = [("", network, 0)], 0
     while waiting:
         prefix, module, depth = waiting.pop()
         parts = [_attribute(module, name) for name in ("_parameters", "_buffers", "_modules")]
-        hidden = _hidden(module)
-        seen += 1 + len(hidden) + sum(map(len, parts))
+        seen += 1 + sum(map(len, parts))
         if seen > _MAX_PARTS or depth > _MAX_DEPTH:
             raise ValueError("its layers contain themselves or are too many")
         parameters, buffers, children = parts
-        for name, place in (parameters | _without(buffers, hidden)).items():
-            if isinstance(place, TensorPlace):
-                yield _joined(prefix, name), place
-            elif place is not None:
-                raise ValueError(f"{(prefix + str(name))[:80]!r} is not a tensor")
+        for name, value in (parameters | _without_hidden(buffers, module)).items():
+            if value is not None:
+                whole = _joined(prefix, name)
+                yield whole, _sound(value, whole)
         for name, child in reversed(children.items()):
-            if isinstance(child, Record):
+            if isinstance(child, _Stub):
                 waiting.append((_joined(prefix, name) + ".", child, depth + 1))
             elif child is not None:
-                raise ValueError(f"{(prefix + str(name))[:80]!r} is not a layer")
+                raise ValueError(f"{_joined(prefix, name)[:80]!r} is not a layer")
+
+
+def _attribute(module: _Stub, name: str) -> dict[Any, Any]:
+    """Return one of the three dictionaries of a layer."""
+    value = dict.get(module.state, name) if isinstance(module.state, dict) else None
+    if not isinstance(value, dict):
+        raise ValueError(f"{type(module).__name__[:100]!r} is no PyTorch module: it has no {name}")
+    return dict(dict.items(value))
+
+
+def _without_hidden(buffers: dict[Any, Any], module: _Stub) -> dict[Any, Any]:
+    """Leave out buffers that are not part of a state_dict."""
+    hidden = dict.get(module.state, "_non_persistent_buffers_set")
+    return {k: v for k, v in buffers.items() if not isinstance(hidden, set) or k not in hidden}
 
 
 def _joined(prefix: str, name: Any) -> str:
     """Return the name of a part; long ones would be copied to all parts below."""
-    whole = f"{prefix}{name}"
-    if len(whole) > _MAX_NAME or not whole.isprintable():
+    whole = prefix + name if isinstance(name, str) else prefix + type(name).__name__
+    if len(whole) > _MAX_NAME or not whole.isprintable() or not isinstance(name, str):
         raise ValueError(
             f"a part of its network is named {whole[:40]!r} ({len(whole)} characters), refused"
         )
     return whole
 
 
-def _without(values: dict[Any, Any], hidden: list[Any]) -> dict[Any, Any]:
-    return {name: value for name, value in values.items() if name not in hidden}
+def _sound(value: Any, name: str) -> Tensor:
+    """Return a tensor that is a plain one and repeats no values of its storage."""
+    if type(value) not in (Tensor, nn.Parameter) or vars(value):
+        raise ValueError(f"{name[:80]!r} is not a tensor")
+    if value.dtype not in _DTYPES or value.layout != torch.strided or value.device.type != "cpu":
+        raise ValueError(
+            f"it holds a tensor of {value.dtype}, {value.layout} and {value.device.type}; read "
+            f"are {', '.join(map(str, _DTYPES))} on the CPU"
+        )
+    stored = value.untyped_storage().nbytes()
+    if value.ndim > _MAX_AXES or value.nbytes > stored or max(value.shape, default=0) > 1 << 32:
+        raise ValueError(
+            f"it has a tensor of shape {tuple(value.shape)} and strides {value.stride()} in a "
+            f"storage of {stored} bytes, which do not agree"
+        )
+    return Tensor.detach(value)
 
 
-def _hidden(module: Record) -> list[Any]:
-    """Return names of buffers that are not part of a state_dict: a set, so kept as a call."""
-    found = module.state.get("_non_persistent_buffers_set")
-    names = found.arguments[0] if isinstance(found, Record) and found.arguments else []
-    return [n for n in names if isinstance(n, str)] if _short_list(names) else []
+def _copied(tensors: dict[str, Tensor], file_size: int) -> dict[str, Tensor]:
+    """Return copies; floating-point numbers become float32.
 
-
-def _short_list(names: Any) -> bool:
-    return isinstance(names, list) and len(names) < _MAX_DEPTH
-
-
-def _attribute(module: Record, name: str) -> dict[Any, Any]:
-    """Return one of the three dictionaries of a layer."""
-    value = module.state.get(name) if isinstance(module.state, dict) else None
-    if not isinstance(value, dict):
-        raise ValueError(f"{module.kind} is no PyTorch module: it has no {name}")
-    return value
+    Raises:
+        ValueError: together they are larger than the file, copies of the same values.
+    """
+    total = sum(value.nbytes for value in tensors.values())
+    if total > file_size:
+        raise ValueError(f"its tensors take {total} bytes, the file has {file_size}")
+    return {
+        name: value.to(
+            torch.float32 if value.is_floating_point() else value.dtype,
+            copy=True,
+            memory_format=torch.contiguous_format,
+        )
+        for name, value in tensors.items()
+    }

@@ -265,7 +265,7 @@ def test_an_object_with_reduce_in_a_file_of_torch(package, tmp_path):
     root = whole(package, {"weight": torch.ones(2)}, extra=Evil(sentinel))
     torch.save({"model": root}, tmp_path / "evil.pt")
     gone()
-    with pytest.raises(ValueError, match=r"refused: .*'(posix|nt)\.system' with 1 arguments"):
+    with pytest.raises(ValueError, match=r"refused: .*(posix|nt)\.system whose module"):
         load_weights(nn.Linear(2, 2), tmp_path / "evil.pt")
     with pytest.raises(ValueError, match=r"evil.pt: refused"):
         read_file(tmp_path / "evil.pt")

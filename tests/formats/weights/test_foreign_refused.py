@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from formats.weights import foreign as foreign_checkpoint
+from formats.weights import foreign
 from formats.weights.files import load_weights
 from formats.weights.foreign import read_foreign_weights
-from formats.weights.foreign_pickle import Record, TensorPlace, read_pickle
 
 
 def text(value):
@@ -85,56 +84,59 @@ def test_the_hand_made_file_is_sound(tmp_path):
 
 
 def calls(sentinel):
+    """What the refusal says, and code that asks for a call."""
     command = f"touch {sentinel}"
     one = b"(" + text(command) + b"t"
     python = b"(" + text(f"open({str(sentinel)!r}, 'w')") + b"t"
-    yield "os.system", glob("os", "system") + one + b"R"
-    yield "posix.system", glob("posix", "system") + one + b"R"
-    yield "subprocess.getoutput", glob("subprocess", "getoutput") + one + b"R"
-    yield "builtins.eval", glob("builtins", "eval") + python + b"R"
-    yield "__builtin__.eval", glob("__builtin__", "eval") + python + b"R"
-    yield "builtins.exec", glob("builtins", "exec") + python + b"R"
-    yield "torch.load", glob("torch", "load") + one + b"R"
-    yield "torch.hub.load", glob("torch.hub", "load") + one + b"R"
-    yield "collections.OrderedDict", glob("collections", "OrderedDict") + b"(]tR"
-    getter = b"(" + glob("os", "path") + text("system") + b"t"
-    yield "builtins.getattr", glob("builtins", "getattr") + getter + b"R"
-    yield "__builtin__.getattr", glob("__builtin__", "getattr") + getter + b"R"
-    yield "builtins.getattr", glob("builtins", "getattr") + b")R"
+    yield "GLOBAL os.system", glob("os", "system") + one + b"R"
+    yield "GLOBAL posix.system", glob("posix", "system") + one + b"R"
+    for module, name in [("subprocess", "getoutput"), ("torch", "load"), ("torch.hub", "load")]:
+        yield f"call of '{module}.{name}' with 1", glob(module, name) + one + b"R"
+    for name in ("eval", "exec"):
+        for module in ("builtins", "__builtin__"):
+            yield f"call of 'builtins.{name}' with 1", glob(module, name) + python + b"R"
+    getter = b"(" + glob("os.path", "join") + text("system") + b"t"
+    for module in ("builtins", "__builtin__"):
+        yield "call of 'builtins.getattr' with 2", glob(module, "getattr") + getter + b"R"
+    yield "call of 'builtins.getattr' with 0", glob("builtins", "getattr") + b")R"
     unnamed = b"(" + glob("ultralytics.nn", "Net") + b"Nt"
-    yield "builtins.getattr", glob("builtins", "getattr") + unnamed + b"R"
-    yield "ultralytics.utils.run", glob("ultralytics.utils", "run") + one + b"R"
+    yield "call of 'builtins.getattr' with 2", glob("builtins", "getattr") + unnamed + b"R"
+    yield "call of 'ultralytics.utils.run' with 1", glob("ultralytics.utils", "run") + one + b"R"
+    yield "call of 'their.layers.run' with 0", glob("their.layers", "run") + b")R"
     # the method of one of their classes is a name; calling it is refused
     named = b"(" + glob("ultralytics.nn", "Net") + text("run") + b"t"
-    yield "Record stands", glob("builtins", "getattr") + named + b"R" + one + b"R"
-    yield "os.system", glob("os", "system") + b"q\x07h\x07" + one + b"R"  # through the memo
-    yield "instruction INST", b"(" + text(command) + b"ios\nsystem\n"
-    yield "instruction OBJ", b"(" + glob("os", "system") + text(command) + b"o"
-    yield "instruction NEWOBJ_EX", glob("os", "system") + one + b"}\x92"
-    yield "instruction STACK_GLOBAL", text("os") + text("system") + b"\x93" + one + b"R"
-    yield "instruction EXT1", b"\x82\x01"
-    yield "instruction POP", b"N0" + glob("os", "system") + one + b"R"
-    yield "instruction PERSID", b"Pos.system\n"
-    yield "instruction DUP", b"N2"
-    yield "str stands where a Global", text("os.system") + one + b"R"
-    yield "list stands where a tuple", glob("torch", "Size") + b"]R"
-    yield "list stands where a Record", b"]}b"
+    yield "function None", glob("builtins", "getattr") + named + b"R" + one + b"R"
+    # objects of their classes cannot be called either
+    made = glob("ultralytics.nn", "Net") + b")\x81"
+    yield "unrecognized function", made + one + b"R"
+    through_memo = glob("os.path", "join") + b"q\x07h\x07" + one + b"R"
+    yield "call of 'os.path.join' with 1", through_memo
+    yield "operand 105", b"(" + text(command) + b"ios\nsystem\n"  # INST
+    yield "operand 111", b"(" + glob("os", "system") + text(command) + b"o"  # OBJ
+    yield "operand 146", glob("subprocess", "call") + one + b"}\x92"  # NEWOBJ_EX
+    yield "operand 147", text("os") + text("system") + b"\x93" + one + b"R"  # STACK_GLOBAL
+    yield "operand 130", b"\x82\x01"  # EXT1
+    yield "operand 48", b"N0" + glob("os", "system") + one + b"R"  # POP
+    yield "operand 80", b"Pos.system\n"  # PERSID
+    yield "operand 50", b"N2"  # DUP
+    yield "unrecognized function os.system", text("os.system") + one + b"R"
+    yield "Can only build .*list", b"]}b"
 
 
 @pytest.mark.parametrize("place", ["beside", "within"])
 def test_calls_are_refused_by_name_and_not_made(tmp_path, place):
-    for name, code in calls(tmp_path / "sentinel"):
-        refused(tmp_path, place, name, code)
+    for says, code in calls(tmp_path / "sentinel"):
+        refused(tmp_path, place, says, code)
 
 
-def refused(tmp_path, place, name, code):
+def refused(tmp_path, place, says, code):
     if place == "beside":  # after everything that is needed
         sound = text("model") + module(entry("weight", tensor()))
         data = file_of(b"}(" + sound + text("x") + code + b"u")
     else:
         data = file_of(model=module(entry("weight", code)))
     path = write(tmp_path / "evil.pt", data)
-    with pytest.raises(ValueError, match=r"evil.pt: .*" + name.replace(".", r"\.")):
+    with pytest.raises(ValueError, match=rf"evil.pt: .*{says}.*Nothing in it was executed"):
         read_foreign_weights(path)
     with pytest.raises(ValueError, match="evil.pt"):
         load_weights(nn.Linear(2, 2), path)
@@ -142,46 +144,65 @@ def refused(tmp_path, place, name, code):
 
 
 def test_building_objects_executes_nothing(tmp_path):
-    """A class of any name becomes a record, whatever its state says."""
+    """An object of a class of any name keeps its state, whatever that says."""
     sentinel = tmp_path / "sentinel"
     code = f"open({str(sentinel)!r}, 'w')"
-    state = b"}" + text("__setstate__") + glob("builtins", "eval") + b"s"
-    data = glob("subprocess", "Popen") + b"(" + text(code) + b"t\x81" + state + b"b"
-    found = read_pickle(b"\x80\x02" + data + b".")
-    assert isinstance(found, Record)
-    assert (str(found.kind), found.arguments) == ("'subprocess.Popen'", (code,))
-    assert not callable(found)
+    state = b"}(" + text("__setstate__") + glob("builtins", "eval")
+    state += b"".join(text(k) + b"}" for k in ("_buffers", "_modules"))
+    state += text("_parameters") + entry("weight", tensor()) + b"u"
+    made = glob("subprocess", "Popen") + b"(" + text(code) + b"t\x81" + state + b"b"
+    found = read_foreign_weights(write(tmp_path / "w.pt", file_of(made)))
+    assert (found.part, found.kind, list(found.tensors)) == ("", "Popen", ["weight"])
     assert not sentinel.exists()
+
+
+def test_attributes_of_the_file_do_not_hide_methods(tmp_path):
+    """An ordered dictionary can be given attributes; its contents are read past them."""
+    ordered = glob("collections", "OrderedDict") + b")R"
+    hidden = b"}(" + b"".join(text(k) + b"N" for k in ("get", "items", "keys")) + b"ub"
+    parameters = ordered + text("weight") + tensor() + b"s" + hidden
+    model = ordered + text("model") + module(parameters) + b"s" + hidden
+    found = read_foreign_weights(write(tmp_path / "w.pt", file_of(model)))
+    assert found.tensors["weight"].tolist() == [0, 1, 2, 3]
+    kind = glob("torch._utils", "_rebuild_tensor_v2") + glob("torch", "Tensor")
+    arguments = b"(" + storage() + number(0) + numbers(4) + numbers(1) + b"\x89}t"
+    typed = b"(" + kind + arguments + entry("detach", b"N") + b"tR"
+    code = glob("torch._tensor", "_rebuild_from_type_v2") + typed
+    with pytest.raises(ValueError, match=r"'weight' is not a tensor"):
+        read_foreign_weights(write(tmp_path / "w.pt", file_of(module(entry("weight", code)))))
 
 
 @pytest.mark.parametrize(
     ("view", "says"),
     [
-        ({"size": (5,)}, r"shape \(5,\), strides \(1,\) and offset 0 in a storage of 4"),
-        ({"offset": 1}, r"offset 1 in a storage of 4 elements, which do not agree"),
+        ({"size": (5,)}, "resize storage that is not resizable"),
+        ({"offset": 1}, "resize storage that is not resizable"),
         ({"offset": -1, "size": (2,)}, "offset -1"),
-        ({"size": (2, 2), "stride": (3, 1)}, r"strides \(3, 1\)"),
-        ({"size": (2,), "stride": (-1,), "offset": 3}, r"strides \(-1,\)"),
-        ({"size": (2, -2), "stride": (1, 1)}, r"shape \(2, -2\)"),
+        ({"size": (2, 2), "stride": (3, 1)}, "resize storage"),
+        ({"size": (2,), "stride": (-1,), "offset": 3}, r"strides=\[-1\]"),
+        ({"size": (2, -2), "stride": (1, 1)}, "overflow"),
         ({"size": (1 << 20, 1 << 20), "stride": (0, 0)}, "do not agree"),
-        ({"size": (4, 4), "stride": (0, 1)}, "do not agree"),
+        ({"size": (1 << 40, 1 << 40), "stride": (0, 0)}, "overflow"),
+        ({"size": (4, 4), "stride": (0, 1)}, r"strides \(0, 1\) in a storage of 16 .* not agree"),
         ({"size": (0, 1 << 40), "stride": (1, 1)}, "do not agree"),
-        ({"size": (2, 2)}, r"strides \(1,\)"),
+        ({"size": (2, 2)}, r"unequal size length \(2\) and stride length \(1\)"),
         ({"size": (1,) * 9, "stride": (1,) * 9}, "do not agree"),
-        ({"place": storage(numel=1 << 40)}, "has 16 bytes, its pickle says"),
-        ({"place": storage(numel=3), "size": (3,)}, "has 16 bytes, its pickle says 12"),
-        ({"place": storage(numel=-1), "size": ()}, "storage '0' of -1 elements"),
-        ({"place": storage(key="../../etc/passwd")}, r"storage '../../etc/passwd'"),
-        ({"place": storage(key="0/../0")}, "names a storage"),
-        ({"place": storage(key="٣")}, "names a storage"),
-        ({"place": storage(key="7")}, "entry 'w/data/7' is missing"),
-        ({"place": storage(kind="DoubleStorage")}, "has 16 bytes, its pickle says 32"),
-        ({"place": storage(kind="QInt8Storage")}, r"'torch.QInt8Storage'; read are"),
-        ({"place": storage(module="os", kind="FloatStorage")}, "'os.FloatStorage'"),
-        ({"place": b"N"}, "NoneType stands where a StoragePlace"),
-        ({"place": b"NQ"}, "NoneType stands where a tuple"),
-        ({"place": b"(" + text("module") + b"tQ"}, "not a storage"),
-        ({"place": b"(" + text("storage") + storage() * 4 + b"tQ"}, "not a storage"),
+        ({"place": storage(numel=1 << 40)}, r"record size \(16 bytes\) does not match"),
+        ({"place": storage(numel=3), "size": (3,)}, r"record size \(16 bytes\) .*\(12 bytes"),
+        ({"place": storage(numel=-1), "size": ()}, "broken archive"),
+        ({"place": storage(key="../../etc/passwd")}, "data/../../etc/passwd"),
+        ({"place": storage(key="0/../0")}, "failed locating file data/0/../0"),
+        ({"place": storage(key="٣")}, "failed locating file"),
+        ({"place": storage(key="7")}, "failed locating file data/7"),
+        ({"place": storage(kind="DoubleStorage")}, r"record size \(16 bytes\) .*\(32 bytes"),
+        ({"place": storage(kind="QInt8Storage", numel=16)}, "torch.qint8.*; read are torch.float"),
+        ({"place": storage(kind="ByteStorage", numel=16)}, "torch.uint8.*; read are torch.float"),
+        ({"place": storage(module="os.path", kind="FloatStorage")}, "broken archive"),
+        ({"place": storage(module="os", kind="FloatStorage")}, "GLOBAL os.FloatStorage"),
+        ({"place": b"N"}, "broken archive"),
+        ({"place": b"NQ"}, "must be tuple or int"),
+        ({"place": b"(" + text("module") + b"tQ"}, "Only persistent_load of storage"),
+        ({"place": b"(" + text("storage") + storage() * 4 + b"tQ"}, "broken archive"),
     ],
 )
 def test_storages_and_views_that_do_not_agree(tmp_path, view, says):
@@ -190,9 +211,10 @@ def test_storages_and_views_that_do_not_agree(tmp_path, view, says):
         read_foreign_weights(write(tmp_path / "w.pt", data))
 
 
-def test_a_view_to_the_last_element_is_sound():
-    content = tensor(offset=1, size=(3, 1), stride=(1, 7))
-    assert isinstance(read_pickle(b"\x80\x02" + content + b"."), TensorPlace)
+def test_a_view_to_the_last_element_is_sound(tmp_path):
+    view = tensor(offset=1, size=(3, 1), stride=(1, 7))
+    found = read_foreign_weights(write(tmp_path / "w.pt", file_of(module(entry("w", view)))))
+    assert found.tensors["w"].tolist() == [[1], [2], [3]]
 
 
 # A layer that is put into the memo before it gets its state, which holds it.
@@ -211,22 +233,23 @@ ITSELF = module(modules=entry("a", b"h\x05")).replace(b")\x81", b")\x81q\x05")
         (entry("model", module()), "its network has no weights"),
         (entry("model", ITSELF), "contain themselves or are too many"),
         (entry("model", module() + b"}b"), "state of a 'their.layers.Net' twice"),
-        (b"}" + b")" + b"Ns", "key of a dictionary that is neither text nor number"),
-        (b"}(" + text("a") + b"u", "neither text nor number"),
-        (b"N(", "does not end with one value"),
-        (b"NN", "does not end with one value"),
-        (b"", "does not end with one value"),
-        (b"h\x09", "uses a value that it has not stored"),
-        (b"u", "a mark is missing"),
-        (b"N(a", "a value is missing"),
-        (b"]N(a", "a value is missing"),
-        (b"q\x01", "a value is missing"),
-        (b"}Na", "dict stands where a list"),
-        (b"X\xff\xff\x00\x00abc", "expected 65535 bytes"),
+        (b"}" + b")" + b"Ns", "no network"),
+        (b"}(" + text("a") + b"u", "broken archive"),
+        (b"N(", "broken archive"),
+        (b"NN", "no network"),
+        (b"", "broken archive"),
+        (b"h\x09", "broken archive"),
+        (b"u", "broken archive"),
+        (b"N(a", "broken archive"),
+        (b"]N(a", "broken archive"),
+        (b"q\x01", "broken archive"),
+        (b"}Na", "Can only append to lists"),
+        (b"]NNs", "Can only SETITEM for dict"),
+        (b"X\xff\xff\x00\x00abc", "broken archive"),
     ],
 )
 def test_what_is_no_network(tmp_path, content, says):
-    with pytest.raises(ValueError, match=f"w.pt: .*{says}.*Nothing in it was|w.pt: {says}"):
+    with pytest.raises(ValueError, match=f"w.pt: (refused: .*{says}.*Nothing in it was|{says})"):
         read_foreign_weights(write(tmp_path / "w.pt", file_of(content)))
 
 
@@ -257,31 +280,30 @@ def test_tensors_cannot_be_larger_than_their_file(tmp_path):
         read_foreign_weights(path)
 
 
-def test_one_entry_cannot_be_read_again_and_again(tmp_path):
+def test_one_entry_is_read_once(tmp_path):
+    """Storages of one key share their bytes, whatever kind the pickle gives them."""
     kinds = ("FloatStorage", "IntStorage")
     views = [tensor(storage(kind=kind, numel=4000), size=(1,)) for kind in kinds]
     both = b"}(" + b"".join(text(f"w{i}") + view for i, view in enumerate(views)) + b"u"
-    path = write(tmp_path / "w.pt", file_of(model=module(both)), values=bytes(16000))
-    with pytest.raises(ValueError, match="storages take more bytes than the file has"):
-        read_foreign_weights(path)
+    path = write(tmp_path / "w.pt", file_of(module(both)), values=bytes(16000))
+    found = read_foreign_weights(path)
+    assert {v.dtype for v in found.tensors.values()} == {torch.float32}
 
 
 @pytest.mark.parametrize("place", ["offset", "size", "stride"])
-def test_tuples_that_double_are_not_written_out(place):
+def test_tuples_that_double_are_not_written_out(tmp_path, place):
     nested = b")" + b"q\x01h\x01\x86" * 60
     parts = {"offset": number(0), "size": numbers(1), "stride": numbers(1), place: nested}
-    content = (
-        glob("torch._utils", "_rebuild_tensor_v2") + b"(" + storage() + b"".join(parts.values())
-    )
-    with pytest.raises(ValueError, match=r"tuple'.* in a storage of 4 elements, which do not"):
-        read_pickle(b"\x80\x02" + content + b"tR.")
+    content = glob("torch._utils", "_rebuild_tensor_v2") + b"(" + storage()
+    content += b"".join(parts.values()) + b"\x89}tR"
+    with pytest.raises(ValueError, match=r"w.pt: broken archive.*\(.{1,200}\)$"):
+        read_foreign_weights(write(tmp_path / "w.pt", file_of(module(entry("w", content)))))
 
 
-def test_keys_of_one_hash_are_refused():
-    step = (1 << 61) - 1
-    pairs = b"".join(number(n * step) + b"N" for n in (0, 1, 2))
-    with pytest.raises(ValueError, match=r"neither text nor number below 2\^32"):
-        read_pickle(b"\x80\x02}(" + pairs + b"u.")
+def test_a_pickle_names_few_classes(tmp_path):
+    names = b"".join(glob("their", f"Net{i}") for i in range(201))
+    with pytest.raises(ValueError, match=r"w.pt: refused: .* 201 classes, more than 200"):
+        read_foreign_weights(write(tmp_path / "w.pt", file_of(names)))
 
 
 @pytest.mark.parametrize("key", ["long" * 200, "\x1b[2Jw"])
@@ -290,8 +312,9 @@ def test_names_are_short_and_printable(tmp_path, key):
     for network in (module(entry(key, tensor())), module(modules=entry(key, weights))):
         with pytest.raises(ValueError, match=r"a part of its network is named '.*characters\)"):
             read_foreign_weights(write(tmp_path / "w.pt", file_of(model=network)))
-    with pytest.raises(ValueError, match=r"names a class 'their .x1b\[2J'"):
-        read_pickle(b"\x80\x02" + glob("their", "\x1b[2J") + b".")
+    named = glob("their", "\x1b[2J") + b")\x81"
+    with pytest.raises(ValueError, match=r"names a class 'their\..x1b\[2J'"):
+        read_foreign_weights(write(tmp_path / "w.pt", file_of(named)))
 
 
 # ---- archives
@@ -313,12 +336,12 @@ def test_archives_that_are_none(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"big.pt: .*not little-endian"):
         read_foreign_weights(big)
     packed = write(tmp_path / "packed.pt", sound, compression=zipfile.ZIP_DEFLATED)
-    with pytest.raises(ValueError, match=r"'w/data.pkl' is compressed or larger"):
+    with pytest.raises(ValueError, match=r"packed.pt: refused: .*packed entries"):
         read_foreign_weights(packed)
     wide = file_of(model=module(entry("w", tensor(size=(0, *[1 << 31] * 5), stride=(1,) * 6))))
-    with pytest.raises(ValueError, match=r"wide.pt: broken archive"):  # strides overflow
+    with pytest.raises(ValueError, match=r"wide.pt: refused.*do not agree|wide.pt: broken archive"):
         read_foreign_weights(write(tmp_path / "wide.pt", wide))
-    monkeypatch.setattr(foreign_checkpoint, "_MAX_PICKLE", 64)
+    monkeypatch.setattr(foreign, "_MAX_PICKLE", 64)
     with pytest.raises(ValueError, match=r"larger than 64 bytes"):
         read_foreign_weights(write(tmp_path / "w.pt", sound))
 
@@ -329,18 +352,19 @@ def test_an_entry_that_reaches_over_the_rest_of_the_file_is_refused(tmp_path):
     header = data.rindex(b"w/data/0") - 46  # of the central directory
     data[header + 20 : header + 24] = struct.pack("<I", 4000)  # bytes in the file
     path.write_bytes(data)
-    with pytest.raises(ValueError, match=r"'w/data/0' is compressed or larger"):
+    with pytest.raises(ValueError, match=r"w.pt: refused: .*packed entries"):
         read_foreign_weights(path)
 
 
-def test_any_damaged_byte_of_the_pickle_is_a_value_error():
+def test_any_damaged_byte_of_the_pickle_is_a_value_error(tmp_path):
     data = file_of()
     generator = np.random.default_rng(0)
-    for _ in range(3000):
+    for _ in range(1000):
         broken = bytearray(data)
         for place in generator.integers(0, len(data), 2):
             broken[place] = generator.integers(0, 256)
+        path = write(tmp_path / "w.pt", bytes(broken))
         try:
-            read_pickle(bytes(broken))
+            read_foreign_weights(path)
         except ValueError:
             continue
