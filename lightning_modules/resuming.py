@@ -15,6 +15,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from formats.weights.compare import compare_weights, some_of
 from optim.schedules import WarmupSchedule
 
 _PURPOSE = 7919  # separates these streams from those of other uses of the same numbers
@@ -96,18 +97,17 @@ def check_weights(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     Raises:
         ValueError: a name or a shape differs; the message lists some.
     """
-    faults = [f"{n}: not in the checkpoint" for n in sorted(set(wanted) - set(found))]
-    faults += [f"{n}: not in the model" for n in sorted(set(found) - set(wanted))]
+    missing, unexpected, mismatched = compare_weights(found, wanted)
+    faults = [f"{n}: not in the checkpoint" for n in missing]
+    faults += [f"{n}: not in the model" for n in unexpected]
     faults += [
-        f"{n}: {tuple(found[n].shape)} in the checkpoint, {tuple(wanted[n].shape)} in the model"
-        for n in sorted(set(found) & set(wanted))
-        if found[n].shape != wanted[n].shape
+        f"{n}: {theirs} in the checkpoint, {ours} in the model"
+        for n, (theirs, ours) in mismatched.items()
     ]
     if faults:
-        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise ValueError(
-            f"the checkpoint's weights are of another model ({'; '.join(faults[:5])}{more}). Give "
-            "the recipe it was trained with, or start a new training from its weights by "
+            f"the checkpoint's weights are of another model ({some_of(faults)}). Give the recipe "
+            "it was trained with, or start a new training from its weights by "
             "model.init_args.init_from"
         )
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from formats.weights.compare import compare_weights, some_of
 from formats.weights.files import read_file, state_dict_of
 from lightning_modules.base import OptimizerFactory, SchedulerFactory
 from lightning_modules.mil import MILModule
@@ -139,16 +140,10 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: a name or a shape differs or a weight is not finite; the message lists some.
     """
-    wanted = module.state_dict()
-    faults = [f"{n}: missing" for n in sorted(set(wanted) - set(state))]
-    faults += [f"{n}: unknown" for n in sorted(set(state) - set(wanted))]
-    faults += [
-        f"{n}: {tuple(state[n].shape)} for {tuple(wanted[n].shape)}"
-        for n in sorted(set(state) & set(wanted))
-        if state[n].shape != wanted[n].shape
-    ]
+    missing, unexpected, mismatched = compare_weights(state, module.state_dict())
+    faults = [f"{n}: missing" for n in missing] + [f"{n}: unknown" for n in unexpected]
+    faults += [f"{n}: {theirs} for {ours}" for n, (theirs, ours) in mismatched.items()]
     faults += [f"{n}: not finite" for n, v in state.items() if not bool(torch.isfinite(v).all())]
     if faults:
-        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise ValueError(f"weights of another model ({'; '.join(faults[:5])}{more})")
+        raise ValueError(f"weights of another model ({some_of(faults)})")
     module.load_state_dict(dict(state), strict=True)

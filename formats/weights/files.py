@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from formats.weights.archive import check_archive
+from formats.weights.compare import compare_weights
 from formats.weights.foreign import ORIGINAL, read_foreign_weights, unpickling_reason
 
 
@@ -24,7 +25,7 @@ class ForeignContentError(ValueError):
 class ReadsOtherNames(Protocol):
     """A model that knows weights of another implementation by their names."""
 
-    def own_weights(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def convert_weights(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return weights by the model's own names; names it does not know stay as they are.
 
         Raises:
@@ -175,19 +176,17 @@ def load_weights(model: nn.Module, path: str | Path) -> LoadReport:
     found, notes = read_weights(path)
     if isinstance(model, ReadsOtherNames):
         try:
-            found = model.own_weights(found)
+            found = model.convert_weights(found)
         except ValueError as error:
             raise ValueError(f"{path} does not fit the model: {error}") from None
-    fits = {k: v for k, v in found.items() if k in wanted and v.shape == wanted[k].shape}
+    missing, unexpected, mismatched = compare_weights(found, wanted)
+    fits = {k: v for k, v in found.items() if k in wanted and k not in mismatched}
     report = LoadReport(
         source=str(path),
         loaded=len(fits),
-        missing=sorted(set(wanted) - set(found)),
-        unexpected=sorted(set(found) - set(wanted)),
-        mismatched=[
-            f"{k}: {tuple(found[k].shape)} -> {tuple(wanted[k].shape)}"
-            for k in sorted(set(found) & set(wanted) - set(fits))
-        ],
+        missing=missing,
+        unexpected=unexpected,
+        mismatched=[f"{name}: {theirs} -> {ours}" for name, (theirs, ours) in mismatched.items()],
         notes=notes,
     )
     if not fits:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from formats.weights.compare import compare_weights
 from models.backbones.lazy_timm import load_timm
 
 _LITE0 = "efficientnet_lite0"
@@ -87,13 +88,12 @@ def load_backbone_weights(body: nn.Module, name: str, weights: str) -> None:
     source = _read(name, weights)
     wanted = body.state_dict()
     named = {key: _source_key(key, source) for key in wanted}
-    missing = [
-        key for key, origin in named.items() if origin is None and "num_batches_tracked" not in key
-    ]
+    found = {key: source[origin] for key, origin in named.items() if origin is not None}
+    differences = compare_weights(found, wanted)
+    missing = [key for key in differences.missing if "num_batches_tracked" not in key]
     shapes = [
-        f"{key} {tuple(wanted[key].shape)} in the model, {tuple(source[origin].shape)} in the file"
-        for key, origin in named.items()
-        if origin is not None and wanted[key].shape != source[origin].shape
+        f"{key} {ours} in the model, {theirs} in the file"
+        for key, (theirs, ours) in differences.mismatched.items()
     ]
     rest = set(source) - {origin for origin in named.values() if origin is not None}
     unknown = sorted(rest - _classifier_keys(name)) if rest else []
@@ -103,9 +103,7 @@ def load_backbone_weights(body: nn.Module, name: str, weights: str) -> None:
                 f"weights {weights} do not fit {name}: the file {problem} {len(keys)} tensors: "
                 f"{', '.join(keys[:5])}{' ...' if len(keys) > 5 else ''}"
             )
-    body.load_state_dict(
-        {key: source[origin] for key, origin in named.items() if origin is not None}, strict=False
-    )
+    body.load_state_dict(found, strict=False)
 
 
 def _read(name: str, weights: str) -> Mapping[str, Tensor]:

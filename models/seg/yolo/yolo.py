@@ -157,7 +157,7 @@ class YOLOSeg(nn.Module):
         padded = pad_batch(batch, self.pad_value)
         return yolo_losses(self(padded.images), padded, self.num_classes, self.loss, reduction)
 
-    def own_weights(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def convert_weights(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return weights by this network's names; those of YOLOv8-seg are renamed (A248).
 
         Raises:

@@ -107,14 +107,14 @@ def test_weights_are_renamed_and_unknown_ones_kept(prefix):
     assert set(found) == set(model.state_dict())
     assert all(found[k] is given[original_name(k).replace("model.", prefix, 1)] for k in found)
     own = {"backbone.stem.conv.weight": torch.ones(1)}
-    assert model.own_weights(own) == own
+    assert model.convert_weights(own) == own
 
 
 def test_another_backbone_takes_neck_and_head():
     body = torch.nn.Identity()
     body.feature_channels = (8, 8, 8)
     model = YOLOSeg("n", 3, backbone=body)
-    found = model.own_weights(original_state(YOLOSeg("n", 3)))
+    found = model.convert_weights(original_state(YOLOSeg("n", 3)))
     own = model.state_dict()
     same = {k for k in found if k in own and own[k].shape == found[k].shape}
     assert {k for k in own if k.startswith("head.")} <= same
@@ -130,7 +130,7 @@ def test_another_scale_is_named():
         with pytest.raises(ValueError, match=f"of scale {scale}, the model is of n: give the mod"):
             to_own_names(given, own)
     with pytest.raises(ValueError, match=r"of scale x, the model is of another width \(16 chan"):
-        model.own_weights(given)
+        model.convert_weights(given)
 
 
 def test_other_networks_are_told_apart():
@@ -138,14 +138,14 @@ def test_other_networks_are_told_apart():
     state = original_state(model)
     later = {k.replace("model.22.", "model.23."): v for k, v in state.items()}
     with pytest.raises(ValueError, match=r"numbered to 23, those of YOLOv8-seg to 22"):
-        model.own_weights(later)
+        model.convert_weights(later)
     fused = {k: v for k, v in state.items() if ".bn." not in k}
     with pytest.raises(ValueError, match=r"no batch norms: the network was fused"):
-        model.own_weights(fused)
+        model.convert_weights(fused)
     detection = {k: v for k, v in state.items() if not k.startswith(DETECTION_ALONE)}
-    missing = set(model.state_dict()) - set(model.own_weights(detection))
+    missing = set(model.state_dict()) - set(model.convert_weights(detection))
     assert {name.split(".")[1] for name in missing} == {"coefficients", "prototypes"}
     partial = {k: v for k, v in state.items() if not k.startswith("model.16.")}
-    assert "neck.halve3.conv.weight" not in model.own_weights(partial)
+    assert "neck.halve3.conv.weight" not in model.convert_weights(partial)
     scalar = state | {"model.16.conv.weight": torch.tensor(1.0)}
-    assert model.own_weights(scalar)["neck.halve3.conv.weight"].ndim == 0
+    assert model.convert_weights(scalar)["neck.halve3.conv.weight"].ndim == 0
