@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from formats.files import file_digest
+
 WHOLE = 1 << 30  # bytes up to which a file is read completely
 _END = 1 << 26  # bytes read at either end of a larger one
 _READ = {".json", ".csv", ".npz", ".yaml", ".yml"}  # annotations, tables, bags
@@ -41,7 +43,7 @@ def fingerprint(datamodule: type, arguments: Mapping[str, Any]) -> str:
         digest.update(f"\n{name}=".encode())
         path = Path(str(value)) if "Path" in str(parameter.annotation) else None
         if path is not None and path.is_file():
-            digest.update(_content(path))
+            digest.update(file_digest(path, WHOLE, _END))
         elif path is not None and path.is_dir():
             for line in _listing(path):
                 digest.update(line)
@@ -59,17 +61,5 @@ def _listing(folder: Path) -> Iterator[bytes]:
             there = path.is_file()  # a link may lead nowhere
             size = path.stat().st_size if there else -1
             line = f"\n{path.relative_to(folder).as_posix()} {size}".encode()
-            yield line + _content(path) if there and path.suffix.lower() in _READ else line
-
-
-def _content(path: Path) -> bytes:
-    """Return the hash of a file's bytes."""
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        if size <= WHOLE:
-            return hashlib.file_digest(stream, "sha256").digest()
-        digest = hashlib.sha256(str(size).encode())
-        digest.update(stream.read(_END))
-        stream.seek(-_END, os.SEEK_END)
-        digest.update(stream.read(_END))
-        return digest.digest()
+            read = there and path.suffix.lower() in _READ
+            yield line + file_digest(path, WHOLE, _END) if read else line

@@ -17,7 +17,7 @@ import numpy as np
 
 
 @contextmanager
-def written_whole(path: Path, durable: bool = False) -> Iterator[IO[bytes]]:
+def atomic_write(path: Path, durable: bool = False) -> Iterator[IO[bytes]]:
     """Open a file that appears under its name only when the block ends without an error.
 
     A reader never sees half a file, and a run that dies keeps the previous one.
@@ -52,19 +52,35 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def file_digest(path: Path, largest: int | None = None, ends: int = 1 << 26) -> bytes:
+    """Return the SHA-256 of a file.
+
+    Args:
+        path: the file.
+        largest: number of bytes up to which all of them are hashed. Of a larger file the size and
+            the bytes at both ends are; None hashes all bytes of every file.
+        ends: bytes that are then read at either end.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        if largest is None or size <= largest:
+            return hashlib.file_digest(stream, "sha256").digest()
+        digest = hashlib.sha256(str(size).encode())
+        digest.update(stream.read(ends))
+        stream.seek(-ends, os.SEEK_END)
+        digest.update(stream.read(ends))
+        return digest.digest()
+
+
 def file_hash(path: Path) -> str:
     """Return the first 16 hexadecimal digits of a file's SHA-256."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:16]
+    return file_digest(path).hex()[:16]
 
 
 def write_csv(path: Path, header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> None:
     """Write a table in UTF-8 with a line feed after each row; the file appears whole."""
     with (
-        written_whole(path) as file,
+        atomic_write(path) as file,
         io.TextIOWrapper(file, encoding="utf-8", newline="") as text,
     ):
         writer = csv.writer(text, lineterminator="\n")
@@ -87,17 +103,12 @@ def write_json(path: str | Path, payload: Any, *, indent: int | None = None) -> 
         The path written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         text = json.dumps(payload, allow_nan=False, default=_from_numpy, indent=indent)
     except ValueError:  # a NaN somewhere: walk the payload only then, results lists are long
         text = json.dumps(_without_nan(payload), allow_nan=False, indent=indent)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_write(path) as file:
+        file.write((text + "\n").encode())
     return path
 
 

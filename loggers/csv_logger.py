@@ -10,7 +10,7 @@ from typing import Any
 from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import CSVLogger
 
-from formats.files import written_whole
+from formats.files import atomic_write
 
 
 class MetricsTable(CSVLogger):
@@ -94,7 +94,7 @@ class TableFile:
         table = csv.DictWriter(text, self._columns or ())
         table.writeheader()
         table.writerows(rows)
-        with written_whole(self._path) as file:
+        with atomic_write(self._path) as file:
             file.write(text.getvalue().encode())
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.report.record import package_versions
-from formats.files import written_whole
+from formats.files import atomic_write
 
 PROVENANCE_FILE = "provenance.json"
 _SECONDS = 10.0
@@ -43,7 +43,7 @@ def provenance(command: Sequence[str], data_hash: str | None) -> dict[str, Any]:
 
 def write_provenance(folder: Path, record: dict[str, Any]) -> None:
     """Write the record as ``provenance.json`` into the run folder."""
-    with written_whole(folder / PROVENANCE_FILE) as file:
+    with atomic_write(folder / PROVENANCE_FILE) as file:
         file.write(json.dumps(record, indent=1).encode())
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytorch_lightning as pl
 from PIL import Image
 
-from formats.files import written_whole
+from formats.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +33,7 @@ def run_folder(trainer: pl.Trainer, name: str) -> Path | None:
 
 def write_picture(path: Path, picture: npt.NDArray[np.uint8]) -> None:
     """Write (H, W, 3) uint8 RGB as a PNG."""
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         Image.fromarray(picture).save(file, format="PNG")
 
 

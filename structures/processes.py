@@ -19,18 +19,23 @@ def gather_to_first(state: State) -> list[State]:
         The values in rank order on the first process, an empty list on the others; with one
         process a list of one.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    rank, world = rank_and_world_size()
+    if world == 1:
         return [state]
-    first = dist.get_rank() == 0
-    states: list[State | None] | None = [None] * dist.get_world_size() if first else None
+    states: list[State | None] | None = [None] * world if rank == 0 else None
     dist.gather_object(state, states, dst=0)
     return [s for s in states or [] if s is not None]
 
 
+def rank_and_world_size() -> tuple[int, int]:
+    """Return the number of this process, from 0, and how many train together."""
+    alone = not (dist.is_available() and dist.is_initialized())
+    return (0, 1) if alone else (dist.get_rank(), dist.get_world_size())
+
+
 def world_size() -> int:
     """Return the number of processes that train together."""
-    alone = not (dist.is_available() and dist.is_initialized())
-    return 1 if alone else dist.get_world_size()
+    return rank_and_world_size()[1]
 
 
 def gather_to_all(state: State) -> list[State]:
@@ -42,13 +47,23 @@ def gather_to_all(state: State) -> list[State]:
     return states
 
 
-def mean_over_processes(values: Tensor) -> Tensor:
-    """Average numbers over the processes; all must call it with tensors of one shape.
+def sum_over_processes(values: Tensor) -> Tensor:
+    """Add up numbers over the processes; all must call it with tensors of one shape.
 
-    A loss with a global denominator (`models.ops.distributed`) averages to the loss of all samples.
+    Returns:
+        A new tensor without a gradient; the very tensor in one process.
     """
     if world_size() == 1:
         return values
     total = values.detach().clone()
     dist.all_reduce(total)
-    return total / world_size()
+    return total
+
+
+def mean_over_processes(values: Tensor) -> Tensor:
+    """Average numbers over the processes; all must call it with tensors of one shape.
+
+    A loss with a global denominator (`models.ops.distributed`) averages to the loss of all samples.
+    """
+    world = world_size()
+    return values if world == 1 else sum_over_processes(values) / world

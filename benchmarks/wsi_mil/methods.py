@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.wsi_mil.bags import Slides
 from engine.cross_validation.folds import FoldRecipe
 from engine.cross_validation.recipe import read_recipe
+from formats.files import atomic_write
 
 RECIPES = Path(__file__).resolve().parents[2] / "configs" / "mil"
 WIDTH, ATTENTION, EPOCHS = 128, 32, 25
@@ -126,11 +127,9 @@ def _at(settings: dict[str, Any], path: str) -> dict[str, Any]:
 
 def fold_recipe(name: str, folder: Path) -> FoldRecipe:
     """Write the recipe of a method into the folder and read it as cross-validation does."""
-    folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}.yaml"
-    part = file.with_suffix(".part")
-    part.write_text(yaml.safe_dump(settings_of(name), sort_keys=False))
-    part.replace(file)
+    with atomic_write(file) as part:
+        part.write(yaml.safe_dump(settings_of(name), sort_keys=False).encode())
     recipe = read_recipe(file)
     if METHODS[name].plain:
         assert recipe.first is not None

@@ -36,6 +36,7 @@ from benchmarks.wsi_mil.bags import COUNTS, Slides, SlideSet
 from benchmarks.wsi_mil.methods import METHODS, build, fold_recipe, settings_of, slides_of
 from engine.cross_validation.folds import Fold, train_fold
 from evaluation.report.plots import save_figure
+from formats.files import atomic_write
 
 Job = tuple[str, int, int]  # method, negative bags to a positive one, seed
 
@@ -104,8 +105,10 @@ def run(name: str, negatives: int, seed: int, folder: Path) -> dict[str, Any]:
     result["seconds_measuring"] = time.process_time() - start
     job = (name, negatives, seed)
     if METHODS[name].plain:
-        _write(_weights(job, folder), lambda part: torch.save(module.model.state_dict(), part))
-    _write(_file(job, folder), lambda part: part.write_text(json.dumps(result)))
+        with atomic_write(_weights(job, folder)) as file:
+            torch.save(module.model.state_dict(), file)
+    with atomic_write(_file(job, folder)) as file:
+        file.write(json.dumps(result).encode())
     return result
 
 
@@ -124,13 +127,6 @@ def _file(job: Job, folder: Path) -> Path:
 def _weights(job: Job, folder: Path) -> Path:
     """Return where the weights of a first stage lie."""
     return _file(job, folder).with_suffix(".pt")
-
-
-def _write(file: Path, write: Any) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(f"{file.suffix}.part")
-    write(part)
-    part.replace(file)
 
 
 def _finished(job: Job, folder: Path) -> dict[str, Any] | None:

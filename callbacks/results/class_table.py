@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 
 from callbacks.after_evaluation import EpochPictures, split_of
 from evaluation.mil.classes import class_scores
-from formats.files import written_whole
+from formats.files import atomic_write
 from loggers.run_files import run_folder
 from loggers.wandb_charts import records_table
 
@@ -48,7 +48,7 @@ class ClassTable(EpochPictures):
             table = csv.DictWriter(text, [*place, *rows[0]], lineterminator="\n")
             table.writeheader()
             table.writerows(place | {k: _text(v) for k, v in row.items()} for row in rows)
-            with written_whole(path) as file:
+            with atomic_write(path) as file:
                 file.write(text.getvalue().encode())
         self.wandb.send(trainer, f"{split}/per_class", lambda: records_table(rows))
 

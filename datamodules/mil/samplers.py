@@ -16,8 +16,8 @@ import numpy.typing as npt
 from torch.utils.data import Sampler
 
 from datamodules.mil.balanced_batches import BalancedBatchSampler
-from datamodules.sampling import keys as samplers
 from datamodules.sampling.keys import EpochBatchSampler, SampleKey, keyed_generator
+from structures import processes
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -182,7 +182,7 @@ class TokenBudgetBatchSampler(Sampler[list[SampleKey]]):
         return [order[b] for b in pack(self._sizes[order], self._budget, self._max_bags)]
 
     def __len__(self) -> int:
-        _, world = samplers._world()
+        _, world = processes.rank_and_world_size()
         if self._count < world:
             raise ValueError(
                 f"{self._items.size} training bags in {self._count} batches of {self._budget} "
@@ -191,7 +191,7 @@ class TokenBudgetBatchSampler(Sampler[list[SampleKey]]):
         return self._count // world
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        rank, world = samplers._world()
+        rank, world = processes.rank_and_world_size()
         epoch, steps = self._epoch, len(self)
         batches = self._packed(epoch, 0)
         if len(batches) < self._count:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datamodules.mil.folds import hold_out, stratified_folds
+from formats.files import atomic_write, file_digest
 from structures import Problem
 
 IntArray = npt.NDArray[np.int64]
@@ -207,8 +206,6 @@ def write_splits(path: Path, rows: Sequence[Sequence[object]], first: str) -> st
     writer.writerow([first, "patient_id", "label", "split"])
     writer.writerows(rows)
     content = text.getvalue().encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_bytes(content)
-    part.replace(path)
-    return hashlib.sha256(content).hexdigest()
+    with atomic_write(path) as file:
+        file.write(content)
+    return file_digest(path).hex()

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch.distributed
 from torch.utils.data import Sampler
+
+from structures import processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +89,6 @@ def pictures_to_keep(window: int, batch_size: int, workers: int) -> int:
     return min(max(window + 1, own), _MOST_KEPT)
 
 
-def _world() -> tuple[int, int]:
-    """Return (rank, number of processes); read late, because samplers exist before ranks do."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
-
-
 class EpochBatchSampler(Sampler[list[SampleKey]]):
     """Yields this process's batches of an epoch as lists of ``SampleKey``.
 
@@ -166,7 +160,7 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
         self._epoch = epoch
 
     def __len__(self) -> int:
-        rank, world = _world()
+        rank, world = processes.rank_and_world_size()
         count = self._items.size
         if self._drop:
             self._check_steps(world)
@@ -208,7 +202,7 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
         return np.concatenate([members for _, members in batches] + [left])
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        rank, world = _world()
+        rank, world = processes.rank_and_world_size()
         epoch = self._epoch
         rng = keyed_generator(_ORDER_PURPOSE, self._seed, epoch)
         step = self._per_process * (world if self._drop else 1)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from formats.files import written_whole
+from formats.files import atomic_write
 from formats.weights.files import read_file
 
 
@@ -24,7 +24,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> None:
         """Write a checkpoint; an error leaves the file that was there."""
         del storage_options
-        with written_whole(Path(path), durable=True) as file:
+        with atomic_write(Path(path), durable=True) as file:
             torch.save(checkpoint, file)
 
     def load_checkpoint(

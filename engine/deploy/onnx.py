@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.checkpoints.restore import Restored, restore
-from formats.files import written_whole
+from formats.files import atomic_write
 from lightning_modules.segmentation import SegmentationModule
 from models.seg.yolo import YOLOSeg
 from models.seg.yolo.head import STRIDES
@@ -116,7 +116,7 @@ def export_checkpoint(checkpoint: Path, target: Path, check: bool = False) -> Ex
     if find_spec("onnxruntime") is not None:
         differences = largest_differences(deployed, content, _CHECKED)
         _refuse_differences(differences)
-    with written_whole(target, durable=True) as file:
+    with atomic_write(target, durable=True) as file:
         file.write(content)
     return Exported(len(content), metadata, differences, _CHECKED if differences else ())
 

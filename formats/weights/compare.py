@@ -32,11 +32,11 @@ def compare_weights(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Weig
     Returns:
         The differences, in the order of the names.
     """
-    shapes = {name: (_shape(found[name]), _shape(wanted[name])) for name in set(found) & set(wanted)}
+    shapes = {n: (_shape(found[n]), _shape(wanted[n])) for n in sorted(set(found) & set(wanted))}
     return WeightDifferences(
         missing=sorted(set(wanted) - set(found)),
         unexpected=sorted(set(found) - set(wanted)),
-        mismatched={name: pair for name, pair in sorted(shapes.items()) if pair[0] != pair[1]},
+        mismatched={name: pair for name, pair in shapes.items() if pair[0] != pair[1]},
     )
 
 

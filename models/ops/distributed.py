@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
+
+from structures.processes import sum_over_processes, world_size
 
 Reduction = Literal["mean", "none"]
 
@@ -43,12 +44,10 @@ def global_mean_count(count: Tensor, dtype: torch.dtype = torch.float32) -> Tens
         where gradients are off: in evaluation processes may make different numbers of calls, and a
         collective would wait for ever.
     """
-    total = count.detach().to(dtype, copy=True)
-    together = dist.is_available() and dist.is_initialized() and torch.is_grad_enabled()
-    if not together:
+    total = count.detach().to(dtype)
+    if not torch.is_grad_enabled():
         return total.clamp(min=1)
-    dist.all_reduce(total)
-    return total.clamp(min=1) / dist.get_world_size()
+    return sum_over_processes(total).clamp(min=1) / world_size()
 
 
 def reduce_terms(terms: Mapping[str, LossTerm], reduction: Reduction) -> dict[str, Tensor]:

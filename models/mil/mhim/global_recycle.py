@@ -20,12 +20,12 @@ import dataclasses
 import math
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from models.mil.protocol import positive_widths
 from models.ops.bags.ragged import segment_ids, segment_softmax, segment_weighted_sum
 from structures import BagBatch
+from structures.processes import sum_over_processes
 
 
 class GlobalRecycle(nn.Module):
@@ -106,9 +106,7 @@ class GlobalRecycle(nn.Module):
             total: (K, E), sum of the tokens over this process's bags.
             bags: how many they are.
         """
-        together = torch.cat([total.flatten(), total.new_tensor([bags])])
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(together)
+        together = sum_over_processes(torch.cat([total.flatten(), total.new_tensor([bags])]))
         mean = (together[:-1] / together[-1]).view_as(self.queries)
         self.queries.lerp_(mean.to(self.queries.dtype), 1 - self.momentum)
 

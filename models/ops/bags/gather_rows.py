@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from structures.processes import rank_and_world_size, sum_over_processes, world_size
+
 
 def gather_rows(rows: Tensor) -> Tensor:
     """Concatenate the rows of all processes in the order of their ranks.
@@ -22,7 +24,7 @@ def gather_rows(rows: Tensor) -> Tensor:
     Returns:
         (sum of n, ...), the very tensor in one process.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if world_size() == 1:
         return rows
     gathered: Tensor = _GatherRows.apply(rows)  # type: ignore[no-untyped-call]
     return gathered
@@ -31,20 +33,18 @@ def gather_rows(rows: Tensor) -> Tensor:
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
-        counts = rows.new_zeros(dist.get_world_size(), dtype=torch.int64)
-        counts[dist.get_rank()] = rows.shape[0]
-        dist.all_reduce(counts)
-        sizes = counts.tolist()
+        rank, world = rank_and_world_size()
+        counts = rows.new_zeros(world, dtype=torch.int64)
+        counts[rank] = rows.shape[0]
+        sizes = sum_over_processes(counts).tolist()
         padded = rows.new_zeros(max(sizes), *rows.shape[1:])
         padded[: rows.shape[0]] = rows
         parts = [torch.empty_like(padded) for _ in sizes]
         dist.all_gather(parts, padded)
-        start = sum(sizes[: dist.get_rank()])
+        start = sum(sizes[:rank])
         ctx.own = slice(start, start + rows.shape[0])
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].contiguous().clone()
-        dist.all_reduce(total)
-        return total[ctx.own]
+        return sum_over_processes(gradients[0].contiguous())[ctx.own]

@@ -42,7 +42,7 @@ def test_a_run_is_made_once_and_again_where_its_settings_changed(
     assert [file.name for file in files] == ["abmil-1-1.json", "aem-1-1.json"]
     assert (tmp_path / "differences.png").is_file()
     before = json.loads(files[1].read_text())
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob(".*"))
 
     made = []
     real = run.run

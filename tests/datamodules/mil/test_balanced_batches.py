@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from datamodules.mil.balanced_batches import BalancedBatchSampler
-from datamodules.sampling import keys as samplers
+from structures import processes
 
 ITEMS = list(range(100, 130))
 LABELS = np.array([0] * 22 + [1] * 7 + [2])
@@ -21,9 +21,9 @@ def ranks(monkeypatch, world, make, epoch=0):
     """What each of ``world`` processes draws."""
     result = []
     for rank in range(world):
-        monkeypatch.setattr(samplers, "_world", lambda rank=rank: (rank, world))
+        monkeypatch.setattr(processes, "rank_and_world_size", lambda rank=rank: (rank, world))
         result.append(epoch_of(make(), epoch))
-    monkeypatch.setattr(samplers, "_world", lambda: (0, 1))
+    monkeypatch.setattr(processes, "rank_and_world_size", lambda: (0, 1))
     return result
 
 
@@ -116,6 +116,6 @@ def test_balanced_batches_depend_on_seed_and_epoch_alone(monkeypatch):
     make = [BalancedBatchSampler(ITEMS, LABELS, 6, seed=s) for s in (0, 0, 1)]
     assert epoch_of(make[0], 4) == epoch_of(make[1], 4) != epoch_of(make[2], 4)
     assert epoch_of(make[0], 4) != epoch_of(make[0], 5)
-    monkeypatch.setattr(samplers, "_world", lambda: (0, 2))
+    monkeypatch.setattr(processes, "rank_and_world_size", lambda: (0, 2))
     with pytest.raises(ValueError, match="do not fill one step of 16"):
         list(BalancedBatchSampler(ITEMS, LABELS, 16))

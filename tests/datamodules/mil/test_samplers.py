@@ -14,8 +14,8 @@ from datamodules.mil.samplers import (
     shuffled,
     weighted,
 )
-from datamodules.sampling import keys as samplers
 from datamodules.sampling.keys import EpochBatchSampler
+from structures import processes
 
 ITEMS = list(range(100, 130))
 LABELS = np.array([0] * 22 + [1] * 7 + [2])
@@ -32,9 +32,9 @@ def ranks(monkeypatch, world, make, epoch=0):
     """What each of ``world`` processes draws."""
     result = []
     for rank in range(world):
-        monkeypatch.setattr(samplers, "_world", lambda rank=rank: (rank, world))
+        monkeypatch.setattr(processes, "rank_and_world_size", lambda rank=rank: (rank, world))
         result.append(epoch_of(make(), epoch))
-    monkeypatch.setattr(samplers, "_world", lambda: (0, 1))
+    monkeypatch.setattr(processes, "rank_and_world_size", lambda: (0, 1))
     return result
 
 
@@ -172,7 +172,7 @@ def test_batches_are_nearly_full():
 
 
 def test_more_processes_than_batches(monkeypatch):
-    monkeypatch.setattr(samplers, "_world", lambda: (0, 4))
+    monkeypatch.setattr(processes, "rank_and_world_size", lambda: (0, 4))
     with pytest.raises(ValueError, match="do not occupy 4 processes; lower token_budget"):
         len(budgeted(budget=10**6, max_bags=15))
 

@@ -1,9 +1,7 @@
 import numpy as np
 import pytest
-import torch
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.sampling import keys as samplers
 from datamodules.sampling.keys import (
     EpochBatchSampler,
     KeySampler,
@@ -11,6 +9,7 @@ from datamodules.sampling.keys import (
     keyed_generator,
     neighbouring_places,
 )
+from structures import processes
 
 
 def batches(sampler, epoch=0):
@@ -23,7 +22,7 @@ def in_world(monkeypatch):
     """Return a function that builds a sampler as rank r of w processes and collects its epoch."""
 
     def collect(rank, world, *args, epoch=0, **kwargs):
-        monkeypatch.setattr(samplers, "_world", lambda: (rank, world))
+        monkeypatch.setattr(processes, "rank_and_world_size", lambda: (rank, world))
         sampler = EpochBatchSampler(*args, **kwargs)
         sampler.set_epoch(epoch)
         keys = list(sampler)
@@ -161,16 +160,6 @@ def test_mistakes_are_refused(in_world):
         in_world(0, 2, range(3), 2, shuffle=True, drop_last=True)
     with pytest.raises(ValueError, match="needs drop_last"):
         in_world(0, 2, range(8), 2, shuffle=True)
-
-
-def test_rank_and_number_of_processes_come_from_torch(tmp_path):
-    assert samplers._world() == (0, 1)
-    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    try:
-        assert samplers._world() == (0, 1)
-    finally:
-        torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("world", [1, 3])

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules.mil.samplers import TokenBudgetBatchSampler, class_balanced, pack, shuffled
-from datamodules.sampling import keys as samplers
 from datamodules.sampling.keys import EpochBatchSampler, KeySampler
+from structures import processes
 
 COUNTS = st.integers(1, 30)
 BATCHES = st.integers(1, 5)
@@ -20,7 +20,7 @@ EPOCHS = st.integers(0, 3)
 def batches(sampler, rank, world, epoch=0):
     """Return what one process gets, as lists of item numbers."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(samplers, "_world", lambda: (rank, world))
+        patch.setattr(processes, "rank_and_world_size", lambda: (rank, world))
         sampler.set_epoch(epoch)
         found = list(sampler)
         assert len(found) == len(sampler)
@@ -41,7 +41,7 @@ def test_evaluation_deals_every_picture_once(count, size, world):
     assert all(batch in alone for batch in dealt[len(alone) :])
     assert len(dealt) == max(len(alone), world)  # repeated only where a process would have none
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(samplers, "_world", lambda: (0, 1))
+        patch.setattr(processes, "rank_and_world_size", lambda: (0, 1))
         assert [key.index for key in KeySampler(sampler)] == items
 
 

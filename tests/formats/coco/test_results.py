@@ -1,9 +1,7 @@
 """Files read: every mistake is named with its place; files written: whole or not at all."""
 
 import json
-from pathlib import Path
 
-import numpy as np
 import pytest
 
 from formats.coco.results import (
@@ -14,7 +12,6 @@ from formats.coco.results import (
     read_results,
     write_results,
 )
-from formats.files import write_json
 from structures import DataProblems, Problem
 
 MASK = {"size": [4, 6], "counts": [5, 3, 16]}
@@ -138,38 +135,3 @@ def test_pictures_are_looked_at_where_asked(tmp_path):
     fault = Problem(path, 10, None, "is missing", "add it")
     with pytest.raises(DataProblems, match="picture 10: is missing; add it"):
         read_ground_truth(path, look=lambda records: {0: fault})
-
-
-def test_numbers_keep_their_value(tmp_path):
-    payload = {
-        "third": 1 / 3,
-        "float32": np.float32(0.1),
-        "count": np.int64(7),
-        "array": np.array([[1, 2]]),
-        "nan": [float("nan"), np.float32("nan"), np.array([np.inf, 1.0])],
-    }
-    read = json.loads(write_json(tmp_path / "new" / "m.json", payload).read_text())
-    assert read == {
-        "third": 1 / 3,
-        "float32": 0.10000000149011612,
-        "count": 7,
-        "array": [[1, 2]],
-        "nan": [None, None, [None, 1.0]],
-    }
-    with pytest.raises(TypeError, match="Path cannot be written as JSON"):
-        write_json(tmp_path / "m.json", {"p": tmp_path})
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
-    path = write_json(tmp_path / "m.json", {"old": 1})
-
-    def full(self, text, encoding):
-        with self.open("w") as file:
-            file.write(text[:3])
-        raise OSError("no space left")
-
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="no space"):
-        write_json(path, {"new": 2})
-    assert json.loads(path.read_text()) == {"old": 1}
-    assert [p.name for p in tmp_path.iterdir()] == ["m.json"]
