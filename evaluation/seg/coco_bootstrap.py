@@ -16,6 +16,7 @@ from evaluation.seg.coco_backends import FloatArray
 from evaluation.seg.coco_scores import KIND
 from evaluation.seg.coco_weighted import IntArray, Matches, match_once, weighted_metrics
 from evaluation.statistics.paired import Paired, joined, paired_differences
+from evaluation.statistics.resampling import draw_counts
 from formats.coco.results import Row
 
 _CELLS_PER_BLOCK = 2_000_000  # draws x detections of a class held at once
@@ -74,16 +75,10 @@ def compare_pictures(
 
 
 def _picture_weights(matches: Sequence[Matches], draws: int, seed: int) -> Iterator[IntArray]:
-    """Yield blocks (r, I) of how often each draw took each picture; the r sum to ``draws``."""
+    """Return blocks (r, I) of how often each draw took each picture; the r sum to ``draws``."""
     pictures = matches[0].pictures
     if pictures == 0:
         raise ValueError("there are no pictures to draw from")
     most = max((c.scores.size for one in matches for c in one.classes), default=1)
-    rng = np.random.default_rng(seed)
-    rows = max(1, _CELLS_PER_BLOCK // max(most, pictures))
-    for start in range(0, draws, rows):
-        here = min(rows, draws - start)
-        picks = rng.integers(pictures, size=(here, pictures))
-        cells = np.arange(here)[:, None] * pictures + picks
-        counts = np.bincount(cells.ravel(), minlength=here * pictures)
-        yield counts.reshape(here, pictures)
+    per_block = max(1, _CELLS_PER_BLOCK // max(most, pictures))
+    return draw_counts([np.arange(pictures)], draws, seed, per_block)

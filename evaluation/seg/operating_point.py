@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from evaluation.seg.coco_backends import FloatArray, IouType
 from evaluation.seg.matching import Matched, match_detections
+from evaluation.statistics.resampling import draw_counts, percentile_interval
 from formats.coco.results import Row, check_ground_truth, check_results
 
 IntArray = npt.NDArray[np.int64]
@@ -314,23 +315,16 @@ def _resampled(counts: IntArray, resamples: int, seed: int) -> FloatArray:
     pictures = counts.shape[0]
     if pictures == 0 or resamples < 1:
         raise ValueError(f"cannot draw {resamples} resamples of {pictures} pictures")
-    picks = np.random.default_rng(seed).integers(pictures, size=(resamples, pictures))
-    rows = np.arange(resamples)[:, None] * pictures
-    times = np.bincount((picks + rows).ravel(), minlength=resamples * pictures)
-    weights = times.reshape(resamples, pictures).astype(np.float64)
-    totals = weights @ counts.reshape(pictures, -1).astype(np.float64)
+    (taken,) = draw_counts([np.arange(pictures)], resamples, seed, per_block=resamples)
+    totals = taken.astype(np.float64) @ counts.reshape(pictures, -1).astype(np.float64)
     return _means(totals.reshape(resamples, *counts.shape[1:]))
 
 
 def _intervals(value: FloatArray, samples: FloatArray, level: float) -> dict[str, Interval]:
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    result = {}
-    for number, name in enumerate(_METRICS):
-        column = samples[:, number]
-        column = column[~np.isnan(column)]
-        low, high = np.quantile(column, tails) if column.size else (np.nan, np.nan)
-        result[name] = Interval(float(value[number]), float(low), float(high))
-    return result
+    return {
+        name: Interval(float(value[number]), *percentile_interval(samples[:, number], level))
+        for number, name in enumerate(_METRICS)
+    }
 
 
 def _warn_undefined(point: OperatingPoint) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluation.mil.metrics import BagTable, FloatArray, IntArray, all_metrics, bag_table
+from evaluation.statistics.resampling import draw_counts, percentile_interval
 from structures import MILTask
 
 _CELLS_PER_BLOCK = 1_000_000  # draws x bags held at once, about 50 MB with all temporaries
@@ -54,14 +55,10 @@ def bootstrap_intervals(
         all_metrics(table, threshold, weights)
         for weights in bootstrap_weights(table, groups, draws, seed)
     ]
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    intervals = {}
-    for name in blocks[0]:
-        values = np.concatenate([block[name] for block in blocks])
-        values = values[np.isfinite(values)]
-        low, high = np.quantile(values, tails) if values.size else (np.nan, np.nan)
-        intervals[name] = (float(low), float(high))
-    return intervals
+    return {
+        name: percentile_interval(np.concatenate([block[name] for block in blocks]), level)
+        for name in blocks[0]
+    }
 
 
 def bootstrap_weights(
@@ -77,17 +74,8 @@ def bootstrap_weights(
         raise ValueError(f"{len(groups)} groups for {count} bags; name every bag or none")
     unit = np.unique(groups, return_inverse=True)[1] if groups else np.arange(count)
     strata = _strata(table, unit.astype(np.int64))
-    rng = np.random.default_rng(seed)
-    per_block = max(1, _CELLS_PER_BLOCK // count)
-    for start in range(0, draws, per_block):
-        rows = min(per_block, draws - start)
-        taken = np.zeros((rows, int(unit.max()) + 1))
-        for members in strata:
-            chosen = rng.integers(members.size, size=(rows, members.size))
-            cell = np.arange(rows)[:, None] * members.size + chosen
-            counts = np.bincount(cell.ravel(), minlength=rows * members.size)
-            taken[:, members] = counts.reshape(rows, members.size)
-        yield taken[:, unit]
+    for taken in draw_counts(strata, draws, seed, max(1, _CELLS_PER_BLOCK // count)):
+        yield taken[:, unit].astype(np.float64)
 
 
 def _strata(table: BagTable, unit: IntArray) -> list[IntArray]:

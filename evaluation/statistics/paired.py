@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from evaluation.mil.metrics import FloatArray, all_metrics, bag_table
 from evaluation.statistics.bootstrap import bootstrap_weights
+from evaluation.statistics.resampling import percentile_interval
 from structures import MILTask
 
 _ROUNDING = 1e-12  # what equal values that were summed in another order may differ by
@@ -74,11 +75,11 @@ def paired_differences(
         over = draws[0][name] - draws[1][name]
         over = over[np.isfinite(over)]
         over[np.abs(over) < _ROUNDING] = 0.0
-        low, high = _percentiles(over, level)
+        low, high = percentile_interval(over, level)
         extreme = 1 + min(int((over <= 0).sum()), int((over >= 0).sum()))
         p = min(1.0, 2 * extreme / (1 + over.size)) if over.size else float("nan")
         differences[name] = Difference(first, second, first - second, low, high, p)
-    each = [{name: _percentiles(v, level) for name, v in one.items()} for one in draws]
+    each = [{name: percentile_interval(v, level) for name, v in one.items()} for one in draws]
     return Paired(differences, (each[0], each[1]))
 
 
@@ -129,12 +130,3 @@ def compare_bags(
 def joined(blocks: Sequence[Mapping[str, FloatArray]]) -> dict[str, FloatArray]:
     """Concatenate the values of several blocks of draws, by metric."""
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-
-
-def _percentiles(values: FloatArray, level: float) -> tuple[float, float]:
-    """Return the interval over the finite values, NaN where there is none."""
-    finite = values[np.isfinite(values)]
-    if not finite.size:
-        return float("nan"), float("nan")
-    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
