@@ -32,7 +32,7 @@ from structures.processes import gather_to_all, mean_over_processes
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
-FORMAT = 1  # of the "segmil" record in a checkpoint
+FORMAT = 2  # of the "segmil" record in a checkpoint
 
 
 class TrainedModule(pl.LightningModule):
