@@ -102,16 +102,16 @@ def main() -> int:
     start = time.perf_counter()
     OUT.mkdir(parents=True, exist_ok=True)
     seg, mil = segmentation(), bags()
-    pictures = [*seg.pop("pictures"), *mil.pop("pictures")]  # type: ignore[misc]
+    figures = [*seg.pop("pictures"), *mil.pop("pictures")]  # type: ignore[misc]
     checkpoints = {"seg": seg.pop("checkpoint"), "mil": mil.pop("checkpoint")}
     seconds = time.perf_counter() - start
-    summary = {**seg, **mil, "seconds": seconds, "pictures": pictures, "checkpoints": checkpoints}
+    summary = {**seg, **mil, "seconds": seconds, "pictures": figures, "checkpoints": checkpoints}
     path = OUT / "summary.json"
     path.write_text(json.dumps(summary, indent=1))
     print(f"\nsegmil quickstart: {seconds:.0f} s of training and evaluation")
     for name in ("segm_map", "segm_map_50", "bag_auroc", "witness_auroc"):
         print(f"  {name:14s} {summary[name]:.4f}")
-    print(f"  pictures       {len(pictures)}, for example {pictures[0]}")
+    print(f"  figures        {len(figures)}, for example {figures[0]}")
     print(f"  checkpoints    {checkpoints['seg']}\n                 {checkpoints['mil']}")
     print(f"  summary        {path}")
     return 0

@@ -8,11 +8,11 @@ USAGE = """\
 usage: python train.py COMMAND --config RECIPE.yaml [--config OVERLAY.yaml ...] [--key VALUE ...]
 
 commands
-  fit        train; writes runs/<name>/version_<k>/{config.yaml,checkpoints,metrics.csv,pictures}
+  fit        train; writes runs/<name>/version_<k>/{config.yaml,checkpoints,metrics.csv,images}
   validate   score the validation split     (add --ckpt_path FILE)
   test       score the test split           (add --ckpt_path FILE)
   predict    --ckpt_path FILE [--data PATH] write predictions; needs no configuration.
-             PATH: a folder of pictures, one picture, an npz of bags, a CSV of slides; without
+             PATH: a folder of images, one image, an npz of bags, a CSV of slides; without
              it, the checkpoint's own test data. --data.NAME VALUE changes one data argument.
 
 examples
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     from jsonargparse import ArgumentError
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-    from engine.config.errors import tell_once, user_message
+    from engine.config.errors import report_once, user_message
     from engine.training.command_line import run  # heavy imports, after --help
 
     try:
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, ArgumentError, MisconfigurationException) as error:
         if debug:
             raise
-        tell_once(f"error: {user_message(error, args)}\n")
+        report_once(f"error: {user_message(error, args)}\n")
         return 2
     except SystemExit as stop:  # jsonargparse has printed its message
         return int(stop.code or 0)

@@ -1,6 +1,6 @@
-"""The learners of the algorithmic unit tests' table, each a recipe in a small form.
+"""The models of the algorithmic unit tests' table, each a recipe in a small form.
 
-Small means small widths, the same 64, 64, 64 with dropout .5 where a learner has layers before its
+Small means small widths, the same 64, 64, 64 with dropout .5 where a model has layers before its
 pooling, and nothing else: methods keep their shares, temperatures and loss weights (A190). What
 depends on the size of slides is brought to bags of 45: views, queues, landmarks. A class of
 models/mil that has a recipe but no row here gets one as its recipe says.
@@ -29,12 +29,12 @@ TRANSFORMER: dict[str, Any] = {"width": 64, "heads": 4, "landmarks": 16, "residu
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A learner of the table.
+    """A model of the table.
 
     Attributes:
         name: as the table and the figure say it.
         recipe: stem of a file in configs/mil.
-        init_args: changes of the learner's arguments.
+        init_args: changes of the model's arguments.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Row:
 
     @property
     def learner(self) -> str:
-        """Name of the learner's class."""
+        """Name of the model's class."""
         arguments = Recipe.of(self.file).section("model")["init_args"]
         return str(arguments["model"]["class_path"]).rpartition(".")[2]
 

@@ -83,7 +83,7 @@ def line(name: str, report: AssumptionReport, structure: Mapping[str, Any]) -> s
 
 
 def table(rows: Mapping[str, tuple[AssumptionReport, Mapping[str, Any]]]) -> str:
-    """Return the table of learners with their reports and the records of their structure."""
+    """Return the table of models with their reports and the records of their structure."""
     heads = ["learner", *(f"test {test}: train / test AUC" for test in TESTS)]
     heads += [*PROPERTIES.values(), "standard MIL", "threshold MIL"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]

@@ -1,11 +1,11 @@
-"""Training loader with mosaic and without: pictures a second of processor time, one process.
+"""Training loader with mosaic and without: images a second of processor time, one process.
 
 Run `python benchmarks/augmentation.py [--root DIR] [--size 640] [--original PYTHON]`. ``DIR`` is a
 COCO-format folder (images/train, annotations/instances_train.json). Our loader makes batches of 16
 with the options' defaults and masks at stride 4. With ``--original`` the loader of the original
-YOLOv8-seg makes batches of the same pictures by turns with ours, as a black box in a throw-away
+YOLOv8-seg makes batches of the same images by turns with ours, as a black box in a throw-away
 environment (benchmarks/parity/README.md), and the ratio of the medians is printed with its bound.
-Every run is single-threaded; ours ends with float pictures, the original's with bytes.
+Every run is single-threaded; ours ends with float images, the original's with bytes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from formats.yolo.convert import convert
 ROOT = Path(__file__).resolve().parents[1]
 BATCH = 16
 FASTER = 1.3  # bound on original / ours, with mosaic
-KINDS = {"mosaic": 1.0, "single pictures": 0.0}
+KINDS = {"mosaic": 1.0, "single images": 0.0}
 
 
 class Ours:
@@ -54,7 +54,7 @@ class Ours:
             self.loaders[share] = data.train_dataloader()
 
     def seconds(self, share: float, count: int) -> float:
-        """Return the processor seconds a picture, over whole batches of at least ``count``."""
+        """Return the processor seconds an image, over whole batches of at least ``count``."""
         loader, done, start = self.loaders[share], 0, time.process_time()
         while done < count:
             loader.batch_sampler.set_epoch(self.epochs[share])
@@ -72,7 +72,7 @@ class Original:
     Args:
         python: of the environment that has the package.
         root: COCO-format folder.
-        folder: gets the same pictures as a YOLO set.
+        folder: gets the same images as a YOLO set.
         size: side in pixels.
     """
 
@@ -99,7 +99,7 @@ class Original:
         )
 
     def seconds(self, share: float, count: int) -> float:
-        """Return the processor seconds a picture, over whole batches of at least ``count``.
+        """Return the processor seconds an image, over whole batches of at least ``count``.
 
         Raises:
             RuntimeError: the process has ended.
@@ -121,16 +121,16 @@ class Original:
 
 
 def measure(
-    loaders: list[Ours | Original], pictures: int, repeats: int
+    loaders: list[Ours | Original], images: int, repeats: int
 ) -> dict[str, list[list[float]]]:
-    """Return seconds a picture by kind and loader, one value a repeat, by turns."""
+    """Return seconds an image by kind and loader, one value a repeat, by turns."""
     found: dict[str, list[list[float]]] = {kind: [[] for _ in loaders] for kind in KINDS}
     for kind, share in KINDS.items():
         for loader in loaders:
-            loader.seconds(share, 2 * BATCH)  # start and first pictures
+            loader.seconds(share, 2 * BATCH)  # start and first images
         for _ in range(repeats):
             for loader, row in zip(loaders, found[kind], strict=True):
-                row.append(loader.seconds(share, pictures))
+                row.append(loader.seconds(share, images))
     return found
 
 
@@ -153,7 +153,7 @@ def main() -> int:
         found = measure(loaders, args.pictures, args.repeats)
         if isinstance(loaders[-1], Original):
             loaders[-1].close()
-    print(f"pictures a processor second, {args.size} px, medians of {args.repeats} runs")
+    print(f"images a processor second, {args.size} px, medians of {args.repeats} runs")
     for kind, rows in found.items():
         medians = [statistics.median(row) for row in rows]
         line = f"  {kind:16s} ours {1 / medians[0]:6.1f}"

@@ -1,4 +1,4 @@
-"""The classic sets of multiple-instance learning: every learner and the floor, cross-validated.
+"""The classic sets of multiple-instance learning: every model and the floor, cross-validated.
 
 Run `python benchmarks/classic_mil.py --data FOLDER` (`musk1.npz` and the others in it). Each cell
 of the table is one cross-validation, published folds where the file has them and otherwise 5 x 10

@@ -1,4 +1,4 @@
-"""The floor under learners of bags: instances pooled beforehand, then a classifier of scikit-learn.
+"""The floor under models of bags: instances pooled beforehand, then a classifier of scikit-learn.
 
 A bag is the mean, the maximum or the minimum of its instances, feature by feature, or all three
 side by side; features are standardised by the training bags. Logistic regression and the support

@@ -9,7 +9,7 @@ Shown are the share of 95 % intervals that hold the true difference and of p bel
 paired bootstrap and of DeLong's test; and DeLong's standard error over the standard deviation of
 the differences.
 
-Pictures: up to six objects of three classes (60, 30 and 10 % of them), whose boxes two models shift
+Images: up to six objects of three classes (60, 30 and 10 % of them), whose boxes two models shift
 by errors that they partly share, and false boxes. The true difference of box AP is the mean over
 the data sets. Shown are the shares as above, for A - B and for A alone, and the width of the
 interval of A - B over that of a normal one with the standard deviation of the differences.
@@ -29,7 +29,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from evaluation.seg.coco_bootstrap import compare_pictures
+from evaluation.seg.coco_bootstrap import compare_images
 from evaluation.statistics.delong import delong_test
 from evaluation.statistics.paired import compare_bags
 
@@ -39,11 +39,11 @@ _HEADER = (
     "| bags | A - B | bootstrap holds it | p < .05 | DeLong holds it | p < .05 | s. e. / spread |",
     "|---|---|---|---|---|---|---|",
 )
-PICTURES = (40, 160)
+IMAGES = (40, 160)
 SLACKS = ((1.0, 1.0), (1.0, 1.4))  # how far off the boxes of either model are
 _SHARES = (0.6, 0.3, 0.1)
-_PICTURE_HEADER = (
-    "| pictures | A - B | bootstrap holds it | p < .05 | holds A | width / spread |",
+_IMAGE_HEADER = (
+    "| images | A - B | bootstrap holds it | p < .05 | holds A | width / spread |",
     "|---|---|---|---|---|---|",
 )
 
@@ -79,11 +79,11 @@ def simulate(bags: tuple[int, int], shifts: Sequence[float], sets: int, draws: i
     return f"| {' | '.join(cells)} |"
 
 
-def simulate_pictures(pictures: int, slacks: Sequence[float], sets: int, draws: int) -> str:
-    """Return one row of the table of pictures."""
+def simulate_images(images: int, slacks: Sequence[float], sets: int, draws: int) -> str:
+    """Return one row of the table of images."""
     random = np.random.default_rng(7)
     found = [
-        compare_pictures(*data_set(random, pictures, slacks), draws=draws, seed=seed)
+        compare_images(*data_set(random, images, slacks), draws=draws, seed=seed)
         for seed in range(sets)
     ]
     over = [one.differences["box_map"] for one in found]
@@ -97,17 +97,17 @@ def simulate_pictures(pictures: int, slacks: Sequence[float], sets: int, draws: 
     reach = NormalDist().inv_cdf(0.975)
     spread = np.std([d.value for d in over], ddof=1)
     ratio = np.mean([d.high - d.low for d in over]) / (2 * reach * spread)
-    cells = [str(pictures), f"{truth:.3f}", *(f"{share:.3f}" for share in shares), f"{ratio:.2f}"]
+    cells = [str(images), f"{truth:.3f}", *(f"{share:.3f}" for share in shares), f"{ratio:.2f}"]
     return f"| {' | '.join(cells)} |"
 
 
 def data_set(
-    random: np.random.Generator, pictures: int, slacks: Sequence[float]
+    random: np.random.Generator, images: int, slacks: Sequence[float]
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
     """Return COCO ground truth and the results of two models."""
     classes = range(1, len(_SHARES) + 1)
     truth: dict[str, Any] = {
-        "images": [{"id": i, "height": 120, "width": 900} for i in range(1, pictures + 1)],
+        "images": [{"id": i, "height": 120, "width": 900} for i in range(1, images + 1)],
         "categories": [{"id": c, "name": str(c)} for c in classes],
         "annotations": [],
     }
@@ -149,17 +149,17 @@ def _probability(random: np.random.Generator, logit: float) -> float:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", action="store_true", help="AP of pictures, not AUROC of bags")
-    parser.add_argument("--sets", type=int, help="default: 1000, of pictures 200")
-    parser.add_argument("--draws", type=int, help="default: 1000, of pictures 200")
+    parser.add_argument("--pictures", action="store_true", help="AP of images, not AUROC of bags")
+    parser.add_argument("--sets", type=int, help="default: 1000, of images 200")
+    parser.add_argument("--draws", type=int, help="default: 1000, of images 200")
     args = parser.parse_args()
     usual = 200 if args.pictures else 1000
     sets, draws = args.sets or usual, args.draws or usual
     if args.pictures:
-        print(*_PICTURE_HEADER, sep="\n", flush=True)
-        for pictures in PICTURES:
+        print(*_IMAGE_HEADER, sep="\n", flush=True)
+        for images in IMAGES:
             for slacks in SLACKS:
-                print(simulate_pictures(pictures, slacks, sets, draws), flush=True)
+                print(simulate_images(images, slacks, sets, draws), flush=True)
         return
     print(*_HEADER, sep="\n", flush=True)
     for bags in SIZES:

@@ -3,7 +3,7 @@
 Run `python benchmarks/evaluation.py [--pictures N] [--detections K] [--repeats R]`. The contenders
 are timed in turn in one process on the same drawn data, the best of R counts, and the ratios are
 what to compare between machines. *Scoring*: our fast and reference backends and pycocotools called
-directly, K detections a picture; the metrics of all three must be equal, or the run stops.
+directly, K detections an image; the metrics of all three must be equal, or the run stops.
 *Pasting*: 100 soft masks of 28 x 28 to run lengths at 800 x 1333, against torchvision's paste and
 pycocotools' encoder; the memory is the growth of the peak of a forked process (Linux). Exit code 1
 where a bound is missed.
@@ -39,13 +39,13 @@ HEIGHT, WIDTH, CLASSES = 480, 640, 20
 
 
 def draw_set(
-    pictures: int, detections: int, seed: int
+    images: int, detections: int, seed: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return ground truth and results: per picture 7 ellipses on average."""
+    """Return ground truth and results: per image 7 ellipses on average."""
     rng = np.random.default_rng(seed)
     truths: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
-    for image_id in range(1, pictures + 1):
+    for image_id in range(1, images + 1):
         shapes = [_ellipse(rng) for _ in range(rng.integers(0, 15))]
         labels = rng.integers(1, CLASSES + 1, size=len(shapes))
         for shape, label in zip(shapes, labels.tolist(), strict=True):
@@ -60,7 +60,7 @@ def draw_set(
             label = int(labels[k]) if near else int(rng.integers(1, CLASSES + 1))
             rows.append({**_record(image_id, label, shape), "score": float(rng.random())})
     ground_truth = {
-        "images": [{"id": i, "height": HEIGHT, "width": WIDTH} for i in range(1, pictures + 1)],
+        "images": [{"id": i, "height": HEIGHT, "width": WIDTH} for i in range(1, images + 1)],
         "categories": [{"id": i, "name": f"class {i}"} for i in range(1, CLASSES + 1)],
         "annotations": truths,
     }
@@ -75,7 +75,7 @@ def _ellipse(rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.float64]]:
 def _record(
     image_id: int, label: int, shape: np.ndarray[Any, np.dtype[np.float64]]
 ) -> dict[str, Any]:
-    x, y = np.clip(shape[:2], 0, (WIDTH, HEIGHT))  # a moved one may have left the picture
+    x, y = np.clip(shape[:2], 0, (WIDTH, HEIGHT))  # a moved one may have left the image
     a, b = np.abs(shape[2:]) + 2
     left, top = max(int(x - a), 0), max(int(y - b), 0)
     rows, columns = np.mgrid[top : min(int(y + b) + 1, HEIGHT), left : min(int(x + a) + 1, WIDTH)]
@@ -146,7 +146,7 @@ def score(truth: dict[str, Any], rows: list[dict[str, Any]], repeats: int) -> bo
 
 
 def soft_masks() -> tuple[torch.Tensor, torch.Tensor]:
-    """Return 100 soft masks and their boxes in a picture of 800 x 1333."""
+    """Return 100 soft masks and their boxes in an image of 800 x 1333."""
     generator = torch.Generator().manual_seed(1)
     corner = torch.rand(100, 2, generator=generator) * torch.tensor([1000.0, 500.0])
     size = 50 + torch.rand(100, 2, generator=generator) * 300
@@ -223,7 +223,7 @@ def main() -> int:
     torch.set_num_threads(1)  # before the fork
     held = paste(args.repeats)
     truth, rows = draw_set(args.pictures, args.detections, args.seed)
-    print(f"{args.pictures} pictures, {len(truth['annotations'])} objects, {len(rows)} detections")
+    print(f"{args.pictures} images, {len(truth['annotations'])} objects, {len(rows)} detections")
     held &= score(truth, rows, args.repeats)
     return int(not held)
 

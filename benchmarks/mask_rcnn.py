@@ -29,26 +29,26 @@ from structures import SegBatch
 HEIGHT, WIDTH, CLASSES, OBJECTS = 320, 480, 80, 8
 
 
-def make_batch(pictures: int = 2) -> tuple[SegBatch, list[Tensor], list[dict[str, Tensor]]]:
-    """Return the same noise pictures with rectangles as ours and as torchvision's input."""
+def make_batch(count: int = 2) -> tuple[SegBatch, list[Tensor], list[dict[str, Tensor]]]:
+    """Return the same noise images with rectangles as ours and as torchvision's input."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(pictures, 3, HEIGHT, WIDTH, generator=generator)
-    corner = torch.rand(pictures * OBJECTS, 2, generator=generator) * 200
+    images = torch.rand(count, 3, HEIGHT, WIDTH, generator=generator)
+    corner = torch.rand(count * OBJECTS, 2, generator=generator) * 200
     boxes = torch.cat([corner, corner + 30 + corner.flip(1) / 4], dim=1).floor()
     masks = torch.zeros(len(boxes), HEIGHT, WIDTH, dtype=torch.bool)
     for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist(), strict=True):
         mask[y1:y2, x1:x2] = True
     labels = torch.randint(0, CLASSES, (len(boxes),), generator=generator)
-    sizes = torch.tensor([[HEIGHT, WIDTH]] * pictures)
+    sizes = torch.tensor([[HEIGHT, WIDTH]] * count)
     batch = SegBatch(
         images=images,
         sizes=sizes,
         boxes=boxes,
         labels=labels,
         masks=masks,
-        counts=torch.tensor([OBJECTS] * pictures),
+        counts=torch.tensor([OBJECTS] * count),
         crowd=torch.zeros(len(boxes), dtype=torch.bool),
-        index=torch.arange(pictures),
+        index=torch.arange(count),
         original_sizes=sizes,
     )
     parts = [t.split(OBJECTS) for t in (boxes, labels + 1, masks.to(torch.uint8))]
@@ -100,7 +100,7 @@ def main() -> int:
 
     theirs.train()
     ours.train()
-    rows = [("training step, 2 pictures", *best_of(repeats, our_step, their_step))]
+    rows = [("training step, 2 images", *best_of(repeats, our_step, their_step))]
 
     def their_prediction() -> None:
         with torch.no_grad():
@@ -111,7 +111,7 @@ def main() -> int:
     theirs.eval()
     ours.eval()
     times = best_of(repeats, lambda: ours.predict(batch), their_prediction)
-    rows.append(("prediction to RLE, 2 pictures", *times))
+    rows.append(("prediction to RLE, 2 images", *times))
 
     generator = torch.Generator().manual_seed(1)
     corner = torch.rand(100, 2, generator=generator) * torch.tensor([1000.0, 500.0])

@@ -1,6 +1,6 @@
-"""The algorithmic unit tests of every learner: the table and the picture of docs/METHODS.md.
+"""The algorithmic unit tests of every learner: the table and the image of docs/METHODS.md.
 
-Run `python benchmarks/mil_assumptions.py --write`. Each learner is a recipe in a small form
+Run `python benchmarks/mil_assumptions.py --write`. Each model is a recipe in a small form
 (`benchmarks/assumption_rows.py`), trained by the settings of `evaluate.py mil-assumptions`. Every
 training is a file in ``--results``; what is there already is not trained again, so a run that was
 stopped goes on, unless the recipe or the settings have changed since. Delete the folder after a
@@ -35,7 +35,7 @@ from evaluation.report.plots import save_figure
 from formats.files import write_json
 
 DOCUMENT = ROOT / "docs/METHODS.md"
-PICTURE = ROOT / "docs/mil_assumptions.png"
+IMAGE = ROOT / "docs/mil_assumptions.png"
 Job = tuple[Row, int, int]  # a row, test and seed; test 0 stands for the structural tests
 
 
@@ -121,14 +121,14 @@ def report_of(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Compute what is missing, print the table and, if told, write table and picture."""
+    """Compute what is missing, print the table and, if told, write table and image."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=ROOT / "runs/mil_assumptions")
     parser.add_argument("--seeds", type=int, default=AssumptionSettings().seeds)
     parser.add_argument("--only", nargs="+", metavar="RECIPE", help="stems in configs/mil")
     parser.add_argument("--workers", type=int, default=1, help="processes of one thread each")
     parser.add_argument("--table-only", action="store_true", help="train nothing")
-    parser.add_argument("--write", action="store_true", help="put table and picture into docs/")
+    parser.add_argument("--write", action="store_true", help="put table and image into docs/")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     settings = AssumptionSettings(seeds=args.seeds)
@@ -152,7 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
     if args.write:
         DOCUMENT.write_text(written(DOCUMENT.read_text(), content))
         figure = plot_assumptions({name: report.results for name, (report, _) in reports.items()})
-        print(f"written: {DOCUMENT} and {save_figure(figure, PICTURE, dpi=110)}")
+        print(f"written: {DOCUMENT} and {save_figure(figure, IMAGE, dpi=110)}")
     return 0
 
 

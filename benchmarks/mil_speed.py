@@ -1,4 +1,4 @@
-"""Training steps of multiple-instance learners against torchmil's in one run: time and peak memory.
+"""Training steps of multiple-instance models against torchmil's in one run: time and peak memory.
 
 Run `python benchmarks/mil_speed.py [--repeats R] [--all]`. A step is forward, losses, backward and
 Adam, of equal layers and widths on the same numbers. *Ragged*: 8 bags of 560 to 3 500 instances of
@@ -59,7 +59,7 @@ def make_bags(sizes: Sequence[int]) -> BagBatch:
 
 
 def ours(name: str) -> nn.Module:
-    """Return our learner without dropout."""
+    """Return our model without dropout."""
     task: Any = "binary"
     facts = (WIDTH, 2, task)
     hidden, attention = (HIDDEN,), ATTENTION
@@ -76,7 +76,7 @@ def ours(name: str) -> nn.Module:
 
 
 def theirs(name: str) -> nn.Module:
-    """Return torchmil's learner of the same layers."""
+    """Return torchmil's model of the same layers."""
     from torchmil import models as peer
 
     trunk = nn.Sequential(nn.Linear(WIDTH, HIDDEN), nn.ReLU())
@@ -188,7 +188,7 @@ def verdict(ratio: float, bound: float | None) -> str:
 
 
 def compare(name: str, repeats: int) -> bool:
-    """Print one learner's rows; return whether all bounds are kept."""
+    """Print one model's rows; return whether all bounds are kept."""
     single, ragged = make_bags(SINGLE), make_bags(RAGGED)
     model, peer = ours(name), theirs(name)
     times = in_turn(

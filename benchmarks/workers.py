@@ -1,9 +1,9 @@
 """Loader workers: how fast a batch crosses to the trainer, and what a further worker costs.
 
 Run `python benchmarks/workers.py [--repeats R] [--rounds N]`. *Crossing*: one worker hands over
-copies of a batch of 8 pictures of 320 px with 20 instances each, or of one tensor with as many
+copies of a batch of 8 images of 320 px with 20 instances each, or of one tensor with as many
 bytes, by turns. *Memory*: what a further worker adds to the proportional set size (PSS) of a job
-that trains on COCO data of 500 and of 50 000 annotated pictures, after each worker has made 60
+that trains on COCO data of 500 and of 50 000 annotated images, after each worker has made 60
 batches. Linux only, because PSS comes from ``/proc``.
 """
 
@@ -32,27 +32,27 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from datamodules.seg.coco import CocoDataModule
 from structures import SegBatch
 
-PICTURES, SIDE, INSTANCES = 8, 320, 20
+IMAGES, SIDE, INSTANCES = 8, 320, 20
 OUTLINE = [4, 4, 24, 4, 24, 44, 4, 44]
 SLOWER, MORE_MIB = 1.20, 10.0  # bounds
 
 
 def make_batch() -> SegBatch:
     """Return a batch of noise."""
-    total = PICTURES * INSTANCES
+    total = IMAGES * INSTANCES
     generator = torch.Generator().manual_seed(0)
-    sizes = torch.full((PICTURES, 2), SIDE)
+    sizes = torch.full((IMAGES, 2), SIDE)
     return SegBatch(
-        images=torch.rand(PICTURES, 3, SIDE, SIDE, generator=generator),
+        images=torch.rand(IMAGES, 3, SIDE, SIDE, generator=generator),
         sizes=sizes,
         boxes=torch.rand(total, 4, generator=generator) * SIDE,
         labels=torch.randint(0, 80, (total,), generator=generator),
         masks=torch.rand(total, SIDE, SIDE, generator=generator) > 0.5,
-        counts=torch.full((PICTURES,), INSTANCES),
+        counts=torch.full((IMAGES,), INSTANCES),
         crowd=torch.zeros(total, dtype=torch.bool),
-        index=torch.arange(PICTURES),
+        index=torch.arange(IMAGES),
         original_sizes=sizes.clone(),
-        image_ids=tuple(range(PICTURES)),
+        image_ids=tuple(range(IMAGES)),
     )
 
 
@@ -100,12 +100,12 @@ def crossing(rounds: int, repeats: int) -> tuple[list[float], list[float]]:
     return results
 
 
-def write_set(folder: Path, pictures: int) -> CocoDataModule:
-    """Return a data set of ``pictures`` names of one picture, two polygons each."""
+def write_set(folder: Path, count: int) -> CocoDataModule:
+    """Return a data set of ``pictures`` names of one image, two polygons each."""
     images, side = folder / "images", 64
     images.mkdir(parents=True)
     Image.new("RGB", (side, side)).save(images / "0.png")
-    for k in range(1, pictures):
+    for k in range(1, count):
         os.link(images / "0.png", images / f"{k}.png")
     annotations = [
         {
@@ -117,13 +117,12 @@ def write_set(folder: Path, pictures: int) -> CocoDataModule:
             "iscrowd": 0,
             "segmentation": [[c + 30 * half * (i % 2 == 0) for i, c in enumerate(OUTLINE)]],
         }
-        for k in range(pictures)
+        for k in range(count)
         for half in (0, 1)
     ]
     record = {
         "images": [
-            {"id": k, "file_name": f"{k}.png", "height": side, "width": side}
-            for k in range(pictures)
+            {"id": k, "file_name": f"{k}.png", "height": side, "width": side} for k in range(count)
         ],
         "annotations": annotations,
         "categories": [{"id": c, "name": f"class {c}"} for c in range(1, 81)],
@@ -154,10 +153,10 @@ def memory_with(data: CocoDataModule, workers: int, batches: int) -> float:
     return total
 
 
-def measure_memory(pictures: int) -> float:
+def measure_memory(count: int) -> float:
     """Return the MiB that a further worker adds: half of what the second and third add."""
     with tempfile.TemporaryDirectory() as folder:
-        data = write_set(Path(folder), pictures)
+        data = write_set(Path(folder), count)
         one, three = (memory_with(data, workers, batches=60) for workers in (1, 3))
     return (three - one) / 2
 
@@ -167,7 +166,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--memory", type=int, help="print what a worker adds with N pictures")
+    parser.add_argument("--memory", type=int, help="print what a worker adds with N images")
     args = parser.parse_args()
     if args.memory is not None:
         print(measure_memory(args.memory))
@@ -175,16 +174,16 @@ def main() -> int:
     torch.set_num_threads(1)
     ours, single = crossing(args.rounds, args.repeats)
     ratio = statistics.median(a / b for a, b in zip(ours, single, strict=True))
-    print(f"crossing, {PICTURES} pictures of {SIDE} px with {INSTANCES} instances each:")
+    print(f"crossing, {IMAGES} images of {SIDE} px with {INSTANCES} instances each:")
     print(f"  SegBatch   {statistics.median(ours) * 1e3:7.2f} ms")
     print(f"  one tensor {statistics.median(single) * 1e3:7.2f} ms")
     print(f"  ratio      {ratio:7.2f}     bound {SLOWER:.2f}")
     added = {}
-    for pictures in (500, 50_000):
-        command = [sys.executable, "-W", "ignore", __file__, "--memory", str(pictures)]
+    for count in (500, 50_000):
+        command = [sys.executable, "-W", "ignore", __file__, "--memory", str(count)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        added[pictures] = float(done.stdout)
-        print(f"a further worker with {pictures:6d} pictures adds {added[pictures]:6.1f} MiB")
+        added[count] = float(done.stdout)
+        print(f"a further worker with {count:6d} images adds {added[count]:6.1f} MiB")
     more = added[50_000] - added[500]
     print(f"  difference {more:7.2f} MiB  bound {MORE_MIB:.0f} MiB")
     return int(ratio > SLOWER or more > MORE_MIB)

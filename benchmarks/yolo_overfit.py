@@ -1,8 +1,8 @@
-"""Can the one-stage network and its losses describe pictures at all? It learns 16 by heart.
+"""Can the one-stage network and its losses describe images at all? It learns 16 by heart.
 
 Run `python benchmarks/yolo_overfit.py [--root DIR] [--pictures 16] [--epochs E]`: trains scale n
-from scratch at 640 px on the first annotated pictures of a COCO-format folder (images/train and
-annotations/instances_train.json), without augmentation, and scores the same pictures. Masks at a
+from scratch at 640 px on the first annotated images of a COCO-format folder (images/train and
+annotations/instances_train.json), without augmentation, and scores the same images. Masks at a
 quarter of the resolution bound the AP; the run folder is runs/yolo_overfit.
 """
 
@@ -44,11 +44,11 @@ checkpoint: {monitor: val/segm_map}
 """
 
 
-def subset(source: Path, pictures: int) -> dict[str, object]:
-    """Return the annotations of the first pictures that have an object that is no crowd."""
+def subset(source: Path, count: int) -> dict[str, object]:
+    """Return the annotations of the first images that have an object that is no crowd."""
     data = json.loads(source.read_text())
     annotated = {a["image_id"] for a in data["annotations"] if not a.get("iscrowd")}
-    images = [i for i in data["images"] if i["id"] in annotated][:pictures]
+    images = [i for i in data["images"] if i["id"] in annotated][:count]
     kept = {image["id"] for image in images}
     annotations = [a for a in data["annotations"] if a["image_id"] in kept]
     return {"images": images, "annotations": annotations, "categories": data["categories"]}

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 from loggers.wandb_media import WandbMedia
 
 
-class EpochPictures(pl.Callback, ABC):
+class AfterEvaluation(pl.Callback, ABC):
     """Decides which evaluation epochs are drawn and hands their batches to the subclass.
 
     While fitting these are the first validation of the run, then one every n epochs (counted from
@@ -121,7 +121,7 @@ class EpochPictures(pl.Callback, ABC):
 
 
 def split_of(stage: str) -> str:
-    """Return the split that a stage of `EpochPictures.draw` has evaluated.
+    """Return the split that a stage of `AfterEvaluation.draw` has evaluated.
 
     >>> split_of("epoch_003"), split_of("test")
     ('val', 'test')

@@ -42,7 +42,7 @@ overlap = _number(float, lambda x: 0 < x <= 1, "an overlap is in (0, 1]")
 factor = _number(
     float,
     lambda x: 0 < x <= LARGEST_SCALE,
-    f"a factor on the size of pictures is in (0, {LARGEST_SCALE:g}]",
+    f"a factor on the size of images is in (0, {LARGEST_SCALE:g}]",
 )
 
 
@@ -125,7 +125,7 @@ def add_coco_source(parser: argparse.ArgumentParser, **many: Any) -> None:
     add_input(source, "--ckpt", help="checkpoint(s)", **many)
     add_input(source, "--predictions", help="COCO results file(s)", **many)
     add_input(parser, "--annotations", required=True, help="COCO ground truth")
-    add_input(parser, "--images", help="picture folder to use or check")
+    add_input(parser, "--images", help="image folder to use or check")
     parser.add_argument("--batch-size", type=positive, help="default: the checkpoint's")
     add_inference(parser)
 
@@ -138,8 +138,8 @@ def add_features(parser: argparse.ArgumentParser) -> None:
 def add_timing(sub: argparse.ArgumentParser) -> None:
     """Add how checkpoints are timed."""
     group = sub.add_argument_group("timing")
-    group.add_argument("--warmup", type=not_negative, default=50, help="pictures that do not count")
-    group.add_argument("--pictures", type=positive, default=200, help="pictures that count")
+    group.add_argument("--warmup", type=not_negative, default=50, help="images that do not count")
+    group.add_argument("--pictures", type=positive, default=200, help="images that count")
     group.add_argument("--threads", type=positive, help="of torch and OpenCV; default: theirs")
     group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     group.add_argument(
@@ -166,15 +166,15 @@ def add_inference(sub: argparse.ArgumentParser) -> None:
         "--tile-max-dets",
         type=positive,
         metavar="N",
-        help="objects kept of a picture in tiles; default: all that its tiles have found",
+        help="objects kept of an image in tiles; default: all that its tiles have found",
     )
     group.add_argument(
-        "--scale", type=factor, help="factor on the size of every picture, instead of set sizes"
+        "--scale", type=factor, help="factor on the size of every image, instead of set sizes"
     )
     group.add_argument(
         "--tta",
         action=argparse.BooleanOptionalAction,
-        help="also predict pictures mirrored; or one view of each",
+        help="also predict images mirrored; or one view of each",
     )
     group.add_argument(
         "--tta-scales", type=factor, nargs="+", metavar="S", help="sizes of the views, e.g. 1 1.25"

@@ -24,11 +24,11 @@ def ground_truth(args: argparse.Namespace) -> tuple[dict[str, Any], tuple[Proble
         from engine.deploy.checked_coco import read_to_predict
 
         return read_to_predict(args.annotations, args.images, args.bad_data)
-    from formats.coco.image_checks import unusable_pictures
+    from formats.coco.image_checks import unusable_images
     from formats.coco.results import read_ground_truth
 
     def look(records: Sequence[Any]) -> Mapping[int, Problem]:
-        return unusable_pictures(args.annotations, records, args.images, "header")
+        return unusable_images(args.annotations, records, args.images, "header")
 
     return read_ground_truth(args.annotations, args.bad_data, look if args.images else None)
 

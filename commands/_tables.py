@@ -42,7 +42,7 @@ def progress(what: str, every: int = 1) -> Any:
     return tell
 
 
-def tell_skipped(problems: Any) -> dict[str, int]:
+def report_skipped(problems: Any) -> dict[str, int]:
     """Print how many problems each file had that were skipped, and return the counts."""
     counts: dict[str, int] = {}
     for problem in problems:

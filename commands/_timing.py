@@ -12,17 +12,17 @@ from commands._tables import progress
 SECTIONS = (
     "load: reading, decoding, resizing, padding and copying to the device; network: normalising "
     "and every learned layer, of two-stage models with the suppression between them; post: "
-    "suppression of one-stage models, masks at the size of the original pictures, and their "
+    "suppression of one-stage models, masks at the size of the original images, and their "
     "run-length encoding"
 )
 
 
 class TimingPlan(NamedTuple):
-    """How checkpoints are timed: the device, settings a batch size, and `PicturesToTime`."""
+    """How checkpoints are timed: the device, settings a batch size, and `ImagesToTime`."""
 
     device: Any
     settings: list[Any]
-    pictures: Any
+    images: Any
 
 
 def timing_plan(args: argparse.Namespace, batch_sizes: Sequence[int]) -> TimingPlan:
@@ -39,7 +39,7 @@ def timing_plan(args: argparse.Namespace, batch_sizes: Sequence[int]) -> TimingP
         LatencySettings(size, args.warmup, args.pictures, args.precision, device)
         for size in batch_sizes
     ]
-    return TimingPlan(device, settings, _pictures(args))
+    return TimingPlan(device, settings, _images(args))
 
 
 def time_checkpoints(args: argparse.Namespace, plan: TimingPlan) -> list[dict[str, Any]]:
@@ -49,14 +49,14 @@ def time_checkpoints(args: argparse.Namespace, plan: TimingPlan) -> list[dict[st
 
     rows = []
     with threads(args.threads):
-        models = timed_models(args.ckpt, plan.pictures, plan.device, inference_changes(args))
+        models = timed_models(args.ckpt, plan.images, plan.device, inference_changes(args))
         for setting in plan.settings:
-            tell = progress(f"passes of {setting.batch_size} picture(s) timed", 50)
+            tell = progress(f"passes of {setting.batch_size} image(s) timed", 50)
             rows += measure_latency(models, setting, tell)
     return rows
 
 
-def tell_latency(rows: Iterable[Mapping[str, Any]]) -> None:
+def print_latency_notes(rows: Iterable[Mapping[str, Any]]) -> None:
     """Print what the times depend on and what is in which."""
     row, *_ = rows
     notes = {one["note"] for one in rows if one["note"]}
@@ -69,8 +69,8 @@ def tell_latency(rows: Iterable[Mapping[str, Any]]) -> None:
         print(f"note: {note}")
 
 
-def _pictures(args: argparse.Namespace) -> Any:
-    from engine.deploy.timing import PicturesToTime
+def _images(args: argparse.Namespace) -> Any:
+    from engine.deploy.timing import ImagesToTime
 
     size = getattr(args, "size", None)
-    return PicturesToTime(args.annotations, args.images, size, args.scale, args.bad_data)
+    return ImagesToTime(args.annotations, args.images, size, args.scale, args.bad_data)

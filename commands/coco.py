@@ -15,7 +15,7 @@ from commands._arguments import (
     positive,
 )
 from commands._sources import coco_predictions
-from commands._tables import show, tell_skipped
+from commands._tables import report_skipped, show
 
 SUMMARY = "COCO AP and AR of boxes and masks"
 
@@ -56,13 +56,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     cap, most = scores.max_dets[-1], found.most_per_class
     if most > cap:
         print(
-            f"note: up to {most} predictions of a picture and class, of which AP counts the best "
+            f"note: up to {most} predictions of an image and class, of which AP counts the best "
             f"{cap}; more by --max-dets"
         )
-    title = f"{source} on {args.annotations} ({len(truth['images'])} pictures)"
+    title = f"{source} on {args.annotations} ({len(truth['images'])} images)"
     show(title, ["metric", "value"], scores.metrics.items())
     per_class = scores.per_class()
     if args.per_class and per_class:
         show("by class", list(per_class[0]), [list(row.values()) for row in per_class])
-    extra: dict[str, Any] = {"per_class": per_class, "skipped": tell_skipped(found.problems)}
+    extra: dict[str, Any] = {"per_class": per_class, "skipped": report_skipped(found.problems)}
     return report(sys.argv, scores.metrics, files=[args.annotations, source], **extra)

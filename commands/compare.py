@@ -7,9 +7,9 @@ import sys
 from typing import Any
 
 from commands._arguments import add_bad_data, add_input, add_out, decision_threshold, positive, seed
-from commands._tables import progress, show, tell_skipped
+from commands._tables import progress, report_skipped, show
 
-SUMMARY = "two models on the same bags or pictures: paired bootstrap, DeLong's test"
+SUMMARY = "two models on the same bags or images: paired bootstrap, DeLong's test"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("A", "B"),
         help="CSV of bags or COCO results, or the run folder that holds them",
     )
-    add_input(parser, "--annotations", help="COCO ground truth, for pictures")
+    add_input(parser, "--annotations", help="COCO ground truth, for images")
     parser.add_argument(
         "--threshold",
         type=decision_threshold,
@@ -33,14 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for both or for each; default: that of the run's checkpoint, or 0.5",
     )
     parser.add_argument(
-        "--max-dets", type=positive, nargs="+", default=(), help="of pictures; default: 1 10 100"
+        "--max-dets", type=positive, nargs="+", default=(), help="of images; default: 1 10 100"
     )
     parser.add_argument("--draws", type=positive, default=1000, help="bootstrap draws")
     parser.add_argument("--seed", type=seed, default=0, help="seed of the bootstrap")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Compare two models on the same bags or pictures, draw by draw."""
+    """Compare two models on the same bags or images, draw by draw."""
     from evaluation.comparison.compare import Settings, compare_files
     from evaluation.report.record import report
 
@@ -51,5 +51,5 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         show(*part)
     for note in found.notes:
         print(f"note: {note}")
-    extra = {"skipped": tell_skipped(found.problems), "notes": found.notes, **found.extra}
+    extra = {"skipped": report_skipped(found.problems), "notes": found.notes, **found.extra}
     return report(sys.argv, found.metrics, files=found.files, seed=args.seed, **extra)

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from", dest="source", choices=forms, required=True)
     parser.add_argument("--to", dest="form", choices=forms, required=True)
     add_input(parser, "--annotations", help="COCO file to read")
-    add_input(parser, "--images", help="its picture folder")
+    add_input(parser, "--images", help="its image folder")
     add_input(parser, "--data", dest="data_yaml", help="data.yaml to read")
     add_input(parser, "--root", help="folder of its data, instead of its `path`")
     parser.add_argument("--split", help="default: SPLIT of instances_SPLIT.json")
@@ -55,6 +55,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     done = convert(args.source, args.form, args.target, **options)
     if done.content is not None:
         write_json(args.target, done.content)
-    title = f"written: {args.target}, pictures in {done.folder}"
+    title = f"written: {args.target}, images in {done.folder}"
     show(title, ["what", "count"], done.counts.items())
     return report(sys.argv, done.counts, files=[done.source])

@@ -15,7 +15,7 @@ from commands._arguments import (
     positive,
 )
 from commands._tables import show
-from commands._timing import SECTIONS, tell_latency, time_checkpoints, timing_plan
+from commands._timing import SECTIONS, print_latency_notes, time_checkpoints, timing_plan
 
 SUMMARY = "time of load, network and post-processing of checkpoints, side by side"
 
@@ -25,11 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_out(parser)
     add_bad_data(parser)
     add_input(parser, "--ckpt", nargs="+", required=True, help="segmentation checkpoint(s)")
-    add_input(parser, "--annotations", help="COCO file of pictures; without it noise is timed")
-    add_input(parser, "--images", help="picture folder to use")
+    add_input(parser, "--annotations", help="COCO file of images; without it noise is timed")
+    add_input(parser, "--images", help="image folder to use")
     parser.add_argument(
         "--size", type=positive, metavar="PX",
-        help="longer side of pictures; default: as the checkpoint was validated, of noise 640",
+        help="longer side of images; default: as the checkpoint was validated, of noise 640",
     )  # fmt: skip
     parser.add_argument("--batch-sizes", type=positive, nargs="+", default=[1, 8])
     add_timing(parser)
@@ -61,15 +61,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         for number, row in enumerate(rows)  # of each batch size in the order of the names
     ]
     passes = {row["batch_size"]: row["pictures"] // row["batch_size"] for row in rows}
-    counts = [f"{n} passes of {size} picture(s)" for size, n in passes.items()]
-    title = f"milliseconds a picture, medians of {', '.join(counts)}"
+    counts = [f"{n} passes of {size} image(s)" for size, n in passes.items()]
+    title = f"milliseconds an image, medians of {', '.join(counts)}"
     show(title, [*columns, "weights", "peak MiB"], lines, width=120)
-    tell_latency(rows)
-    print(f"pictures: {plan.pictures}")
+    print_latency_notes(rows)
+    print(f"images: {plan.images}")
     files = [*args.ckpt, *([args.annotations] if args.annotations else [])]
     extra: dict[str, Any] = {
         "latency": rows,
         "sections": SECTIONS,
-        "pictures": str(plan.pictures),
+        "pictures": str(plan.images),
     }
     return report(sys.argv, {}, files=files, **extra)

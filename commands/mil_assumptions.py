@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_json_object,
         default={},
         metavar="JSON",
-        help="arguments of its constructor; of a recipe: changes of its learner's",
+        help="arguments of its constructor; of a recipe: changes of its model's",
     )
     parser.add_argument(
         "--adapter",

@@ -14,7 +14,7 @@ from commands._arguments import (
     positive,
     seed,
 )
-from commands._tables import progress, show, tell_skipped
+from commands._tables import progress, report_skipped, show
 
 SUMMARY = "cross-validation of a MIL recipe on one file of bags"
 TAKES_OVERRIDES = True
@@ -48,11 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Cross-validate a recipe; folds of the file when it has them, else stratified ones."""
     from engine.config.recipe import Recipe
-    from engine.cross_validation.run import BagFiles, cross_validate
+    from engine.cross_validation.run import BagInputs, cross_validate
     from evaluation.report.record import report
 
     policy = None if args.bad_data == "error" else args.bad_data
-    data = BagFiles(args.data, args.features, policy)
+    data = BagInputs(args.data, args.features, policy)
     recipe = Recipe(tuple(args.config), tuple(args.overrides))
     counts = (args.folds, args.repeats, args.seed)
     result = cross_validate(
@@ -80,5 +80,5 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         training=result.training,
         seconds=result.seconds,
         notes=result.notes,
-        skipped=tell_skipped(result.problems),
+        skipped=report_skipped(result.problems),
     )

@@ -24,8 +24,8 @@ from commands._arguments import (
     seed,
 )
 from commands._sources import coco_predictions, ground_truth
-from commands._tables import show, tell_skipped
-from commands._timing import tell_latency, time_checkpoints, timing_plan
+from commands._tables import report_skipped, show
+from commands._timing import print_latency_notes, time_checkpoints, timing_plan
 
 if TYPE_CHECKING:
     from evaluation.seg.operating_point import OperatingPoint
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-dets",
         type=positive,
-        help="detections a picture that AP counts; default: 100, or what cuts no checkpoint's",
+        help="detections an image that AP counts; default: 100, or what cuts no checkpoint's",
     )
     parser.add_argument("--seed", type=seed, default=0, help="seed of the bootstrap")
     add_output(
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "latency": times,
         "table": table,
         "curves": _curves(args, models),
-        "skipped": tell_skipped(skipped),
+        "skipped": report_skipped(skipped),
     }
     metrics = {source: one.summary["metrics"] for source, one in models.items()}
     return report(sys.argv, metrics, files=[args.annotations, *sources], seed=args.seed, **extra)
@@ -150,12 +150,12 @@ def _score(
     """Count at the confidence and show the counts."""
     from evaluation.seg.operating_point import count_at_confidence
 
-    # A258: what tiles have found of a large picture all counts.
+    # A258: what tiles have found of a large image all counts.
     cap = max(found.max_dets or 0, found.most_per_image, 300, args.max_dets or 0)
     counted = Counter(row["image_id"] for row in found.rows if row["score"] >= args.score)
     if (most := max(counted.values(), default=0)) > cap:
         print(
-            f"note: {source} has up to {most} predictions of at least {args.score:g} a picture; "
+            f"note: {source} has up to {most} predictions of at least {args.score:g} an image; "
             f"the best {cap} count, more by --max-dets"
         )
     point = count_at_confidence(truth, found.rows, args.score, args.iou, kind, cap)
@@ -194,7 +194,7 @@ def _table(
     title = f"{args.annotations}, confidence {args.score:g}, AP of at most {cap} detections"
     show(title, *shown_rows(rows), width=160)
     if times:
-        tell_latency(times.values())
+        print_latency_notes(times.values())
     if args.wandb is not None:
         from loggers.wandb_models import WandbOptions, log_model_table
 

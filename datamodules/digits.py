@@ -1,7 +1,7 @@
 """The handwritten digits behind every embedded data set, split once and for all.
 
 Source: the optical recognition of handwritten digits (UCI; Alpaydin and Kaynak 1998) as
-scikit-learn ships it: 1 797 pictures of 8 x 8 pixels with values 0 to 16.
+scikit-learn ships it: 1 797 images of 8 x 8 pixels with values 0 to 16.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def fingerprint(datamodule: type, arguments: Mapping[str, Any]) -> str:
     That are the arguments that its class itself names; those of the common base (batch size,
     workers, augmentation) say how samples are prepared and are left out. A path counts with what
     it leads to, not with its name: a file with its bytes, a folder with the names of everything in
-    it, the bytes of annotation files and tables and the sizes of all others (pictures, features).
+    it, the bytes of annotation files and tables and the sizes of all others (images, features).
     Of files above 1 GiB the two ends and the size are read.  # A77
 
     Args:

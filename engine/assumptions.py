@@ -1,4 +1,4 @@
-"""Recipes under the algorithmic unit tests: a learner with its own losses and training protocol.
+"""Recipes under the algorithmic unit tests: a model with its own losses and training protocol.
 
 The tests (`evaluation.mil_assumptions.suite`, docs/mil_assumptions.md) train any module through an
 adapter. A recipe's `MILModule` knows more than its network does: which terms a training step has
@@ -39,7 +39,7 @@ class RecipeBags(PackedModel):
     """
 
     adapter = "recipe"
-    remedy = "the recipe's learner is called with a BagBatch of vectors; look at its arguments"
+    remedy = "the recipe's model is called with a BagBatch of vectors; look at its arguments"
 
     def __init__(self, module: MILModule, name: str, first: RecipeBags | None = None) -> None:
         super().__init__(module.model, name)
@@ -76,7 +76,7 @@ class RecipeBags(PackedModel):
                 self._module.receive(self._first._module.model.state_dict())
             self._module.check_first_stage()
         numbers = torch.arange(len(labels))
-        self._module.see_training_bags(numbers.numpy(), labels.numpy(), sizes.numpy())
+        self._module.set_training_bags(numbers.numpy(), labels.numpy(), sizes.numpy())
 
     def before_step(self, progress: float, numbers: Tensor) -> None:
         """Take the share of the training that is done, and which bags the step has."""
@@ -140,8 +140,8 @@ def recipe_model(
 
     Args:
         recipe: YAML of a `MILModule`, such as those of configs/mil.
-        init_args: changes of the learner's arguments; a mapping changes what it names of a nested
-            learner, unless it names another class. The table of docs/METHODS.md has small forms
+        init_args: changes of the model's arguments; a mapping changes what it names of a nested
+            model, unless it names another class. The table of docs/METHODS.md has small forms
             (A190).
         in_features: width of an instance.
         adapter: that of a command line; a recipe needs none, so any is refused.
@@ -164,7 +164,7 @@ def recipe_model(
     if isinstance(learner, str):
         learner = {"class_path": learner}
     if not isinstance(learner, dict):
-        raise ValueError(f"{recipe}: model.init_args.model names no learner of bags")
+        raise ValueError(f"{recipe}: model.init_args.model names no model of bags")
     changes = dict(init_args or {})
     learner["init_args"] = overlaid(learner.get("init_args") or {}, changes, "", replace=True)
     arguments["model"] = learner

@@ -1,4 +1,4 @@
-"""Reading picture files as 8-bit RGB."""
+"""Reading image files as 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
-# How far a check reads a picture file: that it is there, its size, or all of it
+# How far a check reads an image file: that it is there, its size, or all of it
 Depth = Literal["name", "header", "pixels"]
 
 _BROKEN = (
@@ -41,10 +41,10 @@ def _from_16_bit(values: npt.NDArray[np.integer], path: Path) -> npt.NDArray[np.
 
 
 def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
-    """Read a picture file.
+    """Read an image file.
 
     Grey is repeated to three channels, transparency is dropped, 16-bit values are divided by 257
-    (a camera that uses 12 of 16 bits gives dark pictures: stretch them beforehand, alike in the
+    (a camera that uses 12 of 16 bits gives dark images: stretch them beforehand, alike in the
     whole data set). Pixels come as stored: an EXIF orientation is ignored, as by pycocotools,
     because annotations are drawn in that frame.
 
@@ -71,9 +71,9 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise ValueError(f"picture file {path} is missing") from error
+        raise ValueError(f"image file {path} is missing") from error
     except _BROKEN as error:
-        raise ValueError(f"picture file {path} cannot be read: {error}; replace it") from error
+        raise ValueError(f"image file {path} cannot be read: {error}; replace it") from error
 
 
 def header_size(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -82,7 +82,7 @@ def header_size(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
     A file without the end that its format demands is decoded, which finds truncated ones.
 
     Raises:
-        ValueError: the file is missing, is no picture or lacks pixels.
+        ValueError: the file is missing, is no image or lacks pixels.
     """
     with _naming(path), Image.open(path) as image:
         stored = (image.height, image.width)
@@ -104,7 +104,7 @@ def _is_complete(path: Path, kind: str | None) -> bool:
 
 
 def is_upright(path: Path) -> bool:
-    """Tell whether a readable picture is shown as it is stored, neither turned nor mirrored."""
+    """Tell whether a readable image is shown as it is stored, neither turned nor mirrored."""
     with Image.open(path) as image:
         return _orientation(image) in (0, 1)
 

@@ -22,11 +22,11 @@ from lightning_modules.resuming import (
     check_state,
     check_weights,
     differences,
+    fix_counters,
     follow_configuration,
     hyperparameters,
     loader_state,
     seed_batch,
-    settle_counters,
 )
 from structures.processes import gather_to_all, mean_over_processes
 
@@ -98,7 +98,7 @@ class TrainedModule(pl.LightningModule):
 
         Args:
             terms: scalar loss terms by name.
-            sample_ids: pictures or bags of the batch, for the message.
+            sample_ids: images or bags of the batch, for the message.
             size: how many they are.
 
         Raises:
@@ -140,7 +140,7 @@ class TrainedModule(pl.LightningModule):
 
         Args:
             terms: scalar loss terms by name.
-            sample_ids: pictures or bags of the batch, for the message.
+            sample_ids: images or bags of the batch, for the message.
 
         Raises:
             ValueError: a weight names a term that does not exist, or a term is not finite on any
@@ -308,7 +308,7 @@ class TrainedModule(pl.LightningModule):
 
     def _prepare_resuming(self, checkpoint: dict[str, Any]) -> None:
         check_state(checkpoint, self.build_optimizer())
-        self._resumed_after_epoch = settle_counters(checkpoint)
+        self._resumed_after_epoch = fix_counters(checkpoint)
         self._loader_state = loader_state(checkpoint)
         averages = any(isinstance(c, WeightAveraging) for c in self.trainer.callbacks)  # type: ignore[attr-defined]
         if "current_model_state" in checkpoint and not averages:

@@ -56,14 +56,14 @@ class INSModule(MILModule):
         data: Any = getattr(self.trainer, "datamodule", None)
         if data is not None and stage == "fit":
             labels, sizes, _ = data.contents("train")
-            self.see_training_bags(np.asarray(data.numbers("train")), labels, sizes)
+            self.set_training_bags(np.asarray(data.numbers("train")), labels, sizes)
 
-    def see_training_bags(
+    def set_training_bags(
         self, numbers: npt.NDArray[Any], labels: npt.NDArray[Any], sizes: npt.NDArray[Any]
     ) -> None:
         """Make the table of pseudo targets."""
         columns = (torch.from_numpy(np.ascontiguousarray(c)) for c in (numbers, labels, sizes))
-        self.memory.see_training_bags(*columns)
+        self.memory.set_training_bags(*columns)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Outside training, take a table of any training bags; see `MILModule` for the rest."""

@@ -12,7 +12,7 @@ from structures.processes import gather_to_all
 
 
 class ItemLosses:
-    """Loss terms of single pictures or bags; one seen twice counts once.
+    """Loss terms of single images or bags; one seen twice counts once.
 
     The means do not depend on batches, on processes or on the order of the items.
     """

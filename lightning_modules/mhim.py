@@ -1,4 +1,4 @@
-"""Training of MHIM: the plain learner first, then a student beside a teacher with its weights."""
+"""Training of MHIM: the plain model first, then a student beside a teacher with its weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class MHIMModule(StagedMILModule):
         model: an `MHIM`.
         optimizer: see `MILModule`; it gets the student's parameters.
         lr_scheduler: see `MILModule`.
-        teacher: checkpoint or weights of a plain learner, in place of the first stage.
+        teacher: checkpoint or weights of a plain model, in place of the first stage.
         options: further arguments of `MILModule`.
 
     Raises:
@@ -54,7 +54,7 @@ class MHIMModule(StagedMILModule):
 
     @classmethod
     def first_stage(cls, model: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return the plain learner in a `MILModule`; see the base class."""
+        """Return the plain model in a `MILModule`; see the base class."""
         arguments = copy.deepcopy(dict(model["init_args"]))
         if arguments.pop("teacher", None) is not None:
             return None
@@ -68,7 +68,7 @@ class MHIMModule(StagedMILModule):
         arguments |= {"model": learner, "loss_weights": weights or None}
         return {"class_path": "lightning_modules.mil.MILModule", "init_args": arguments}
 
-    def take_first_stage(self, state: Mapping[str, Tensor]) -> None:
+    def load_first_stage(self, state: Mapping[str, Tensor]) -> None:
         """Give the teacher the weights, and the student its share of them."""
         load_exactly(self.mhim.teacher, state)
         self.mhim.start_from_teacher()

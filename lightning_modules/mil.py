@@ -19,7 +19,7 @@ from evaluation.mil.metrics import METRICS
 from evaluation.mil.scores import evaluate_bags, youden_threshold
 from lightning_modules.base import OptimizerFactory, SchedulerFactory, TrainedModule
 from lightning_modules.item_losses import ItemLosses
-from models.mil.protocol import MILModel, ScheduledLosses, SeesTrainingBags
+from models.mil.protocol import MILModel, ScheduledLosses, UsesTrainingBags
 from structures import BagBatch, MILOutput, MILTask
 from structures.processes import gather_to_all
 
@@ -102,17 +102,17 @@ class MILModule(TrainedModule):
         data: Any = getattr(self.trainer, "datamodule", None)
         if data is not None and not self.class_names:
             self.class_names = tuple(data.class_names)
-        if data is not None and stage == "fit" and isinstance(self.model, SeesTrainingBags):
+        if data is not None and stage == "fit" and isinstance(self.model, UsesTrainingBags):
             labels, sizes, _ = data.contents("train")
-            self.see_training_bags(np.asarray(data.numbers("train")), labels, sizes)
+            self.set_training_bags(np.asarray(data.numbers("train")), labels, sizes)
 
-    def see_training_bags(
+    def set_training_bags(
         self, numbers: npt.NDArray[Any], labels: npt.NDArray[Any], sizes: npt.NDArray[Any]
     ) -> None:
         """Tell the model number, label and instances of each training bag, if it asks for them."""
-        if isinstance(self.model, SeesTrainingBags):
+        if isinstance(self.model, UsesTrainingBags):
             columns = (torch.from_numpy(np.ascontiguousarray(c)) for c in (numbers, labels, sizes))
-            self.model.see_training_bags(*columns)
+            self.model.set_training_bags(*columns)
 
     def on_train_start(self) -> None:
         """Take the number of optimizer steps of the training."""

@@ -43,7 +43,7 @@ def seed_batch(seed: int, rank: int, batch: int, device: str = "cpu") -> None:
     random.seed(int(words[3]))
 
 
-def settle_counters(checkpoint: Mapping[str, Any]) -> bool:
+def fix_counters(checkpoint: Mapping[str, Any]) -> bool:
     """Make the loop counters of a checkpoint say whether its epoch is over.
 
     Lightning saves them while an epoch closes. Under ``max_steps`` it then takes a finished epoch

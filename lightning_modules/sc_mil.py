@@ -33,7 +33,7 @@ class SCMILModule(StagedMILModule):
 
     Raises:
         TypeError: the model is no `SCMIL`.
-        ValueError: an encoder is named for a training of one stage, or the learner does not part
+        ValueError: an encoder is named for a training of one stage, or the model does not part
             into an embedding that its own gradient trains and a head.
     """
 
@@ -80,7 +80,7 @@ class SCMILModule(StagedMILModule):
         """Whether the embedding has to come from somewhere."""
         return self.two_stage
 
-    def take_first_stage(self, state: Mapping[str, Tensor]) -> None:
+    def load_first_stage(self, state: Mapping[str, Tensor]) -> None:
         """Take over all but the head, which the first stage's weight decay alone has moved.
 
         Raises:
@@ -102,19 +102,19 @@ class SCMILModule(StagedMILModule):
         return terms
 
     def loss_factors(self) -> dict[str, float]:
-        """Return the curriculum's factors; in a second stage those of the learner itself."""
+        """Return the curriculum's factors; in a second stage those of the model itself."""
         if not self.training:
             return {}
         if not self.two_stage:
             return super().loss_factors()
         network: Any = self.model
-        factors: dict[str, float] = network.learner_factors(self.progress)
+        factors: dict[str, float] = network.model_factors(self.progress)
         return factors
 
 
 def _check_head(model: SCMIL) -> None:
     if not model.parts.head:
-        raise ValueError("the learner has no parameter beside those of its embedding to train")
+        raise ValueError("the model has no parameter beside those of its embedding to train")
     unreached = model.unreached()
     if unreached:
         raise ValueError(

@@ -19,7 +19,7 @@ from structures.processes import gather_to_all
 
 
 class SegmentationModule(TrainedModule):
-    """Train on loss terms, validate by COCO AP in the frame of the original pictures.
+    """Train on loss terms, validate by COCO AP in the frame of the original images.
 
     The datamodule gives the categories and the ground truth (`SegDataModule`); after an
     evaluation epoch ``scores`` holds the metrics and ``results`` the COCO rows of all processes.
@@ -30,14 +30,14 @@ class SegmentationModule(TrainedModule):
         lr_scheduler: makes the schedule from optimizer and number of steps, or None.
         loss_weights: factor of each loss term, 1 where a term is not named.
         backbone_lr_mult: factor on the learning rate of the backbone.
-        log_val_loss: also compute the losses on validation pictures and log their means (A67).
+        log_val_loss: also compute the losses on validation images and log their means (A67).
         eval_backend: ``fast`` or ``pycocotools``; the numbers are equal.
         separate_biases: biases get parameter groups of their own (``lr-*/head_bias``), which
             ``schedules.Linear`` can warm up apart.
         channels_last: keep convolution weights, and so the features, in channels-last memory
             order; faster on most CPUs and GPUs, equal up to rounding.
         init_from: file of weights to start from.
-        inference: tiles and views of validation, test and prediction; None for whole pictures.
+        inference: tiles and views of validation, test and prediction; None for whole images.
 
     Raises:
         TypeError: ``model`` does not follow `SegModel`.
@@ -113,7 +113,7 @@ class SegmentationModule(TrainedModule):
         precision = str(self.trainer.precision)
         if precision.endswith("-true") and precision[:2] not in ("32", "64"):
             raise ValueError(
-                f"trainer.precision {precision} would halve boxes and pictures too; "
+                f"trainer.precision {precision} would halve boxes and images too; "
                 f"set {precision.replace('true', 'mixed')}"
             )
         data: Any = getattr(self.trainer, "datamodule", None)
@@ -160,7 +160,7 @@ class SegmentationModule(TrainedModule):
         return self._predict_and_keep(batch)
 
     def predict_step(self, batch: SegBatch, batch_idx: int) -> list[Instances]:
-        """Return the predictions of each picture."""
+        """Return the predictions of each image."""
         del batch_idx
         return predict(self.network, batch, self.inference)
 
@@ -180,11 +180,11 @@ class SegmentationModule(TrainedModule):
         self._start_evaluation()
 
     def on_validation_epoch_end(self) -> None:
-        """Score all pictures of all processes."""
+        """Score all images of all processes."""
         self._finish_evaluation("val")
 
     def on_test_epoch_end(self) -> None:
-        """Score all pictures of all processes."""
+        """Score all images of all processes."""
         self._finish_evaluation("test")
 
     def _start_evaluation(self) -> None:

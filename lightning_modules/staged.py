@@ -20,7 +20,7 @@ from lightning_modules.mil import MILModule
 
 
 class StagedMILModule(MILModule):
-    """Base of the second stages; a subclass gives `first_stage` and `take_first_stage`.
+    """Base of the second stages; a subclass gives `first_stage` and `load_first_stage`.
 
     Args:
         model: see `MILModule`.
@@ -35,7 +35,7 @@ class StagedMILModule(MILModule):
         first_stage_weights: which of the first stage's weights are taken: those of its ``best``
             checkpoint, of the last step where nothing is monitored, or always the ``last``.
             Cross-validation, which chooses no step, takes the last (A122).
-        first_stage_taken: the weights are there, from either stage.
+        first_stage_loaded: the weights are there, from either stage.
     """
 
     first_stage_argument: ClassVar[str] = ""
@@ -57,7 +57,7 @@ class StagedMILModule(MILModule):
     ) -> None:
         super().__init__(model, optimizer, lr_scheduler, **options)
         self.first_stage_file = first_stage_file
-        self.first_stage_taken = False
+        self.first_stage_loaded = False
 
     @classmethod
     def first_stage(cls, model: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -72,7 +72,7 @@ class StagedMILModule(MILModule):
         """
         raise NotImplementedError
 
-    def take_first_stage(self, state: Mapping[str, Tensor]) -> None:
+    def load_first_stage(self, state: Mapping[str, Tensor]) -> None:
         """Take over the weights of the first stage.
 
         Args:
@@ -90,8 +90,8 @@ class StagedMILModule(MILModule):
 
     def receive(self, state: Mapping[str, Tensor]) -> None:
         """Take over the weights of the first stage, once."""
-        self.take_first_stage(state)
-        self.first_stage_taken = True
+        self.load_first_stage(state)
+        self.first_stage_loaded = True
 
     def on_fit_start(self) -> None:
         """Read the named file, unless a checkpoint has brought what came of it.
@@ -101,7 +101,7 @@ class StagedMILModule(MILModule):
                 weights that the training begins with.
         """
         super().on_fit_start()
-        if not self.first_stage_taken and self.first_stage_file is not None:
+        if not self.first_stage_loaded and self.first_stage_file is not None:
             self._read(self.first_stage_file)
         self.check_first_stage()
 
@@ -111,7 +111,7 @@ class StagedMILModule(MILModule):
         Raises:
             ValueError: they are needed and nothing has brought them.
         """
-        if self.needs_first_stage and not self.first_stage_taken:
+        if self.needs_first_stage and not self.first_stage_loaded:
             raise ValueError(
                 f"{type(self).__name__} begins with the weights of its first stage and has none; "
                 f"train by `train.py fit`, or name a file in {self.first_stage_argument}"
@@ -131,7 +131,7 @@ class StagedMILModule(MILModule):
     def restore_facts(self, facts: Mapping[str, Any]) -> None:
         """Also note that the checkpoint's weights have the first stage behind them."""
         super().restore_facts(facts)
-        self.first_stage_taken = True
+        self.first_stage_loaded = True
 
 
 def load_exactly(module: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -31,10 +31,10 @@ def run_folder(trainer: pl.Trainer, name: str) -> Path | None:
     return None if folder is None else Path(folder) / name
 
 
-def write_picture(path: Path, picture: npt.NDArray[np.uint8]) -> None:
+def write_png(path: Path, image: npt.NDArray[np.uint8]) -> None:
     """Write (H, W, 3) uint8 RGB as a PNG."""
     with atomic_write(path) as file:
-        Image.fromarray(picture).save(file, format="PNG")
+        Image.fromarray(image).save(file, format="PNG")
 
 
 def rasterise(figure: Figure, dpi: int = 130) -> npt.NDArray[np.uint8]:

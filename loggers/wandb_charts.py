@@ -20,7 +20,7 @@ MAX_LINES = 20  # of a chart
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
-    """Return a `wandb.Table`; NaN becomes an empty cell, a `Media` a picture."""
+    """Return a `wandb.Table`; NaN becomes an empty cell, a `Media` an image."""
     import wandb
 
     return wandb.Table(

@@ -2,7 +2,7 @@
 
 W&B may be missing, refuse to start, lose its service in the middle or its network at the end. The
 first failure is reported once; from then on the logger does nothing, and the run goes on with its
-CSV file, pictures and checkpoints.
+CSV file, images and checkpoints.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sending pictures to Weights & Biases without ever stopping a run.
+"""Sending images to Weights & Biases without ever stopping a run.
 
 Lightning creates the W&B run on the first use of ``logger.experiment`` and gives processes other
 than the first a dummy; everything here therefore does nothing on those.
@@ -27,16 +27,16 @@ MAX_MASK_ID = 255  # W&B keeps a mask as bytes
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """One picture for W&B.
+    """One image for W&B.
 
     Attributes:
-        picture: (H, W, 3) uint8 RGB.
-        caption: text under the picture.
+        image: (H, W, 3) uint8 RGB.
+        caption: text under the image.
         masks: the ``masks`` argument of `wandb.Image`, may be empty.
         boxes: the ``boxes`` argument of `wandb.Image`, may be empty.
     """
 
-    picture: npt.NDArray[np.uint8]
+    image: npt.NDArray[np.uint8]
     caption: str
     masks: Mapping[str, Any] = field(default_factory=dict)
     boxes: Mapping[str, Any] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Media:
         named = {k: v for mask in self.masks.values() for k, v in mask["class_labels"].items()}
         classes = [{"id": k, "name": v} for k, v in sorted(named.items())]
         return wandb.Image(
-            Image.fromarray(self.picture),
+            Image.fromarray(self.image),
             caption=self.caption,
             masks=dict(self.masks) or None,
             boxes=dict(self.boxes) or None,
@@ -57,13 +57,13 @@ class Media:
 
 
 class WandbMedia:
-    """Logs pictures where W&B is on; a W&B that fails is reported once and otherwise ignored."""
+    """Logs images where W&B is on; a W&B that fails is reported once and otherwise ignored."""
 
     def __init__(self) -> None:
         self._warned = False
 
     def enabled(self, trainer: pl.Trainer) -> bool:
-        """Tell whether this process sends pictures: the first one, with a W&B logger."""
+        """Tell whether this process sends images: the first one, with a W&B logger."""
         return trainer.is_global_zero and bool(_wandb_loggers(trainer))
 
     def log(self, trainer: pl.Trainer, key: str, media: Sequence[Media]) -> None:
@@ -75,7 +75,7 @@ class WandbMedia:
         if not media:
             return
         given: dict[str, list[Any]] = {
-            "images": [Image.fromarray(m.picture) for m in media],
+            "images": [Image.fromarray(m.image) for m in media],
             "caption": [m.caption for m in media],
             "masks": [dict(m.masks) or None for m in media],
             "boxes": [dict(m.boxes) or None for m in media],
@@ -106,7 +106,7 @@ class WandbMedia:
                 if not self._warned:
                     self._warned = True
                     _log.warning(
-                        "W&B took no pictures or tables (%s: %s); the run goes on, the files in "
+                        "W&B took no images or tables (%s: %s); the run goes on, the files in "
                         "its folder are complete",
                         type(error).__name__,
                         error,

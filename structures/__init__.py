@@ -6,7 +6,7 @@ from structures.category_map import CategoryMap
 from structures.instances import Instances
 from structures.problem import BadDataPolicy, DataProblems, Problem, settle
 from structures.rle import CocoRLE, RLEMasks
-from structures.seg_batch import PictureTargets, SegBatch
+from structures.seg_batch import ImageTargets, SegBatch
 from structures.slide import PatchBatch, Slide
 from structures.transferable import Transferable
 
@@ -17,11 +17,11 @@ __all__ = [
     "CategoryMap",
     "CocoRLE",
     "DataProblems",
+    "ImageTargets",
     "Instances",
     "MILOutput",
     "MILTask",
     "PatchBatch",
-    "PictureTargets",
     "Problem",
     "RLEMasks",
     "SegBatch",

@@ -22,7 +22,7 @@ class BagBatch(Batch):
     """Bags of one step. B bags, N instances of all bags concatenated in order.
 
     Attributes:
-        features: (N, D) float, or (N, ...) pictures of instances for models with an encoder.
+        features: (N, D) float, or (N, ...) images of instances for models with an encoder.
         offsets: (B + 1,) int64; bag b owns rows ``offsets[b]:offsets[b + 1]``.
         labels: (B,) int64 class numbers, or (B, C) for a multilabel task.
         index: (B,) int64, the bag's stable number in its data set.
@@ -202,7 +202,7 @@ class MILOutput(Transferable):
             are those of the logits, in their order: a binary task has class 1's alone (A143).
             Metrics and figures take the mean over maps (A36).
         attention_logits: the same before the softmax, or None.
-        embeddings: (B, E), or (B, C, E) for learners with one embedding a class, or None.
+        embeddings: (B, E), or (B, C, E) for models with one embedding a class, or None.
         instance_logits: (N, C) or None.
     """
 

@@ -1,4 +1,4 @@
-"""The predicted instances of one picture."""
+"""The predicted instances of one image."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from structures.transferable import Transferable, check_field
 
 @dataclass(frozen=True, slots=True)
 class Instances(Transferable):
-    """K predictions in the frame of the original picture, best score first.
+    """K predictions in the frame of the original image, best score first.
 
     Attributes:
-        boxes: (K, 4) float, (x1, y1, x2, y2) in pixels of the original picture.
+        boxes: (K, 4) float, (x1, y1, x2, y2) in pixels of the original image.
         scores: (K,) in [0, 1].
         labels: (K,) int64, 0-based foreground class.
-        size: (height, width) of the original picture.
+        size: (height, width) of the original image.
         masks: K run-length masks of that size, or None for a detector of boxes. They stay on the
             host whatever device the tensors are moved to.
         quality: (K,) predicted mask quality in [0, 1], or None.
@@ -46,14 +46,14 @@ class Instances(Transferable):
         if self.masks is not None and len(self.masks) != count:
             raise ValueError(f"Instances has {count} boxes but {len(self.masks)} masks")
         if self.masks is not None and tuple(self.masks.size) != tuple(self.size):
-            raise ValueError(f"masks of size {self.masks.size} in a picture of size {self.size}")
+            raise ValueError(f"masks of size {self.masks.size} in an image of size {self.size}")
 
     def __len__(self) -> int:
         return int(self.boxes.shape[0])
 
     @classmethod
     def empty(cls, size: tuple[int, int]) -> Instances:
-        """Return no predictions for a picture of ``size`` (height, width)."""
+        """Return no predictions for an image of ``size`` (height, width)."""
         return cls(
             boxes=torch.zeros(0, 4),
             scores=torch.zeros(0),

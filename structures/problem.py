@@ -27,7 +27,7 @@ class Problem(NamedTuple):
 
     Attributes:
         file: the file that holds the fault, or that names what is missing.
-        item: id of the picture, slide, bag or patient, or None where the whole file is concerned.
+        item: id of the image, slide, bag or patient, or None where the whole file is concerned.
         annotation: id of the annotation or number of the row, or None.
         reason: what is wrong, with the value found.
         remedy: what the user can do.
@@ -40,7 +40,7 @@ class Problem(NamedTuple):
     annotation: int | str | None
     reason: str
     remedy: str
-    kind: str = "picture"
+    kind: str = "image"
     part: str = "annotation"
 
     def __str__(self) -> str:

@@ -55,10 +55,10 @@ def encode_window(window: BoolArray, top: int, left: int, size: Size) -> Runs:
 
     Args:
         window: (r, c) bool, the part of the mask with its first pixel at row ``top``, column
-            ``left``; parts outside the picture are cut off.
+            ``left``; parts outside the image are cut off.
         top: row of the window's first pixel, may be negative.
         left: column of the window's first pixel, may be negative.
-        size: (h, w) of the picture.
+        size: (h, w) of the image.
 
     Returns:
         (T,) run lengths that sum to h * w.
@@ -211,12 +211,12 @@ def from_bytes(text: bytes | str) -> Runs:
 
 @dataclass(frozen=True, slots=True)
 class RLEMasks:
-    """The K masks of one picture, packed; lives in host memory only.
+    """The K masks of one image, packed; lives in host memory only.
 
     Attributes:
         runs: (T,) int64, run lengths of all masks.
         offsets: (K + 1,) int64; mask k owns ``runs[offsets[k]:offsets[k + 1]]``.
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
     """
 
     runs: Runs
@@ -259,7 +259,7 @@ class RLEMasks:
         parts = []
         for number, mask in enumerate(masks):
             if tuple(mask["size"]) != tuple(size):
-                raise ValueError(f"mask {number} has size {mask['size']}, the picture {list(size)}")
+                raise ValueError(f"mask {number} has size {mask['size']}, the image {list(size)}")
             parts.append(from_bytes(mask["counts"]))
         return cls.from_runs(parts, size)
 
@@ -281,7 +281,7 @@ class RLEMasks:
         return RLEMasks.from_runs([self[int(k)] for k in positions], self.size)
 
     def decode(self) -> BoolArray:
-        """Return dense masks (K, h, w) bool. K full-size masks: for pictures and tests only."""
+        """Return dense masks (K, h, w) bool. K full-size masks: for images and tests only."""
         if len(self) == 0:
             return np.zeros((0, *self.size), dtype=bool)
         return np.stack([decode(runs, self.size) for runs in self])

@@ -60,7 +60,7 @@ def from_intervals(found: Intervals, count: int, size: Size) -> RLEMasks:
     Args:
         found: sorted and disjoint, owners in [0, count).
         count: masks, of which any may be empty.
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
     """
     owner, start, end = found
     fresh = np.ones(owner.size, dtype=bool)
@@ -103,7 +103,7 @@ def _assembled(pieces: ColumnPieces, count: int, size: Size) -> RLEMasks:
 
 
 def concatenate(packs: Sequence[RLEMasks], size: Size) -> RLEMasks:
-    """Join packs of masks of one picture.
+    """Join packs of masks of one image.
 
     Raises:
         ValueError: a pack is of another size.
@@ -135,13 +135,13 @@ def flip(masks: RLEMasks, direction: Literal["horizontal", "vertical"]) -> RLEMa
 
 
 def place(masks: RLEMasks, top: int, left: int, size: Size) -> RLEMasks:
-    """Move masks into another picture.
+    """Move masks into another image.
 
     Args:
-        masks: of a part of that picture.
+        masks: of a part of that image.
         top: row of the part's first pixel; may be negative.
         left: its column; may be negative.
-        size: (height, width) of the other picture; what is outside of it is cut off.
+        size: (height, width) of the other image; what is outside of it is cut off.
     """
     owner, column, first, last = column_pieces(masks)
     column = column + left

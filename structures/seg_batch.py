@@ -1,4 +1,4 @@
-"""A batch of pictures with their instances, packed."""
+"""A batch of images with their instances, packed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from structures.batch import Batch
 from structures.transferable import check_dtype, check_field
 
 
-class PictureTargets(NamedTuple):
-    """The instances of one picture of a batch, as views: boxes, labels, masks and crowd flags."""
+class ImageTargets(NamedTuple):
+    """The instances of one image of a batch, as views: boxes, labels, masks and crowd flags."""
 
     boxes: Tensor
     labels: Tensor
@@ -24,11 +24,11 @@ class PictureTargets(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SegBatch(Batch):
-    """Pictures and targets of one step. B pictures, M instances of all pictures in order.
+    """Images and targets of one step. B images, M instances of all images in order.
 
     Conventions of the whole project: boxes are (x1, y1, x2, y2) in pixels, half-open, so that the
     pixel in column c has its centre at c + 0.5; labels are 0-based foreground classes (a model
-    adds a background class inside); pictures are RGB in [0, 1]; all geometry refers to the padded
+    adds a background class inside); images are RGB in [0, 1]; all geometry refers to the padded
     frame of ``images``.
 
     Attributes:
@@ -37,10 +37,10 @@ class SegBatch(Batch):
         boxes: (M, 4) float.
         labels: (M,) int64.
         masks: (M, ceil(H / s), ceil(W / s)) bool with s = ``mask_stride``.
-        counts: (B,) int64, instances per picture; sums to M.
+        counts: (B,) int64, instances per image; sums to M.
         crowd: (M,) bool, regions of many objects: never a positive example.
-        index: (B,) int64, the picture's stable number in its data set.
-        original_sizes: (B, 2) int64, (height, width) of the picture file, the frame in which
+        index: (B,) int64, the image's stable number in its data set.
+        original_sizes: (B, 2) int64, (height, width) of the image file, the frame in which
             predictions are returned.
         image_ids: the data set's own ids.
         mask_stride: pixels of ``images`` per cell of ``masks``.
@@ -86,7 +86,7 @@ class SegBatch(Batch):
             check_dtype(name, field, getattr(self, field), "bool")
         if self.image_ids and len(self.image_ids) != batch:
             raise ValueError(
-                f"SegBatch.image_ids must name {batch} pictures, got {len(self.image_ids)}"
+                f"SegBatch.image_ids must name {batch} images, got {len(self.image_ids)}"
             )
 
     def __len__(self) -> int:
@@ -96,8 +96,8 @@ class SegBatch(Batch):
         """Return the number of images."""
         return {"pictures": len(self)}
 
-    def targets(self) -> list[PictureTargets]:
-        """Split the instances by picture, as views. One transfer of ``counts`` to the host.
+    def targets(self) -> list[ImageTargets]:
+        """Split the instances by image, as views. One transfer of ``counts`` to the host.
 
         Raises:
             ValueError: ``counts`` does not sum to the number of boxes.
@@ -111,10 +111,10 @@ class SegBatch(Batch):
             torch.split(value, counts)
             for value in (self.boxes, self.labels, self.masks, self.crowd)
         ]
-        return [PictureTargets(*fields) for fields in zip(*parts, strict=True)]
+        return [ImageTargets(*fields) for fields in zip(*parts, strict=True)]
 
-    def picture(self, position: int) -> SegBatch:
-        """Return the batch that holds only the picture at ``position``, padding unchanged."""
+    def image(self, position: int) -> SegBatch:
+        """Return the batch that holds only the image at ``position``, padding unchanged."""
         counts = self.counts.tolist()
         start = sum(counts[:position])
         rows = slice(start, start + counts[position])

@@ -1,4 +1,4 @@
-"""A whole-slide image's tissue patches, and a batch of patch pictures."""
+"""A whole-slide image's tissue patches, and a batch of patch images."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Slide(Transferable):
 
 @dataclass(frozen=True, slots=True)
 class PatchBatch(Transferable):
-    """Pictures of patches with the place they come from.
+    """Images of patches with the place they come from.
 
     Attributes:
         images: (P, 3, H, W) float RGB in [0, 1].

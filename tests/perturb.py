@@ -1,8 +1,8 @@
-"""`python -m tests.perturb [FILE ...] [--all]`: change the learners' formulas; a test must fail.
+"""`python -m tests.perturb [FILE ...] [--all]`: change the models' formulas; a test must fail.
 
-One sign, one factor and one axis of each file that only learners use (``--all``: every one) is
+One sign, one factor and one axis of each file that only models use (``--all``: every one) is
 changed in memory, never on the disk, and the file's tests run on the change in a process of its
-own: first the tests named after the file, then those of every learner for the recipes that use it.
+own: first the tests named after the file, then those of every model for the recipes that use it.
 A line a change names the test that caught it; a change that none catches survives, and the exit
 code is 1.
 """
@@ -25,9 +25,9 @@ from pathlib import Path
 from tests.perturb_sites import changes, chosen
 
 ROOT = Path(__file__).resolve().parents[1]
-EVERY_LEARNER = "tests/models/mil/test_every_learner.py"
+EVERY_MODEL = "tests/models/mil/test_every_model.py"
 FOR_WORKERS = "SEGMIL_CHANGED_FILE"  # where processes that a test starts find the change
-NOT_LEARNERS = {"__init__.py", "protocol.py", "lenet.py"}
+NOT_MODELS = {"__init__.py", "protocol.py", "lenet.py"}
 # Changes that compute the same; (file, expression) -> why.
 SAME: dict[tuple[str, str], str] = {
     ("models/mil/acmil.py", "segment_weighted_sum(attention, attention, offsets)"): (
@@ -69,9 +69,9 @@ def source_files(folder):
     return [str(p.relative_to(ROOT)) for p in sorted((ROOT / folder).rglob("*.py"))]
 
 
-def learner_files():
-    """Return the learners, and what only they use of ops, losses and training protocols."""
-    learners = [f for f in source_files("models/mil") if Path(f).name not in NOT_LEARNERS]
+def model_files():
+    """Return the models, and what only they use of ops, losses and training protocols."""
+    learners = [f for f in source_files("models/mil") if Path(f).name not in NOT_MODELS]
     others = reached(source_files("models/seg"))
     shared = [f for folder in ("models/ops", "models/losses") for f in source_files(folder)]
     own = reached(learners)
@@ -159,7 +159,7 @@ def run_tests(file, tree):
         plugin = FirstFailure(recipes_of(file))
     except Exception as error:  # a changed file need not even be imported
         return f"import: {error!r}"
-    if plugin.recipes and pytest.main([*options, EVERY_LEARNER], plugins=[plugin]) not in (0, 5):
+    if plugin.recipes and pytest.main([*options, EVERY_MODEL], plugins=[plugin]) not in (0, 5):
         return plugin.name or "the tests do not start"
     return None
 
@@ -241,11 +241,11 @@ def say(line):
 def main(arguments, write=say):
     """Return the exit code: 0 where every change was caught."""
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
-    parser.add_argument("files", nargs="*", help="default: every learner's file")
+    parser.add_argument("files", nargs="*", help="default: every model's file")
     parser.add_argument("--all", action="store_true", help="every sign, factor and axis")
     parser.add_argument("--limit", type=float, default=60.0, help="least seconds for a change")
     args = parser.parse_args(arguments)
-    files = [str(Path(f).resolve().relative_to(ROOT)) for f in args.files] or learner_files()
+    files = [str(Path(f).resolve().relative_to(ROOT)) for f in args.files] or model_files()
     preload()
     survivors = [s for file in files for s in check(file, args.all, args.limit, write)]
     write("\n".join(["survivors:", *survivors]) if survivors else "no survivor")

@@ -24,7 +24,7 @@ from models.backbones.csp import ScaleName
 from models.seg.yolo import YOLOSeg
 from models.seg.yolo.head import anchor_points
 from models.seg.yolo.losses import yolo_losses
-from models.seg.yolo.names import own_name
+from models.seg.yolo.names import convert_name
 from models.seg.yolo.output import YOLOOutput, decode_boxes
 from structures import SegBatch
 
@@ -60,7 +60,7 @@ def compare_outputs(model: YOLOSeg, wanted: dict[str, Tensor]) -> dict[str, floa
 
     An output whose shape is another (other classes) is left out.
     """
-    out = model.eval()(recipe.pictures())
+    out = model.eval()(recipe.images())
     boxes = decode_boxes(out.box_logits, out.points, out.strides)
     x1y1, x2y2 = boxes.split(2, dim=-1)
     ours = by_original_names(out)
@@ -79,14 +79,14 @@ def compare_network(records: Path, name: str) -> dict[str, float]:
     scale, classes = {**recipe.NETWORKS, **recipe.LARGER}[name]
     model = YOLOSeg(scale, classes)
     given = load_file(records / f"network_{name}_weights.safetensors")
-    model.load_state_dict({ours: v for k, v in given.items() if (ours := own_name(k))})
+    model.load_state_dict({ours: v for k, v in given.items() if (ours := convert_name(k))})
     return compare_outputs(model, load_file(records / f"network_{name}_outputs.safetensors"))
 
 
 def seg_batch(record: dict[str, Tensor]) -> SegBatch:
     """Return targets of the recipe as a batch with masks at a quarter of the resolution."""
-    pictures = record["batch_idx"].long()
-    counts = torch.bincount(pictures, minlength=2)
+    images = record["batch_idx"].long()
+    counts = torch.bincount(images, minlength=2)
     rank = torch.cat([torch.arange(int(count)) for count in counts])
     frame = torch.tensor([recipe.WIDTH, recipe.HEIGHT] * 2)
     centre, size = (record["bboxes"] * frame).split(2, dim=1)
@@ -96,9 +96,9 @@ def seg_batch(record: dict[str, Tensor]) -> SegBatch:
         sizes=sizes,
         boxes=torch.cat([centre - size / 2, centre + size / 2], dim=1),
         labels=record["cls"].long().flatten(),
-        masks=record["masks"][pictures] == (rank + 1).view(-1, 1, 1),
+        masks=record["masks"][images] == (rank + 1).view(-1, 1, 1),
         counts=counts,
-        crowd=torch.zeros(len(pictures), dtype=torch.bool),
+        crowd=torch.zeros(len(images), dtype=torch.bool),
         index=torch.arange(2),
         original_sizes=sizes,
         mask_stride=STRIDE,

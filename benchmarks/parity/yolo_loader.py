@@ -4,8 +4,8 @@ For `benchmarks/augmentation.py --original PYTHON`, which starts this file with 
 throw-away environment (README.md). The package (`ultralytics`) is AGPL-3.0: it is no dependency of
 this project, its source is not read, and only public calls are used.
 
-Run `PYTHON yolo_loader.py DATA_YAML SIZE BATCH`. Each line `SHARE PICTURES` of the input makes so
-many pictures with that share of mosaics and prints the seconds of processor time they took.
+Run `PYTHON yolo_loader.py DATA_YAML SIZE BATCH`. Each line `SHARE IMAGES` of the input makes so
+many images with that share of mosaics and prints the seconds of processor time they took.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 
 def make_loader(data_yaml: str, size: int, batch: int, share: float) -> DataLoader[Any]:
-    """Return the package's augmented training pictures of all defaults but the share of mosaics."""
+    """Return the package's augmented training images of all defaults but the share of mosaics."""
     from ultralytics.cfg import get_cfg
     from ultralytics.data import YOLODataset
     from ultralytics.data.utils import check_det_dataset
@@ -47,7 +47,7 @@ def make_loader(data_yaml: str, size: int, batch: int, share: float) -> DataLoad
 
 
 def produce(loader: DataLoader[Any], count: int) -> float:
-    """Return the processor seconds a picture, over whole batches of at least ``count`` pictures."""
+    """Return the processor seconds an image, over whole batches of at least ``count`` images."""
     done, start = 0, time.process_time()
     while done < count:
         for batch in loader:

@@ -47,8 +47,8 @@ def network(name: str) -> Any:
 
 @torch.no_grad()
 def outputs(model: Any) -> dict[str, Tensor]:
-    """Return raw and decoded outputs for the pictures of the recipe."""
-    decoded, raw = model(recipe.pictures())
+    """Return raw and decoded outputs for the images of the recipe."""
+    decoded, raw = model(recipe.images())
     return {key: raw[key] for key in RAW} | {"decoded": decoded[0]}
 
 
@@ -112,7 +112,7 @@ def record_losses(out: Path) -> tuple[dict[str, dict[str, float]], dict[str, dic
 
 
 def write_set(folder: Path) -> Path:
-    """Write four small pictures of noise with two objects each as a data set; return its YAML."""
+    """Write four small images of noise with two objects each as a data set; return its YAML."""
     from PIL import Image
 
     for split in ("train", "val"):

@@ -1,9 +1,9 @@
-"""Weights, pictures, predictions and targets of the comparison, the same on every machine.
+"""Weights, images, predictions and targets of the comparison, the same on every machine.
 
 Random numbers come from integer arithmetic (SplitMix64, Steele et al. 2014), not from a library's
 generator, so a test can make them again under any version (A249).
 
-Letters: B pictures, A anchors, C classes, M objects.
+Letters: B images, A anchors, C classes, M objects.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from models.backbones.csp import ScaleName
-from models.seg.yolo.names import own_name
+from models.seg.yolo.names import convert_name
 
 HEIGHT, WIDTH, CLASSES, SHARPNESS = 128, 160, 5, (1, 3)
 NETWORKS: dict[str, tuple[ScaleName, int]] = {"n80": ("n", 80), "s80": ("s", 80), "n3": ("n", 3)}
@@ -26,7 +26,7 @@ ORDINARY = [[10.0, 12, 60, 70], [50, 41, 121, 110], [31, 30, 90, 99]]
 NESTED = [[21.0, 21, 101, 101], [30, 30, 110, 110], [41, 19, 70, 61], [61, 50, 141, 121]]
 SHIFTED = [[32.3 + d, 32.3 + d, 71.8 + d, 72.4 + d] for d in range(0, 12, 2)]
 CASES: dict[str, tuple[list[list[float]], list[int], list[int]]] = {
-    # boxes xyxy in pixels, classes, pictures; no side lies on an anchor point
+    # boxes xyxy in pixels, classes, images; no side lies on an anchor point
     "ordinary": (ORDINARY, [0, 2, 4], [0, 0, 1]),
     "overlap": (NESTED, [0, 1, 1, 2], [0, 0, 0, 1]),
     "one_empty": (ORDINARY[:2], [0, 2], [1, 1]),
@@ -74,12 +74,12 @@ def weight(network: str, name: str, like: Tensor) -> Tensor:
 def fill(state: Mapping[str, Tensor], network: str) -> None:
     """Overwrite the weights of the original's ``state_dict``, but for its constants."""
     for name, value in state.items():
-        if (ours := own_name(name)) is not None:
+        if (ours := convert_name(name)) is not None:
             value.copy_(weight(network, ours, value))
 
 
-def pictures() -> Tensor:
-    """Return (2, 3, 128, 160) pictures of noise in [0, 1)."""
+def images() -> Tensor:
+    """Return (2, 3, 128, 160) images of noise in [0, 1)."""
     return torch.from_numpy(uniform("pictures", (2, 3, HEIGHT, WIDTH))).float()
 
 
@@ -100,7 +100,7 @@ def predictions(case: str, sharpness: float) -> dict[str, Tensor]:
 
 def targets(case: str) -> dict[str, Tensor]:
     """Return a batch: normalised xywh boxes, and ellipses painted from large to small."""
-    boxes, classes, rows_pictures = CASES[case]
+    boxes, classes, rows_images = CASES[case]
     xyxy = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     size, frame = xyxy[:, 2:] - xyxy[:, :2], torch.tensor([WIDTH, HEIGHT])
     masks = torch.zeros(2, HEIGHT // 4, WIDTH // 4)
@@ -108,12 +108,12 @@ def targets(case: str) -> dict[str, Tensor]:
     for row in size.prod(dim=1).argsort(descending=True).tolist():
         x1, y1, x2, y2 = xyxy[row].tolist()
         inside = ((2 * x - x1 - x2) / (x2 - x1)) ** 2 + ((2 * y - y1 - y2) / (y2 - y1)) ** 2 <= 1
-        rank = rows_pictures[:row].count(rows_pictures[row])
-        masks[rows_pictures[row]][inside] = rank + 1
+        rank = rows_images[:row].count(rows_images[row])
+        masks[rows_images[row]][inside] = rank + 1
     return {
         "bboxes": torch.cat([(xyxy[:, :2] + xyxy[:, 2:]) / 2 / frame, size / frame], dim=1),
         "cls": torch.tensor(classes, dtype=torch.float32).view(-1, 1),
-        "batch_idx": torch.tensor(rows_pictures, dtype=torch.float32),
+        "batch_idx": torch.tensor(rows_images, dtype=torch.float32),
         "masks": masks,
     }
 

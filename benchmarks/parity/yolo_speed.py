@@ -3,7 +3,7 @@
 Run with the Python of the throw-away environment (README.md) from the repository's root:
 `python benchmarks/parity/yolo_speed.py [--threads T] [--repeats R] [--only WORD]`. The median of
 R rounds counts. Memory is of a process of its own: the peak above what it held after one step of a
-small picture, and the whole peak. The original is called by its public functions alone.
+small image, and the whole peak. The original is called by its public functions alone.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ CLASSES = 80
 
 
 class Case(NamedTuple):
-    """A training step: scale, side of the pictures, objects a picture, pictures."""
+    """A training step: scale, side of the images, objects an image, images."""
 
     scale: ScaleName
     side: int
     objects: int
-    pictures: int = 4
+    num_images: int = 4
 
     def __str__(self) -> str:
         return f"step {self.scale}, {self.side} px, {self.objects} objects"
@@ -52,10 +52,10 @@ Function = Callable[[], Any]
 
 
 def scene(case: Case) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return noise pictures, boxes (M, 4), classes and stride-4 masks (M, h, w) of ellipses."""
+    """Return noise images, boxes (M, 4), classes and stride-4 masks (M, h, w) of ellipses."""
     generator = torch.Generator().manual_seed(0)
-    total = case.pictures * case.objects
-    images = torch.rand(case.pictures, 3, case.side, case.side, generator=generator)
+    total = case.num_images * case.objects
+    images = torch.rand(case.num_images, 3, case.side, case.side, generator=generator)
     largest = 0.4 if case.objects <= 10 else 0.15  # many objects are small ones
     size = (0.04 + (largest - 0.04) * torch.rand(total, 2, generator=generator)) * case.side
     corner = torch.rand(total, 2, generator=generator) * (case.side - size)
@@ -71,16 +71,16 @@ def our_step(case: Case) -> Function:
     torch.manual_seed(0)
     model = YOLOSeg(case.scale, CLASSES).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     images, boxes, labels, masks = scene(case)
-    sizes = torch.tensor([[case.side] * 2] * case.pictures)
+    sizes = torch.tensor([[case.side] * 2] * case.num_images)
     batch = SegBatch(
         images=images,
         sizes=sizes,
         boxes=boxes,
         labels=labels,
         masks=masks,
-        counts=torch.tensor([case.objects] * case.pictures),
+        counts=torch.tensor([case.objects] * case.num_images),
         crowd=torch.zeros(len(boxes), dtype=torch.bool),
-        index=torch.arange(case.pictures),
+        index=torch.arange(case.num_images),
         original_sizes=sizes,
         mask_stride=4,
     )
@@ -104,8 +104,8 @@ def original_step(case: Case) -> Function:
     model = SegmentationModel(f"yolov8{case.scale}-seg.yaml", nc=CLASSES, verbose=False).train()
     model.args = DEFAULT_CFG
     images, boxes, labels, masks = scene(case)
-    picture = torch.arange(case.pictures).repeat_interleave(case.objects)
-    index = torch.zeros(case.pictures, *masks.shape[1:])
+    image = torch.arange(case.num_images).repeat_interleave(case.objects)
+    index = torch.zeros(case.num_images, *masks.shape[1:])
     area = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
     for row in area.argsort(descending=True).tolist():
         index[row // case.objects][masks[row]] = row % case.objects + 1
@@ -114,7 +114,7 @@ def original_step(case: Case) -> Function:
         "bboxes": torch.cat([boxes[:, :2] + boxes[:, 2:], 2 * (boxes[:, 2:] - boxes[:, :2])], 1)
         / (2 * case.side),
         "cls": labels.float().view(-1, 1),
-        "batch_idx": picture.float(),
+        "batch_idx": image.float(),
         "masks": index,
     }
 
@@ -127,7 +127,7 @@ def original_step(case: Case) -> Function:
 
 
 def predictions() -> tuple[Function, Function]:
-    """Return predictions of a picture with 100 detections to run lengths at its own size.
+    """Return predictions of an image with 100 detections to run lengths at its own size.
 
     Both networks have the same weights, random ones, and the threshold is such that many more
     candidates pass than the 100 best that are kept.
@@ -137,7 +137,7 @@ def predictions() -> tuple[Function, Function]:
     from ultralytics.nn.tasks import SegmentationModel
 
     from benchmarks.parity.yolo_recipe import fill
-    from models.seg.yolo.names import own_name
+    from models.seg.yolo.names import convert_name
 
     whole = YOLO("yolov8n-seg.yaml", task="segment")
     original = SegmentationModel("yolov8n-seg.yaml", nc=CLASSES, verbose=False)
@@ -145,8 +145,8 @@ def predictions() -> tuple[Function, Function]:
     weights = original.state_dict()
     whole.model = original
     height, width = PREDICTED
-    picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    images = torch.from_numpy(picture[:, :, ::-1].copy()).permute(2, 0, 1)[None] / 255
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    images = torch.from_numpy(image[:, :, ::-1].copy()).permute(2, 0, 1)[None] / 255
     sizes = torch.tensor([[height, width]])
     none = torch.zeros(0, dtype=torch.long)
     batch = SegBatch(
@@ -161,7 +161,7 @@ def predictions() -> tuple[Function, Function]:
         original_sizes=sizes,
     )
     probe = YOLOSeg("n", CLASSES).eval()
-    probe.load_state_dict({ours: v for k, v in weights.items() if (ours := own_name(k))})
+    probe.load_state_dict({ours: v for k, v in weights.items() if (ours := convert_name(k))})
     with torch.no_grad():
         best = probe(images).class_logits[0].amax(dim=1).sigmoid()
     threshold = float(best.sort(descending=True).values[1000])
@@ -174,7 +174,7 @@ def predictions() -> tuple[Function, Function]:
 
     def their_prediction() -> int:
         found = whole.predict(
-            picture, conf=threshold, iou=0.7, max_det=DETECTIONS, retina_masks=True, verbose=False,
+            image, conf=threshold, iou=0.7, max_det=DETECTIONS, retina_masks=True, verbose=False,
             device="cpu",
         )[0]  # fmt: skip
         dense = found.masks.data.numpy().astype(np.uint8)
@@ -204,13 +204,13 @@ def _resident(line: str) -> int:
 def peak_of(side: str, number: int) -> tuple[int, int]:
     """Return the peak of the resident set in three steps: bytes above the start, and in all.
 
-    At the start both have made one step of a small picture and given back what they freed: the
+    At the start both have made one step of a small image and given back what they freed: the
     original's constructor runs its network and ours does not, so what the libraries load once
     (code pages, kernels) and free blocks of the heap would else count on one side only.
     """
     make = {"ours": our_step, "original": original_step}[side]
     step = make(STEPS[number])
-    make(Case(STEPS[number].scale, 128, 2, pictures=1))()
+    make(Case(STEPS[number].scale, 128, 2, num_images=1))()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = _resident("VmRSS")

@@ -1,4 +1,4 @@
-"""What a trained learner says about synthetic slides, bag by bag and instance by instance."""
+"""What a trained model says about synthetic slides, bag by bag and instance by instance."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What is compared on synthetic slides: recipes of configs/mil with other widths and data.
 
-A family shares learner, optimizer, schedule, batches and number of steps; its methods differ in
+A family shares model, optimizer, schedule, batches and number of steps; its methods differ in
 the method alone. Of the recipes' values are replaced: widths (features of 64 rather than 1024),
 epochs, the threshold (no measure of this benchmark has one) and, since 25 epochs of 60 bags are a
 fraction of the steps that the recipes' rates are meant for, the learning rate (A177). SC-MIL and

@@ -10,7 +10,7 @@ are those of the processor.
 Every run has its seed's world, 60 training bags (half of them positive, or one in eleven) and 25
 epochs. Scored are the 40 test bags and 100 more of the same world (50 of each class), which say
 the same with less noise (A179). The generator is `bags.py`, the recipes are in `methods.py`,
-measures in `measures.py`, intervals and pictures in `tables.py`.
+measures in `measures.py`, intervals and images in `tables.py`.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ def main() -> int:
     print(tables.markdown(results))
     if args.tune:
         return 0
-    print(f"picture: {save_figure(tables.figure(results), args.results / 'differences.png')}")
+    print(f"image: {save_figure(tables.figure(results), args.results / 'differences.png')}")
     return 0
 
 

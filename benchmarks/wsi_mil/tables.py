@@ -1,4 +1,4 @@
-"""Tables and the picture of the comparison on synthetic slides.
+"""Tables and the image of the comparison on synthetic slides.
 
 An interval is Student's over the seeds: of the differences d_1 .. d_S of a method and its baseline
 on the same world, bags and first weights, mean(d) +- t sd(d) / sqrt(S), t the 97.5 % point with

@@ -12,17 +12,17 @@ import numpy.typing as npt
 import pytorch_lightning as pl
 from torch import Tensor
 
-from callbacks.after_evaluation import EpochPictures, split_of
+from callbacks.after_evaluation import AfterEvaluation, split_of
 from callbacks.fixed_sample import FixedSample, priority
 from callbacks.mil.bag_outputs import BagAttention, bag_attention, bag_name
 from evaluation.report.plots import plot_attention
 from evaluation.seg.draw import contact_sheet
-from loggers.run_files import rasterise, run_folder, write_picture
+from loggers.run_files import rasterise, run_folder, write_png
 from loggers.wandb_media import Media
 from structures import BagBatch, MILOutput
 from structures.processes import gather_to_first
 
-MAX_PICTURE_BYTES = 2**25  # of one bag; a larger one is shown as bars
+MAX_IMAGE_BYTES = 2**25  # of one bag; a larger one is shown as bars
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,30 +31,30 @@ class ShownBag:
 
     Attributes:
         attention: weights and instance labels.
-        pictures: (n, h, w) or (n, h, w, 3) uint8 pictures of the instances, or None.
+        images: (n, h, w) or (n, h, w, 3) uint8 images of the instances, or None.
         label: class number; for a multilabel task 1 where any class is present.
         title: name, true class and probability.
     """
 
     attention: BagAttention
-    pictures: npt.NDArray[np.uint8] | None
+    images: npt.NDArray[np.uint8] | None
     label: int
     title: str
 
 
-class AttentionFigure(EpochPictures):
+class AttentionFigure(AfterEvaluation):
     """Draw the attention of a fixed list of validation and test bags.
 
     The bags are taken from all classes in turn, so half of them are positive in a binary task. Bags
-    whose features are pictures are shown with their instances, others as bars. Attention with
+    whose features are images are shown with their instances, others as bars. Attention with
     several branches is averaged. Writes ``pictures/attention_epoch_003.png`` while fitting,
     ``attention_val.png`` and ``attention_test.png`` otherwise, and logs the same to W&B. Needs a
     module whose steps return `MILOutput` and that has ``task`` and ``class_names``; models without
-    attention and runs on pictures are left alone.
+    attention and runs on images are left alone.
 
     Args:
         num_bags: bags shown, spread over the data set (see `FixedSample`).
-        every_n_epochs: epochs between figures (see `EpochPictures`).
+        every_n_epochs: epochs between figures (see `AfterEvaluation`).
         pixels: whether flat features of square length are the pixels of an instance. None: they
             are where all values of the bag lie in [0, 1].
 
@@ -97,7 +97,7 @@ class AttentionFigure(EpochPictures):
         for b in wanted:
             features = batch.features[batch.offsets[b] : batch.offsets[b + 1]]
             shown = ShownBag(
-                attention[b], instance_pictures(features, self.pixels), groups[b], titles[b]
+                attention[b], instance_images(features, self.pixels), groups[b], titles[b]
             )
             self._samples[groups[b]].add(attention[b].index, shown)
 
@@ -116,7 +116,7 @@ class AttentionFigure(EpochPictures):
             return
         sheet = contact_sheet([draw_bag(one) for one in shown], columns=2)
         if folder is not None:
-            write_picture(folder / f"attention_{stage}.png", sheet)
+            write_png(folder / f"attention_{stage}.png", sheet)
         key = f"{split_of(stage)}/attention"
         self.wandb.log(trainer, key, [Media(sheet, stage.replace("_", " "))])
 
@@ -129,22 +129,22 @@ class AttentionFigure(EpochPictures):
 
 
 def draw_bag(one: ShownBag) -> npt.NDArray[np.uint8]:
-    """Return the figure of one bag as a picture."""
+    """Return the figure of one bag as an image."""
     figure = plot_attention(
-        one.attention.weights.mean(axis=1), one.pictures, one.attention.witness, one.title
+        one.attention.weights.mean(axis=1), one.images, one.attention.witness, one.title
     )
     return rasterise(figure)
 
 
-def instance_pictures(features: Tensor, pixels: bool | None) -> npt.NDArray[np.uint8] | None:
-    """Return the instances of a bag as pictures, each over the bag's own range of values.
+def instance_images(features: Tensor, pixels: bool | None) -> npt.NDArray[np.uint8] | None:
+    """Return the instances of a bag as images, each over the bag's own range of values.
 
     Args:
         features: (n, C, h, w) with one or three channels, or (n, k * k).
         pixels: see `AttentionFigure`.
 
     Returns:
-        (n, h, w) or (n, h, w, 3), or None where the features are no pictures or too many.
+        (n, h, w) or (n, h, w, 3), or None where the features are no images or too many.
     """
     if features.ndim == 2:
         side = math.isqrt(features.shape[1])
@@ -157,13 +157,13 @@ def instance_pictures(features: Tensor, pixels: bool | None) -> npt.NDArray[np.u
         features = features.reshape(-1, 1, side, side)
     if features.ndim != 4 or features.shape[1] not in (1, 3):
         return None
-    if features.numel() > MAX_PICTURE_BYTES:
+    if features.numel() > MAX_IMAGE_BYTES:
         return None
     values = features.detach().float().cpu()
     low, high = values.min(), values.max()
     scaled = (values - low) / (high - low).clamp(min=1e-12) * 255
-    pictures: npt.NDArray[np.uint8] = scaled.round().byte().permute(0, 2, 3, 1).numpy()
-    return pictures[..., 0] if pictures.shape[-1] == 1 else pictures
+    images: npt.NDArray[np.uint8] = scaled.round().byte().permute(0, 2, 3, 1).numpy()
+    return images[..., 0] if images.shape[-1] == 1 else images
 
 
 def _titles(pl_module: pl.LightningModule, outputs: MILOutput, batch: BagBatch) -> list[str]:

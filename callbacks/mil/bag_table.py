@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytorch_lightning as pl
 
-from callbacks.after_evaluation import EpochPictures, split_of
+from callbacks.after_evaluation import AfterEvaluation, split_of
 from callbacks.mil.bag_outputs import BagAttention, bag_attention
 from evaluation.mil.collector import BagScores
 from loggers.wandb_charts import table
@@ -35,7 +35,7 @@ class TopInstances:
     coords: npt.NDArray[Any] | None
 
 
-class BagTable(EpochPictures):
+class BagTable(AfterEvaluation):
     """Log the table ``val/bags`` to W&B: one row a bag, the worst predictions first.
 
     Columns: bag, patient (where known), ``error`` (one minus the probability of the truth; of
@@ -45,7 +45,7 @@ class BagTable(EpochPictures):
     have the same numbers.
 
     Args:
-        every_n_epochs: epochs between tables (see `EpochPictures`).
+        every_n_epochs: epochs between tables (see `AfterEvaluation`).
         top: instances a bag.
         max_bags: rows at most.
 

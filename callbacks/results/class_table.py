@@ -9,23 +9,23 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 
-from callbacks.after_evaluation import EpochPictures, split_of
+from callbacks.after_evaluation import AfterEvaluation, split_of
 from evaluation.mil.classes import class_scores
 from formats.files import atomic_write
 from loggers.run_files import run_folder
 from loggers.wandb_charts import records_table
 
 
-class ClassTable(EpochPictures):
+class ClassTable(AfterEvaluation):
     """Write ``per_class.csv`` into the run folder, and with W&B the table ``val/per_class``.
 
-    For pictures AP, AP50 and AP75 of boxes and masks a class with its number of instances (module
+    For images AP, AP50 and AP75 of boxes and masks a class with its number of instances (module
     attribute ``scores``); for bags AUROC, AUPRC, precision, recall and F1 of each class against
     the rest (``bag_scores``). In front are ``split`` and, of a training, ``epoch``; a value that is
     not defined is left empty.
 
     Args:
-        every_n_epochs: epochs between tables (see `EpochPictures`).
+        every_n_epochs: epochs between tables (see `AfterEvaluation`).
     """
 
     entry = "class_table"

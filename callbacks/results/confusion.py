@@ -1,4 +1,4 @@
-"""Which class is taken for which, as a picture and as a W&B chart."""
+"""Which class is taken for which, as an image and as a W&B chart."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ import numpy as np
 import numpy.typing as npt
 import pytorch_lightning as pl
 
-from callbacks.after_evaluation import EpochPictures, split_of, title_of
+from callbacks.after_evaluation import AfterEvaluation, split_of, title_of
 from evaluation.mil.scores import confusion_matrix
 from evaluation.report.plots import plot_confusion
 from evaluation.seg.coco_backends import IouType
 from evaluation.seg.confusion import detection_confusion
-from loggers.run_files import rasterise, run_folder, write_picture
+from loggers.run_files import rasterise, run_folder, write_png
 from loggers.wandb_charts import confusion_chart
 
 Counts = npt.NDArray[np.int64]
 
 
-class ConfusionFigure(EpochPictures):
+class ConfusionFigure(AfterEvaluation):
     """Draw the confusion matrix of the latest validation and of a test.
 
-    For pictures the classes and the background, detections paired with truths whatever their class
+    For images the classes and the background, detections paired with truths whatever their class
     (`evaluation.seg.confusion`; module attribute ``results``, ground truth of the datamodule). For
     bags true against decided class (``bag_scores``, ``threshold``); a multilabel task has none.
     Writes ``pictures/confusion_val.png`` and ``confusion_test.png``, and logs ``val/confusion`` to
     W&B.
 
     Args:
-        every_n_epochs: epochs between figures (see `EpochPictures`).
+        every_n_epochs: epochs between figures (see `AfterEvaluation`).
         score: detections below are left out.
         iou: overlap that makes a detection and a truth a pair.
         max_classes: classes drawn, those with the most instances or bags; all others become
@@ -74,7 +74,7 @@ class ConfusionFigure(EpochPictures):
             title += f"\nscore ≥ {self.score:g}, IoU ≥ {self.iou:g}"
         if folder is not None:
             figure = plot_confusion(matrix, names, title)
-            write_picture(folder / f"confusion_{split}.png", rasterise(figure))
+            write_png(folder / f"confusion_{split}.png", rasterise(figure))
         self.wandb.send(
             trainer, f"{split}/confusion", lambda: confusion_chart(matrix, names, title)
         )

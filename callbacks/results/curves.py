@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytorch_lightning as pl
 
-from callbacks.after_evaluation import EpochPictures, split_of, title_of
+from callbacks.after_evaluation import AfterEvaluation, split_of, title_of
 from evaluation.mil.collector import BagScores
 from evaluation.mil.scores import pr_curve, roc_curve
 from evaluation.report.plots import plot_coco_pr, plot_pr_roc
 from evaluation.seg.coco_backends import IouType
 from evaluation.seg.coco_scores import KIND, CocoScores
-from loggers.run_files import rasterise, run_folder, write_picture
+from loggers.run_files import rasterise, run_folder, write_png
 from loggers.wandb_charts import Points, line_chart
 from loggers.wandb_media import Media
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Curves(EpochPictures):
+class Curves(AfterEvaluation):
     """Draw precision-recall and ROC curves, which are behind the headline metrics.
 
-    For pictures precision against recall of boxes and masks (module attribute ``scores``), for bags
+    For images precision against recall of boxes and masks (module attribute ``scores``), for bags
     precision-recall and ROC with the threshold marked (``bag_scores``, ``threshold``,
     ``class_names``); several classes are each drawn against the rest. Writes
     ``pictures/curves_val.png``, the latest validation, and ``curves_test.png``; W&B keeps one
-    picture for each time and has ``val/pr`` and, for bags, ``val/roc`` as charts of its own, for
-    pictures with one curve a class at IoU .50. Bags of one class only have no curves and are passed
+    image for each time and has ``val/pr`` and, for bags, ``val/roc`` as charts of its own, for
+    images with one curve a class at IoU .50. Bags of one class only have no curves and are passed
     over.
 
     Args:
-        every_n_epochs: epochs between figures (see `EpochPictures`).
+        every_n_epochs: epochs between figures (see `AfterEvaluation`).
     """
 
     entry = "curves"
@@ -53,10 +53,10 @@ class Curves(EpochPictures):
         figure = _figure(pl_module, when)
         if figure is None:
             return
-        picture = rasterise(figure)
+        image = rasterise(figure)
         if folder is not None:
-            write_picture(folder / f"curves_{split}.png", picture)
-        self.wandb.log(trainer, f"{split}/curves", [Media(picture, when)])
+            write_png(folder / f"curves_{split}.png", image)
+        self.wandb.log(trainer, f"{split}/curves", [Media(image, when)])
         for kind, (points, title, xname) in _charts(pl_module).items():
             chart = functools.partial(line_chart, points, f"{title}, {when}", xname)
             self.wandb.send(trainer, f"{split}/{kind}", chart)

@@ -9,14 +9,14 @@ import pytorch_lightning as pl
 
 from callbacks.mil.bag_outputs import BagAttention, bag_attention
 from callbacks.results.prediction_files import write_attention
-from callbacks.seg.frames import instances_in_frame, original_size, picture_in_frame
+from callbacks.seg.frames import image_in_frame, instances_in_frame, original_size
 from evaluation.mil.collector import BagCollector
 from evaluation.mil.predictions_csv import write_bag_csv
 from evaluation.seg.coco import CocoEvaluator
 from evaluation.seg.draw import draw_instances
 from formats.coco.results import write_results
 from formats.files import write_json
-from loggers.run_files import run_folder, write_picture
+from loggers.run_files import run_folder, write_png
 from structures import BagBatch, CategoryMap, Instances, MILOutput, SegBatch
 from structures.processes import gather_to_first
 
@@ -24,23 +24,23 @@ from structures.processes import gather_to_first
 class PredictionWriter(pl.Callback):
     """Write what `test` and `predict` find, each sample once however many processes there are.
 
-    For pictures:
+    For images:
         ``test.json`` or ``predict.json``: a COCO results list in the data set's own ids, all
         predictions whatever their score;
-        ``predict_images.json``: id, file name and size of each picture, after `predict` where the
+        ``predict_images.json``: id, file name and size of each image, after `predict` where the
         datamodule knows them (``image_records``);
-        ``overlays/<image id>.png``: the predictions drawn over the picture.
+        ``overlays/<image id>.png``: the predictions drawn over the image.
     For bags:
         ``bags.csv``: ``bag_id,label,score``, see `evaluation.mil.predictions_csv.write_bag_csv`;
         ``attention.csv``: ``bag_id,instance,attention[,witness][,x,y]`` where the model has
         attention, see `callbacks.results.prediction_files`.
 
-    Needs a module with ``category_map`` (pictures) or ``task`` (bags). Nothing is written where the
+    Needs a module with ``category_map`` (images) or ``task`` (bags). Nothing is written where the
     run has no folder (``fast_dev_run``) and none is given.
 
     Args:
         output_dir: folder to write to; None for ``<run>/predictions``.
-        overlays: the pictures numbered below this in their data set are drawn; or ``all``.
+        overlays: the images numbered below this in their data set are drawn; or ``all``.
         score: predictions below are not drawn.
         attention: whether to write ``attention.csv``, a row an instance.
 
@@ -70,7 +70,7 @@ class PredictionWriter(pl.Callback):
         self._forget()
 
     def _forget(self) -> None:
-        self._pictures: CocoEvaluator | None = None
+        self._images: CocoEvaluator | None = None
         self._bags: BagCollector | None = None
         self._attention: dict[int, BagAttention] = {}
 
@@ -129,19 +129,19 @@ class PredictionWriter(pl.Callback):
         if self._folder is None:
             return
         if isinstance(batch, SegBatch):
-            self._keep_pictures(module.category_map, outputs, batch)
+            self._keep_images(module.category_map, outputs, batch)
         elif isinstance(batch, BagBatch):
             self._keep_bags(module, outputs, batch)
 
-    def _keep_pictures(
+    def _keep_images(
         self, category_map: CategoryMap, predictions: list[Instances], batch: SegBatch
     ) -> None:
-        if self._pictures is None:
-            self._pictures = CocoEvaluator(category_map, iou_types=("bbox",))
+        if self._images is None:
+            self._images = CocoEvaluator(category_map, iou_types=("bbox",))
         if not batch.image_ids:
-            raise ValueError("SegBatch.image_ids is empty; results need the data set's picture ids")
+            raise ValueError("SegBatch.image_ids is empty; results need the data set's image ids")
         for image_id, instances in zip(batch.image_ids, predictions, strict=True):
-            self._pictures.add(image_id, instances)
+            self._images.add(image_id, instances)
         for position, index in enumerate(batch.index.tolist()):
             if self.overlays == "all" or index < self.overlays:
                 self._draw(batch, position, predictions[position], category_map)
@@ -152,7 +152,7 @@ class PredictionWriter(pl.Callback):
         size = original_size(batch, position)
         shown = instances_in_frame(instances.select(instances.scores >= self.score), size)
         drawn = draw_instances(
-            picture_in_frame(batch, position, size),
+            image_in_frame(batch, position, size),
             shown.boxes,
             shown.labels,
             shown.masks,
@@ -160,7 +160,7 @@ class PredictionWriter(pl.Callback):
             scores=shown.scores,
         )
         assert self._folder is not None
-        write_picture(self._folder / "overlays" / f"{batch.image_ids[position]}.png", drawn)
+        write_png(self._folder / "overlays" / f"{batch.image_ids[position]}.png", drawn)
 
     def _keep_bags(self, module: Any, output: MILOutput, bags: BagBatch) -> None:
         if self._bags is None:
@@ -175,7 +175,7 @@ class PredictionWriter(pl.Callback):
         # A process without a batch has kept nothing, the first one included.
         states = gather_to_first(
             (
-                None if self._pictures is None else self._pictures.state(),
+                None if self._images is None else self._images.state(),
                 None if self._bags is None else self._bags.state(),
                 self._attention,
             )
@@ -183,11 +183,11 @@ class PredictionWriter(pl.Callback):
         self._forget()
         if self._folder is None or not trainer.is_global_zero:
             return
-        pictures = [state for state, _, _ in states if state is not None]
-        if pictures:
+        images = [state for state, _, _ in states if state is not None]
+        if images:
             module: Any = pl_module
             evaluator = CocoEvaluator(module.category_map, iou_types=("bbox",))
-            evaluator.merge(pictures)
+            evaluator.merge(images)
             write_results(self._folder / f"{split}.json", evaluator.results())
             self._write_records(trainer, split, self._folder)
         bags = [state for _, state, _ in states if state is not None]

@@ -1,4 +1,4 @@
-"""Training speed: pictures, bags and instances a second, and the share of waiting for data."""
+"""Training speed: images, bags and instances a second, and the share of waiting for data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Throughput(pl.Callback):
         ``time/data``: seconds of these between one batch and the next: waiting for data, moving
         them to the device, logging;
         ``time/<unit>_per_second`` of all processes together, where a batch says its units
-        (`Batch.units`): pictures, or bags and their instances.
+        (`Batch.units`): images, or bags and their instances.
 
     Validation, checkpoints at the end of an epoch and the pause between epochs do not count; the
     first batch of an epoch does, so the start of loader workers is seen in ``time/data``. Between

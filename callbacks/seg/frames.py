@@ -1,7 +1,7 @@
-"""Bringing a batch's picture, its targets and its predictions into one frame for display.
+"""Bringing a batch's image, its targets and its predictions into one frame for display.
 
-The model sees pictures resized and padded (`SegBatch`), predictions come in the frame of the
-picture file (`Instances`). Both are shown in the file's frame, reduced where it is large.
+The model sees images resized and padded (`SegBatch`), predictions come in the frame of the
+image file (`Instances`). Both are shown in the file's frame, reduced where it is large.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def display_size(size: Size, max_side: int) -> Size:
 
 
 def original_size(batch: SegBatch, position: int) -> Size:
-    """Return (height, width) of the file of the picture at ``position``."""
+    """Return (height, width) of the file of the image at ``position``."""
     height, width = batch.original_sizes[position].tolist()
     return height, width
 
 
-def picture_in_frame(batch: SegBatch, position: int, size: Size) -> npt.NDArray[np.uint8]:
-    """Return the picture at ``position`` without padding, resized to ``size``.
+def image_in_frame(batch: SegBatch, position: int, size: Size) -> npt.NDArray[np.uint8]:
+    """Return the image at ``position`` without padding, resized to ``size``.
 
     Returns:
         (h, w, 3) uint8 RGB.
@@ -51,7 +51,7 @@ def picture_in_frame(batch: SegBatch, position: int, size: Size) -> npt.NDArray[
 def targets_in_frame(
     batch: SegBatch, position: int, size: Size
 ) -> tuple[Instances, npt.NDArray[np.bool_]]:
-    """Return the true instances of the picture at ``position`` in a frame of ``size``.
+    """Return the true instances of the image at ``position`` in a frame of ``size``.
 
     Masks are read at the centres of the frame's pixels.
 
@@ -76,7 +76,7 @@ def targets_in_frame(
 
 
 def instances_in_frame(instances: Instances, size: Size) -> Instances:
-    """Return instances of the original picture in a frame of ``size``, on the host."""
+    """Return instances of the original image in a frame of ``size``, on the host."""
     instances = instances.to("cpu").detach()
     if instances.size == size:
         return instances

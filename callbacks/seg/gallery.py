@@ -1,4 +1,4 @@
-"""Truth beside prediction for the same few pictures at every validation."""
+"""Truth beside prediction for the same few images at every validation."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import numpy.typing as npt
 import pytorch_lightning as pl
 import torch
 
-from callbacks.after_evaluation import EpochPictures, split_of
+from callbacks.after_evaluation import AfterEvaluation, split_of
 from callbacks.fixed_sample import FixedSample
 from callbacks.seg.frames import (
     display_size,
+    image_in_frame,
     instances_in_frame,
     original_size,
-    picture_in_frame,
     targets_in_frame,
 )
-from callbacks.seg.image_table import COLUMNS, picture_rows
+from callbacks.seg.image_table import COLUMNS, image_rows
 from evaluation.seg.draw import contact_sheet, draw_instances
-from loggers.run_files import run_folder, write_picture
+from loggers.run_files import run_folder, write_png
 from loggers.wandb_charts import table
 from loggers.wandb_media import Media, box_data, class_ids, label_map
 from structures import Instances, SegBatch
@@ -30,39 +30,39 @@ from structures.processes import gather_to_first
 
 
 @dataclass(frozen=True, slots=True)
-class ShownPicture:
-    """One picture with truth and prediction in one frame, on the host.
+class ShownImage:
+    """One image with truth and prediction in one frame, on the host.
 
     Attributes:
-        picture: (h, w, 3) uint8 RGB.
+        image: (h, w, 3) uint8 RGB.
         name: what the caption calls it.
         truth: the true instances.
         crowd: (K,) which true instances are crowd regions.
         prediction: the predictions that are shown.
     """
 
-    picture: npt.NDArray[np.uint8]
+    image: npt.NDArray[np.uint8]
     name: str
     truth: Instances
     crowd: npt.NDArray[np.bool_]
     prediction: Instances
 
 
-class MaskGallery(EpochPictures):
-    """Draw a fixed list of validation and test pictures, truth beside prediction.
+class MaskGallery(AfterEvaluation):
+    """Draw a fixed list of validation and test images, truth beside prediction.
 
     Writes ``pictures/gallery_epoch_003.png`` while fitting, ``gallery_val.png`` and
-    ``gallery_test.png`` otherwise. With W&B also ``val/gallery``, a list of pictures with native
+    ``gallery_test.png`` otherwise. With W&B also ``val/gallery``, a list of images with native
     masks and boxes, and ``val/gallery_drawn``; the first and the last gallery of a training and
     those of `validate` and `test` also as the table ``val/pictures`` (`callbacks.seg.image_table`).
     Needs a module whose steps return `Instances` and that has a ``category_map``; runs on bags are
     left alone.
 
     Args:
-        num_pictures: pictures shown, spread over the data set (see `FixedSample`).
-        every_n_epochs: epochs between galleries (see `EpochPictures`).
+        num_pictures: images shown, spread over the data set (see `FixedSample`).
+        every_n_epochs: epochs between galleries (see `AfterEvaluation`).
         score: predictions below are not shown.
-        max_side: larger pictures are reduced to this many pixels on the longer side.
+        max_side: larger images are reduced to this many pixels on the longer side.
 
     Raises:
         ValueError: an argument is out of range.
@@ -93,10 +93,10 @@ class MaskGallery(EpochPictures):
 
     def start(self) -> None:
         """Start an empty sample."""
-        self._sample: FixedSample[ShownPicture] = FixedSample(self.num_pictures)
+        self._sample: FixedSample[ShownImage] = FixedSample(self.num_pictures)
 
     def keep(self, pl_module: pl.LightningModule, outputs: Any, batch: Any) -> None:
-        """Keep the chosen pictures of the batch."""
+        """Keep the chosen images of the batch."""
         del pl_module
         if not isinstance(batch, SegBatch):
             return
@@ -111,21 +111,21 @@ class MaskGallery(EpochPictures):
         if not trainer.is_global_zero:
             return
         self._sample.merge(states)
-        shown = [picture for _, picture in self._sample.items()]
+        shown = [image for _, image in self._sample.items()]
         if not shown:
             return
         module: Any = pl_module
         names = module.category_map.names
         sheet = draw_sheet(shown, names)
         if folder is not None:
-            write_picture(folder / f"gallery_{stage}.png", sheet)
+            write_png(folder / f"gallery_{stage}.png", sheet)
         split = split_of(stage)
         when = stage.replace("_", " ")
         if self.wandb.enabled(trainer):
             media = native_media(shown, names, when)
             self.wandb.log(trainer, f"{split}/gallery", media)
             self.wandb.log(trainer, f"{split}/gallery_drawn", [Media(sheet, when)])
-            rows = picture_rows([(s.name, s.truth, s.crowd, s.prediction) for s in shown], media)
+            rows = image_rows([(s.name, s.truth, s.crowd, s.prediction) for s in shown], media)
             self._table = f"{split}/pictures", rows
             if not self._tabled or not stage.startswith("epoch"):
                 self._send_table(trainer)
@@ -143,12 +143,12 @@ class MaskGallery(EpochPictures):
             self.wandb.send(trainer, key, lambda: table(COLUMNS, rows))
             self._tabled = True
 
-    def _shown(self, batch: SegBatch, position: int, prediction: Instances) -> ShownPicture:
+    def _shown(self, batch: SegBatch, position: int, prediction: Instances) -> ShownImage:
         size = display_size(original_size(batch, position), self.max_side)
         truth, crowd = targets_in_frame(batch, position, size)
         number = batch.image_ids[position] if batch.image_ids else int(batch.index[position])
-        return ShownPicture(
-            picture=picture_in_frame(batch, position, size),
+        return ShownImage(
+            image=image_in_frame(batch, position, size),
             name=f"image {number}",
             truth=truth,
             crowd=crowd,
@@ -156,13 +156,13 @@ class MaskGallery(EpochPictures):
         )
 
 
-def draw_sheet(shown: Sequence[ShownPicture], class_names: Sequence[str]) -> npt.NDArray[np.uint8]:
-    """Return one picture: truth and prediction next to each other, two pairs a row."""
+def draw_sheet(shown: Sequence[ShownImage], class_names: Sequence[str]) -> npt.NDArray[np.uint8]:
+    """Return one image: truth and prediction next to each other, two pairs a row."""
     cells, captions = [], []
     for one in shown:
         for kind, found in (("truth", one.truth), ("prediction", one.prediction)):
             drawn = draw_instances(
-                one.picture,
+                one.image,
                 found.boxes,
                 found.labels,
                 found.masks,
@@ -175,28 +175,26 @@ def draw_sheet(shown: Sequence[ShownPicture], class_names: Sequence[str]) -> npt
     return contact_sheet(cells, columns=4, captions=captions)
 
 
-def native_media(
-    shown: Sequence[ShownPicture], class_names: Sequence[str], when: str
-) -> list[Media]:
-    """Return pictures with W&B's own masks and boxes, which its pages can switch on and off.
+def native_media(shown: Sequence[ShownImage], class_names: Sequence[str], when: str) -> list[Media]:
+    """Return images with W&B's own masks and boxes, which its pages can switch on and off.
 
-    W&B shows a list correctly only where all pictures have one size, so smaller ones are padded
+    W&B shows a list correctly only where all images have one size, so smaller ones are padded
     with black at the bottom and on the right. Crowd regions are left out.
 
     Args:
-        shown: the pictures.
+        shown: the images.
         class_names: names by label.
         when: start of the caption.
     """
-    canvas = max(s.picture.shape[0] for s in shown), max(s.picture.shape[1] for s in shown)
+    canvas = max(s.image.shape[0] for s in shown), max(s.image.shape[1] for s in shown)
     parts = [{"prediction": s.prediction, "truth": _without_crowd(s)} for s in shown]
     occurring = [label for p in parts for found in p.values() for label in found.labels.tolist()]
     ids = class_ids(occurring, len(class_names))
     titles = {number: class_names[label] for label, number in ids.items()}
     media = []
     for one, part in zip(shown, parts, strict=True):
-        picture = np.zeros((*canvas, 3), dtype=np.uint8)
-        picture[: one.picture.shape[0], : one.picture.shape[1]] = one.picture
+        image = np.zeros((*canvas, 3), dtype=np.uint8)
+        image[: one.image.shape[0], : one.image.shape[1]] = one.image
         masks = {
             kind: {
                 "mask_data": label_map(found, ids, canvas),
@@ -213,9 +211,9 @@ def native_media(
             }
             for kind, found in part.items()
         }
-        media.append(Media(picture, f"{when}, {one.name}", masks, boxes))
+        media.append(Media(image, f"{when}, {one.name}", masks, boxes))
     return media
 
 
-def _without_crowd(one: ShownPicture) -> Instances:
+def _without_crowd(one: ShownImage) -> Instances:
     return one.truth.select(torch.from_numpy(~one.crowd))

@@ -1,4 +1,4 @@
-"""The rows of the W&B table of fixed pictures: each with its masks, boxes and how well they fit."""
+"""The rows of the W&B table of fixed images: each with its masks, boxes and how well they fit."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ IOU = 0.5
 Shown = tuple[str, Instances, npt.NDArray[np.bool_], Instances]
 
 
-def picture_rows(shown: Sequence[Shown], media: Sequence[Media]) -> list[list[Any]]:
-    """Return one row a picture, in the order of ``COLUMNS``.
+def image_rows(shown: Sequence[Shown], media: Sequence[Media]) -> list[list[Any]]:
+    """Return one row an image, in the order of ``COLUMNS``.
 
     ``found`` counts instances paired with a prediction of their class at mask IoU .5 (boxes where
     there are no masks), ``mean IoU`` is over these pairs, empty where there is none. Crowd regions
@@ -27,7 +27,7 @@ def picture_rows(shown: Sequence[Shown], media: Sequence[Media]) -> list[list[An
 
     Args:
         shown: name, true instances, which of these are crowd regions, and the predictions shown.
-        media: the same pictures with W&B's masks and boxes.
+        media: the same images with W&B's masks and boxes.
     """
     rows: list[list[Any]] = []
     for (name, truth, crowd, prediction), medium in zip(shown, media, strict=True):

@@ -272,7 +272,7 @@ def _at(numbers: Sequence[int], values: IntArray) -> IntArray:
     return placed
 
 
-def take_bags(bags: BagBatch, positions: Tensor) -> BagBatch:
+def select_bags(bags: BagBatch, positions: Tensor) -> BagBatch:
     """Return the bags at ``positions`` in that order, in one gather and without names.
 
     Args:

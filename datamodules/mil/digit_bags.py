@@ -39,7 +39,7 @@ class DigitBagSource:
         positive_fraction: share of positive bags; None to let the drawn digits decide.
         witness_rate: chance of an instance being a target, given that a positive bag holds one;
             None for the target's share among the digits that may be drawn.
-        as_images: instances are pictures (1, 8, 8) rather than vectors (64,).
+        as_images: instances are images (1, 8, 8) rather than vectors (64,).
     """
 
     split: DigitSplit
@@ -96,10 +96,10 @@ class DigitBagSource:
         """Return one bag; instance labels are 1 for the target digit, else 0."""
         digits = source_digits(self.split)
         rows = self.rows(index)
-        pictures = torch.from_numpy(digits.images[rows] / 16)
+        images = torch.from_numpy(digits.images[rows] / 16)
         witness = torch.from_numpy((digits.labels[rows] == self.target).astype(np.int64))
         return BagBatch(
-            features=pictures.unsqueeze(1) if self.as_images else pictures.flatten(1),
+            features=images.unsqueeze(1) if self.as_images else images.flatten(1),
             offsets=torch.tensor([0, rows.size]),
             labels=witness.amax(0, keepdim=True),
             index=torch.tensor([index]),
@@ -142,7 +142,7 @@ class DigitBagsDataModule(MILDataModule):
         witness_rate: chance of an instance being a target in a positive bag, which holds at least
             one; null for the target's natural share (about a tenth).
         other_digits: digits of the remaining instances; null for all but the target.
-        as_images: instances are pictures (1, 8, 8) rather than vectors of 64 pixels.
+        as_images: instances are images (1, 8, 8) rather than vectors of 64 pixels.
         bag_seed: of the bags; independent of ``seed``, so that training with another seed meets
             the same data.
         **shared: the arguments of ``MILDataModule``.

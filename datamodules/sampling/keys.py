@@ -76,7 +76,7 @@ def neighbouring_places(place: int, step: int, count: int, window: int) -> npt.N
     return np.concatenate([places, others[: max(0, window - places.size)]])
 
 
-def pictures_to_keep(window: int, batch_size: int, workers: int) -> int:
+def images_to_keep(window: int, batch_size: int, workers: int) -> int:
     """Return how many of the items it has seen a worker must keep to have seen all neighbours.
 
     Args:

@@ -15,10 +15,10 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from datamodules.readers import PathReader
-from datamodules.sampling.keys import EpochBatchSampler, KeySampler, pictures_to_keep
+from datamodules.sampling.keys import EpochBatchSampler, KeySampler, images_to_keep
 from datamodules.sampling.resumable import resumable_loader
-from datamodules.seg.collate import collate_pictures
-from datamodules.seg.dataset import PictureSource, SegDataset
+from datamodules.seg.collate import collate_images
+from datamodules.seg.dataset import ImageSource, SegDataset
 from datamodules.seg.mosaic import MosaicDataset
 from datamodules.seg.mosaic_options import MosaicOptions
 from datamodules.transforms.augment import Augmentation
@@ -69,30 +69,30 @@ def run_epochs(trainer: pl.Trainer, batches: int) -> int | None:
 class SegDataModule(pl.LightningDataModule, PathReader, ABC):
     """Base of the segmentation datamodules; all yield ``SegBatch``.
 
-    Every picture goes through the same steps: augment (training only), resize, pad to the largest
-    of the batch. A subclass provides pictures through ``source`` and the facts.
+    Every image goes through the same steps: augment (training only), resize, pad to the largest
+    of the batch. A subclass provides images through ``source`` and the facts.
 
     Args:
-        batch_size: pictures of a training step on one process.
-        eval_batch_size: pictures of an evaluation batch.
+        batch_size: images of a training step on one process.
+        eval_batch_size: images of an evaluation batch.
         num_workers: processes that prepare batches; samples do not depend on it.
         seed: seeds order, sizes and augmentation of training.
         train_short_sides: lengths of the shorter side in pixels, one drawn for every training
             step; None to use ``scale``.
         eval_short_side: length of the shorter side in evaluation; None to use ``scale``.
         max_long_side: cap in pixels on the longer side after resizing, or None.
-        scale: factor on the size of the picture where no short side is given.
+        scale: factor on the size of the image where no short side is given.
         augmentations: albumentations transforms by name with their arguments, in order, applied to
-            training pictures before they are resized: ``{name: HorizontalFlip, p: 0.5}``.
-        group_by_aspect: upright and wide pictures go into different training batches, which
+            training images before they are resized: ``{name: HorizontalFlip, p: 0.5}``.
+        group_by_aspect: upright and wide images go into different training batches, which
             saves padding.
         mask_stride: pixels per cell of the masks in a batch.
         size_multiple: padded sides are rounded up to a multiple of this.
-        filter_empty: leave pictures without a (non-crowd) instance out of training.
-        mosaic: training samples are squares made of several pictures, see ``MosaicOptions``; None
-            for one picture each. ``train_short_sides`` are then sides of the square (training at
+        filter_empty: leave images without a (non-crowd) instance out of training.
+        mosaic: training samples are squares made of several images, see ``MosaicOptions``; None
+            for one image each. ``train_short_sides`` are then sides of the square (training at
             several scales), and ``scale`` and ``max_long_side`` matter in evaluation only.
-        bad_data: what becomes of faulty pictures and annotations. ``error``: all of them, of all
+        bad_data: what becomes of faulty images and annotations. ``error``: all of them, of all
             splits, are told at once before anything runs; ``skip``: they are left out and counted.
 
     Attributes:
@@ -174,8 +174,8 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
         return list(self.category_map.names)
 
     @abstractmethod
-    def source(self, split: Split) -> PictureSource:
-        """Return the pictures of a split.
+    def source(self, split: Split) -> ImageSource:
+        """Return the images of a split.
 
         Raises:
             ValueError: the data set has no such split.
@@ -185,7 +185,7 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
     def ground_truth(self, split: Split) -> dict[str, Any]:
         """Return the truth as a COCO dictionary in the data set's own ids.
 
-        Masks are COCO RLE with text ``counts`` in the frame of the original pictures; the
+        Masks are COCO RLE with text ``counts`` in the frame of the original images; the
         categories are those of ``category_map``.
 
         Raises:
@@ -205,9 +205,9 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
 
     @abstractmethod
     def image_records(self, split: Split) -> list[dict[str, Any]]:
-        """Return ``id``, ``file_name``, ``height``, ``width`` of every picture by number.
+        """Return ``id``, ``file_name``, ``height``, ``width`` of every image by number.
 
-        ``path`` is there as well, absolute, where the picture is a file.
+        ``path`` is there as well, absolute, where the image is a file.
         """
 
     def check(self, thorough: bool = False) -> list[Problem]:
@@ -216,7 +216,7 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
         Data that are generated have no problem.
 
         Args:
-            thorough: also decode every picture, however many there are.
+            thorough: also decode every image, however many there are.
         """
         del thorough
         return []
@@ -230,7 +230,7 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
         }
 
     def evaluation_arguments(self) -> dict[str, Any]:
-        """Return the arguments that make another datamodule prepare pictures as this one does."""
+        """Return the arguments that make another datamodule prepare images as this one does."""
         names = ("eval_batch_size", "eval_short_side", "max_long_side", "scale")
         return {n: getattr(self, n) for n in (*names, "mask_stride", "size_multiple")}
 
@@ -249,7 +249,7 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
         return self._augmentation
 
     def train_dataset(self) -> SegDataset | MosaicDataset:
-        """Return the training pictures with augmentation; sizes come with the keys."""
+        """Return the training images with augmentation; sizes come with the keys."""
         if self.mosaic is not None:
             return MosaicDataset(
                 self.source("train"),
@@ -259,7 +259,7 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
                 largest=max(self.train_short_sides or [self.mosaic.size]),
                 augmentation=self._training_augmentation(),
                 mask_stride=self.mask_stride,
-                kept=pictures_to_keep(self.mosaic.window, self.batch_size, self.num_workers),
+                kept=images_to_keep(self.mosaic.window, self.batch_size, self.num_workers),
             )
         return SegDataset(
             self.source("train"),
@@ -271,7 +271,7 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
         )
 
     def _close_from(self, mosaic: MosaicOptions) -> int | None:
-        """Return the epoch from which samples are single pictures; None where the end is open.
+        """Return the epoch from which samples are single images; None where the end is open.
 
         A trial run (``fast_dev_run``) has mosaics.
         """
@@ -283,12 +283,12 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
         if epochs is not None and epochs <= mosaic.close_epochs:
             rank_zero_warn(
                 f"mosaic.close_epochs is {mosaic.close_epochs}, but the run has {epochs} epochs: "
-                "no sample is made of several pictures"
+                "no sample is made of several images"
             )
         return None if epochs is None else max(0, epochs - mosaic.close_epochs)
 
     def eval_dataset(self, split: Split) -> SegDataset:
-        """Return the pictures of a split as evaluation sees them."""
+        """Return the images of a split as evaluation sees them."""
         return SegDataset(
             self.source(split),
             short_side=self.eval_short_side,
@@ -298,16 +298,16 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
         )
 
     def train_sampler(self) -> EpochBatchSampler:
-        """Return the batches of training; logs how many pictures ``filter_empty`` leaves out."""
+        """Return the batches of training; logs how many images ``filter_empty`` leaves out."""
         source = self.source("train")
         items = np.arange(len(source))
         if self.filter_empty:
             items = np.flatnonzero(source.counts() > 0)
             left_out = len(source) - items.size
-            rank_zero_info(f"filter_empty leaves out {left_out} of {len(source)} pictures")
+            rank_zero_info(f"filter_empty leaves out {left_out} of {len(source)} images")
         if items.size == 0:
             raise ValueError(
-                "no training picture is left: none has an instance that is no crowd; set "
+                "no training image is left: none has an instance that is no crowd; set "
                 "filter_empty: false or check the annotations"
             )
         sizes = source.sizes()[items] if self.group_by_aspect else None
@@ -328,15 +328,15 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
         return self._loader(self.train_dataset(), make=resumable_loader, batch_sampler=batches)
 
     def val_dataloader(self) -> DataLoader[SegBatch]:
-        """Return the validation pictures in order."""
+        """Return the validation images in order."""
         return self._evaluation_loader("val")
 
     def test_dataloader(self) -> DataLoader[SegBatch]:
-        """Return the test pictures in order."""
+        """Return the test images in order."""
         return self._evaluation_loader("test")
 
     def predict_dataloader(self) -> DataLoader[SegBatch]:
-        """Return the pictures to predict in order."""
+        """Return the images to predict in order."""
         dataset = self.eval_dataset("predict")
         batches = EpochBatchSampler(range(len(dataset)), self.eval_batch_size)
         return self._loader(dataset, batch_size=self.eval_batch_size, sampler=KeySampler(batches))
@@ -352,7 +352,7 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
         loader: DataLoader[SegBatch] = make(
             dataset,
             num_workers=self.num_workers,
-            collate_fn=functools.partial(collate_pictures, size_multiple=self.size_multiple),
+            collate_fn=functools.partial(collate_images, size_multiple=self.size_multiple),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
             worker_init_fn=_start_worker,

@@ -13,7 +13,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from datamodules.seg.base import SegDataModule, Split, UnusableData
 from datamodules.seg.coco_files import CocoFiles
-from datamodules.seg.dataset import AnnotatedPicture
+from datamodules.seg.dataset import AnnotatedImage
 from datamodules.transforms.label_maps import LabelMaps
 from formats.coco.document import CocoFindings
 from formats.coco.image_checks import size_mismatch
@@ -24,7 +24,7 @@ from structures import CategoryMap, Problem, settle
 
 @dataclass(frozen=True)
 class CocoSource:
-    """Pictures of a folder with the annotations of a file."""
+    """Images of a folder with the annotations of a file."""
 
     store: AnnotationStore
     folder: Path
@@ -32,8 +32,8 @@ class CocoSource:
     def __len__(self) -> int:
         return len(self.store)
 
-    def read(self, index: int) -> AnnotatedPicture:
-        """Read one picture.
+    def read(self, index: int) -> AnnotatedImage:
+        """Read one image.
 
         Raises:
             ValueError: the file is missing, broken or of another size than stated.
@@ -43,41 +43,41 @@ class CocoSource:
         try:
             image = read_rgb(path)
         except ValueError as error:
-            raise ValueError(f"picture {image_id}: {error}") from error
+            raise ValueError(f"image {image_id}: {error}") from error
         if image.shape[:2] != stated:
             reason, remedy = size_mismatch(path, stated, *header_size(path))
-            raise ValueError(f"picture {image_id}: {reason}; {remedy}")
-        masks, labels, crowd = store.picture(index)
-        name = f"picture {image_id} ({path})"
-        return AnnotatedPicture(image, LabelMaps.from_rle(masks), labels, crowd, image_id, name)
+            raise ValueError(f"image {image_id}: {reason}; {remedy}")
+        masks, labels, crowd = store.image(index)
+        name = f"image {image_id} ({path})"
+        return AnnotatedImage(image, LabelMaps.from_rle(masks), labels, crowd, image_id, name)
 
     def sizes(self) -> npt.NDArray[np.int64]:
-        """Return (n, 2), height and width of every picture."""
+        """Return (n, 2), height and width of every image."""
         return self.store.sizes
 
     def counts(self) -> npt.NDArray[np.int64]:
-        """Return (n,), instances that are not crowds of every picture."""
+        """Return (n,), instances that are not crowds of every image."""
         return self.store.counts()
 
 
 class CocoDataModule(SegDataModule):
-    """COCO instances JSON with a folder of pictures.
+    """COCO instances JSON with a folder of images.
 
-    Polygons, run-length masks, crowds, pictures without objects and ids with gaps are all
-    ordinary; pictures may be grey or colour with 8 or 16 bits. Labels follow the sorted category
+    Polygons, run-length masks, crowds, images without objects and ids with gaps are all
+    ordinary; images may be grey or colour with 8 or 16 bits. Labels follow the sorted category
     ids of the training file, which validation and test files may not contradict.
 
     Args:
         root: folder with ``images/{train,val}`` and ``annotations/instances_{train,val}.json``,
             and the same for ``test`` where there is one. Without a test split the validation split
             is tested and predicted.
-        train_images: folder of training pictures, instead of the one under ``root``; so each path.
+        train_images: folder of training images, instead of the one under ``root``; so each path.
         train_annotations: file of training annotations.
-        val_images: folder of validation pictures.
+        val_images: folder of validation images.
         val_annotations: file of validation annotations.
-        test_images: folder of test pictures.
+        test_images: folder of test images.
         test_annotations: file of test annotations.
-        categories: names of the categories to keep; None for all. Pictures all stay.
+        categories: names of the categories to keep; None for all. Images all stay.
         class_agnostic: every kept category becomes the one class ``object``, whose id is one
             above the file's largest, so that nobody takes it for a category of the data set.
         category_map: the map of a checkpoint ({ids, names}); then no training file is needed,
@@ -122,7 +122,7 @@ class CocoDataModule(SegDataModule):
         self._class_agnostic = class_agnostic
         self._sources: dict[str, CocoSource] = {}
         self._told_fallback = False
-        # a broken picture can only be left out while it is not yet counted on
+        # a broken image can only be left out while it is not yet counted on
         depth: Depth = "pixels" if self.bad_data == "skip" else "header"
         self._files = CocoFiles(paths, self._categories, class_agnostic, depth=depth)
         if category_map is not None:
@@ -175,8 +175,8 @@ class CocoDataModule(SegDataModule):
                 counts = self._files.counts[split]
                 rank_zero_info(
                     f"{self._files.of(split)[1]}: left out are {counts['left_out_pictures']} of "
-                    f"{counts['pictures']} pictures and {counts['left_out_annotations']} of "
-                    f"{counts['annotations']} annotations, those of such pictures included"
+                    f"{counts['pictures']} images and {counts['left_out_annotations']} of "
+                    f"{counts['annotations']} annotations, those of such images included"
                 )
 
     def _add_source(self, split: str, data: Mapping[str, Any]) -> CocoSource:
@@ -195,7 +195,7 @@ class CocoDataModule(SegDataModule):
         """Read the files of every split anew and return all that is wrong with them.
 
         Args:
-            thorough: also decode every picture, however many there are.
+            thorough: also decode every image, however many there are.
         """
         depth: Depth | None = "pixels" if thorough else None
         found = {split: self._files.examine(split, depth) for split in self._files.splits()}
@@ -213,7 +213,7 @@ class CocoDataModule(SegDataModule):
         return {"categories": self._categories, "class_agnostic": self._class_agnostic}
 
     def source(self, split: Split) -> CocoSource:
-        """Return the pictures of a split; ``predict`` stands for ``test``.
+        """Return the images of a split; ``predict`` stands for ``test``.
 
         Raises:
             ValueError: there is no such split or its files are wrong.
@@ -235,7 +235,7 @@ class CocoDataModule(SegDataModule):
         return self.source(split).store.to_coco(self.category_map)
 
     def image_records(self, split: Split) -> list[dict[str, Any]]:
-        """Return the records of the pictures with the absolute ``path`` of each file."""
+        """Return the records of the images with the absolute ``path`` of each file."""
         source = self.source(split)
         records = source.store.image_records()
         folder = source.folder.resolve()

@@ -13,7 +13,7 @@ from formats.images import Depth
 from structures import CategoryMap, DataProblems, Problem
 
 # Opening a file costs 0.1 ms on a disk and far more over a network: larger sets are compared with
-# the stated size when a picture is read  # A52
+# the stated size when an image is read  # A52
 HEADER_LIMIT = 5000
 
 
@@ -22,14 +22,14 @@ class CocoFiles:
     """Where the splits are and what was found in them.
 
     Attributes:
-        paths: split -> folder of pictures and annotation file, None where there is none.
+        paths: split -> folder of images and annotation file, None where there is none.
         categories: names of the categories to keep, None for all.
         class_agnostic: whether their names stop mattering.
         category_map: labels that are already fixed (by a checkpoint), else those of the training
             file count.
-        depth: how far the picture files of small sets are read.
+        depth: how far the image files of small sets are read.
         counts: split -> what its annotation file holds and how much of that ``skip`` leaves out,
-            all annotations of a faulty picture included.
+            all annotations of a faulty image included.
     """
 
     paths: Mapping[str, tuple[Path, Path] | None]
@@ -45,7 +45,7 @@ class CocoFiles:
         return [s for s, paths in self.paths.items() if paths is not None or s in needed]
 
     def of(self, split: str) -> tuple[Path, Path]:
-        """Return the folder of pictures and the annotation file of a split.
+        """Return the folder of images and the annotation file of a split.
 
         Raises:
             ValueError: there is no such split.
@@ -63,7 +63,7 @@ class CocoFiles:
 
         Args:
             split: which.
-            depth: how far picture files are read; None for ``self.depth`` up to 5 000 pictures and
+            depth: how far image files are read; None for ``self.depth`` up to 5 000 images and
                 the mere names of more.
         """
         images, annotations = self.of(split)
@@ -75,12 +75,12 @@ class CocoFiles:
         else:
             usual = self.depth if len(data["images"]) <= HEADER_LIMIT else "name"
             findings = examine_coco(annotations, data, images, depth or usual)
-        pictures, objects, categories = (len(data[key]) for key in LISTS)
+        count, objects, categories = (len(data[key]) for key in LISTS)
         self.counts[split] = {
-            "pictures": pictures,
+            "pictures": count,
             "annotations": objects,
             "categories": categories,
-            "left_out_pictures": pictures - len(findings.data["images"]),
+            "left_out_pictures": count - len(findings.data["images"]),
             "left_out_annotations": objects - len(findings.data["annotations"]),
         }
         return findings
@@ -96,7 +96,7 @@ class CocoFiles:
         for split, findings in found.items():
             file, data = self.of(split)[1], findings.data
             if findings.problems and not findings.fatal and not data["images"]:
-                beyond.append(Problem(file, None, None, "no picture is left", "mend some of them"))
+                beyond.append(Problem(file, None, None, "no image is left", "mend some of them"))
             if data["categories"]:
                 beyond += self._category_problems(split, found)
             if split == "train":

@@ -1,4 +1,4 @@
-"""Pictures of different sizes become one padded batch."""
+"""Images of different sizes become one padded batch."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def _padded(parts: Sequence[Tensor], height: int, width: int) -> Tensor:
     return out
 
 
-def collate_pictures(pictures: Sequence[SegBatch], size_multiple: int = 1) -> SegBatch:
-    """Pad one-picture batches to their largest height and width and pack their instances.
+def collate_images(images: Sequence[SegBatch], size_multiple: int = 1) -> SegBatch:
+    """Pad one-image batches to their largest height and width and pack their instances.
 
     Args:
-        pictures: batches of any number of pictures with one ``mask_stride``.
+        images: batches of any number of images with one ``mask_stride``.
         size_multiple: the padded height and width are rounded up to a multiple of this, so that
             feature maps of strided networks line up; 32 suits every pyramid down to stride 32.
 
@@ -40,26 +40,26 @@ def collate_pictures(pictures: Sequence[SegBatch], size_multiple: int = 1) -> Se
     Raises:
         ValueError: the list is empty or the mask strides differ.
     """
-    if not pictures:
-        raise ValueError("cannot collate an empty list of pictures")
-    strides = {picture.mask_stride for picture in pictures}
+    if not images:
+        raise ValueError("cannot collate an empty list of images")
+    strides = {image.mask_stride for image in images}
     if len(strides) > 1:
-        raise ValueError(f"pictures with different mask strides in one batch: {sorted(strides)}")
+        raise ValueError(f"images with different mask strides in one batch: {sorted(strides)}")
     stride = strides.pop()
     height, width = (
-        -(-max(picture.images.shape[axis] for picture in pictures) // size_multiple) * size_multiple
+        -(-max(image.images.shape[axis] for image in images) // size_multiple) * size_multiple
         for axis in (-2, -1)
     )
     return SegBatch(
-        images=_padded([p.images for p in pictures], height, width),
-        sizes=torch.cat([p.sizes for p in pictures]),
-        boxes=torch.cat([p.boxes for p in pictures]),
-        labels=torch.cat([p.labels for p in pictures]),
-        masks=_padded([p.masks for p in pictures], -(-height // stride), -(-width // stride)),
-        counts=torch.cat([p.counts for p in pictures]),
-        crowd=torch.cat([p.crowd for p in pictures]),
-        index=torch.cat([p.index for p in pictures]),
-        original_sizes=torch.cat([p.original_sizes for p in pictures]),
-        image_ids=tuple(i for p in pictures for i in p.image_ids),
+        images=_padded([p.images for p in images], height, width),
+        sizes=torch.cat([p.sizes for p in images]),
+        boxes=torch.cat([p.boxes for p in images]),
+        labels=torch.cat([p.labels for p in images]),
+        masks=_padded([p.masks for p in images], -(-height // stride), -(-width // stride)),
+        counts=torch.cat([p.counts for p in images]),
+        crowd=torch.cat([p.crowd for p in images]),
+        index=torch.cat([p.index for p in images]),
+        original_sizes=torch.cat([p.original_sizes for p in images]),
+        image_ids=tuple(i for p in images for i in p.image_ids),
         mask_stride=stride,
     )

@@ -1,4 +1,4 @@
-"""From a picture and its instances to a one-picture batch: augment, resize, read the boxes."""
+"""From an image and its instances to a one-image batch: augment, resize, read the boxes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch.utils.data import Dataset
 from datamodules.sampling.keys import SampleKey, keyed_generator
 from datamodules.transforms.augment import Augmentation
 from datamodules.transforms.label_maps import LabelMaps, Targets
-from datamodules.transforms.resize import resize_maps, resize_picture, target_size
+from datamodules.transforms.resize import resize_image, resize_maps, target_size
 from structures import SegBatch
 
 AUGMENT_PURPOSE = 3
 
 
-class AnnotatedPicture(NamedTuple):
-    """A picture as its source holds it.
+class AnnotatedImage(NamedTuple):
+    """An image as its source holds it.
 
     Attributes:
         image: (h, w, 3) uint8 RGB.
@@ -29,7 +29,7 @@ class AnnotatedPicture(NamedTuple):
         labels: (K,) int64, 0-based foreground classes.
         crowd: (K,) bool.
         image_id: the data set's own id.
-        name: how to name the picture in a message.
+        name: how to name the image in a message.
     """
 
     image: npt.NDArray[np.uint8]
@@ -40,23 +40,23 @@ class AnnotatedPicture(NamedTuple):
     name: str
 
 
-class PictureSource(Protocol):
+class ImageSource(Protocol):
     """A split of a data set; items keep their number for good."""
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
         ...
 
-    def read(self, index: int) -> AnnotatedPicture:
-        """Return one picture; equal for equal ``index`` in every process."""
+    def read(self, index: int) -> AnnotatedImage:
+        """Return one image; equal for equal ``index`` in every process."""
         ...
 
     def sizes(self) -> npt.NDArray[np.int64]:
-        """Return (n, 2), height and width of every picture, without reading pixels."""
+        """Return (n, 2), height and width of every image, without reading pixels."""
         ...
 
     def counts(self) -> npt.NDArray[np.int64]:
-        """Return (n,), instances that are not crowds of every picture."""
+        """Return (n,), instances that are not crowds of every image."""
         ...
 
 
@@ -65,7 +65,7 @@ class SegDataset(Dataset[SegBatch]):
     """Produces the sample of a key.
 
     Attributes:
-        source: where pictures come from.
+        source: where images come from.
         augmentation: what is done to them before they are resized, or None.
         seed: seeds the augmentation together with the key's epoch and index.
         short_side: length of the shorter side unless the key brings one; None to use ``scale``.
@@ -74,7 +74,7 @@ class SegDataset(Dataset[SegBatch]):
         mask_stride: pixels per cell of the masks.
     """
 
-    source: PictureSource
+    source: ImageSource
     augmentation: Augmentation | None = None
     seed: int = 0
     short_side: int | None = None
@@ -86,31 +86,31 @@ class SegDataset(Dataset[SegBatch]):
         return len(self.source)
 
     def __getitem__(self, key: SampleKey) -> SegBatch:
-        """Return the batch of the one picture ``key.index``.
+        """Return the batch of the one image ``key.index``.
 
         Instances without a pixel left are dropped with their labels.
 
         Raises:
-            ValueError: an augmentation cannot handle the picture, naming it.
+            ValueError: an augmentation cannot handle the image, naming it.
         """
-        picture = self.source.read(key.index)
-        original = (picture.image.shape[0], picture.image.shape[1])
-        image, maps = picture.image, picture.maps
+        annotated = self.source.read(key.index)
+        original = (annotated.image.shape[0], annotated.image.shape[1])
+        image, maps = annotated.image, annotated.maps
         if self.augmentation is not None:
             rng = keyed_generator(AUGMENT_PURPOSE, self.seed, key.epoch, key.index)
-            image, maps = augment_named(self.augmentation, image, maps, rng, picture.name)
+            image, maps = augment_named(self.augmentation, image, maps, rng, annotated.name)
         short_side = self.short_side if key.size is None else key.size
         size = target_size(maps.size, short_side, self.scale, self.max_long_side)
-        image, maps = resize_picture(image, size), resize_maps(maps, size)
+        image, maps = resize_image(image, size), resize_maps(maps, size)
         targets = maps.targets(self.mask_stride)
         sample = Sample(
             image,
             targets,
-            picture.labels[targets.keep],
-            picture.crowd[targets.keep],
+            annotated.labels[targets.keep],
+            annotated.crowd[targets.keep],
             number=key.index,
             original_size=original,
-            image_id=picture.image_id,
+            image_id=annotated.image_id,
         )
         return pack_samples([sample], self.mask_stride)
 
@@ -122,10 +122,10 @@ def augment_named(
     rng: np.random.Generator,
     name: str,
 ) -> tuple[npt.NDArray[np.uint8], LabelMaps]:
-    """Augment a picture and its masks.
+    """Augment an image and its masks.
 
     Raises:
-        ValueError: the augmentation cannot handle it, naming the picture and its size.
+        ValueError: the augmentation cannot handle it, naming the image and its size.
     """
     try:
         return augmentation(image, maps, rng)
@@ -135,14 +135,14 @@ def augment_named(
 
 
 class Sample(NamedTuple):
-    """What a picture and its n instances have become, all of it valid.
+    """What an image and its n instances have become, all of it valid.
 
     Attributes:
         image: (h, w, 3) uint8 RGB.
         targets: boxes and masks.
         labels: (n,) int64.
         crowd: (n,) bool.
-        number: of the picture in its data set.
+        number: of the image in its data set.
         original_size: (height, width) of the frame in which predictions are returned.
         image_id: the data set's own id.
     """

@@ -1,4 +1,4 @@
-"""Pictures with several handwritten digits, drawn on demand: a data set without a download."""
+"""Images with several handwritten digits, drawn on demand: a data set without a download."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from datamodules.digits import DigitSplit, source_digits
 from datamodules.sampling.keys import keyed_generator
 from datamodules.seg.base import SegDataModule, Split
-from datamodules.seg.dataset import AnnotatedPicture
+from datamodules.seg.dataset import AnnotatedImage
 from datamodules.seg.scene_drawing import Scene, SceneStyle, Texture, draw_scene
 from datamodules.transforms.label_maps import LabelMaps
 from formats.coco.store import AnnotationStore
@@ -34,7 +34,7 @@ class DigitSceneSource:
         count: number of scenes.
         seed: of the scenes, not of training.
         style: sizes, numbers and looks.
-        drawn: digits that appear in the pictures.
+        drawn: digits that appear in the images.
         labelled: digits that are annotated; label l stands for ``labelled[l]``.
     """
 
@@ -60,7 +60,7 @@ class DigitSceneSource:
         rows = np.flatnonzero(np.isin(source_digits(self.split).labels, self.drawn))
         return draw_scene(rng, self.split, self.style, rows)
 
-    def read(self, index: int) -> AnnotatedPicture:
+    def read(self, index: int) -> AnnotatedImage:
         """Return a scene with its annotated digits in the order of drawing."""
         scene = self.scene(index)
         visible = np.bincount(scene.owner.ravel(), minlength=scene.labels.size + 1)[1:]
@@ -69,7 +69,7 @@ class DigitSceneSource:
         maps = LabelMaps(scene.owner[None], np.zeros(kept.size, dtype=np.int64), kept + 1)
         labels = np.array([self.labelled.index(d) for d in scene.labels[kept]], dtype=np.int64)
         name = self.file_name(index)
-        return AnnotatedPicture(
+        return AnnotatedImage(
             scene.image, maps, labels, np.zeros(kept.size, dtype=bool), index + 1, name
         )
 
@@ -102,7 +102,7 @@ class DigitScenesDataModule(SegDataModule):
         train_scenes: number of training scenes.
         val_scenes: number of validation scenes.
         test_scenes: number of test scenes.
-        size: side of the square pictures in pixels.
+        size: side of the square images in pixels.
         digits: fewest and most digits a scene.
         digit_size: smallest and largest side in pixels of the square that a digit fills.
         rotation: largest angle in degrees to either side.
@@ -187,10 +187,10 @@ class DigitScenesDataModule(SegDataModule):
     def _annotations(self, source: DigitSceneSource) -> list[dict[str, Any]]:
         annotations: list[dict[str, Any]] = []
         for index in range(len(source)):
-            picture = source.read(index)
-            masks = RLEMasks.from_dense(picture.maps.targets().masks, picture.maps.size)
+            image = source.read(index)
+            masks = RLEMasks.from_dense(image.maps.targets().masks, image.maps.size)
             parts = zip(
-                picture.labels.tolist(),
+                image.labels.tolist(),
                 masks.to_coco(),
                 masks.areas().tolist(),
                 masks.boxes().tolist(),
@@ -200,7 +200,7 @@ class DigitScenesDataModule(SegDataModule):
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
-                        "image_id": picture.image_id,
+                        "image_id": image.image_id,
                         "category_id": self.category_map.ids[label],
                         "iscrowd": 0,
                         "area": area,
@@ -220,14 +220,14 @@ class DigitScenesDataModule(SegDataModule):
         ]
 
     def write_split(self, split: Split, folder: Path | str) -> tuple[Path, Path]:
-        """Write a split as PNG pictures and a COCO file, without loss.
+        """Write a split as PNG images and a COCO file, without loss.
 
         Args:
             split: the split.
             folder: gets ``images/<split>/`` and ``annotations/instances_<split>.json``.
 
         Returns:
-            The folder of pictures and the annotation file.
+            The folder of images and the annotation file.
         """
         from PIL import Image
 

@@ -1,4 +1,4 @@
-"""Pictures without annotations, to predict on."""
+"""Images without annotations, to predict on."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import numpy.typing as npt
 
 from datamodules.seg.base import SegDataModule, Split
 from datamodules.seg.coco_files import HEADER_LIMIT
-from datamodules.seg.dataset import AnnotatedPicture
+from datamodules.seg.dataset import AnnotatedImage
 from datamodules.transforms.label_maps import LabelMaps
 from formats.images import SUFFIXES, header_size, read_rgb
 from structures import CategoryMap, DataProblems, Problem, settle
 
 
 @dataclass(frozen=True)
-class PictureFolderSource:
-    """Picture files without annotations.
+class ImageFolderSource:
+    """Image files without annotations.
 
     Attributes:
         files: in the order of their names.
-        ids: the place of each among all pictures of the folder, counted from 1, so that it does
+        ids: the place of each among all images of the folder, counted from 1, so that it does
             not change when others are left out.
     """
 
@@ -36,8 +36,8 @@ class PictureFolderSource:
     def __len__(self) -> int:
         return len(self.files)
 
-    def read(self, index: int) -> AnnotatedPicture:
-        """Read one picture; it has no instances.
+    def read(self, index: int) -> AnnotatedImage:
+        """Read one image; it has no instances.
 
         Raises:
             ValueError: the file is missing, broken or of a kind without a natural 8-bit form.
@@ -46,10 +46,10 @@ class PictureFolderSource:
         nothing = np.zeros(0, dtype=np.int64)
         maps = LabelMaps(np.zeros((0, *image.shape[:2]), dtype=np.uint8), nothing, nothing)
         name = str(self.files[index])
-        return AnnotatedPicture(image, maps, nothing, nothing.astype(bool), self.ids[index], name)
+        return AnnotatedImage(image, maps, nothing, nothing.astype(bool), self.ids[index], name)
 
     def sizes(self) -> npt.NDArray[np.int64]:
-        """Return (n, 2), height and width of every picture. Opens every file."""
+        """Return (n, 2), height and width of every image. Opens every file."""
         return np.array([header_size(file)[0] for file in self.files], dtype=np.int64)
 
     def counts(self) -> npt.NDArray[np.int64]:
@@ -57,21 +57,21 @@ class PictureFolderSource:
         return np.zeros(len(self), dtype=np.int64)
 
 
-class PictureFolderDataModule(SegDataModule):
-    """The pictures of a folder, or one picture, for ``predict`` only.
+class ImageFolderDataModule(SegDataModule):
+    """The images of a folder, or one image, for ``predict`` only.
 
     Up to 5 000 files are opened at once, so that one that is broken is known before the first
     prediction.
 
     Args:
         root: a folder, whose png, jpg, tif and bmp files are taken in the order of their names
-            (folders within it are not), or one picture file.
+            (folders within it are not), or one image file.
         category_map: the checkpoint's map ({ids, names}), as nothing here tells the classes.
         **shared: the arguments of ``SegDataModule``.
 
     Raises:
-        DataProblems: picture files cannot be read and ``bad_data`` is ``error``, or none can.
-        ValueError: there is no such path or no picture in it.
+        DataProblems: image files cannot be read and ``bad_data`` is ``error``, or none can.
+        ValueError: there is no such path or no image in it.
     """
 
     path_argument = "root"
@@ -91,11 +91,11 @@ class PictureFolderDataModule(SegDataModule):
         elif path.is_dir():
             files = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES)
         else:
-            raise ValueError(f"{path} is missing; give a folder of pictures or one picture")
+            raise ValueError(f"{path} is missing; give a folder of images or one image")
         if not files:
             raise ValueError(
-                f"folder {path} holds no picture ({', '.join(SUFFIXES)}); folders within it are "
-                "not read, so name the one with the pictures, such as DIR/images/val"
+                f"folder {path} holds no image ({', '.join(SUFFIXES)}); folders within it are "
+                "not read, so name the one with the images, such as DIR/images/val"
             )
         self._files = tuple(files)
         small = len(files) <= HEADER_LIMIT
@@ -106,7 +106,7 @@ class PictureFolderDataModule(SegDataModule):
         kept = [(file, n) for n, file in enumerate(files, start=1) if n not in broken]
         if not kept:
             raise DataProblems(self.problems)
-        self._source = PictureFolderSource(tuple(f for f, _ in kept), tuple(n for _, n in kept))
+        self._source = ImageFolderSource(tuple(f for f, _ in kept), tuple(n for _, n in kept))
 
     @classmethod
     def section_for(
@@ -123,7 +123,7 @@ class PictureFolderDataModule(SegDataModule):
         """Open every file and return what cannot be read.
 
         Args:
-            thorough: also decode every picture.
+            thorough: also decode every image.
         """
         with ThreadPoolExecutor(2) as pool:  # reading releases the interpreter
             faults = list(pool.map(functools.partial(_fault, thorough=thorough), self._files))
@@ -134,29 +134,29 @@ class PictureFolderDataModule(SegDataModule):
         ]
 
     def summary(self) -> dict[str, dict[str, int]]:
-        """Return the number of pictures under ``predict``."""
+        """Return the number of images under ``predict``."""
         return {"predict": {"pictures": len(self._files)}}
 
-    def source(self, split: Split) -> PictureFolderSource:
-        """Return the pictures.
+    def source(self, split: Split) -> ImageFolderSource:
+        """Return the images.
 
         Raises:
             ValueError: the split is not ``predict``.
         """
         if split != "predict":
             raise ValueError(
-                f"a folder of pictures has no {split} split; use it with `predict`, or give "
+                f"a folder of images has no {split} split; use it with `predict`, or give "
                 "annotations with CocoDataModule"
             )
         return self._source
 
     def ground_truth(self, split: Split) -> dict[str, Any]:
-        """Refuse: pictures without annotations have no truth.
+        """Refuse: images without annotations have no truth.
 
         Raises:
             ValueError: always.
         """
-        raise ValueError(f"a folder of pictures has no ground truth (asked for {split})")
+        raise ValueError(f"a folder of images has no ground truth (asked for {split})")
 
     @functools.cached_property
     def _records(self) -> list[dict[str, Any]]:
@@ -174,7 +174,7 @@ class PictureFolderDataModule(SegDataModule):
 
 
 def _fault(file: Path, *, thorough: bool) -> tuple[str, str] | None:
-    """Return reason and remedy of a picture that cannot be read, or None."""
+    """Return reason and remedy of an image that cannot be read, or None."""
     try:
         header_size(file)
         if thorough:

@@ -1,4 +1,4 @@
-"""Training samples that are made of several pictures: mosaic, copy-paste, mixup, colours."""
+"""Training samples that are made of several images: mosaic, copy-paste, mixup, colours."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch.utils.data import Dataset
 from datamodules.sampling.keys import SampleKey, keyed_generator
 from datamodules.seg.dataset import (
     AUGMENT_PURPOSE,
-    PictureSource,
+    ImageSource,
     Sample,
     augment_named,
     pack_samples,
 )
-from datamodules.seg.image_cache import CachedPicture, PictureCache
+from datamodules.seg.image_cache import CachedImage, ImageCache
 from datamodules.seg.mosaic_options import MosaicOptions
 from datamodules.transforms.affine import Matrix, draw_affine, letterbox, mirror
 from datamodules.transforms.augment import Augmentation
@@ -38,18 +38,18 @@ class MosaicDataset(Dataset[SegBatch]):
     A sample depends on (seed, epoch, index), the key's neighbours and its size alone.
 
     Attributes:
-        source: where pictures come from.
+        source: where images come from.
         options: how samples are composed.
         seed: seeds all choices together with the key's epoch and index.
-        close_from: from this epoch on, counted from 0, all samples are single pictures; None for
+        close_from: from this epoch on, counted from 0, all samples are single images; None for
             never.
         largest: the largest side that a key may bring (A232), or None for ``options.size``.
         augmentation: what is done after all else, or None.
         mask_stride: pixels per cell of the masks.
-        kept: pictures that are kept decoded, see `pictures_to_keep`; None for the window's.
+        kept: images that are kept decoded, see `images_to_keep`; None for the window's.
     """
 
-    source: PictureSource
+    source: ImageSource
     options: MosaicOptions = field(default_factory=MosaicOptions)
     seed: int = 0
     close_from: int | None = None
@@ -57,26 +57,26 @@ class MosaicDataset(Dataset[SegBatch]):
     augmentation: Augmentation | None = None
     mask_stride: int = 1
     kept: int | None = None
-    cache: PictureCache = field(init=False, repr=False)
+    cache: ImageCache = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         side = self.options.size if self.largest is None else self.largest
         self.options.check_side(side)
         kept = self.options.window + 1 if self.kept is None else self.kept
         # frozen, but not yet handed out
-        object.__setattr__(self, "cache", PictureCache(self.source, side, kept))
+        object.__setattr__(self, "cache", ImageCache(self.source, side, kept))
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, key: SampleKey) -> SegBatch:
-        """Return the batch of one sample; ``image_ids`` names the picture ``key.index``.
+        """Return the batch of one sample; ``image_ids`` names the image ``key.index``.
 
         The whole square is valid, and it is the frame in which predictions are returned.
         Instances that have nearly vanished are dropped, see ``Instance.is_visible``.
 
         Raises:
-            ValueError: a picture cannot be read or augmented, naming it.
+            ValueError: an image cannot be read or augmented, naming it.
         """
         return pack_samples([self._sample(key)], self.mask_stride)
 
@@ -119,7 +119,7 @@ class MosaicDataset(Dataset[SegBatch]):
     def _visible(self) -> tuple[float, float]:
         return self.options.min_side, self.options.min_visible
 
-    def _compose(self, key: SampleKey, own: CachedPicture) -> Canvas:
+    def _compose(self, key: SampleKey, own: CachedImage) -> Canvas:
         """Return the canvas of a key, but for what follows on it as a whole."""
         options = self.options
         rng = keyed_generator(_MOSAIC_PURPOSE, self.seed, key.epoch, key.index)
@@ -127,7 +127,7 @@ class MosaicDataset(Dataset[SegBatch]):
         colours = draw_colours(rng, options.hsv)
         mirrored = mirror(side, *self._draw_flips(rng))
         pastes, mixes = rng.uniform(size=2) < (options.copy_paste, options.mixup)
-        canvas = self._draw_pictures(key, own, Canvas(side, colours), mirrored, rng)
+        canvas = self._draw_images(key, own, Canvas(side, colours), mirrored, rng)
         if pastes:
             donor = Canvas(side, colours)
             tile = self.cache.read(self._neighbours(key, 1, rng)[0]).tile
@@ -136,7 +136,7 @@ class MosaicDataset(Dataset[SegBatch]):
             paste_objects(rng, canvas, donor, *self._visible)
         if mixes:
             other = self.cache.read(self._neighbours(key, 1, rng)[0])
-            mix(rng, canvas, self._draw_pictures(key, other, Canvas(side, colours), mirrored, rng))
+            mix(rng, canvas, self._draw_images(key, other, Canvas(side, colours), mirrored, rng))
         return canvas
 
     def _draw_flips(self, rng: np.random.Generator) -> list[bool]:
@@ -144,19 +144,19 @@ class MosaicDataset(Dataset[SegBatch]):
         return [bool(flip) for flip in flips]
 
     def _neighbours(self, key: SampleKey, count: int, rng: np.random.Generator) -> list[int]:
-        """Draw pictures near the key's; itself where there is no other."""
+        """Draw images near the key's; itself where there is no other."""
         choices = key.neighbours or (key.index,)
         return [choices[n] for n in rng.integers(len(choices), size=count)]
 
-    def _draw_pictures(
+    def _draw_images(
         self,
         key: SampleKey,
-        own: CachedPicture,
+        own: CachedImage,
         canvas: Canvas,
         mirrored: Matrix,
         rng: np.random.Generator,
     ) -> Canvas:
-        """Draw a mosaic of the picture and three others, or the picture alone."""
+        """Draw a mosaic of the image and three others, or the image alone."""
         closed = self.close_from is not None and key.epoch >= self.close_from
         tiles, side = [own.tile], canvas.size[0]
         if rng.uniform() < self.options.probability and not closed:

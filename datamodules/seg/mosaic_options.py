@@ -1,4 +1,4 @@
-"""Options of the training pictures that are made of several pictures."""
+"""Options of the training images that are made of several images."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class MosaicOptions:
-    """How a square training picture is composed; the defaults are those of the one-stage recipe.
+    """How a square training image is composed; the defaults are those of the one-stage recipe.
 
-    In this order: four pictures about a random centre (mosaic, arXiv 2004.10934) or one in the
-    middle, turned, scaled, sheared and shifted by one matrix; objects of another picture pasted
-    (arXiv 2012.07177); another such picture blended in (mixup, arXiv 1710.09412); colours.
-    Where no picture is, it is grey.
+    In this order: four images about a random centre (mosaic, arXiv 2004.10934) or one in the
+    middle, turned, scaled, sheared and shifted by one matrix; objects of another image pasted
+    (arXiv 2012.07177); another such image blended in (mixup, arXiv 1710.09412); colours.
+    Where no image is, it is grey.
 
     Attributes:
         size: side in pixels; where a step has drawn one (``train_short_sides``), that one.
-        probability: share of samples that are mosaics of four; the others are single pictures
+        probability: share of samples that are mosaics of four; the others are single images
             whose longer side is ``size`` before they are scaled.
-        close_epochs: last epochs of the run in which all are single pictures (A231).
-        window: the other pictures of a sample are among about so many that are near it in the
+        close_epochs: last epochs of the run in which all are single images (A231).
+        window: the other images of a sample are among about so many that are near it in the
             epoch's order and that the same worker reads (A230). They are kept decoded: by all
             workers of a process together about eight times as many.
         translate: largest shift, as a share of the side.
@@ -32,8 +32,8 @@ class MosaicOptions:
         hsv: largest change of hue (as a share of the circle), saturation and value (as shares).
         flip: probability of mirroring left and right.
         flip_vertical: probability of mirroring up and down.
-        mixup: probability that two such pictures are blended.
-        copy_paste: probability that objects of another picture are pasted.
+        mixup: probability that two such images are blended.
+        copy_paste: probability that objects of another image are pasted.
         min_side: objects whose box is narrower or lower, in pixels, are dropped, crowds excepted.
         min_visible: objects of which a smaller share of the pixels is left are dropped likewise.
 

@@ -31,7 +31,7 @@ class SceneStyle:
     """What scenes look like; the defaults are the frozen ones of the embedded data set.
 
     Attributes:
-        size: side of the square picture in pixels.
+        size: side of the square image in pixels.
         digits: fewest and most digits a scene.
         digit_size: smallest and largest side in pixels of the square that a digit fills.
         rotation: largest angle in degrees to either side.
@@ -57,7 +57,7 @@ class SceneStyle:
             raise ValueError(f"a scene holds at most 255 digits, got {self.digits[1]}")
         if self.digit_size[1] > self.size:
             raise ValueError(
-                f"digits of {self.digit_size[1]} px do not fit a picture of {self.size} px"
+                f"digits of {self.digit_size[1]} px do not fit an image of {self.size} px"
             )
         unknown = sorted(set(self.textures) - {"smooth", "plain", "stripes"})
         if unknown or not self.textures:

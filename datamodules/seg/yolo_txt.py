@@ -20,11 +20,11 @@ from structures import CategoryMap, Problem, settle
 
 
 class YoloTxtDataModule(SegDataModule):
-    """A ``data.yaml``, picture folders and one label file a picture.
+    """A ``data.yaml``, image folders and one label file an image.
 
-    A line ``class x1 y1 x2 y2 ...`` is an object, its points as fractions of the picture's width
-    and height; the label file of ``.../images/a.jpg`` is ``.../labels/a.txt``. A picture whose
-    label file is missing or empty has no objects. Category ids are the class numbers, pictures are
+    A line ``class x1 y1 x2 y2 ...`` is an object, its points as fractions of the image's width
+    and height; the label file of ``.../images/a.jpg`` is ``.../labels/a.txt``. An image whose
+    label file is missing or empty has no objects. Category ids are the class numbers, images are
     numbered from 1 by sorted name.
 
     Args:
@@ -35,12 +35,12 @@ class YoloTxtDataModule(SegDataModule):
         boxes_as_masks: take the lines of detection sets (class, centre, width, height) as
             rectangular objects instead of refusing them.
         category_map: the map of a checkpoint ({ids, names}), with which the file has to agree;
-            then pictures and labels are read when first used, and training ones need not exist.
+            then images and labels are read when first used, and training ones need not exist.
         **shared: the arguments of ``SegDataModule``.
 
     Raises:
-        ValueError: a file is missing or wrong (problems are listed with file, picture, line and
-            remedy), or no training picture has an object.
+        ValueError: a file is missing or wrong (problems are listed with file, image, line and
+            remedy), or no training image has an object.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class YoloTxtDataModule(SegDataModule):
         return [split for split in SPLITS if split in self._dataset.entries]
 
     def _examine(self, split: str, depth: Depth | None = None) -> YoloFindings:
-        # a broken picture can only be left out while it is not yet counted on  # A52
+        # a broken image can only be left out while it is not yet counted on  # A52
         usual: Depth = "pixels" if self.bad_data == "skip" else "header"
         limit = HEADER_LIMIT if depth is None else math.inf
         findings = read_split(self._dataset, split, self._boxes_as_masks, depth or usual, limit)
@@ -91,12 +91,12 @@ class YoloTxtDataModule(SegDataModule):
         problems = [problem for findings in found.values() for problem in findings.problems]
         empty = [split for split, findings in found.items() if not findings.data["images"]]
         beyond = [
-            Problem(file, None, None, f"no picture of {split} is left", "mend some of them")
+            Problem(file, None, None, f"no image of {split} is left", "mend some of them")
             for split in empty
             if found[split].counts["pictures"]
         ]
         if "train" in found and "train" not in empty and not found["train"].data["annotations"]:
-            reason, remedy = "no training picture has an object", "check the label files"
+            reason, remedy = "no training image has an object", "check the label files"
             beyond.append(Problem(file, None, None, reason, remedy))
         return problems + beyond, bool(beyond or empty)
 
@@ -111,12 +111,12 @@ class YoloTxtDataModule(SegDataModule):
             if counts["unlabelled"]:
                 rank_zero_info(
                     f"{self._dataset.file}: {counts['unlabelled']} of {counts['pictures']} "
-                    f"pictures of {split} have no label file and so no objects"
+                    f"images of {split} have no label file and so no objects"
                 )
             if counts["left_out_pictures"] or counts["left_out_annotations"]:
                 rank_zero_info(
                     f"{self._dataset.file}: left out of {split} are "
-                    f"{counts['left_out_pictures']} of {counts['pictures']} pictures and "
+                    f"{counts['left_out_pictures']} of {counts['pictures']} images and "
                     f"{counts['left_out_annotations']} of {counts['annotations']} annotations"
                 )
 
@@ -132,7 +132,7 @@ class YoloTxtDataModule(SegDataModule):
         return self._sources[split]
 
     def source(self, split: Split) -> CocoSource:
-        """Return the pictures of a split; ``predict`` stands for ``test``.
+        """Return the images of a split; ``predict`` stands for ``test``.
 
         Raises:
             ValueError: there is no such split or its files are wrong.
@@ -154,7 +154,7 @@ class YoloTxtDataModule(SegDataModule):
         return self.source(split).store.to_coco(self.category_map)
 
     def image_records(self, split: Split) -> list[dict[str, Any]]:
-        """Return the records of the pictures with the absolute ``path`` of each file."""
+        """Return the records of the images with the absolute ``path`` of each file."""
         source = self.source(split)
         folder = source.folder.resolve()
         return [r | {"path": str(folder / r["file_name"])} for r in source.store.image_records()]
@@ -165,7 +165,7 @@ class YoloTxtDataModule(SegDataModule):
         return self._judge({split: self._examine(split, depth) for split in self._splits})[0]
 
     def summary(self) -> dict[str, dict[str, int]]:
-        """Return the counts of pictures, annotations and categories of every split."""
+        """Return the counts of images, annotations and categories of every split."""
         for split in self._splits:
             if split not in self._counts:
                 self._examine(split)

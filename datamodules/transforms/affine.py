@@ -1,7 +1,7 @@
-"""One matrix a picture: where it lies and how it is turned, scaled, sheared, shifted, mirrored.
+"""One matrix an image: where it lies and how it is turned, scaled, sheared, shifted, mirrored.
 
 Matrices are (3, 3) and act on continuous (x, y, 1) with pixel centres at +0.5, so that they are
-the same for pictures, masks and points.
+the same for images, masks and points.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ def mirror(side: int, horizontal: bool, vertical: bool) -> Matrix:
 
 
 def letterbox(size: Size, side: int) -> Matrix:
-    """Return the matrix that brings a (height, width) picture into the middle of a square.
+    """Return the matrix that brings a (height, width) image into the middle of a square.
 
-    Its longer side then has ``side`` pixels, also where the picture is smaller (A234).
+    Its longer side then has ``side`` pixels, also where the image is smaller (A234).
     """
     factor = side / max(size)
     x, y = (side - size[1] * factor) / 2, (side - size[0] * factor) / 2

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from datamodules.transforms.label_maps import LabelMaps
 
-Picture = npt.NDArray[np.uint8]
+ImageArray = npt.NDArray[np.uint8]
 
 # where albumentations keeps the transforms that change the scale by cv2.resize
 _RESIZING_MODULES = ("geometric.resize", "crops.transforms")
@@ -41,9 +41,9 @@ def _build_one(number: int, spec: Mapping[str, Any], library: Any) -> Any:
 
 
 class Augmentation:
-    """A sequence of albumentations transforms for a picture and its instances.
+    """A sequence of albumentations transforms for an image and its instances.
 
-    Only the picture and label maps pass through the library: its own boxes are hulls of rotated
+    Only the image and label maps pass through the library: its own boxes are hulls of rotated
     boxes and lose their masks. Boxes are read from the masks afterwards.
 
     Args:
@@ -62,7 +62,7 @@ class Augmentation:
 
         transforms = [_build_one(n, spec, albumentations) for n, spec in enumerate(specs)]
         # maps hold numbers of instances: any other interpolation would invent new ones. OpenCV's
-        # resize takes pixel corners for INTER_NEAREST but centres for pictures, up to a pixel
+        # resize takes pixel corners for INTER_NEAREST but centres for images, up to a pixel
         # apart; INTER_NEAREST_EXACT takes centres, but its warps don't know it and need not
         for transform in transforms:
             resizes = type(transform).__module__.endswith(_RESIZING_MODULES)
@@ -74,30 +74,30 @@ class Augmentation:
         self._library_errors = (ValueError, crop_error, cv2.error)
 
     def __call__(
-        self, picture: Picture, maps: LabelMaps, rng: np.random.Generator
-    ) -> tuple[Picture, LabelMaps]:
-        """Transform a picture and its masks together.
+        self, image: ImageArray, maps: LabelMaps, rng: np.random.Generator
+    ) -> tuple[ImageArray, LabelMaps]:
+        """Transform an image and its masks together.
 
         Args:
-            picture: (h, w, 3) uint8.
+            image: (h, w, 3) uint8.
             maps: its instances.
             rng: the only source of randomness.
 
         Returns:
-            The picture and the maps, of equal size; instances may have vanished.
+            The image and the maps, of equal size; instances may have vanished.
 
         Raises:
-            ValueError: a transform cannot handle the picture or changes its type.
+            ValueError: a transform cannot handle the image or changes its type.
         """
         self._compose.set_random_state(rng, random.Random(int(rng.integers(2**62))))
         try:
-            result = self._compose(image=picture, masks=maps.maps if len(maps.maps) else [])
+            result = self._compose(image=image, masks=maps.maps if len(maps.maps) else [])
         except self._library_errors as error:
             raise ValueError(f"albumentations refuses it: {error}") from error
-        changed: Picture = result["image"]
+        changed: ImageArray = result["image"]
         if changed.dtype != np.uint8 or changed.ndim != 3 or changed.shape[2] != 3:
             raise ValueError(
-                f"augmentation gave {changed.dtype} of shape {changed.shape}; leave pictures "
+                f"augmentation gave {changed.dtype} of shape {changed.shape}; leave images "
                 "uint8 with 3 channels (models normalise)"
             )
         if not len(maps.maps):

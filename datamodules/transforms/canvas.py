@@ -1,4 +1,4 @@
-"""A canvas on which pictures are drawn, and the instances that come with them."""
+"""A canvas on which images are drawn, and the instances that come with them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from datamodules.transforms.affine import Matrix, magnification
 from datamodules.transforms.cutouts import Cutout, cut_out
 from datamodules.transforms.hsv import ColourTable
 from datamodules.transforms.label_maps import LabelMaps
-from datamodules.transforms.resize import Picture
+from datamodules.transforms.resize import ImageArray
 from datamodules.transforms.warp import warp
 
 GREY = 114
 
 
 class Tile(NamedTuple):
-    """A picture to be drawn, with its K instances.
+    """An image to be drawn, with its K instances.
 
     Attributes:
         image: (h, w, 3) uint8 RGB.
@@ -30,7 +30,7 @@ class Tile(NamedTuple):
         centres: (K, 2) (x, y), the middle of each mask's box.
     """
 
-    image: Picture
+    image: ImageArray
     cutouts: list[Cutout | None]
     labels: list[int]
     crowd: list[bool]
@@ -45,12 +45,12 @@ class Tile(NamedTuple):
     @classmethod
     def of(
         cls,
-        image: Picture,
+        image: ImageArray,
         maps: LabelMaps,
         labels: npt.NDArray[np.int64],
         crowd: npt.NDArray[np.bool_],
     ) -> Tile:
-        """Cut out and measure the masks of a picture."""
+        """Cut out and measure the masks of an image."""
         cutouts = cut_out(maps)
         pixels = np.zeros(len(cutouts), dtype=np.int64)
         centres = np.zeros((len(cutouts), 2))
@@ -92,11 +92,11 @@ class Instance(NamedTuple):
 
 
 class Canvas:
-    """A square on which pictures are drawn side by side.
+    """A square on which images are drawn side by side.
 
     Args:
         side: in pixels; grey of 114 until something is drawn.
-        colours: a change of colours that drawn pictures go through, grey does not (A227); None
+        colours: a change of colours that drawn images go through, grey does not (A227); None
             for none.
 
     Attributes:
@@ -105,7 +105,7 @@ class Canvas:
     """
 
     def __init__(self, side: int, colours: ColourTable | None = None) -> None:
-        self.image: Picture = np.full((side, side, 3), GREY, dtype=np.uint8)
+        self.image: ImageArray = np.full((side, side, 3), GREY, dtype=np.uint8)
         self.instances: list[Instance] = []
         self._colours = colours
 
@@ -115,10 +115,10 @@ class Canvas:
         return int(self.image.shape[0]), int(self.image.shape[1])
 
     def draw(self, tile: Tile, matrix: Matrix) -> None:
-        """Draw a picture with its instances where nothing is drawn yet.
+        """Draw an image with its instances where nothing is drawn yet.
 
         Args:
-            tile: the picture.
+            tile: the image.
             matrix: from its pixels to those of the canvas.
 
         Raises:
@@ -127,7 +127,7 @@ class Canvas:
         way = warp(tile.image, matrix, self.size)
         if way is None:
             return
-        drawn, inside = way.picture(self._colours), way.inside()
+        drawn, inside = way.image(self._colours), way.inside()
         part = self.image[way.rows, way.columns]
         if inside is None:
             part[:] = drawn
@@ -141,7 +141,7 @@ class Canvas:
             if seen is not None:
                 self.instances.append(Instance(seen, label, crowd, pixels))
 
-    def paste(self, image: Picture, objects: Sequence[Instance]) -> None:
+    def paste(self, image: ImageArray, objects: Sequence[Instance]) -> None:
         """Draw objects of an equally large canvas over everything.
 
         Args:

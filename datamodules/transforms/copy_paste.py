@@ -1,4 +1,4 @@
-"""Objects of one picture pasted on another (Ghiasi et al. 2021, arXiv 2012.07177, sec. 3)."""
+"""Objects of one image pasted on another (Ghiasi et al. 2021, arXiv 2012.07177, sec. 3)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Masks cut out to the rectangles that they occupy, one array an object.
 
-Where many pictures are composed, most of the canvas is not of an object: cutouts are moved,
+Where many images are composed, most of the canvas is not of an object: cutouts are moved,
 covered and counted without touching the rest.
 """
 
@@ -66,7 +66,7 @@ def cut_out(maps: LabelMaps) -> list[Cutout | None]:
 
 
 def join_cutouts(cutouts: Sequence[Cutout], size: tuple[int, int]) -> LabelMaps:
-    """Return masks of a picture of (height, width) as label maps, in the same order."""
+    """Return masks of an image of (height, width) as label maps, in the same order."""
     return LabelMaps.from_windows([(c.mask, c.place) for c in cutouts], size)
 
 
@@ -75,7 +75,7 @@ def cutout_targets(cutouts: Sequence[Cutout], size: tuple[int, int], stride: int
 
     Args:
         cutouts: of n instances.
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
         stride: pixels per cell of the masks.
     """
     count = len(cutouts)

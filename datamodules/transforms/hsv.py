@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from datamodules.transforms.resize import Picture
+from datamodules.transforms.resize import ImageArray
 
 ColourTable = npt.NDArray[np.uint8]  # (1, 256, 3): new hue, saturation and value of each value
 
@@ -34,12 +34,12 @@ def draw_colours(rng: np.random.Generator, gains: tuple[float, float, float]) ->
     return table
 
 
-def change_colours(picture: Picture, table: ColourTable | None) -> Picture:
-    """Return a picture (h, w, 3) uint8 RGB with its hue, saturation and value replaced."""
+def change_colours(image: ImageArray, table: ColourTable | None) -> ImageArray:
+    """Return an image (h, w, 3) uint8 RGB with its hue, saturation and value replaced."""
     import cv2
 
     if table is None:
-        return picture
+        return image
     # hue in 256 steps, which wrap around by themselves
-    changed = cv2.LUT(cv2.cvtColor(picture, cv2.COLOR_RGB2HSV_FULL), table)
+    changed = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL), table)
     return np.asarray(cv2.cvtColor(changed, cv2.COLOR_HSV2RGB_FULL), dtype=np.uint8)

@@ -1,6 +1,6 @@
-"""Instance masks of one picture held as few pictures of numbers, for geometric transforms.
+"""Instance masks of one image held as few images of numbers, for geometric transforms.
 
-A picture of 260 nuclei has 260 masks but, as they hardly overlap, fits into two pictures whose
+An image of 260 nuclei has 260 masks but, as they hardly overlap, fits into two images whose
 pixels say which instance they belong to. Nearest-neighbour transforms of those are exactly the
 transforms of the single masks, at a fraction of the time and memory.
 """
@@ -60,7 +60,7 @@ def mask_cells(window: Bools, top: int, left: int, stride: int) -> Bools:
 
 
 class Targets(NamedTuple):
-    """The n instances of a picture of size (h, w) that have a pixel.
+    """The n instances of an image of size (h, w) that have a pixel.
 
     Attributes:
         keep: (n,) int64, their positions among the instances of the ``LabelMaps``.
@@ -75,7 +75,7 @@ class Targets(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LabelMaps:
-    """K instances of one picture of size (h, w) in L layers.
+    """K instances of one image of size (h, w) in L layers.
 
     Attributes:
         maps: (L, h, w) uint8; 0 is nothing, v > 0 the instance with that value in that layer.
@@ -129,7 +129,7 @@ class LabelMaps:
 
         Args:
             masks: (r, c) bool and its place.
-            size: (height, width) of the picture.
+            size: (height, width) of the image.
         """
         packed: list[Maps] = []
         filled: list[int] = []
@@ -164,7 +164,7 @@ class LabelMaps:
         """Read boxes and dense masks of the instances that have a pixel left.
 
         A cell of a mask is in when at least half of its ``stride`` x ``stride`` pixels are, pixels
-        beyond the border of the picture counting as out, so that areas are kept on average. An
+        beyond the border of the image counting as out, so that areas are kept on average. An
         object smaller than half a cell may have no cell; it keeps its box.
 
         Args:

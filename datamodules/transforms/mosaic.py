@@ -1,4 +1,4 @@
-"""Four pictures about a point (mosaic: Bochkovskiy et al. 2020, arXiv 2004.10934)."""
+"""Four images about a point (mosaic: Bochkovskiy et al. 2020, arXiv 2004.10934)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datamodules.transforms.affine import Matrix, Size, shift
 
 
 def mosaic_layout(rng: np.random.Generator, sizes: Sequence[Size], side: int) -> list[Matrix]:
-    """Return the matrices that bring four pictures onto a square of twice the side.
+    """Return the matrices that bring four images onto a square of twice the side.
 
     The longer side of each becomes ``side``. They touch a point drawn from the middle half of the
     square with their bottom right, bottom left, top right and top left corner, in this order.
@@ -18,7 +18,7 @@ def mosaic_layout(rng: np.random.Generator, sizes: Sequence[Size], side: int) ->
 
     Args:
         rng: gives two numbers.
-        sizes: (height, width) of each picture.
+        sizes: (height, width) of each image.
         side: half the side of the square.
     """
     x, y = rng.uniform(0.5 * side, 1.5 * side, 2)

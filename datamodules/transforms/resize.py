@@ -1,4 +1,4 @@
-"""The one way in which pictures and masks change their size."""
+"""The one way in which images and masks change their size."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import numpy.typing as npt
 
 from datamodules.transforms.label_maps import LabelMaps
 
-Picture = npt.NDArray[np.uint8]
+ImageArray = npt.NDArray[np.uint8]
 Size = tuple[int, int]
 
 
 def target_size(
     size: Size, short_side: int | None, scale: float, max_long_side: int | None
 ) -> Size:
-    """Return the (height, width) to which a picture is resized.
+    """Return the (height, width) to which an image is resized.
 
     Args:
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
         short_side: wanted length of the shorter side; None to multiply by ``scale`` instead.
         scale: factor used where no short side is given.
         max_long_side: the factor is lowered where the longer side would exceed this, or None.
@@ -31,19 +31,19 @@ def target_size(
     return max(1, int(size[0] * factor + 0.5)), max(1, int(size[1] * factor + 0.5))
 
 
-def resize_picture(picture: Picture, size: Size) -> Picture:
-    """Resize (h, w, 3) with pixel centres at +0.5 and the borders of both pictures aligned.
+def resize_image(image: ImageArray, size: Size) -> ImageArray:
+    """Resize (h, w, 3) with pixel centres at +0.5 and the borders of both images aligned.
 
     Enlarging is bilinear. Shrinking averages over the area that a pixel covers, so that fine
     texture doesn't alias.
     """
     import cv2
 
-    if picture.shape[:2] == size:
-        return picture
-    shrinks = size[0] < picture.shape[0] or size[1] < picture.shape[1]
+    if image.shape[:2] == size:
+        return image
+    shrinks = size[0] < image.shape[0] or size[1] < image.shape[1]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(picture, (size[1], size[0]), interpolation=method), dtype=np.uint8)
+    return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=method), dtype=np.uint8)
 
 
 def _nearest(old: int, new: int) -> npt.NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Drawing a picture and its masks onto a canvas through a matrix, both by the same one."""
+"""Drawing an image and its masks onto a canvas through a matrix, both by the same one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from datamodules.transforms.affine import Matrix, apply, is_upright, shift
 from datamodules.transforms.cutouts import Cutout
 from datamodules.transforms.hsv import ColourTable, change_colours
-from datamodules.transforms.resize import Picture, resize_picture, target_size
+from datamodules.transforms.resize import ImageArray, resize_image, target_size
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -18,28 +18,28 @@ Size = tuple[int, int]
 
 
 class Warp(Protocol):
-    """A way from the pixels of a picture to those of a canvas.
+    """A way from the pixels of an image to those of a canvas.
 
     Attributes:
-        rows: of the canvas, those in which the picture may be seen.
+        rows: of the canvas, those in which the image may be seen.
         columns: of the canvas.
-        matrix: from the picture to the canvas, as used.
+        matrix: from the image to the canvas, as used.
     """
 
     rows: slice
     columns: slice
     matrix: Matrix
 
-    def picture(self, colours: ColourTable | None) -> Picture:
-        """Return (r, c, 3), the picture in those rows and columns, beyond its border too."""
+    def image(self, colours: ColourTable | None) -> ImageArray:
+        """Return (r, c, 3), the image in those rows and columns, beyond its border too."""
         ...
 
     def inside(self) -> Bools | None:
-        """Return (r, c), pixels whose centres are in the picture; None where all are."""
+        """Return (r, c), pixels whose centres are in the image; None where all are."""
         ...
 
     def cutout(self, cutout: Cutout) -> Cutout | None:
-        """Return a mask of the picture on the canvas, None where nothing of it is left."""
+        """Return a mask of the image on the canvas, None where nothing of it is left."""
         ...
 
 
@@ -86,7 +86,7 @@ class _UprightWarp:
         canvas: (height, width).
     """
 
-    def __init__(self, image: Picture, size: Size, matrix: Matrix, canvas: Size) -> None:
+    def __init__(self, image: ImageArray, size: Size, matrix: Matrix, canvas: Size) -> None:
         self._image = image
         self._flips = (bool(matrix[1, 1] < 0), bool(matrix[0, 0] < 0))
         self.matrix = np.diag([1.0, 1.0, 1.0])
@@ -118,7 +118,7 @@ class _UprightWarp:
         self.matrix[at, at] = factor / reduced
         self.matrix[at, 2] = place.start - factor * first
 
-    def picture(self, colours: ColourTable | None) -> Picture:
+    def image(self, colours: ColourTable | None) -> ImageArray:
         import cv2
 
         part = self._image[self._rows, self._columns]
@@ -157,7 +157,7 @@ class _UprightWarp:
 class _GeneralWarp:
     """A projective map; see `_UprightWarp` for the arguments."""
 
-    def __init__(self, image: Picture, size: Size, matrix: Matrix, canvas: Size) -> None:
+    def __init__(self, image: ImageArray, size: Size, matrix: Matrix, canvas: Size) -> None:
         height, width = image.shape[:2]
         self._image, self._canvas, self._reduced = image, canvas, matrix
         self.matrix = matrix @ np.diag([width / size[1], height / size[0], 1.0])
@@ -171,14 +171,14 @@ class _GeneralWarp:
         top, left, bottom, right = box
         corners = np.array([[x, y] for x in (left, right) for y in (top, bottom)], dtype=float)
         if (corners @ matrix[2, :2] + matrix[2, 2]).min() <= 0:
-            raise ValueError("a corner of the picture has no image; lower mosaic.perspective")
+            raise ValueError("a corner of the image has no image; lower mosaic.perspective")
         moved = apply(matrix, corners)
         low, high = np.floor(moved.min(axis=0)).astype(int), np.ceil(moved.max(axis=0)).astype(int)
         top, left = max(0, int(low[1])), max(0, int(low[0]))
         bottom, right = min(self._canvas[0], int(high[1])), min(self._canvas[1], int(high[0]))
         return top, left, max(top, bottom), max(left, right)
 
-    def picture(self, colours: ColourTable | None) -> Picture:
+    def image(self, colours: ColourTable | None) -> ImageArray:
         return change_colours(self._draw(self._image, self._reduced, smooth=True), colours)
 
     def inside(self) -> Bools | None:
@@ -220,17 +220,17 @@ class _GeneralWarp:
         return Cutout(mask, place[0], place[1]).tight()
 
 
-def warp(image: Picture, matrix: Matrix, canvas: Size) -> Warp | None:
-    """Prepare to draw a picture and its masks.
+def warp(image: ImageArray, matrix: Matrix, canvas: Size) -> Warp | None:
+    """Prepare to draw an image and its masks.
 
-    Pictures are interpolated bilinearly, masks take the nearest pixel. What would shrink to less
+    Images are interpolated bilinearly, masks take the nearest pixel. What would shrink to less
     than half is first averaged, for it would alias. Without rotation, shear and perspective the
-    ends of what is seen are rounded to whole pixels in picture and canvas, by which the matrix
+    ends of what is seen are rounded to whole pixels in image and canvas, by which the matrix
     moves nothing by more than a pixel (A226).
 
     Args:
         image: (h, w, 3) uint8.
-        matrix: from the picture to the canvas.
+        matrix: from the image to the canvas.
         canvas: (height, width) of the canvas.
 
     Returns:
@@ -243,7 +243,7 @@ def warp(image: Picture, matrix: Matrix, canvas: Size) -> Warp | None:
     factor = float(np.linalg.norm(matrix[:2, :2], axis=0).max())
     if factor < 0.5:
         smaller = target_size(size, None, factor, None)
-        image = resize_picture(image, smaller)
+        image = resize_image(image, smaller)
         matrix = matrix @ np.diag([size[1] / smaller[1], size[0] / smaller[0], 1.0])
     kind = _UprightWarp if is_upright(matrix) else _GeneralWarp
     made = kind(image, size, matrix, canvas)

@@ -44,7 +44,7 @@ def user_message(error: BaseException, arguments: Sequence[str] = ()) -> str:
     return explain(text, arguments)
 
 
-def tell_once(message: str, patience: float = 8.0) -> None:
+def report_once(message: str, patience: float = 8.0) -> None:
     """Write a message to stderr from one process of the job.
 
     Most mistakes stop every process, and the first one speaks for all. The others wait for its end,

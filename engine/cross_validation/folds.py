@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from datamodules.mil.base import take_bags
+from datamodules.mil.base import select_bags
 from datamodules.mil.feature_set import FeatureBags, FeatureSet
 from datamodules.mil.folds import hold_out
 from datamodules.mil.npz import packed
@@ -201,7 +201,7 @@ def _reader(bags: BagSet, train: BoolArray, recipe: FoldRecipe, seed: int) -> Re
     if recipe.standardise:
         statistics = Standardisation.fit(bags.features[bags.rows_of(train)], recipe.clip)
     prepared = packed(bags, statistics)
-    return lambda numbers, epoch: take_bags(prepared, torch.tensor(numbers))
+    return lambda numbers, epoch: select_bags(prepared, torch.tensor(numbers))
 
 
 def training_steps(
@@ -218,7 +218,7 @@ def training_steps(
     if recipe.max_epochs is not None:
         limits.append(recipe.max_epochs * -(-len(sampler) // recipe.accumulate))
     chosen = np.asarray(numbers)
-    module.see_training_bags(chosen, bags.labels[chosen], bags.sizes[chosen])
+    module.set_training_bags(chosen, bags.labels[chosen], bags.sizes[chosen])
     return batches_of_steps(sampler, min(limits), recipe.accumulate), min(limits), len(sampler)
 
 

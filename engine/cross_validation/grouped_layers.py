@@ -1,7 +1,7 @@
 """Layers of several networks of one architecture, worked on as one.
 
 F networks that differ in their weights alone look at one packed batch, in which the bags of network
-0 come first, then those of network 1, and so on. What a learner does to the rows of a bag
+0 come first, then those of network 1, and so on. What a model does to the rows of a bag
 (`models.ops.bags.ragged`) does not care whose bag it is; only its linear layers and its dropout
 have to know. Both tell by the number of rows which network a row belongs to: as many as there are
 instances, or as many as there are bags. Where these are equal every bag is one instance, and both

@@ -28,7 +28,7 @@ _SMALLEST = 0.01  # of the largest gradient of a network: gradients below are pa
 
 
 class GroupedNetwork:
-    """F learners that see a packed batch, the bags of each in turn.
+    """F models that see a packed batch, the bags of each in turn.
 
     Args:
         networks: equal but for their numbers.

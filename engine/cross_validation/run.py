@@ -62,7 +62,7 @@ class CrossValidation:
         return [(repeat, int(fold)) for repeat, row in rows for fold in np.unique(row)]
 
 
-class BagFiles(NamedTuple):
+class BagInputs(NamedTuple):
     """Which bags are read.
 
     Attributes:
@@ -79,7 +79,7 @@ class BagFiles(NamedTuple):
 
 def cross_validate(
     config: Path | Recipe,
-    data: Path | BagFiles,
+    data: Path | BagInputs,
     num_folds: int | None = None,
     repeats: int | None = None,
     seed: int = 0,
@@ -105,7 +105,7 @@ def cross_validate(
         ValueError: the recipe or the file is wrong, or its folds have fewer repeats.
     """
     start = time.perf_counter()
-    files = data if isinstance(data, BagFiles) else BagFiles(data)
+    files = data if isinstance(data, BagInputs) else BagInputs(data)
     recipe, bags = _inputs(Recipe.of(config), files)
     recipe.plan.check_classes(bags.num_classes)
     if (bags.labels < 0).any():
@@ -199,7 +199,7 @@ class _Work(NamedTuple):
     """What all folds have in common, in a form that reaches another process."""
 
     config: Recipe
-    files: BagFiles
+    files: BagInputs
     together: bool
 
 
@@ -234,14 +234,14 @@ def _run_tasks(work: _Work, tasks: Sequence[FoldTask]) -> tuple[list[FoldResult]
     return [run_fold(bags, folds, recipe, key) for folds, key in tasks], []
 
 
-def _inputs(config: Recipe, files: BagFiles) -> tuple[FoldRecipe, BagSet]:
+def _inputs(config: Recipe, files: BagInputs) -> tuple[FoldRecipe, BagSet]:
     """Read both anew and keep them for the tasks of this process and of those it starts."""
     _inputs_once.cache_clear()
     return _inputs_once(config, files)
 
 
 @functools.cache  # read once by each process
-def _inputs_once(config: Recipe, files: BagFiles) -> tuple[FoldRecipe, BagSet]:
+def _inputs_once(config: Recipe, files: BagInputs) -> tuple[FoldRecipe, BagSet]:
     settings, recipe = data_settings(config), read_recipe(config)
     policy = files.bad_data or settings.get("bad_data", "error")
     if files.data.suffix.lower() != ".csv":
@@ -254,7 +254,7 @@ def _inputs_once(config: Recipe, files: BagFiles) -> tuple[FoldRecipe, BagSet]:
     return recipe, FeatureSet(files.data, place, named, task, policy)
 
 
-def _folder(files: BagFiles, settings: Mapping[str, Any]) -> Path | None:
+def _folder(files: BagInputs, settings: Mapping[str, Any]) -> Path | None:
     """Return where features lie: as told, beside the table (None), or where the recipe says."""
     named = settings.get("features")
     if files.features is not None or named is None or (files.data.parent / "features").is_dir():

@@ -11,7 +11,7 @@ That holds where all weights are those of linear layers, all that is random is d
 is its own, and the optimizer works entry by entry. What of it can be read off the module is checked
 by its parts. The rest is seen by the first batch, of which each loss term and its gradients have to
 be those of each fold by itself, and by the last one, of which the loss terms have to: by then a
-learner has shown what it does only after some steps. Whatever does not pass is trained fold by fold
+model has shown what it does only after some steps. Whatever does not pass is trained fold by fold
 (A169).
 
 Letters: F folds, N instances, B bags of a file, b bags of a fold's batch.
@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from datamodules.mil.base import take_bags
+from datamodules.mil.base import select_bags
 from datamodules.mil.npz_file import BagFile
 from datamodules.sampling.keys import SampleKey
 from engine.cross_validation.folds import (
@@ -195,7 +195,7 @@ def _train(bags: BagFile, group: Sequence[_Ready], recipe: FoldRecipe) -> None:
         optimizer.zero_grad()
         for place, keys in enumerate(zip(*batches_of_folds, strict=True)):  # a batch of each fold
             chosen = torch.tensor([[key.index for key in batch] for batch in keys])
-            batch = take_bags(everything, (chosen + starts).flatten())
+            batch = select_bags(everything, (chosen + starts).flatten())
             if step == place == 0:
                 _compare(group, network, batch, gradients=True)
             terms = network.losses(batch)
@@ -245,7 +245,7 @@ def _compare(
     for position, ready in enumerate(group):
         module = ready.fold.module
         before = [buffer.clone() for buffer in module.buffers()]
-        bags = take_bags(batch, torch.arange(position * size, (position + 1) * size))
+        bags = select_bags(batch, torch.arange(position * size, (position + 1) * size))
         torch.set_rng_state(states[position])
         alone = module.training_terms(bags)
         same = set(alone) == set(terms) and all(

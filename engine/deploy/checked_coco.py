@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.seg.coco_files import HEADER_LIMIT
-from formats.coco.image_checks import unusable_pictures
+from formats.coco.image_checks import unusable_images
 from formats.coco.results import ANNOTATION_KEYS, IMAGE_KEYS, read_ground_truth
 from structures import BadDataPolicy, DataProblems, Problem
 
@@ -22,7 +22,7 @@ def image_folder_of(annotations: Path) -> Path:
     for folder in (annotations.parent.parent / "images" / split, annotations.parent / "images"):
         if folder.is_dir():
             return folder
-    raise ValueError(f"{annotations}: cannot guess the picture folder; give it by --images DIR")
+    raise ValueError(f"{annotations}: cannot guess the image folder; give it by --images DIR")
 
 
 def read_to_predict(
@@ -47,7 +47,7 @@ def read_to_predict(
 
     def look(records: Sequence[Any]) -> Mapping[int, Problem]:  # as deep as `CocoDataModule` does
         deep = policy == "skip" and len(records) <= HEADER_LIMIT
-        return unusable_pictures(annotations, records, folder, "pixels" if deep else "header")
+        return unusable_images(annotations, records, folder, "pixels" if deep else "header")
 
     truth, problems = read_ground_truth(
         annotations,
@@ -57,6 +57,6 @@ def read_to_predict(
         annotation_keys=(*ANNOTATION_KEYS, *(["segmentation"] if policy == "error" else [])),
     )
     if not truth["images"]:
-        reason, remedy = "no picture is left", "mend some of them"
+        reason, remedy = "no image is left", "mend some of them"
         raise DataProblems([*problems, Problem(annotations, None, None, reason, remedy)])
     return truth, problems

@@ -1,7 +1,7 @@
 """ONNX files of one-stage segmentation checkpoints, for use without PyTorch.
 
     images        (B, 3, H, W)      float32 RGB in [0, 1]; H and W are multiples of 32
-    boxes         (B, A, 4)         xyxy in pixels of the input, not cut to the picture
+    boxes         (B, A, 4)         xyxy in pixels of the input, not cut to the image
     scores        (B, A, C)         in [0, 1], one a class
     coefficients  (B, A, P)         weights of the prototypes
     prototypes    (B, P, H/4, W/4)  masks are sums of them, in where the sum is positive
@@ -130,9 +130,9 @@ def deployment_facts(network: YOLOSeg, facts: Mapping[str, Any]) -> dict[str, st
 
     Returns:
         ``segmil_format``; ``names`` and ``category_ids`` by class; ``strides`` of the anchors and
-        ``prototype_stride`` in pixels; ``pad_value`` in [0, 1], around pictures; ``score_thresh``,
+        ``prototype_stride`` in pixels; ``pad_value`` in [0, 1], around images; ``score_thresh``,
         ``nms_thresh``, ``pre_nms`` and ``max_dets`` of the suppression; ``mask_crop``;
-        ``preprocessing``, how validation resized pictures (docs/export.md).
+        ``preprocessing``, how validation resized images (docs/export.md).
     """
     chosen, categories = network.detection, facts["category_map"]
     resizing = ("eval_short_side", "max_long_side", "scale", "size_multiple")
@@ -237,7 +237,7 @@ def _exportable(checkpoint: Path, restored: Restored) -> YOLOSeg:
         raise ValueError(
             f"{checkpoint}: holds a {type(network).__name__}; YOLOSeg can be exported. A two-stage "
             "model cannot: its mask head works on the boxes that suppression leaves, whose number "
-            "depends on the picture, and torch's exporter does not follow such a size"
+            "depends on the image, and torch's exporter does not follow such a size"
         )
     if not {"category_map", "preprocessing"} <= set(restored.facts):
         raise ValueError(f"{checkpoint}: damaged: it lacks category_map; use another checkpoint")

@@ -68,14 +68,14 @@ def coco_data(
     *,
     truth: Mapping[str, Any] | None = None,
 ) -> SegDataModule:
-    """Return a COCO file's pictures as a checkpoint was validated with them; see `predict_coco`.
+    """Return a COCO file's images as a checkpoint was validated with them; see `predict_coco`.
 
     Raises:
         ValueError: the scale is out of range, or files are faulty.
     """
     if scale is not None and not 0 < scale <= LARGEST_SCALE:
         raise ValueError(
-            f"scale is a factor on the size of pictures in (0, {LARGEST_SCALE:g}], got {scale:g}"
+            f"scale is a factor on the size of images in (0, {LARGEST_SCALE:g}], got {scale:g}"
         )
     section = data_at(annotations, restored.record, images or image_folder_of(annotations))
     arguments = section["init_args"] | {"bad_data": bad_data}
@@ -96,16 +96,16 @@ def check_frames(
     resizing: Mapping[str, Any],
     options: InferenceOptions | None,
 ) -> None:
-    """Refuse pictures that would be resized to more pixels than can be meant, before any is read.
+    """Refuse images that would be resized to more pixels than can be meant, before any is read.
 
     Args:
-        source: file that names the pictures.
+        source: file that names the images.
         records: ``id``, ``file_name``, ``height`` and ``width`` of each.
         resizing: ``short_side``, ``scale`` and ``max_long_side`` of `target_size`.
-        options: views of the pictures, or None.
+        options: views of the images, or None.
 
     Raises:
-        ValueError: a picture, or a view of it, would have more than `LARGEST_FRAME` pixels.
+        ValueError: an image, or a view of it, would have more than `LARGEST_FRAME` pixels.
     """
     largest = max(options.scales) if options is not None else 1.0
     for record in records:
@@ -135,17 +135,17 @@ def predict_coco(
     Args:
         checkpoint: file written by `train.py`.
         annotations: COCO ground truth.
-        images: picture folder; None looks beside the annotations.
-        batch_size: pictures a batch; None takes the checkpoint's, which gives its logged number.
-        bad_data: what becomes of faulty pictures and annotations.
-        scale: factor on the size of every picture, instead of the checkpoint's sizes.
+        images: image folder; None looks beside the annotations.
+        batch_size: images a batch; None takes the checkpoint's, which gives its logged number.
+        bad_data: what becomes of faulty images and annotations.
+        scale: factor on the size of every image, instead of the checkpoint's sizes.
         inference: values of `InferenceOptions` that win over the checkpoint's.
         truth: what `engine.deploy.checked_coco.read_to_predict` found in the annotations, where
             several checkpoints predict them; None reads and checks them.
 
     Raises:
         ValueError: a file is missing, broken, or means other classes than the checkpoint,
-            ``inference`` does not go together with the checkpoint's options, or a picture would
+            ``inference`` does not go together with the checkpoint's options, or an image would
             become too large.
     """
     restored = restored_as(checkpoint, SegmentationModule)

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import torch
 
 from datamodules.sampling.keys import SampleKey
-from datamodules.seg.collate import collate_pictures
-from datamodules.seg.dataset import AnnotatedPicture, PictureSource, SegDataset
-from datamodules.seg.image_folder import PictureFolderSource
+from datamodules.seg.collate import collate_images
+from datamodules.seg.dataset import AnnotatedImage, ImageSource, SegDataset
+from datamodules.seg.image_folder import ImageFolderSource
 from datamodules.transforms.label_maps import LabelMaps
 from engine.deploy.predict import check_frames, coco_data, restored_as
 from evaluation.speed.latency import TimedModel
@@ -26,21 +26,21 @@ from models.seg.inference.views import LARGEST_FRAME
 from models.seg.protocol import TimedSegModel
 from structures import BadDataPolicy, SegBatch
 
-NOISE_SIDE = 640  # pixels of generated pictures where no size is given
-NOISE_PICTURES = 16  # different ones
+NOISE_SIDE = 640  # pixels of generated images where no size is given
+NOISE_IMAGES = 16  # different ones
 
 
 @dataclass(frozen=True, slots=True)
-class PicturesToTime:
-    """Which pictures models are timed on.
+class ImagesToTime:
+    """Which images models are timed on.
 
     Attributes:
-        annotations: COCO file that names them; None for pictures of noise, which are in memory.
+        annotations: COCO file that names them; None for images of noise, which are in memory.
         images: their folder; None looks beside the annotations.
-        size: pixels of the longer side after resizing, and side of pictures of noise; None for what
+        size: pixels of the longer side after resizing, and side of images of noise; None for what
             each checkpoint was validated with, and `NOISE_SIDE`.
-        scale: factor on the size of every picture of a file, instead.
-        bad_data: what becomes of faulty pictures.
+        scale: factor on the size of every image of a file, instead.
+        bad_data: what becomes of faulty images.
 
     Raises:
         ValueError: a size or factor is out of range, both are given, or a folder or a factor is
@@ -63,20 +63,20 @@ class PicturesToTime:
                 f"and {self.scale}"
             )
         if self.annotations is None and (self.images or self.scale) is not None:
-            raise ValueError("--images and --scale need --annotations, which name the pictures")
+            raise ValueError("--images and --scale need --annotations, which name the images")
         side = self.size or 0
-        if self.annotations is None and side * side * NOISE_PICTURES > LARGEST_FRAME:
-            most = math.isqrt(LARGEST_FRAME // NOISE_PICTURES)
+        if self.annotations is None and side * side * NOISE_IMAGES > LARGEST_FRAME:
+            most = math.isqrt(LARGEST_FRAME // NOISE_IMAGES)
             raise ValueError(
-                f"{NOISE_PICTURES} pictures of noise are held in memory, so their size is at most "
-                f"{most} px, got {side}; give --annotations to time larger pictures"
+                f"{NOISE_IMAGES} images of noise are held in memory, so their size is at most "
+                f"{most} px, got {side}; give --annotations to time larger images"
             )
 
     def __str__(self) -> str:
         if self.annotations is None:
             side = self.size or NOISE_SIDE
             return (
-                f"{NOISE_PICTURES} pictures of noise, {side} x {side}, in memory: nothing is read "
+                f"{NOISE_IMAGES} images of noise, {side} x {side}, in memory: nothing is read "
                 "or decoded, and post-processing depends on what is found in noise"
             )
         how = "resized as in validation"
@@ -89,32 +89,32 @@ class PicturesToTime:
 
 @dataclass(frozen=True)
 class NoiseSource:
-    """Square pictures of uniform noise, made once; equal for equal sizes.
+    """Square images of uniform noise, made once; equal for equal sizes.
 
     Attributes:
-        pictures: (n, side, side, 3) uint8.
+        images: (n, side, side, 3) uint8.
     """
 
-    pictures: npt.NDArray[np.uint8]
+    images: npt.NDArray[np.uint8]
 
     @classmethod
-    def of_side(cls, side: int, count: int = NOISE_PICTURES) -> NoiseSource:
-        """Draw ``count`` pictures of ``side`` pixels."""
+    def of_side(cls, side: int, count: int = NOISE_IMAGES) -> NoiseSource:
+        """Draw ``count`` images of ``side`` pixels."""
         random = np.random.default_rng(0)
         return cls(random.integers(256, size=(count, side, side, 3), dtype=np.uint8))
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
-    def read(self, index: int) -> AnnotatedPicture:
-        """Return one picture without instances."""
-        image, nothing = self.pictures[index], np.zeros(0, dtype=np.int64)
+    def read(self, index: int) -> AnnotatedImage:
+        """Return one image without instances."""
+        image, nothing = self.images[index], np.zeros(0, dtype=np.int64)
         maps = LabelMaps(np.zeros((0, *image.shape[:2]), dtype=np.uint8), nothing, nothing)
-        return AnnotatedPicture(image, maps, nothing, nothing.astype(bool), index, f"noise {index}")
+        return AnnotatedImage(image, maps, nothing, nothing.astype(bool), index, f"noise {index}")
 
     def sizes(self) -> npt.NDArray[np.int64]:
         """Return (n, 2), height and width."""
-        return np.tile(np.array(self.pictures.shape[1:3], dtype=np.int64), (len(self), 1))
+        return np.tile(np.array(self.images.shape[1:3], dtype=np.int64), (len(self), 1))
 
     def counts(self) -> npt.NDArray[np.int64]:
         """Return (n,) zeros."""
@@ -123,29 +123,29 @@ class NoiseSource:
 
 def timed_models(
     checkpoints: Sequence[Path],
-    pictures: PicturesToTime,
+    images: ImagesToTime,
     device: torch.device,
     inference: Mapping[str, Any] | None = None,
 ) -> list[TimedModel]:
-    """Restore checkpoints on a device, each with the pictures as it sees them.
+    """Restore checkpoints on a device, each with the images as it sees them.
 
-    Instances of the pictures are not read: a deployed model has none. Thresholds are those of
+    Instances of the images are not read: a deployed model has none. Thresholds are those of
     validation (A254).
 
     Args:
         checkpoints: of segmentation models, written by `train.py`.
-        pictures: which.
+        images: which.
         device: where networks and batches go.
         inference: values of `InferenceOptions` that win over the checkpoints'.
 
     Raises:
         ValueError: a file is missing or broken, or a model cannot be timed.
     """
-    return [_timed_model(path, pictures, device, inference or {}) for path in checkpoints]
+    return [_timed_model(path, images, device, inference or {}) for path in checkpoints]
 
 
 def _timed_model(
-    checkpoint: Path, pictures: PicturesToTime, device: torch.device, inference: Mapping[str, Any]
+    checkpoint: Path, images: ImagesToTime, device: torch.device, inference: Mapping[str, Any]
 ) -> TimedModel:
     restored = restored_as(checkpoint, SegmentationModule)
     module: Any = restored.module
@@ -156,11 +156,11 @@ def _timed_model(
             f"{checkpoint}: {type(network).__name__} cannot be timed in parts; it needs "
             "network_outputs and instances (models/seg/protocol.py)"
         )
-    dataset, multiple = _dataset(restored, pictures, options)
+    dataset, multiple = _dataset(restored, images, options)
 
     def load(numbers: Sequence[int]) -> SegBatch:
         items = [dataset[SampleKey(number)] for number in numbers]
-        return collate_pictures(items, multiple).to(device)
+        return collate_images(items, multiple).to(device)
 
     parts: dict[str, Any] = {"network": network.network_outputs, "post": network.instances}
     if options is not None:
@@ -173,7 +173,7 @@ def _timed_model(
     tensors = [*weights, *module.model.buffers()]
     return TimedModel(
         name=str(checkpoint),
-        pictures=len(dataset),
+        images=len(dataset),
         load=load,
         parameters=sum(w.numel() for w in weights),
         weight_bytes=sum(t.numel() * t.element_size() for t in tensors),
@@ -182,30 +182,30 @@ def _timed_model(
 
 
 def _dataset(
-    restored: Any, pictures: PicturesToTime, options: InferenceOptions | None
+    restored: Any, images: ImagesToTime, options: InferenceOptions | None
 ) -> tuple[SegDataset, int]:
-    """Return pictures without instances, prepared as in validation, and the padding's multiple."""
+    """Return images without instances, prepared as in validation, and the padding's multiple."""
     prepared = dict(restored.facts["preprocessing"])
-    source: PictureSource
-    if pictures.annotations is None:
-        source = NoiseSource.of_side(pictures.size or NOISE_SIDE)
+    source: ImageSource
+    if images.annotations is None:
+        source = NoiseSource.of_side(images.size or NOISE_SIDE)
         resizing: dict[str, Any] = {"scale": 1.0}
     else:
-        data = coco_data(restored, pictures.annotations, pictures.images, 1, pictures.bad_data)
+        data = coco_data(restored, images.annotations, images.images, 1, images.bad_data)
         records = data.image_records("test")
         files = tuple(Path(record["path"]) for record in records)
-        source = PictureFolderSource(files, tuple(range(len(files))))
+        source = ImageFolderSource(files, tuple(range(len(files))))
         names = {
             "short_side": "eval_short_side",
             "scale": "scale",
             "max_long_side": "max_long_side",
         }
         resizing = {name: prepared[key] for name, key in names.items()}
-        if pictures.size is not None:
-            resizing |= {"short_side": pictures.size, "max_long_side": pictures.size}
-        if pictures.scale is not None:
-            resizing = {"short_side": None, "scale": pictures.scale, "max_long_side": None}
-        check_frames(pictures.annotations, records, resizing, options)
+        if images.size is not None:
+            resizing |= {"short_side": images.size, "max_long_side": images.size}
+        if images.scale is not None:
+            resizing = {"short_side": None, "scale": images.scale, "max_long_side": None}
+        check_frames(images.annotations, records, resizing, options)
     stride = prepared["mask_stride"]
     return SegDataset(source, mask_stride=stride, **resizing), prepared["size_multiple"]
 

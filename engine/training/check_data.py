@@ -54,7 +54,7 @@ class RecipeReader(SegmilCLI):
 
 
 def check_data(arguments: list[str]) -> CheckedData:
-    """Parse a recipe and check all of its data, every picture or bag to its end.
+    """Parse a recipe and check all of its data, every image or bag to its end.
 
     Args:
         arguments: what would follow ``train.py fit``.

@@ -1,4 +1,4 @@
-"""Two models' predictions of the same bags or pictures: read, paired, compared, put into tables."""
+"""Two models' predictions of the same bags or images: read, paired, compared, put into tables."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 from evaluation.comparison.pairs import PairedBags, one_against_rest, pair_bags, units_per_class
 from evaluation.comparison.run_predictions import Predictions, find_predictions
 from evaluation.mil.predictions_csv import read_bag_csv
-from evaluation.seg.coco_bootstrap import compare_pictures
+from evaluation.seg.coco_bootstrap import compare_images
 from evaluation.statistics.delong import DeLongTest, delong_test
 from evaluation.statistics.paired import Difference, Paired, compare_bags
 from formats.coco.results import read_ground_truth, read_results
 from structures import BadDataPolicy, Problem
 
-_FEW = 10  # bags, patients or pictures below which intervals hold the truth too seldom (A187)
+_FEW = 10  # bags, patients or images below which intervals hold the truth too seldom (A187)
 _COLUMNS = ["metric", "A", "B", "A - B", "2.5 %", "97.5 %", "p"]
 
 
@@ -78,14 +78,14 @@ def compare_files(
     how = settings or Settings()
     if annotations is None:
         if how.max_dets:
-            raise ValueError("--max-dets caps detections in pictures; bags have none")
+            raise ValueError("--max-dets caps detections in images; bags have none")
         return _compare_bag_files(sources, how)
     if how.thresholds:
         raise ValueError("--threshold decides on bags; COCO metrics take every confidence")
-    found = [find_predictions(path, "pictures") for path in sources]
+    found = [find_predictions(path, "images") for path in sources]
     truth, problems = read_ground_truth(annotations, how.bad_data)
     results = [read_results(one.file, truth, how.bad_data) for one in found]
-    paired = compare_pictures(
+    paired = compare_images(
         truth,
         results[0][0],
         results[1][0],
@@ -94,12 +94,12 @@ def compare_files(
         seed=how.seed,
         tell=how.tell,
     )
-    title = f"{annotations}: {len(truth['images'])} pictures, {how.draws} draws of pictures"
+    title = f"{annotations}: {len(truth['images'])} images, {how.draws} draws of images"
     problems += results[0][1] + results[1][1]
     files = [annotations, *(one.file for one in found)]
     extra = {"pictures": len(truth["images"]), "draws": how.draws}
     result = _comparison(sources, title, paired, problems, files, extra)
-    result.notes.extend(_too_few(len(truth["images"]), "picture", "the ground truth"))
+    result.notes.extend(_too_few(len(truth["images"]), "image", "the ground truth"))
     return result
 
 

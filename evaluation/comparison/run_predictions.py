@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from zipfile import BadZipFile
 
-Kind = Literal["bags", "pictures"]
+Kind = Literal["bags", "images"]
 
 # ValueError: no number, or an archive that is refused.
 _UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, BadZipFile, pickle.UnpicklingError)
 
 _NAMES: dict[Kind, tuple[str, ...]] = {
     "bags": ("bags.csv",),
-    "pictures": ("test.json", "predict.json"),
+    "images": ("test.json", "predict.json"),
 }
 
 
@@ -42,12 +42,12 @@ def find_predictions(path: Path, kind: Kind) -> Predictions:
     Args:
         path: a file; a run folder ``runs/NAME/version_K``; its ``predictions`` folder; or
             ``runs/NAME`` where one version holds predictions.
-        kind: bags (CSV) or pictures (COCO results).
+        kind: bags (CSV) or images (COCO results).
 
     Raises:
         ValueError: a folder holds no such predictions or several, or a file is of the other kind.
     """
-    other = {"bags": ".json", "pictures": ".csv"}[kind]
+    other = {"bags": ".json", "images": ".csv"}[kind]
     if not path.is_dir():
         if path.suffix.lower() == other:
             raise ValueError(f"{path}: {_of_the_other_kind(kind)}")
@@ -62,19 +62,19 @@ def find_predictions(path: Path, kind: Kind) -> Predictions:
         raise ValueError(f"{path}: holds several predictions, name one of them: {listed}")
     if not found:
         raise ValueError(f"{path}: {_nothing_found(path, kind)}")
-    if kind == "pictures":
+    if kind == "images":
         return Predictions(found[0])
     return Predictions(found[0], *_threshold(found[0].parent.parent))
 
 
 def _of_the_other_kind(kind: Kind) -> str:
     if kind == "bags":
-        return "results of pictures are compared with --annotations GROUND_TRUTH.json"
+        return "results of images are compared with --annotations GROUND_TRUTH.json"
     return "a table of bags is compared without --annotations; give COCO results, a JSON list"
 
 
 def _nothing_found(path: Path, kind: Kind) -> str:
-    opposite: Kind = "pictures" if kind == "bags" else "bags"
+    opposite: Kind = "images" if kind == "bags" else "bags"
     for folder in (path, *sorted(path.glob("version_*"))):
         if any((folder / "predictions" / name).is_file() for name in _NAMES[opposite]):
             return f"holds predictions of {opposite}; {_of_the_other_kind(kind)}"

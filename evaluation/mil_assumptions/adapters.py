@@ -80,7 +80,7 @@ class NamedModel:
         name: dotted.
         adapter: how its modules take bags.
         init_args: arguments of its constructor.
-        in_features: D, told to the learners of this repository.
+        in_features: D, told to the models of this repository.
         choice: how the adapter was chosen, in words.
     """
 
@@ -226,7 +226,7 @@ def _maker(name: str) -> Callable[..., Any]:
         if missing and (path == missing or path.startswith(f"{missing}.")):
             remedy = "install it, or run from the folder it lies in"
             if name.startswith(_OURS):
-                remedy = f"names under {_OURS} are learners of this repository"
+                remedy = f"names under {_OURS} are models of this repository"
             raise ValueError(f"{name}: there is no module {missing!r}; {remedy}") from None
         raise ValueError(
             f"{name}: importing {path} raised {type(error).__name__}: {error}"

@@ -4,7 +4,7 @@ Three ways in which modules take bags, by the name of their adapter:
 
     batch    module(X, mask)   X (B, N, D) padded with 0, mask (B, N) True = real -> (B,) or (B, 1)
     bag      module(X)         X (N, D), one bag -> one logit of any shape
-    packed   module(BagBatch)  -> MILOutput with logits (B, 1), as all learners of models/mil
+    packed   module(BagBatch)  -> MILOutput with logits (B, 1), as all models of models/mil
 
 Of a tuple the first item counts. Logits are log-odds of class 1. What a module does wrong with them
 is a ValueError that names the module, what it was given, what it returned and what to do.
@@ -248,7 +248,7 @@ class PackedModel(ModuleModel):
 
     adapter = "packed"
     remedy = (
-        "it calls module(BagBatch) and needs a MILOutput with logits (B, 1), as the learners of "
+        "it calls module(BagBatch) and needs a MILOutput with logits (B, 1), as the models of "
         "models/mil return for task binary; --adapter batch or bag calls other modules"
     )
 
@@ -279,13 +279,13 @@ class PackedModel(ModuleModel):
         return logits, scores
 
     def before_training(self, labels: Tensor, sizes: Tensor) -> None:
-        """Tell a learner that wants to know it."""
-        see = getattr(self.module, "see_training_bags", None)
+        """Tell a model that wants to know it."""
+        see = getattr(self.module, "set_training_bags", None)
         if see is not None:
             see(torch.arange(len(labels)), labels, sizes)
 
     def before_step(self, progress: float, numbers: Tensor) -> None:
-        """Number the bags of the step, for learners that keep something of each."""
+        """Number the bags of the step, for models that keep something of each."""
         self._numbers = numbers
 
     def _answer(self, batch: BagBatch) -> tuple[Any, Tensor]:
@@ -316,7 +316,7 @@ def mask_place(module: nn.Module) -> Literal["keyword", "second", "none"]:
 def pack_bags(bags: Bags, labels: Tensor | None = None, numbers: Tensor | None = None) -> BagBatch:
     """Return bags as a batch; without labels or numbers all have label or number 0.
 
-    Some learners draw by a bag's number, which is its own in a data set. With one number for all,
+    Some models draw by a bag's number, which is its own in a data set. With one number for all,
     what a bag gets depends on no place in a batch (A165).
     """
     sizes = torch.tensor([len(bag) for bag in bags])

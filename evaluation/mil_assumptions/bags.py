@@ -1,7 +1,7 @@
 """Bags in which breaking the assumption of multiple-instance learning is easier than keeping it.
 
 Raff & Holt, "Reproducibility in Multiple Instance Learning: A Case For Algorithmic Unit Tests",
-NeurIPS 2023. Training bags hold a shortcut that reverses in the test bags, so that a learner that
+NeurIPS 2023. Training bags hold a shortcut that reverses in the test bags, so that a model that
 took it ranks the test bags the wrong way round. Instances are drawn from N(mean, standard
 deviation) in each of D coordinates, independently; background from N(0, 1). Half of the bags are
 positive. How many of each kind a bag holds, ends included:

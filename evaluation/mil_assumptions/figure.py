@@ -1,4 +1,4 @@
-"""Figure of the algorithmic unit tests: how far each learner falls from training to test bags.
+"""Figure of the algorithmic unit tests: how far each model falls from training to test bags.
 
 A panel a test and a line a learner: from the area under the ROC curve of the training bags, an open
 circle, to that of the test bags, a filled one for each seed. Below .5 the test bags are ranked the
@@ -33,10 +33,10 @@ COLOURS: dict[Verdict, str] = {
 
 
 def plot_assumptions(results: Mapping[str, Sequence[SeedResult]]) -> Figure:
-    """Plot training and test AUC by learner and test.
+    """Plot training and test AUC by model and test.
 
     Args:
-        results: by learner, one a test and seed.
+        results: by model, one a test and seed.
 
     Raises:
         ValueError: there is no result.
@@ -59,7 +59,7 @@ def plot_assumptions(results: Mapping[str, Sequence[SeedResult]]) -> Figure:
 
 
 def rank(results: Sequence[SeedResult]) -> tuple[int, int, float]:
-    """Return what puts a learner higher: more tests passed, fewer violated, a larger mean AUC."""
+    """Return what puts a model higher: more tests passed, fewer violated, a larger mean AUC."""
     verdicts = [
         verdict_of([result.vote for result in results if result.test == test])
         for test in sorted({result.test for result in results})

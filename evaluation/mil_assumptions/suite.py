@@ -1,4 +1,4 @@
-"""Algorithmic unit tests of multiple-instance learners: does one respect what makes a bag positive?
+"""Algorithmic unit tests of multiple-instance models: does one respect what makes a bag positive?
 
 Raff & Holt, "Reproducibility in Multiple Instance Learning: A Case For Algorithmic Unit Tests",
 NeurIPS 2023. A model is trained on bags in which an illegal shortcut is easier than the legal rule

@@ -204,7 +204,7 @@ def area_under_roc(model: BagModel, bags: AssumptionBags) -> float:
 
 def name_of(model: BagModel) -> str:
     """Return how messages call a model."""
-    network = getattr(model, "network", model.module)  # of a recipe's module, the learner
+    network = getattr(model, "network", model.module)  # of a recipe's module, the model
     return f"{type(network).__name__} through the adapter {model.adapter}"
 
 

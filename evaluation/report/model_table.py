@@ -1,7 +1,7 @@
 """One row a model: detection at a confidence, average precision, size and time.
 
 The comparison of one-stage and two-stage segmentors in orchards (Sapkota, Ahmed, Karkee 2024,
-arXiv 2312.07935) reports precision and recall at confidence 0.5 and milliseconds a picture. These
+arXiv 2312.07935) reports precision and recall at confidence 0.5 and milliseconds an image. These
 rows hold the same for any two models on any set of COCO's format, by one evaluator and one clock.
 """
 
@@ -40,7 +40,7 @@ def model_row(
         dataset: likewise.
         point: `OperatingPoint.summary`.
         average_precision: COCO metrics; AP by area and AR are left out.
-        max_dets: cap a picture and class that they were computed with.
+        max_dets: cap an image and class that they were computed with.
         parameters: number of weights, or None.
         latency: the model's row of `measure_latency`, or None.
 

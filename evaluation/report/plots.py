@@ -51,7 +51,7 @@ def plot_coco_pr(scores: CocoScores) -> Figure:
             recall, precision = scores.pr_curve(iou_type, iou)
             label = f"{name}   AP {precision.mean():.3f}"
             axes.plot(recall, precision, color=colour, label=label)
-        _square(axes, "recall", "precision", f"{KIND[iou_type]} · {scores.num_images} pictures")
+        _square(axes, "recall", "precision", f"{KIND[iou_type]} · {scores.num_images} images")
         axes.legend(loc="best", fontsize=9)
     return figure
 
@@ -107,7 +107,7 @@ def plot_operating_points(points: Mapping[str, OperatingPoint]) -> Figure:
         values, best = point.metrics(), point.tuned()
         for axes, rate in zip(panels.flat, rates, strict=False):
             axes.plot(point.confidences, curves[f"mean_{rate}"], color=colour)
-        tuned = f"tuned on these pictures {best.f1:.3f} at {best.score:.2f}"
+        tuned = f"tuned on these images {best.f1:.3f} at {best.score:.2f}"
         label = f"{name}   F1 {values['mean_f1']:.3f}, {tuned}"
         pr = panels[1, 1]
         pr.plot(curves["mean_recall"], curves["mean_precision"], color=colour, label=label)
@@ -122,10 +122,8 @@ def plot_operating_points(points: Mapping[str, OperatingPoint]) -> Figure:
     _square(panels[1, 1], "recall", "precision", "precision and recall")
     figure.legend(loc="outside lower center", fontsize=9)
     kind = f"{KIND[shown.iou_type]} IoU {shown.iou:g}"
-    pictures = f"{len(shown.image_ids)} pictures"
-    figure.suptitle(
-        f"means over classes · {kind} · {pictures} · marked: confidence {shown.score:g}"
-    )
+    images = f"{len(shown.image_ids)} images"
+    figure.suptitle(f"means over classes · {kind} · {images} · marked: confidence {shown.score:g}")
     return figure
 
 
@@ -162,7 +160,7 @@ def plot_confusion(matrix: Values, class_names: Sequence[str], title: str = "") 
 
 def plot_attention(
     attention: Values,
-    pictures: Values | None = None,
+    images: Values | None = None,
     instance_labels: Values | None = None,
     title: str = "",
     *,
@@ -173,7 +171,7 @@ def plot_attention(
 
     Args:
         attention: (n,) weights that sum to 1.
-        pictures: (n, h, w) grey or (n, h, w, 3) colour pictures of the instances, or None.
+        images: (n, h, w) grey or (n, h, w, 3) colour images of the instances, or None.
         instance_labels: (n,) with values above 0 for witnesses and below 0 for unknown, or None.
         title: of the figure.
         ordered: most attended first; else as in the bag.
@@ -186,18 +184,18 @@ def plot_attention(
     total = weights.size
     if weights.ndim != 1 or total == 0:
         raise ValueError(f"attention must be (n,) with n >= 1, got shape {weights.shape}")
-    for name, value in (("pictures", pictures), ("instance_labels", instance_labels)):
+    for name, value in (("images", images), ("instance_labels", instance_labels)):
         if value is not None and len(value) != total:
             raise ValueError(f"{total} attention weights but {len(value)} {name}")
     shown = np.argsort(-weights, kind="stable")[:limit]
     shown = shown if ordered else np.sort(shown)
     witness = None if instance_labels is None else np.asarray(instance_labels) > 0
-    figure = _figure(max(3.6, 0.56 * shown.size + 1.2), 2.4 if pictures is None else 3.2)
-    ratios = [1.0] if pictures is None else [3.0, 1.0]
+    figure = _figure(max(3.6, 0.56 * shown.size + 1.2), 2.4 if images is None else 3.2)
+    ratios = [1.0] if images is None else [3.0, 1.0]
     panels = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=ratios)
     _attention_bars(panels[0, 0], weights, shown, witness)
-    if pictures is not None:
-        _thumbnails(panels[1, 0], np.asarray(pictures), shown, witness)
+    if images is not None:
+        _thumbnails(panels[1, 0], np.asarray(images), shown, witness)
     last = panels[-1, 0]
     last.set_xlim(-0.6, shown.size - 0.4)
     last.set_xticks(range(shown.size), [str(i) for i in shown], fontsize=8)
@@ -269,13 +267,13 @@ def _attention_bars(axes: Axes, weights: Values, shown: Values, witness: Values 
         axes.spines[side].set_visible(False)
 
 
-def _thumbnails(axes: Axes, pictures: Values, shown: Values, witness: Values | None) -> None:
+def _thumbnails(axes: Axes, images: Values, shown: Values, witness: Values | None) -> None:
     from matplotlib.patches import Rectangle
 
-    low, high = float(pictures.min()), float(pictures.max())
+    low, high = float(images.min()), float(images.max())
     for position, i in enumerate(shown):
         extent = (position - 0.42, position + 0.42, 0.0, 1.0)
-        axes.imshow(pictures[i], cmap="gray", extent=extent, aspect="auto", vmin=low, vmax=high)
+        axes.imshow(images[i], cmap="gray", extent=extent, aspect="auto", vmin=low, vmax=high)
         if witness is not None and witness[i]:
             corner = (position - 0.42, 0.0)
             axes.add_patch(Rectangle(corner, 0.84, 1.0, fill=False, edgecolor=ORANGE, linewidth=3))

@@ -1,7 +1,7 @@
 """COCO average precision and recall of boxes and masks, from run-length codes only.
 
 Lin et al., "Microsoft COCO: Common Objects in Context" (ECCV 2014); the protocol is what the COCO
-API computes: greedy matching by score per picture and class, precision interpolated at 101
+API computes: greedy matching by score per image and class, precision interpolated at 101
 recalls, IoU .50:.05:.95. The names of the metrics are listed in ``evaluation/seg/coco_scores.py``.
 """
 
@@ -35,17 +35,17 @@ def evaluate_results(
         ground_truth: content of a COCO instances file. Size bins use its ``area``.
         results: rows with the data set's own ids. Size bins use the area of what is compared: of
             the mask for ``segm`` even if the row has a box too, of the box for ``bbox``.
-        max_dets: cap on detections a picture and class, by score. One number m, alone or in a
+        max_dets: cap on detections an image and class, by score. One number m, alone or in a
             list, stands for those of 1, 10 and 100 that are below m, and m itself; several are
             taken as they are. AP and the ARs by size are at the largest.
         iou_types: ``bbox``, ``segm`` or both; None for what all rows hold.
         backend: ``fast`` (hotcoco) or ``pycocotools``; their numbers are equal.
-        image_ids: pictures to evaluate, None for all of the ground truth. A picture without
+        image_ids: images to evaluate, None for all of the ground truth. An image without
             results counts as one without detections.
 
     Raises:
         ValueError: broken ground truth (see ``check_ground_truth``), rows that do not fit it (see
-            ``check_results``) or lack what ``iou_types`` needs, an unknown picture in
+            ``check_results``) or lack what ``iou_types`` needs, an unknown image in
             ``image_ids``, or a bad ``max_dets``.
     """
     check_ground_truth(ground_truth)
@@ -80,7 +80,7 @@ def score_results(
         image_ids: images to evaluate.
 
     Raises:
-        ValueError: rows lack what ``iou_types`` needs, an unknown picture in ``image_ids``, or a
+        ValueError: rows lack what ``iou_types`` needs, an unknown image in ``image_ids``, or a
             bad ``max_dets``.
     """
     types = _iou_types(ground_truth, results, iou_types)
@@ -126,14 +126,14 @@ def detection_caps(max_dets: Sequence[int] | int) -> tuple[int, ...]:
 
 
 class CocoEvaluator:
-    """Collects predictions picture by picture and scores them.
+    """Collects predictions image by image and scores them.
 
     It holds boxes, scores, labels and compressed masks, never pixels, so its memory grows with the
     number of predictions only. One for each data set and process; ``merge`` joins processes.
 
     Args:
         category_map: labels to the data set's category ids.
-        max_dets: cap on detections a picture and class (see ``evaluate_results``).
+        max_dets: cap on detections an image and class (see ``evaluate_results``).
         backend: ``fast`` or ``pycocotools``.
         iou_types: ``bbox``, ``segm`` or both.
     """
@@ -149,21 +149,21 @@ class CocoEvaluator:
         self.max_dets = max_dets
         self.backend: Backend = backend
         self.iou_types = tuple(iou_types)
-        self._pictures: dict[int, _Picture] = {}
+        self._images: dict[int, _Image] = {}
 
     def __len__(self) -> int:
-        """Return the number of pictures held."""
-        return len(self._pictures)
+        """Return the number of images held."""
+        return len(self._images)
 
     def add(self, image_id: int, instances: Instances) -> None:
-        """Add the predictions of one picture; a picture already held is left as it is.
+        """Add the predictions of one image; an image already held is left as it is.
 
         So a sample that a distributed sampler repeats counts once.
 
         Raises:
             ValueError: there are no masks though ``segm`` is evaluated, or a label is unknown.
         """
-        if image_id in self._pictures:
+        if image_id in self._images:
             return
         if instances.masks is None and "segm" in self.iou_types:
             raise ValueError(
@@ -177,7 +177,7 @@ class CocoEvaluator:
                 f"{len(self.category_map)} classes, numbered from 0"
             )
         masks = None if instances.masks is None else instances.masks.to_coco()
-        self._pictures[image_id] = _Picture(
+        self._images[image_id] = _Image(
             size=(int(instances.size[0]), int(instances.size[1])),
             labels=labels,
             scores=instances.scores.detach().cpu().double().numpy(),
@@ -186,46 +186,46 @@ class CocoEvaluator:
         )
 
     def reset(self) -> None:
-        """Forget all pictures."""
-        self._pictures.clear()
+        """Forget all images."""
+        self._images.clear()
 
     def state(self) -> dict[int, tuple[Any, ...]]:
         """Return what another process needs: plain tuples and arrays that can be pickled."""
-        return {image_id: tuple(picture) for image_id, picture in self._pictures.items()}
+        return {image_id: tuple(image) for image_id, image in self._images.items()}
 
     def merge(self, states: Iterable[Mapping[int, tuple[Any, ...]]]) -> None:
-        """Add the pictures of other processes' ``state``; those already held stay as they are."""
+        """Add the images of other processes' ``state``; those already held stay as they are."""
         for state in states:
-            for image_id, picture in state.items():
-                self._pictures.setdefault(image_id, _Picture(*picture))
+            for image_id, image in state.items():
+                self._images.setdefault(image_id, _Image(*image))
 
     def results(self) -> list[Row]:
-        """Return the COCO results list, pictures by ascending id.
+        """Return the COCO results list, images by ascending id.
 
         Numbers are exact, so that the list written to JSON and read again scores the same.
         """
         return [
             row
-            for image_id in sorted(self._pictures)
-            for row in self._pictures[image_id].rows(image_id, self.category_map)
+            for image_id in sorted(self._images)
+            for row in self._images[image_id].rows(image_id, self.category_map)
         ]
 
     def compute(self, ground_truth: Mapping[str, Any]) -> CocoScores:
-        """Score the pictures held against ground truth in the data set's own ids.
+        """Score the images held against ground truth in the data set's own ids.
 
         Categories that only the model knows are added without instances: they change no mean.
 
         Args:
-            ground_truth: content of a COCO instances file, checked when it was read. Pictures of it
+            ground_truth: content of a COCO instances file, checked when it was read. Images of it
                 that were not added are left out, with one warning.
 
         Raises:
             ValueError: no image was added, an image is unknown or has another size in the ground
                 truth, a category id means something else there, or a score or a box is not finite.
         """
-        if not self._pictures:
+        if not self._images:
             raise ValueError("no predictions were added, so there is nothing to score")
-        self._check_pictures(ground_truth)
+        self._check_images(ground_truth)
         truth = {**ground_truth, "categories": self._all_categories(ground_truth)}
         rows = self.results()
         check_results(rows, truth)
@@ -235,23 +235,23 @@ class CocoEvaluator:
             max_dets=self.max_dets,
             iou_types=self.iou_types,
             backend=self.backend,
-            image_ids=self._pictures,
+            image_ids=self._images,
         )
 
-    def _check_pictures(self, ground_truth: Mapping[str, Any]) -> None:
+    def _check_images(self, ground_truth: Mapping[str, Any]) -> None:
         images = {image["id"]: image for image in ground_truth["images"]}
-        for image_id, picture in self._pictures.items():
+        for image_id, image in self._images.items():
             if image_id not in images:
                 raise ValueError(f"image {image_id} is not in the ground truth")
             size = (int(images[image_id]["height"]), int(images[image_id]["width"]))
-            if picture.size != size:
+            if image.size != size:
                 raise ValueError(
-                    f"image {image_id} was predicted at (height, width) {picture.size}, the ground "
-                    f"truth says {size}; return predictions in the frame of the original picture"
+                    f"image {image_id} was predicted at (height, width) {image.size}, the ground "
+                    f"truth says {size}; return predictions in the frame of the original image"
                 )
-        if len(self._pictures) < len(images):
+        if len(self._images) < len(images):
             warnings.warn(
-                f"scoring {len(self._pictures)} of the {len(images)} pictures of the ground truth",
+                f"scoring {len(self._images)} of the {len(images)} images of the ground truth",
                 stacklevel=3,
             )
 
@@ -270,8 +270,8 @@ class CocoEvaluator:
         return [*ground_truth["categories"], *missing]
 
 
-class _Picture(NamedTuple):
-    """The predictions of one picture, compact: K of them, masks as COCO text."""
+class _Image(NamedTuple):
+    """The predictions of one image, compact: K of them, masks as COCO text."""
 
     size: tuple[int, int]
     labels: npt.NDArray[np.int64]
@@ -345,7 +345,7 @@ def _warn_if_empty(rows: Sequence[Row], types: Sequence[IouType]) -> None:
     if not any(_has_pixels(row["segmentation"]) for row in rows):
         warnings.warn(
             f"all {len(rows)} predicted masks are empty, so mask AP is 0; see whether masks are "
-            "thresholded and pasted into the picture's frame",
+            "thresholded and pasted into the image's frame",
             stacklevel=3,
         )
 

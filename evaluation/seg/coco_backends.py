@@ -54,13 +54,13 @@ class CocoPair(NamedTuple):
     detections: list[dict[str, Any]]
 
 
-class PictureMatches(NamedTuple):
-    """How the D detections of one class in one picture were matched, best score first.
+class ImageMatches(NamedTuple):
+    """How the D detections of one class in one image were matched, best score first.
 
     T = 10 IoU thresholds.
 
     Attributes:
-        picture: number of the picture by ascending id.
+        image: number of the image by ascending id.
         category: number of the class by ascending id.
         area: number of the area range: all, small, medium, large.
         scores: (D,).
@@ -69,7 +69,7 @@ class PictureMatches(NamedTuple):
         positives: ground truths that count in the area range.
     """
 
-    picture: int
+    image: int
     category: int
     area: int
     scores: FloatArray
@@ -88,11 +88,11 @@ def accumulate(
     """Match detections to ground truth and accumulate precision and recall.
 
     Args:
-        truth: COCO ground truth; its images are the pictures evaluated.
-        rows: COCO results rows of those pictures, each with ``bbox`` or ``segmentation`` as
+        truth: COCO ground truth; its images are the images evaluated.
+        rows: COCO results rows of those images, each with ``bbox`` or ``segmentation`` as
             ``iou_type`` needs.
         iou_type: overlap of boxes or of masks.
-        max_dets: ascending caps on detections a picture and class.
+        max_dets: ascending caps on detections an image and class.
         backend: ``fast`` or ``pycocotools``.
 
     Raises:
@@ -106,24 +106,24 @@ def accumulate(
     return Accumulated(*(np.asarray(arrays[name]) for name in Accumulated._fields))
 
 
-def match_pictures(
+def match_images(
     truth: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
     iou_type: IouType,
     max_det: int,
     backend: Backend = "fast",
-) -> list[PictureMatches]:
-    """Match detections to ground truth and return the outcome picture by picture.
+) -> list[ImageMatches]:
+    """Match detections to ground truth and return the outcome image by image.
 
     Args:
         truth: see `accumulate`.
         rows: see `accumulate`.
         iou_type: see `accumulate`.
-        max_det: cap on detections a picture and class.
+        max_det: cap on detections an image and class.
         backend: see `accumulate`.
 
     Returns:
-        One entry for each picture, class and area range with a ground truth or a detection.
+        One entry for each image, class and area range with a ground truth or a detection.
 
     Raises:
         ValueError: see `accumulate`.
@@ -137,12 +137,12 @@ def match_pictures(
         return [_matches(one, number[tuple(one["aRng"])]) for one in found if one is not None]
 
 
-def _matches(one: Mapping[str, Any], area: int) -> PictureMatches:
+def _matches(one: Mapping[str, Any], area: int) -> ImageMatches:
     shape = len(IOU_THRESHOLDS), len(one["dtScores"])
     matched = np.asarray(one["dtMatches"]).reshape(shape) > 0
     counts = ~np.asarray(one["dtIgnore"], dtype=bool).reshape(shape)
-    return PictureMatches(
-        picture=int(one["image_id"]),
+    return ImageMatches(
+        image=int(one["image_id"]),
         category=int(one["category_id"]),
         area=area,
         scores=np.asarray(one["dtScores"], dtype=np.float64),

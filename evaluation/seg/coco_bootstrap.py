@@ -1,6 +1,6 @@
-"""Paired bootstrap of COCO metrics over pictures (A185).
+"""Paired bootstrap of COCO metrics over images (A185).
 
-Each draw is a data set of as many pictures, taken with replacement and scored as
+Each draw is a data set of as many images, taken with replacement and scored as
 `evaluation.seg.coco_weighted` says; both models are scored on the same draws.
 """
 
@@ -22,7 +22,7 @@ from formats.coco.results import Row
 _CELLS_PER_BLOCK = 2_000_000  # draws x detections of a class held at once
 
 
-def compare_pictures(
+def compare_images(
     ground_truth: Mapping[str, Any],
     first: Sequence[Row],
     second: Sequence[Row],
@@ -33,7 +33,7 @@ def compare_pictures(
     seed: int = 0,
     tell: Callable[[int, int], None] | None = None,
 ) -> Paired:
-    """Compare the checked results of two models on the same pictures by the paired bootstrap.
+    """Compare the checked results of two models on the same images by the paired bootstrap.
 
     Boxes and masks are compared where both hold them.
 
@@ -62,7 +62,7 @@ def compare_pictures(
     ]
     blocks: list[list[dict[str, FloatArray]]] = [[], []]
     done, everything = 0, [matches for model in models for matches in model]
-    for weights in _picture_weights(everything, draws, seed):
+    for weights in _image_weights(everything, draws, seed):
         for model, collected in zip(models, blocks, strict=True):
             values = [weighted_metrics(matches, weights) for matches in model]
             collected.append({name: v for one in values for name, v in one.items()})
@@ -74,11 +74,11 @@ def compare_pictures(
     return paired_differences((first_point, second_point), drawn, level)
 
 
-def _picture_weights(matches: Sequence[Matches], draws: int, seed: int) -> Iterator[IntArray]:
-    """Return blocks (r, I) of how often each draw took each picture; the r sum to ``draws``."""
-    pictures = matches[0].pictures
-    if pictures == 0:
-        raise ValueError("there are no pictures to draw from")
+def _image_weights(matches: Sequence[Matches], draws: int, seed: int) -> Iterator[IntArray]:
+    """Return blocks (r, I) of how often each draw took each image; the r sum to ``draws``."""
+    images = matches[0].images
+    if images == 0:
+        raise ValueError("there are no images to draw from")
     most = max((c.scores.size for one in matches for c in one.classes), default=1)
-    per_block = max(1, _CELLS_PER_BLOCK // max(most, pictures))
-    return draw_counts([np.arange(pictures)], draws, seed, per_block)
+    per_block = max(1, _CELLS_PER_BLOCK // max(most, images))
+    return draw_counts([np.arange(images)], draws, seed, per_block)

@@ -1,6 +1,6 @@
 """The summary of a COCO evaluation: metrics, a table by class, precision-recall curves.
 
-The API's own summary has 100 detections a picture written into it, so ours is made from the
+The API's own summary has 100 detections an image written into it, so ours is made from the
 accumulated arrays. Names, with ``<kind>`` ``box`` or ``segm``: ``<kind>_map``, ``_map_50``,
 ``_map_75``, ``_map_small``, ``_map_medium``, ``_map_large``, ``<kind>_ar_<cap>`` for each detection
 cap, and ``<kind>_ar_small``, ``_ar_medium``, ``_ar_large``. A value without any ground truth is NaN
@@ -48,9 +48,9 @@ class CocoScores:
 
     Attributes:
         metrics: value by name (see ``evaluation.seg.coco_scores``), NaN where there is no ground
-        truth. max_dets: the ascending caps on detections a picture and class; AP is taken at the
+        truth. max_dets: the ascending caps on detections an image and class; AP is taken at the
         last. categories: (id, name) by ascending id, the order of axis K. truth_counts: (K,)
-        ground-truth instances that are not crowd regions. num_images: pictures evaluated. curves:
+        ground-truth instances that are not crowd regions. num_images: images evaluated. curves:
         what the metrics were read from, by IoU type.
     """
 

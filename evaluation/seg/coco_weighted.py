@@ -1,7 +1,7 @@
 """COCO metrics of many resampled data sets: matched once, accumulated for all draws at a time.
 
-A draw takes pictures with replacement, and its metrics are those of the data set in which a picture
-drawn w times is there w times under new ids, copies side by side. No picture needs to be matched
+A draw takes images with replacement, and its metrics are those of the data set in which an image
+drawn w times is there w times under new ids, copies side by side. No image needs to be matched
 again: its detections enter the sorted list w times. Over the hits of one class at one IoU
 threshold, in order of score, with TP_j and FP_j the weighted counts up to hit j and P the weighted
 ground truths:
@@ -10,8 +10,8 @@ ground truths:
     AP = sum_j envelope_j (thresholds in (recall_j-1, recall_j]) / 101
 
 which is the API's rule, as precision is largest at a hit and the copies of a hit follow one
-another. Where detections of one picture and class tie, the copies alternate (a b a b), so each copy
-has its own place in the list. Letters: R draws, I pictures, K classes, T IoU thresholds, E places.
+another. Where detections of one image and class tie, the copies alternate (a b a b), so each copy
+has its own place in the list. Letters: R draws, I images, K classes, T IoU thresholds, E places.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from evaluation.seg.coco_backends import (
     IOU_THRESHOLDS,
     RECALL_THRESHOLDS,
     FloatArray,
+    ImageMatches,
     IouType,
-    PictureMatches,
-    match_pictures,
+    match_images,
 )
 from evaluation.seg.coco_scores import AREAS, KIND
 from formats.coco.results import Row
@@ -42,18 +42,18 @@ _ONE_ULP = np.spacing(1)  # what the API adds to the denominator of a precision
 
 
 class ClassMatches(NamedTuple):
-    """The D detections of one class in all pictures, best score first, then by picture.
+    """The D detections of one class in all images, best score first, then by image.
 
     Attributes:
-        picture: (D,) number of the picture.
-        place: (D,) place among the detections of its picture, from 0.
+        image: (D,) number of the image.
+        place: (D,) place among the detections of its image, from 0.
         scores: (D,).
-        hits: (A, T, D), see `PictureMatches`; A = 4 area ranges.
+        hits: (A, T, D), see `ImageMatches`; A = 4 area ranges.
         alarms: (A, T, D).
-        positives: (A, I) ground truths to find in each picture.
+        positives: (A, I) ground truths to find in each image.
     """
 
-    picture: IntArray
+    image: IntArray
     place: IntArray
     scores: FloatArray
     hits: BoolArray
@@ -66,14 +66,14 @@ class Matches(NamedTuple):
 
     Attributes:
         kind: ``box`` or ``segm``.
-        caps: ascending caps on detections a picture and class.
-        pictures: I.
+        caps: ascending caps on detections an image and class.
+        images: I.
         classes: those with a ground truth or a detection.
     """
 
     kind: str
     caps: tuple[int, ...]
-    pictures: int
+    images: int
     classes: tuple[ClassMatches, ...]
 
 
@@ -95,16 +95,16 @@ def match_once(
         ValueError: an annotation lacks the mask that ``segm`` needs, or a bad ``max_dets``.
     """
     caps = detection_caps(max_dets)
-    pictures = len(ground_truth["images"])
-    found: dict[int, list[PictureMatches]] = defaultdict(list)
-    for one in match_pictures(ground_truth, results, iou_type, caps[-1]):
+    images = len(ground_truth["images"])
+    found: dict[int, list[ImageMatches]] = defaultdict(list)
+    for one in match_images(ground_truth, results, iou_type, caps[-1]):
         found[one.category].append(one)
-    classes = tuple(_class_matches(found[category], pictures) for category in sorted(found))
-    return Matches(KIND[iou_type], caps, pictures, classes)
+    classes = tuple(_class_matches(found[category], images) for category in sorted(found))
+    return Matches(KIND[iou_type], caps, images, classes)
 
 
 def weighted_metrics(matches: Matches, weights: IntArray) -> dict[str, FloatArray]:
-    """Return the metrics of R data sets in which each picture occurs a number of times.
+    """Return the metrics of R data sets in which each image occurs a number of times.
 
     Args:
         matches: see `match_once`.
@@ -135,12 +135,12 @@ def weighted_metrics(matches: Matches, weights: IntArray) -> dict[str, FloatArra
     return _named(matches, means, recalls)
 
 
-def _class_matches(found: Sequence[PictureMatches], pictures: int) -> ClassMatches:
+def _class_matches(found: Sequence[ImageMatches], images: int) -> ClassMatches:
     areas, thresholds = len(AREAS), len(IOU_THRESHOLDS)
-    positives = np.zeros((areas, pictures), dtype=np.int64)
+    positives = np.zeros((areas, images), dtype=np.int64)
     for one in found:
-        positives[one.area, one.picture] = one.positives
-    by_area = [sorted((m for m in found if m.area == a), key=_picture) for a in range(areas)]
+        positives[one.area, one.image] = one.positives
+    by_area = [sorted((m for m in found if m.area == a), key=_image) for a in range(areas)]
     whole = by_area[0]
     counts = [one.scores.size for one in whole]
     empty = np.zeros(0)
@@ -149,15 +149,15 @@ def _class_matches(found: Sequence[PictureMatches], pictures: int) -> ClassMatch
     shape = areas, thresholds, scores.size
     hits = np.array([np.hstack([m.hits for m in one]) for one in by_area]).reshape(shape)
     alarms = np.array([np.hstack([m.alarms for m in one]) for one in by_area]).reshape(shape)
-    picture = np.repeat([one.picture for one in whole], counts)
+    image = np.repeat([one.image for one in whole], counts)
     place = np.concatenate([empty, *(np.arange(count) for count in counts)]).astype(np.int64)
     return ClassMatches(
-        picture[order], place[order], scores[order], hits[..., order], alarms[..., order], positives
+        image[order], place[order], scores[order], hits[..., order], alarms[..., order], positives
     )
 
 
-def _picture(one: PictureMatches) -> int:
-    return one.picture
+def _image(one: ImageMatches) -> int:
+    return one.image
 
 
 def _recall(
@@ -166,14 +166,14 @@ def _recall(
     """Return (R,) the largest recall, averaged over IoU thresholds; 0 without ground truth."""
     kept = of_class.place < cap
     found = of_class.hits[area][:, kept].sum(axis=0)
-    hits = np.bincount(of_class.picture[kept], found, minlength=weights.shape[1])
+    hits = np.bincount(of_class.image[kept], found, minlength=weights.shape[1])
     return weights @ hits / np.maximum(truths, 1) / len(IOU_THRESHOLDS)
 
 
 def _add_precisions(of_class: ClassMatches, weights: IntArray, total: FloatArray) -> None:
     """Add the class's average precisions to ``total`` (A, R, T), 0 without ground truth."""
     detection, copy = _places(of_class, weights.max(axis=0))
-    times = weights[:, of_class.picture[detection]]  # (R, E)
+    times = weights[:, of_class.image[detection]]  # (R, E)
     drawn = np.where(copy == 0, times, times >= copy).astype(np.float64)
     for area in range(len(AREAS)):
         truths = (weights @ of_class.positives[area]).astype(np.float64)
@@ -215,16 +215,16 @@ def _places(of_class: ClassMatches, most: IntArray) -> tuple[IntArray, IntArray]
 
     Args:
         of_class: the detections.
-        most: (I,) how often a picture is drawn at most.
+        most: (I,) how often an image is drawn at most.
     """
-    picture, scores = of_class.picture, of_class.scores
+    image, scores = of_class.image, of_class.scores
     count = scores.size
     if count == 0:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    starts = np.concatenate(([True], (np.diff(scores) != 0) | (np.diff(picture) != 0)))
+    starts = np.concatenate(([True], (np.diff(scores) != 0) | (np.diff(image) != 0)))
     group = starts.cumsum() - 1
     tied = np.bincount(group)[group] > 1
-    times = np.where(tied, most[picture], 1)
+    times = np.where(tied, most[image], 1)
     detection = np.repeat(np.arange(count), times)
     first = np.repeat(times.cumsum() - times, times)
     copy = np.where(tied[detection], np.arange(detection.size) - first + 1, 0)

@@ -1,6 +1,6 @@
 """Which class is taken for which, in instance segmentation, with the background as one more class.
 
-Detections and truths of a picture are paired whatever their classes: in order of score, each
+Detections and truths of an image are paired whatever their classes: in order of score, each
 detection takes the free truth of highest overlap, if that reaches the threshold.  # A76
 """
 
@@ -15,13 +15,13 @@ import numpy.typing as npt
 
 from evaluation.seg.coco_backends import FloatArray, IouType
 from evaluation.seg.matching import overlaps
-from formats.coco.results import Row, picture_sizes
+from formats.coco.results import Row, image_sizes
 
 IntArray = npt.NDArray[np.int64]
 
 
 class Pairing(NamedTuple):
-    """Detections and truths of one picture.
+    """Detections and truths of one image.
 
     Attributes:
         truth: (P,) numbers of the paired truths.
@@ -45,11 +45,11 @@ def pair_detections(
     iou: float = 0.5,
     iou_type: IouType = "segm",
 ) -> Pairing:
-    """Pair the detections of one picture with its truths, whatever the classes.
+    """Pair the detections of one image with its truths, whatever the classes.
 
     Args:
-        truth: COCO annotations of the picture.
-        found: COCO results rows of the picture.
+        truth: COCO annotations of the image.
+        found: COCO results rows of the image.
         size: (height, width).
         iou: a pair needs at least this overlap, in (0, 1].
         iou_type: overlap of masks or of boxes.
@@ -86,7 +86,7 @@ def detection_confusion(
     """Count pairs of true and predicted class at one confidence.
 
     Args:
-        ground_truth: content of a COCO instances file; pictures without results count as well.
+        ground_truth: content of a COCO instances file; images without results count as well.
         results: COCO results rows.
         score: detections below are left out.
         iou: overlap that makes a pair.
@@ -99,7 +99,7 @@ def detection_confusion(
     """
     categories = sorted((int(c["id"]), str(c["name"])) for c in ground_truth["categories"])
     place = {identifier: k for k, (identifier, _) in enumerate(categories)}
-    background, sizes = len(categories), picture_sizes(ground_truth)
+    background, sizes = len(categories), image_sizes(ground_truth)
     truths: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     found: dict[Any, list[Row]] = defaultdict(list)
     for annotation in ground_truth["annotations"]:

@@ -1,7 +1,7 @@
-"""Pictures of instances: translucent masks, contours, boxes and names, in numpy and PIL.
+"""Images of instances: translucent masks, contours, boxes and names, in numpy and PIL.
 
-Small pictures are enlarged by a whole factor before drawing, so that lines and text stay readable
-and every source pixel remains a square. In dense pictures contours alone are drawn.
+Small images are enlarged by a whole factor before drawing, so that lines and text stay readable
+and every source pixel remains a square. In dense images contours alone are drawn.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from structures import RLEMasks, rle
 
-Picture = npt.NDArray[np.uint8]
+ImageArray = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
-LONG_SIDE = 480  # pictures with a shorter long side are enlarged to at least this
-DENSE = 25  # with more instances than this, names and boxes would hide the picture
+LONG_SIDE = 480  # images with a shorter long side are enlarged to at least this
+DENSE = 25  # with more instances than this, names and boxes would hide the image
 FILL = 0.35  # opacity of a mask
 
 # Hue in degrees; neighbours in the list differ most, as neighbouring labels often meet.
@@ -29,14 +29,14 @@ _RINGS = ((0.85, 1.0), (0.5, 1.0), (0.95, 0.65))  # saturation and value, one ri
 
 
 def colour_of(label: int) -> Colour:
-    """Return the RGB colour of a label: distinct for the first 30, the same in every picture."""
+    """Return the RGB colour of a label: distinct for the first 30, the same in every image."""
     saturation, value = _RINGS[label // len(_HUES) % len(_RINGS)]
     red, green, blue = colorsys.hsv_to_rgb(_HUES[label % len(_HUES)] / 360, saturation, value)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def draw_instances(
-    image: Picture,
+    image: ImageArray,
     boxes: Any,
     labels: Any,
     masks: RLEMasks | None,
@@ -44,8 +44,8 @@ def draw_instances(
     *,
     scores: Any = None,
     crowd: Any = None,
-) -> Picture:
-    """Draw instances over a picture.
+) -> ImageArray:
+    """Draw instances over an image.
 
     Colour tells the class; in a data set of one class it tells instances apart and the name is not
     repeated. The best score is drawn last, on top.
@@ -63,7 +63,7 @@ def draw_instances(
         (s H, s W, 3) uint8 with the whole factor s >= 1 of ``enlargement``.
 
     Raises:
-        ValueError: the picture is not (H, W, 3) uint8, or lengths or mask size disagree with it.
+        ValueError: the image is not (H, W, 3) uint8, or lengths or mask size disagree with it.
     """
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     labels = np.asarray(labels, dtype=np.int64)
@@ -89,59 +89,62 @@ def draw_instances(
 
 
 def enlargement(height: int, width: int) -> int:
-    """Return the whole factor by which a picture of this size is enlarged before drawing."""
+    """Return the whole factor by which an image of this size is enlarged before drawing."""
     return max(1, -(-LONG_SIDE // max(height, width, LONG_SIDE // 8)))
 
 
-def enlarge(image: Picture, scale: int) -> Picture:
+def enlarge(image: ImageArray, scale: int) -> ImageArray:
     """Return a copy in which every pixel is a square of ``scale`` pixels a side."""
     return image.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def side_by_side(
-    truth: Picture, prediction: Picture, captions: tuple[str, str] = ("truth", "prediction")
-) -> Picture:
-    """Return the two pictures next to each other under their captions."""
+    truth: ImageArray, prediction: ImageArray, captions: tuple[str, str] = ("truth", "prediction")
+) -> ImageArray:
+    """Return the two images next to each other under their captions."""
     return contact_sheet([truth, prediction], columns=2, captions=captions)
 
 
 def contact_sheet(
-    pictures: Sequence[Picture], columns: int, captions: Sequence[str] | None = None, gap: int = 8
-) -> Picture:
-    """Return pictures on a white sheet, row by row; cells have the size of the largest.
+    images: Sequence[ImageArray],
+    columns: int,
+    captions: Sequence[str] | None = None,
+    gap: int = 8,
+) -> ImageArray:
+    """Return images on a white sheet, row by row; cells have the size of the largest.
 
     Args:
-        pictures: (H, W, 3) uint8 each, at least one; sizes may differ.
-        columns: pictures a row, at least 1.
-        captions: one line above each picture, or None.
+        images: (H, W, 3) uint8 each, at least one; sizes may differ.
+        columns: images a row, at least 1.
+        captions: one line above each image, or None.
         gap: white pixels around each cell.
 
     Raises:
-        ValueError: no pictures or columns, or another number of captions.
+        ValueError: no images or columns, or another number of captions.
     """
-    if not pictures or columns < 1:
-        raise ValueError(f"cannot lay out {len(pictures)} pictures in {columns} columns")
-    if captions is not None and len(captions) != len(pictures):
-        raise ValueError(f"{len(captions)} captions for {len(pictures)} pictures")
-    columns = min(columns, len(pictures))
-    rows = -(-len(pictures) // columns)
+    if not images or columns < 1:
+        raise ValueError(f"cannot lay out {len(images)} images in {columns} columns")
+    if captions is not None and len(captions) != len(images):
+        raise ValueError(f"{len(captions)} captions for {len(images)} images")
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
     font = _font(16)
     strip = 24 if captions is not None else 0
-    height = max(picture.shape[0] for picture in pictures) + strip
-    width = max(picture.shape[1] for picture in pictures)
+    height = max(image.shape[0] for image in images) + strip
+    width = max(image.shape[1] for image in images)
     sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + gap) + gap), "white")
     pen = ImageDraw.Draw(sheet)
-    for number, picture in enumerate(pictures):
+    for number, image in enumerate(images):
         row, column = divmod(number, columns)
         x, y = gap + column * (width + gap), gap + row * (height + gap)
         if captions is not None:
             pen.text((x + 2, y + strip / 2), captions[number], fill="black", font=font, anchor="lm")
-        sheet.paste(Image.fromarray(picture), (x, y + strip))
+        sheet.paste(Image.fromarray(image), (x, y + strip))
     return np.asarray(sheet)
 
 
 def _check(
-    image: Picture,
+    image: ImageArray,
     boxes: npt.NDArray[np.float64],
     labels: npt.NDArray[np.int64],
     masks: RLEMasks | None,
@@ -153,11 +156,11 @@ def _check(
     if masks is not None and len(masks) != len(boxes):
         raise ValueError(f"{len(boxes)} boxes but {len(masks)} masks")
     if masks is not None and tuple(masks.size) != image.shape[:2]:
-        raise ValueError(f"masks of size {masks.size} on a picture of size {image.shape[:2]}")
+        raise ValueError(f"masks of size {masks.size} on an image of size {image.shape[:2]}")
 
 
 def _paint(
-    canvas: Picture,
+    canvas: ImageArray,
     runs: rle.Runs,
     size: rle.Size,
     scale: int,
@@ -192,22 +195,22 @@ def _eroded(mask: npt.NDArray[np.bool_], times: int) -> npt.NDArray[np.bool_]:
 
 
 def _annotate(
-    canvas: Picture,
+    canvas: ImageArray,
     boxes: npt.NDArray[np.float64],
     names: Sequence[str],
     colours: Sequence[Colour],
     order: npt.NDArray[np.int64],
-) -> Picture:
+) -> ImageArray:
     """Draw the boxes, and the names (if any) best first, in pixels of the canvas."""
-    picture = Image.fromarray(canvas)
-    pen = ImageDraw.Draw(picture)
+    drawing = Image.fromarray(canvas)
+    pen = ImageDraw.Draw(drawing)
     for k in order:
         x1, y1, x2, y2 = np.round(boxes[k]).astype(int).tolist()
         if x2 > x1 and y2 > y1:
             pen.rectangle((x1, y1, x2 - 1, y2 - 1), outline=colours[k], width=1)
     if names:
-        _write(pen, boxes, names, colours, order[::-1].tolist(), picture.size)
-    return np.asarray(picture)
+        _write(pen, boxes, names, colours, order[::-1].tolist(), drawing.size)
+    return np.asarray(drawing)
 
 
 def _write(

@@ -1,6 +1,6 @@
 """Greedy matching of detections to ground truth at one overlap threshold.
 
-By picture and class, in order of score, each detection takes the unmatched ground truth of highest
+By image and class, in order of score, each detection takes the unmatched ground truth of highest
 overlap, if that reaches the threshold. One left over that lies in a crowd region (intersection over
 its own area) is not counted, any other is wrong. Dropping the detections below a score changes no
 match above it, so one pass serves every confidence.
@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluation.seg.coco_backends import FloatArray, IouType
-from formats.coco.results import Row, picture_sizes
+from formats.coco.results import Row, image_sizes
 
 
 class Matched(NamedTuple):
-    """The outcome in one picture for one class.
+    """The outcome in one image for one class.
 
     Attributes:
         detections: (score, right) of each detection, best score first, without those that a crowd
@@ -39,14 +39,14 @@ def match_detections(
     iou_type: IouType,
     max_dets: int,
 ) -> dict[tuple[Any, Any], Matched]:
-    """Match every detection by picture and class.
+    """Match every detection by image and class.
 
     Args:
         ground_truth: content of a COCO instances file.
         results: COCO results rows that fit it (see ``formats.coco.results.check_results``).
         iou: a match needs at least this overlap, in (0, 1].
         iou_type: overlap of masks (``segm``) or of boxes (``bbox``).
-        max_dets: detections kept a picture over all classes, by score; ties keep their order.
+        max_dets: detections kept an image over all classes, by score; ties keep their order.
 
     Returns:
         The outcome by (image id, category id), for those with a ground truth or a detection.
@@ -54,15 +54,15 @@ def match_detections(
     Raises:
         ValueError: a record lacks what ``iou_type`` needs.
     """
-    sizes = picture_sizes(ground_truth)
+    sizes = image_sizes(ground_truth)
     truths: dict[tuple[Any, Any], list[Mapping[str, Any]]] = defaultdict(list)
     for annotation in ground_truth["annotations"]:
         truths[annotation["image_id"], annotation["category_id"]].append(annotation)
-    by_picture: dict[Any, list[Row]] = defaultdict(list)
+    by_image: dict[Any, list[Row]] = defaultdict(list)
     for row in results:
-        by_picture[row["image_id"]].append(row)
+        by_image[row["image_id"]].append(row)
     found: dict[tuple[Any, Any], list[Row]] = defaultdict(list)
-    for image_id, rows in by_picture.items():
+    for image_id, rows in by_image.items():
         for row in sorted(rows, key=lambda r: -r["score"])[:max_dets]:
             found[image_id, row["category_id"]].append(row)
     return {
@@ -78,7 +78,7 @@ def _match(
     iou: float,
     iou_type: IouType,
 ) -> Matched:
-    """Match one picture's detections of one class, given best score first."""
+    """Match one image's detections of one class, given best score first."""
     crowd = np.array([bool(t.get("iscrowd", 0)) for t in truth], dtype=bool)
     overlap = overlaps(truth, found, crowd, size, iou_type)
     needed = min(iou, 1 - 1e-10)  # so that 1.0 can be reached in floating point, as the API does

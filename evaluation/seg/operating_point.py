@@ -1,11 +1,11 @@
-"""Precision, recall and F1 of detections at a fixed confidence, with intervals over pictures.
+"""Precision, recall and F1 of detections at a fixed confidence, with intervals over images.
 
 COCO's metrics integrate over all confidences; a deployed detector has one. The protocol serves any
 model that writes COCO results, so that two models are compared by the same rule:
 
-1. keep the ``max_dets`` best detections of a picture, then those with score >= the confidence;
-2. match them by picture and class as ``evaluation/seg/matching.py`` says;
-3. sum over pictures. Precision TP / (TP + FP), recall TP / (TP + FN), F1 2 TP / (2 TP + FP + FN);
+1. keep the ``max_dets`` best detections of an image, then those with score >= the confidence;
+2. match them by image and class as ``evaluation/seg/matching.py`` says;
+3. sum over images. Precision TP / (TP + FP), recall TP / (TP + FN), F1 2 TP / (2 TP + FP + FN);
    a ratio 0 / 0 is NaN and left out of the mean over classes.
 """
 
@@ -50,18 +50,18 @@ class TunedPoint(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """Counts of one model on one data set. I pictures, C classes; counts are (TP, FP, FN).
+    """Counts of one model on one data set. I images, C classes; counts are (TP, FP, FN).
 
     Attributes:
         score: confidence from which detections count.
         iou: overlap from which a detection is right.
         iou_type: overlap of masks (``segm``) or of boxes (``bbox``).
-        max_dets: cap on detections a picture.
+        max_dets: cap on detections an image.
         categories: (id, name) by ascending id.
-        image_ids: pictures by ascending id.
+        image_ids: images by ascending id.
         counts: (I, C, 3) at ``score``.
         confidences: (1000,) from 0 to 1.
-        curve_counts: (1000, C, 3) summed over pictures.
+        curve_counts: (1000, C, 3) summed over images.
     """
 
     score: float
@@ -136,7 +136,7 @@ class OperatingPoint:
     def intervals(
         self, resamples: int = 1000, seed: int = 0, level: float = 0.95
     ) -> dict[str, Interval]:
-        """Return ``metrics`` with percentile bootstrap intervals over pictures.
+        """Return ``metrics`` with percentile bootstrap intervals over images.
 
         Args:
             resamples: number of resampled data sets.
@@ -162,7 +162,7 @@ class OperatingPoint:
         }
 
 
-_Outcome = tuple[int, int, Matched]  # picture number, class number, what was matched
+_Outcome = tuple[int, int, Matched]  # image number, class number, what was matched
 _METRICS = tuple(f"{kind}_{rate}" for kind in ("mean", "micro") for rate in RATES)
 
 
@@ -182,7 +182,7 @@ def operating_point(
         score: detections with at least this score count, in [0, 1].
         iou: a match needs at least this overlap, in (0, 1].
         iou_type: ``segm`` or ``bbox``.
-        max_dets: detections kept a picture over all classes, by score.
+        max_dets: detections kept an image over all classes, by score.
 
     Raises:
         ValueError: broken ground truth, rows that do not fit it or lack what ``iou_type`` needs, or
@@ -248,11 +248,11 @@ def paired_bootstrap(
 ) -> dict[str, Interval]:
     """Return ``first`` minus ``second`` of every metric with an interval over shared resamples.
 
-    Both models are scored on the same resampled pictures, so what makes a picture hard for both
+    Both models are scored on the same resampled images, so what makes an image hard for both
     cancels and the interval is narrower than that of two separate ones.
 
     Raises:
-        ValueError: the two were not computed on the same pictures, classes and overlap rule.
+        ValueError: the two were not computed on the same images, classes and overlap rule.
     """
     for name in ("image_ids", "categories", "iou", "iou_type"):
         if getattr(first, name) != getattr(second, name):
@@ -312,11 +312,11 @@ def _means(counts: npt.NDArray[Any]) -> FloatArray:
 
 def _resampled(counts: IntArray, resamples: int, seed: int) -> FloatArray:
     """Return (resamples, 6) metrics of data sets drawn with replacement; the seed fixes which."""
-    pictures = counts.shape[0]
-    if pictures == 0 or resamples < 1:
-        raise ValueError(f"cannot draw {resamples} resamples of {pictures} pictures")
-    (taken,) = draw_counts([np.arange(pictures)], resamples, seed, per_block=resamples)
-    totals = taken.astype(np.float64) @ counts.reshape(pictures, -1).astype(np.float64)
+    images = counts.shape[0]
+    if images == 0 or resamples < 1:
+        raise ValueError(f"cannot draw {resamples} resamples of {images} images")
+    (taken,) = draw_counts([np.arange(images)], resamples, seed, per_block=resamples)
+    totals = taken.astype(np.float64) @ counts.reshape(images, -1).astype(np.float64)
     return _means(totals.reshape(resamples, *counts.shape[1:]))
 
 

@@ -1,11 +1,11 @@
-"""How long segmentation models take for a picture, from file to run-length masks, part by part.
+"""How long segmentation models take for an image, from file to run-length masks, part by part.
 
 Every batch is a pass of four sections, between which the clock is read after the device has done
 all it was given:
 
     load      reading and decoding the file, resizing, padding, copying to the device
     network   `network_outputs`: normalising and every learned layer
-    post      `instances`: suppression, masks at the size of the original picture, run lengths
+    post      `instances`: suppression, masks at the size of the original image, run lengths
     total     the sum of the three
 
 Models are measured in turn, a batch each, so that a machine that slows down or is disturbed does so
@@ -40,17 +40,17 @@ class TimedModel:
 
     Attributes:
         name: for the table.
-        pictures: how many different ones there are; passes begin anew after the last.
-        load: from the numbers of pictures to their batch on the device.
+        images: how many different ones there are; passes begin anew after the last.
+        load: from the numbers of images to their batch on the device.
         network: from the batch to the raw outputs.
-        post: from these and the batch to a list of predictions, one a picture.
+        post: from these and the batch to a list of predictions, one an image.
         parameters: number of weights.
         weight_bytes: of weights and buffers.
         note: what a reader of its row has to know.
     """
 
     name: str
-    pictures: int
+    images: int
     load: Callable[[Sequence[int]], Any]
     network: Callable[[Any], Any]
     post: Callable[[Any, Any], Sequence[Any]]
@@ -64,9 +64,9 @@ class LatencySettings:
     """How to measure.
 
     Attributes:
-        batch_size: pictures a pass.
-        warmup: pictures before the first that count, rounded up to whole batches.
-        pictures: pictures that count, likewise.
+        batch_size: images a pass.
+        warmup: images before the first that count, rounded up to whole batches.
+        images: images that count, likewise.
         precision: as Lightning's: ``32-true``, ``16-mixed`` or ``bf16-mixed``.
         device: where networks and batches are.
 
@@ -76,15 +76,15 @@ class LatencySettings:
 
     batch_size: int = 1
     warmup: int = 50
-    pictures: int = 200
+    images: int = 200
     precision: str = "32-true"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.pictures < 1 or self.warmup < 0:
+        if self.batch_size < 1 or self.images < 1 or self.warmup < 0:
             raise ValueError(
-                "latency needs at least one picture and batches of at least one, got "
-                f"{self.pictures} and {self.batch_size}, warm-up {self.warmup}"
+                "latency needs at least one image and batches of at least one, got "
+                f"{self.images} and {self.batch_size}, warm-up {self.warmup}"
             )
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, got {self.precision!r}")
@@ -113,19 +113,19 @@ def measure_latency(
 
     Returns:
         A row a model: ``model``, ``batch_size``, ``pictures`` that were counted; median and 95th
-        percentile over batches in milliseconds a picture, ``load_ms``, ``load_ms_p95`` and so on
+        percentile over batches in milliseconds an image, ``load_ms``, ``load_ms_p95`` and so on
         for every section and ``total``; ``pictures_per_second`` from the median; ``detections``,
-        the mean a picture; ``parameters``; ``peak_memory_mib``, weights and what a pass adds at
+        the mean an image; ``parameters``; ``peak_memory_mib``, weights and what a pass adds at
         most; the entries of `machine`; and the model's ``note``.
 
     Raises:
-        ValueError: a model has no picture.
+        ValueError: a model has no image.
     """
     for model in models:
-        if model.pictures < 1:
-            raise ValueError(f"{model.name}: latency needs at least one picture")
+        if model.images < 1:
+            raise ValueError(f"{model.name}: latency needs at least one image")
     skipped = math.ceil(settings.warmup / settings.batch_size)
-    counted = math.ceil(settings.pictures / settings.batch_size)
+    counted = math.ceil(settings.images / settings.batch_size)
     seconds: list[list[tuple[float, ...]]] = [[] for _ in models]
     detections = [0] * len(models)
     with torch.inference_mode(), _autocast(settings):
@@ -197,7 +197,7 @@ def _now(settings: LatencySettings, clock: Callable[[], float]) -> float:
 
 
 def _numbers(model: TimedModel, number: int, batch_size: int) -> list[int]:
-    return [(number * batch_size + i) % model.pictures for i in range(batch_size)]
+    return [(number * batch_size + i) % model.images for i in range(batch_size)]
 
 
 def _timed_pass(
@@ -231,7 +231,7 @@ def _peak_mib(model: TimedModel, settings: LatencySettings) -> float | None:
 
 
 def _statistics(seconds: Any) -> dict[str, float]:
-    """Turn (batches, 3) seconds a picture into medians and 95th percentiles in milliseconds."""
+    """Turn (batches, 3) seconds an image into medians and 95th percentiles in milliseconds."""
     columns = dict(zip(SECTIONS, seconds.T * 1000, strict=True))
     columns["total"] = seconds.sum(axis=1) * 1000
     result: dict[str, float] = {}

@@ -107,15 +107,15 @@ def delong_test(
     m, n = above.shape[1], below.shape[1]
     if m == 0 or n == 0:
         kind = "positive" if m == 0 else "negative"
-        return _untold(math.nan, math.nan, math.nan, f"no {kind} bag, so there is no AUROC")
+        return _unreported(math.nan, math.nan, math.nan, f"no {kind} bag, so there is no AUROC")
     one, two = (float(v) for v in below.mean(axis=1))
     if m == 1 or n == 1:
         kind = "positive" if m == 1 else "negative"
         note = f"with one {kind} bag its variance cannot be estimated"
-        return _untold(one, two, math.nan, note)
+        return _unreported(one, two, math.nan, note)
     variance = float((above[0] - above[1]).var(ddof=1) / m + (below[0] - below[1]).var(ddof=1) / n)
     if variance <= _NO_VARIANCE:
-        return _untold(one, two, 0.0, _why_no_variance(above, below))
+        return _unreported(one, two, 0.0, _why_no_variance(above, below))
     error = math.sqrt(variance)
     z = (one - two) / error
     reach = NormalDist().inv_cdf((1 + level) / 2) * error
@@ -149,7 +149,7 @@ def _covariance(components: FloatArray) -> FloatArray:
     return np.atleast_2d(np.cov(components, ddof=1))
 
 
-def _untold(first: float, second: float, standard_error: float, note: str) -> DeLongTest:
+def _unreported(first: float, second: float, standard_error: float, note: str) -> DeLongTest:
     nan = math.nan
     return DeLongTest(first, second, first - second, standard_error, nan, nan, nan, nan, note)
 

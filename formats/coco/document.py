@@ -1,6 +1,6 @@
 """What makes a COCO instances file sound: one check for the data that train and those that judge.
 
-The checks are about the text alone; picture files are looked at by `formats.coco.image_checks`.
+The checks are about the text alone; image files are looked at by `formats.coco.image_checks`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class CocoFindings(NamedTuple):
     """What a check found.
 
     Attributes:
-        problems: all of them: categories, then pictures, then annotations in the order of the file.
+        problems: all of them: categories, then images, then annotations in the order of the file.
         fatal: one of them concerns the file as a whole, so that leaving out records cannot help.
         data: the three lists without the records that have a problem, and without the annotations
-            of pictures that have one.
+            of images that have one.
     """
 
     problems: list[Problem]
@@ -84,17 +84,17 @@ def check_coco(
     Args:
         path: of the file, for the messages.
         data: what ``load_coco`` returned.
-        image_keys: what a picture's record must have.
+        image_keys: what an image's record must have.
         annotation_keys: what an annotation must have. ``segmentation``, ``bbox`` and ``area`` are
             checked wherever they are; an empty list of polygons is one where they are not needed.
-        unusable: what is wrong with picture files, by position in ``data["images"]``.
+        unusable: what is wrong with image files, by position in ``data["images"]``.
     """
     problems: list[Problem] = []
     categories = _categories(path, data["categories"], problems)
     if not data["images"]:
-        problems.append(Problem(path, None, None, "lists no picture", "list the pictures"))
+        problems.append(Problem(path, None, None, "lists no image", "list the images"))
     fatal = bool(problems)
-    pictures, faulty = _pictures(path, data["images"], image_keys, unusable or {}, problems)
+    images, faulty = _images(path, data["images"], image_keys, unusable or {}, problems)
 
     complete = _complete(path, data["annotations"], annotation_keys, "annotation", problems)
     judged = [a for _, a in complete if not is_known(a["image_id"], faulty)]
@@ -102,14 +102,14 @@ def check_coco(
     masked = "segmentation" in annotation_keys
     annotations = []
     for annotation, covered in zip(judged, _covered(judged), strict=True):
-        found = list(_annotation_problems(path, annotation, pictures, known))
-        if reason := _mask_reason(annotation, pictures, covered, masked):
+        found = list(_annotation_problems(path, annotation, images, known))
+        if reason := _mask_reason(annotation, images, covered, masked):
             remedy = "redraw or remove the annotation"
             found.append(Problem(path, annotation["image_id"], annotation["id"], reason, remedy))
         problems += found
         if not found:
             annotations.append(annotation)
-    kept = {"images": list(pictures.values()), "annotations": annotations, "categories": categories}
+    kept = {"images": list(images.values()), "annotations": annotations, "categories": categories}
     return CocoFindings(problems, fatal, kept)
 
 
@@ -127,20 +127,20 @@ def _categories(
     return categories
 
 
-def _pictures(
+def _images(
     path: Path,
     records: Sequence[Any],
     keys: Sequence[str],
     unusable: Mapping[int, Problem],
     problems: list[Problem],
 ) -> tuple[dict[int, dict[str, Any]], set[int]]:
-    """Return the sound pictures by id, and the ids of faulty ones, whose objects can't be judged.
+    """Return the sound images by id, and the ids of faulty ones, whose objects can't be judged.
 
-    Of two pictures with one id the first is taken.
+    Of two images with one id the first is taken.
     """
     sound: dict[int, dict[str, Any]] = {}
-    for position, image in _complete(path, records, keys, "picture", problems):
-        fault = _picture_problem(path, image) or unusable.get(position)
+    for position, image in _complete(path, records, keys, "image", problems):
+        fault = _image_problem(path, image) or unusable.get(position)
         if fault is None:
             sound[image["id"]] = image
         else:
@@ -162,7 +162,7 @@ def _complete(
             good.append((number, record))
             continue
         ids = record if isinstance(record, dict) else {}
-        image_id = ids.get("id") if kind == "picture" else ids.get("image_id")
+        image_id = ids.get("id") if kind == "image" else ids.get("image_id")
         annotation_id = ids.get("id") if kind == "annotation" else None
         problems.append(Problem(path, image_id, annotation_id, *fault))
     return good
@@ -187,7 +187,7 @@ def _record_fault(
     return None
 
 
-def _picture_problem(path: Path, image: Mapping[str, Any]) -> Problem | None:
+def _image_problem(path: Path, image: Mapping[str, Any]) -> Problem | None:
     size = (image["height"], image["width"])
     if not all(type(side) is int and 0 < side < _LARGEST_ID for side in size):
         reason, remedy = f"has size {size}", "write height and width as positive whole numbers"
@@ -214,15 +214,15 @@ def _covered(annotations: Sequence[Mapping[str, Any]]) -> list[int | None]:
 
 def _mask_reason(
     annotation: Mapping[str, Any],
-    pictures: Mapping[int, Mapping[str, Any]],
+    images: Mapping[int, Mapping[str, Any]],
     covered: int | None,
     needed: bool,
 ) -> str:
-    """Return what is wrong with a mask; of unknown pictures nothing can be said."""
+    """Return what is wrong with a mask; of unknown images nothing can be said."""
     mask, image_id = annotation.get("segmentation"), annotation["image_id"]
-    if not is_known(image_id, pictures) or (not needed and mask in (None, [])):  # A53
+    if not is_known(image_id, images) or (not needed and mask in (None, [])):  # A53
         return ""
-    size = pictures[image_id]["height"], pictures[image_id]["width"]
+    size = images[image_id]["height"], images[image_id]["width"]
     if isinstance(mask, list):
         return polygon_reason(mask, *size)
     return rle_reason(mask, *size, covered)
@@ -231,19 +231,19 @@ def _mask_reason(
 def _annotation_problems(
     path: Path,
     annotation: Mapping[str, Any],
-    pictures: Mapping[int, Mapping[str, Any]],
+    images: Mapping[int, Mapping[str, Any]],
     categories: Collection[int],
 ) -> Iterator[Problem]:
     image_id, number = annotation["image_id"], annotation["id"]
-    if not is_known(image_id, pictures):
-        remedy = "add the picture or remove the annotation"
-        yield Problem(path, image_id, number, "no such picture", remedy)
+    if not is_known(image_id, images):
+        remedy = "add the image or remove the annotation"
+        yield Problem(path, image_id, number, "no such image", remedy)
         return
     if not is_known(annotation["category_id"], categories):
         reason = f"category {annotation['category_id']} is not declared"
         remedy = f"declare it; known are {sorted(categories)[:10]}"
         yield Problem(path, image_id, number, reason, remedy)
-    size = pictures[image_id]["height"], pictures[image_id]["width"]
+    size = images[image_id]["height"], images[image_id]["width"]
     if "bbox" in annotation and (reason := box_reason(annotation["bbox"], *size)):
         remedy = "write [x, y, width, height] in pixels or remove the annotation"
         yield Problem(path, image_id, number, reason, remedy)

@@ -1,4 +1,4 @@
-"""What can be wrong with a COCO data set: its annotation file together with its picture files."""
+"""What can be wrong with a COCO data set: its annotation file together with its image files."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ _THREADS = 2  # decoding releases the interpreter; more of them only compete for
 def examine_coco(
     path: Path, data: Mapping[str, Any], images: Path | None, depth: Depth = "name"
 ) -> CocoFindings:
-    """Check a parsed COCO file and the pictures it names.
+    """Check a parsed COCO file and the images it names.
 
     Args:
         path: of the file, for the messages.
         data: what ``formats.coco.document.load_coco`` returned.
-        images: folder of the pictures; None to look at the file alone.
-        depth: how far each picture file is read: ``name`` (it is there), ``header`` (its size is
+        images: folder of the images; None to look at the file alone.
+        depth: how far each image file is read: ``name`` (it is there), ``header`` (its size is
             the stated one) or ``pixels`` (it can be decoded as well).
     """
     if images is None:
         return check_coco(path, data, image_keys=_IMAGE_KEYS)
     if not images.is_dir():
         findings = check_coco(path, data, image_keys=_IMAGE_KEYS)
-        reason, remedy = f"its picture folder {images} is missing", "check the path"
+        reason, remedy = f"its image folder {images} is missing", "check the path"
         missing = Problem(path, None, None, reason, remedy)
         return CocoFindings([missing, *findings.problems], True, findings.data)
-    unusable = unusable_pictures(path, data["images"], images, depth)
+    unusable = unusable_images(path, data["images"], images, depth)
     return check_coco(path, data, image_keys=_IMAGE_KEYS, unusable=unusable)
 
 
@@ -66,14 +66,14 @@ def category_problems(
     ]
 
 
-def unusable_pictures(
+def unusable_images(
     path: Path, records: Sequence[Any], folder: Path, depth: Depth
 ) -> dict[int, Problem]:
-    """Return what is wrong with picture files, by position of the record.
+    """Return what is wrong with image files, by position of the record.
 
     Args:
         path: the annotation file, for the messages.
-        records: its list of pictures, sound or not.
+        records: its list of images, sound or not.
         folder: where their files are.
         depth: see ``examine_coco``.
     """
@@ -87,7 +87,7 @@ def unusable_pictures(
 
     def look(item: tuple[int, dict[str, Any]]) -> tuple[str, str] | None:
         stated = (item[1].get("height"), item[1].get("width"))
-        return picture_fault(folder / item[1]["file_name"], stated, depth)
+        return image_fault(folder / item[1]["file_name"], stated, depth)
 
     if depth == "name":  # too quick to be worth a thread
         faults = [look(item) for item in named]
@@ -101,20 +101,20 @@ def unusable_pictures(
     }
 
 
-def picture_fault(file: Path, stated: tuple[Any, Any], depth: Depth) -> tuple[str, str] | None:
-    """Return reason and remedy of an unusable picture file, or None.
+def image_fault(file: Path, stated: tuple[Any, Any], depth: Depth) -> tuple[str, str] | None:
+    """Return reason and remedy of an unusable image file, or None.
 
     Args:
-        file: the picture.
+        file: the image.
         stated: its (height, width) according to the annotations.
         depth: see ``examine_coco``.
     """
     try:
         there = file.is_file()
     except OSError as error:  # for example a name that is too long
-        return f"picture file {str(file)[:200]}: {error.strerror}", "rename or remove the picture"
+        return f"image file {str(file)[:200]}: {error.strerror}", "rename or remove the image"
     if not there:
-        return f"picture file {file} is missing", "add the file or remove the picture"
+        return f"image file {file} is missing", "add the file or remove the image"
     if depth == "name":
         return None
     try:
@@ -123,18 +123,18 @@ def picture_fault(file: Path, stated: tuple[Any, Any], depth: Depth) -> tuple[st
             read_rgb(file)
     except ValueError as error:
         reason, _, remedy = str(error).rpartition("; ")
-        return reason, f"{remedy} or remove the picture"
+        return reason, f"{remedy} or remove the image"
     return None if stored == stated else size_mismatch(file, stated, stored, shown)
 
 
 def size_mismatch(
     file: Path, stated: tuple[Any, Any], stored: tuple[int, int], shown: tuple[int, int]
 ) -> tuple[str, str]:
-    """Word the reason and the remedy for a picture of another (height, width) than stated."""
+    """Word the reason and the remedy for an image of another (height, width) than stated."""
     reason = (
         f"{file} is {stored[0]} px high and {stored[1]} px wide, stated are {stated[0]} and "
         f"{stated[1]}"
     )
     if stated == shown:
         return reason, "its EXIF orientation turns it: save it upright and without that tag"
-    return reason, "annotate the picture anew or correct height and width"
+    return reason, "annotate the image anew or correct height and width"

@@ -39,7 +39,7 @@ def find_result_problems(
     Returns:
         One problem for each fault, with the number of its row, which counts from 0.
     """
-    sizes = None if ground_truth is None else picture_sizes(ground_truth)
+    sizes = None if ground_truth is None else image_sizes(ground_truth)
     categories = None
     if ground_truth is not None and "categories" in ground_truth:
         categories = {category["id"] for category in ground_truth["categories"]}
@@ -57,7 +57,7 @@ def find_result_problems(
     return sorted(problems, key=lambda problem: int(problem.annotation or 0))
 
 
-def picture_sizes(ground_truth: Mapping[str, Any]) -> dict[Any, tuple[int, int]]:
+def image_sizes(ground_truth: Mapping[str, Any]) -> dict[Any, tuple[int, int]]:
     """Return (height, width) by image id."""
     return {
         image["id"]: (int(image["height"]), int(image["width"])) for image in ground_truth["images"]
@@ -146,7 +146,7 @@ def _unknown_ids(
     row: Mapping[str, Any], sizes: Sizes | None, categories: Collection[Any] | None
 ) -> Iterator[tuple[str, str]]:
     if sizes is not None and "image_id" in row and not _is_in(row["image_id"], sizes):
-        reason = f"image_id {row['image_id']!r} is not among the {len(sizes)} pictures"
+        reason = f"image_id {row['image_id']!r} is not among the {len(sizes)} images"
         yield reason, "give the annotations that the predictions belong to"
     if categories is not None and "category_id" in row:
         if _is_in(row["category_id"], categories):
@@ -178,8 +178,8 @@ def _mask_fault(row: Mapping[str, Any], sizes: Sizes | None) -> tuple[str, str] 
         return f"RLE has the size {size!r}", "write [height, width] in whole pixels"
     expected = None if sizes is None or not _is_in(row.get("image_id"), sizes) else row["image_id"]
     if sizes is not None and expected is not None and tuple(size) != sizes[expected]:
-        reason = f"RLE of size {list(size)} in a picture of size {list(sizes[expected])}"
-        return reason, "write masks as [height, width] in the frame of the original picture"
+        reason = f"RLE of size {list(size)} in an image of size {list(sizes[expected])}"
+        return reason, "write masks as [height, width] in the frame of the original image"
     return None
 
 

@@ -17,8 +17,8 @@ from formats.coco.result_checks import (
     Row,
     box_reason,
     find_result_problems,
+    image_sizes,
     is_number,
-    picture_sizes,
 )
 from formats.files import write_json
 from structures import BadDataPolicy, DataProblems, Problem, settle
@@ -30,10 +30,10 @@ __all__ = [
     "Row",
     "check_ground_truth",
     "check_results",
+    "image_sizes",
     "load_ground_truth",
     "load_results",
     "merge_categories",
-    "picture_sizes",
     "read_ground_truth",
     "read_results",
     "write_results",
@@ -71,8 +71,8 @@ def read_ground_truth(
 
     Args:
         path: JSON file.
-        policy: ``skip`` leaves out faulty pictures and annotations.
-        look: given the records of the pictures, returns what is wrong with their files by position.
+        policy: ``skip`` leaves out faulty images and annotations.
+        look: given the records of the images, returns what is wrong with their files by position.
         image_keys: keys that the record of an image must have.
         annotation_keys: keys that an annotation must have.
 
@@ -152,7 +152,7 @@ def check_ground_truth(content: Any, source: str = "ground truth") -> None:
 
     Raises:
         ValueError: a list or a key is missing, an id occurs twice or is unknown, a size, a box or
-            an area is not a number, or an RLE has another size than its picture.
+            an area is not a number, or an RLE has another size than its image.
     """
     if not isinstance(content, Mapping):
         raise ValueError(f"{source}: must be an object with images, annotations and categories")
@@ -170,7 +170,7 @@ def check_ground_truth(content: Any, source: str = "ground truth") -> None:
                 f"{source}: image {image['id']} has height {image['height']!r} and width "
                 f"{image['width']!r}; write its size in pixels"
             )
-    sizes = picture_sizes(content)
+    sizes = image_sizes(content)
     categories = {record["id"] for record in content["categories"]}
     for annotation in content["annotations"]:
         where = f"{source}: annotation {annotation['id']}"
@@ -194,7 +194,7 @@ def check_results(
 
     Raises:
         DataProblems: a key is missing, a score or a box is not finite, an image or category id is
-            unknown, a segmentation is not an RLE or has another size than its picture.
+            unknown, a segmentation is not an RLE or has another size than its image.
     """
     settle(find_result_problems(rows, ground_truth, Path(source)), "error")
 
@@ -221,7 +221,7 @@ def _check_reference(
 ) -> None:
     if record["image_id"] not in images:
         raise ValueError(
-            f"{where}: image_id {record['image_id']!r} is not among the {len(images)} pictures of "
+            f"{where}: image_id {record['image_id']!r} is not among the {len(images)} images of "
             "the annotations; the two files must belong together"
         )
     if record["category_id"] not in categories:
@@ -246,8 +246,8 @@ def _check_size(mask: Any, size: tuple[int, int] | None, where: str) -> None:
         )
     if size is not None and tuple(mask["size"]) != size:
         raise ValueError(
-            f"{where}: RLE of size {list(mask['size'])} in a picture of size {list(size)} (height, "
-            "width); write masks in the frame of the original picture"
+            f"{where}: RLE of size {list(mask['size'])} in an image of size {list(size)} (height, "
+            "width); write masks in the frame of the original image"
         )
 
 

@@ -1,4 +1,4 @@
-"""Whether boxes, polygons and run-length masks are sound and lie in their picture."""
+"""Whether boxes, polygons and run-length masks are sound and lie in their image."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def are_finite(values: Sequence[Any]) -> bool:
 
 
 def box_reason(box: Any, height: int, width: int) -> str:
-    """Return what is wrong with [x, y, width, height] in a picture, or nothing."""
+    """Return what is wrong with [x, y, width, height] in an image, or nothing."""
     if not (isinstance(box, list) and len(box) == 4 and are_finite(box)):
         return f"bbox is {box!r}"
     if box[2] <= 0 or box[3] <= 0:  # A51
@@ -70,25 +70,25 @@ def _outside_reason(
     reach = max(-left, -top, right - width, bottom - height)
     if right <= 0 or bottom <= 0 or left >= width or top >= height or reach > TOLERANCE:
         return (
-            f"{name} lies outside the picture: x {left:g} to {right:g}, y {top:g} to {bottom:g} "
+            f"{name} lies outside the image: x {left:g} to {right:g}, y {top:g} to {bottom:g} "
             f"in {width} x {height} px"
         )
     return ""
 
 
 def rle_reason(segmentation: Any, height: int, width: int, covered: int | None = None) -> str:
-    """Return what is wrong with a run-length record in a picture, or nothing.
+    """Return what is wrong with a run-length record in an image, or nothing.
 
     Args:
         segmentation: the record.
-        height: of the picture.
-        width: of the picture.
+        height: of the image.
+        width: of the image.
         covered: pixels that its text covers where that is known (see `rle_batch.covered_pixels`).
     """
     if not isinstance(segmentation, dict) or not {"size", "counts"} <= set(segmentation):
         return "segmentation is neither polygons nor a run-length record with size and counts"
     if segmentation["size"] != [height, width]:
-        return f"run-length mask of size {segmentation['size']} in a picture of [{height}, {width}]"
+        return f"run-length mask of size {segmentation['size']} in an image of [{height}, {width}]"
     total, counts = height * width, segmentation["counts"]
     if isinstance(counts, list):
         if not all(type(run) is int and 0 <= run <= total for run in counts):

@@ -50,8 +50,8 @@ def encode_segmentation(segmentation: Any, height: int, width: int) -> bytes:
 
     Args:
         segmentation: list of polygons [x1, y1, x2, y2, ...], or a record with ``counts``.
-        height: of the picture in pixels.
-        width: of the picture in pixels.
+        height: of the image in pixels.
+        width: of the image in pixels.
     """
     from pycocotools import mask as coco_mask
 
@@ -64,8 +64,8 @@ def encode_segmentation(segmentation: Any, height: int, width: int) -> bytes:
     return counts.encode() if isinstance(counts, str) else bytes(counts)
 
 
-class PictureAnnotations(NamedTuple):
-    """Annotations of one picture: masks, labels (K,) int64 and crowd flags (K,) bool."""
+class ImageAnnotations(NamedTuple):
+    """Annotations of one image: masks, labels (K,) int64 and crowd flags (K,) bool."""
 
     masks: RLEMasks
     labels: Ints
@@ -74,13 +74,13 @@ class PictureAnnotations(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AnnotationStore:
-    """P pictures by ascending id with M annotations, by picture and ascending annotation id.
+    """P images by ascending id with M annotations, by image and ascending annotation id.
 
     Attributes:
         image_ids: (P,).
         sizes: (P, 2), height and width.
         names: file names, UTF-8.
-        offsets: (P + 1,); picture p owns annotations ``offsets[p]:offsets[p + 1]``.
+        offsets: (P + 1,); image p owns annotations ``offsets[p]:offsets[p + 1]``.
         ids: (M,) annotation ids.
         labels: (M,) 0-based classes.
         crowd: (M,) bool.
@@ -130,12 +130,12 @@ class AnnotationStore:
             a["bbox"] if "bbox" in a else coco_mask.toBbox(record).tolist()
             for a, record in zip(kept, records, strict=True)
         ]
-        counts_per_picture = np.bincount(owners, minlength=len(images))
+        counts_per_image = np.bincount(owners, minlength=len(images))
         return cls(
             image_ids=np.array(list(position), dtype=np.int64),
             sizes=sizes.reshape(-1, 2),
             names=PackedBytes.pack(str(i["file_name"]).encode() for i in images),
-            offsets=np.concatenate([[0], np.cumsum(counts_per_picture)]).astype(np.int64),
+            offsets=np.concatenate([[0], np.cumsum(counts_per_image)]).astype(np.int64),
             ids=np.array([a["id"] for a in kept], dtype=np.int64),
             labels=np.array([labels[int(a["category_id"])] for a in kept], dtype=np.int64),
             crowd=np.array([bool(a.get("iscrowd", 0)) for a in kept], dtype=bool),
@@ -149,23 +149,23 @@ class AnnotationStore:
         return int(self.image_ids.size)
 
     def name(self, index: int) -> str:
-        """Return the file name of a picture."""
+        """Return the file name of an image."""
         return self.names[index].decode()
 
     def size(self, index: int) -> tuple[int, int]:
-        """Return (height, width) of a picture."""
+        """Return (height, width) of an image."""
         height, width = self.sizes[index].tolist()
         return height, width
 
-    def picture(self, index: int) -> PictureAnnotations:
-        """Return the annotations of a picture, degenerate ones with empty masks included."""
+    def image(self, index: int) -> ImageAnnotations:
+        """Return the annotations of an image, degenerate ones with empty masks included."""
         start, stop = self.offsets[index : index + 2].tolist()
         runs = (from_bytes(self.rles[k]) for k in range(start, stop))
         masks = RLEMasks.from_runs(runs, self.size(index))
-        return PictureAnnotations(masks, self.labels[start:stop], self.crowd[start:stop])
+        return ImageAnnotations(masks, self.labels[start:stop], self.crowd[start:stop])
 
     def counts(self) -> Ints:
-        """Return (P,), annotations of every picture that are not crowds."""
+        """Return (P,), annotations of every image that are not crowds."""
         owners = np.repeat(np.arange(len(self)), np.diff(self.offsets))
         return np.bincount(owners[~self.crowd], minlength=len(self)).astype(np.int64)
 
@@ -174,7 +174,7 @@ class AnnotationStore:
         return int((self.pixels == 0).sum())
 
     def image_records(self) -> list[dict[str, Any]]:
-        """Return ``id``, ``file_name``, ``height`` and ``width`` of every picture."""
+        """Return ``id``, ``file_name``, ``height`` and ``width`` of every image."""
         rows = zip(self.image_ids.tolist(), self.sizes.tolist(), strict=True)
         return [
             {"id": i, "file_name": self.name(p), "height": h, "width": w}

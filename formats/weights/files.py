@@ -22,7 +22,7 @@ class ForeignContentError(ValueError):
 
 
 @runtime_checkable
-class ReadsOtherNames(Protocol):
+class ConvertsNames(Protocol):
     """A model that knows weights of another implementation by their names."""
 
     def convert_weights(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -174,7 +174,7 @@ def load_weights(model: nn.Module, path: str | Path) -> LoadReport:
     """
     wanted = model.state_dict()
     found, notes = read_weights(path)
-    if isinstance(model, ReadsOtherNames):
+    if isinstance(model, ConvertsNames):
         try:
             found = model.convert_weights(found)
         except ValueError as error:

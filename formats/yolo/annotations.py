@@ -22,12 +22,12 @@ class YoloFindings(NamedTuple):
     """A split as COCO dictionary.
 
     Attributes:
-        folder: of the pictures.
+        folder: of the images.
         data: ``images``, ``annotations`` and ``categories``, without what has a problem and
-            without the annotations of pictures that have one.
+            without the annotations of images that have one.
         problems: all that is wrong with the split.
         counts: ``pictures`` of the split, of them ``unlabelled`` ones without a label file and
-            ``left_out_pictures``; ``annotations``, ``left_out_annotations`` of other pictures.
+            ``left_out_pictures``; ``annotations``, ``left_out_annotations`` of other images.
     """
 
     folder: Path
@@ -43,23 +43,23 @@ def read_split(
     depth: Depth = "header",
     limit: float = math.inf,
 ) -> YoloFindings:
-    """Read the annotations of a split; fractions become pixels by every picture's header.
+    """Read the annotations of a split; fractions become pixels by every image's header.
 
-    Pictures have ids from 1 by sorted name, faulty ones counted, and annotations ids from 1 by
-    picture and line. Boxes are those of the polygons.
+    Images have ids from 1 by sorted name, faulty ones counted, and annotations ids from 1 by
+    image and line. Boxes are those of the polygons.
 
     Args:
         dataset: the content of a ``data.yaml``.
         split: ``train``, ``val`` or ``test``.
         boxes_as_masks: see ``read_labels``.
-        depth: ``header``, or ``pixels`` to decode every picture as well.
-        limit: of more pictures only the headers are read.
+        depth: ``header``, or ``pixels`` to decode every image as well.
+        limit: of more images only the headers are read.
 
     Returns:
-        What was found; no picture where the split could not be listed at all.
+        What was found; no image where the split could not be listed at all.
     """
     try:
-        folder, names, problems = dataset.pictures(split)
+        folder, names, problems = dataset.images(split)
     except DataProblems as error:
         folder, names, problems = dataset.root, [], list(error.problems)
     paths = [folder / name for name in names]
@@ -75,17 +75,17 @@ def read_split(
     for image_id, (name, path, size) in enumerate(zip(names, paths, sizes, strict=True), start=1):
         labels = label_path(path)
         if owners[labels] > 1:
-            reason = f"shares its label file {labels} with a picture of another kind"
+            reason = f"shares its label file {labels} with an image of another kind"
             problems.append(Problem(path, name, None, reason, "rename one of them"))
         elif isinstance(size, tuple):
-            found = _read_picture(dataset, data, (image_id, name, size), labels, boxes_as_masks)
+            found = _read_image(dataset, data, (image_id, name, size), labels, boxes_as_masks)
             problems += found
             bad_lines += len(found)
         else:
-            problems.append(Problem(path, name, None, size, "mend it or remove the picture"))
+            problems.append(Problem(path, name, None, size, "mend it or remove the image"))
     missing = sum(not labels.is_file() for labels in owners)
     if missing == len(owners) > 0:
-        reason = f"none of the {len(paths)} pictures of {split} has a label file"
+        reason = f"none of the {len(paths)} images of {split} has a label file"
         remedy = f"put them where they are looked for, such as {label_path(paths[0])}"
         problems.append(Problem(dataset.file, None, None, reason, remedy))
     counts = {
@@ -98,15 +98,15 @@ def read_split(
     return YoloFindings(folder, data, problems, counts)
 
 
-def _read_picture(
+def _read_image(
     dataset: YoloSet,
     data: dict[str, Any],
-    picture: tuple[int, str, tuple[int, int]],
+    image: tuple[int, str, tuple[int, int]],
     labels: Path,
     boxes_as_masks: bool,
 ) -> list[Problem]:
-    """Add a picture (id, name, size) and its objects to ``data``; return what is wrong."""
-    image_id, name, size = picture
+    """Add an image (id, name, size) and its objects to ``data``; return what is wrong."""
+    image_id, name, size = image
     data["images"].append({"id": image_id, "file_name": name, "height": size[0], "width": size[1]})
     lines, faults = read_labels(labels, dataset.names, size, boxes_as_masks)
     number = len(data["annotations"])
@@ -130,7 +130,7 @@ def _sizes_or_faults(paths: Sequence[Path], depth: Depth) -> list[tuple[int, int
 
 
 def _size_or_fault(path: Path, depth: Depth) -> tuple[int, int] | str:
-    """Return (height, width) of a picture, or what is wrong with it."""
+    """Return (height, width) of an image, or what is wrong with it."""
     try:
         size, _ = header_size(path)
         if not is_upright(path):  # A66
@@ -145,15 +145,15 @@ def _size_or_fault(path: Path, depth: Depth) -> tuple[int, int] | str:
     return size
 
 
-def _stray_labels(pictures: Sequence[Path]) -> Iterator[Problem]:
-    """Find label files in ``labels`` folders that belong to no picture."""
-    folders = {label_path(path).parent: path.parent for path in pictures}
+def _stray_labels(images: Sequence[Path]) -> Iterator[Problem]:
+    """Find label files in ``labels`` folders that belong to no image."""
+    folders = {label_path(path).parent: path.parent for path in images}
     for labels, folder in sorted(folders.items()):
-        if labels == folder or not labels.is_dir():  # beside pictures any text file may lie
+        if labels == folder or not labels.is_dir():  # beside images any text file may lie
             continue
         stems = {f.stem for f in folder.iterdir() if f.suffix.lower() in SUFFIXES}
-        stems |= {path.stem for path in pictures if path.parent == folder}
+        stems |= {path.stem for path in images if path.parent == folder}
         for file in sorted(labels.glob("*.txt")):
             if file.stem not in stems and file.name not in _NOT_LABELS:
-                reason = f"there is no picture {folder / file.stem} (.jpg, .png, ...)"
-                yield Problem(file, None, None, reason, "add the picture or remove the file")
+                reason = f"there is no image {folder / file.stem} (.jpg, .png, ...)"
+                yield Problem(file, None, None, reason, "add the image or remove the file")

@@ -18,9 +18,9 @@ class Conversion(NamedTuple):
     """What a conversion did.
 
     Attributes:
-        counts: pictures and objects written, and what was left out.
+        counts: images and objects written, and what was left out.
         source: the file that was read.
-        folder: of the pictures that belong to what was written.
+        folder: of the images that belong to what was written.
         content: the COCO dictionary to write, None where files were written already.
     """
 
@@ -52,14 +52,14 @@ def convert(
         target: form of what is written.
         out: folder of the YOLO set to write; unused for COCO.
         annotations: COCO file to read, with ``images``.
-        images: folder of its pictures.
+        images: folder of its images.
         data_yaml: YOLO set to read, with ``split``.
         root: folder of its data instead of what the file says.
         split: the split to read, or the name of the one to write.
         skip_crowds: see ``coco_to_yolo``.
         boxes_as_masks: see ``yolo_to_coco``.
         placing: see ``coco_to_yolo``.
-        bad_data: what becomes of faulty pictures and annotations.
+        bad_data: what becomes of faulty images and annotations.
 
     Raises:
         ValueError: an argument or a file is missing or wrong.
@@ -105,10 +105,10 @@ def yolo_to_coco(
         split: ``train``, ``val`` or ``test``.
         root: folder of the data instead of what the file says.
         boxes_as_masks: see ``YoloTxtDataModule``.
-        bad_data: what becomes of faulty pictures and lines.
+        bad_data: what becomes of faulty images and lines.
 
     Returns:
-        The COCO dictionary, the folder that its file names are relative to, and how many pictures
+        The COCO dictionary, the folder that its file names are relative to, and how many images
         and objects it has and were left out.
 
     Raises:

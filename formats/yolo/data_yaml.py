@@ -1,4 +1,4 @@
-"""What a ``data.yaml`` of a YOLO data set says: classes, splits and the pictures they hold."""
+"""What a ``data.yaml`` of a YOLO data set says: classes, splits and the images they hold."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from structures import CategoryMap, DataProblems, Problem
 SPLITS = ("train", "val", "test")
 
 
-class Pictures(NamedTuple):
-    """The pictures of a split by sorted name.
+class Images(NamedTuple):
+    """The images of a split by sorted name.
 
     Attributes:
         folder: what the names are relative to.
-        names: with forward slashes; an absolute path where a picture lies elsewhere.
-        problems: pictures that are listed and missing, or listed twice.
+        names: with forward slashes; an absolute path where an image lies elsewhere.
+        problems: images that are listed and missing, or listed twice.
     """
 
     folder: Path
@@ -36,7 +36,7 @@ class YoloSet:
         file: the ``data.yaml``.
         root: folder that the splits are relative to.
         names: class number -> name, ascending.
-        entries: split -> its folders or files that list pictures, as written.
+        entries: split -> its folders or files that list images, as written.
     """
 
     file: Path
@@ -62,7 +62,7 @@ class YoloSet:
         names = _names(file, content)
         entries = {s: _entries(file, s, content[s]) for s in SPLITS if content.get(s)}
         if not entries:
-            raise _fault(file, f"has none of {', '.join(SPLITS)}", "add the picture folders")
+            raise _fault(file, f"has none of {', '.join(SPLITS)}", "add the image folders")
         stated = content.get("path") or "."
         if not isinstance(stated, str):
             raise _fault(file, f"path is {stated!r}", "write the folder of the data set")
@@ -76,29 +76,29 @@ class YoloSet:
         """The classes with their numbers as ids."""
         return CategoryMap(tuple(self.names), tuple(self.names.values()))
 
-    def pictures(self, split: str) -> Pictures:
-        """List the pictures of a split; folders are searched with all folders within.
+    def images(self, split: str) -> Images:
+        """List the images of a split; folders are searched with all folders within.
 
         Raises:
-            DataProblems: the split is not declared, or an entry is missing or without pictures.
+            DataProblems: the split is not declared, or an entry is missing or without images.
         """
         if split not in self.entries:
             reason = f"has no {split} split, only {', '.join(self.entries)}"
-            raise _fault(self.file, reason, f"add `{split}:` with its picture folder")
+            raise _fault(self.file, reason, f"add `{split}:` with its image folder")
         places = [self._place(split, entry) for entry in self.entries[split]]
         folder = places[0] if len(places) == 1 and places[0].is_dir() else self.root
         names: list[str] = []
         problems: list[Problem] = []
         for place in places:
             if place.is_dir():
-                names += [_relative(f, folder) for f in _picture_files(self.file, split, place)]
+                names += [_relative(f, folder) for f in _image_files(self.file, split, place)]
             else:
                 names += self._listed(place, folder, problems)
         reason, remedy = f"is listed more than once under {split}", "name it once"
         counts = Counter(names)
         twice = sorted(name for name, count in counts.items() if count > 1)
         problems += [Problem(self.file, name, None, reason, remedy) for name in twice]
-        return Pictures(folder, sorted(counts), problems)
+        return Images(folder, sorted(counts), problems)
 
     def _place(self, split: str, entry: str) -> Path:
         """Return the folder or file of an entry; A65 is about the second place that is tried."""
@@ -115,14 +115,14 @@ class YoloSet:
         )
 
     def _listed(self, file: Path, folder: Path, problems: list[Problem]) -> Iterator[str]:
-        """Yield the pictures that a text file lists, relative to itself or to the root."""
+        """Yield the images that a text file lists, relative to itself or to the root."""
         try:
             lines = file.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            remedy = "give a folder of pictures, or a text file with a picture a line"
+            remedy = "give a folder of images, or a text file with an image a line"
             raise _fault(file, f"cannot be read ({error})", remedy) from error
         if not any(line.strip() for line in lines):
-            raise _fault(file, "lists no picture", "write a picture a line")
+            raise _fault(file, "lists no image", "write an image a line")
         for number, line in enumerate(lines, start=1):
             name = line.strip()
             if not name:
@@ -130,7 +130,7 @@ class YoloSet:
             tried = [file.parent / name, self.root / name]
             found = next((path for path in tried if _is_file(path)), None)
             if found is None:
-                reason, remedy = f"picture file {tried[0]} is missing", "add it or remove the line"
+                reason, remedy = f"image file {tried[0]} is missing", "add it or remove the line"
                 problems.append(Problem(file, name, number, reason, remedy, part="line"))
             else:
                 yield _relative(found, folder)
@@ -180,15 +180,15 @@ def _names(file: Path, content: Mapping[Any, Any]) -> dict[int, str]:
 def _entries(file: Path, split: str, value: Any) -> list[str]:
     listed = value if isinstance(value, list) else [value]
     if not all(isinstance(entry, str) and entry and "\0" not in entry for entry in listed):
-        remedy = "write a folder, a text file that lists pictures, or a list of those"
+        remedy = "write a folder, a text file that lists images, or a list of those"
         raise _fault(file, f"{split} is {value!r}", remedy)
     return listed
 
 
-def _picture_files(file: Path, split: str, folder: Path) -> list[Path]:
+def _image_files(file: Path, split: str, folder: Path) -> list[Path]:
     found = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES]
     if not found:
-        reason = f"the {split} folder {folder} holds no picture ({', '.join(SUFFIXES)})"
+        reason = f"the {split} folder {folder} holds no image ({', '.join(SUFFIXES)})"
         raise _fault(file, reason, "correct the path")
     return found
 

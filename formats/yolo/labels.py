@@ -44,12 +44,12 @@ class LabelFault(NamedTuple):
     remedy: str
 
 
-def label_path(picture: Path) -> Path:
-    """Return where the labels of a picture are looked for.
+def label_path(image: Path) -> Path:
+    """Return where the labels of an image are looked for.
 
-    The last folder named ``images`` becomes ``labels``; without one, labels lie beside pictures.
+    The last folder named ``images`` becomes ``labels``; without one, labels lie beside images.
     """
-    parts = list(picture.parts)
+    parts = list(image.parts)
     for at in range(len(parts) - 2, -1, -1):
         if parts[at] == "images":
             parts[at] = "labels"
@@ -60,12 +60,12 @@ def label_path(picture: Path) -> Path:
 def read_labels(
     file: Path, classes: Collection[int], size: tuple[int, int], boxes_as_masks: bool = False
 ) -> tuple[list[LabelLine], list[LabelFault]]:
-    """Read a label file; one that is missing or empty belongs to a picture without objects.
+    """Read a label file; one that is missing or empty belongs to an image without objects.
 
     Args:
         file: the label file.
         classes: the class numbers that exist.
-        size: (height, width) of the picture in pixels.
+        size: (height, width) of the image in pixels.
         boxes_as_masks: take lines of detection sets (``class cx cy w h``) as rectangles.
 
     Returns:
@@ -163,7 +163,7 @@ def _range_fault(values: Sequence[float]) -> tuple[str, str] | None:
         return None
     worst = high if high - 1 > -low else low
     reason = f"the coordinate {worst:g} is outside 0 to 1"
-    return reason, "divide x by the picture's width and y by its height, and cut at its border"
+    return reason, "divide x by the image's width and y by its height, and cut at its border"
 
 
 def _rectangle(values: Sequence[float]) -> list[float]:
@@ -186,12 +186,12 @@ def _to_pixels(fractions: Sequence[float], size: tuple[int, int]) -> list[float]
 
 
 def format_line(category: int, polygon: Sequence[float], size: tuple[int, int]) -> str:
-    """Write one object; points beyond the border of the picture are moved onto it.
+    """Write one object; points beyond the border of the image are moved onto it.
 
     Args:
         category: class number.
         polygon: x1, y1, x2, y2, ... in pixels.
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
     """
     height, width = size
     sides = (width, height)

@@ -46,7 +46,7 @@ def outline(segmentation: Any, size: tuple[int, int]) -> Outline | None:
 
     Args:
         segmentation: list of polygons, or a run-length record.
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
 
     Returns:
         The path, or None for run lengths without a pixel.
@@ -89,15 +89,15 @@ def coco_to_yolo(
 
     Args:
         annotations: COCO instances file.
-        images: folder of its pictures.
+        images: folder of its images.
         out: folder to write.
         split: its name; None takes it from ``instances_SPLIT.json``.
         skip_crowds: leave crowd regions out and count them, instead of stopping.
-        placing: ``copy`` the pictures, or ``link`` to them.
-        bad_data: what becomes of faulty pictures and annotations.
+        placing: ``copy`` the images, or ``link`` to them.
+        bad_data: what becomes of faulty images and annotations.
 
     Returns:
-        How many pictures and objects were written in which way, and what was left out.
+        How many images and objects were written in which way, and what was left out.
 
     Raises:
         ValueError: the file is wrong, has crowds, does not fit the classes in ``out``, or ``out``
@@ -105,7 +105,7 @@ def coco_to_yolo(
     """
     split = split or annotations.stem.removeprefix("instances_")
     data, left_out = _sound(annotations, images, bad_data)
-    pictures, objects = data["images"], data["annotations"]
+    records, objects = data["images"], data["annotations"]
     crowds = [a["id"] for a in objects if a.get("iscrowd")]
     if crowds and not skip_crowds:
         raise ValueError(
@@ -113,15 +113,15 @@ def coco_to_yolo(
             "YOLO text cannot express; leave them out by --skip-crowds"
         )
     names = _class_numbers(out, split, annotations, data["categories"])
-    targets = _targets(out, split, annotations, pictures)
-    of_picture: dict[int, list[dict[str, Any]]] = {i["id"]: [] for i in pictures}
+    targets = _targets(out, split, annotations, records)
+    of_image: dict[int, list[dict[str, Any]]] = {i["id"]: [] for i in records}
     for annotation in sorted(objects, key=lambda a: int(a["id"])):
         if not annotation.get("iscrowd"):
-            of_picture[annotation["image_id"]].append(annotation)
+            of_image[annotation["image_id"]].append(annotation)
     numbers = {c["id"]: names.index(str(c["name"])) for c in data["categories"]}
-    counts: Counter[str] = Counter(pictures=len(pictures), crowds_left_out=len(crowds))
-    for image in pictures:
-        lines = list(_lines(of_picture[image["id"]], image, numbers, counts))
+    counts: Counter[str] = Counter({"pictures": len(records), "crowds_left_out": len(crowds)})
+    for image in records:
+        lines = list(_lines(of_image[image["id"]], image, numbers, counts))
         _place(images / image["file_name"], targets[image["id"]], lines, placing)
         counts["pictures_without_objects"] += not lines
     _declare(out, split, names)
@@ -147,12 +147,12 @@ def _sound(
     return findings.data | kept, len(problems)
 
 
-def _turned(file: Path, pictures: Iterable[Mapping[str, Any]], folder: Path) -> list[Problem]:
-    """Refuse pictures that readers of YOLO sets may turn while the labels stay (A66)."""
+def _turned(file: Path, records: Iterable[Mapping[str, Any]], folder: Path) -> list[Problem]:
+    """Refuse images that readers of YOLO sets may turn while the labels stay (A66)."""
     reason = "its EXIF orientation turns it, which readers of YOLO sets apply and COCO's don't"
     return [
         Problem(file, image["id"], None, reason, "save it upright and without that tag")
-        for image in pictures
+        for image in records
         if not is_upright(folder / image["file_name"])
     ]
 
@@ -178,9 +178,9 @@ def _class_numbers(
 
 
 def _targets(
-    out: Path, split: str, file: Path, pictures: Iterable[Mapping[str, Any]]
+    out: Path, split: str, file: Path, records: Iterable[Mapping[str, Any]]
 ) -> dict[int, Path]:
-    """Return where each picture goes, or refuse names that would collide or leave the folder."""
+    """Return where each image goes, or refuse names that would collide or leave the folder."""
     folder = out / "images" / split
     for place in (folder, label_path(folder / "x").parent):
         if place.is_dir() and any(place.iterdir()):
@@ -188,7 +188,7 @@ def _targets(
     targets: dict[int, Path] = {}
     taken: dict[Path, str] = {}
     problems = []
-    for image in pictures:
+    for image in records:
         name = str(image["file_name"])
         target = folder / name
         if Path(name).is_absolute() or ".." in Path(name).parts:
@@ -210,7 +210,7 @@ def _lines(
     numbers: Mapping[int, int],
     counts: Counter[str],
 ) -> Iterable[str]:
-    """Yield the lines of a picture and count how each came about."""
+    """Yield the lines of an image and count how each came about."""
     size = int(image["height"]), int(image["width"])
     for annotation in objects:
         path = outline(annotation["segmentation"], size)

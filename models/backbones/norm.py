@@ -78,7 +78,7 @@ def _convert_plain(old: nn.BatchNorm2d, norm: Norm) -> nn.Module:
         new = nn.SyncBatchNorm(old.num_features, eps=old.eps, momentum=old.momentum)
     else:
         new = group_norm(old.num_features, eps=old.eps)
-    return _take_over(old, new)
+    return _copy_weights(old, new)
 
 
 def _convert_with_activation(old: nn.BatchNorm2d, norm: Norm) -> nn.Module:
@@ -94,10 +94,10 @@ def _convert_with_activation(old: nn.BatchNorm2d, norm: Norm) -> nn.Module:
     else:
         new = GroupNormAct(old.num_features, num_groups(old.num_features), eps=old.eps)
     new.drop, new.act = old.drop, old.act
-    return _take_over(old, new)
+    return _copy_weights(old, new)
 
 
-def _take_over(old: nn.BatchNorm2d, new: nn.Module) -> nn.Module:
+def _copy_weights(old: nn.BatchNorm2d, new: nn.Module) -> nn.Module:
     new.load_state_dict(old.state_dict(), strict=False)  # a group norm has no running statistics
     for name, parameter in new.named_parameters():
         parameter.requires_grad_(getattr(old, name).requires_grad)  # frozen stages stay frozen

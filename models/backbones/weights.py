@@ -39,7 +39,7 @@ _LITE0_BLOCK = {
 def efficientnet_lite0_state_dict() -> dict[str, Tensor]:
     """Return ImageNet weights under the names of timm's ``tf_efficientnet_lite0``.
 
-    The file comes with the package of the extra ``pretrained`` (Apache-2.0). Pictures must be
+    The file comes with the package of the extra ``pretrained`` (Apache-2.0). Images must be
     normalised with mean = std = 0.5.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Classification loss of bags, shared by the multiple-instance learners."""
+"""Classification loss of bags, shared by the multiple-instance models."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class ABMIL(nn.Module):
         attention_dim: L.
         gated: use the gate of eq. (9).
         branches: K.
-        encoder: network ahead of the fully connected layers, for instances that are pictures; its
+        encoder: network ahead of the fully connected layers, for instances that are images; its
             ``out_features`` takes the place of D.
         activation: follows each fully connected layer that embeds an instance.
         attention_activation: takes the place of tanh.

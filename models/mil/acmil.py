@@ -143,7 +143,7 @@ class ACMIL(nn.Module):
         """Return ``bag``, ``branch`` and ``similarity``: scalars, or (B,).
 
         Raises:
-            TypeError: the output is not this learner's.
+            TypeError: the output is not this model's.
         """
         if not isinstance(output, ACMILOutput) or output.attention is None:
             raise TypeError(f"ACMIL's losses need an ACMILOutput, got {type(output).__name__}")

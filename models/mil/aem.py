@@ -1,7 +1,7 @@
 """AEM: attention entropy maximisation.
 
 Zhang et al., "AEM: Attention Entropy Maximization for Multiple Instance Learning based Whole Slide
-Image Classification", MICCAI 2025, arXiv 2406.15303. Any attention learner, with one more loss that
+Image Classification", MICCAI 2025, arXiv 2406.15303. Any attention model, with one more loss that
 keeps attention from settling on a few instances:
 
     L = L_bag + lambda_t L_ent,   L_ent = (1/K) sum_k sum_n a_nk log a_nk
@@ -26,26 +26,26 @@ from torch import Tensor, nn
 
 from models.losses.bag_classification import mean_over_bags
 from models.mil.protocol import (
-    LearnerFactory,
+    ModelFactory,
     Reduction,
     ScheduledLosses,
-    SeesTrainingBags,
-    TwoPartLearner,
+    TwoPartModel,
+    UsesTrainingBags,
 )
 from models.ops.bags.ragged import segment_log_softmax, segment_sum
 from structures import BagBatch, MILOutput, MILTask
 
 
 class AEM(nn.Module):
-    """A learner with the negative entropy of its attention among its losses.
+    """A model with the negative entropy of its attention among its losses.
 
-    Its losses are the learner's and ``entropy``; everything else is the learner's.
+    Its losses are the model's and ``entropy``; everything else is the model's.
 
     Args:
         in_features: width of an instance's features.
         num_classes: classes of the task.
         task: what the logits mean.
-        learner: makes the attention learner; its output must have ``attention_logits``.
+        learner: makes the attention model; its output must have ``attention_logits``.
         annealing: how the weight of ``entropy`` changes during training.
 
     Raises:
@@ -58,7 +58,7 @@ class AEM(nn.Module):
         num_classes: int,
         task: MILTask,
         *,
-        learner: LearnerFactory,
+        learner: ModelFactory,
         annealing: Literal["constant", "cosine"] = "cosine",
     ) -> None:
         super().__init__()
@@ -69,13 +69,13 @@ class AEM(nn.Module):
         self.learner = learner(in_features, num_classes, task)
         self.permutation_invariant = getattr(self.learner, "permutation_invariant", True)
 
-    def see_training_bags(self, numbers: Tensor, labels: Tensor, sizes: Tensor) -> None:
-        """Tell the learner, if it asks."""
-        if isinstance(self.learner, SeesTrainingBags):
-            self.learner.see_training_bags(numbers, labels, sizes)
+    def set_training_bags(self, numbers: Tensor, labels: Tensor, sizes: Tensor) -> None:
+        """Tell the model, if it asks."""
+        if isinstance(self.learner, UsesTrainingBags):
+            self.learner.set_training_bags(numbers, labels, sizes)
 
     def forward(self, bags: BagBatch) -> MILOutput:
-        """Return the learner's output."""
+        """Return the model's output."""
         output: MILOutput = self.learner(bags)
         return output
 
@@ -84,32 +84,32 @@ class AEM(nn.Module):
         return self._in_two_parts().embed_bags(bags)
 
     def pool(self, bags: BagBatch) -> MILOutput:
-        """Return the learner's output for bags of embedded instances."""
+        """Return the model's output for bags of embedded instances."""
         return self._in_two_parts().pool(bags)
 
-    def _in_two_parts(self) -> TwoPartLearner:
-        if not isinstance(self.learner, TwoPartLearner):
+    def _in_two_parts(self) -> TwoPartModel:
+        if not isinstance(self.learner, TwoPartModel):
             raise TypeError(f"{type(self.learner).__name__} does not part embedding and pooling")
         return self.learner
 
     def losses(
         self, output: MILOutput, bags: BagBatch, reduction: Reduction = "mean"
     ) -> dict[str, Tensor]:
-        """Return the learner's losses and ``entropy``: scalars, or (B,).
+        """Return the model's losses and ``entropy``: scalars, or (B,).
 
         Raises:
-            TypeError: the learner gives no attention logits.
+            TypeError: the model gives no attention logits.
         """
         if output.attention_logits is None:
             name = type(self.learner).__name__
-            raise TypeError(f"AEM needs a learner with attention logits, {name} gives none")
+            raise TypeError(f"AEM needs a model with attention logits, {name} gives none")
         losses = negative_entropy(output.attention_logits, bags.offsets)
         entropy = losses if reduction == "none" else mean_over_bags(losses)
         learned: dict[str, Tensor] = self.learner.losses(output, bags, reduction)  # type: ignore[operator]
         return learned | {"entropy": entropy}
 
     def loss_factors(self, progress: float) -> dict[str, float]:
-        """Return the factor of ``entropy`` beside the learner's own factors."""
+        """Return the factor of ``entropy`` beside the model's own factors."""
         factors = {}
         if isinstance(self.learner, ScheduledLosses):
             factors = self.learner.loss_factors(progress)

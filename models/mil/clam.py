@@ -170,7 +170,7 @@ class CLAM(nn.Module):
         """Return ``bag`` and ``instance``: scalars, or (B,).
 
         Raises:
-            TypeError: the output is another learner's.
+            TypeError: the output is another model's.
         """
         if not isinstance(output, CLAMOutput):
             raise TypeError(f"losses of CLAM need a CLAMOutput, got {type(output).__name__}")

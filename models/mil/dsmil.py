@@ -133,7 +133,7 @@ class DSMIL(nn.Module):
         if orthogonal_init:
             self.apply(_orthogonal)
 
-    def see_training_bags(self, numbers: Tensor, labels: Tensor, sizes: Tensor) -> None:
+    def set_training_bags(self, numbers: Tensor, labels: Tensor, sizes: Tensor) -> None:
         """Take the weights of positive bags, negative over positive training bags (C,)."""
         del numbers, sizes
         if self.balance:
@@ -190,7 +190,7 @@ class DSMIL(nn.Module):
         """Return ``bag`` and ``instance``, the losses of the two streams: scalars, or (B,).
 
         Raises:
-            TypeError: the output is another learner's.
+            TypeError: the output is another model's.
         """
         if not isinstance(output, DSMILOutput):
             raise TypeError(f"losses of DSMIL need a DSMILOutput, got {type(output).__name__}")

@@ -203,7 +203,7 @@ class DTFD(nn.Module):
         """Return ``bag`` and ``pseudo_bag``: scalars, or (B,).
 
         Raises:
-            TypeError: the output is not this learner's.
+            TypeError: the output is not this model's.
         """
         if not isinstance(output, DTFDOutput):
             raise TypeError(f"DTFD's losses need a DTFDOutput, got {type(output).__name__}")

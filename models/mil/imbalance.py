@@ -1,13 +1,13 @@
 """Classification losses for unequal class frequencies, around any learner.
 
 The baselines that supervised contrastive learning is compared to. Each changes the term ``bag`` of
-the learner that it is built around, and nothing else:
+the model that it is built around, and nothing else:
 
     focal             -(1 - p_t)^gamma log p_t             Lin et al. 2017, arXiv 1708.02002
     class-weighted    -w_c log p_t, w_c = n / (C n_c)      or by Cui et al. 2019, arXiv 1901.05555
     logit adjustment  -log p_t of logits + tau log n_c/n   Menon et al. 2021, arXiv 2007.07314
 
-(formulas: `models.losses.imbalance`). Further terms of the learner stay as they are. A fourth
+(formulas: `models.losses.imbalance`). Further terms of the model stay as they are. A fourth
 baseline, balanced sampling, is the datamodule's ``sampler`` alone.
 
 The number of training bags of each class is told before training, is the same on all processes and
@@ -30,17 +30,17 @@ from models.losses.imbalance import (
     weighted_loss,
 )
 from models.mil.protocol import (
-    LearnerFactory,
     MILModel,
+    ModelFactory,
     Reduction,
     ScheduledLosses,
-    SeesTrainingBags,
+    UsesTrainingBags,
 )
 from structures import BagBatch, MILOutput, MILTask
 
 
-class _AroundLearner(nn.Module):
-    """A learner with another classification loss; a subclass gives ``bag_losses``.
+class _AroundModel(nn.Module):
+    """A model with another classification loss; a subclass gives ``bag_losses``.
 
     Args:
         in_features: width of an instance's features.
@@ -52,7 +52,7 @@ class _AroundLearner(nn.Module):
     counts: Tensor
 
     def __init__(
-        self, in_features: int, num_classes: int, task: MILTask, *, learner: LearnerFactory
+        self, in_features: int, num_classes: int, task: MILTask, *, learner: ModelFactory
     ) -> None:
         super().__init__()
         self.task: MILTask = task
@@ -63,27 +63,27 @@ class _AroundLearner(nn.Module):
         shape = (num_classes, 2) if task == "multilabel" else (num_classes,)
         self.register_buffer("counts", torch.zeros(shape, dtype=torch.int64))
 
-    def see_training_bags(self, numbers: Tensor, labels: Tensor, sizes: Tensor) -> None:
+    def set_training_bags(self, numbers: Tensor, labels: Tensor, sizes: Tensor) -> None:
         """Count the training bags of each class."""
         self.counts.copy_(class_counts(labels, self.num_classes, self.task))
-        if isinstance(self.learner, SeesTrainingBags):
-            self.learner.see_training_bags(numbers, labels, sizes)
+        if isinstance(self.learner, UsesTrainingBags):
+            self.learner.set_training_bags(numbers, labels, sizes)
 
     def forward(self, bags: BagBatch) -> MILOutput:
-        """Return the learner's output."""
+        """Return the model's output."""
         output: MILOutput = self.learner(bags)
         return output
 
     def losses(
         self, output: MILOutput, bags: BagBatch, reduction: Reduction = "mean"
     ) -> dict[str, Tensor]:
-        """Return the learner's terms, ``bag`` replaced: scalars, or (B,)."""
+        """Return the model's terms, ``bag`` replaced: scalars, or (B,)."""
         terms = cast(MILModel, self.learner).losses(output, bags, reduction)
         losses = self.bag_losses(output.logits, bags.labels)
         return terms | {"bag": losses if reduction == "none" else mean_over_bags(losses)}
 
     def loss_factors(self, progress: float) -> dict[str, float]:
-        """Return the factors of the learner's terms."""
+        """Return the factors of the model's terms."""
         learner = self.learner
         return learner.loss_factors(progress) if isinstance(learner, ScheduledLosses) else {}
 
@@ -92,8 +92,8 @@ class _AroundLearner(nn.Module):
         raise NotImplementedError
 
 
-class FocalMIL(_AroundLearner):
-    """A learner that minds bags less the surer it is of their label.
+class FocalMIL(_AroundModel):
+    """A model that minds bags less the surer it is of their label.
 
     Args:
         in_features: width of an instance's features.
@@ -114,7 +114,7 @@ class FocalMIL(_AroundLearner):
         num_classes: int,
         task: MILTask,
         *,
-        learner: LearnerFactory,
+        learner: ModelFactory,
         gamma: float = 2.0,
         alpha: float | None = None,
     ) -> None:
@@ -130,8 +130,8 @@ class FocalMIL(_AroundLearner):
         return focal_loss(logits, labels, self.task, self.gamma, self.alpha)
 
 
-class ClassWeightedMIL(_AroundLearner):
-    """A learner whose loss weights bags by the inverse frequency of their class.
+class ClassWeightedMIL(_AroundModel):
+    """A model whose loss weights bags by the inverse frequency of their class.
 
     Args:
         in_features: width of an instance's features.
@@ -150,7 +150,7 @@ class ClassWeightedMIL(_AroundLearner):
         num_classes: int,
         task: MILTask,
         *,
-        learner: LearnerFactory,
+        learner: ModelFactory,
         beta: float | None = None,
     ) -> None:
         super().__init__(in_features, num_classes, task, learner=learner)
@@ -164,8 +164,8 @@ class ClassWeightedMIL(_AroundLearner):
         return weighted_loss(logits, labels, self.task, weights)
 
 
-class LogitAdjustedMIL(_AroundLearner):
-    """A learner whose loss adds the logarithm of the class frequencies to the logits.
+class LogitAdjustedMIL(_AroundModel):
+    """A model whose loss adds the logarithm of the class frequencies to the logits.
 
     Args:
         in_features: width of an instance's features.
@@ -184,7 +184,7 @@ class LogitAdjustedMIL(_AroundLearner):
         num_classes: int,
         task: MILTask,
         *,
-        learner: LearnerFactory,
+        learner: ModelFactory,
         tau: float = 1.0,
     ) -> None:
         super().__init__(in_features, num_classes, task, learner=learner)

@@ -1,4 +1,4 @@
-"""Learners that respect the standard and the presence assumption by construction.
+"""Models that respect the standard and the presence assumption by construction.
 
 What a bag may be judged by (Raff & Holt, "Reproducibility in Multiple Instance Learning: A Case For
 Algorithmic Unit Tests", NeurIPS 2023): concepts that are present in it, and nothing that is
@@ -42,7 +42,7 @@ _START = -2.0  # softplus(-2) = 0.13
 _SPREAD = 0.1  # tells hidden units apart (A92)
 
 
-class _MonotoneLearner(nn.Module):
+class _MonotoneModel(nn.Module):
     """Scores each instance on concepts and leaves to subclasses what their maxima say."""
 
     def __init__(
@@ -85,7 +85,7 @@ class _MonotoneLearner(nn.Module):
         return {"bag": losses if reduction == "none" else mean_over_bags(losses)}
 
 
-class MonotoneMax(_MonotoneLearner):
+class MonotoneMax(_MonotoneModel):
     """A network with positive weights on the largest score of each concept.
 
     Args:
@@ -129,7 +129,7 @@ class MonotoneMax(_MonotoneLearner):
         return hidden @ F.softplus(self.outer) + self.bias
 
 
-class MinMaxLattice(_MonotoneLearner):
+class MinMaxLattice(_MonotoneModel):
     """The best group of concepts counts, and in it the worst concept.
 
     Args:

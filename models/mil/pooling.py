@@ -140,7 +140,7 @@ def noisy_or(scores: Tensor, offsets: Tensor) -> Tensor:
     return torch.where(surprise < smallest, segment_logsumexp(scores, offsets), log_odds)
 
 
-class _PooledLearner(nn.Module):
+class _PooledModel(nn.Module):
     """Embeds instances, pools in a way that subclasses choose, and learns bag labels alone."""
 
     def __init__(
@@ -171,7 +171,7 @@ class _PooledLearner(nn.Module):
         return {"bag": losses if reduction == "none" else mean_over_bags(losses)}
 
 
-class EmbeddingPooling(_PooledLearner):
+class EmbeddingPooling(_PooledModel):
     """Linear classifier on pooled embeddings.
 
     Args:
@@ -218,7 +218,7 @@ class EmbeddingPooling(_PooledLearner):
         return MILOutput(logits=self.classifier(pooled), embeddings=pooled)
 
 
-class InstancePooling(_PooledLearner):
+class InstancePooling(_PooledModel):
     """Scores of instances, pooled.
 
     Args:

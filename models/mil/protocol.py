@@ -12,9 +12,9 @@ from models.ops.precision import as_float64
 from structures import BagBatch, MILOutput, MILTask
 
 Reduction = Literal["mean", "none"]
-# A learner that another one is built around: made from in_features, num_classes and task, which are
+# A model that another one is built around: made from in_features, num_classes and task, which are
 # known from the data; the recipe gives the rest.
-LearnerFactory = Callable[[int, int, MILTask], nn.Module]
+ModelFactory = Callable[[int, int, MILTask], nn.Module]
 
 
 @runtime_checkable
@@ -41,8 +41,8 @@ class MILModel(Protocol):
 
 
 @runtime_checkable
-class TwoPartLearner(MILModel, Protocol):
-    """A learner in two parts, so that another can choose instances in between.
+class TwoPartModel(MILModel, Protocol):
+    """A model in two parts, so that another can choose instances in between.
 
     ``model(bags)`` is ``pool(embed_bags(bags))``.
     """
@@ -58,7 +58,7 @@ class TwoPartLearner(MILModel, Protocol):
 
 @runtime_checkable
 class ScoresInstances(Protocol):
-    """A learner that says how strongly an instance speaks for a class."""
+    """A model that says how strongly an instance speaks for a class."""
 
     def class_scores(self, bags: BagBatch, output: MILOutput) -> Tensor:
         """Return the probability of the class that each instance speaks for, (N,).
@@ -83,10 +83,10 @@ class ScheduledLosses(Protocol):
 
 
 @runtime_checkable
-class SeesTrainingBags(Protocol):
+class UsesTrainingBags(Protocol):
     """A model that has to know the training bags before training starts."""
 
-    def see_training_bags(self, numbers: Tensor, labels: Tensor, sizes: Tensor) -> None:
+    def set_training_bags(self, numbers: Tensor, labels: Tensor, sizes: Tensor) -> None:
         """Take number (``BagBatch.index``), label and number of instances of each bag, all (n,)."""
         ...
 

@@ -3,7 +3,7 @@
 Juyal, Shingi, Javed et al., "SC-MIL: Supervised Contrastive Multiple Instance Learning for
 Imbalanced Classification in Pathology", WACV 2024, arXiv 2303.13405. For unequal class frequencies:
 the embedding is learnt by comparing bags, in which a rare class has as much to say as a common
-one, and training moves from the embedding to the classifier step by step. Around any learner that
+one, and training moves from the embedding to the classifier step by step. Around any model that
 embeds a bag:
 
     u_i   = g(z_i) / |g(z_i)|,   g = Linear(M, M) - ReLU - Linear(M, 128)
@@ -16,7 +16,7 @@ Every bag is seen twice, as two parts of its instances of a fixed number, so tha
 partner even if it is the only one of its class. Which instances a part holds depends on (key, bag,
 instance); what the bags of a step are is the datamodule's choice (``sampler: balanced_batches``).
 
-The learner is left with two kinds of parameters: those that reach the embedding, and the head. The
+The model is left with two kinds of parameters: those that reach the embedding, and the head. The
 head can be trained on an embedding that takes no gradient from it, or after it, on a frozen one
 (`lightning_modules.sc_mil`).
 
@@ -38,11 +38,11 @@ from torch.func import functional_call
 
 from models.losses.supervised_contrastive import supervised_contrastive_loss
 from models.mil.protocol import (
-    LearnerFactory,
     MILModel,
+    ModelFactory,
     Reduction,
     ScheduledLosses,
-    SeesTrainingBags,
+    UsesTrainingBags,
     positive_widths,
 )
 from models.ops.bags.gather_rows import gather_rows
@@ -62,13 +62,13 @@ _ALPHA: dict[str, Callable[[float], float]] = {
 
 
 class SCMIL(nn.Module):
-    """A learner whose bag embeddings are also compared with each other.
+    """A model whose bag embeddings are also compared with each other.
 
     Args:
         in_features: width of an instance's features.
         num_classes: classes of the task, counting the negative one of a binary task.
         task: what the logits mean.
-        learner: makes the learner, of feature vectors and not of pictures; its output needs
+        learner: makes the model, of feature vectors and not of images; its output needs
             ``embeddings``, and one embedding a class counts as one long one.
         view_instances: v; a bag with fewer is whole in both views, one with 2 v or more has no
             instance in both.
@@ -78,7 +78,7 @@ class SCMIL(nn.Module):
         stop_gradient: keep the gradient of the classifier's terms from the embedding.
 
     Raises:
-        ValueError: a width or the temperature is not positive, or the learner embeds no bag, or
+        ValueError: a width or the temperature is not positive, or the model embeds no bag, or
             not so that a gradient reaches a parameter.
     """
 
@@ -88,7 +88,7 @@ class SCMIL(nn.Module):
         num_classes: int,
         task: MILTask,
         *,
-        learner: LearnerFactory,
+        learner: ModelFactory,
         view_instances: int,
         projection_dim: int = 128,
         temperature: float = 0.1,
@@ -114,26 +114,26 @@ class SCMIL(nn.Module):
         self.curriculum: Curriculum = curriculum
         self.stop_gradient = stop_gradient
 
-    def see_training_bags(self, numbers: Tensor, labels: Tensor, sizes: Tensor) -> None:
-        """Tell the learner, if it asks."""
-        if isinstance(self.learner, SeesTrainingBags):
-            self.learner.see_training_bags(numbers, labels, sizes)
+    def set_training_bags(self, numbers: Tensor, labels: Tensor, sizes: Tensor) -> None:
+        """Tell the model, if it asks."""
+        if isinstance(self.learner, UsesTrainingBags):
+            self.learner.set_training_bags(numbers, labels, sizes)
 
     def forward(self, bags: BagBatch) -> MILOutput:
-        """Return the learner's output for whole bags."""
+        """Return the model's output for whole bags."""
         output: MILOutput = self.learner(bags)
         return output
 
     def losses(
         self, output: MILOutput, bags: BagBatch, reduction: Reduction = "mean"
     ) -> dict[str, Tensor]:
-        """Return the terms of the learner, which is the classifier."""
+        """Return the terms of the model, which is the classifier."""
         return cast(MILModel, self.learner).losses(output, bags, reduction)
 
     def training_losses(self, bags: BagBatch) -> dict[str, Tensor]:
         """Return the terms of a training step: ``contrastive`` and those of the learner.
 
-        ``contrastive`` compares the bags of all processes, which must all call this; the learner's
+        ``contrastive`` compares the bags of all processes, which must all call this; the model's
         terms are means over both views of the same bags (A130).
         """
         views = two_views(bags, self.view_instances, draw_key() if self.training else 0)
@@ -151,17 +151,17 @@ class SCMIL(nn.Module):
 
     def loss_factors(self, progress: float) -> dict[str, float]:
         """Return alpha for ``contrastive``, 1 - alpha times its own factors for the learner."""
-        alpha, own = _ALPHA[self.curriculum](progress), self.learner_factors(progress)
+        alpha, own = _ALPHA[self.curriculum](progress), self.model_factors(progress)
         terms = {name: (1 - alpha) * own.get(name, 1.0) for name in self.parts.terms}
         return {**terms, "contrastive": alpha}
 
-    def learner_factors(self, progress: float) -> dict[str, float]:
-        """Return the factors of the learner's terms, if it has any."""
+    def model_factors(self, progress: float) -> dict[str, float]:
+        """Return the factors of the model's terms, if it has any."""
         learner = self.learner
         return learner.loss_factors(progress) if isinstance(learner, ScheduledLosses) else {}
 
     def unreached(self) -> tuple[str, ...]:
-        """Return parameters of the learner that its embedding depends on without a gradient.
+        """Return parameters of the model that its embedding depends on without a gradient.
 
         By a choice such as the instance of the largest score, or behind a stopped gradient: what
         the contrastive term cannot train.
@@ -222,7 +222,7 @@ def two_views(bags: BagBatch, most: int, key: int) -> BagBatch:
 
 
 class _Parts(NamedTuple):
-    """What a learner consists of.
+    """What a model consists of.
 
     Attributes:
         width: M.
@@ -238,14 +238,14 @@ class _Parts(NamedTuple):
 
 
 def _parts_of(learner: nn.Module, in_features: int, num_classes: int, task: MILTask) -> _Parts:
-    """Find out by one small bag; the learner and torch's random numbers stay as they are."""
+    """Find out by one small bag; the model and torch's random numbers stay as they are."""
     probed = copy.deepcopy(learner).eval()
     bag = _probe(1, in_features, num_classes, task)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         output: MILOutput = probed(bag)
         embeddings = _embeddings(output)
         if not embeddings.requires_grad:
-            raise ValueError("SC-MIL trains embeddings of bags; this learner's take no gradient")
+            raise ValueError("SC-MIL trains embeddings of bags; this model's take no gradient")
         trained = {n: p for n, p in probed.named_parameters() if p.requires_grad}
         found = torch.autograd.grad(embeddings.sum(), list(trained.values()), allow_unused=True)
         terms = cast(MILModel, probed).losses(output, bag, "none")
@@ -264,5 +264,5 @@ def _probe(size: int, in_features: int, num_classes: int, task: MILTask) -> BagB
 def _embeddings(output: MILOutput) -> Tensor:
     """Return (B, M)."""
     if output.embeddings is None:
-        raise ValueError("SC-MIL compares embeddings of bags, and this learner's output has none")
+        raise ValueError("SC-MIL compares embeddings of bags, and this model's output has none")
     return output.embeddings.flatten(1)

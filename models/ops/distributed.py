@@ -1,4 +1,4 @@
-"""Loss denominators that count over all pictures of a step, whatever the number of processes."""
+"""Loss denominators that count over all images of a step, whatever the number of processes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Reduction = Literal["mean", "none"]
 
 @dataclass(frozen=True, slots=True)
 class LossTerm:
-    """A loss before its division, kept by picture.
+    """A loss before its division, kept by image.
 
     Attributes:
-        total: (B,) sum of the loss over a picture's elements.
+        total: (B,) sum of the loss over an image's elements.
         count: (B,) number of elements the sum is to be divided by.
     """
 
@@ -54,12 +54,12 @@ def reduce_terms(terms: Mapping[str, LossTerm], reduction: Reduction) -> dict[st
     """Divide loss sums by their counts.
 
     Args:
-        terms: sums and counts by picture.
+        terms: sums and counts by image.
         reduction: ``mean`` divides the sum over the batch by the count over the batch (and over
-            all processes, in one collective call); ``none`` divides picture by picture.
+            all processes, in one collective call); ``none`` divides image by image.
 
     Returns:
-        Scalars, or (B,) values each equal to the scalar of a batch of that picture alone.
+        Scalars, or (B,) values each equal to the scalar of a batch of that image alone.
     """
     if reduction == "none":
         return {name: term.total / term.count.clamp(min=1) for name, term in terms.items()}
@@ -71,10 +71,10 @@ def reduce_terms(terms: Mapping[str, LossTerm], reduction: Reduction) -> dict[st
     }
 
 
-def sum_by_picture(values: Tensor, picture: Tensor, batch: int) -> Tensor:
-    """Add up values (N,) by picture number (N,).
+def sum_by_image(values: Tensor, image: Tensor, batch: int) -> Tensor:
+    """Add up values (N,) by image number (N,).
 
-    >>> sum_by_picture(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1, 0, 1]), 3).tolist()
+    >>> sum_by_image(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1, 0, 1]), 3).tolist()
     [2.0, 5.0, 0.0]
     """
-    return values.new_zeros(batch).index_add(0, picture, values)
+    return values.new_zeros(batch).index_add(0, image, values)

@@ -16,7 +16,7 @@ class SegModel(Protocol):
     """Contract of a segmentation model (see docs/ARCHITECTURE.md).
 
     Attributes:
-        max_dets: cap on predictions a picture; evaluation follows it.
+        max_dets: cap on predictions an image; evaluation follows it.
     """
 
     max_dets: int
@@ -27,15 +27,15 @@ class SegModel(Protocol):
         """Return unweighted loss terms by name, in training and in eval mode alike.
 
         Args:
-            batch: pictures with targets; pictures without instances are ordinary.
+            batch: images with targets; images without instances are ordinary.
             reduction: ``mean`` gives scalars; ``none`` gives (B,) values, each equal to the
-                scalar of a batch that holds this picture alone.
-            key: seeds random choices (RoI sampling) together with each picture's ``index``.
+                scalar of a batch that holds this image alone.
+            key: seeds random choices (RoI sampling) together with each image's ``index``.
         """
         ...
 
     def predict(self, batch: SegBatch) -> list[Instances]:
-        """Return the predictions of each picture in its original frame, best score first."""
+        """Return the predictions of each image in its original frame, best score first."""
         ...
 
 
@@ -49,7 +49,7 @@ class TimedSegModel(SegModel, Protocol):
     def network_outputs(self, batch: SegBatch) -> Any:
         """Return what the learned layers give, all of them, on the model's device.
 
-        Padding and normalising pictures is part of it, and so is every choice that a later layer
+        Padding and normalising images is part of it, and so is every choice that a later layer
         depends on: the mask head of Mask R-CNN needs the boxes that suppression leaves.
         """
         ...
@@ -59,6 +59,6 @@ class TimedSegModel(SegModel, Protocol):
 
         Args:
             outputs: of ``network_outputs`` for the same batch.
-            batch: gives the sizes; pictures and targets are not read.
+            batch: gives the sizes; images and targets are not read.
         """
         ...

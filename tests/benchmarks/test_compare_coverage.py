@@ -15,8 +15,8 @@ def test_a_row_has_a_value_for_each_column():
     row = cells(compare_coverage.simulate((5, 6), (1.2, 0.8), sets=3, draws=5))
     assert len(row) == len(cells(compare_coverage._HEADER[0]))
     assert row[:2] == ["5 positive, 6 negative", "0.088"]  # Phi(1.2 / sqrt 2) - Phi(.8 / sqrt 2)
-    row = cells(compare_coverage.simulate_pictures(8, (1.0, 1.4), sets=3, draws=5))
-    assert len(row) == len(cells(compare_coverage._PICTURE_HEADER[0]))
+    row = cells(compare_coverage.simulate_images(8, (1.0, 1.4), sets=3, draws=5))
+    assert len(row) == len(cells(compare_coverage._IMAGE_HEADER[0]))
     assert row[0] == "8"
     assert all(0 <= float(value) <= 1 for value in row[2:5])
 

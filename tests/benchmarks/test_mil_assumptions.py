@@ -34,7 +34,7 @@ def report(results, seeds):
     return AssumptionReport("Learner", "recipe", "", settings, tuple(results), None, 1.0)
 
 
-def test_every_learner_with_a_recipe_has_a_row_in_the_document():
+def test_every_model_with_a_recipe_has_a_row_in_the_document():
     listed = {row.learner for row in rows()}
     assert listed == {class_of(name).__name__ for name in NAMES}
     content = (ROOT / "docs/METHODS.md").read_text().partition(BEGIN)[2].partition(END)[0]
@@ -141,7 +141,7 @@ def test_the_table_says_what_the_form_allows_and_what_follows():
     good = report((SeedResult(t, 0, 1.0, 1.0, "PASS", 1.0, None) for t in (1, 2, 3)), 1)
     bad = report([SeedResult(1, 0, 1.0, 0.0, "VIOLATION", 1.0, None)], 1)
     lines = table({"good": (good, holds), "bad": (bad, fails)}).splitlines()
-    assert lines[0].startswith("| learner | test 1: train / test AUC |")
+    assert lines[0].startswith("| model | test 1: train / test AUC |")
     assert {line.count("|") for line in lines} == {12}
     assert lines[2].endswith("| yes | yes | yes | yes | yes | yes | yes |")
     assert lines[3] == "| bad | 1.00 / .00 VIOLATION | - | - | yes | yes | yes | no | - | no | no |"

@@ -1,9 +1,9 @@
 import pytest
 
-from callbacks.after_evaluation import EpochPictures
+from callbacks.after_evaluation import AfterEvaluation
 
 
-class Recorder(EpochPictures):
+class Recorder(AfterEvaluation):
     """Notes what it is handed."""
 
     def __init__(self, every_n_epochs=1):
@@ -23,15 +23,15 @@ class Recorder(EpochPictures):
 
 def fit(recorder, stand_in, make_trainer, **options):
     trainer = make_trainer([recorder], **options)
-    trainer.fit(stand_in.SegModule(), stand_in.pictures(), stand_in.pictures())
+    trainer.fit(stand_in.SegModule(), stand_in.images(), stand_in.images())
     return trainer
 
 
 def test_each_stage_sees_all_its_samples_and_the_scores(stand_in, make_trainer):
     recorder = Recorder()
     trainer = fit(recorder, stand_in, make_trainer, max_epochs=2)
-    trainer.validate(stand_in.SegModule(), stand_in.pictures(), verbose=False)
-    trainer.test(stand_in.SegModule(), stand_in.pictures(), verbose=False)
+    trainer.validate(stand_in.SegModule(), stand_in.images(), verbose=False)
+    trainer.test(stand_in.SegModule(), stand_in.images(), verbose=False)
     stages = ["epoch_000", "epoch_001", "val", "test"]
     assert recorder.drawn == [(stage, 6, True) for stage in stages]
     assert recorder.kept == []  # nothing is held on to
@@ -61,7 +61,7 @@ def test_the_first_validation_of_a_continued_run_is_drawn(stand_in, make_trainer
     recorder = Recorder(10)
     trainer = fit(recorder, stand_in, make_trainer)
     trainer.fit_loop.max_epochs = 4
-    trainer.fit(trainer.lightning_module, stand_in.pictures(), stand_in.pictures())
+    trainer.fit(trainer.lightning_module, stand_in.images(), stand_in.images())
     assert [stage for stage, _, _ in recorder.drawn] == ["epoch_000", "epoch_001", "epoch_003"]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import evaluate
-from evaluation.seg.coco_bootstrap import compare_pictures
+from evaluation.seg.coco_bootstrap import compare_images
 from tests.evaluation.seg.test_coco_backends import random_case
 
 HEAD = "bag_id,label,score\n"
@@ -111,7 +111,7 @@ def test_classes_one_by_one(tables, tmp_path, capsys):
     assert list(found["delong"]) == ["class of 0", "class of 1", "class of 2"]
 
 
-def test_few_bags_patients_or_pictures_are_told(tables, tmp_path, capsys):
+def test_few_bags_patients_or_images_are_told(tables, tmp_path, capsys):
     (one, two), write = tables
     rows = [line.split(",") for line in one.read_text().splitlines()[1:]]
     positives = [row[0] for row in rows if row[1] == "1"]
@@ -157,7 +157,7 @@ def test_a_file_beside_a_run_is_told_to_lack_a_threshold(tables, tmp_path, capsy
     assert capsys.readouterr().out.count("no config.yaml") == 1
 
 
-def test_pictures(tmp_path):
+def test_images(tmp_path):
     truth, rows = random_case(5)
     for image in truth["images"]:
         image["file_name"] = f"{image['id']}.png"
@@ -167,7 +167,7 @@ def test_pictures(tmp_path):
         file.write_text(json.dumps(content))
     found = compared(tmp_path, "--predictions", *files[1:], "--annotations", files[0],
                      "--draws", 20, "--seed", 3, "--max-dets", 1, 50)  # fmt: skip
-    drawn = compare_pictures(truth, rows, worse, max_dets=(1, 50), draws=20, seed=3)
+    drawn = compare_images(truth, rows, worse, max_dets=(1, 50), draws=20, seed=3)
     low, high = drawn.intervals[0]["segm_map"]
     assert found["intervals"][str(files[1])]["segm_map"] == pytest.approx([low, high])
     again = compared(tmp_path, "--predictions", *files[1:], "--annotations", files[0], "--draws", 2)

@@ -12,7 +12,7 @@ from PIL import Image
 import evaluate
 from datamodules.seg.digit_scenes import DigitScenesDataModule
 from engine.deploy import timing
-from engine.deploy.timing import PicturesToTime, device_named, threads, timed_models
+from engine.deploy.timing import ImagesToTime, device_named, threads, timed_models
 from tests.support.tiny_checkpoints import MASK_RCNN, YOLO, write_checkpoint
 
 CPU = torch.device("cpu")
@@ -45,10 +45,10 @@ def test_latency_of_two_checkpoints_on_noise(folder, tmp_path, capsys):
     assert run("latency", "--ckpt", one, two, *words) == 0
     shown = capsys.readouterr().out
     assert f"B: {two}" in shown
-    assert "16 pictures of noise, 32 x 32, in memory: nothing is read" in shown
+    assert "16 images of noise, 32 x 32, in memory: nothing is read" in shown
     assert "post: suppression of one-stage models, masks at the size of the original" in shown
     assert "1 thread(s); float32" in shown
-    assert "medians of 2 passes of 1 picture(s), 1 passes of 2 picture(s)" in shown
+    assert "medians of 2 passes of 1 image(s), 1 passes of 2 image(s)" in shown
     record = json.loads(out.read_text())
     rows = record["latency"]
     found = [(row["model"], row["batch_size"], row["pictures"]) for row in rows]
@@ -98,9 +98,9 @@ def test_a_table_of_two_checkpoints_with_times(folder, scenes, tmp_path, capsys,
 
 
 def test_the_table_has_the_numbers_of_the_coco_command(tmp_path, capsys):
-    picture = {"id": 1, "height": 20, "width": 20}
+    image = {"id": 1, "height": 20, "width": 20}
     truth = {
-        "images": [picture, picture | {"id": 2}],
+        "images": [image, image | {"id": 2}],
         "categories": [{"id": 3, "name": "a"}],
         "annotations": [
             {"id": n, "image_id": 1, "category_id": 3, "bbox": box, "area": 16, "iscrowd": 0}
@@ -137,7 +137,7 @@ def test_the_table_has_the_numbers_of_the_coco_command(tmp_path, capsys):
         assert row["box_map"] == metrics["box_map"]
         assert row["box_map_75"] == metrics["box_map_75"]
     assert rows[0]["segm_map"] is None
-    # At one detection a picture, the weak one of the first file does not count.
+    # At one detection an image, the weak one of the first file does not count.
     assert run("operating-point", "--predictions", paths["a"], *words, "--max-dets", 1) == 0
     (row,) = json.loads(out.read_text())["table"]
     assert row["ap_max_dets"] == 1
@@ -148,7 +148,7 @@ def test_the_table_has_the_numbers_of_the_coco_command(tmp_path, capsys):
     assert "given twice" in capsys.readouterr().err
 
 
-def test_pictures_of_a_file_are_read_as_validation_does(folder, scenes, tmp_path):
+def test_images_of_a_file_are_read_as_validation_does(folder, scenes, tmp_path):
     write_checkpoint(folder / "small.ckpt", YOLO, preprocessing={"eval_short_side": 40})
     truth = json.loads(scenes[1].read_text())
     truth["images"] = [
@@ -163,9 +163,9 @@ def test_pictures_of_a_file_are_read_as_validation_does(folder, scenes, tmp_path
         Image.fromarray(np.full((60, 80 + n, 3), 50 + n, np.uint8)).save(tmp_path / f"{n}.png")
 
     def loaded(numbers, **how):
-        pictures = PicturesToTime(annotations, tmp_path, **how)
-        (model,) = timed_models([folder / "small.ckpt"], pictures, CPU)
-        assert model.pictures == 3
+        images = ImagesToTime(annotations, tmp_path, **how)
+        (model,) = timed_models([folder / "small.ckpt"], images, CPU)
+        assert model.images == 3
         return model.load(numbers)
 
     batch = loaded([1, 2])
@@ -181,10 +181,10 @@ def test_pictures_of_a_file_are_read_as_validation_does(folder, scenes, tmp_path
 
 
 def test_what_is_timed_is_what_the_model_predicts(folder, scenes):
-    pictures = PicturesToTime(scenes[1], scenes[3])
+    images = ImagesToTime(scenes[1], scenes[3])
     for name in ("one", "two"):
-        (model,) = timed_models([folder / f"{name}.ckpt"], pictures, CPU)
-        (tiled,) = timed_models([folder / f"{name}.ckpt"], pictures, CPU, {"flip": True})
+        (model,) = timed_models([folder / f"{name}.ckpt"], images, CPU)
+        (tiled,) = timed_models([folder / f"{name}.ckpt"], images, CPU, {"flip": True})
         batch = model.load([0, 2])
         found = model.post(model.network(batch), batch)
         network = timing.restored_as(
@@ -198,7 +198,7 @@ def test_what_is_timed_is_what_the_model_predicts(folder, scenes):
         assert tiled.post(views, batch) is views
         assert "network_ms includes post-processing" in tiled.note
         whole = {"tile": None, "flip": False, "flip_vertical": False, "scales": (1.0,)}
-        (same,) = timed_models([folder / f"{name}.ckpt"], pictures, CPU, whole)
+        (same,) = timed_models([folder / f"{name}.ckpt"], images, CPU, whole)
         assert same.note == ""
         outputs = same.network(batch)
         assert same.post(outputs, batch) is not outputs
@@ -253,4 +253,4 @@ def test_a_model_of_one_part_is_told_apart(folder, monkeypatch):
 
     monkeypatch.delattr(YOLOSeg, "network_outputs")
     with pytest.raises(ValueError, match="one.ckpt: YOLOSeg cannot be timed in parts"):
-        timed_models([folder / "one.ckpt"], PicturesToTime(size=32), CPU)
+        timed_models([folder / "one.ckpt"], ImagesToTime(size=32), CPU)

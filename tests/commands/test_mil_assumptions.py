@@ -53,7 +53,7 @@ def test_attention_of_others_is_caught_and_shown(tmp_path, capsys, monkeypatch):
     assert "respects standard MIL: no, a seed or more violates test 1" in shown
 
 
-def test_a_padded_module_and_a_learner_of_ours(tmp_path):
+def test_a_padded_module_and_a_model_of_ours(tmp_path):
     for name, adapter in (
         (FOREIGN + "PaddedMaxOfScores", "batch"),
         ("models.mil.mi_net.InstanceMINet", "packed"),

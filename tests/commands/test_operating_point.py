@@ -156,16 +156,16 @@ def test_curves_are_recorded_and_drawn(tmp_path, capsys):
         assert model["mean_precision"][500] == model["per_class"][0]["recall"][500] == 1
         assert model["mean_precision"][999] is None
     assert f"written: {figure}" in capsys.readouterr().out
-    with Image.open(figure) as picture:
-        assert picture.format == "PNG"
-        assert min(picture.size) > 1000
+    with Image.open(figure) as image:
+        assert image.format == "PNG"
+        assert min(image.size) > 1000
 
 
 def test_predictions_beyond_the_cap_are_told_and_can_be_counted(tmp_path, capsys):
     many = [{**BOX, "score": 0.95}] * 301 + [{**BOX, "score": 0.4}] * 9
     code, record = run(tmp_path, a=many)
     assert code == 0
-    assert "a.json has up to 301 predictions of at least 0.5 a picture; the best 300" in (
+    assert "a.json has up to 301 predictions of at least 0.5 an image; the best 300" in (
         capsys.readouterr().out
     )
     assert record["table"][0]["micro_precision"] == pytest.approx(1 / 300)

@@ -152,7 +152,7 @@ CV = "mil-cv --config r.yaml --data bags.npz"
         (f"{POINTS} --seed -1", "--seed: a seed is not negative, got -1"),
         (f"{POINTS} --curves c.txt", "a figure is written as .png, .pdf, .svg; got 'c.txt'"),
         (f"{PREDICT} --scale twice", "--scale: must be a number, got 'twice'"),
-        (f"{PREDICT} --tta-scales 1 17", "--tta-scales: a factor on the size of pictures is in"),
+        (f"{PREDICT} --tta-scales 1 17", "--tta-scales: a factor on the size of images is in"),
         (f"{PREDICT} --tile -5", "--tile: must not be negative, got -5"),
         (f"{PREDICT} --tile-overlap 0", "--tile-overlap: must be positive, got 0"),
         (f"{PREDICT} --batch-size 0", "--batch-size: must be positive, got 0"),

@@ -80,7 +80,7 @@ def test_one_fast_dev_step_on_embedded_data(recipe, tmp_path, monkeypatch):
     arguments = ["fit", "--config", str(recipe), "--config", f"configs/_base/data/{overlay}.yaml"]
     arguments += ["--trainer.fast_dev_run", "true", "--runs_dir", str(tmp_path), "--debug"]
     arguments += ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
-    # thousands of regions a batch and larger pictures cost time and show nothing more
+    # thousands of regions a batch and larger images cost time and show nothing more
     arguments += ["--data.batch_size", "1", "--data.eval_batch_size", "1"]
     arguments += ["--data.size", "64"] if kind(recipe) == "seg" else []
     assert train.main(arguments) == 0

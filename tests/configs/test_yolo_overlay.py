@@ -64,7 +64,7 @@ def test_wrong_labels_end_the_run_before_it_begins(sets, tmp_path, capsys):
         label.write_text(good)
     message = capsys.readouterr().err
     number = len(good.splitlines()) + 1
-    assert f"{label}, picture val_00001.png, line {number}: the coordinate 50 is outside" in message
+    assert f"{label}, image val_00001.png, line {number}: the coordinate 50 is outside" in message
     assert f"line {number + 1}: class 12 is not declared" in message
     assert "Traceback" not in message
     assert not list(tmp_path.rglob("*.ckpt"))

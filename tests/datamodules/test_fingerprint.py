@@ -42,17 +42,17 @@ def test_a_copy_elsewhere_is_the_same(tmp_path):
 def test_every_change_of_a_folder_counts(tmp_path, change):
     given = coco(tmp_path / "set")
     before = fingerprint(CocoDataModule, given)
-    picture = tmp_path / "set" / "images" / "train" / "1.png"
+    image = tmp_path / "set" / "images" / "train" / "1.png"
     if change == "annotation":  # of the same length
         (tmp_path / "set" / "annotations" / "instances_train.json").write_text('{"info": "y"}')
     elif change == "size":
-        picture.write_bytes(b"123456")
+        image.write_bytes(b"123456")
     elif change == "name":
-        picture.rename(picture.with_name("2.png"))
+        image.rename(image.with_name("2.png"))
     elif change == "new":
-        picture.with_name("2.png").write_bytes(b"1")
+        image.with_name("2.png").write_bytes(b"1")
     else:
-        picture.with_name("2.png").symlink_to("nowhere")
+        image.with_name("2.png").symlink_to("nowhere")
     assert fingerprint(CocoDataModule, given) != before
 
 

@@ -10,7 +10,7 @@ from datamodules.mil.npz import TabularBagsDataModule
 from datamodules.readers import arguments_of, path_readers
 from datamodules.seg.base import SegDataModule
 from datamodules.seg.coco import CocoDataModule
-from datamodules.seg.image_folder import PictureFolderDataModule
+from datamodules.seg.image_folder import ImageFolderDataModule
 from engine.checkpoints.data import data_at
 
 BAGS = {
@@ -42,7 +42,7 @@ class Inherits(TabularBagsDataModule):
 
 def test_those_that_know_their_paths_are_asked_before_those_that_take_any():
     readers = path_readers()
-    last = {CocoDataModule, PictureFolderDataModule, TabularBagsDataModule}
+    last = {CocoDataModule, ImageFolderDataModule, TabularBagsDataModule}
     assert set(readers) == {FeatureBagsDataModule} | last
     assert readers[0] is FeatureBagsDataModule
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.mil.base import take_bags
+from datamodules.mil.base import select_bags
 from datamodules.mil.npz import packed
 from datamodules.mil.npz_file import read_bag_file
 from datamodules.mil.samplers import BatchPlan
@@ -81,7 +81,7 @@ def train(model, bags, seed=3):
     optimizer = model.module.build_optimizer()
     model.module.train()
     for step, numbers in enumerate(steps_of(bags, seed)):
-        batch = take_bags(prepared, numbers)
+        batch = select_bags(prepared, numbers)
         model.before_step(step / STEPS, numbers)
         optimizer.zero_grad()
         model.loss([bag.features for bag in batch.bags()], batch.labels).backward()
@@ -185,7 +185,7 @@ def test_what_a_model_says_of_the_order_of_instances():
     assert model_of("aem").permutation_invariant is True
 
 
-def test_arguments_reach_a_nested_learner_or_replace_it():
+def test_arguments_reach_a_nested_model_or_replace_it():
     learner = model_of("aem").module.model.learner
     assert isinstance(learner, ABMIL)
     (layer,) = [part for part in learner.embed if isinstance(part, torch.nn.Linear)]
@@ -208,7 +208,7 @@ def test_what_is_wrong_with_a_recipe_is_said(tmp_path):
         recipe_model(unknown)
     empty = tmp_path / "empty.yaml"
     empty.write_text("model: {class_path: lightning_modules.mil.MILModule}\n")
-    with pytest.raises(ValueError, match=r"names no learner of bags"):
+    with pytest.raises(ValueError, match=r"names no model of bags"):
         recipe_model(empty)
     with pytest.raises(Exception, match=r"no_such"):
         recipe_model(recipe("abmil"), {"no_such": 1})

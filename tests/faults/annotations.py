@@ -1,4 +1,4 @@
-"""Broken COCO annotation files, and annotations that do not fit their pictures."""
+"""Broken COCO annotation files, and annotations that do not fit their images."""
 
 import gzip
 import json
@@ -13,7 +13,7 @@ from tests.faults import sets
 from tests.faults.case import Case
 
 Change = Callable[[dict[str, Any]], object]
-_PICTURE = sets.truth()["images"][0]
+_IMAGE = sets.truth()["images"][0]
 
 
 def scored(folder: Path, content: bytes | str | dict[str, Any] | None = None) -> list[object]:
@@ -63,7 +63,7 @@ def set_case(
 
 
 def converted(folder: Path, file: Path) -> list[object]:
-    """Read pictures and annotations as training does, in a tenth of the time that it needs."""
+    """Read images and annotations as training does, in a tenth of the time that it needs."""
     where = ["--annotations", file, "--images", folder / "images/train", "--out", folder / "yolo"]
     return ["evaluate", "convert", "--from", "coco", "--to", "yolo", *where, "--skip-crowds"]
 
@@ -129,48 +129,48 @@ FILES = [
     file_case("a text", '"images annotations categories"', "images"),
     file_case("a list of records", json.dumps(sets.truth()["annotations"]), "images"),
     file_case("predictions", json.dumps(sets.results()), "images"),
-    file_case("a picture", b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "JSON"),
+    file_case("an image", b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "JSON"),
 ]
 
 RECORDS = [
     record_case("no list of images", lambda d: d.pop("images"), "images"),
     record_case("no list of annotations", lambda d: d.pop("annotations"), "annotations"),
     record_case("no list of categories", lambda d: d.pop("categories"), "categories"),
-    record_case("images as an object", lambda d: d.update(images={"11": _PICTURE}), "images"),
+    record_case("images as an object", lambda d: d.update(images={"11": _IMAGE}), "images"),
     record_case("annotations null", lambda d: d.update(annotations=None), "annotations"),
     record_case("no category declared", lambda d: d.update(categories=[]), "no category"),
-    record_case("no picture listed", lambda d: d.update(images=[]), "no picture"),
-    record_case("a picture as a name", lambda d: d.update(images=["11.png"]), "picture number 0"),
-    record_case("a picture without id", without("images", "id"), "lacks id"),
-    record_case("a picture without height", without("images", "height"), "lacks height", "11"),
-    record_case("a picture id as text", image(id="11"), "'11'", "number it"),
-    record_case("a picture id with a fraction", image(id=11.5), "11.5", "number it"),
-    record_case("a picture id null", image(id=None), "none", "number it"),
-    record_case("a picture id true", image(id=True), "true", "number it"),
-    record_case("a picture id of 70 bits", image(id=2**70), str(2**70), "number it"),
-    record_case("a picture id as a list", image(id=[11]), "[11]", "number it"),
-    record_case("the same picture id twice", image(id=12), "12 occurs twice", "renumber"),
-    record_case("height 0", image(height=0), "picture 11", "height and width"),
-    record_case("height negative", image(height=-32), "picture 11", "-32"),
-    record_case("height with a fraction", image(height=31.5), "picture 11", "31.5"),
-    record_case("height as text", image(height="32"), "picture 11", "'32'"),
-    record_case("height infinite", image(height=float("inf")), "picture 11", "inf"),
-    record_case("height NaN", image(height=float("nan")), "picture 11", "nan"),
-    record_case("height of 30 digits", image(height=10**30), "picture 11", str(10**30)),
+    record_case("no image listed", lambda d: d.update(images=[]), "no image"),
+    record_case("an image as a name", lambda d: d.update(images=["11.png"]), "image number 0"),
+    record_case("an image without id", without("images", "id"), "lacks id"),
+    record_case("an image without height", without("images", "height"), "lacks height", "11"),
+    record_case("an image id as text", image(id="11"), "'11'", "number it"),
+    record_case("an image id with a fraction", image(id=11.5), "11.5", "number it"),
+    record_case("an image id null", image(id=None), "none", "number it"),
+    record_case("an image id true", image(id=True), "true", "number it"),
+    record_case("an image id of 70 bits", image(id=2**70), str(2**70), "number it"),
+    record_case("an image id as a list", image(id=[11]), "[11]", "number it"),
+    record_case("the same image id twice", image(id=12), "12 occurs twice", "renumber"),
+    record_case("height 0", image(height=0), "image 11", "height and width"),
+    record_case("height negative", image(height=-32), "image 11", "-32"),
+    record_case("height with a fraction", image(height=31.5), "image 11", "31.5"),
+    record_case("height as text", image(height="32"), "image 11", "'32'"),
+    record_case("height infinite", image(height=float("inf")), "image 11", "inf"),
+    record_case("height NaN", image(height=float("nan")), "image 11", "nan"),
+    record_case("height of 30 digits", image(height=10**30), "image 11", str(10**30)),
     record_case("an annotation as a number", lambda d: d["annotations"].append(5),
                 "annotation number 4"),
     record_case("an annotation without id", without("annotations", "id"), "lacks id"),
-    record_case("an annotation without picture", without("annotations", "image_id"),
+    record_case("an annotation without image", without("annotations", "image_id"),
                 "lacks image_id", "101"),
     record_case("an annotation without category", without("annotations", "category_id"),
                 "lacks category_id", "101"),
     record_case("an annotation id as text", annotation(id="101"), "'101'", "number it"),
     record_case("an annotation id with a fraction", annotation(id=1.5), "1.5", "number it"),
     record_case("the same annotation id twice", annotation(id=102), "102 occurs twice"),
-    record_case("an unknown picture", annotation(image_id=99), "99", "101", "no such picture"),
-    record_case("a picture named as text", annotation(image_id="11"), "101", "no such picture"),
-    record_case("a picture named by a list", annotation(image_id=[11]), "101", "no such picture"),
-    record_case("a picture named by null", annotation(image_id=None), "101", "no such picture"),
+    record_case("an unknown image", annotation(image_id=99), "99", "101", "no such image"),
+    record_case("an image named as text", annotation(image_id="11"), "101", "no such image"),
+    record_case("an image named by a list", annotation(image_id=[11]), "101", "no such image"),
+    record_case("an image named by null", annotation(image_id=None), "101", "no such image"),
     record_case("an unknown category", annotation(category_id=4), "101", "category 4", "declare"),
     record_case("labels from 0", annotation(category_id=0), "101", "category 0", "known are"),
     record_case("a category as text", annotation(category_id="3"), "101", "declare"),
@@ -187,7 +187,7 @@ RECORDS = [
     record_case("a box without area", annotation(bbox=[4, 4, 0, 0]), "101", "no area"),
     record_case("corners instead of sides", annotation(bbox=[20, 20, 31, 31]), "101", "outside",
                 "width, height"),
-    record_case("a box outside its picture", annotation(bbox=[40, 4, 8, 8]), "101", "outside"),
+    record_case("a box outside its image", annotation(bbox=[40, 4, 8, 8]), "101", "outside"),
     record_case("an area as text", annotation(area="144"), "101", "area"),
     record_case("an area negative", annotation(area=-144), "101", "area"),
     record_case("an area infinite", annotation(area=float("inf")), "101", "area"),
@@ -203,7 +203,7 @@ RECORDS = [
                 polygon([4, 4], [16, 4], [16, 16], [4, 16], [4, 8], [4, 6]), "101", "number"),
     record_case("a polygon without a list around it",
                 annotation(segmentation=[4, 4, 16, 4, 16, 16]), "101", "polygon"),
-    record_case("a polygon of another picture", polygon(40, 40, 60, 40, 60, 60), "101", "outside"),
+    record_case("a polygon of another image", polygon(40, 40, 60, 40, 60, 60), "101", "outside"),
     record_case("a polygon in fractions of the side", polygon(-9, -9, -8, -9, -8, -8), "101",
                 "outside"),
     record_case("an empty polygon", annotation(segmentation=[[]]), "101", "polygon"),
@@ -259,7 +259,7 @@ def _bomb(folder: Path, _: dict[str, Any]) -> None:
     file.write_bytes(content)
 
 
-def _picture(content: bytes) -> Callable[[Path, dict[str, Any]], object]:
+def _image(content: bytes) -> Callable[[Path, dict[str, Any]], object]:
     return lambda folder, _: (folder / "images/train/11.png").write_bytes(content)
 
 
@@ -277,14 +277,14 @@ def _of_other_size(folder: Path, _: dict[str, Any]) -> None:
 
 
 SETS = [
-    set_case("a picture without file_name", lambda _, d: d["images"][0].pop("file_name"),
+    set_case("an image without file_name", lambda _, d: d["images"][0].pop("file_name"),
              "instances_train.json", "file_name", fit=True),
     set_case("file_name null", lambda _, d: d["images"][0].update(file_name=None),
-             "instances_train.json", "picture 11", "file_name"),
+             "instances_train.json", "image 11", "file_name"),
     set_case("file_name with a zero byte", lambda _, d: d["images"][0].update(file_name="a\0.png"),
-             "instances_train.json", "picture 11", "file_name"),
+             "instances_train.json", "image 11", "file_name"),
     set_case("file_name of 900 letters", lambda _, d: d["images"][0].update(file_name="a" * 900),
-             "instances_train.json", "picture 11"),
+             "instances_train.json", "image 11"),
     set_case("an annotation without mask", lambda _, d: d["annotations"][0].pop("segmentation"),
              "instances_train.json", "101", "segmentation"),
     set_case("an empty list of polygons", lambda _, d: d["annotations"][0].update(segmentation=[]),
@@ -294,16 +294,16 @@ SETS = [
     set_case("crowds only", _of_crowds, "instances_train.json", "crowds", "iscrowd 0", fit=True),
     set_case("other names for validation", _renamed, "instances_val.json", "nucleus", "cell",
              fit=True),
-    set_case("no pictures", lambda f, _: shutil.rmtree(f / "images"), "images", "check",
+    set_case("no images", lambda f, _: shutil.rmtree(f / "images"), "images", "check",
              fit=True),
-    set_case("a picture is missing", lambda f, _: (f / "images/train/12.png").unlink(), "12.png",
+    set_case("an image is missing", lambda f, _: (f / "images/train/12.png").unlink(), "12.png",
              "missing", "add the file", fit=True),
-    set_case("the picture folder is missing", _lost_folder, "images/train", "check the path"),
-    set_case("a picture of another size", _of_other_size, "11.png", "31", "picture 11"),
-    set_case("a picture turned by EXIF", _turned, "11.jpg", "EXIF"),
-    set_case("a picture of zero bytes", _picture(b""), "11.png"),
-    set_case("a picture that is text", _picture(b"<html>not found</html>"), "11.png"),
-    set_case("a picture that is a folder", _as_folder, "11.png"),
+    set_case("the image folder is missing", _lost_folder, "images/train", "check the path"),
+    set_case("an image of another size", _of_other_size, "11.png", "31", "image 11"),
+    set_case("an image turned by EXIF", _turned, "11.jpg", "EXIF"),
+    set_case("an image of zero bytes", _image(b""), "11.png"),
+    set_case("an image that is text", _image(b"<html>not found</html>"), "11.png"),
+    set_case("an image that is a folder", _as_folder, "11.png"),
     set_case("a header of 3.6 thousand million pixels", _bomb, "11.png"),
 ]  # fmt: skip
 

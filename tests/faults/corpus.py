@@ -12,7 +12,7 @@ _APART = (
     "checkpoint: cut in half, to validate",
     "checkpoint: cut in half, to test",
     "checkpoint: cut in half, to predict",
-    "check-data: a picture is missing",
+    "check-data: an image is missing",
     "annotations: cut in half",  # coco
     "COCO results: score null at a confidence",  # operating-point
     "bag CSV: a score missing",  # mil

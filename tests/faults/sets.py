@@ -33,7 +33,7 @@ _ANNOTATION = {"category_id": 3, "iscrowd": 0, "area": 144, "bbox": [4, 4, 12, 1
 
 
 def truth() -> dict[str, Any]:
-    """Return a COCO dictionary of three pictures of 32 x 32 px; the third has no object."""
+    """Return a COCO dictionary of three images of 32 x 32 px; the third has no object."""
     images = [{"id": i, "file_name": f"{i}.png", "height": 32, "width": 32} for i in (11, 12, 13)]
     annotations = [
         {"id": 101, "image_id": 11, "segmentation": _SQUARE},
@@ -53,8 +53,8 @@ def results() -> list[dict[str, Any]]:
     return copy.deepcopy([r | {"segmentation": _RUNS} for r in rows])
 
 
-def write_pictures(folder: Path) -> None:
-    """Write the pictures of ``truth``."""
+def write_images(folder: Path) -> None:
+    """Write the images of ``truth``."""
     folder.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
     for number in (11, 12, 13):
@@ -62,9 +62,9 @@ def write_pictures(folder: Path) -> None:
 
 
 def write_coco(root: Path) -> Path:
-    """Write a COCO folder with the same pictures in ``train`` and ``val``."""
+    """Write a COCO folder with the same images in ``train`` and ``val``."""
     for split in ("train", "val"):
-        write_pictures(root / "images" / split)
+        write_images(root / "images" / split)
         file = root / "annotations" / f"instances_{split}.json"
         file.parent.mkdir(exist_ok=True)
         file.write_text(json.dumps(truth()))

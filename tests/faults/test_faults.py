@@ -110,7 +110,7 @@ SOUND = {
     "checkpoint resumed": checkpoint(checkpoints.resumed),
     "checkpoint predicting": checkpoint(checkpoints.predicted),
     "checkpoint as weights": checkpoint(checkpoints.started),
-    "checkpoint for pictures": checkpoint(checkpoints.detected, sets.seg_checkpoint),
+    "checkpoint for images": checkpoint(checkpoints.detected, sets.seg_checkpoint),
 }
 
 

@@ -18,9 +18,9 @@ _LABELS = {"11": _LINE * 2, "12": _LINE.replace("0 ", "1 ", 1), "13": ""}
 
 
 def write_yolo(root: Path) -> Path:
-    """Write a sound set of three pictures a split, the last without objects."""
+    """Write a sound set of three images a split, the last without objects."""
     for split in ("train", "val"):
-        sets.write_pictures(root / "images" / split)
+        sets.write_images(root / "images" / split)
         (root / "labels" / split).mkdir(parents=True)
         for name, text in _LABELS.items():
             (root / "labels" / split / f"{name}.txt").write_text(text)
@@ -122,17 +122,17 @@ YOLO = [
     yaml_case("a folder that is missing", _YAML.replace("images/train", "images/all"),
               "images/all"),
     yaml_case("a split as number", _YAML.replace("images/train", "3"), "train"),
-    set_case("a list of pictures that is empty", _listed(""), "train.txt", "no picture"),
-    set_case("a listed picture that is missing", _listed("images/train/11.png\nimages/x.png\n"),
+    set_case("a list of images that is empty", _listed(""), "train.txt", "no image"),
+    set_case("a listed image that is missing", _listed("images/train/11.png\nimages/x.png\n"),
              "x.png", "missing"),
-    set_case("a picture listed twice", _listed("images/train/11.png\n" * 2), "more than once"),
-    set_case("a folder without pictures", lambda r: (shutil.rmtree(r / "images/train"),
-             (r / "images/train").mkdir()), "images/train", "no picture"),
-    set_case("a picture that is text", _write("images/train/11.png", "hello"), "11.png"),
-    set_case("a picture of zero bytes", _write("images/train/11.png", ""), "11.png"),
-    set_case("a picture turned by EXIF", _turned, "14.jpg", "EXIF"),
-    set_case("two pictures for one label file", _twin, "11.jpg", "rename"),
-    set_case("labels without a picture", _write("labels/train/99.txt", _LINE), "99"),
+    set_case("an image listed twice", _listed("images/train/11.png\n" * 2), "more than once"),
+    set_case("a folder without images", lambda r: (shutil.rmtree(r / "images/train"),
+             (r / "images/train").mkdir()), "images/train", "no image"),
+    set_case("an image that is text", _write("images/train/11.png", "hello"), "11.png"),
+    set_case("an image of zero bytes", _write("images/train/11.png", ""), "11.png"),
+    set_case("an image turned by EXIF", _turned, "14.jpg", "EXIF"),
+    set_case("two images for one label file", _twin, "11.jpg", "rename"),
+    set_case("labels without an image", _write("labels/train/99.txt", _LINE), "99"),
     set_case("no label file at all", _no_labels, "label", fit=True),
     set_case("a label file that is binary", _write("labels/train/11.txt", b"\xff\xfe\x00"), "11"),
     set_case("no object to train on", lambda r: [f.write_text("") for f in r.rglob("*.txt")],
@@ -200,15 +200,15 @@ CONVERSIONS = [
     Case("conversion", "the same format", _words("--from", "coco", "--to", "coco"),
          ("two formats",)),
     Case("conversion", "a format that is none", _words("--from", "voc", "--to", "coco"), ("voc",)),
-    Case("conversion", "COCO without pictures",
+    Case("conversion", "COCO without images",
          _words("--from", "coco", "--to", "yolo", "--annotations", "a.json"), ("--images",)),
     Case("conversion", "YOLO without split",
          _words("--from", "yolo", "--to", "coco", "--data", "data.yaml"), ("--split",)),
     set_case("a split that is not declared", lambda r: (r / "data.yaml").write_text(
              _YAML.replace("train:", "test:")), "data.yaml", "train"),
     coco_case("crowds", lambda _: [], "instances_train.json", "crowds", "--skip-crowds"),
-    coco_case("a picture is missing", _remove("images/train/12.png"), "12.png", "missing"),
-    coco_case("the picture folder is missing", _remove("images/train"), "images/train"),
+    coco_case("an image is missing", _remove("images/train/12.png"), "12.png", "missing"),
+    coco_case("the image folder is missing", _remove("images/train"), "images/train"),
     coco_case("cut in half", lambda r: _cut(r / "annotations/instances_train.json"), "JSON"),
     coco_case("a name that leads out of the folder", _named("../outside.png"), "outside.png",
               "plain name"),
@@ -270,8 +270,8 @@ CHECKS = [
     checked_case("an unknown network",
                  lambda _: ["--config", "configs/quickstart/abmil.yaml",
                             "--model.init_args.model", "models.mil.ABMill"], "ABMill"),
-    checked_case("a picture cut short", coco_words(_decoded), "11.png"),
-    checked_case("a picture is missing", coco_words(_remove("images/val/13.png")), "13.png"),
+    checked_case("an image cut short", coco_words(_decoded), "11.png"),
+    checked_case("an image is missing", coco_words(_remove("images/val/13.png")), "13.png"),
     checked_case("no annotations", coco_words(_remove("annotations/instances_train.json")),
                  "instances_train.json"),
     checked_case("bags with NaN", _bags(X=bags.edited("X", 3, float("nan"))()["X"]), "NaN"),

@@ -12,9 +12,9 @@ GREY = RNG.integers(0, 256, (5, 7), dtype=np.uint8)
 def test_colour_comes_as_it_is(tmp_path):
     for suffix in ("png", "bmp", "tif"):
         Image.fromarray(RGB).save(tmp_path / f"a.{suffix}")
-        picture = read_rgb(tmp_path / f"a.{suffix}")
-        assert np.array_equal(picture, RGB)
-        assert picture.flags.writeable  # some transforms work in place
+        image = read_rgb(tmp_path / f"a.{suffix}")
+        assert np.array_equal(image, RGB)
+        assert image.flags.writeable  # some transforms work in place
 
 
 def test_grey_is_repeated_and_transparency_dropped(tmp_path):
@@ -76,7 +76,7 @@ def test_what_cannot_be_read_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
-def test_the_header_of_a_truncated_file_is_not_taken_for_a_picture(tmp_path, suffix):
+def test_the_header_of_a_truncated_file_is_not_taken_for_an_image(tmp_path, suffix):
     file = tmp_path / f"a.{suffix}"
     Image.fromarray(np.repeat(RGB, 20, axis=0)).save(file)
     whole = file.read_bytes()

@@ -63,7 +63,7 @@ def trainer(tmp_path, **options):
     )  # fmt: skip
 
 
-def test_other_learners_are_refused():
+def test_other_models_are_refused():
     with pytest.raises(TypeError, match=r"trains models\.mil\.ins\.INS, not ABMIL"):
         INSModule(ABMIL(3, 2, "binary"), lambda p: torch.optim.SGD(p, lr=0.1))
 

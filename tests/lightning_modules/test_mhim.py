@@ -84,7 +84,7 @@ def whole(tmp_path_factory):
     """
     os.chdir(ROOT)
     runs, patch = tmp_path_factory.mktemp("runs"), pytest.MonkeyPatch()
-    write, take, handed_on = RunCheckpoint._write, MHIMModule.take_first_stage, {}
+    write, take, handed_on = RunCheckpoint._write, MHIMModule.load_first_stage, {}
 
     def write_and_copy(self, trainer):
         before = self._last_step
@@ -99,7 +99,7 @@ def whole(tmp_path_factory):
         take(self, state)
 
     patch.setattr(RunCheckpoint, "_write", write_and_copy)
-    patch.setattr(MHIMModule, "take_first_stage", take_and_tell)
+    patch.setattr(MHIMModule, "load_first_stage", take_and_tell)
     fit(*SMALL, "--runs_dir", runs)
     patch.undo()
     return runs, handed_on
@@ -169,7 +169,7 @@ def test_a_finished_checkpoint_needs_no_files(whole):
 def test_resuming_the_second_stage_is_bit_equal_and_runs_no_first(whole, cut, monkeypatch):
     run = cut("second_2")
     assert content(run)["global_step"] == 2
-    monkeypatch.setattr(MHIMModule, "take_first_stage", None)  # never called
+    monkeypatch.setattr(MHIMModule, "load_first_stage", None)  # never called
     before = (run / "first_stage" / "metrics.csv").stat().st_mtime_ns
     fit("--ckpt_path", run / "checkpoints" / "last.ckpt")
     assert (run / "first_stage" / "metrics.csv").stat().st_mtime_ns == before
@@ -241,7 +241,7 @@ def test_a_teacher_of_another_network_is_refused(whole, tmp_path, capsys):
 @pytest.mark.slow
 def test_fast_dev_run_takes_a_step_in_both_and_writes_nothing(tmp_path, monkeypatch):
     taken = []
-    monkeypatch.setattr(MHIMModule, "take_first_stage", lambda self, state: taken.append(state))
+    monkeypatch.setattr(MHIMModule, "load_first_stage", lambda self, state: taken.append(state))
     fit(*SMALL, "--trainer.fast_dev_run", "true", "--runs_dir", tmp_path)
     assert len(taken) == 1
     assert not list(tmp_path.iterdir())

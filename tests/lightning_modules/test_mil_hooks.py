@@ -26,7 +26,7 @@ class Scheduled(ABMIL):
     def loss_factors(self, progress):
         return {"other": 1 - progress}
 
-    def see_training_bags(self, numbers, labels, sizes):
+    def set_training_bags(self, numbers, labels, sizes):
         self.told = numbers, labels, sizes
 
 
@@ -148,7 +148,7 @@ def test_only_the_bag_whose_loss_overflows_is_named():
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_a_learner_with_a_protocol_of_its_own_is_not_trained_without(wrapped):
+def test_a_model_with_a_protocol_of_its_own_is_not_trained_without(wrapped):
     """By `losses` alone INS would train another method, without a word."""
     learner = functools.partial(INS, hidden_sizes=(4,), queue_size=8)
     model = AEM(3, 2, "binary", learner=learner) if wrapped else learner(3, 2, "binary")

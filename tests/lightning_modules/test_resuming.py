@@ -12,10 +12,10 @@ from lightning_modules.resuming import (
     check_state,
     check_weights,
     differences,
+    fix_counters,
     follow_configuration,
     hyperparameters,
     seed_batch,
-    settle_counters,
 )
 from optim.schedules import Cosine
 
@@ -50,7 +50,7 @@ def checkpoint(epochs):
 )  # fmt: skip
 def test_a_finished_epoch_is_counted_as_finished(epochs):
     saved = checkpoint(epochs)
-    assert settle_counters(saved)
+    assert fix_counters(saved)
     loops = saved["loops"]["fit_loop"]
     done = counters(3, 3, 3, 3)
     assert loops["epoch_progress"] == {"current": done, "total": done}
@@ -61,7 +61,7 @@ def test_a_finished_epoch_is_counted_as_finished(epochs):
 
 def test_an_epoch_that_goes_on_keeps_its_counters():
     saved = checkpoint(counters(3, 3, 2, 2))
-    assert not settle_counters(saved)
+    assert not fix_counters(saved)
     assert saved == checkpoint(counters(3, 3, 2, 2))
 
 
@@ -71,7 +71,7 @@ def test_an_epoch_inside_which_the_run_ended_goes_on():
     for one in (saved, inside):
         batches = one["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         batches |= {"current": counters(2, 2, 2, 2), "is_last_batch": False}
-    assert not settle_counters(saved)
+    assert not fix_counters(saved)
     assert saved == inside
 
 

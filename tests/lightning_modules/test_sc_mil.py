@@ -126,7 +126,7 @@ def test_the_second_stage_sees_whole_bags_and_no_contrast():
 
 
 class WithProjection(ABMIL):
-    """A learner with a schedule whose head has the name that SC-MIL gives its own part."""
+    """A model with a schedule whose head has the name that SC-MIL gives its own part."""
 
     def __init__(self, *facts):
         super().__init__(*facts, hidden_sizes=(8,), attention_dim=4)
@@ -144,7 +144,7 @@ class WithProjection(ABMIL):
         return {"size": 1 - progress}
 
 
-def test_the_second_stage_keeps_the_learners_schedule_and_trains_its_head_alone():
+def test_the_second_stage_keeps_the_models_schedule_and_trains_its_head_alone():
     model = SCMIL(64, 2, "binary", learner=WithProjection, view_instances=4)
     second = module(model, two_stage=True, loss_weights={"contrastive": 3.0, "size": 0.5}).train()
     second.progress = 0.75

@@ -76,7 +76,7 @@ def module_for(**options):
     return MHIMModule(model, torch.optim.AdamW, **options)
 
 
-def test_the_first_stage_of_mhim_is_the_plain_learner():
+def test_the_first_stage_of_mhim_is_the_plain_model():
     section = first_stage_section(RECIPE["model"])
     assert section == {
         "class_path": "lightning_modules.mil.MILModule",
@@ -145,9 +145,9 @@ def test_what_mhim_takes_over():
     module = module_for()
     own = {n: v.clone() for n, v in module.mhim.student.state_dict().items()}
     state = {n: torch.full_like(v, 0.5) for n, v in own.items()}
-    assert not module.first_stage_taken
+    assert not module.first_stage_loaded
     module.receive(state)
-    assert module.first_stage_taken
+    assert module.first_stage_loaded
     assert all((v == 0.5).all() for v in module.mhim.teacher.state_dict().values())
     for name, value in module.mhim.student.state_dict().items():
         assert torch.equal(value, state[name] if name.startswith("embed.") else own[name])
@@ -189,13 +189,13 @@ def test_training_without_a_first_stage_is_refused():
 
 
 def test_each_fold_trains_its_own_first_stage(recipe_file, bag_file, monkeypatch):
-    taken, take = [], MHIMModule.take_first_stage
+    taken, take = [], MHIMModule.load_first_stage
 
     def take_and_tell(self, state):
         taken.append({n: v.clone() for n, v in state.items()})
         take(self, state)
 
-    monkeypatch.setattr(MHIMModule, "take_first_stage", take_and_tell)
+    monkeypatch.setattr(MHIMModule, "load_first_stage", take_and_tell)
     result = cross_validate(recipe_file, bag_file, 2, 1, workers=1)
     assert len(taken) == 2
     assert result.protocol.endswith(" in each of two stages")

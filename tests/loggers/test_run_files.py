@@ -2,13 +2,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from loggers.run_files import rasterise, write_picture
+from loggers.run_files import rasterise, write_png
 
 
-def test_picture_round_trip(tmp_path):
-    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    write_picture(tmp_path / "picture.png", picture)
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "picture.png")), picture)
+def test_image_round_trip(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    write_png(tmp_path / "picture.png", image)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "picture.png")), image)
 
 
 def test_rasterised_figure_has_its_size_and_colour():

@@ -28,7 +28,7 @@ def test_undefined_numbers_are_empty_cells_and_numpy_ones_plain():
     assert records_table([{"x": 1, "y": "z"}]).columns == ["x", "y"]
 
 
-def test_a_media_cell_is_a_picture_with_its_classes():
+def test_a_media_cell_is_an_image_with_its_classes():
     import wandb
 
     mask = {"mask_data": np.ones((2, 2), dtype=np.uint8), "class_labels": {0: "none", 1: "cat"}}

@@ -183,7 +183,7 @@ def test_training_goes_on_without_wandb(
     both = loggers(checkpoints="both")
     trainer = make_trainer([ClassTable(), BestValues()], logger=both, max_epochs=2)
     with caplog.at_level(logging.WARNING):
-        trainer.fit(stand_in.SegModule(), stand_in.pictures(), stand_in.pictures())
+        trainer.fit(stand_in.SegModule(), stand_in.images(), stand_in.images())
         both[1].experiment.summary.update({"anything": 1})  # what other callbacks may do
         both[1].experiment.config["anything"] = 1
         finish_loggers(both)

@@ -9,7 +9,7 @@ from pytorch_lightning.loggers import WandbLogger
 from loggers.wandb_media import Media, WandbMedia, box_data, class_ids, label_map
 from structures import Instances, RLEMasks
 
-PICTURE = np.zeros((4, 5, 3), dtype=np.uint8)
+IMAGE = np.zeros((4, 5, 3), dtype=np.uint8)
 
 
 class RecordingLogger(WandbLogger):
@@ -95,9 +95,9 @@ def test_boxes_are_fractions_of_the_canvas():
 
 def test_log_hands_over_lists_at_the_optimizer_step():
     logger = RecordingLogger()
-    masks = {"truth": {"mask_data": PICTURE[..., 0], "class_labels": {0: "background"}}}
+    masks = {"truth": {"mask_data": IMAGE[..., 0], "class_labels": {0: "background"}}}
     WandbMedia().log(
-        fake_trainer(logger), "val/x", [Media(PICTURE, "one", masks), Media(PICTURE, "two")]
+        fake_trainer(logger), "val/x", [Media(IMAGE, "one", masks), Media(IMAGE, "two")]
     )
     (call,) = logger.calls
     assert (call["key"], call["step"], call["caption"]) == ("val/x", 7, ["one", "two"])
@@ -107,9 +107,9 @@ def test_log_hands_over_lists_at_the_optimizer_step():
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_nothing_is_touched_on_other_processes_or_without_pictures(first):
+def test_nothing_is_touched_on_other_processes_or_without_images(first):
     logger = RecordingLogger()
-    WandbMedia().log(fake_trainer(logger, first), "val/x", [] if first else [Media(PICTURE, "")])
+    WandbMedia().log(fake_trainer(logger, first), "val/x", [] if first else [Media(IMAGE, "")])
     assert logger.calls == []
 
 
@@ -132,7 +132,7 @@ def test_a_failing_service_is_reported_once(position, caplog):
     media = WandbMedia()
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            media.log(trainer, "val/x", [Media(PICTURE, "")])
+            media.log(trainer, "val/x", [Media(IMAGE, "")])
     (record,) = caplog.records
     assert str(failures()[position]) in record.getMessage()
 
@@ -140,4 +140,4 @@ def test_a_failing_service_is_reported_once(position, caplog):
 def test_a_mistake_in_the_data_is_not_hidden():
     logger = RecordingLogger(TypeError("caption must be text"))
     with pytest.raises(TypeError, match="caption"):
-        WandbMedia().log(fake_trainer(logger), "val/x", [Media(PICTURE, "")])
+        WandbMedia().log(fake_trainer(logger), "val/x", [Media(IMAGE, "")])

@@ -95,8 +95,8 @@ def predictions(found):
 
 @pytest.mark.parametrize("float64", [True, False], ids=["NVIDIA", "Apple"])
 @pytest.mark.parametrize("make", [one_stage, two_stage])
-def test_pictures(make, float64):
-    """A training step and predictions; one picture has no object."""
+def test_images(make, float64):
+    """A training step and predictions; one image has no object."""
     batch, _, _ = make_scene([(64, 96), (90, 60), (64, 64)], instances=[3, 0, 2])
 
     def run(model, batch):

@@ -114,8 +114,8 @@ def test_a_job_on_bags(processes, jobs):
     assert bags_a_step == pytest.approx([2 * 8] * 2)  # of both processes, logged every 10 steps
 
 
-def test_a_job_on_pictures(processes, jobs):
-    """The second process has no picture to validate on."""
+def test_a_job_on_images(processes, jobs):
+    """The second process has no image to validate on."""
     job = jobs(SCENES)
     assert_scores_again(processes, job)
     assert {"val/segm_map", "val/loss", "val/loss_mask"} <= set(job.ranks[1]["metrics"])
@@ -185,7 +185,7 @@ each = pytest.mark.parametrize(
 
 
 @each
-def test_pictures(scored, world, jobs, subcommand):
+def test_images(scored, world, jobs, subcommand):
     """Three batches, the last one half full."""
     arguments = [subcommand, "--config", SCENES, *TINY, *jobs(SCENES).checkpoint]
     metrics, written = scored(world, arguments)
@@ -215,7 +215,7 @@ def test_bags(scored, world, jobs, subcommand):
 
 @pytest.mark.slow
 def test_validated_on_three(scored, jobs):
-    """Two batches, of two pictures and of one; the third process has none."""
+    """Two batches, of two images and of one; the third process has none."""
     arguments = ["validate", "--config", SCENES, *TINY, "--data.val_scenes", "3"]
     metrics, _ = scored(3, [*arguments, *jobs(SCENES).checkpoint])
     assert {"val/segm_map", "val/loss", "val/loss_mask"} <= set(metrics)

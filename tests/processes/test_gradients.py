@@ -58,8 +58,8 @@ def assert_equal(alone, ranks):
                 assert error <= 1e-6 * float(wanted_grad.norm()) + 1e-13 * scale, name
 
 
-def pictures(instances, crowd=()):
-    """Return a float64 batch with ``instances[i]`` discs on picture i; ``crowd`` names crowds."""
+def images(instances, crowd=()):
+    """Return a float64 batch with ``instances[i]`` discs on image i; ``crowd`` names crowds."""
     generator = torch.Generator().manual_seed(3)
     total = sum(instances)
     side = torch.randint(14, 40, (total,), generator=generator)
@@ -84,7 +84,7 @@ def pictures(instances, crowd=()):
     )
 
 
-def part_of_pictures(batch, chosen):
+def part_of_images(batch, chosen):
     rows = torch.repeat_interleave(torch.arange(len(batch)), batch.counts)
     mine = torch.isin(rows, torch.tensor(chosen))
     fields = ("images", "sizes", "counts", "index", "original_sizes")
@@ -119,9 +119,9 @@ def mask_rcnn():
 
 
 def mask_rcnn_gradients(rank, world, instances, shares, crowd=()):
-    batch = pictures(instances, crowd)
+    batch = images(instances, crowd)
     return gradients(
-        mask_rcnn(), batch if world == 1 else part_of_pictures(batch, shares[rank]), world
+        mask_rcnn(), batch if world == 1 else part_of_images(batch, shares[rank]), world
     )
 
 
@@ -131,7 +131,7 @@ def mask_rcnn_gradients(rank, world, instances, shares, crowd=()):
         pytest.param([2, 3, 1, 4], [[0, 1], [2, 3]], (1,), id="equal shares, a crowd"),
         pytest.param([3, 2, 0, 0], [[0, 1], [2, 3]], (), id="one process without objects"),
         pytest.param([0, 0], [[0], [1]], (), id="no object anywhere"),
-        pytest.param([2, 1, 3, 0], [[0], [1, 2, 3]], (), id="unequal numbers of pictures"),
+        pytest.param([2, 1, 3, 0], [[0], [1, 2, 3]], (), id="unequal numbers of images"),
     ],
 )
 def test_mask_rcnn_on_two(processes, instances, shares, crowd):

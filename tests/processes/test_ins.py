@@ -35,7 +35,7 @@ def course(rank, world):
     with torch.no_grad():  # so that both pseudo labels are there from the first step on
         model.classifier.bias.copy_(torch.tensor([-0.3, 0.3]))
     memory = model.new_memory().double()
-    memory.see_training_bags(torch.arange(6), torch.tensor(LABELS), torch.tensor(SIZES))
+    memory.set_training_bags(torch.arange(6), torch.tensor(LABELS), torch.tensor(SIZES))
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer, gradients, states = torch.optim.SGD(parameters, lr=0.3), [], []
     for number, positions in enumerate(STEPS):

@@ -23,18 +23,18 @@ def beside(path):
 
 
 def step(rank, world):
-    """Return losses and gradients of six pictures, averaged over the processes."""
+    """Return losses and gradients of six images, averaged over the processes."""
     scenes, single = beside("models/seg/conftest.py"), beside("models/seg/yolo/test_losses.py")
     batch, _, _ = scenes.make_scene([(64, 64)] * 6, instances=COUNTS, seed=5)
     output = single.outputs(6, seed=4)
     own = range(6)
-    if world > 1:  # the last process has all pictures without an object
+    if world > 1:  # the last process has all images without an object
         own = [n for n in own if (COUNTS[n] == 0) == (rank == world - 1)]
         own = own if rank == world - 1 else own[rank :: world - 1]
-    pictures = torch.tensor(list(own))
-    part = join([batch.picture(number) for number in own])
+    images = torch.tensor(list(own))
+    part = join([batch.image(number) for number in own])
     losses = yolo_losses(
-        output._replace(**{n: getattr(output, n)[pictures] for n in output._fields[:4]}), part, 3
+        output._replace(**{n: getattr(output, n)[images] for n in output._fields[:4]}), part, 3
     )
     found = torch.autograd.grad(sum(losses.values()), tuple(output[:4]))
     values = torch.stack([losses[name].detach() for name in sorted(losses)])

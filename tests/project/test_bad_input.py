@@ -75,7 +75,7 @@ def test_predictions_that_are_no_list(write, capsys, content):
         assert "Traceback" not in shown
 
 
-def test_class_agnostic_scoring_still_wants_known_pictures(write, capsys):
+def test_class_agnostic_scoring_still_wants_known_images(write, capsys):
     truth = write("truth.json", TRUTH)
     found = write("found.json", [HIT | {"category_id": 99}, HIT | {"image_id": 7}])
     arguments = ["coco", "--predictions", found, "--annotations", truth, "--class-agnostic"]
@@ -85,7 +85,7 @@ def test_class_agnostic_scoring_still_wants_known_pictures(write, capsys):
     assert "category_id 99" not in shown
 
 
-def test_ground_truth_and_its_pictures(write, tmp_path, capsys):
+def test_ground_truth_and_its_images(write, tmp_path, capsys):
     bad = [
         OBJECT | {"id": 2, "bbox": [0, 0, 0, 4]},
         OBJECT | {"id": 3, "category_id": 8},
@@ -106,10 +106,10 @@ def test_ground_truth_and_its_pictures(write, tmp_path, capsys):
 
     Image.new("RGB", (10, 10)).save(tmp_path / "a.png")
     assert run(*arguments, "--images", tmp_path) == 2
-    assert f"picture 2: picture file {tmp_path / 'b.png'} is missing" in capsys.readouterr().err
+    assert f"image 2: image file {tmp_path / 'b.png'} is missing" in capsys.readouterr().err
     out = tmp_path / "out.json"
     skip = ["--images", tmp_path, "--bad-data", "skip", "--out", out]
-    assert run(*arguments, *skip) == 0  # the detection in the missing picture is left out as well
+    assert run(*arguments, *skip) == 0  # the detection in the missing image is left out as well
     assert json.loads(out.read_text())["skipped"] == {str(truth): 5, str(found): 1}
 
 
@@ -171,7 +171,7 @@ def test_flags_of_a_recipe_belong_to_check_data_alone(capsys):
     assert "unrecognized arguments: --data.root b" in capsys.readouterr().err
 
 
-def test_the_truth_for_a_checkpoint_lacks_the_pictures_that_prediction_leaves_out(tmp_path):
+def test_the_truth_for_a_checkpoint_lacks_the_images_that_prediction_leaves_out(tmp_path):
     DigitScenesDataModule(val_scenes=3).write_split("val", tmp_path)
     truth = tmp_path / "annotations" / "instances_val.json"
     broken = tmp_path / "images" / "val" / json.loads(truth.read_text())["images"][1]["file_name"]

@@ -41,7 +41,7 @@ def test_commands_name_files_and_flags_that_exist(line):
         assert getattr(known.module, "TAKES_OVERRIDES", False) or not others
 
 
-def test_the_worked_example_of_a_new_learner_runs(tmp_path, monkeypatch):
+def test_the_worked_example_of_a_new_model_runs(tmp_path, monkeypatch):
     source = blocks(ROOT / "docs" / "METHODS.md", "python")[0]
     recipe = yaml.safe_load(blocks(ROOT / "docs" / "METHODS.md", "yaml")[0])
     namespace = {}
@@ -83,7 +83,7 @@ def test_every_assumption_cited_in_code_has_a_row():
     assert len(numbers) == len(set(numbers))
 
 
-def test_assumptions_about_learners_are_cited_and_name_tests_that_exist():
+def test_assumptions_about_models_are_cited_and_name_tests_that_exist():
     sources = [p.read_text() for p in (ROOT / "tests").rglob("*.py")]
     functions = {f for text in sources for f in re.findall(r"def (test_\w+)", text)}
     cited = cited_assumptions()

@@ -15,7 +15,7 @@ SOURCE = '''
 """a - b in a docstring."""
 WIDTH: int = 3 - 1
 
-class Learner:
+class Model:
     def __init__(self, k: int = 2 * 3):
         if k - 1 < 0:
             raise ValueError(f"{k - 1} is 2 * too small")
@@ -77,8 +77,8 @@ def test_the_choice_is_one_of_each_kind_from_the_formulas_and_always_the_same():
     assert [str(c) for c in picked] == [str(c) for c in chosen(changes(SOURCE))]
 
 
-def test_every_learners_file_and_what_only_they_use_are_looked_at():
-    files = perturb.learner_files()
+def test_every_models_file_and_what_only_they_use_are_looked_at():
+    files = perturb.model_files()
     assert "models/mil/abmil.py" in files
     assert "models/ops/attention/nystrom.py" in files
     assert "models/ops/bags/ragged_order.py" not in files  # segmentation uses it, too

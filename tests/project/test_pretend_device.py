@@ -112,7 +112,7 @@ def test_what_makes_the_host_wait_is_counted(wait, count, waits):
 def test_a_network_learns_there_as_on_the_host():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 1, 3))
-    pictures, start = torch.randn(2, 1, 8, 8), network.state_dict()
+    images, start = torch.randn(2, 1, 8, 8), network.state_dict()
     start = {name: value.clone() for name, value in start.items()}
 
     def trained(device):
@@ -120,7 +120,7 @@ def test_a_network_learns_there_as_on_the_host():
         optimizer = torch.optim.SGD(network.to(device).parameters(), lr=0.1, momentum=0.9)
         for _ in range(3):
             optimizer.zero_grad()
-            network(pictures.to(device)).square().mean().backward()
+            network(images.to(device)).square().mean().backward()
             optimizer.step()
         assert all(p.device == torch.device(device) for p in network.parameters())
         return {name: value.cpu().clone() for name, value in network.state_dict().items()}

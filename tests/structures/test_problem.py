@@ -18,8 +18,8 @@ def odd(number, file=FILE):
     ("fields", "text"),
     [
         ((None, None), "set/a.json: is odd; make it even"),
-        ((7, None), "set/a.json, picture 7: is odd; make it even"),
-        ((7, 0), "set/a.json, picture 7, annotation 0: is odd; make it even"),
+        ((7, None), "set/a.json, image 7: is odd; make it even"),
+        ((7, 0), "set/a.json, image 7, annotation 0: is odd; make it even"),
         ((None, 3), "set/a.json, annotation 3: is odd; make it even"),
     ],
 )
@@ -27,7 +27,7 @@ def test_one_line_says_where_what_and_the_remedy(fields, text):
     assert str(Problem(FILE, *fields, "is odd", "make it even")) == text
 
 
-def test_other_things_than_pictures_and_annotations():
+def test_other_things_than_images_and_annotations():
     problem = Problem(FILE, "s1", 4, "is odd", "make it even", kind="slide", part="line")
     assert str(problem) == "set/a.json, slide s1, line 4: is odd; make it even"
     assert problem.to_dict() == {
@@ -63,8 +63,8 @@ def test_skipping_counts_by_file_and_kind_of_reason(caplog):
     assert len(found) == 5
     assert [record.getMessage() for record in caplog.records] == [
         "set/a.json: 4 problem(s) skipped (2 x width ... in ... is odd; 2 x bbox ... has no area), "
-        "the first: set/a.json, picture 3: width 3 in '3.png' is odd; make it even",
-        "b.json: 1 problem(s) skipped (1 x width ... in ... is odd), the first: b.json, picture 5: "
+        "the first: set/a.json, image 3: width 3 in '3.png' is odd; make it even",
+        "b.json: 1 problem(s) skipped (1 x width ... in ... is odd), the first: b.json, image 5: "
         "width 5 in '5.png' is odd; make it even",
     ]
 

@@ -46,7 +46,7 @@ def test_encode_decode_text_area_and_box(mask):
 
 @given(st.lists(st.integers(0, 2**40), max_size=30))
 def test_text_of_any_run_lengths(lengths):
-    """Also far beyond a picture, with zeros in the middle and jumps of either sign."""
+    """Also far beyond an image, with zeros in the middle and jumps of either sign."""
     runs = np.array(lengths, dtype=np.int64)
     assert from_bytes(to_bytes(runs)).tolist() == lengths
     masks = RLEMasks.from_runs([runs, runs[::-1]], (1, 1))
@@ -77,7 +77,7 @@ def test_merge(masks, intersect):
 
 @given(MASKS, st.integers(-12, 12), st.integers(-12, 12), SHAPES)
 def test_a_window_anywhere(window, top, left, size):
-    """The dense picture is filled pixel by pixel."""
+    """The dense image is filled pixel by pixel."""
     dense = np.zeros(size, dtype=bool)
     for row, column in zip(*window.nonzero(), strict=True):
         y, x = top + row, left + column

@@ -31,15 +31,15 @@ def test_targets_follow_the_counts():
     assert parts[2].boxes.tolist() == [[2, 3, 5, 6]]
 
 
-def test_picture_is_the_batch_of_that_picture():
+def test_image_is_the_batch_of_that_image():
     batch = make_batch()
-    last = batch.picture(2)
+    last = batch.image(2)
     assert len(last) == 1
     assert last.image_ids == (90,)
     assert last.labels.tolist() == [6]
     assert torch.equal(last.images[0], batch.images[2])
     assert torch.equal(last.masks[0], batch.masks[2])
-    assert batch.picture(1).boxes.shape == (0, 4)
+    assert batch.image(1).boxes.shape == (0, 4)
 
 
 def test_to_moves_every_tensor_and_keeps_the_rest():
@@ -62,7 +62,7 @@ def test_to_moves_every_tensor_and_keeps_the_rest():
         ("crowd", torch.zeros(3, dtype=torch.int64), "crowd must be bool"),
         ("masks", torch.zeros(3, 8, 10, dtype=torch.uint8), "masks must be bool"),
         ("counts", torch.zeros(2, dtype=torch.int64), r"counts must have shape \(3,\)"),
-        ("image_ids", (1,), "must name 3 pictures, got 1"),
+        ("image_ids", (1,), "must name 3 images, got 1"),
         ("mask_stride", 0, "at least 1"),
     ],
 )

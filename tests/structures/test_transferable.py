@@ -11,20 +11,20 @@ from torch.utils.data import DataLoader
 from structures import BagBatch, SegBatch
 
 
-def scene(pictures=2, instances=3, side=96, boxes=torch.float32):
+def scene(images=2, instances=3, side=96, boxes=torch.float32):
     generator = torch.Generator().manual_seed(0)
-    total = pictures * instances
+    total = images * instances
     return SegBatch(
-        images=torch.rand(pictures, 3, side, side, generator=generator),
-        sizes=torch.full((pictures, 2), side),
+        images=torch.rand(images, 3, side, side, generator=generator),
+        sizes=torch.full((images, 2), side),
         boxes=torch.rand(total, 4, generator=generator).to(boxes),
         labels=torch.arange(total),
         masks=torch.rand(total, side, side, generator=generator) > 0.5,
-        counts=torch.full((pictures,), instances),
+        counts=torch.full((images,), instances),
         crowd=torch.arange(total) % 2 == 0,
-        index=torch.arange(pictures) + 7,
-        original_sizes=torch.full((pictures, 2), 2 * side).t().contiguous().t(),  # another layout
-        image_ids=tuple(range(pictures)),
+        index=torch.arange(images) + 7,
+        original_sizes=torch.full((images, 2), 2 * side).t().contiguous().t(),  # another layout
+        image_ids=tuple(range(images)),
         mask_stride=1,
     )
 

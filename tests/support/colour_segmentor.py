@@ -1,7 +1,7 @@
 """A segmentor without a network, to test what is built around segmentors.
 
-Pictures are painted: channel 0 is the number of an object / 250, channel 1 its class / 10, black is
-background. What it finds are the connected parts of one colour in the picture that it is given,
+Images are painted: channel 0 is the number of an object / 250, channel 1 its class / 10, black is
+background. What it finds are the connected parts of one colour in the image that it is given,
 which may be a tile or a mirrored view, with a score that falls with the object's number.
 """
 
@@ -28,13 +28,13 @@ class ColourSegmentor:
         self.shapes += [tuple(batch.images.shape)]
         sizes = zip(batch.images, batch.sizes.tolist(), batch.original_sizes.tolist(), strict=True)
         return [
-            self._picture(image[:, : size[0], : size[1]], tuple(original))
+            self._image(image[:, : size[0], : size[1]], tuple(original))
             for image, size, original in sizes
         ]
 
-    def _picture(self, image, original):
-        picture = to_size(image.float().numpy(), original)
-        numbers, classes = np.rint(picture[0] * 250).astype(int), np.rint(picture[1] * 10)
+    def _image(self, image, original):
+        pixels = to_size(image.float().numpy(), original)
+        numbers, classes = np.rint(pixels[0] * 250).astype(int), np.rint(pixels[1] * 10)
         masks, labels, scores = [], [], []
         for number in np.unique(numbers[numbers > 0]):
             parts, count = ndimage.label(numbers == number, structure=np.ones((3, 3)))
@@ -72,21 +72,21 @@ class ColourModel(nn.Module):
         return ColourSegmentor(self.max_dets).predict(batch)
 
 
-def to_size(picture, size):
-    """Return the nearest pixels of a (C, h, w) picture at another size."""
+def to_size(pixels, size):
+    """Return the nearest pixels of a (C, h, w) image at another size."""
     rows, columns = (
         (np.arange(new) * 2 + 1) * old // (2 * new)
-        for old, new in zip(picture.shape[1:], size, strict=True)
+        for old, new in zip(pixels.shape[1:], size, strict=True)
     )
-    return picture[:, rows[:, None], columns]
+    return pixels[:, rows[:, None], columns]
 
 
 def paint(size, shapes):
-    """Return a (3, h, w) picture of shapes, later ones on top.
+    """Return a (3, h, w) image of shapes, later ones on top.
 
     A shape is ("disc", x, y, radius), ("bar", x1, y1, x2, y2), with its class last.
     """
-    picture = torch.zeros(3, *size)
+    pixels = torch.zeros(3, *size)
     rows, columns = torch.arange(size[0])[:, None] + 0.5, torch.arange(size[1]) + 0.5
     for number, (kind, *where, label) in enumerate(shapes, start=1):
         if kind == "disc":
@@ -95,28 +95,28 @@ def paint(size, shapes):
         else:
             x1, y1, x2, y2 = where
             mask = (rows > y1) & (rows < y2) & (columns > x1) & (columns < x2)
-        picture[0][mask], picture[1][mask] = number / 250, label / 10
-    return picture
+        pixels[0][mask], pixels[1][mask] = number / 250, label / 10
+    return pixels
 
 
-def as_batch(pictures, originals=None):
-    """Return pictures of any sizes as a batch without targets."""
-    sizes = [tuple(picture.shape[1:]) for picture in pictures]
+def as_batch(frames, originals=None):
+    """Return images of any sizes as a batch without targets."""
+    sizes = [tuple(pixels.shape[1:]) for pixels in frames]
     height, width = (max(side) for side in zip(*sizes, strict=True))
-    images = torch.zeros(len(pictures), 3, height, width)
-    for image, picture in zip(images, pictures, strict=True):
-        image[:, : picture.shape[1], : picture.shape[2]] = picture
+    images = torch.zeros(len(frames), 3, height, width)
+    for image, pixels in zip(images, frames, strict=True):
+        image[:, : pixels.shape[1], : pixels.shape[2]] = pixels
     return SegBatch(
         images=images,
         sizes=torch.tensor(sizes),
         boxes=torch.zeros(0, 4),
         labels=torch.zeros(0, dtype=torch.int64),
         masks=torch.zeros(0, height, width, dtype=torch.bool),
-        counts=torch.zeros(len(pictures), dtype=torch.int64),
+        counts=torch.zeros(len(frames), dtype=torch.int64),
         crowd=torch.zeros(0, dtype=torch.bool),
-        index=torch.arange(len(pictures)) + 5,
+        index=torch.arange(len(frames)) + 5,
         original_sizes=torch.tensor(sizes if originals is None else originals),
-        image_ids=tuple(range(len(pictures))),
+        image_ids=tuple(range(len(frames))),
     )
 
 

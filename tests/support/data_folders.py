@@ -27,16 +27,16 @@ def shared_data():
 def write_coco():
     """Return a function that writes one split of a COCO data set and gives its two paths."""
 
-    def write(root, split, *, images, annotations, categories, pictures=None):
+    def write(root, split, *, images, annotations, categories, pixels=None):
         folder = Path(root) / "images" / split
         folder.mkdir(parents=True, exist_ok=True)
         for image in images:
-            picture = (pictures or {}).get(image["id"])
-            if picture is None:
+            array = (pixels or {}).get(image["id"])
+            if array is None:
                 rng = np.random.default_rng(image["id"])
                 shape = (image["height"], image["width"], 3)
-                picture = rng.integers(0, 256, shape, dtype=np.uint8)
-            Image.fromarray(picture).save(folder / image["file_name"])
+                array = rng.integers(0, 256, shape, dtype=np.uint8)
+            Image.fromarray(array).save(folder / image["file_name"])
         file = Path(root) / "annotations" / f"instances_{split}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         content = {"images": images, "annotations": annotations, "categories": categories}
@@ -48,9 +48,9 @@ def write_coco():
 
 @pytest.fixture
 def small_coco():
-    """Return the records of a split of three pictures with every kind of annotation.
+    """Return the records of a split of three images with every kind of annotation.
 
-    Pictures 7 (12 x 16), 3 (20 x 10) and 11 (without objects) are not in the order of their ids;
+    Images 7 (12 x 16), 3 (20 x 10) and 11 (without objects) are not in the order of their ids;
     categories 11, 5, 8 and 0 are shuffled too.
     """
     square = [2.0, 2.0, 8.0, 2.0, 8.0, 8.0, 2.0, 8.0]  # columns 2-7, rows 2-7
@@ -104,15 +104,15 @@ def small_coco():
 
 @pytest.fixture
 def write_yolo():
-    """Return a function that writes a YOLO data set: split -> picture name -> (size, label text).
+    """Return a function that writes a YOLO data set: split -> image name -> (size, label text).
 
-    The text may be None, for a picture without a label file. Returns the path of data.yaml.
+    The text may be None, for an image without a label file. Returns the path of data.yaml.
     """
 
     def write(root, splits, names=("apple", "fig")):
         root = Path(root)
-        for split, pictures in splits.items():
-            for name, (size, text) in pictures.items():
+        for split, files in splits.items():
+            for name, (size, text) in files.items():
                 path = root / "images" / split / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 pixels = np.random.default_rng(len(name)).integers(0, 256, (*size, 3))

@@ -25,5 +25,5 @@ def bag_batch(sizes, labels, seed=0, numbers=None):
 
 def memory_for(model, bags):
     memory = model.new_memory()
-    memory.see_training_bags(bags.index, bags.labels, bags.sizes())
+    memory.set_training_bags(bags.index, bags.labels, bags.sizes())
     return memory.to(bags.features.dtype)

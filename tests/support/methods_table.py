@@ -1,8 +1,8 @@
-"""`python -m tests.support.methods_table [--write]`: the learners' table of docs/METHODS.md.
+"""`python -m tests.support.methods_table [--write]`: the models' table of docs/METHODS.md.
 
 A row a learner: title and paper from the docstring of its file, recipes with the parameters that
 tests/configs/recipes.yaml has for them (512 features, binary). What the document says about a
-learner's status stays; a new one gets a first word, to be replaced by what is known.
+model's status stays; a new one gets a first word, to be replaced by what is known.
 """
 
 import ast
@@ -16,7 +16,7 @@ from tests.support.mil_recipes import NAMES, ROOT, settings
 
 DOCUMENT = ROOT / "docs/METHODS.md"
 COUNTS = ROOT / "tests/configs/recipes.yaml"
-HEADER = "| learner | paper | file | recipes and parameters (512 features, binary) | status |"
+HEADER = "| model | paper | file | recipes and parameters (512 features, binary) | status |"
 NEW = "values computed by hand; learns digit bags"
 
 
@@ -26,7 +26,7 @@ def resolved(class_path):
 
 
 def class_of(name):
-    """Return the class of the learner that a recipe trains."""
+    """Return the class of the model that a recipe trains."""
     return resolved(settings(name)["model"]["init_args"]["model"]["class_path"])
 
 
@@ -35,7 +35,7 @@ def file_of(name):
 
 
 def recipe_of(name):
-    """Return a recipe with its number of parameters and the learner that its learner is around."""
+    """Return a recipe with its number of parameters and the model that its model is around."""
     inner = settings(name)["model"]["init_args"]["model"].get("init_args", {}).get("learner")
     around = f" (around `{resolved(inner['class_path']).__name__}`)" if inner else ""
     return f"`configs/mil/{name}.yaml` {count_of(name)}{around}"
@@ -58,7 +58,7 @@ def title_and_papers(file):
 
 
 def rows():
-    """Return the rows, learners in the order of their files and classes."""
+    """Return the rows, models in the order of their files and classes."""
     of_class = {}
     for name in NAMES:
         of_class.setdefault((file_of(name), class_of(name).__name__), []).append(name)
@@ -78,7 +78,7 @@ def table_of(text):
 
 
 def statuses():
-    """Return what the document says about each learner, by file and class."""
+    """Return what the document says about each model, by file and class."""
     table = table_of(DOCUMENT.read_text())
     cells = [[c.strip() for c in row.strip("| ").split(" | ")] for row in table]
     return {(c[2].strip("`"), c[0].split("`")[1]): c[-1] for c in cells}
@@ -96,7 +96,7 @@ def main(arguments):
         old = "\n".join(["", "|---|---|---|---|---|", *table_of(text)])
         text = before + table + rest.removeprefix(old)
     else:
-        section = f"## Multiple-instance learners\n\n{table}\n\n## Metrics"
+        section = f"## Multiple-instance models\n\n{table}\n\n## Metrics"
         text = text.replace("## Metrics", section, 1)
     DOCUMENT.write_text(text)
     return 0

@@ -77,7 +77,7 @@ def random_bags(sizes, task="binary", num_classes=2, seed=0, dtype=torch.float32
 
 def prepare(module, bags, progress=0.5):
     """Tell a module of its training bags and put it in the middle of its training."""
-    module.see_training_bags(*(np.asarray(c) for c in (bags.index, bags.labels, bags.sizes())))
+    module.set_training_bags(*(np.asarray(c) for c in (bags.index, bags.labels, bags.sizes())))
     module.progress = progress
     return module
 

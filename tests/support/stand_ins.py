@@ -16,11 +16,11 @@ from evaluation.seg.coco import CocoEvaluator
 from structures import BagBatch, CategoryMap, Instances, MILOutput, RLEMasks, SegBatch
 
 CATEGORIES = CategoryMap((5, 9), ("square", "bar"))
-NUM_PICTURES = 6
+NUM_IMAGES = 6
 
 
-def picture(index):
-    """One picture of 24 x 32 read from a file of 48 x 64, padded to 32 x 40; two rectangles.
+def image(index):
+    """One image of 24 x 32 read from a file of 48 x 64, padded to 32 x 40; two rectangles.
 
     In the file's frame the square covers columns 8 + 2 index to 24 + 2 index and rows 8 to 24, the
     bar columns 40 to 60 and rows 32 to 40.
@@ -47,7 +47,7 @@ def picture(index):
 
 
 def join(batches):
-    """One batch of several pictures of one padded size."""
+    """One batch of several images of one padded size."""
     tensors = {
         field.name: torch.cat([getattr(b, field.name) for b in batches])
         for field in dataclasses.fields(SegBatch)
@@ -73,9 +73,9 @@ def found(index):
 
 
 def ground_truth():
-    """The truth of all pictures as a COCO dictionary."""
+    """The truth of all images as a COCO dictionary."""
     annotations = []
-    for index in range(NUM_PICTURES):
+    for index in range(NUM_IMAGES):
         boxes = [(8 + 2 * index, 8, 16, 16), (40, 32, 20, 8)]
         for label, (x, y, w, h) in enumerate(boxes):
             mask = np.zeros((1, 48, 64), dtype=bool)
@@ -91,7 +91,7 @@ def ground_truth():
                     "segmentation": RLEMasks.from_dense(mask).to_coco()[0],
                 }
             )
-    images = [{"id": 100 + i, "height": 48, "width": 64} for i in range(NUM_PICTURES)]
+    images = [{"id": 100 + i, "height": 48, "width": 64} for i in range(NUM_IMAGES)]
     return {"images": images, "annotations": annotations, "categories": CATEGORIES.to_coco()}
 
 
@@ -213,9 +213,9 @@ def loader(items):
     return DataLoader(items, batch_size=None)
 
 
-def pictures(batch_size=2):
-    """All pictures in batches."""
-    singles = [picture(i) for i in range(NUM_PICTURES)]
+def images(batch_size=2):
+    """All images in batches."""
+    singles = [image(i) for i in range(NUM_IMAGES)]
     return loader([join(singles[i : i + batch_size]) for i in range(0, len(singles), batch_size)])
 
 
@@ -232,14 +232,14 @@ def stand_in():
     """Everything above by name."""
     return SimpleNamespace(
         categories=CATEGORIES,
-        picture=picture,
+        image=image,
         join=join,
         found=found,
         ground_truth=ground_truth,
         SegModule=SegModule,
         bag=bag,
         BagModule=BagModule,
-        pictures=pictures,
+        images=images,
         bags=bags,
     )
 

@@ -39,7 +39,7 @@ def write_checkpoint(path, model, seed=0, liven=0.0, preprocessing=None, **init_
         model: class_path and init_args of the network.
         seed: of its weights.
         liven: deviation of what is added to the biases of class scores, so that scores differ.
-        preprocessing: changes of how pictures are resized.
+        preprocessing: changes of how images are resized.
         init_args: further ones of the LightningModule.
     """
     data = DigitScenesDataModule(eval_batch_size=2)

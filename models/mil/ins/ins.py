@@ -4,7 +4,7 @@ Qu et al., "Rethinking multiple instance learning for whole slide image classifi
 instance classifier is all you need", IEEE TCSVT 2024, arXiv 2307.02249. An instance of a negative
 bag is negative; one of a positive bag may be either. That is learning with candidate labels, and
 new is to solve it for bags by instance contrast and prototypes, as PiCO (Wang et al., ICLR 2022)
-does for pictures. Here the instances are frozen features, and their two views differ by dropped
+does for images. Here the instances are frozen features, and their two views differ by dropped
 entries (A131).
 
     Y_i  = {0} in a negative bag, {0, c} in a bag of class c

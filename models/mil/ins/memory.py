@@ -52,7 +52,7 @@ class INSMemory(nn.Module):
         self.register_buffer("targets", torch.zeros(0, num_classes))
         self.register_buffer("starts", torch.zeros(0, dtype=torch.int64))
 
-    def see_training_bags(self, numbers: Tensor, labels: Tensor, sizes: Tensor) -> None:
+    def set_training_bags(self, numbers: Tensor, labels: Tensor, sizes: Tensor) -> None:
         """Make the table: targets uniform over the candidates of each bag's instances.
 
         Args:

@@ -1,4 +1,4 @@
-"""The fully connected layers that embed an instance, shared by learners of pooled embeddings."""
+"""The fully connected layers that embed an instance, shared by models of pooled embeddings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The small convolutional network that embeds digit pictures in the MNIST-bags experiments."""
+"""The small convolutional network that embeds digit images in the MNIST-bags experiments."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ class LeNetEncoder(nn.Module):
     MNIST's 28 x 28.
 
     Args:
-        side: height and width of a picture, at least 4.
-        channels: channels of a picture.
+        side: height and width of an image, at least 4.
+        channels: channels of an image.
         out_features: width of the embedding.
 
     Raises:
-        ValueError: a picture too small to be pooled twice.
+        ValueError: an image too small to be pooled twice.
     """
 
     def __init__(self, side: int, channels: int = 1, out_features: int = 500) -> None:
         super().__init__()
         if side < 4:
-            raise ValueError(f"pictures need a side of at least 4 pixels, got {side}")
+            raise ValueError(f"images need a side of at least 4 pixels, got {side}")
         self.out_features = out_features
         self.layers = nn.Sequential(
             nn.Conv2d(channels, 20, kernel_size=5, padding=2),
@@ -37,7 +37,7 @@ class LeNetEncoder(nn.Module):
             nn.ReLU(),
         )
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Return (N, out_features) for pictures (N, channels, side, side)."""
-        embedded: Tensor = self.layers(pictures)
+    def forward(self, images: Tensor) -> Tensor:
+        """Return (N, out_features) for images (N, channels, side, side)."""
+        embedded: Tensor = self.layers(images)
         return embedded

@@ -2,7 +2,7 @@
 
 Tang et al., "Multiple Instance Learning Framework with Masked Hard Instance Mining for Whole Slide
 Image Classification", ICCV 2023, arXiv 2307.15254; "MHIM-v2", IJCV 2025, arXiv 2509.11526. Student
-S and teacher T are one learner with two sets of weights. In a training step the teacher, without
+S and teacher T are one model with two sets of weights. In a training step the teacher, without
 gradients but with its dropout, scores the instances of a bag, and the student sees those that the
 masks of `models.mil.mhim.masking` leave.
 
@@ -12,7 +12,7 @@ masks of `models.mil.mhim.masking` leave.
     m(t)  = m, or 1 - (1 - m) (1 + cos(pi t)) / 2      t the share of the training that is done
 
 Prediction is the student's on all instances. The teacher begins with the weights of the plain
-learner trained before (`lightning_modules.mhim`), the student with those of its embedding. MHIM-v2
+model trained before (`lightning_modules.mhim`), the student with those of its embedding. MHIM-v2
 scores instances by the share that they have in the logits, and compresses a random part of the kept
 instances into tokens (`models.mil.mhim.global_recycle`).
 
@@ -34,12 +34,12 @@ from models.losses.bag_classification import mean_over_bags
 from models.mil.mhim.global_recycle import GlobalRecycle, append_tokens
 from models.mil.mhim.masking import MaskRatios, half_cosine
 from models.mil.protocol import (
-    LearnerFactory,
+    ModelFactory,
     Reduction,
     ScheduledLosses,
     ScoresInstances,
-    SeesTrainingBags,
-    TwoPartLearner,
+    TwoPartModel,
+    UsesTrainingBags,
 )
 from models.ops.bags.keyed_random import draw_key, random_order
 from models.ops.bags.ragged import segment_ids
@@ -58,7 +58,7 @@ class MHIM(nn.Module):
         in_features: D.
         num_classes: classes of the task.
         task: see `MILTask`.
-        learner: makes the learner, a `TwoPartLearner`; its ``embed`` embeds an instance.
+        learner: makes the model, a `TwoPartModel`; its ``embed`` embeds an instance.
         masks: which instances the student does not see.
         scores: what the teacher ranks instances by: its ``attention``; the largest of an instance's
             own ``instance_logits`` (A153); or ``class_aware``, the probability of the class that an
@@ -73,7 +73,7 @@ class MHIM(nn.Module):
         teacher_temperature: tau_T.
 
     Raises:
-        ValueError: a number is out of range, or the learner lacks what the arguments ask for.
+        ValueError: a number is out of range, or the model lacks what the arguments ask for.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class MHIM(nn.Module):
         num_classes: int,
         task: MILTask,
         *,
-        learner: LearnerFactory,
+        learner: ModelFactory,
         masks: MaskRatios,
         scores: Scores = "attention",
         recycle: GlobalRecycle | None = None,
@@ -120,12 +120,12 @@ class MHIM(nn.Module):
 
     def _check_learner(self, scores: Scores, student_init: str) -> None:
         name = type(self.student).__name__
-        if not isinstance(self.student, TwoPartLearner):
-            raise ValueError(f"MHIM needs a learner with embed_bags and pool, {name} has none")
+        if not isinstance(self.student, TwoPartModel):
+            raise ValueError(f"MHIM needs a model with embed_bags and pool, {name} has none")
         if scores == "class_aware" and not isinstance(self.student, ScoresInstances):
             raise ValueError(f"scores: class_aware needs class_scores, {name} has none")
         if student_init == "fc" and not isinstance(getattr(self.student, "embed", None), nn.Module):
-            raise ValueError(f"student_init: fc needs a learner with `embed`, {name} has none")
+            raise ValueError(f"student_init: fc needs a model with `embed`, {name} has none")
 
     def forward(self, bags: BagBatch) -> MILOutput:
         """Return the student's output on all instances."""
@@ -144,14 +144,14 @@ class MHIM(nn.Module):
         student: Any = self.student
         return student.loss_factors(progress) if isinstance(student, ScheduledLosses) else {}
 
-    def see_training_bags(self, numbers: Tensor, labels: Tensor, sizes: Tensor) -> None:
-        """Tell both learners."""
+    def set_training_bags(self, numbers: Tensor, labels: Tensor, sizes: Tensor) -> None:
+        """Tell both models."""
         for learner in (self.student, self.teacher):
-            if isinstance(learner, SeesTrainingBags):
-                learner.see_training_bags(numbers, labels, sizes)
+            if isinstance(learner, UsesTrainingBags):
+                learner.set_training_bags(numbers, labels, sizes)
 
     @property
-    def _learner(self) -> TwoPartLearner:
+    def _learner(self) -> TwoPartModel:
         student: Any = self.student
         return student  # type: ignore[no-any-return]
 
@@ -267,5 +267,5 @@ def embedding_consistency(
 
 def _embeddings(output: MILOutput) -> Tensor:
     if output.embeddings is None:
-        raise ValueError("MHIM needs a learner that gives an embedding of each bag")
+        raise ValueError("MHIM needs a model that gives an embedding of each bag")
     return output.embeddings

@@ -1,6 +1,6 @@
 """Random choices about instances that depend on a key, the bag and the instance alone.
 
-A learner draws one key a forward pass, with `draw_key`. What it then decides about an instance is a
+A model draws one key a forward pass, with `draw_key`. What it then decides about an instance is a
 hash of (key, number of the bag, number of the instance): a bag's groups, masks and views do not
 depend on the bags that share its batch, on the process or on the device, and nothing is drawn bag
 by bag.

@@ -32,7 +32,7 @@ def covered_fraction(boxes: Tensor, regions: Tensor) -> Tensor:
 
 
 def rescale_boxes(boxes: Tensor, old_size: Tensor, new_size: Tensor) -> Tensor:
-    """Move boxes from a picture of one size to the same picture at another size.
+    """Move boxes from an image of one size to the same image at another size.
 
     Args:
         boxes: (N, 4) float.

@@ -1,8 +1,8 @@
-"""Non-maximum suppression by class for the pictures of a whole batch.
+"""Non-maximum suppression by class for the images of a whole batch.
 
-Boxes of different classes and pictures must not suppress each other. Moving each group by a
+Boxes of different classes and images must not suppress each other. Moving each group by a
 distance of its own does that with one call of the plain algorithm, but in float32 the distance
-takes digits from the coordinates: with 80 classes of 16 pictures of 1024 pixels boxes are rounded
+takes digits from the coordinates: with 80 classes of 16 images of 1024 pixels boxes are rounded
 to an eighth of a pixel, in half precision there is no such number at all. Here coordinates are
 float64 multiples of 2^-20 pixels and distances whole pixels, so every sum and difference is exact
 and each IoU, bit by bit, that of the group alone (A222).
@@ -29,15 +29,15 @@ def class_nms(
     boxes: Tensor,
     scores: Tensor,
     labels: Tensor,
-    pictures: Tensor,
+    images: Tensor,
     *,
     iou_thresh: float,
     max_dets: int,
 ) -> Tensor:
-    """Return which boxes stay, by picture and in it by score.
+    """Return which boxes stay, by image and in it by score.
 
     Greedy: in the order of scores, of equal ones the first, a box stays unless its IoU with one
-    that stays, of its class and picture, is above the threshold. What comes after the first
+    that stays, of its class and image, is above the threshold. What comes after the first
     ``max_dets`` that stay cannot change them, so only the best candidates are looked at, and more
     where these do not suffice.
 
@@ -45,37 +45,37 @@ def class_nms(
         boxes: (N, 4) float of any precision, finite.
         scores: (N,) float.
         labels: (N,) int64, not negative.
-        pictures: (N,) int64, not negative.
+        images: (N,) int64, not negative.
         iou_thresh: in [0, 1].
-        max_dets: boxes of a picture that stay at most.
+        max_dets: boxes of an image that stay at most.
 
     Returns:
-        (K,) int64 positions; pictures ascending, scores of a picture descending.
+        (K,) int64 positions; images ascending, scores of an image descending.
 
     Raises:
         ValueError: labels times the extent of the boxes reach 2^32 pixels, which is inexact.
     """
     device = boxes.device
     if not has_float64(device):
-        boxes, scores, labels, pictures = (x.cpu() for x in (boxes, scores, labels, pictures))
-    return _class_nms(boxes, scores, labels, pictures, iou_thresh, max_dets).to(device)
+        boxes, scores, labels, images = (x.cpu() for x in (boxes, scores, labels, images))
+    return _class_nms(boxes, scores, labels, images, iou_thresh, max_dets).to(device)
 
 
 def _class_nms(
     boxes: Tensor,
     scores: Tensor,
     labels: Tensor,
-    pictures: Tensor,
+    images: Tensor,
     iou_thresh: float,
     max_dets: int,
 ) -> Tensor:
     order = scores.argsort(descending=True, stable=True)
-    order = order[pictures[order].argsort(stable=True)]
-    counts = torch.bincount(pictures)
+    order = order[images[order].argsort(stable=True)]
+    counts = torch.bincount(images)
     rank = torch.arange(len(order), device=order.device)
-    rank = rank - (counts.cumsum(0) - counts)[pictures[order]]  # in its picture
+    rank = rank - (counts.cumsum(0) - counts)[images[order]]  # in its image
     exact = (boxes[order].double() * _STEPS).round() / _STEPS
-    classes, owner = labels[order], pictures[order]
+    classes, owner = labels[order], images[order]
     look, short, kept = _FIRST_LOOK * max_dets, counts > 0, order[:0]
     while True:
         looked_at = (short[owner] & (rank < look)).nonzero().flatten()
@@ -89,37 +89,37 @@ def _class_nms(
         look *= _GROWTH
         if not bool(short.any()):
             break
-    kept = kept.sort().values  # by picture and score again
+    kept = kept.sort().values  # by image and score again
     number = torch.bincount(owner[kept], minlength=len(counts))
     place = torch.arange(len(kept), device=kept.device) - (number.cumsum(0) - number)[owner[kept]]
     return order[kept[place < max_dets]]
 
 
-def _suppress(boxes: Tensor, labels: Tensor, pictures: Tensor, iou_thresh: float) -> Tensor:
-    """Return which boxes stay, ascending; they are sorted by picture and score.
+def _suppress(boxes: Tensor, labels: Tensor, images: Tensor, iou_thresh: float) -> Tensor:
+    """Return which boxes stay, ascending; they are sorted by image and score.
 
-    One call for all pictures on an accelerator, or for as many as its table of all pairs has room
+    One call for all images on an accelerator, or for as many as its table of all pairs has room
     for. On the host, where a call compares each box that stays with all that follow, of whatever
-    picture, one call a picture takes a fraction of that.
+    image, one call an image takes a fraction of that.
     """
     if not len(boxes):
         return labels
     low, high = boxes.amin(), boxes.amax()
     span = (high - low).ceil() + 1
     host = _on_host(boxes)
-    group = labels if host else pictures * (labels.max() + 1) + labels
+    group = labels if host else images * (labels.max() + 1) + labels
     distance = group * span
     if float(distance.max() + span + torch.maximum(high.abs(), low.abs())) >= _LARGEST:
         raise ValueError(
-            f"boxes {float(span):g} pixels apart of {int(group.max()) + 1} classes in all pictures "
-            "are too many for exact arithmetic; predict fewer pictures at once"
+            f"boxes {float(span):g} pixels apart of {int(group.max()) + 1} classes in all images "
+            "are too many for exact arithmetic; predict fewer images at once"
         )
     moved = boxes.clone()
     moved[:, 0::2] += distance.unsqueeze(1)
     ranks = -torch.arange(len(boxes), dtype=boxes.dtype, device=boxes.device)  # no ties
     counts = [len(boxes)]
     if host or len(boxes) > _AT_ONCE:
-        counts = _calls(torch.bincount(pictures).tolist(), 0 if host else _AT_ONCE)
+        counts = _calls(torch.bincount(images).tolist(), 0 if host else _AT_ONCE)
     start, kept = 0, []
     for count in counts:
         part = slice(start, start + count)
@@ -133,7 +133,7 @@ def _on_host(boxes: Tensor) -> bool:
 
 
 def _calls(counts: list[int], most: int) -> list[int]:
-    """Join the boxes of neighbouring pictures to up to ``most``; a picture's stay together."""
+    """Join the boxes of neighbouring images to up to ``most``; an image's stay together."""
     found: list[int] = []
     for count in counts:
         if found and found[-1] + count <= most:

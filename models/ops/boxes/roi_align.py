@@ -33,7 +33,7 @@ def pool_regions(
 
     Args:
         levels: (B, F, h, w) each, finest first, each at half the resolution of the one before.
-        rois: (R, 5) rows (picture, x1, y1, x2, y2) in pixels, pictures in order.
+        rois: (R, 5) rows (image, x1, y1, x2, y2) in pixels, images in order.
         stride: pixels a cell of the first level, a power of 2.
         side: cells a side of a pooled region.
         sampling_ratio: sampling points a side of a cell, at least 1.
@@ -72,7 +72,7 @@ def separable_roi_align(
 
     Args:
         features: (B, F, h, w).
-        rois: (R, 5) rows (picture, x1, y1, x2, y2) in pixels, pictures in order.
+        rois: (R, 5) rows (image, x1, y1, x2, y2) in pixels, images in order.
         scale: cells a pixel.
         side: cells a side of the output.
         sampling_ratio: sampling points a side of a cell, at least 1.

@@ -1,4 +1,4 @@
-"""Random choices inside a loss that depend on a key and a picture, not on batch or process."""
+"""Random choices inside a loss that depend on a key and an image, not on batch or process."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def _mix(value: int) -> int:
     return value ^ (value >> 31)
 
 
-def picture_generator(key: int, index: int, stream: int = 0) -> torch.Generator:
-    """Return a CPU generator seeded by (key, picture index, stream).
+def image_generator(key: int, index: int, stream: int = 0) -> torch.Generator:
+    """Return a CPU generator seeded by (key, image index, stream).
 
     Args:
         key: changes from step to step, for example the optimizer step.
-        index: the picture's stable number in its data set.
-        stream: separates independent choices made for the same picture.
+        index: the image's stable number in its data set.
+        stream: separates independent choices made for the same image.
     """
     seed = _mix(_mix(_mix(key & _MASK64) ^ (index & _MASK64)) ^ (stream & _MASK64))
     return torch.Generator().manual_seed(seed >> 1)

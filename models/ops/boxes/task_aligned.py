@@ -2,9 +2,9 @@
 
 Anchors compete for an object by t = s^alpha u^beta (eq. 5): s is the score they give its class
 and u the overlap of their box with its box. Both are computed only for pairs of an anchor and an
-object around it; nothing loops over pictures or objects.
+object around it; nothing loops over images or objects.
 
-Letters: B pictures, A anchors, C classes, M objects of all pictures, Q pairs, P positives.
+Letters: B images, A anchors, C classes, M objects of all images, Q pairs, P positives.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ class Objects(NamedTuple):
     Attributes:
         boxes: (M, 4) xyxy in pixels.
         labels: (M,) int64 in [0, C).
-        pictures: (M,) int64 in [0, B), in any order.
+        images: (M,) int64 in [0, B), in any order.
     """
 
     boxes: Tensor
     labels: Tensor
-    pictures: Tensor
+    images: Tensor
 
 
 class Positives(NamedTuple):
     """Anchors that got an object, those of one object together.
 
     Attributes:
-        rows: (P,) int64 in [0, B A), picture x A + anchor; no number twice.
+        rows: (P,) int64 in [0, B A), image x A + anchor; no number twice.
         objects: (P,) int64 in [0, M), ascending.
         scores: (P,) in [0, 1], what the class score is to be.
     """
@@ -92,7 +92,7 @@ def assign_anchors(
         class_logits: (B, A, C).
         boxes: (B, A, 4) predicted, xyxy in pixels.
         points: (A, 2) in pixels.
-        objects: of all pictures; none is ordinary.
+        objects: of all images; none is ordinary.
         top_k: anchors an object can get, at least 1.
         alpha: weight of the score.
         beta: weight of the overlap.
@@ -105,7 +105,7 @@ def assign_anchors(
         raise ValueError(f"top_k must be at least 1, got {top_k}")
     anchors, total = points.shape[0], objects.boxes.shape[0]
     owner, anchor = anchors_inside(_widened(objects.boxes, min_side), points)
-    row = objects.pictures[owner] * anchors + anchor
+    row = objects.images[owner] * anchors + anchor
     logits = class_logits.flatten(0, 1)[row, objects.labels[owner]]
     overlap = complete_iou(boxes.flatten(0, 1)[row], objects.boxes[owner])
     fit = at_least_float32(logits).sigmoid().pow(alpha) * overlap.clamp(min=0).pow(beta)

@@ -1,4 +1,4 @@
-"""Which predictions are one object: across tiles, and across views of a picture.
+"""Which predictions are one object: across tiles, and across views of an image.
 
 Both go by masks of one class, as run lengths, and compare only masks whose boxes overlap. Tiles see
 different parts of an object, so two parts are compared where both tiles look; views see the same,
@@ -33,12 +33,12 @@ def tile_groups(
     Partners become one object one pair after another, those first whose weaker one scores best,
     unless the object then had two predictions of one tile: what a tile tells apart stays apart.
     What a tile's border cuts off has less to agree on, so a mask that ends at a border inside the
-    picture and whose object has nothing in a neighbouring tile joins the mask of that tile that
+    image and whose object has nothing in a neighbouring tile joins the mask of that tile that
     covers most of it, if |a & b| >= threshold x |a & R| and if it scores at least half as well: it
     is a fragment (A240).
 
     Args:
-        masks: N masks in the frame of the picture.
+        masks: N masks in the frame of the image.
         scores: (N,).
         labels: (N,), not negative.
         tile: (N,) in [0, T).
@@ -98,7 +98,7 @@ def _joined(pairs: Ints, tile: Ints, apart: bool = True) -> Ints:
 
 
 def _cut_off(boxes: Floats, tiles: Ints, size: Size) -> npt.NDArray[np.bool_]:
-    """Return which boxes reach a border of their tile that is inside the picture."""
+    """Return which boxes reach a border of their tile that is inside the image."""
     height, width = size
     inner = np.stack(
         [tiles[:, 0] > 0, tiles[:, 1] > 0, tiles[:, 2] < width, tiles[:, 3] < height], axis=1
@@ -109,7 +109,7 @@ def _cut_off(boxes: Floats, tiles: Ints, size: Size) -> npt.NDArray[np.bool_]:
 def view_clusters(
     masks: RLEMasks, boxes: Floats, scores: Floats, labels: Ints, view: Ints, threshold: float
 ) -> Ints:
-    """Number the objects that several views of a picture have found.
+    """Number the objects that several views of an image have found.
 
     Greedy by score, as weighted boxes fusion clusters boxes (Solovyev et al. 2021, arXiv
     1910.13302, sec. 3), here by mask IoU: a prediction joins the object whose best prediction it

@@ -1,4 +1,4 @@
-"""From soft masks in boxes to run-length masks of the picture, without full-size masks."""
+"""From soft masks in boxes to run-length masks of the image, without full-size masks."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def paste_to_rle(soft: Tensor, boxes: Tensor, size: Size, threshold: float = 0.5
 
     Args:
         soft: (K, S, S) float, probabilities in [0, 1].
-        boxes: (K, 4) float, pixels of the picture; parts outside are cut off.
-        size: (height, width) of the picture.
+        boxes: (K, 4) float, pixels of the image; parts outside are cut off.
+        size: (height, width) of the image.
         threshold: pixels with a value >= threshold are in.
 
     Returns:

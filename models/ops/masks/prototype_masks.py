@@ -6,7 +6,7 @@ outside of the box. Here the cells of each window are gathered once for all anch
 tiles of equal size, and multiplied tile by tile; the loss's own derivative is kept, so that the
 backward pass needs neither logits nor gathered prototypes.
 
-Letters: B pictures, E prototypes, h x w cells, O objects, P positives, K positives of an object at
+Letters: B images, E prototypes, h x w cells, O objects, P positives, K positives of an object at
 most, Q tiles of T cells.
 """
 

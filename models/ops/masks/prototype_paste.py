@@ -1,13 +1,13 @@
-"""From prototypes and coefficients to run-length masks of the picture (YOLACT, arXiv 1904.02689).
+"""From prototypes and coefficients to run-length masks of the image (YOLACT, arXiv 1904.02689).
 
-A mask's logits are coefficients @ prototypes (eq. 1 before the sigmoid), brought to the picture's
+A mask's logits are coefficients @ prototypes (eq. 1 before the sigmoid), brought to the image's
 own resolution by bilinear interpolation; a pixel is in where the logit is above 0. Everything is
-computed in the window of the box alone, column by column as run lengths are. Pixel X of a picture
+computed in the window of the box alone, column by column as run lengths are. Pixel X of an image
 W wide that the network saw w wide has its centre at the prototype coordinate
 
     u(X) = (X + 1/2) (w / W) / stride - 1/2      (cell c has its centre at c)
 
-held between the first and the last cell that sees the picture: padding plays no part (A220).
+held between the first and the last cell that sees the image: padding plays no part (A220).
 
 Letters: K masks, P prototypes, h x w cells, H x W pixels.
 """
@@ -54,16 +54,16 @@ def paste_prototypes(
     stride: int = 4,
     crop: MaskCrop = "after",
 ) -> RLEMasks:
-    """Encode the masks of one picture at its own resolution.
+    """Encode the masks of one image at its own resolution.
 
     Args:
         prototypes: (P, h, w) float.
         coefficients: (K, P) float.
-        boxes: (K, 4) float, finite, pixels of the original picture; parts outside are cut off. A
+        boxes: (K, 4) float, finite, pixels of the original image; parts outside are cut off. A
             box without a pixel's centre has an empty mask.
-        valid: (height, width) of the picture as the network saw it, without padding.
-        size: (height, width) of the original picture.
-        stride: pixels of the network's picture per cell.
+        valid: (height, width) of the image as the network saw it, without padding.
+        size: (height, width) of the original image.
+        stride: pixels of the network's image per cell.
         crop: ``after``: logits are interpolated, then pixels whose centre is outside of the box
             are left out; ``before``: cells outside of the box (as in the mask loss, A215) are zero
             before the interpolation, and masks may reach up to a cell beyond the box.

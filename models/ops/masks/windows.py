@@ -3,7 +3,7 @@
 A cell is ``stride`` pixels a side. Windows have all sizes and are packed one after the other, so
 that cost and memory follow the area of the objects and not their number times the whole map.
 
-Letters: B pictures, M rows of masks, O objects, N cells of all windows, h x w cells of a map.
+Letters: B images, M rows of masks, O objects, N cells of all windows, h x w cells of a map.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class MaskWindows(NamedTuple):
     """Cells of the windows of O objects.
 
     Attributes:
-        cells: (N,) int64, (picture x h + row) x w + column.
+        cells: (N,) int64, (image x h + row) x w + column.
         targets: (N,) bool, whether the object is there.
         offsets: (O + 1,) int64, object o has the cells ``offsets[o]:offsets[o + 1]``, none if its
             box is so small that it holds no cell.
@@ -42,7 +42,7 @@ class _Places(NamedTuple):
 
 def mask_windows(
     boxes: Tensor,
-    pictures: Tensor,
+    images: Tensor,
     masks: Tensor,
     rows: Tensor,
     size: tuple[int, int, int],
@@ -58,7 +58,7 @@ def mask_windows(
 
     Args:
         boxes: (O, 4) in pixels; parts outside the map are left out.
-        pictures: (O,) int64 in [0, B).
+        images: (O,) int64 in [0, B).
         masks: (M, H / mask_stride, W / mask_stride) bool.
         rows: (O,) int64, which mask is whose.
         size: (B, h, w) of the maps.
@@ -78,7 +78,7 @@ def mask_windows(
     corners = boxes / stride
     places = _places(corners, (height, width))
     targets = _read(masks, rows, places, stride // mask_stride)
-    cells = (pictures[places.owner] * height + places.row) * width + places.column
+    cells = (images[places.owner] * height + places.row) * width + places.column
     if smallest_owns:
         targets = _leave_to_smallest(targets, cells, places, batch * height * width)
     first = corners[places.owner]

@@ -1,6 +1,6 @@
 """Prediction of any segmentor in tiles and in several views (test-time augmentation).
 
-A view is the picture at another size or mirrored; each is predicted whole or in tiles, and what the
+A view is the image at another size or mirrored; each is predicted whole or in tiles, and what the
 views have found is fused (models/seg/inference/views.py, models/seg/inference/tiled.py).
 """
 
@@ -19,26 +19,26 @@ from models.seg.inference.views import View, fuse_views, restored, transformed
 from models.seg.protocol import SegModel
 from structures import Instances, SegBatch
 
-LARGEST_SCALE: Final = 16.0  # factor on the size of pictures (A256)
+LARGEST_SCALE: Final = 16.0  # factor on the size of images (A256)
 
 
 @dataclass(frozen=True)
 class InferenceOptions:
-    """How pictures are predicted; the defaults are one view of the whole picture.
+    """How images are predicted; the defaults are one view of the whole image.
 
     Attributes:
-        tile: longest side of a tile in pixels of the picture as the network gets it, or None to
-            predict pictures whole.
+        tile: longest side of a tile in pixels of the image as the network gets it, or None to
+            predict images whole.
         overlap: pixels that neighbouring tiles share at least; None for a fifth of ``tile``. Best
             as large as most objects.
         merge_iou: agreement from which predictions of two tiles are one object, see
             ``models.ops.masks.merge.tile_groups``.
         tile_batch: tiles the network gets at once.
-        tile_max_dets: objects kept of a picture that is cut into tiles, best first; None for all
+        tile_max_dets: objects kept of an image that is cut into tiles, best first; None for all
             that its tiles have found, each of them up to the model's ``max_dets`` (A255).
-        flip: also predict the picture mirrored left to right.
+        flip: also predict the image mirrored left to right.
         flip_vertical: also predict it mirrored top to bottom, with ``flip`` also both.
-        scales: factors on the size of the picture, in (0, 16]; each is predicted with every flip.
+        scales: factors on the size of the image, in (0, 16]; each is predicted with every flip.
         fuse_iou: mask IoU from which predictions of two views are one object.
 
     Raises:
@@ -88,7 +88,7 @@ class InferenceOptions:
             if self.tile is None:
                 raise ValueError(
                     f"tile_max_dets of {self.tile_max_dets} needs tiles: give tile as well; of "
-                    "whole pictures the model's max_dets is the cap"
+                    "whole images the model's max_dets is the cap"
                 )
             if self.tile_max_dets < 1:
                 raise ValueError(
@@ -97,11 +97,11 @@ class InferenceOptions:
 
     @property
     def whole(self) -> bool:
-        """Whether pictures are predicted whole and once, as a model does by itself."""
+        """Whether images are predicted whole and once, as a model does by itself."""
         return self.tile is None and self.views() == [View(1.0, False, False)]
 
     def views(self) -> list[View]:
-        """Return the views of a picture, the first scale as it is first."""
+        """Return the views of an image, the first scale as it is first."""
         horizontal = (False, True) if self.flip else (False,)
         vertical = (False, True) if self.flip_vertical else (False,)
         return [View(s, h, v) for s in self.scales for v in vertical for h in horizontal]
@@ -131,16 +131,16 @@ def changed_options(
 def predict(
     model: SegModel, batch: SegBatch, options: InferenceOptions | None = None
 ) -> list[Instances]:
-    """Predict pictures in views and tiles; without options as ``model.predict``.
+    """Predict images in views and tiles; without options as ``model.predict``.
 
     Args:
-        model: of any kind; its ``max_dets`` caps tiles, and pictures that are not cut into tiles.
-        batch: pictures; targets are not read.
+        model: of any kind; its ``max_dets`` caps tiles, and images that are not cut into tiles.
+        batch: images; targets are not read.
         options: how.
 
     Returns:
-        Predictions of each picture in its original frame, best score first. Boxes end where the
-        picture does.
+        Predictions of each image in its original frame, best score first. Boxes end where the
+        image does.
 
     Raises:
         ValueError: there is something to merge and the model gives no masks, or a view is too large
@@ -153,7 +153,7 @@ def predict(
 def _predicted(model: SegModel, batch: SegBatch, options: InferenceOptions) -> list[Instances]:
     views = options.views()
     found = []
-    cut: set[int] = set()  # pictures that have tiles in any view
+    cut: set[int] = set()  # images that have tiles in any view
     for view in views:
         seen = transformed(batch, view)
         if options.tile is None:
@@ -170,8 +170,8 @@ def _predicted(model: SegModel, batch: SegBatch, options: InferenceOptions) -> l
         joined = found[0]
     else:
         joined = [
-            fuse_views(list(picture), options.fuse_iou, None if n in cut else model.max_dets)
-            for n, picture in enumerate(zip(*found, strict=True))
+            fuse_views(list(image), options.fuse_iou, None if n in cut else model.max_dets)
+            for n, image in enumerate(zip(*found, strict=True))
         ]
     return [_best(one, options.tile_max_dets) if n in cut else one for n, one in enumerate(joined)]
 
@@ -181,7 +181,7 @@ def _best(instances: Instances, count: int | None) -> Instances:
     if count is None or len(instances) <= count:
         return instances
     warnings.warn(
-        f"a picture has more objects in its tiles than tile_max_dets of {count}, the weakest are "
+        f"an image has more objects in its tiles than tile_max_dets of {count}, the weakest are "
         "left out; raise it by model.init_args.inference.tile_max_dets or --tile-max-dets",
         stacklevel=2,
     )

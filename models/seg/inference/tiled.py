@@ -1,7 +1,7 @@
-"""Prediction of large pictures in overlapping tiles, merged by mask.
+"""Prediction of large images in overlapping tiles, merged by mask.
 
-Tiles are cut from the picture as the network gets it, and each is predicted in its own part of the
-original picture, so masks have the original's resolution. What several tiles have found of one
+Tiles are cut from the image as the network gets it, and each is predicted in its own part of the
+original image, so masks have the original's resolution. What several tiles have found of one
 object is joined by ``models.ops.masks.merge.tile_groups``: the best score counts, and a mask is
 that of the best prediction wherever its tile looks, beyond it that of the next, and so on; the box
 grows with it (A241). Everything is run lengths; no mask of full size is made.
@@ -25,13 +25,13 @@ from structures.rle_packed import combine, concatenate, place, without
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-_SNAP = 8  # tiles of at least so many units are cut at whole pixels of both pictures
+_SNAP = 8  # tiles of at least so many units are cut at whole pixels of both images
 
 
 class Span(NamedTuple):
-    """A tile along one axis: [``start``, ``stop``) of the picture as the network gets it.
+    """A tile along one axis: [``start``, ``stop``) of the image as the network gets it.
 
-    [``first``, ``last``) is the same in pixels of the original picture.
+    [``first``, ``last``) is the same in pixels of the original image.
     """
 
     start: int
@@ -41,24 +41,24 @@ class Span(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """A tile of a picture."""
+    """A tile of an image."""
 
     rows: Span
     columns: Span
 
 
 def spans(length: int, original: int, tile: int, overlap: int) -> list[Span]:
-    """Cut one axis of a picture into tiles of equal length, evenly spread (A245).
+    """Cut one axis of an image into tiles of equal length, evenly spread (A245).
 
     Args:
-        length: pixels of the picture as the network gets it.
+        length: pixels of the image as the network gets it.
         original: pixels of the original.
         tile: at most so many pixels a tile.
         overlap: at least so many pixels shared with the next; at most half of ``tile``.
 
     Returns:
-        Tiles in order; the first begins and the last ends with the picture. Where the ratio of the
-        two lengths is one of small numbers, tiles begin and end at whole pixels of both pictures;
+        Tiles in order; the first begins and the last ends with the image. Where the ratio of the
+        two lengths is one of small numbers, tiles begin and end at whole pixels of both images;
         elsewhere a tile is moved by up to half a pixel of the original (A244).
     """
     if length <= tile:
@@ -85,11 +85,11 @@ def _nearest(dividend: int, divisor: int) -> int:
 def predict_tiled(
     model: SegModel, batch: SegBatch, tile: int, overlap: int, merge_iou: float, tile_batch: int
 ) -> list[Instances]:
-    """Predict pictures in tiles.
+    """Predict images in tiles.
 
     Args:
         model: of any kind.
-        batch: pictures; those that fit into a tile are predicted whole.
+        batch: images; those that fit into a tile are predicted whole.
         tile: longest side of a tile in pixels of ``batch.images``.
         overlap: pixels shared by neighbours at least.
         merge_iou: see ``tile_groups``.
@@ -97,10 +97,10 @@ def predict_tiled(
 
     Returns:
         Predictions in the original frame, best first. ``model.max_dets`` caps each tile; what
-        the tiles of a picture have found is all kept.
+        the tiles of an image have found is all kept.
 
     Raises:
-        ValueError: the model gives no masks, and a picture has several tiles.
+        ValueError: the model gives no masks, and an image has several tiles.
     """
     sizes, originals = batch.sizes.tolist(), batch.original_sizes.tolist()
     if all(max(size) <= tile for size in sizes):
@@ -122,17 +122,17 @@ def predict_tiled(
 def _predictions(
     model: SegModel, batch: SegBatch, plans: Sequence[Sequence[Tile]], tile_batch: int
 ) -> list[list[Instances]]:
-    """Predict the tiles of all pictures, those of one shape together."""
+    """Predict the tiles of all images, those of one shape together."""
     shapes: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for picture, plan in enumerate(plans):
+    for image, plan in enumerate(plans):
         for number, (rows, columns) in enumerate(plan):
             shape = (rows.stop - rows.start, columns.stop - columns.start)
-            shapes.setdefault(shape, []).append((picture, number))
+            shapes.setdefault(shape, []).append((image, number))
     found: dict[tuple[int, int], Instances] = {}
     for jobs in shapes.values():
         for start in range(0, len(jobs), tile_batch):
             some = jobs[start : start + tile_batch]
-            tiles = _cut(batch, [(picture, plans[picture][number]) for picture, number in some])
+            tiles = _cut(batch, [(image, plans[image][number]) for image, number in some])
             found.update(zip(some, model.predict(tiles), strict=True))
     return [[found[p, n] for n in range(len(plan))] for p, plan in enumerate(plans)]
 
@@ -141,8 +141,8 @@ def _cut(batch: SegBatch, tiles: Sequence[tuple[int, Tile]]) -> SegBatch:
     """Return tiles of equal size as a batch without targets."""
     images = torch.stack(
         [
-            batch.images[picture, :, rows.start : rows.stop, columns.start : columns.stop]
-            for picture, (rows, columns) in tiles
+            batch.images[image, :, rows.start : rows.stop, columns.start : columns.stop]
+            for image, (rows, columns) in tiles
         ]
     )
     height, width = images.shape[-2:]
@@ -156,7 +156,7 @@ def _cut(batch: SegBatch, tiles: Sequence[tuple[int, Tile]]) -> SegBatch:
         masks=batch.masks.new_zeros(0, height, width),
         counts=batch.counts.new_zeros(len(tiles)),
         crowd=batch.crowd[:0],
-        index=batch.index[[picture for picture, _ in tiles]],
+        index=batch.index[[image for image, _ in tiles]],
         original_sizes=batch.original_sizes.new_tensor(originals),
     )
 
@@ -167,16 +167,16 @@ def merge_tiles(
     size: tuple[int, int],
     merge_iou: float,
 ) -> Instances:
-    """Join the predictions of a picture's tiles.
+    """Join the predictions of an image's tiles.
 
     Args:
-        parts: of each tile, in the frame of its part of the original picture.
+        parts: of each tile, in the frame of its part of the original image.
         tiles: where they are.
-        size: (height, width) of the original picture.
+        size: (height, width) of the original image.
         merge_iou: see ``tile_groups``.
 
     Returns:
-        Objects in the frame of the original picture, best score first. Label and mask quality are
+        Objects in the frame of the original image, best score first. Label and mask quality are
         those of the prediction with the best score.
 
     Raises:
@@ -188,7 +188,7 @@ def merge_tiles(
     for part, (rows, columns) in zip(parts, tiles, strict=True):
         if part.masks is None:
             raise ValueError(
-                "tiles are merged by masks and these predictions have none; predict pictures "
+                "tiles are merged by masks and these predictions have none; predict images "
                 "whole (without tile)"
             )
         packs.append(place(part.masks, rows.first, columns.first, size))

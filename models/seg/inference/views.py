@@ -1,4 +1,4 @@
-"""Views of a picture and the fusion of what they show (test-time augmentation).
+"""Views of an image and the fusion of what they show (test-time augmentation).
 
 Weighted boxes fusion (Solovyev et al. 2021, arXiv 1910.13302, sec. 3) carried over to masks: boxes
 are the means of a cluster's boxes weighted by score, the score is the cluster's mean times
@@ -23,14 +23,14 @@ from models.ops.masks.merge import view_clusters
 from structures import Instances, SegBatch
 from structures.rle_packed import combine, concatenate, flip
 
-LARGEST_FRAME: Final = 1 << 28  # pixels of a resized picture: 3 GiB of float32 (A256)
+LARGEST_FRAME: Final = 1 << 28  # pixels of a resized image: 3 GiB of float32 (A256)
 
 Floats = npt.NDArray[np.float64]
 _VOTES = 1 << 20  # of a score of 1: whole numbers are summed exactly
 
 
 class View(NamedTuple):
-    """A picture at ``scale`` times its size, mirrored left to right, top to bottom, or both."""
+    """An image at ``scale`` times its size, mirrored left to right, top to bottom, or both."""
 
     scale: float = 1.0
     horizontal: bool = False
@@ -38,20 +38,20 @@ class View(NamedTuple):
 
 
 def transformed(batch: SegBatch, view: View) -> SegBatch:
-    """Return the pictures of a batch as a view, without targets.
+    """Return the images of a batch as a view, without targets.
 
     Only the valid area is resized and mirrored; it stays in the upper left corner. Predictions are
-    still asked for in the frame of the original pictures.
+    still asked for in the frame of the original images.
 
     Raises:
-        ValueError: a picture would have more than ``LARGEST_FRAME`` pixels.
+        ValueError: an image would have more than ``LARGEST_FRAME`` pixels.
     """
     if view == View():
         return batch
     names = batch.image_ids or batch.index.tolist()
-    pictures = []
+    frames = []
     for name, image, (height, width) in zip(names, batch.images, batch.sizes.tolist(), strict=True):
-        picture = image[:, :height, :width]
+        pixels = image[:, :height, :width]
         if view.scale != 1:
             size = [max(1, int(side * view.scale + 0.5)) for side in (height, width)]
             if size[0] * size[1] > LARGEST_FRAME:
@@ -60,12 +60,12 @@ def transformed(batch: SegBatch, view: View) -> SegBatch:
                     f"would be a view of {size[0]} x {size[1]} at scale {view.scale:g}; at most "
                     f"{LARGEST_FRAME} pixels are predicted: choose smaller scales"
                 )
-            picture = _resized(picture, size)
+            pixels = _resized(pixels, size)
         axes = [axis for axis, on in ((2, view.horizontal), (1, view.vertical)) if on]
-        pictures.append(picture.flip(axes))
-    sizes = [list(picture.shape[1:]) for picture in pictures]
+        frames.append(pixels.flip(axes))
+    sizes = [list(pixels.shape[1:]) for pixels in frames]
     high, wide = (max(side) for side in zip(*sizes, strict=True))
-    images = [F.pad(p, (0, wide - p.shape[2], 0, high - p.shape[1])) for p in pictures]
+    images = [F.pad(p, (0, wide - p.shape[2], 0, high - p.shape[1])) for p in frames]
     return dataclasses.replace(
         batch,
         images=torch.stack(images),
@@ -79,16 +79,16 @@ def transformed(batch: SegBatch, view: View) -> SegBatch:
     )
 
 
-def _resized(picture: Tensor, size: list[int]) -> Tensor:
+def _resized(pixels: Tensor, size: list[int]) -> Tensor:
     """Resize (3, h, w) with aligned borders; shrinking averages, so that texture can't alias."""
     found = F.interpolate(
-        picture[None].float(), size=size, mode="bilinear", align_corners=False, antialias=True
+        pixels[None].float(), size=size, mode="bilinear", align_corners=False, antialias=True
     )
-    return found[0].to(picture.dtype)
+    return found[0].to(pixels.dtype)
 
 
 def restored(instances: Instances, view: View) -> Instances:
-    """Bring the predictions of a view back into the frame of the original picture."""
+    """Bring the predictions of a view back into the frame of the original image."""
     boxes, masks = instances.boxes, instances.masks
     height, width = instances.size
     if view.horizontal:
@@ -103,10 +103,10 @@ def restored(instances: Instances, view: View) -> Instances:
 
 
 def fuse_views(found: Sequence[Instances], fuse_iou: float, max_dets: int | None) -> Instances:
-    """Fuse what the views of one picture have found.
+    """Fuse what the views of one image have found.
 
     Args:
-        found: predictions of each view, in the frame of the original picture.
+        found: predictions of each view, in the frame of the original image.
         fuse_iou: mask IoU from which predictions are one object; at least one half.
         max_dets: objects kept; None for all.
 

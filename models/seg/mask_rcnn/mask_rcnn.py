@@ -4,7 +4,7 @@ Two stages: a proposal network (models/seg/mask_rcnn/rpn.py) and heads for class
 RoIAlign features (models/seg/mask_rcnn/roi_heads.py). The loss of a region is L = L_cls + L_box +
 L_mask (sec. 3); L_mask is the mean binary cross-entropy of the mask of the true class alone. Made
 of torchvision's parts and equal to torchvision's models in losses and detections; beyond them
-losses work in evaluation mode and by picture, sampling is keyed, crowds are ignored and masks go to
+losses work in evaluation mode and by image, sampling is keyed, crowds are ignored and masks go to
 run-length code through the window of their box.
 """
 
@@ -22,7 +22,7 @@ from models.backbones.resnet_fpn import ResNet50FPN
 from models.ops.boxes.boxes import rescale_boxes
 from models.ops.distributed import reduce_terms
 from models.ops.masks.paste import paste_to_rle
-from models.seg.mask_rcnn.matching import picture_boxes
+from models.seg.mask_rcnn.matching import image_boxes
 from models.seg.mask_rcnn.options import BoxHeadOptions, MaskHeadOptions, RPNOptions
 from models.seg.mask_rcnn.roi_heads import Detections, Pyramid, RoIHeads
 from models.seg.mask_rcnn.rpn import RegionProposalNetwork
@@ -36,7 +36,7 @@ _RPN, _BOX, _MASK = RPNOptions(), BoxHeadOptions(), MaskHeadOptions()
 
 
 class FoundMasks(NamedTuple):
-    """One picture's detections and their soft masks (K, S, S) in [0, 1]."""
+    """One image's detections and their soft masks (K, S, S) in [0, 1]."""
 
     found: Detections
     soft: Tensor
@@ -55,7 +55,7 @@ class MaskRCNN(nn.Module):
         mask: options of the mask head.
         score_thresh: detections must score more.
         nms_thresh: IoU above which the weaker of two detections of a class is dropped.
-        max_dets: detections kept a picture.
+        max_dets: detections kept an image.
         image_mean: subtracted from RGB in [0, 1].
         image_std: divided by after that.
 
@@ -108,16 +108,16 @@ class MaskRCNN(nn.Module):
         """Return the terms ``objectness``, ``rpn_box``, ``classifier``, ``box``, ``mask``.
 
         Args:
-            batch: pictures with targets. Crowd instances are never positive; anchors and regions
+            batch: images with targets. Crowd instances are never positive; anchors and regions
                 inside them are no negatives either.
             reduction: ``mean`` gives scalars with torchvision's denominators, counted over all
                 processes; ``none`` gives (B,) values.
-            key: seeds the sampling of anchors and regions, with each picture's index.
+            key: seeds the sampling of anchors and regions, with each image's index.
 
         Raises:
             ValueError: a box is empty or not finite, or a label is not in [0, num_classes).
         """
-        truths = picture_boxes(batch, self.num_classes)
+        truths = image_boxes(batch, self.num_classes)
         images, sizes = self._preprocess(batch)
         levels = self.backbone(images)
         output = self.rpn(images, list(levels.values()))
@@ -129,12 +129,12 @@ class MaskRCNN(nn.Module):
 
     @torch.no_grad()
     def predict(self, batch: SegBatch) -> list[Instances]:
-        """Return up to ``max_dets`` detections of each picture in its original frame."""
+        """Return up to ``max_dets`` detections of each image in its original frame."""
         return self.instances(self.network_outputs(batch), batch)
 
     @torch.no_grad()
     def network_outputs(self, batch: SegBatch) -> list[FoundMasks]:
-        """Return boxes and soft masks of each picture, in the padded frame.
+        """Return boxes and soft masks of each image, in the padded frame.
 
         The mask head looks at the boxes that suppression leaves, so choosing them is part of this.
         """
@@ -147,14 +147,14 @@ class MaskRCNN(nn.Module):
             pyramid, proposals, sizes, self.score_thresh, self.nms_thresh, self.max_dets
         )
         soft = self.roi_heads.predict_masks(pyramid, found)
-        return [FoundMasks(*picture) for picture in zip(found, soft, strict=True)]
+        return [FoundMasks(*image) for image in zip(found, soft, strict=True)]
 
     @torch.no_grad()
     def instances(self, outputs: list[FoundMasks], batch: SegBatch) -> list[Instances]:
         """Bring boxes to the original frame, resize masks to them and encode.
 
         Args:
-            outputs: of ``network_outputs`` for the same pictures.
+            outputs: of ``network_outputs`` for the same images.
             batch: where ``sizes`` and ``original_sizes`` are read.
         """
         return [
@@ -208,7 +208,7 @@ class MaskRCNNResNet50FPN(MaskRCNN):
         mask: options of the mask head.
         score_thresh: detections must score more.
         nms_thresh: IoU of suppression.
-        max_dets: detections kept a picture.
+        max_dets: detections kept an image.
     """
 
     def __init__(
@@ -257,7 +257,7 @@ class MaskRCNNResNet50FPNV2(MaskRCNN):
         mask: options of the mask head.
         score_thresh: detections must score more.
         nms_thresh: IoU of suppression.
-        max_dets: detections kept a picture.
+        max_dets: detections kept an image.
     """
 
     def __init__(

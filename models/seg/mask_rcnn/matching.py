@@ -1,4 +1,4 @@
-"""Ground truth of a picture and its match with anchors or proposals (arXiv 1506.01497 sec. 3.1.2).
+"""Ground truth of an image and its match with anchors or proposals (arXiv 1506.01497 sec. 3.1.2).
 
 Labels are 1-based inside the two-stage models: 0 is the background and -1 takes no part in a loss.
 """
@@ -18,15 +18,15 @@ from structures import SegBatch
 
 
 @dataclass(frozen=True, slots=True)
-class PictureBoxes:
-    """Ground truth of one picture.
+class ImageBoxes:
+    """Ground truth of one image.
 
     Attributes:
         boxes: (M, 4) float32 at least, of the instances that are not crowds.
         labels: (M,) class + 1.
         rows: (M,) rows of the batch that they come from.
         crowd: (R, 4) boxes of crowd regions.
-        index: the picture's stable number.
+        index: the image's stable number.
     """
 
     boxes: Tensor
@@ -36,8 +36,8 @@ class PictureBoxes:
     index: int
 
 
-def picture_boxes(batch: SegBatch, num_classes: int) -> list[PictureBoxes]:
-    """Split the instances of a batch by picture and set crowds apart.
+def image_boxes(batch: SegBatch, num_classes: int) -> list[ImageBoxes]:
+    """Split the instances of a batch by image and set crowds apart.
 
     Raises:
         ValueError: a box is empty or not finite, or a label is not in [0, num_classes).
@@ -51,7 +51,7 @@ def picture_boxes(batch: SegBatch, num_classes: int) -> list[PictureBoxes]:
         crowd = batch.crowd[part]
         real = part[~crowd]
         truths.append(
-            PictureBoxes(
+            ImageBoxes(
                 boxes=at_least_float32(batch.boxes[real]),
                 labels=batch.labels[real] + 1,
                 rows=real,
@@ -67,7 +67,7 @@ def check_targets(batch: SegBatch, num_classes: int) -> None:
 
     Raises:
         ValueError: a box is empty or not finite, or a label is not in [0, num_classes); names the
-            picture.
+            image.
     """
     boxes, labels = batch.boxes, batch.labels
     bad_box = ~((boxes[:, 2:] > boxes[:, :2]) & boxes.isfinite().view(-1, 2, 2).all(1)).all(1)
@@ -75,8 +75,8 @@ def check_targets(batch: SegBatch, num_classes: int) -> None:
     if not bool(bad.any()):  # the host waits for the device once
         return
     row = int(bad.nonzero()[0])
-    picture = int((batch.counts.cumsum(0) <= row).sum())
-    name = batch.image_ids[picture] if batch.image_ids else f"of index {int(batch.index[picture])}"
+    image = int((batch.counts.cumsum(0) <= row).sum())
+    name = batch.image_ids[image] if batch.image_ids else f"of index {int(batch.index[image])}"
     what = (
         f"an empty or non-finite box {boxes[row].tolist()}; remove the instance or recompute its "
         "box from the mask"
@@ -84,18 +84,18 @@ def check_targets(batch: SegBatch, num_classes: int) -> None:
         else f"label {int(labels[row])}, but the model has classes 0 to {num_classes - 1}; "
         "link num_classes from the datamodule"
     )
-    raise ValueError(f"picture {name} has {what}")
+    raise ValueError(f"image {name} has {what}")
 
 
 @torch.no_grad()
 def match_regions(
-    regions: Tensor, truth: PictureBoxes, matcher: Matcher, crowd_thresh: float
+    regions: Tensor, truth: ImageBoxes, matcher: Matcher, crowd_thresh: float
 ) -> tuple[Tensor, Tensor]:
     """Give every region an instance or the background.
 
     Args:
         regions: (N, 4) anchors or proposals.
-        truth: the picture's instances.
+        truth: the image's instances.
         matcher: torchvision's matcher with the IoU thresholds.
         crowd_thresh: background regions with at least this share of their area in the box of one
             crowd region are ignored.

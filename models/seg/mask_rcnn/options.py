@@ -35,12 +35,12 @@ class RPNOptions:
         conv_depth: 3x3 convolutions before the two outputs.
         pre_nms_train: best proposals of each level that enter suppression, for losses.
         pre_nms_test: the same for predictions.
-        post_nms_train: proposals of a picture that leave suppression, for losses.
+        post_nms_train: proposals of an image that leave suppression, for losses.
         post_nms_test: the same for predictions.
         nms_thresh: IoU above which the weaker of two proposals of a level is dropped.
         fg_iou_thresh: an anchor with at least this IoU is a positive example.
         bg_iou_thresh: an anchor below this IoU with every instance is a negative example.
-        batch_size_per_image: anchors of a picture in the loss.
+        batch_size_per_image: anchors of an image in the loss.
         positive_fraction: largest share of positives among them.
     """
 
@@ -86,7 +86,7 @@ class BoxHeadOptions:
             and masks (FPN eq. 1).
         fg_iou_thresh: a proposal with at least this IoU is a positive example.
         bg_iou_thresh: a proposal below this IoU with every instance is a negative example.
-        batch_size_per_image: proposals of a picture in the loss.
+        batch_size_per_image: proposals of an image in the loss.
         positive_fraction: largest share of positives among them.
     """
 
@@ -120,7 +120,7 @@ class MaskHeadOptions:
         norm: norm after each of them, or None.
         roi_size: cells a side of a pooled region; masks have twice as many.
         sampling_ratio: sampling points a side of a cell.
-        max_rois_per_image: positives of a picture that reach the mask head in the loss, drawn by
+        max_rois_per_image: positives of an image that reach the mask head in the loss, drawn by
             key; None for all.
     """
 

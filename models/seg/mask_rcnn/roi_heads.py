@@ -1,7 +1,7 @@
 """Box and mask heads of Mask R-CNN (arXiv 1703.06870).
 
-Shapes: B pictures, R regions (RoIs) of all pictures in order, C foreground classes; label 0 is
-the background inside this file. RoIs are rows (picture, x1, y1, x2, y2) in pixels.
+Shapes: B images, R regions (RoIs) of all images in order, C foreground classes; label 0 is
+the background inside this file. RoIs are rows (image, x1, y1, x2, y2) in pixels.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from models.backbones.norm import norm_layer
 from models.ops.boxes.roi_align import pool_regions, project_masks
-from models.ops.distributed import LossTerm, sum_by_picture
+from models.ops.distributed import LossTerm, sum_by_image
 from models.ops.precision import at_least_float32
-from models.seg.mask_rcnn.matching import PictureBoxes
+from models.seg.mask_rcnn.matching import ImageBoxes
 from models.seg.mask_rcnn.options import BoxHeadOptions, MaskHeadOptions
-from models.seg.mask_rcnn.roi_sampling import RoISampler, with_picture
+from models.seg.mask_rcnn.roi_sampling import RoISampler, with_image
 from models.seg.mask_rcnn.rpn import SMOOTH_L1_BETA
 
 _MASK_CHUNK = 128  # RoIs that go through the mask head at once in prediction
@@ -46,7 +46,7 @@ class Pyramid(NamedTuple):
 
 
 class Detections(NamedTuple):
-    """Boxes (K, 4), scores (K,) and 1-based labels (K,) of one picture, best score first."""
+    """Boxes (K, 4), scores (K,) and 1-based labels (K,) of one image, best score first."""
 
     boxes: Tensor
     scores: Tensor
@@ -82,25 +82,25 @@ class RoIHeads(nn.Module):
         self,
         pyramid: Pyramid,
         proposals: Sequence[Tensor],
-        truths: Sequence[PictureBoxes],
+        truths: Sequence[ImageBoxes],
         masks: Tensor,
         mask_stride: int,
         key: int,
     ) -> dict[str, LossTerm]:
-        """Return ``classifier``, ``box`` and ``mask`` by picture (Mask R-CNN sec. 3).
+        """Return ``classifier``, ``box`` and ``mask`` by image (Mask R-CNN sec. 3).
 
         Args:
             pyramid: levels to pool from.
-            proposals: (P, 4) a picture.
-            truths: instances of each picture.
+            proposals: (P, 4) an image.
+            truths: instances of each image.
             masks: (M, h, w) bool of the whole batch, at ``mask_stride`` pixels a cell.
             mask_stride: pixels a cell of ``masks``.
-            key: seeds the sampling, with each picture's index.
+            key: seeds the sampling, with each image's index.
         """
         sample = self.sampler(proposals, truths, key)
         batch = len(truths)
         logits, deltas = self._classify(pyramid, sample.regions)
-        picture = sample.regions[:, 0].long()
+        image = sample.regions[:, 0].long()
         classifier = F.cross_entropy(logits, sample.labels, reduction="none")
         positive = sample.labels.nonzero().flatten()
         box = F.smooth_l1_loss(
@@ -109,11 +109,11 @@ class RoIHeads(nn.Module):
             beta=SMOOTH_L1_BETA,
             reduction="none",
         ).sum(dim=1)
-        count = torch.bincount(picture, minlength=batch)
+        count = torch.bincount(image, minlength=batch)
         chosen = positive[sample.to_mask]
         return {
-            "classifier": LossTerm(sum_by_picture(classifier, picture, batch), count),
-            "box": LossTerm(sum_by_picture(box, picture[positive], batch), count),
+            "classifier": LossTerm(sum_by_image(classifier, image, batch), count),
+            "box": LossTerm(sum_by_image(box, image[positive], batch), count),
             "mask": self._mask_loss(
                 pyramid,
                 sample.regions[chosen],
@@ -140,7 +140,7 @@ class RoIHeads(nn.Module):
         max_dets: int,
     ) -> list[Detections]:
         """Classify proposals, refine them and keep the best, in the padded frame."""
-        logits, deltas = self._classify(pyramid, with_picture(proposals))
+        logits, deltas = self._classify(pyramid, with_image(proposals))
         counts = [len(boxes) for boxes in proposals]
         found = []
         for boxes, scores, code, size in zip(
@@ -162,8 +162,8 @@ class RoIHeads(nn.Module):
 
     @torch.no_grad()
     def predict_masks(self, pyramid: Pyramid, found: Sequence[Detections]) -> list[Tensor]:
-        """Return soft masks (K, S, S) of each picture's detections, S = 2 * roi_size."""
-        rois = with_picture([one.boxes for one in found])
+        """Return soft masks (K, S, S) of each image's detections, S = 2 * roi_size."""
+        rois = with_image([one.boxes for one in found])
         labels = torch.cat([one.labels for one in found])
         chunks = zip(torch.split(rois, _MASK_CHUNK), torch.split(labels, _MASK_CHUNK), strict=True)
         soft = torch.cat([self._mask_logits(pyramid, *chunk).sigmoid() for chunk in chunks])
@@ -206,6 +206,6 @@ class RoIHeads(nn.Module):
         """Mean binary cross-entropy of the true class's mask over positive regions and cells."""
         logits = self._mask_logits(pyramid, rois, labels)
         loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-        picture = rois[:, 0].long()
-        count = torch.bincount(picture, minlength=batch)
-        return LossTerm(sum_by_picture(loss.mean(dim=(1, 2)), picture, batch), count)
+        image = rois[:, 0].long()
+        count = torch.bincount(image, minlength=batch)
+        return LossTerm(sum_by_image(loss.mean(dim=(1, 2)), image, batch), count)

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.detection._utils import Matcher
 
-from models.ops.boxes.sampling import choose, picture_generator, sample_balanced
-from models.seg.mask_rcnn.matching import PictureBoxes, match_regions
+from models.ops.boxes.sampling import choose, image_generator, sample_balanced
+from models.seg.mask_rcnn.matching import ImageBoxes, match_regions
 from models.seg.mask_rcnn.options import BoxHeadOptions
 
 _BOX_STREAM, _MASK_STREAM = 1, 2
@@ -21,7 +21,7 @@ class SampledRoIs(NamedTuple):
     """The regions of a loss, R in all, P of them positive.
 
     Attributes:
-        regions: (R, 5) RoIs, or (R, 4) boxes while it is about one picture.
+        regions: (R, 5) RoIs, or (R, 4) boxes while it is about one image.
         labels: (R,) class + 1, 0 for background.
         matched: (P, 4) instance box of each positive region.
         rows: (P,) row of the batch of that instance.
@@ -35,8 +35,8 @@ class SampledRoIs(NamedTuple):
     to_mask: Tensor
 
 
-def with_picture(boxes: Sequence[Tensor]) -> Tensor:
-    """Join boxes of pictures into RoI rows (picture, x1, y1, x2, y2)."""
+def with_image(boxes: Sequence[Tensor]) -> Tensor:
+    """Join boxes of images into RoI rows (image, x1, y1, x2, y2)."""
     return torch.cat(
         [F.pad(part, (1, 0), value=float(number)) for number, part in enumerate(boxes)]
     )
@@ -47,7 +47,7 @@ class RoISampler:
 
     Args:
         options: thresholds and budget of the box head.
-        max_masks: positives of a picture that reach the mask head, None for all.
+        max_masks: positives of an image that reach the mask head, None for all.
     """
 
     def __init__(self, options: BoxHeadOptions, max_masks: int | None) -> None:
@@ -56,30 +56,30 @@ class RoISampler:
 
     @torch.no_grad()
     def __call__(
-        self, proposals: Sequence[Tensor], truths: Sequence[PictureBoxes], key: int
+        self, proposals: Sequence[Tensor], truths: Sequence[ImageBoxes], key: int
     ) -> SampledRoIs:
         """Choose the regions of the loss; instances are proposals too."""
         regions, *rest = zip(
             *(
-                self._sample_picture(torch.cat([boxes, truth.boxes]), truth, key)
+                self._sample_image(torch.cat([boxes, truth.boxes]), truth, key)
                 for boxes, truth in zip(proposals, truths, strict=True)
             ),
             strict=True,
         )
-        return SampledRoIs(with_picture(regions), *(torch.cat(parts) for parts in rest))
+        return SampledRoIs(with_image(regions), *(torch.cat(parts) for parts in rest))
 
-    def _sample_picture(self, boxes: Tensor, truth: PictureBoxes, key: int) -> SampledRoIs:
+    def _sample_image(self, boxes: Tensor, truth: ImageBoxes, key: int) -> SampledRoIs:
         labels, matched = match_regions(boxes, truth, self.matcher, self.options.fg_iou_thresh)
         positive, negative = sample_balanced(
             labels,
             self.options.batch_size_per_image,
             self.options.positive_fraction,
-            picture_generator(key, truth.index, _BOX_STREAM),
+            image_generator(key, truth.index, _BOX_STREAM),
         )
         keep = torch.cat([positive, negative])
         to_mask = torch.ones_like(positive, dtype=torch.bool)
         if self.max_masks is not None:
-            generator = picture_generator(key, truth.index, _MASK_STREAM)
+            generator = image_generator(key, truth.index, _MASK_STREAM)
             places = torch.arange(len(to_mask), device=to_mask.device)
             to_mask.fill_(False)[choose(places, self.max_masks, generator)] = True
         own = matched[positive]

@@ -1,8 +1,8 @@
 """Region proposals of Mask R-CNN (Faster R-CNN, arXiv 1506.01497, on FPN, arXiv 1612.03144).
 
-Shapes: B pictures, A anchors a picture over all levels, M instances of a picture. Head, anchors,
+Shapes: B images, A anchors an image over all levels, M instances of an image. Head, anchors,
 matcher and box code are torchvision's; the orchestration here works in training and evaluation
-mode alike, keeps losses by picture and samples by key.
+mode alike, keeps losses by image and samples by key.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
-from models.ops.boxes.sampling import picture_generator, sample_balanced
-from models.ops.distributed import LossTerm, sum_by_picture
+from models.ops.boxes.sampling import image_generator, sample_balanced
+from models.ops.distributed import LossTerm, sum_by_image
 from models.ops.precision import at_least_float32
-from models.seg.mask_rcnn.matching import PictureBoxes, match_regions
+from models.seg.mask_rcnn.matching import ImageBoxes, match_regions
 from models.seg.mask_rcnn.options import RPNOptions
 
 SMOOTH_L1_BETA = 1 / 9
@@ -35,7 +35,7 @@ class RPNOutput(NamedTuple):
     Attributes:
         objectness: (B, A) logits.
         deltas: (B, A, 4) box code relative to the anchors.
-        anchors: (A, 4) pixels of the padded frame, the same for every picture.
+        anchors: (A, 4) pixels of the padded frame, the same for every image.
         level_sizes: anchors a level.
     """
 
@@ -88,11 +88,11 @@ class RegionProposalNetwork(nn.Module):
     def proposals(
         self, output: RPNOutput, sizes: Sequence[tuple[int, int]], *, for_losses: bool
     ) -> list[Tensor]:
-        """Return the best boxes of each picture after suppression, (P, 4), best first.
+        """Return the best boxes of each image after suppression, (P, 4), best first.
 
         Args:
             output: of ``forward``.
-            sizes: valid (height, width) of each picture; boxes are clipped to it.
+            sizes: valid (height, width) of each image; boxes are clipped to it.
             for_losses: which of the two sets of limits applies.
         """
         options = self.options
@@ -117,9 +117,9 @@ class RegionProposalNetwork(nn.Module):
         ]
 
     def losses(
-        self, output: RPNOutput, truths: Sequence[PictureBoxes], key: int
+        self, output: RPNOutput, truths: Sequence[ImageBoxes], key: int
     ) -> dict[str, LossTerm]:
-        """Return ``objectness`` and ``rpn_box`` by picture.
+        """Return ``objectness`` and ``rpn_box`` by image.
 
         Faster R-CNN eq. 1 with lambda = 1 and both terms divided by the sampled anchors.
         """
@@ -130,7 +130,7 @@ class RegionProposalNetwork(nn.Module):
             labels, matched = match_regions(
                 output.anchors, truth, self.matcher, self.options.fg_iou_thresh
             )
-            generator = picture_generator(key, truth.index, _STREAM)
+            generator = image_generator(key, truth.index, _STREAM)
             positive, negative = sample_balanced(
                 labels, self.options.batch_size_per_image, self.options.positive_fraction, generator
             )
@@ -157,8 +157,8 @@ class RegionProposalNetwork(nn.Module):
         ).sum(dim=1)
         count = torch.tensor(counts, dtype=torch.float32, device=sampled.device)
         return {
-            "objectness": LossTerm(sum_by_picture(objectness, sampled // total, batch), count),
-            "rpn_box": LossTerm(sum_by_picture(box, positive // total, batch), count),
+            "objectness": LossTerm(sum_by_image(objectness, sampled // total, batch), count),
+            "rpn_box": LossTerm(sum_by_image(box, positive // total, batch), count),
         }
 
 

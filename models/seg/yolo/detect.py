@@ -1,10 +1,10 @@
 """From the raw outputs of the one-stage network to boxes, scores and labels.
 
     candidates   pairs of an anchor and a class with sigmoid(class logit) > score_thresh
-    boxes        decoded (yolo_output.py), cut to the picture; left out without area (A221)
-    detections   by class-wise suppression, the best max_dets a picture
+    boxes        decoded (yolo_output.py), cut to the image; left out without area (A221)
+    detections   by class-wise suppression, the best max_dets an image
 
-A box may thus be found for several classes. Letters: B pictures, A anchors, C classes, N
+A box may thus be found for several classes. Letters: B images, A anchors, C classes, N
 candidates, K detections.
 """
 
@@ -31,8 +31,8 @@ class DetectOptions:
     Attributes:
         score_thresh: detections must score more.
         nms_thresh: IoU above which the weaker of two detections of a class is dropped.
-        max_dets: detections kept a picture.
-        pre_nms: candidates of a picture that are looked at, at most; the best.
+        max_dets: detections kept an image.
+        pre_nms: candidates of an image that are looked at, at most; the best.
 
     Raises:
         ValueError: a threshold is outside [0, 1] or a number below 1.
@@ -56,21 +56,21 @@ class DetectOptions:
 
 
 class Found(NamedTuple):
-    """Detections of all pictures, by picture and in it by score.
+    """Detections of all images, by image and in it by score.
 
     Attributes:
-        boxes: (K, 4) at least float32, in pixels of the padded frame, inside the picture.
+        boxes: (K, 4) at least float32, in pixels of the padded frame, inside the image.
         scores: (K,) at least float32.
         labels: (K,) int64.
         anchors: (K,) int64 in [0, A).
-        pictures: (K,) int64 in [0, B).
+        images: (K,) int64 in [0, B).
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
     anchors: Tensor
-    pictures: Tensor
+    images: Tensor
 
 
 def detect(output: YOLOOutput, sizes: Tensor, options: DetectOptions) -> Found:
@@ -78,45 +78,45 @@ def detect(output: YOLOOutput, sizes: Tensor, options: DetectOptions) -> Found:
 
     Args:
         output: of the network.
-        sizes: (B, 2) int64 valid (height, width) of the pictures.
+        sizes: (B, 2) int64 valid (height, width) of the images.
         options: thresholds and numbers.
     """
-    picture, anchor, label, scores = _candidates(output.class_logits, options)
+    image, anchor, label, scores = _candidates(output.class_logits, options)
     boxes = decode_boxes(
-        output.box_logits[picture, anchor], output.points[anchor], output.strides[anchor]
+        output.box_logits[image, anchor], output.points[anchor], output.strides[anchor]
     )
     limits = sizes.flip(1).repeat(1, 2).to(boxes.dtype)  # (B, 4) width, height, width, height
-    boxes = torch.minimum(boxes.clamp(min=0), limits[picture])
+    boxes = torch.minimum(boxes.clamp(min=0), limits[image])
     kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1).nonzero().flatten()  # NaN is not
     kept = kept[
         class_nms(
             boxes[kept],
             scores[kept],
             label[kept],
-            picture[kept],
+            image[kept],
             iou_thresh=options.nms_thresh,
             max_dets=options.max_dets,
         )
     ]
-    return Found(boxes[kept], scores[kept], label[kept], anchor[kept], picture[kept])
+    return Found(boxes[kept], scores[kept], label[kept], anchor[kept], image[kept])
 
 
 def _candidates(logits: Tensor, options: DetectOptions) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return picture, anchor, label and score, (N,) each, of at most ``pre_nms`` a picture."""
+    """Return image, anchor, label and score, (N,) each, of at most ``pre_nms`` an image."""
     # Spares the sigmoid of all others. Not >, for the bound may be rounded up to a half's value.
     near = logits >= _logit(options.score_thresh) - _SLACK
-    picture, anchor, label = near.nonzero(as_tuple=True)
-    scores = at_least_float32(logits[picture, anchor, label]).sigmoid()
-    counts = torch.bincount(picture, minlength=len(logits))
+    image, anchor, label = near.nonzero(as_tuple=True)
+    scores = at_least_float32(logits[image, anchor, label]).sigmoid()
+    counts = torch.bincount(image, minlength=len(logits))
     if int(counts.max()) > options.pre_nms:
         order = scores.argsort(descending=True, stable=True)
-        order = order[picture[order].argsort(stable=True)]
+        order = order[image[order].argsort(stable=True)]
         rank = torch.arange(len(order), device=order.device)
-        rank = rank - (counts.cumsum(0) - counts)[picture[order]]
+        rank = rank - (counts.cumsum(0) - counts)[image[order]]
         kept = order[rank < options.pre_nms].sort().values
-        picture, anchor, label, scores = (v[kept] for v in (picture, anchor, label, scores))
+        image, anchor, label, scores = (v[kept] for v in (image, anchor, label, scores))
     sure = scores > options.score_thresh
-    return picture[sure], anchor[sure], label[sure], scores[sure]
+    return image[sure], anchor[sure], label[sure], scores[sure]
 
 
 def _logit(probability: float) -> float:

@@ -16,7 +16,7 @@ from models.backbones.csp_layers import ConvNormAct
 from models.seg.yolo.output import NUM_SIDES, YOLOOutput
 
 STRIDES = (8, 16, 32)
-_REFERENCE_SIDE, _OBJECTS_PER_PICTURE = 640, 5  # of the initial class scores
+_REFERENCE_SIDE, _OBJECTS_PER_IMAGE = 640, 5  # of the initial class scores
 _BOX_BIAS = 1.0
 
 
@@ -26,7 +26,7 @@ class YOLOHead(nn.Module):
     With c the channels of N3, a branch is two 3x3 convolutions and a biased 1x1 one; widths are
     max(16, c / 4, 4 bins) for boxes, max(c, min(classes, 100)) for classes, and
     max(c / 4, prototypes) for coefficients. At the start every class has the probability
-    5 / classes / (640 / stride)^2, as if a picture of 640 x 640 held five objects (A201).
+    5 / classes / (640 / stride)^2, as if an image of 640 x 640 held five objects (A201).
 
     Args:
         in_channels: channels of N3, N4, N5.
@@ -78,7 +78,7 @@ class YOLOHead(nn.Module):
             cells = (_REFERENCE_SIDE / stride) ** 2
             box[-1].bias.fill_(_BOX_BIAS)  # type: ignore[index]  # a Sequential in a ModuleList
             classes[-1].bias.fill_(  # type: ignore[index]
-                math.log(_OBJECTS_PER_PICTURE / num_classes / cells)
+                math.log(_OBJECTS_PER_IMAGE / num_classes / cells)
             )
 
 

@@ -9,9 +9,9 @@ Anchors are assigned as in TOOD (arXiv 2108.07755); a positive anchor with targe
             / number of positives                                        (arXiv 1904.02689)
 
 with S = max(1, sum of q). S and the number count over the batch and over all processes. Boxes and
-masks of all pictures are handled together. Assumptions A210 to A217.
+masks of all images are handled together. Assumptions A210 to A217.
 
-Letters: B pictures, A anchors, C classes, M instances, P positives.
+Letters: B images, A anchors, C classes, M instances, P positives.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from models.losses.distribution_focal import distribution_focal_loss
 from models.ops.bags.ragged import segment_counts, segment_ids
 from models.ops.boxes.boxes import complete_iou
 from models.ops.boxes.task_aligned import Objects, Positives, anchors_inside, assign_anchors
-from models.ops.distributed import LossTerm, reduce_terms, sum_by_picture
+from models.ops.distributed import LossTerm, reduce_terms, sum_by_image
 from models.ops.masks.prototype_masks import window_mask_losses
 from models.ops.masks.windows import mask_windows
 from models.ops.precision import at_least_float32
@@ -79,7 +79,7 @@ class _Truth(NamedTuple):
     objects: Objects
     rows: Tensor
     crowd_boxes: Tensor
-    crowd_pictures: Tensor
+    crowd_images: Tensor
 
 
 _DEFAULT = YOLOLossOptions()
@@ -96,20 +96,20 @@ def yolo_losses(
 
     Args:
         output: of the network for ``batch.images``.
-        batch: pictures with targets; no instance in a picture or in all is ordinary, and every
+        batch: images with targets; no instance in an image or in all is ordinary, and every
             input gets a gradient then, too. Crowd instances are no targets, and negative anchors
             in a crowd's box take no part (A217). ``mask_stride`` is 1, 2 or 4.
         num_classes: C.
         options: of assignment and masks.
         reduction: ``mean`` gives scalars, with denominators counted over all processes; ``none``
-            gives (B,) values, each equal to the scalar of a batch of that picture alone.
+            gives (B,) values, each equal to the scalar of a batch of that image alone.
 
     Returns:
         At least float32, also of half-precision outputs and under autocast.
 
     Raises:
         ValueError: a box is empty or not finite, a label is not in [0, num_classes),
-            ``mask_stride`` is another, or the outputs are not of B pictures and C classes.
+            ``mask_stride`` is another, or the outputs are not of B images and C classes.
     """
     _check_output(output, batch, num_classes)
     check_targets(batch, num_classes)
@@ -126,25 +126,25 @@ def yolo_losses(
         options.beta,
         options.min_side,
     )
-    pictures = truth.objects.pictures[positives.objects]
-    score_sum = sum_by_picture(positives.scores, pictures, len(batch))
-    number = segment_counts(pictures, len(batch)).to(score_sum.dtype)
+    images = truth.objects.images[positives.objects]
+    score_sum = sum_by_image(positives.scores, images, len(batch))
+    number = segment_counts(images, len(batch)).to(score_sum.dtype)
     box, focal = _box_losses(output, truth, positives)
     mask = _mask_losses(output, batch, truth, positives, options)
     terms = {
-        "box": LossTerm(sum_by_picture(box, pictures, len(batch)), score_sum),
-        "class": LossTerm(_class_loss(output, truth, positives, pictures), score_sum),
-        "dfl": LossTerm(sum_by_picture(focal, pictures, len(batch)), score_sum),
-        "mask": LossTerm(sum_by_picture(mask, pictures, len(batch)), number),
+        "box": LossTerm(sum_by_image(box, images, len(batch)), score_sum),
+        "class": LossTerm(_class_loss(output, truth, positives, images), score_sum),
+        "dfl": LossTerm(sum_by_image(focal, images, len(batch)), score_sum),
+        "mask": LossTerm(sum_by_image(mask, images, len(batch)), number),
     }
     return reduce_terms(terms, reduction)
 
 
 def _check_output(output: YOLOOutput, batch: SegBatch, num_classes: int) -> None:
-    pictures, _, classes = output.class_logits.shape
-    if (pictures, classes) != (len(batch), num_classes):
+    images, _, classes = output.class_logits.shape
+    if (images, classes) != (len(batch), num_classes):
         raise ValueError(
-            f"class_logits are of {pictures} pictures and {classes} classes, the targets of "
+            f"class_logits are of {images} images and {classes} classes, the targets of "
             f"{len(batch)} and {num_classes}"
         )
 
@@ -152,16 +152,14 @@ def _check_output(output: YOLOOutput, batch: SegBatch, num_classes: int) -> None
 def _truth(batch: SegBatch) -> _Truth:
     counts = batch.counts
     offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    pictures = segment_ids(offsets, batch.boxes.shape[0])
+    images = segment_ids(offsets, batch.boxes.shape[0])
     boxes = at_least_float32(batch.boxes)
     rows, crowd = (~batch.crowd).nonzero().flatten(), batch.crowd.nonzero().flatten()
-    objects = Objects(boxes[rows], batch.labels[rows], pictures[rows])
-    return _Truth(objects, rows, boxes[crowd], pictures[crowd])
+    objects = Objects(boxes[rows], batch.labels[rows], images[rows])
+    return _Truth(objects, rows, boxes[crowd], images[crowd])
 
 
-def _class_loss(
-    output: YOLOOutput, truth: _Truth, positives: Positives, pictures: Tensor
-) -> Tensor:
+def _class_loss(output: YOLOOutput, truth: _Truth, positives: Positives, images: Tensor) -> Tensor:
     """Return (B,): sum over anchors and classes of softplus(z) - q z, which is the BCE."""
     logits = at_least_float32(output.class_logits)
     batch, anchors, _ = logits.shape
@@ -169,12 +167,12 @@ def _class_loss(
     if truth.crowd_boxes.shape[0]:
         crowd, anchor = anchors_inside(truth.crowd_boxes, output.points)
         kept = torch.ones(batch * anchors, dtype=torch.bool, device=logits.device)
-        kept[truth.crowd_pictures[crowd] * anchors + anchor] = False
+        kept[truth.crowd_images[crowd] * anchors + anchor] = False
         kept[positives.rows] = True
         base = base * kept.view(batch, anchors)
     labels = truth.objects.labels[positives.objects]
     wanted = logits.flatten(0, 1)[positives.rows, labels] * positives.scores
-    return base.sum(dim=1) - sum_by_picture(wanted, pictures, batch)
+    return base.sum(dim=1) - sum_by_image(wanted, images, batch)
 
 
 def _box_losses(output: YOLOOutput, truth: _Truth, positives: Positives) -> tuple[Tensor, Tensor]:
@@ -201,7 +199,7 @@ def _mask_losses(
     boxes = truth.objects.boxes
     windows = mask_windows(
         boxes,
-        truth.objects.pictures,
+        truth.objects.images,
         batch.masks,
         truth.rows,
         (prototypes.shape[0], prototypes.shape[2], prototypes.shape[3]),

@@ -36,10 +36,10 @@ def is_original(names: Mapping[str, object]) -> bool:
     return bool(names) and all(_NUMBERED.fullmatch(name) for name in names)
 
 
-def own_name(name: str) -> str | None:
+def convert_name(name: str) -> str | None:
     """Return our name of one of the original's weights, None where it has no counterpart.
 
-    >>> own_name("model.4.m.1.cv2.bn.weight")
+    >>> convert_name("model.4.m.1.cv2.bn.weight")
     'backbone.stage3.1.chain.1.second.norm.weight'
     """
     numbered = _NUMBERED.fullmatch(name)
@@ -57,7 +57,7 @@ def own_name(name: str) -> str | None:
     return f"{_MODULES[number]}.{re.sub(r'^cv2[.]', 'merge.', rest)}"
 
 
-def to_own_names(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def convert_names(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the original's weights.
 
     Args:
@@ -83,7 +83,7 @@ def to_own_names(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict
             "it has no batch norms: the network was fused for inference; take the file from before"
         )
     renamed = {
-        own_name(name) or name: value
+        convert_name(name) or name: value
         for name, value in given.items()
         if not _NUMBERED.fullmatch(name)[2].startswith(_CONSTANTS)  # type: ignore[index]
     }

@@ -1,6 +1,6 @@
 """What a one-stage instance segmentation network returns, and how its boxes are read.
 
-Letters: B pictures, A anchors, C classes, K bins a side, P prototypes.
+Letters: B images, A anchors, C classes, K bins a side, P prototypes.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def decode_boxes(box_logits: Tensor, points: Tensor, strides: Tensor) -> Tensor:
         strides: (A,) in pixels, or (..., A).
 
     Returns:
-        (..., A, 4) xyxy in pixels, not clipped to the picture; x1 <= x2 and y1 <= y2. At least
+        (..., A, 4) xyxy in pixels, not clipped to the image; x1 <= x2 and y1 <= y2. At least
         float32.
 
     Raises:

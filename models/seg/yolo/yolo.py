@@ -31,7 +31,7 @@ from models.seg.protocol import Reduction
 from models.seg.yolo.detect import DetectOptions, detect
 from models.seg.yolo.head import STRIDES, YOLOHead
 from models.seg.yolo.losses import PROTOTYPE_STRIDE, YOLOLossOptions, yolo_losses
-from models.seg.yolo.names import is_original, to_own_names
+from models.seg.yolo.names import convert_names, is_original
 from models.seg.yolo.neck import PathAggregation
 from models.seg.yolo.output import YOLOOutput
 from structures import Instances, SegBatch
@@ -58,14 +58,14 @@ class YOLOSeg(nn.Module):
         loss: options of assignment and losses.
         score_thresh: detections must score more.
         nms_thresh: IoU above which the weaker of two detections of a class is dropped.
-        max_dets: detections kept a picture.
-        pre_nms: pairs of an anchor and a class that a picture's detections are chosen from, the
+        max_dets: detections kept an image.
+        pre_nms: pairs of an anchor and a class that an image's detections are chosen from, the
             best (A218).
         mask_crop: whether masks are cut to their boxes ``after`` they were brought to the
-            picture's resolution or ``before`` (A219).
+            image's resolution or ``before`` (A219).
         image_mean: subtracted from RGB in [0, 1].
         image_std: divided by after that.
-        pad_value: RGB value in [0, 1] outside the valid area of a picture (A203).
+        pad_value: RGB value in [0, 1] outside the valid area of an image (A203).
 
     Raises:
         ValueError: there is no scale of that name, the backbone does not say its three widths, a
@@ -145,10 +145,10 @@ class YOLOSeg(nn.Module):
         """Return the terms ``box``, ``class``, ``dfl``, ``mask`` (models/seg/yolo/losses.py).
 
         Args:
-            batch: pictures of any size with targets; they are padded to a multiple of 32.
+            batch: images of any size with targets; they are padded to a multiple of 32.
             reduction: ``mean`` gives scalars, with denominators counted over all processes;
                 ``none`` gives (B,) values. A batch norm in training mode makes the values of a
-                picture depend on its batch mates.
+                image depend on its batch mates.
             key: unused, nothing is drawn.
 
         Raises:
@@ -163,16 +163,16 @@ class YOLOSeg(nn.Module):
         Raises:
             ValueError: they are of another kind of network or of another scale.
         """
-        return to_own_names(given, self.state_dict()) if is_original(given) else dict(given)
+        return convert_names(given, self.state_dict()) if is_original(given) else dict(given)
 
     @torch.no_grad()
     def predict(self, batch: SegBatch) -> list[Instances]:
-        """Return up to ``max_dets`` detections of each picture in its original frame."""
+        """Return up to ``max_dets`` detections of each image in its original frame."""
         return self.instances(self.network_outputs(batch), batch)
 
     @torch.no_grad()
     def network_outputs(self, batch: SegBatch) -> YOLOOutput:
-        """Return what the network gives for pictures of any size, padded as in ``losses``."""
+        """Return what the network gives for images of any size, padded as in ``losses``."""
         output: YOLOOutput = self(pad_batch(batch, self.pad_value).images)
         return output
 
@@ -181,12 +181,12 @@ class YOLOSeg(nn.Module):
         """Choose detections and encode their masks.
 
         Args:
-            outputs: of ``network_outputs`` for the same pictures.
+            outputs: of ``network_outputs`` for the same images.
             batch: where ``sizes`` and ``original_sizes`` are read.
         """
         found = detect(outputs, batch.sizes, self.detection)
-        counts = torch.bincount(found.pictures, minlength=len(batch)).tolist()
-        factors = outputs.coefficients[found.pictures, found.anchors]
+        counts = torch.bincount(found.images, minlength=len(batch)).tolist()
+        factors = outputs.coefficients[found.images, found.anchors]
         parts = zip(
             *(torch.split(v, counts) for v in (found.boxes, found.scores, found.labels, factors)),
             outputs.prototypes,
@@ -194,7 +194,7 @@ class YOLOSeg(nn.Module):
             batch.original_sizes,
             strict=True,
         )
-        return [self._in_original_frame(*picture) for picture in parts]
+        return [self._in_original_frame(*image) for image in parts]
 
     def _in_original_frame(
         self,
@@ -221,11 +221,11 @@ class YOLOSeg(nn.Module):
 
 
 def pad_batch(batch: SegBatch, value: float, multiple: int = _SIZE_DIVISIBLE) -> SegBatch:
-    """Pad pictures and masks at the bottom and right until both sides are multiples.
+    """Pad images and masks at the bottom and right until both sides are multiples.
 
     Args:
-        batch: pictures of any size.
-        value: what pictures hold outside ``batch.sizes``, in the padding there was before, too.
+        batch: images of any size.
+        value: what images hold outside ``batch.sizes``, in the padding there was before, too.
         multiple: of pixels.
 
     Returns:
@@ -269,7 +269,7 @@ def _check_images(images: Tensor) -> None:
     if rest or not height or not width:
         wanted = (max(-(-side // _SIZE_DIVISIBLE), 1) * _SIZE_DIVISIBLE for side in (height, width))
         raise ValueError(
-            f"sides of pictures must be multiples of {_SIZE_DIVISIBLE}, got {height} x {width}; "
+            f"sides of images must be multiples of {_SIZE_DIVISIBLE}, got {height} x {width}; "
             f"pad them at the bottom and right to {' x '.join(map(str, wanted))} "
             "(losses does so itself)"
         )
@@ -281,6 +281,6 @@ def _check_levels(levels: list[Tensor], images: Tensor, backbone: nn.Module) -> 
     wanted = [(height // stride, width // stride) for stride in STRIDES]
     if sizes != wanted:
         raise ValueError(
-            f"{type(backbone).__name__} must return levels of {wanted} cells for a picture of "
+            f"{type(backbone).__name__} must return levels of {wanted} cells for an image of "
             f"{height} x {width}, got {sizes}"
         )

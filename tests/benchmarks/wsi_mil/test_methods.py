@@ -84,14 +84,14 @@ def first_weights(name, folder):
 
 
 @pytest.mark.parametrize(("name", "baseline"), [("aem", "abmil"), ("sc_mil", "balanced")])
-def test_compared_learners_begin_with_the_same_weights(name, baseline, tmp_path):
+def test_compared_models_begin_with_the_same_weights(name, baseline, tmp_path):
     ours, _ = first_weights(name, tmp_path)
     theirs, _ = first_weights(baseline, tmp_path)
     assert len(theirs) >= 5
     assert all(torch.equal(ours[n], p) for n, p in theirs.items())
 
 
-def test_a_student_of_two_stages_without_masks_is_the_plain_learner(tmp_path):
+def test_a_student_of_two_stages_without_masks_is_the_plain_model(tmp_path):
     plain, first = first_weights("plain", tmp_path)
     _, module = first_weights("twice", tmp_path)
     assert isinstance(module.model, MHIM)

@@ -73,7 +73,7 @@ def test_a_student_begins_with_the_weights_of_the_plain_run(small, monkeypatch, 
         real(fold, bags, recipe)
 
     monkeypatch.setattr(run, "train_fold", spied)
-    call(monkeypatch, tmp_path, "--only", "mhim:1:1")  # trains the plain learner first
+    call(monkeypatch, tmp_path, "--only", "mhim:1:1")  # trains the plain model first
     plain = torch.load(tmp_path / "plain-1-1.pt", weights_only=True)
     assert all(torch.equal(begun[0][n], value) for n, value in plain.items())
     seen = json.loads((tmp_path / "mhim-1-1.json").read_text())
@@ -83,7 +83,7 @@ def test_a_student_begins_with_the_weights_of_the_plain_run(small, monkeypatch, 
 
 
 @pytest.mark.slow
-def test_a_student_is_the_same_whether_the_plain_learner_was_there_or_not(
+def test_a_student_is_the_same_whether_the_plain_model_was_there_or_not(
     small, monkeypatch, tmp_path
 ):
     call(monkeypatch, tmp_path / "at once", "--only", "mhim:1:1")
@@ -95,7 +95,7 @@ def test_a_student_is_the_same_whether_the_plain_learner_was_there_or_not(
     assert once["large"] == apart["large"]
 
 
-def test_a_plain_learner_without_its_weights_is_trained_again(small, monkeypatch, tmp_path):
+def test_a_plain_model_without_its_weights_is_trained_again(small, monkeypatch, tmp_path):
     call(monkeypatch, tmp_path, "--only", "plain:1:1")
     assert run._missing([("mhim", 1, 1)], tmp_path) == [("mhim", 1, 1)]
     (tmp_path / "plain-1-1.pt").unlink()
@@ -152,7 +152,7 @@ def test_a_method_that_does_not_exist_is_named(small, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("name", [n for n, m in methods.METHODS.items() if m.begins_with])
-def test_a_student_begins_where_its_plain_learner_began(name, small, monkeypatch, tmp_path):
+def test_a_student_begins_where_its_plain_model_began(name, small, monkeypatch, tmp_path):
     begun = []
 
     def noted(fold, bags, recipe):

@@ -77,7 +77,7 @@ def test_tables_have_a_row_a_method_and_one_a_comparison():
     assert text.endswith("4 runs, 6 minutes of processor time for training and 1 for measuring.")
 
 
-def test_the_picture_shows_every_comparison_on_both_test_sets():
+def test_the_image_shows_every_comparison_on_both_test_sets():
     rows = [
         result(m, s, t + s / 8, n)
         for m, t in (("abmil", 0.5), ("aem", 0.25))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from callbacks.mil.attention import AttentionFigure, draw_bag, instance_pictures
+from callbacks.mil.attention import AttentionFigure, draw_bag, instance_images
 from structures import BagBatch, MILOutput
 
 
@@ -34,7 +34,7 @@ def test_a_missing_class_is_replaced_by_the_others(stand_in):
     assert [one.label for one in figure._chosen()] == [0, 1, 1]
 
 
-def test_each_bag_keeps_its_own_attention_and_pictures(stand_in):
+def test_each_bag_keeps_its_own_attention_and_images(stand_in):
     figure = filled(AttentionFigure(num_bags=8), stand_in.BagModule(), stand_in.bags(range(8), 5))
     for one in figure._chosen():
         bag = stand_in.bag(one.attention.index)
@@ -43,7 +43,7 @@ def test_each_bag_keeps_its_own_attention_and_pictures(stand_in):
         np.testing.assert_allclose(one.attention.weights[:, 0], weights, rtol=1e-6)
         np.testing.assert_array_equal(one.attention.witness, bag.instance_labels)
         expected = np.round(bag.features / bag.features.max() * 255).reshape(count, 2, 2)
-        np.testing.assert_array_equal(one.pictures, expected)
+        np.testing.assert_array_equal(one.images, expected)
 
 
 def test_titles_of_a_binary_task(stand_in):
@@ -82,32 +82,32 @@ def test_branches_are_averaged(stand_in):
     np.testing.assert_array_equal(draw_bag(one), draw_bag(single))
 
 
-def test_models_without_attention_and_pictures_are_left_alone(stand_in):
+def test_models_without_attention_and_images_are_left_alone(stand_in):
     figure = AttentionFigure()
     figure.keep(stand_in.BagModule(), MILOutput(torch.zeros(1, 1)), stand_in.bag(1))
-    figure.keep(stand_in.SegModule(), [stand_in.found(0)], stand_in.picture(0))
+    figure.keep(stand_in.SegModule(), [stand_in.found(0)], stand_in.image(0))
     assert figure._chosen() == []
 
 
-def test_which_features_are_pictures():
-    assert instance_pictures(torch.rand(3, 64), None).shape == (3, 8, 8)
-    assert instance_pictures(torch.randn(3, 64), None) is None  # an embedding
-    assert instance_pictures(torch.randn(3, 64), True).shape == (3, 8, 8)
-    assert instance_pictures(torch.rand(3, 64), False) is None
-    assert instance_pictures(torch.rand(3, 60), True) is None
-    assert instance_pictures(torch.randn(3, 1, 5, 7), None).shape == (3, 5, 7)
-    assert instance_pictures(torch.randn(3, 3, 5, 7), None).shape == (3, 5, 7, 3)
-    assert instance_pictures(torch.randn(3, 4, 5, 7), None) is None
+def test_which_features_are_images():
+    assert instance_images(torch.rand(3, 64), None).shape == (3, 8, 8)
+    assert instance_images(torch.randn(3, 64), None) is None  # an embedding
+    assert instance_images(torch.randn(3, 64), True).shape == (3, 8, 8)
+    assert instance_images(torch.rand(3, 64), False) is None
+    assert instance_images(torch.rand(3, 60), True) is None
+    assert instance_images(torch.randn(3, 1, 5, 7), None).shape == (3, 5, 7)
+    assert instance_images(torch.randn(3, 3, 5, 7), None).shape == (3, 5, 7, 3)
+    assert instance_images(torch.randn(3, 4, 5, 7), None) is None
 
 
 def test_pixel_values_share_the_range_of_the_bag():
     colour = torch.zeros(2, 3, 1, 2)
     colour[0, 1, 0, 1] = 4.0
     colour[1, 2, 0, 0] = -1.0
-    pictures = instance_pictures(colour, None)
-    assert pictures[0, 0, 1].tolist() == [51, 255, 51]  # from -1 to 4: 0 is a fifth
-    assert pictures[1, 0, 0].tolist() == [51, 51, 0]
-    assert instance_pictures(torch.zeros(2, 1, 3, 3), None).max() == 0  # constant
+    images = instance_images(colour, None)
+    assert images[0, 0, 1].tolist() == [51, 255, 51]  # from -1 to 4: 0 is a fifth
+    assert images[1, 0, 0].tolist() == [51, 51, 0]
+    assert instance_images(torch.zeros(2, 1, 3, 3), None).max() == 0  # constant
 
 
 def test_drawing_depends_on_the_attention(stand_in):
@@ -117,7 +117,7 @@ def test_drawing_depends_on_the_attention(stand_in):
         one, attention=dataclasses.replace(one.attention, weights=one.attention.weights[::-1])
     )
     assert not np.array_equal(draw_bag(one), draw_bag(turned))
-    assert draw_bag(dataclasses.replace(one, pictures=None)).shape[0] < draw_bag(one).shape[0]
+    assert draw_bag(dataclasses.replace(one, images=None)).shape[0] < draw_bag(one).shape[0]
 
 
 def test_files_of_a_run(stand_in, make_trainer, tmp_path):

@@ -11,10 +11,10 @@ def rows(folder):
         return list(csv.DictReader(stream))
 
 
-def test_pictures_have_ap_by_class(stand_in, make_trainer, tmp_path):
+def test_images_have_ap_by_class(stand_in, make_trainer, tmp_path):
     module = stand_in.SegModule()
     trainer = make_trainer([ClassTable()], max_epochs=3)
-    trainer.fit(module, stand_in.pictures(), stand_in.pictures())
+    trainer.fit(module, stand_in.images(), stand_in.images())
     square, bar = rows(tmp_path)
     assert (square["split"], square["epoch"], square["category_id"]) == ("val", "2", "5")
     # The square is 16 wide and moved by 4: IoU 12/20 = .6, right at three of the ten thresholds;
@@ -23,7 +23,7 @@ def test_pictures_have_ap_by_class(stand_in, make_trainer, tmp_path):
     assert float(square["segm_map"]) == pytest.approx(0.3)
     assert (float(square["segm_map_50"]), float(square["segm_map_75"])) == (1.0, 0.0)
     assert float(bar["segm_map"]) == float(bar["box_map"]) == 1.0
-    trainer.test(module, stand_in.pictures(), verbose=False)
+    trainer.test(module, stand_in.images(), verbose=False)
     assert [(r["split"], r["epoch"]) for r in rows(tmp_path)] == [("test", "")] * 2
 
 

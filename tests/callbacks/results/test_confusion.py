@@ -31,24 +31,24 @@ def test_bags_by_decision(stand_in, make_trainer, tmp_path, drawn):
     assert (tmp_path / "run/pictures/confusion_val.png").is_file()
 
 
-class Pictures(pl.LightningDataModule):
+class Images(pl.LightningDataModule):
     def __init__(self, stand_in):
         super().__init__()
-        self.val_dataloader = stand_in.pictures
+        self.val_dataloader = stand_in.images
         self.ground_truth = lambda split: stand_in.ground_truth()
 
 
-def test_pictures_with_the_background(stand_in, make_trainer, tmp_path, drawn):
+def test_images_with_the_background(stand_in, make_trainer, tmp_path, drawn):
     class Module(stand_in.SegModule):
         def on_validation_epoch_end(self):
             super().on_validation_epoch_end()
             self.results = self.evaluator.results()
 
     trainer = make_trainer([ConfusionFigure(score=0.3, iou=0.65)])
-    trainer.validate(Module(), datamodule=Pictures(stand_in), verbose=False)
+    trainer.validate(Module(), datamodule=Images(stand_in), verbose=False)
     ((matrix, names, title),) = drawn
     assert names == ["square", "bar", "background"]
-    # Six pictures: squares overlap by .6 only, bars are exact, a third detection is of nothing.
+    # Six images: squares overlap by .6 only, bars are exact, a third detection is of nothing.
     np.testing.assert_array_equal(matrix, [[0, 0, 6], [0, 6, 0], [6, 6, 0]])
     assert "IoU ≥ 0.65" in title
 
@@ -58,7 +58,7 @@ def test_multilabel_and_unlabelled_bags_have_none(stand_in, make_trainer, tmp_pa
     trainer = make_trainer([ConfusionFigure()])
     module.task = "multilabel"
     trainer.validate(module, stand_in.bags(), verbose=False)
-    assert not (tmp_path / "run/pictures").exists()
+    assert not (tmp_path / "run/images").exists()
 
 
 def test_rare_classes_are_joined():

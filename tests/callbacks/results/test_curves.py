@@ -61,9 +61,9 @@ def test_files_of_a_run(kind, stand_in, make_trainer, tmp_path):
     trainer.test(module, data, verbose=False)
     folder = tmp_path / "run" / "pictures"
     assert sorted(p.name for p in folder.iterdir()) == ["curves_test.png", "curves_val.png"]
-    picture = np.asarray(Image.open(folder / "curves_val.png"))
-    assert picture.shape[2] == 3
-    assert (picture < 128).any(axis=2).sum() > 20
+    image = np.asarray(Image.open(folder / "curves_val.png"))
+    assert image.shape[2] == 3
+    assert (image < 128).any(axis=2).sum() > 20
 
 
 def test_threshold_and_scores_of_the_module_are_drawn(
@@ -98,7 +98,7 @@ def test_bags_have_roc_and_precision_recall_charts():
     np.testing.assert_array_equal(true, [0, 0.5, 1, 1])
 
 
-def test_pictures_have_a_curve_a_class_at_half_overlap(stand_in):
+def test_images_have_a_curve_a_class_at_half_overlap(stand_in):
     evaluator = CocoEvaluator(stand_in.categories)
     for n in range(6):
         evaluator.add(100 + n, stand_in.found(n))

@@ -30,7 +30,7 @@ def table(path):
 def test_written_results_score_as_the_module_did(stand_in, make_trainer, tmp_path):
     module = stand_in.SegModule()
     trainer = make_trainer([PredictionWriter(overlays=0)])
-    trainer.test(module, stand_in.pictures(4), verbose=False)
+    trainer.test(module, stand_in.images(4), verbose=False)
     folder = tmp_path / "run" / "predictions"
     assert [p.name for p in folder.iterdir()] == ["test.json"]
     truth = stand_in.ground_truth()
@@ -53,7 +53,7 @@ def test_predict_writes_the_same_results_and_file_names(stand_in, make_trainer, 
 
     class Data(pl.LightningDataModule):
         def predict_dataloader(self):
-            return stand_in.pictures(3)
+            return stand_in.images(3)
 
         def image_records(self, split):
             assert split == "predict"
@@ -67,7 +67,7 @@ def test_predict_writes_the_same_results_and_file_names(stand_in, make_trainer, 
     out = tmp_path / "out"
     written = ["overlays", "predict.json", "predict_images.json"]
     assert sorted(p.name for p in out.iterdir()) == written
-    trainer.test(stand_in.SegModule(), stand_in.pictures(), verbose=False)
+    trainer.test(stand_in.SegModule(), stand_in.images(), verbose=False)
     assert json.loads((out / "predict.json").read_text()) == json.loads(
         (out / "test.json").read_text()
     )
@@ -78,7 +78,7 @@ def test_predict_writes_the_same_results_and_file_names(stand_in, make_trainer, 
 @pytest.mark.parametrize(("overlays", "expected"), [(2, [100, 101]), ("all", range(100, 106))])
 def test_overlays_show_what_was_found(overlays, expected, stand_in, make_trainer, tmp_path):
     trainer = make_trainer([PredictionWriter(overlays=overlays)])
-    trainer.predict(stand_in.SegModule(), stand_in.pictures(), return_predictions=False)
+    trainer.predict(stand_in.SegModule(), stand_in.images(), return_predictions=False)
     folder = tmp_path / "run" / "predictions" / "overlays"
     assert sorted(p.name for p in folder.iterdir()) == [f"{i}.png" for i in expected]
     drawn = np.asarray(Image.open(folder / "101.png"))
@@ -93,7 +93,7 @@ def test_overlays_show_what_was_found(overlays, expected, stand_in, make_trainer
         scores=strong.scores,
     )
     assert drawn.shape == wanted.shape
-    # Where the picture is plain, inside and outside of instances, the two agree exactly.
+    # Where the image is plain, inside and outside of instances, the two agree exactly.
     scale = wanted.shape[0] // 48
     for rows, columns in [((9, 23), (28, 29)), ((0, 6), (0, 64)), ((42, 48), (0, 64))]:
         part = (
@@ -158,7 +158,7 @@ def test_samples_of_other_processes_count_once(stand_in, make_trainer, tmp_path,
 def test_nothing_is_written_without_a_folder(stand_in, make_trainer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trainer = make_trainer([PredictionWriter()], fast_dev_run=True)
-    trainer.test(stand_in.SegModule(), stand_in.pictures(), verbose=False)
+    trainer.test(stand_in.SegModule(), stand_in.images(), verbose=False)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -169,11 +169,11 @@ def test_several_loaders_are_refused(stand_in, make_trainer):
 
     trainer = make_trainer([PredictionWriter()])
     with pytest.raises(ValueError, match="2 dataloaders"):
-        trainer.predict(Module(), [stand_in.pictures(), stand_in.pictures()])
+        trainer.predict(Module(), [stand_in.images(), stand_in.images()])
 
 
-def test_pictures_without_ids_are_refused(stand_in, make_trainer):
-    nameless = dataclasses.replace(stand_in.picture(0), image_ids=())
+def test_images_without_ids_are_refused(stand_in, make_trainer):
+    nameless = dataclasses.replace(stand_in.image(0), image_ids=())
     trainer = make_trainer([PredictionWriter()])
     with pytest.raises(ValueError, match="image_ids is empty"):
         trainer.predict(stand_in.SegModule(), DataLoader([nameless], batch_size=None))
@@ -221,8 +221,8 @@ class Share(pl.LightningDataModule):
         return self.make(self.numbers[dist.get_rank()])
 
 
-def pictures(numbers):
-    return stand_ins.loader([stand_ins.picture(n) for n in numbers])
+def images(numbers):
+    return stand_ins.loader([stand_ins.image(n) for n in numbers])
 
 
 def bags(numbers):
@@ -242,7 +242,7 @@ class Quiet(stand_ins.SegModule):
         pass
 
 
-trainer.test(Quiet(), Share(pictures, [[0, 2, 4, 5], [1, 3, 5]]), verbose=False)
+trainer.test(Quiet(), Share(images, [[0, 2, 4, 5], [1, 3, 5]]), verbose=False)
 trainer.test(stand_ins.BagModule(), Share(bags, [[0, 2, 4, 6, 7], [1, 3, 5, 7]]), verbose=False)
 if other:
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(other, 0)[1]))
@@ -263,7 +263,7 @@ def test_two_processes_write_what_one_writes(stand_in, make_trainer, tmp_path):
     from callbacks.seg.gallery import MaskGallery
 
     trainer = make_trainer([PredictionWriter(), MaskGallery(3), AttentionFigure(2)])
-    trainer.test(stand_in.SegModule(), stand_in.pictures(1), verbose=False)
+    trainer.test(stand_in.SegModule(), stand_in.images(1), verbose=False)
     trainer.test(stand_in.BagModule(), stand_in.bags(range(8), 2), verbose=False)
     one, two = tmp_path / "run", tmp_path / "two" / "run"
     files = sorted(p.relative_to(one) for folder in ("predictions", "pictures")

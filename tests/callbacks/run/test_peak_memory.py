@@ -54,7 +54,7 @@ def test_logged_at_steps_and_after_a_validation_with_its_scoring(stand_in, make_
 
     trainer = make_trainer([PeakMemory()], log_every_n_steps=3)
     forget_the_peak()
-    trainer.fit(Hungry(), stand_in.pictures(), stand_in.pictures())
+    trainer.fit(Hungry(), stand_in.images(), stand_in.images())
     with (tmp_path / "run" / "metrics.csv").open() as stream:
         found = [r for r in csv.DictReader(stream) if r["memory/host_mib"]]
     assert [r["step"] for r in found] == ["2", "2"]  # the third step, then validation

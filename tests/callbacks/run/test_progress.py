@@ -31,7 +31,7 @@ def lines(stream):
 def test_one_line_a_validation_in_a_file(stand_in, make_trainer, output, clock):
     module = stand_in.SegModule(losses=(4.0, 1.0, 0.0, 2.0))
     trainer = make_trainer([ProgressBar(smoothing=0.5)], max_epochs=2)
-    trainer.fit(module, stand_in.pictures(3), stand_in.pictures(3))
+    trainer.fit(module, stand_in.images(3), stand_in.images(3))
     # Two steps an epoch; weights .25, .5 of losses 4, 1; then .0625, .125, .25, .5 of 4, 1, 0, 2.
     assert lines(output) == [
         "epoch 1/2, step 2: train/loss 2.000, lr 1.2e-01, val/segm_map 0.650, pictures/s 3.0",
@@ -55,7 +55,7 @@ def test_epochs_without_validation_have_a_line(stand_in, make_trainer, output):
 
 def test_long_epochs_have_lines_in_between(stand_in, make_trainer, output, clock):
     trainer = make_trainer([ProgressBar(line_seconds=3)], num_sanity_val_steps=0)
-    trainer.fit(stand_in.SegModule(), stand_in.pictures(1), stand_in.pictures())
+    trainer.fit(stand_in.SegModule(), stand_in.images(1), stand_in.images())
     # The clock ticks once a batch and once a line; six batches.
     steps = [line.split(":")[0] for line in lines(output)]
     assert steps == ["epoch 1/1, step 2", "epoch 1/1, step 5", "epoch 1/1, step 6"]
@@ -63,12 +63,12 @@ def test_long_epochs_have_lines_in_between(stand_in, make_trainer, output, clock
 
 def test_accumulated_batches_count_in_full(stand_in, make_trainer, output):
     trainer = make_trainer([ProgressBar()], accumulate_grad_batches=3)
-    trainer.fit(stand_in.SegModule(losses=(1.5,)), stand_in.pictures(1))
+    trainer.fit(stand_in.SegModule(losses=(1.5,)), stand_in.images(1))
     assert "train/loss 1.500" in lines(output)[0]
 
 
 def test_throughput_counts_samples_of_all_processes(stand_in, make_trainer, monkeypatch):
-    """Batches of 4 and 2 pictures that take 2 s and 1 s on each of 3 processes: 6 a second."""
+    """Batches of 4 and 2 images that take 2 s and 1 s on each of 3 processes: 6 a second."""
     now = iter([0.0, 100.0, 102.0, 103.0])
     monkeypatch.setattr("callbacks.run.progress.time.perf_counter", lambda: next(now))
     monkeypatch.setattr(pl.Trainer, "world_size", 3)
@@ -78,7 +78,7 @@ def test_throughput_counts_samples_of_all_processes(stand_in, make_trainer, monk
     module = stand_in.SegModule()
     bar.on_train_epoch_start(trainer, module)  # 100.0: waiting before does not count
     for count in (4, 2):
-        batch = stand_in.join([stand_in.picture(n) for n in range(count)])
+        batch = stand_in.join([stand_in.image(n) for n in range(count)])
         bar.on_train_batch_end(trainer, module, None, batch, 0)
     assert bar._numbers(trainer) == {"pictures/s": "6.0"}
 
@@ -94,7 +94,7 @@ def test_bar_on_a_terminal_shows_the_numbers(stand_in, make_trainer):
         # Lightning makes the console anew from these.
         bar._console_kwargs = {"file": stream, "force_terminal": True, "width": 200}
         trainer = make_trainer([bar], max_epochs=2)
-        trainer.fit(stand_in.SegModule(losses=(0.5,)), stand_in.pictures(1), stand_in.pictures())
+        trainer.fit(stand_in.SegModule(losses=(0.5,)), stand_in.images(1), stand_in.images())
     finally:
         rich.reconfigure()
     assert list(seen[-1]) == ["train/loss", "lr", "val/segm_map", "pictures/s"]

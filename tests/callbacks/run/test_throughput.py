@@ -61,11 +61,11 @@ def fit(module, loader, clock, make_trainer, val, **options):
     trainer.fit(module, slow(loader, clock), val)
 
 
-def test_pictures_a_second_without_validation(stand_in, make_trainer, tmp_path, clock):
-    """3 batches of 2 pictures an epoch: 0.25 s of data and 0.5 s of work for each."""
+def test_images_a_second_without_validation(stand_in, make_trainer, tmp_path, clock):
+    """3 batches of 2 images an epoch: 0.25 s of data and 0.5 s of work for each."""
     module = timed(stand_in.SegModule, clock)
     options = {"log_every_n_steps": 3, "max_epochs": 2, "val_check_interval": 1}
-    fit(module, stand_in.pictures(), clock, make_trainer, stand_in.pictures(), **options)
+    fit(module, stand_in.images(), clock, make_trainer, stand_in.images(), **options)
     found = rows(tmp_path)
     assert [r.pop("step") for r in found] == [2, 5]  # beside the loss of the third and sixth step
     assert [r.pop("epoch", 0) for r in found] == [0, 0]
@@ -96,7 +96,7 @@ def test_bags_and_their_instances(stand_in, make_trainer, tmp_path, clock):
 def test_an_accumulated_step_is_one_step(stand_in, make_trainer, tmp_path, clock):
     module = timed(stand_in.SegModule, clock)
     options = {"accumulate_grad_batches": 3, "max_epochs": 2}
-    fit(module, stand_in.pictures(), clock, make_trainer, stand_in.pictures(), **options)
+    fit(module, stand_in.images(), clock, make_trainer, stand_in.images(), **options)
     found = rows(tmp_path)
     assert [r["step"] for r in found] == [0, 1]
     assert [r["time/step"] for r in found] == [2.25, 2.25]
@@ -105,12 +105,12 @@ def test_an_accumulated_step_is_one_step(stand_in, make_trainer, tmp_path, clock
 
 def test_nothing_is_logged_before_a_step_is_due(stand_in, make_trainer, tmp_path, clock):
     module = timed(stand_in.SegModule, clock)
-    fit(module, stand_in.pictures(), clock, make_trainer, None, log_every_n_steps=4, max_epochs=1)
+    fit(module, stand_in.images(), clock, make_trainer, None, log_every_n_steps=4, max_epochs=1)
     assert not (tmp_path / "run" / "metrics.csv").exists() or rows(tmp_path) == []
 
 
 def test_counts_of_all_processes_but_the_clock_of_one(stand_in, clock):
-    """This process has 2 pictures in 0.5 s, another one 3 in the same time."""
+    """This process has 2 images in 0.5 s, another one 3 in the same time."""
     logged, reduced = [], []
 
     def reduce(values, reduce_op):
@@ -127,7 +127,7 @@ def test_counts_of_all_processes_but_the_clock_of_one(stand_in, clock):
     module, meter = stand_in.SegModule(), Throughput()
     meter.on_train_start(trainer, module)
     meter.on_train_epoch_start(trainer, module)
-    batch = next(iter(stand_in.pictures()))
+    batch = next(iter(stand_in.images()))
     meter.on_train_batch_start(trainer, module, batch, 0)
     clock.time += STEP
     trainer.global_step = 1

@@ -6,9 +6,9 @@ import torch
 
 from callbacks.seg.frames import (
     display_size,
+    image_in_frame,
     instances_in_frame,
     original_size,
-    picture_in_frame,
     targets_in_frame,
 )
 
@@ -26,17 +26,17 @@ def test_display_size(size, limit, expected):
     assert display_size(size, limit) == expected
 
 
-def test_picture_loses_its_padding(stand_in):
-    batch = stand_in.join([stand_in.picture(0), stand_in.picture(3)])
+def test_image_loses_its_padding(stand_in):
+    batch = stand_in.join([stand_in.image(0), stand_in.image(3)])
     assert original_size(batch, 1) == (48, 64)
-    shown = picture_in_frame(batch, 1, (24, 32))
+    shown = image_in_frame(batch, 1, (24, 32))
     expected = np.full((24, 32, 3), 64)  # 0.25 * 255 = 63.75
     expected[4:12, 7:15] = expected[16:20, 20:30] = 191  # 0.75 * 255 = 191.25
     np.testing.assert_array_equal(shown, expected)
 
 
-def test_enlarged_picture_agrees_with_the_box_in_the_original_frame(stand_in):
-    shown = picture_in_frame(stand_in.picture(0), 0, (48, 64))
+def test_enlarged_image_agrees_with_the_box_in_the_original_frame(stand_in):
+    shown = image_in_frame(stand_in.image(0), 0, (48, 64))
     assert shown.shape == (48, 64, 3)
     # Halfway between 0.25 and 0.75 lies the edge: columns 8 to 24, rows 8 to 24.
     bright = shown[..., 0] > 127
@@ -50,16 +50,16 @@ def test_enlarged_picture_agrees_with_the_box_in_the_original_frame(stand_in):
 
 
 def test_channels_stay_in_order(stand_in):
-    batch = stand_in.picture(0)
+    batch = stand_in.image(0)
     images = torch.zeros_like(batch.images)
     images[0, 2, 5, 7] = 1.0
-    shown = picture_in_frame(dataclasses.replace(batch, images=images), 0, (24, 32))
+    shown = image_in_frame(dataclasses.replace(batch, images=images), 0, (24, 32))
     assert shown[5, 7].tolist() == [0, 0, 255]
     assert shown.sum() == 255
 
 
 def test_targets_move_to_another_aspect_ratio(stand_in):
-    batch = stand_in.join([stand_in.picture(1), stand_in.picture(2)])
+    batch = stand_in.join([stand_in.image(1), stand_in.image(2)])
     truth, crowd = targets_in_frame(batch, 1, (48, 96))  # rows doubled, columns tripled
     assert truth.boxes.tolist() == [[18, 8, 42, 24], [60, 32, 90, 40]]
     assert truth.labels.tolist() == [0, 1]
@@ -74,7 +74,7 @@ def test_targets_move_to_another_aspect_ratio(stand_in):
 
 
 def test_targets_on_a_coarser_grid(stand_in):
-    batch = stand_in.picture(0)
+    batch = stand_in.image(0)
     coarse = batch.masks[:, 2::4, 2::4]
     strided = dataclasses.replace(batch, masks=coarse, mask_stride=4)
     truth, _ = targets_in_frame(strided, 0, (48, 64))
@@ -83,14 +83,14 @@ def test_targets_on_a_coarser_grid(stand_in):
 
 
 def test_crowd_regions_are_told_apart(stand_in):
-    batch = dataclasses.replace(stand_in.picture(0), crowd=torch.tensor([False, True]))
+    batch = dataclasses.replace(stand_in.image(0), crowd=torch.tensor([False, True]))
     truth, crowd = targets_in_frame(batch, 0, (24, 32))
     assert len(truth) == 2
     assert crowd.tolist() == [False, True]
 
 
-def test_picture_without_instances(stand_in):
-    batch = stand_in.picture(0)
+def test_image_without_instances(stand_in):
+    batch = stand_in.image(0)
     empty = dataclasses.replace(
         batch,
         boxes=batch.boxes[:0],

@@ -25,7 +25,7 @@ def expected_sheet(stand_in, numbers):
     """Draw truth and predictions at half the file's size without any of the callback's code."""
     cells, captions = [], []
     for n in numbers:
-        batch = stand_in.picture(n)
+        batch = stand_in.image(n)
         image = np.round(batch.images[0, :, :24, :32].numpy() * 255).astype(np.uint8)
         image = np.ascontiguousarray(image.transpose(1, 2, 0))
         true = RLEMasks.from_dense(batch.masks[:, :24, :32].numpy())
@@ -48,50 +48,50 @@ def expected_sheet(stand_in, numbers):
 def test_files_of_a_run(stand_in, make_trainer, tmp_path):
     gallery = MaskGallery(num_pictures=2, every_n_epochs=3)
     trainer = make_trainer([gallery], max_epochs=5)
-    trainer.fit(stand_in.SegModule(), stand_in.pictures(), stand_in.pictures())
+    trainer.fit(stand_in.SegModule(), stand_in.images(), stand_in.images())
     folder = tmp_path / "run" / "pictures"
     # The first, one every three epochs, and the last.
     epochs = ["gallery_epoch_000.png", "gallery_epoch_003.png", "gallery_epoch_004.png"]
     assert names(folder) == epochs
-    trainer.test(stand_in.SegModule(), stand_in.pictures(), verbose=False)
-    trainer.validate(stand_in.SegModule(), stand_in.pictures(), verbose=False)
+    trainer.test(stand_in.SegModule(), stand_in.images(), verbose=False)
+    trainer.validate(stand_in.SegModule(), stand_in.images(), verbose=False)
     assert names(folder) == [*epochs, "gallery_test.png", "gallery_val.png"]
     np.testing.assert_array_equal(read(folder / epochs[0]), read(folder / "gallery_test.png"))
 
 
 def test_sanity_check_draws_nothing(stand_in, make_trainer, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(mask_gallery, "write_picture", lambda path, _: drawn.append(path.name))
+    monkeypatch.setattr(mask_gallery, "write_png", lambda path, _: drawn.append(path.name))
     trainer = make_trainer([MaskGallery(every_n_epochs=9)], num_sanity_val_steps=-1)
-    trainer.fit(stand_in.SegModule(), stand_in.pictures(), stand_in.pictures())
+    trainer.fit(stand_in.SegModule(), stand_in.images(), stand_in.images())
     assert drawn == ["gallery_epoch_000.png"]
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_same_drawing_whatever_the_batch_size(batch_size, stand_in, make_trainer, tmp_path):
     trainer = make_trainer([MaskGallery(num_pictures=3, max_side=32)])
-    trainer.validate(stand_in.SegModule(), stand_in.pictures(batch_size), verbose=False)
+    trainer.validate(stand_in.SegModule(), stand_in.images(batch_size), verbose=False)
     sheet = read(tmp_path / "run" / "pictures" / "gallery_val.png")
     # Numbers times 0.618 modulo 1: 0, .62, .24, .85, .47, .09.
     np.testing.assert_array_equal(sheet, expected_sheet(stand_in, [0, 2, 5]))
 
 
-def test_only_the_chosen_pictures_are_held(stand_in):
+def test_only_the_chosen_images_are_held(stand_in):
     gallery = MaskGallery(num_pictures=2)
     for n in range(6):
-        gallery.keep(None, [stand_in.found(n)], stand_in.picture(n))
+        gallery.keep(None, [stand_in.found(n)], stand_in.image(n))
         assert len(gallery._sample.items()) <= 2
     shown = dict(gallery._sample.items())
     assert sorted(shown) == [0, 5]
-    assert shown[5].picture.shape == (48, 64, 3)
+    assert shown[5].image.shape == (48, 64, 3)
     assert len(shown[5].prediction) == 2  # the third is below the score
 
 
-def test_large_pictures_are_reduced(stand_in):
+def test_large_images_are_reduced(stand_in):
     gallery = MaskGallery(num_pictures=1, max_side=32)
-    gallery.keep(None, [stand_in.found(0)], stand_in.picture(0))
+    gallery.keep(None, [stand_in.found(0)], stand_in.image(0))
     ((_, shown),) = gallery._sample.items()
-    assert shown.picture.shape == (24, 32, 3)
+    assert shown.image.shape == (24, 32, 3)
     assert shown.prediction.boxes[0].tolist() == [6, 4, 14, 12]
     assert shown.truth.boxes[0].tolist() == [4, 4, 12, 12]
     assert shown.truth.masks.areas().tolist() == [64, 40]
@@ -113,22 +113,22 @@ def test_arguments_out_of_range(wrong):
 
 def test_native_media_pad_to_one_size_and_leave_crowds_out(stand_in):
     gallery = MaskGallery(num_pictures=2)
-    crowd = dataclasses.replace(stand_in.picture(0), crowd=torch.tensor([False, True]))
+    crowd = dataclasses.replace(stand_in.image(0), crowd=torch.tensor([False, True]))
     gallery.keep(None, [stand_in.found(0)], crowd)
-    small = dataclasses.replace(stand_in.picture(5), original_sizes=torch.tensor([[24, 32]]))
+    small = dataclasses.replace(stand_in.image(5), original_sizes=torch.tensor([[24, 32]]))
     prediction = dataclasses.replace(stand_in.found(5), masks=None, size=(24, 32))
     gallery.keep(None, [prediction], small)
     shown = [one for _, one in gallery._sample.items()]
     first, second = native_media(shown, ("square", "bar"), "epoch 003")
-    assert first.picture.shape == second.picture.shape == (48, 64, 3)
-    assert second.picture[24:].max() == second.picture[:, 32:].max() == 0
+    assert first.image.shape == second.image.shape == (48, 64, 3)
+    assert second.image[24:].max() == second.image[:, 32:].max() == 0
     assert first.caption == "epoch 003, image 100"
     truth = first.masks["truth"]["mask_data"]
     assert (truth == 1).sum() == 16 * 16
     assert truth.max() == 1  # the bar is a crowd
     assert [row["class_id"] for row in first.boxes["truth"]["box_data"]] == [1]
     assert first.masks["prediction"]["class_labels"] == {0: "background", 1: "square", 2: "bar"}
-    # Boxes of the smaller picture are fractions of the common canvas.
+    # Boxes of the smaller image are fractions of the common canvas.
     position = second.boxes["truth"]["box_data"][0]["position"]
     assert position == {"minX": 9 / 64, "minY": 4 / 48, "maxX": 17 / 64, "maxY": 12 / 48}
     drawn = draw_sheet(shown, ("square", "bar"))
@@ -145,7 +145,7 @@ def offline(offline_wandb):
 def test_offline_run_holds_masks_boxes_and_names(stand_in, make_trainer, offline, read_wandb):
     logger = SafeWandbLogger(offline, WandbOptions())
     trainer = make_trainer([MaskGallery(num_pictures=2)], logger=logger)
-    trainer.fit(stand_in.SegModule(), stand_in.pictures(), stand_in.pictures())
+    trainer.fit(stand_in.SegModule(), stand_in.images(), stand_in.images())
     logger.finish()
     (run,) = offline.glob("wandb/offline-run-*")
     found = read_wandb(run)
@@ -185,7 +185,7 @@ def test_a_broken_service_does_not_stop_training(
 
     monkeypatch.setattr(wandb, "Image", refuse)
     trainer = make_trainer([MaskGallery(num_pictures=1)], logger=[logger], max_epochs=2)
-    trainer.fit(stand_in.SegModule(), stand_in.pictures(), stand_in.pictures())
+    trainer.fit(stand_in.SegModule(), stand_in.images(), stand_in.images())
     assert trainer.current_epoch == 2
     assert len(names(offline / "pictures")) == 2
     assert [r.levelname for r in caplog.records if "W&B" in r.getMessage()] == ["WARNING"]

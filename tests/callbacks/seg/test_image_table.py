@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from callbacks.seg.gallery import MaskGallery
-from callbacks.seg.image_table import COLUMNS, picture_rows
+from callbacks.seg.image_table import COLUMNS, image_rows
 from loggers.run import build_loggers, finish_loggers
 from loggers.wandb_logger import WandbOptions
 from loggers.wandb_media import Media
@@ -16,7 +16,7 @@ MEDIUM = Media(np.zeros((8, 16, 3), dtype=np.uint8), "")
 
 
 def squares(places, labels, with_masks=True):
-    """Squares of side 4 in a picture of 8 x 16, their left edges at ``places``."""
+    """Squares of side 4 in an image of 8 x 16, their left edges at ``places``."""
     dense = np.zeros((len(places), 8, 16), dtype=bool)
     for mask, x in zip(dense, places, strict=True):
         mask[:4, x : x + 4] = True
@@ -31,7 +31,7 @@ def test_found_and_mean_overlap_by_hand(with_masks):
     # Moved by 1: IoU 12/20. The second has the wrong class, the third is in a crowd region.
     found = squares([1, 5, 12], [0, 0, 0], with_masks)
     crowd = np.array([False, False, True])
-    ((medium, name, instances, predicted, right, overlap),) = picture_rows(
+    ((medium, name, instances, predicted, right, overlap),) = image_rows(
         [("image 7", truth, crowd, found)], [MEDIUM]
     )
     assert medium is MEDIUM
@@ -39,9 +39,9 @@ def test_found_and_mean_overlap_by_hand(with_masks):
     assert overlap == pytest.approx(0.6)
 
 
-def test_an_empty_picture():
+def test_an_empty_image():
     nothing = squares([], [])
-    row = picture_rows([("image 7", nothing, np.zeros(0, dtype=bool), nothing)], [MEDIUM])[0]
+    row = image_rows([("image 7", nothing, np.zeros(0, dtype=bool), nothing)], [MEDIUM])[0]
     assert row[1:] == ["7", 0, 0, 0, None]
 
 
@@ -50,7 +50,7 @@ def test_the_first_and_the_last_table_of_a_training(
 ):
     loggers = build_loggers(offline_wandb / "x" / "version_0", WandbOptions())
     trainer = make_trainer([MaskGallery(num_pictures=2)], logger=loggers, max_epochs=4)
-    trainer.fit(stand_in.SegModule(), stand_in.pictures(), stand_in.pictures())
+    trainer.fit(stand_in.SegModule(), stand_in.images(), stand_in.images())
     finish_loggers(loggers)
     (folder,) = (offline_wandb / "x/version_0/wandb").glob("offline-run-*")
     run = read_wandb(folder)

@@ -3,7 +3,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from datamodules.mil.base import MILDataModule, take_bags
+from datamodules.mil.base import MILDataModule, select_bags
 from structures import BagBatch
 
 
@@ -86,7 +86,7 @@ def test_a_trainer_runs_without_validation_bags(tmp_path):
 def test_taking_bags_equals_collating_them():
     bags = Seven().source("train")
     positions = torch.tensor([5, 0, 3, 3])
-    taken = take_bags(bags, positions)
+    taken = select_bags(bags, positions)
     expected = BagBatch.collate([bags.bag(p) for p in positions.tolist()])
     for field in ("features", "offsets", "labels", "index", "instance_labels"):
         assert torch.equal(getattr(taken, field), getattr(expected, field))

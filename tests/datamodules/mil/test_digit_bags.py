@@ -131,10 +131,10 @@ def test_target_and_other_digits_are_free():
     assert set(source_digits("test").labels[rows].tolist()) == {1, 4, 7}
 
 
-def test_pictures_are_the_same_pixels():
-    pictures = source(as_images=True).bag(3).features
-    assert pictures.shape[1:] == (1, 8, 8)
-    assert torch.equal(pictures.flatten(1), source().bag(3).features)
+def test_images_are_the_same_pixels():
+    images = source(as_images=True).bag(3).features
+    assert images.shape[1:] == (1, 8, 8)
+    assert torch.equal(images.flatten(1), source().bag(3).features)
 
 
 def test_bags_have_at_least_one_instance():

@@ -29,7 +29,7 @@ def batches(sampler, rank, world, epoch=0):
 
 
 @given(COUNTS, BATCHES, WORLDS)
-def test_evaluation_deals_every_picture_once(count, size, world):
+def test_evaluation_deals_every_image_once(count, size, world):
     items = [10 * k + 3 for k in range(count)]
     sampler = EpochBatchSampler(items, size)
     alone = batches(sampler, 0, 1)

@@ -107,7 +107,7 @@ def test_samples_do_not_depend_on_the_number_of_workers(without_workers, tmp_pat
     assert fit(tmp_path, 2).seen == without_workers.seen
 
 
-def test_test_and_predict_give_every_picture_once(tmp_path, recwarn):
+def test_test_and_predict_give_every_image_once(tmp_path, recwarn):
     data = DigitScenesDataModule(**SMALL, eval_batch_size=2)
     module = Recorder()
     trainer(tmp_path).test(module, datamodule=data, verbose=False)
@@ -128,7 +128,7 @@ def test_one_size_a_batch_in_training_and_the_fixed_one_in_evaluation():
 
 
 @pytest.mark.parametrize("grouped", [True, False])
-def test_upright_and_wide_pictures_go_apart(tmp_path, write_coco, grouped):
+def test_upright_and_wide_images_go_apart(tmp_path, write_coco, grouped):
     images = [
         {"id": n, "file_name": f"{n}.png", "height": h, "width": w}
         for n, (h, w) in enumerate([(8, 16), (16, 8)] * 8)
@@ -161,7 +161,7 @@ def test_evaluation_arguments_reproduce_the_preprocessing(tmp_path):
     assert all(digest(one) == digest(two) for one, two in pairs)
 
 
-def test_empty_pictures_are_kept_unless_told_otherwise(tmp_path, write_coco, small_coco):
+def test_empty_images_are_kept_unless_told_otherwise(tmp_path, write_coco, small_coco):
     for split in ("train", "val"):
         write_coco(tmp_path, split, **small_coco)
     every = CocoDataModule(root=tmp_path, batch_size=1)

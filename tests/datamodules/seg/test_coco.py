@@ -72,7 +72,7 @@ def test_validation_may_lack_a_category_but_not_rename_one(root):
     assert str(file) in str(error.value)
 
 
-def test_subset_by_name_keeps_all_pictures(root):
+def test_subset_by_name_keeps_all_images(root):
     data = CocoDataModule(root=root, categories=["plum", "pear"])
     assert data.category_map.ids == (8, 11)
     assert len(data.source("train")) == 3
@@ -181,24 +181,24 @@ def test_training_without_any_object_is_possible(root):
 
 def test_broken_files_are_named_before_training(root):
     file = edit(root, "val", lambda d: d["annotations"][0].update(segmentation=[[1, 2]]))
-    with pytest.raises(ValueError, match="picture 7, annotation 40: a polygon has 2") as error:
+    with pytest.raises(ValueError, match="image 7, annotation 40: a polygon has 2") as error:
         CocoDataModule(root=root)
     assert str(file) in str(error.value)
     edit(root, "val", lambda d: d["annotations"].pop(0))
     (root / "images" / "train" / "three.png").unlink()
-    with pytest.raises(ValueError, match=r"picture 3: picture file .*three\.png is missing"):
+    with pytest.raises(ValueError, match=r"image 3: image file .*three\.png is missing"):
         CocoDataModule(root=root)
 
 
-def test_picture_that_changed_is_named_when_it_is_read(root, monkeypatch):
+def test_image_that_changed_is_named_when_it_is_read(root, monkeypatch):
     monkeypatch.setattr(coco_files, "HEADER_LIMIT", 0)
     Image.fromarray(np.zeros((4, 5), dtype=np.uint8)).save(root / "images" / "train" / "seven.png")
     data = CocoDataModule(root=root)
-    with pytest.raises(ValueError, match=r"picture 7: .*seven\.png is 4 px high and 5 px wide"):
+    with pytest.raises(ValueError, match=r"image 7: .*seven\.png is 4 px high and 5 px wide"):
         data.source("train").read(1)
 
 
-def test_grey_pictures_train_like_colour(root):
+def test_grey_images_train_like_colour(root):
     for split in ("train", "val"):
         for file in (root / "images" / split).iterdir():
             Image.open(file).convert("L").save(file)
@@ -214,9 +214,9 @@ def test_grey_pictures_train_like_colour(root):
 def test_real_data_load_whole(shared_data, name, train, val, classes):
     data = CocoDataModule(root=shared_data(name))
     assert data.num_classes == classes
-    for split, (pictures, annotations) in (("train", train), ("val", val)):
+    for split, (images, annotations) in (("train", train), ("val", val)):
         source = data.source(split)
-        assert (len(source), source.store.ids.size) == (pictures, annotations)
+        assert (len(source), source.store.ids.size) == (images, annotations)
         assert len(data.ground_truth(split)["annotations"]) == annotations
     crowds = [int(data.source(split).store.crowd.sum()) for split in ("train", "val")]
     assert crowds == ([22, 13] if name == "coco_small" else [0, 0])

@@ -61,7 +61,7 @@ def test_skip_leaves_faults_out_and_counts_them(root, caplog):
         (val, 3),
         (test, 11),
     ]
-    # picture 3 of training is gone with its object 12; object 40 of picture 7 is gone alone
+    # image 3 of training is gone with its object 12; object 40 of image 7 is gone alone
     assert [r["id"] for r in data.image_records("train")] == [7, 11]
     assert [a["id"] for a in data.ground_truth("train")["annotations"]] == [13, 50]
     assert data.eval_dataset("train")[SampleKey(0)].labels.tolist() == [1]
@@ -70,7 +70,7 @@ def test_skip_leaves_faults_out_and_counts_them(root, caplog):
     assert [r["id"] for r in data.image_records("test")] == [3, 7]
     for file, count in ((train, 2), (val, 1), (test, 1)):
         assert f"{file}: {count} problem(s) skipped" in caplog.text
-    assert f"{train}: left out are 1 of 3 pictures and 2 of 4 annotations" in caplog.text
+    assert f"{train}: left out are 1 of 3 images and 2 of 4 annotations" in caplog.text
 
 
 def test_sound_data_say_nothing(root, caplog):
@@ -79,13 +79,13 @@ def test_sound_data_say_nothing(root, caplog):
     assert "left out" not in caplog.text
 
 
-def test_a_damaged_picture_is_left_out_before_training_meets_it(root, damage_png):
+def test_a_damaged_image_is_left_out_before_training_meets_it(root, damage_png):
     damage_png(root / "images" / "train" / "seven.png")
     data = CocoDataModule(root=root, bad_data="skip")
     assert [p.item for p in data.problems] == [7]
     assert sum(len(batch) for batch in data.train_dataloader()) == 2
-    # headers alone don't tell, so with `error` the picture stops the run with its id and name
-    with pytest.raises(ValueError, match=r"picture 7: picture file .*seven\.png cannot be read"):
+    # headers alone don't tell, so with `error` the image stops the run with its id and name
+    with pytest.raises(ValueError, match=r"image 7: image file .*seven\.png cannot be read"):
         list(CocoDataModule(root=root, batch_size=3).train_dataloader())
 
 
@@ -106,8 +106,8 @@ def test_a_damaged_picture_is_left_out_before_training_meets_it(root, damage_png
         ),
         ("train", lambda d: d["categories"].append({"id": 0, "name": "x"}), "id 0 occurs twice"),
         ("train", lambda d: d["categories"].clear(), "declares no category"),
-        ("val", lambda d: d["images"].clear(), "lists no picture"),
-        ("val", lambda d: [i.update(height=0) for i in d["images"]], "no picture is left"),
+        ("val", lambda d: d["images"].clear(), "lists no image"),
+        ("val", lambda d: [i.update(height=0) for i in d["images"]], "no image is left"),
         ("val", lambda d: d.pop("annotations"), "has no list 'annotations'"),
     ],
 )
@@ -115,7 +115,7 @@ def test_what_cannot_be_left_out_is_an_error_under_both(root, policy, split, cha
     file = edit(root, split, change)
     with pytest.raises(UnusableData) as error:
         CocoDataModule(root=root, bad_data=policy)
-    if policy == "error" and reason == "no picture is left":
+    if policy == "error" and reason == "no image is left":
         reason = "has size (0, 16)"
     assert any(p.file == file and reason in p.reason for p in error.value.problems)
 
@@ -173,7 +173,7 @@ def test_large_sets_are_checked_by_name_only(root, monkeypatch):
     monkeypatch.setattr(coco_files, "HEADER_LIMIT", 2)
     with pytest.raises(DataProblems) as error:
         CocoDataModule(root=root)
-    # the size of test picture 11 is compared when it is read
+    # the size of test image 11 is compared when it is read
     assert [p.item for p in error.value.problems] == [3, 7, 3]
     assert [p.item for p in error.value.datamodule.check(thorough=True)] == [3, 7, 3, 11]
 
@@ -197,7 +197,7 @@ def test_a_checkpoint_reads_and_checks_only_what_it_uses(root):
 def test_real_data_have_no_problem(shared_data, name):
     folder = shared_data(name)
     paths = {"root": folder}
-    if name == "coco_native_demo":  # one split, pictures in one folder
+    if name == "coco_native_demo":  # one split, images in one folder
         file = folder / "annotations" / "instances_val.json"
         paths = {"train_images": folder / "images", "train_annotations": file}
     data = CocoDataModule(**paths)

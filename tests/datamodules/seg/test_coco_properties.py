@@ -27,7 +27,7 @@ JUNK = st.sampled_from(
 
 
 def polygon(draw, mask):
-    """Draw a polygon that overlaps the picture."""
+    """Draw a polygon that overlaps the image."""
     height, width = mask.shape
     x = draw(st.lists(st.floats(0.25, width - 0.5), min_size=3, max_size=5))
     y = draw(st.lists(st.floats(0.25, height - 0.5), min_size=len(x), max_size=len(x)))
@@ -51,11 +51,11 @@ def annotations(draw, size):
 def sets(draw):
     """Draw a COCO dictionary, its records in any order, and the masks by annotation id."""
     categories = draw(st.lists(st.integers(0, 90), min_size=1, max_size=4, unique=True))
-    pictures = draw(st.lists(st.integers(0, 10**12), max_size=3, unique=True))
+    drawn_images = draw(st.lists(st.integers(0, 10**12), max_size=3, unique=True))
     side = st.integers(1, 8)
     images = [
         {"id": i, "file_name": f"{k}.png", "height": draw(side), "width": draw(side)}
-        for k, i in enumerate(pictures)
+        for k, i in enumerate(drawn_images)
     ]
     records, masks = [], {}
     numbers = draw(st.lists(st.integers(0, 10**12), max_size=4 if images else 0, unique=True))

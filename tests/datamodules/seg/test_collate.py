@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from datamodules.seg.collate import collate_pictures
+from datamodules.seg.collate import collate_images
 from structures import SegBatch
 
 
-def picture(height, width, count, stride=1, number=0):
+def image(height, width, count, stride=1, number=0):
     generator = torch.Generator().manual_seed(number)
     rows, columns = -(-height // stride), -(-width // stride)
     return SegBatch(
@@ -25,13 +25,13 @@ def picture(height, width, count, stride=1, number=0):
 
 @pytest.mark.parametrize("stride", [1, 4])
 @pytest.mark.parametrize("multiple", [1, 8])
-def test_every_picture_comes_back_and_the_rest_is_zero(stride, multiple):
+def test_every_image_comes_back_and_the_rest_is_zero(stride, multiple):
     parts = [
-        picture(9, 20, 2, stride, 0),
-        picture(17, 6, 0, stride, 1),
-        picture(5, 5, 3, stride, 2),
+        image(9, 20, 2, stride, 0),
+        image(17, 6, 0, stride, 1),
+        image(5, 5, 3, stride, 2),
     ]
-    batch = collate_pictures(parts, size_multiple=multiple)
+    batch = collate_images(parts, size_multiple=multiple)
     height, width = (17, 20) if multiple == 1 else (24, 24)
     assert batch.images.shape == (3, 3, height, width)
     assert batch.masks.shape[1:] == (-(-height // stride), -(-width // stride))
@@ -54,6 +54,6 @@ def test_every_picture_comes_back_and_the_rest_is_zero(stride, multiple):
 
 def test_mistakes_are_refused():
     with pytest.raises(ValueError, match="empty"):
-        collate_pictures([])
+        collate_images([])
     with pytest.raises(ValueError, match=r"\[1, 4\]"):
-        collate_pictures([picture(8, 8, 1), picture(8, 8, 1, stride=4)])
+        collate_images([image(8, 8, 1), image(8, 8, 1, stride=4)])

@@ -3,14 +3,14 @@ import pytest
 import torch
 
 from datamodules.sampling.keys import SampleKey
-from datamodules.seg.dataset import AnnotatedPicture, SegDataset
+from datamodules.seg.dataset import AnnotatedImage, SegDataset
 from datamodules.transforms.augment import Augmentation
 from datamodules.transforms.label_maps import LabelMaps
 from structures import RLEMasks
 
 
 class TwoSquares:
-    """One picture, 20 x 30: squares in the left and in the right half and a crowd over both."""
+    """One image, 20 x 30: squares in the left and in the right half and a crowd over both."""
 
     def __init__(self):
         self.image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -26,7 +26,7 @@ class TwoSquares:
         assert index == 0
         maps = LabelMaps.from_rle(RLEMasks.from_dense(self.masks))
         labels, crowd = np.array([4, 7, 2]), np.array([False, False, True])
-        return AnnotatedPicture(self.image, maps, labels, crowd, 55, "picture 55 (x.png)")
+        return AnnotatedImage(self.image, maps, labels, crowd, 55, "image 55 (x.png)")
 
     def sizes(self):
         return np.array([[20, 30]])
@@ -93,7 +93,7 @@ def test_randomness_comes_from_seed_epoch_and_index():
     assert torch.equal(again.images, made[0, 1])
 
 
-def test_failed_augmentation_names_the_picture():
+def test_failed_augmentation_names_the_image():
     crop = Augmentation([{"name": "RandomCrop", "height": 64, "width": 64}])
-    with pytest.raises(ValueError, match=r"picture 55 \(x.png\), 20 px high and 30 px wide: .*"):
+    with pytest.raises(ValueError, match=r"image 55 \(x.png\), 20 px high and 30 px wide: .*"):
         SegDataset(TwoSquares(), augmentation=crop)[SampleKey(0)]

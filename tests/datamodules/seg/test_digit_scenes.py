@@ -94,23 +94,23 @@ def test_a_label_belongs_to_the_digit_that_is_drawn():
 def test_masks_partition_the_ink(scenes):
     source = scenes.source("train")
     for index in range(30):
-        picture = source.read(index)
-        masks = picture.maps.targets().masks
+        image = source.read(index)
+        masks = image.maps.targets().masks
         assert masks.sum(axis=0).max() <= 1
         assert masks.sum(axis=(1, 2)).min() >= 30
-        assert len(picture.labels) == len(masks)
+        assert len(image.labels) == len(masks)
 
 
 def test_digits_of_which_little_is_seen_are_not_annotated():
     source = DigitScenesDataModule(digits=(25, 25), train_scenes=3).source("train")
     slivers = 0
     for index in range(3):
-        scene, picture = source.scene(index), source.read(index)
+        scene, image = source.scene(index), source.read(index)
         visible = np.bincount(scene.owner.ravel(), minlength=26)[1:]
         kept = np.flatnonzero(visible >= 30)
         slivers += int(((visible > 0) & (visible < 30)).sum())
-        assert np.array_equal(picture.labels, scene.labels[kept])
-        masks = picture.maps.targets().masks
+        assert np.array_equal(image.labels, scene.labels[kept])
+        masks = image.maps.targets().masks
         assert np.array_equal(masks, scene.owner == kept[:, None, None] + 1)
     assert slivers > 0
 
@@ -168,12 +168,12 @@ def test_known_classes_leave_the_others_unlabelled_or_out():
     assert seen.category_map.ids == (4, 8)
     drawn, labelled = set(), set()
     for index in range(40):
-        scene, picture = seen.source("train").scene(index), seen.source("train").read(index)
+        scene, image = seen.source("train").scene(index), seen.source("train").read(index)
         drawn |= set(scene.labels.tolist())
-        labelled |= set(picture.labels.tolist())
+        labelled |= set(image.labels.tolist())
         kept = [k for k, d in enumerate(scene.labels) if d in (3, 7)]
-        assert set(np.array([3, 7])[picture.labels]) <= set(scene.labels[kept])
-        masks = picture.maps.targets().masks
+        assert set(np.array([3, 7])[image.labels]) <= set(scene.labels[kept])
+        masks = image.maps.targets().masks
         visible = np.isin(scene.owner, np.array(kept) + 1).sum()
         assert visible - 29 * len(kept) <= masks.sum() <= visible
     assert drawn == {1, 3, 5, 7}

@@ -3,9 +3,9 @@ import pickle
 import numpy as np
 import pytest
 
-from datamodules.sampling.keys import EpochBatchSampler, pictures_to_keep
-from datamodules.seg.dataset import AnnotatedPicture
-from datamodules.seg.image_cache import PictureCache
+from datamodules.sampling.keys import EpochBatchSampler, images_to_keep
+from datamodules.seg.dataset import AnnotatedImage
+from datamodules.seg.image_cache import ImageCache
 from datamodules.seg.mosaic import MosaicDataset
 from datamodules.seg.mosaic_options import MosaicOptions
 from datamodules.transforms.label_maps import LabelMaps
@@ -13,7 +13,7 @@ from structures import RLEMasks
 
 
 class Counting:
-    """Pictures of 24 x 32 px with a square each; notes which are read."""
+    """Images of 24 x 32 px with a square each; notes which are read."""
 
     def __init__(self, count=60, size=(24, 32)):
         self.count, self.size, self.reads = count, size, []
@@ -28,13 +28,13 @@ class Counting:
         image = np.full((*self.size, 3), index % 256, dtype=np.uint8)
         image[mask[0]] = 255 - index % 256
         maps = LabelMaps.from_rle(RLEMasks.from_dense(mask))
-        return AnnotatedPicture(
-            image, maps, np.array([index]), np.array([False]), index + 1, f"picture {index}"
+        return AnnotatedImage(
+            image, maps, np.array([index]), np.array([False]), index + 1, f"image {index}"
         )
 
 
-def test_pictures_are_reduced_with_their_masks_but_not_enlarged():
-    reduced = PictureCache(Counting(), 16, 4).read(3)
+def test_images_are_reduced_with_their_masks_but_not_enlarged():
+    reduced = ImageCache(Counting(), 16, 4).read(3)
     assert reduced.size == (24, 32)
     assert reduced.tile.size == (12, 16)
     assert reduced.tile.pixels.tolist() == [20]
@@ -42,17 +42,17 @@ def test_pictures_are_reduced_with_their_masks_but_not_enlarged():
     assert (cutout.top, cutout.left, cutout.mask.shape) == (2, 3, (4, 5))
     assert reduced.tile.centres.tolist() == [[5.5, 4]]
     assert reduced.tile.image[2:6, 3:8].min() == 252
-    assert (reduced.image_id, reduced.name) == (4, "picture 3")
-    kept = PictureCache(Counting(), 100, 4).read(3)
+    assert (reduced.image_id, reduced.name) == (4, "image 3")
+    kept = ImageCache(Counting(), 100, 4).read(3)
     assert kept.tile.size == (24, 32)
 
 
 @pytest.mark.parametrize("window", [3, 10])
 @pytest.mark.parametrize("mixup", [0.0, 0.5])
-def test_an_epoch_reads_every_picture_once_and_keeps_few(window, mixup):
+def test_an_epoch_reads_every_image_once_and_keeps_few(window, mixup):
     source = Counting(160)
     options = MosaicOptions(size=32, window=window, mixup=mixup, copy_paste=0.5)
-    kept = pictures_to_keep(window, 4, 0)
+    kept = images_to_keep(window, 4, 0)
     dataset = MosaicDataset(source, options, kept=kept)
     sampler = EpochBatchSampler(range(160), 4, shuffle=True, drop_last=True, window=window)
     for keys in sampler:
@@ -66,7 +66,7 @@ def test_an_epoch_reads_every_picture_once_and_keeps_few(window, mixup):
 def test_a_worker_reads_little_that_is_not_its_own(workers):
     """As a ``DataLoader`` deals batches out, which takes them in turn."""
     window, batch, source = 10, 4, Counting(400)
-    kept = pictures_to_keep(window, batch, workers)
+    kept = images_to_keep(window, batch, workers)
     options = MosaicOptions(size=32, window=window)
     datasets = [MosaicDataset(source, options, kept=kept) for _ in range(workers)]
     sampler = EpochBatchSampler(range(400), batch, shuffle=True, drop_last=True, window=window)
@@ -77,16 +77,16 @@ def test_a_worker_reads_little_that_is_not_its_own(workers):
             assert set(source.reads) <= {key.index for key in keys}
 
 
-def test_pictures_to_keep_are_bounded():
-    assert pictures_to_keep(64, 16, 8) == 80
-    assert pictures_to_keep(64, 16, 0) == pictures_to_keep(64, 16, 1) == 528
-    assert pictures_to_keep(64, 16, 6) == 144
-    assert pictures_to_keep(64, 128, 0) == 1024
-    assert pictures_to_keep(5, 64, 32) == 64
+def test_images_to_keep_are_bounded():
+    assert images_to_keep(64, 16, 8) == 80
+    assert images_to_keep(64, 16, 0) == images_to_keep(64, 16, 1) == 528
+    assert images_to_keep(64, 16, 6) == 144
+    assert images_to_keep(64, 128, 0) == 1024
+    assert images_to_keep(5, 64, 32) == 64
 
 
 def test_copies_for_other_processes_start_empty():
-    cache = PictureCache(Counting(), 32, 4)
+    cache = ImageCache(Counting(), 32, 4)
     for index in range(3):
         cache.read(index)
     copy = pickle.loads(pickle.dumps(cache))
@@ -97,7 +97,7 @@ def test_copies_for_other_processes_start_empty():
 
 def test_what_is_read_for_its_own_sake_stays_longest():
     source = Counting()
-    cache = PictureCache(source, 32, 3)
+    cache = ImageCache(source, 32, 3)
     for index in (0, 1):
         cache.read(index, renew=True)
     cache.read(2)  # as a neighbour: there is room

@@ -4,8 +4,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from datamodules.sampling.keys import SampleKey
-from datamodules.seg.collate import collate_pictures
-from datamodules.seg.dataset import AnnotatedPicture
+from datamodules.seg.collate import collate_images
+from datamodules.seg.dataset import AnnotatedImage
 from datamodules.seg.mosaic import MosaicDataset
 from datamodules.seg.mosaic_options import MosaicOptions
 from datamodules.transforms.augment import Augmentation
@@ -26,7 +26,7 @@ COLOURS = np.array([[250, 20, 20], [20, 250, 20], [20, 20, 250], [250, 250, 20]]
 
 
 class Discs:
-    """Pictures of one disc each in a colour of its own; picture 4 is empty, 5 has a crowd too."""
+    """Images of one disc each in a colour of its own; image 4 is empty, 5 has a crowd too."""
 
     sizes = ((40, 64), (64, 40), (30, 30), (100, 64), (20, 64), (64, 64))
 
@@ -47,7 +47,7 @@ class Discs:
             masks, crowd = np.stack([masks[0], x > 50]), np.array([False, True])
         maps = LabelMaps.from_rle(RLEMasks.from_dense(masks))
         labels = np.full(len(masks), index)
-        return AnnotatedPicture(image, maps, labels, crowd, 100 + index, f"picture {index}")
+        return AnnotatedImage(image, maps, labels, crowd, 100 + index, f"image {index}")
 
 
 def key(index, epoch=0, size=None):
@@ -64,7 +64,7 @@ def same(one, two):
     return all(torch.equal(a, b) for a, b in pairs) and one.image_ids == two.image_ids
 
 
-def test_a_single_picture_lies_in_the_middle_unchanged():
+def test_a_single_image_lies_in_the_middle_unchanged():
     dataset = MosaicDataset(Discs(), MosaicOptions(**PLAIN, probability=0.0))
     sample = dataset[key(0)]
     assert sample.images.shape == (1, 3, 64, 64)
@@ -87,7 +87,7 @@ def test_values_are_divided_by_255_as_elsewhere():
 
 
 def coloured(image, label):
-    """Return where a picture has the colour of a label, which no other picture has."""
+    """Return where an image has the colour of a label, which no other image has."""
     values = image.permute(1, 2, 0).numpy() * 255
     return np.abs(values - COLOURS[label % 4]).max(axis=2) < 95
 
@@ -108,7 +108,7 @@ def test_masks_lie_on_their_colours_in_mosaics(changes):
     assert found > 15
 
 
-def test_mosaics_hold_the_picture_and_neighbours_alone():
+def test_mosaics_hold_the_image_and_neighbours_alone():
     dataset = MosaicDataset(Discs(), MosaicOptions(**PLAIN | {"scale": 0.5}))
     labels = set()
     for epoch in range(60):
@@ -134,13 +134,13 @@ def test_a_batch_at_once_equals_its_samples():
     dataset = MosaicDataset(Discs(), MosaicOptions(**ALL), mask_stride=4)
     keys = [key(index) for index in range(6)]
     (batch,) = dataset.__getitems__(keys)
-    assert same(batch, collate_pictures([dataset[k] for k in keys], 32))
-    loader = DataLoader(dataset, batch_sampler=[keys], collate_fn=collate_pictures)
+    assert same(batch, collate_images([dataset[k] for k in keys], 32))
+    loader = DataLoader(dataset, batch_sampler=[keys], collate_fn=collate_images)
     assert same(next(iter(loader)), batch)
     assert batch.masks.shape[1:] == (16, 16)
 
 
-def test_the_last_epochs_are_single_pictures():
+def test_the_last_epochs_are_single_images():
     dataset = MosaicDataset(Discs(), MosaicOptions(**PLAIN | {"scale": 0.5}), close_from=7)
     several = [len(set(dataset[key(3, epoch)].labels.tolist()) - {3}) for epoch in range(7)]
     assert any(several)
@@ -230,7 +230,7 @@ def test_colours_change_alike_in_all_that_a_sample_is_made_of(kind):
     plain = MosaicDataset(Discs(), MosaicOptions(**PLAIN | changes))
     mixed = MosaicDataset(Discs(), MosaicOptions(**PLAIN | changes | {kind: 1.0}))
     compared, before = 0, MosaicDataset(Discs(), MosaicOptions(**PLAIN, probability=0.0))[key(1)]
-    for epoch in range(20):  # pictures 1 and 5 have discs of one colour and backgrounds of another
+    for epoch in range(20):  # images 1 and 5 have discs of one colour and backgrounds of another
         own = plain[SampleKey(1, epoch, None, (5,))]
         both = mixed[SampleKey(1, epoch, None, (5,))]
         assert not torch.equal(own.images, before.images)
@@ -272,7 +272,7 @@ def test_mixup_brings_the_instances_of_both():
         assert torch.allclose(mean, torch.tensor([135.0, 135, 20]), atol=60)
 
 
-def test_pictures_without_instances_and_slivers():
+def test_images_without_instances_and_slivers():
     empty = MosaicDataset(Discs(), MosaicOptions(**ALL))[SampleKey(4, 0, None, ())]
     assert empty.boxes.shape == (0, 4)
     assert empty.masks.shape == (0, 64, 64)
@@ -319,7 +319,7 @@ def test_augmentations_follow_and_may_change_the_size():
         assert two.sizes.tolist() == [[40, 48]]
     assert crowds
     large = Augmentation([{"name": "RandomCrop", "height": 200, "width": 200}])
-    with pytest.raises(ValueError, match="picture 0, 96 px high and 96 px wide"):
+    with pytest.raises(ValueError, match="image 0, 96 px high and 96 px wide"):
         MosaicDataset(Discs(), options, augmentation=large)[key(0)]
 
 

@@ -1,4 +1,4 @@
-"""Samples made of several pictures in the datamodule and a run."""
+"""Samples made of several images in the datamodule and a run."""
 
 import pickle
 

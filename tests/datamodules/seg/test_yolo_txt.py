@@ -103,7 +103,7 @@ def test_the_same_predictions_score_alike_against_a_coco_set_and_its_yolo_form(
         annotation["area"] = None
     numbers = {c["id"]: k for k, c in enumerate(coco["categories"])}
     ids = {i["file_name"]: i["id"] for i in yolo["images"]}
-    pictures = {i["id"]: ids[i["file_name"]] for i in coco["images"]}
+    files = {i["id"]: ids[i["file_name"]] for i in coco["images"]}
     sizes = {a["id"]: a["area"] for a in yolo["annotations"]}
     rng = np.random.default_rng(0)
     rows, other = [], []
@@ -124,7 +124,7 @@ def test_the_same_predictions_score_alike_against_a_coco_set_and_its_yolo_form(
         other.append(
             row
             | {
-                "image_id": pictures[row["image_id"]],
+                "image_id": files[row["image_id"]],
                 "category_id": numbers[row["category_id"]],
             }
         )
@@ -142,7 +142,7 @@ def test_all_problems_of_all_splits_are_told_at_once(root):
     assert [p.item for p in error.value.problems] == ["a.png", "c.png", None]
     assert "class 5" in str(error.value)
     assert "the coordinate 20 is outside" in str(error.value)
-    assert "no training picture has an object" in str(error.value)
+    assert "no training image has an object" in str(error.value)
     assert error.value.datamodule.check() == list(error.value.problems)
 
 
@@ -179,12 +179,12 @@ def test_skip_leaves_out_and_counts(root, caplog):
 @pytest.mark.parametrize("policy", ["error", "skip"])
 def test_what_skip_cannot_leave_out(root, policy):
     (root / "labels" / "train" / "a.txt").write_text("")
-    with pytest.raises(UnusableData, match="no training picture has an object"):
+    with pytest.raises(UnusableData, match="no training image has an object"):
         YoloTxtDataModule(root=root, bad_data=policy)
     (root / "labels" / "train" / "a.txt").write_text(SQUARE)
     for name in "cd":
         (root / "images" / "val" / f"{name}.png").write_bytes(b"broken")
-    with pytest.raises(UnusableData, match="no picture of val is left"):
+    with pytest.raises(UnusableData, match="no image of val is left"):
         YoloTxtDataModule(root=root, bad_data=policy)
     shutil.rmtree(root / "images" / "val")
     with pytest.raises(UnusableData, match="there is no .*images/val") as error:
@@ -192,7 +192,7 @@ def test_what_skip_cannot_leave_out(root, policy):
     assert len(error.value.problems) == 1
 
 
-def test_a_damaged_picture_is_found_by_the_thorough_check(root, write_yolo, damage_png):
+def test_a_damaged_image_is_found_by_the_thorough_check(root, write_yolo, damage_png):
     write_yolo(root, {"train": {"z.png": ((64, 64), SQUARE)}, "val": {}})
     file = root / "images" / "train" / "z.png"
     damage_png(file)
@@ -203,7 +203,7 @@ def test_a_damaged_picture_is_found_by_the_thorough_check(root, write_yolo, dama
         data.eval_dataset("train")[SampleKey(2)]
 
 
-def test_a_damaged_picture_is_skipped_before_it_is_counted_on(
+def test_a_damaged_image_is_skipped_before_it_is_counted_on(
     root, write_yolo, damage_png, monkeypatch
 ):
     write_yolo(root, {"train": {"z.png": ((64, 64), SQUARE)}, "val": {}})

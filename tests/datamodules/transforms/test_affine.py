@@ -80,7 +80,7 @@ def test_mirror_and_letterbox():
     assert apply(mirror(10, True, False), points).tolist() == [[10, 0], [7, 1]]
     assert apply(mirror(10, False, True), points).tolist() == [[0, 10], [3, 9]]
     assert apply(mirror(10, False, False), points).tolist() == points.tolist()
-    corners = np.array([[0.0, 0.0], [20.0, 10.0]])  # a picture 10 high and 20 wide
+    corners = np.array([[0.0, 0.0], [20.0, 10.0]])  # an image 10 high and 20 wide
     assert apply(letterbox((10, 20), 40), corners).tolist() == [[0, 10], [40, 30]]
     assert apply(letterbox((10, 20), 10), corners).tolist() == [[0, 2.5], [10, 7.5]]
 
@@ -114,7 +114,7 @@ def test_only_scale_shift_and_mirroring_are_upright():
         assert not is_upright(matrix), place
 
 
-def test_four_pictures_touch_one_point():
+def test_four_images_touch_one_point():
     rng = np.random.default_rng(2)
     sizes = [(10, 20), (30, 15), (8, 8), (100, 200)]
     points = []

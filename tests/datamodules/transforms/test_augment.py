@@ -29,19 +29,19 @@ INTERPOLATED = [
 
 
 def discs(height=96, width=128):
-    """Three discs, red, green and blue, on dark grey: every mask can be seen in the picture."""
+    """Three discs, red, green and blue, on dark grey: every mask can be seen in the image."""
     y, x = np.mgrid[:height, :width] + 0.5
-    picture = np.full((height, width, 3), 20, dtype=np.uint8)
+    image = np.full((height, width, 3), 20, dtype=np.uint8)
     masks = np.array([(x - cx) ** 2 + (y - cy) ** 2 <= r * r for cx, cy, r in DISCS])
     for channel, mask in enumerate(masks):
-        picture[mask, channel] = 250
-    return picture, LabelMaps.from_rle(RLEMasks.from_dense(masks))
+        image[mask, channel] = 250
+    return image, LabelMaps.from_rle(RLEMasks.from_dense(masks))
 
 
-def seen(picture, channel):
+def seen(image, channel):
     """Return where a disc's colour covers more than half of the pixel."""
-    others = np.delete(picture, channel, axis=2).max(axis=2).astype(int)
-    return picture[..., channel].astype(int) - others > 115
+    others = np.delete(image, channel, axis=2).max(axis=2).astype(int)
+    return image[..., channel].astype(int) - others > 115
 
 
 def name_of(spec):
@@ -52,11 +52,11 @@ def name_of(spec):
 def test_masks_equal_colours_exactly(spec):
     augment = Augmentation([spec])
     for key in range(8):
-        picture, maps = augment(*discs(), keyed_generator(9, key))
+        image, maps = augment(*discs(), keyed_generator(9, key))
         targets = maps.targets()
-        assert picture.shape[:2] == maps.size
+        assert image.shape[:2] == maps.size
         for k, box, mask in zip(targets.keep, targets.boxes, targets.masks, strict=True):
-            colour = seen(picture, k)
+            colour = seen(image, k)
             assert np.array_equal(mask, colour)
             rows, columns = np.nonzero(colour)
             edges = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
@@ -68,10 +68,10 @@ def test_masks_follow_colours_without_a_shift(spec):
     augment = Augmentation([spec])
     offsets = []
     for key in range(25):
-        picture, maps = augment(*discs(), keyed_generator(9, key))
+        image, maps = augment(*discs(), keyed_generator(9, key))
         targets = maps.targets()
         for k, mask in zip(targets.keep, targets.masks, strict=True):
-            colour = seen(picture, k)
+            colour = seen(image, k)
             rim = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
             if rim.any() or mask.sum() < 60:
                 continue  # cut discs have no outline to compare
@@ -88,7 +88,7 @@ def test_masks_follow_colours_without_a_shift(spec):
     assert np.abs(offsets).max() < 0.5
 
 
-def test_equal_keys_give_equal_pictures_and_others_do_not():
+def test_equal_keys_give_equal_images_and_others_do_not():
     specs = [
         {"name": "HorizontalFlip", "p": 0.5},
         {"name": "Affine", "p": 0.7, "rotate": [-30, 30]},
@@ -102,13 +102,13 @@ def test_equal_keys_give_equal_pictures_and_others_do_not():
     one, two = Augmentation(specs), Augmentation(specs)
     made = []
     for key in range(12):
-        picture, maps = one(*discs(), keyed_generator(9, 0, key))
+        image, maps = one(*discs(), keyed_generator(9, 0, key))
         np.random.seed(key)  # global state must not matter
         one(*discs(), keyed_generator(9, 1, key))
         again, same = two(*discs(), keyed_generator(9, 0, key))
-        assert np.array_equal(picture, again)
+        assert np.array_equal(image, again)
         assert np.array_equal(maps.maps, same.maps)
-        made.append(picture.tobytes())
+        made.append(image.tobytes())
     assert len(set(made)) == 12
 
 
@@ -119,11 +119,11 @@ def test_labels_follow_masks_when_some_vanish():
     assert maps.targets().keep.tolist() == [1]  # only the green disc lies in the right half
 
 
-def test_picture_without_instances():
+def test_image_without_instances():
     augment = Augmentation([{"name": "RandomCrop", "height": 20, "width": 30}])
     nothing = LabelMaps.from_rle(RLEMasks.from_runs([], (96, 128)))
-    picture, maps = augment(discs()[0], nothing, keyed_generator(9, 0))
-    assert picture.shape == (20, 30, 3)
+    image, maps = augment(discs()[0], nothing, keyed_generator(9, 0))
+    assert image.shape == (20, 30, 3)
     assert maps.size == (20, 30)
 
 

@@ -33,7 +33,7 @@ def masks_of(canvas):
     return masks
 
 
-def test_pictures_side_by_side_keep_labels_crowds_and_areas():
+def test_images_side_by_side_keep_labels_crowds_and_areas():
     size = (20, 20)
     one = tile([square(size, 2, 3), square(size, 4, 5)], crowd=[False, True], labels=[7, 8])
     two = tile([square(size, 10, 10)], labels=[9], colour=50)
@@ -81,7 +81,7 @@ def test_instances_beyond_the_canvas_or_without_a_pixel_are_left_out():
     assert np.all(nothing.image == 200)
 
 
-def test_more_than_255_instances_of_one_picture_each():
+def test_more_than_255_instances_of_one_image_each():
     size = (40, 40)
     many = [square(size, 2 * (k // 20), 2 * (k % 20), 1) for k in range(400)]
     canvas = Canvas(80)
@@ -207,9 +207,9 @@ def test_mixup_blends_and_keeps_all_instances():
 @pytest.mark.parametrize("side", [20, 80])
 def test_grey_stays_grey_when_colours_change(side):
     colours = draw_colours(np.random.default_rng(1), (0.1, 0.5, 0.9))
-    picture = tile(np.zeros((0, 40, 20), dtype=bool), colour=90)
+    image = tile(np.zeros((0, 40, 20), dtype=bool), colour=90)
     canvas = Canvas(side, colours)
-    canvas.draw(picture, letterbox((40, 20), side))
+    canvas.draw(image, letterbox((40, 20), side))
     quarter = side // 4
     assert np.all(canvas.image[:, :quarter] == 114)
     assert np.all(canvas.image[:, -quarter:] == 114)

@@ -65,7 +65,7 @@ def test_one_gain_alone_changes_its_own_channel(channel):
 
 
 def test_without_gains_bytes_are_the_same():
-    picture = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
     table = draw_colours(np.random.default_rng(0), (0, 0, 0))
     assert table is None
-    assert change_colours(picture, table) is picture
+    assert change_colours(image, table) is image

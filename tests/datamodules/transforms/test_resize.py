@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from datamodules.transforms.label_maps import LabelMaps
-from datamodules.transforms.resize import resize_maps, resize_picture, target_size
+from datamodules.transforms.resize import resize_image, resize_maps, target_size
 from structures import RLEMasks
 
 
@@ -48,7 +48,7 @@ def test_centres_between_two_pixels_go_either_way_in_turn():
 
 
 @pytest.mark.parametrize("factor", [0.37, 0.5, 0.9, 1.3, 2.0, 3.0])
-def test_picture_and_mask_stay_aligned(factor):
+def test_image_and_mask_stay_aligned(factor):
     height, width = 90, 120
     y, x = np.mgrid[:height, :width] + 0.5
     offsets = []
@@ -56,9 +56,9 @@ def test_picture_and_mask_stay_aligned(factor):
         rng = np.random.default_rng(seed)
         cx, cy, radius = rng.uniform(45, 75), rng.uniform(40, 50), rng.uniform(15, 30)
         disc = (x - cx) ** 2 + (y - cy) ** 2 <= radius**2
-        picture = np.repeat(np.where(disc, 240, 10).astype(np.uint8)[..., None], 3, axis=2)
+        image = np.repeat(np.where(disc, 240, 10).astype(np.uint8)[..., None], 3, axis=2)
         size = target_size((height, width), None, factor, None)
-        seen = resize_picture(picture, size)[..., 0].astype(float)
+        seen = resize_image(image, size)[..., 0].astype(float)
         maps = LabelMaps.from_rle(RLEMasks.from_dense(disc[None]))
         mask = resize_maps(maps, size).targets().masks[0]
         weight = (seen - 10) / 230  # share of the pixel that is disc
@@ -72,17 +72,17 @@ def test_picture_and_mask_stay_aligned(factor):
 
 
 def test_shrinking_averages_over_the_area():
-    picture = np.random.default_rng(0).integers(0, 256, (12, 8, 3), dtype=np.uint8)
-    expected = picture.reshape(4, 3, 4, 2, 3).mean(axis=(1, 3))
-    assert np.abs(resize_picture(picture, (4, 4)).astype(float) - expected).max() <= 0.5
+    image = np.random.default_rng(0).integers(0, 256, (12, 8, 3), dtype=np.uint8)
+    expected = image.reshape(4, 3, 4, 2, 3).mean(axis=(1, 3))
+    assert np.abs(resize_image(image, (4, 4)).astype(float) - expected).max() <= 0.5
 
 
 def test_enlarging_is_bilinear_between_centres():
-    picture = np.array([[0, 100]], dtype=np.uint8).repeat(3).reshape(1, 2, 3)
-    wide = resize_picture(picture, (1, 4))
+    image = np.array([[0, 100]], dtype=np.uint8).repeat(3).reshape(1, 2, 3)
+    wide = resize_image(image, (1, 4))
     assert wide[0, :, 0].tolist() == [0, 25, 75, 100]
 
 
 def test_equal_size_is_untouched():
-    picture = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
-    assert resize_picture(picture, (5, 6)) is picture
+    image = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    assert resize_image(image, (5, 6)) is image

@@ -1,4 +1,4 @@
-"""Colours of a picture and their masks must come to lie on one another, whatever the matrix."""
+"""Colours of an image and their masks must come to lie on one another, whatever the matrix."""
 
 import numpy as np
 import pytest
@@ -27,18 +27,18 @@ def disc_masks(size=SIZE, factor=1.0):
     ]
 
 
-def picture_of(masks):
-    picture = np.full((*masks[0].shape, 3), 20, dtype=np.uint8)
+def image_of(masks):
+    source = np.full((*masks[0].shape, 3), 20, dtype=np.uint8)
     for channel, mask in enumerate(masks):
-        picture[mask, channel] = 250
-    return picture
+        source[mask, channel] = 250
+    return source
 
 
 def drawn(way, size, background=0):
     """Return the canvas as an object of the class Canvas makes it."""
     canvas = np.full((*size, 3), background, dtype=np.uint8)
     part, inside = canvas[way.rows, way.columns], way.inside()
-    part[inside if inside is not None else slice(None)] = way.picture(None)[
+    part[inside if inside is not None else slice(None)] = way.image(None)[
         inside if inside is not None else slice(None)
     ]
     return canvas
@@ -51,10 +51,10 @@ def full(cutout, size):
     return mask
 
 
-def seen(picture, channel):
+def seen(source, channel):
     """Return where a disc's colour covers more than half of the pixel."""
-    others = np.delete(picture, channel, axis=2).max(axis=2).astype(int)
-    return picture[..., channel].astype(int) - others > 115
+    others = np.delete(source, channel, axis=2).max(axis=2).astype(int)
+    return source[..., channel].astype(int) - others > 115
 
 
 def centre(mask):
@@ -75,11 +75,11 @@ def test_masks_colours_and_matrix_agree(kind, mirrored):
     options = MosaicOptions(size=160, scale=0.6, **OPTIONS[kind])
     rng = np.random.default_rng(len(kind))
     masks = disc_masks()
-    picture, canvas = picture_of(masks), (160, 160)
+    source, canvas = image_of(masks), (160, 160)
     offsets, errors = [], []
     for _ in range(12):
         matrix = mirror(160, *mirrored) @ draw_affine(rng, options, 160, 160) @ letterbox(SIZE, 160)
-        way = warp(picture, matrix, canvas)
+        way = warp(source, matrix, canvas)
         image = drawn(way, canvas)
         for k, (mask, disc) in enumerate(zip(masks, DISCS, strict=True)):
             found = full(way.cutout(Cutout(mask, 0, 0)), canvas)
@@ -107,9 +107,9 @@ def test_masks_colours_and_matrix_agree(kind, mirrored):
 
 def test_nothing_changes_by_the_identity():
     masks = disc_masks()
-    picture = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
-    way = warp(picture, np.eye(3), SIZE)
-    assert np.array_equal(drawn(way, SIZE), picture)
+    source = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+    way = warp(source, np.eye(3), SIZE)
+    assert np.array_equal(drawn(way, SIZE), source)
     for mask in masks:
         assert np.array_equal(full(way.cutout(Cutout(mask, 0, 0)), SIZE), mask)
     assert np.array_equal(way.matrix, np.eye(3))
@@ -117,16 +117,16 @@ def test_nothing_changes_by_the_identity():
 
 @pytest.mark.parametrize("turned", [0, 1, 2, 3])
 def test_quarter_turns_and_whole_shifts_are_exact(turned):
-    picture = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    source = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     mask = np.random.default_rng(1).integers(0, 2, (40, 40)).astype(bool)
     matrix: Matrix = np.eye(3)
     quarter = np.array([[0.0, 1, 0], [-1, 0, 40], [0, 0, 1]])  # counter-clockwise, as np.rot90
     for _ in range(turned):
         matrix = quarter @ matrix
     canvas = (50, 60)
-    way = warp(picture, shift(7, 3) @ matrix, canvas)
+    way = warp(source, shift(7, 3) @ matrix, canvas)
     expected = np.zeros((*canvas, 3), dtype=np.uint8)
-    expected[3:43, 7:47] = np.rot90(picture, turned)
+    expected[3:43, 7:47] = np.rot90(source, turned)
     assert np.array_equal(drawn(way, canvas), expected)
     assert np.array_equal(
         full(way.cutout(Cutout(mask, 0, 0)), canvas), expected_mask(np.rot90(mask, turned), canvas)
@@ -142,14 +142,14 @@ def expected_mask(mask, canvas):
 @pytest.mark.parametrize("mirrored", [(False, False), (True, True)])
 @pytest.mark.parametrize("offset", [(-13, -9), (41, 17), (-5, 30)])
 def test_parts_beyond_the_canvas_by_slices(offset, mirrored):
-    picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    source = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     mask = np.random.default_rng(1).integers(0, 2, (9, 11)).astype(bool)
     flip = shift(50, 40) @ np.diag([-1.0, -1, 1]) if all(mirrored) else np.eye(3)
     canvas = (44, 48)
-    way = warp(picture, shift(*offset) @ flip, canvas)
+    way = warp(source, shift(*offset) @ flip, canvas)
     frame = np.zeros((200, 200, 3), dtype=np.uint8)
     place = (slice(60 + offset[1], 100 + offset[1]), slice(60 + offset[0], 110 + offset[0]))
-    frame[place] = picture[::-1, ::-1] if all(mirrored) else picture
+    frame[place] = source[::-1, ::-1] if all(mirrored) else source
     marks = np.zeros((40, 50), dtype=bool)
     marks[20:29, 30:41] = mask
     covered = np.zeros((200, 200), dtype=bool)
@@ -167,10 +167,10 @@ def test_strong_shrinking_does_not_alias(degrees):
     rng = np.random.default_rng(0)
     options = MosaicOptions(size=100, scale=0, translate=0, degrees=degrees)
     matrix = draw_affine(rng, options, 100, 100) @ letterbox((300, 300), 100) @ np.eye(3)
-    image = warp(stripes, shift(20, 20) @ matrix @ np.diag([0.6, 0.6, 1]), (100, 100)).picture(None)
+    image = warp(stripes, shift(20, 20) @ matrix @ np.diag([0.6, 0.6, 1]), (100, 100)).image(None)
     assert image.std() < 30  # 5 px of stripes a pixel; sampled, 127
     masks = disc_masks((384, 512), 4)
-    way = warp(picture_of(masks), np.diag([0.21, 0.21, 1]) @ shift(3, 5), (100, 120))
+    way = warp(image_of(masks), np.diag([0.21, 0.21, 1]) @ shift(3, 5), (100, 120))
     image = drawn(way, (100, 120))
     for k, mask in enumerate(masks):
         found = full(way.cutout(Cutout(mask, 0, 0)), (100, 120))
@@ -180,14 +180,14 @@ def test_strong_shrinking_does_not_alias(degrees):
 
 
 def test_what_is_not_on_the_canvas_is_none():
-    picture = picture_of(disc_masks())
-    assert warp(picture, shift(200, 0), (100, 100)) is None
+    source = image_of(disc_masks())
+    assert warp(source, shift(200, 0), (100, 100)) is None
     turned = np.array([[0.0, -1, -200], [1, 0, 0], [0, 0, 1]])
-    assert warp(picture, turned, (100, 100)) is None
-    way = warp(picture, shift(-60, 0), (100, 100))
+    assert warp(source, turned, (100, 100)) is None
+    way = warp(source, shift(-60, 0), (100, 100))
     assert way.cutout(Cutout(np.ones((5, 5), dtype=bool), 10, 10)) is None
     leaning = shift(-60, 0) + np.array([[0, 0.1, 0], [0, 0, 0], [0, 0, 0]])
-    way = warp(picture, leaning, (100, 100))
+    way = warp(source, leaning, (100, 100))
     assert way.cutout(Cutout(np.ones((5, 5), dtype=bool), 10, 10)) is None
 
 
@@ -195,16 +195,16 @@ def test_a_corner_behind_the_viewer_is_refused():
     matrix = np.eye(3)
     matrix[2, 0] = -0.02
     with pytest.raises(ValueError, match="lower mosaic.perspective"):
-        warp(picture_of(disc_masks()), matrix, (100, 100))
+        warp(image_of(disc_masks()), matrix, (100, 100))
 
 
 def test_thin_slivers_at_the_border():
-    picture = np.full((40, 40, 3), 200, dtype=np.uint8)
+    source = np.full((40, 40, 3), 200, dtype=np.uint8)
     everywhere = Cutout(np.ones((40, 40), dtype=bool), 0, 0)
     for x in np.linspace(-45, 25, 57):
         for factor in (0.3, 0.7, 1.0, 4.1):
             matrix = shift(x, x / 2) @ np.diag([factor, factor, 1])
-            way = warp(picture, matrix, (24, 24))
+            way = warp(source, matrix, (24, 24))
             stop = min(x, x / 2) * 1.0 + 40 * factor
             if way is None:
                 assert stop <= 0.5 or x >= 23.5
@@ -218,29 +218,29 @@ LEANING = shift(5.3, 4.8) @ np.array([[1, 1e-3, 0], [1e-3, 1, 0], [0, 0, 1.0]])
 
 
 @pytest.mark.parametrize("matrix", [TURNED, LEANING])
-def test_a_turned_picture_has_all_pixels_whose_centres_it_covers(matrix):
+def test_a_turned_image_has_all_pixels_whose_centres_it_covers(matrix):
     """But for those nearer than a tenth of a pixel to its border, where arithmetic decides."""
     way = warp(np.full((20, 30, 3), 9, dtype=np.uint8), matrix, (90, 90))
     rows, columns = np.mgrid[:90, :90] + 0.5
     places = apply(np.linalg.inv(matrix), np.stack([columns.ravel(), rows.ravel()], axis=1))
     depth = np.minimum(places, [30, 20] - places).min(axis=1).reshape(90, 90)
     sure = np.abs(depth) > 0.1
-    pictured = np.zeros((90, 90), dtype=bool)
-    pictured[way.rows, way.columns] = way.inside()
+    drawn_on = np.zeros((90, 90), dtype=bool)
+    drawn_on[way.rows, way.columns] = way.inside()
     masked = full(way.cutout(Cutout(np.ones((20, 30), dtype=bool), 0, 0)), (90, 90))
-    assert np.array_equal(pictured[sure], depth[sure] > 0)
+    assert np.array_equal(drawn_on[sure], depth[sure] > 0)
     assert np.array_equal(masked[sure], depth[sure] > 0)
 
 
-def test_a_turned_picture_is_interpolated():
+def test_a_turned_image_is_interpolated():
     """A quarter turn and half a pixel: each pixel is the mean of two neighbours."""
-    picture = np.repeat(np.arange(0, 200, 10, dtype=np.uint8)[:, None, None], 20, axis=1)
+    source = np.repeat(np.arange(0, 200, 10, dtype=np.uint8)[:, None, None], 20, axis=1)
     turned = shift(20.5, 0) @ np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
-    image = drawn(warp(picture.repeat(3, axis=2), turned, (20, 24)), (20, 24))
+    image = drawn(warp(source.repeat(3, axis=2), turned, (20, 24)), (20, 24))
     assert np.array_equal(image[10, 1:20, 0], np.arange(185, 0, -10))
 
 
-def test_a_turned_picture_that_is_averaged_first_keeps_its_matrix():
+def test_a_turned_image_that_is_averaged_first_keeps_its_matrix():
     """7 pixels become 2 and 301 become 90, other ratios than asked for."""
     matrix = TURNED @ np.diag([0.3, 0.3, 1])
     way = warp(np.zeros((301, 7, 3), dtype=np.uint8), matrix, (150, 150))
@@ -258,19 +258,19 @@ def test_what_shrinks_to_less_than_half_on_both_axes_is_averaged():
     for matrix in (np.diag([0.35, 0.35, 1]), TURNED @ np.diag([0.35, 0.35, 1])):
         way = warp(stripes, shift(40, 0) @ matrix, (150, 150))
         inside = way.inside()
-        image = way.picture(None)[slice(None) if inside is None else inside]
+        image = way.image(None)[slice(None) if inside is None else inside]
         assert image.std() < 40  # sampled, more than 70
-    one_axis = warp(stripes, np.diag([1, 0.3, 1]), (150, 300)).picture(None)
+    one_axis = warp(stripes, np.diag([1, 0.3, 1]), (150, 300)).image(None)
     assert np.array_equal(one_axis, stripes[:90])
 
 
 @pytest.mark.parametrize("matrix", [np.diag([1.5, 1.5, 1]), np.diag([0.7, 0.7, 1]), TURNED])
-def test_colours_change_however_a_picture_is_drawn(matrix):
+def test_colours_change_however_an_image_is_drawn(matrix):
     colours = draw_colours(np.random.default_rng(1), (0.1, 0.5, 0.9))
     way = warp(np.full((20, 30, 3), (90, 30, 60), dtype=np.uint8), matrix, (90, 90))
-    expected = change_colours(way.picture(None), colours)
-    assert np.array_equal(way.picture(colours), expected)
-    assert not np.array_equal(expected, way.picture(None))
+    expected = change_colours(way.image(None), colours)
+    assert np.array_equal(way.image(colours), expected)
+    assert not np.array_equal(expected, way.image(None))
 
 
 def test_ends_are_rounded_to_the_next_whole_pixel():

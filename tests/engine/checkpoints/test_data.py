@@ -7,7 +7,7 @@ import pytest
 from engine.checkpoints.data import data_at, own_data, takes
 
 MAP = {"ids": [1], "names": ["a"]}
-PICTURES = {
+IMAGES = {
     "category_map": MAP,
     "preprocessing": {"scale": 2.0},
     "categories": {"categories": ["a"], "class_agnostic": False},
@@ -19,13 +19,13 @@ BLUEPRINT = {
 
 
 def test_other_data_get_the_checkpoints_preprocessing():
-    seg = data_at(Path("folder"), {"facts": PICTURES})
-    assert seg["class_path"] == "datamodules.seg.image_folder.PictureFolderDataModule"
+    seg = data_at(Path("folder"), {"facts": IMAGES})
+    assert seg["class_path"] == "datamodules.seg.image_folder.ImageFolderDataModule"
     assert seg["init_args"] == {"scale": 2.0, "category_map": MAP, "root": "folder"}
 
 
 def test_a_coco_file_is_read_with_the_folder_of_its_images():
-    seg = data_at(Path("file.json"), {"facts": PICTURES}, Path("images"))
+    seg = data_at(Path("file.json"), {"facts": IMAGES}, Path("images"))
     assert seg["class_path"] == "datamodules.seg.coco.CocoDataModule"
     assert seg["init_args"] == {
         "scale": 2.0, "category_map": MAP, "categories": ["a"], "class_agnostic": False,
@@ -91,7 +91,7 @@ def test_a_path_that_nothing_reads_is_refused():
 )
 def test_the_data_of_the_training_get_its_categories_where_they_take_them(kind, told):
     data = {"class_path": f"datamodules.seg.{kind}", "init_args": {"batch_size": 2}}
-    found = own_data({"facts": PICTURES, "blueprint": {"data": data}})
+    found = own_data({"facts": IMAGES, "blueprint": {"data": data}})
     assert found == data | {
         "init_args": {"batch_size": 2} | ({"category_map": MAP} if told else {})
     }

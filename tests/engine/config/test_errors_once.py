@@ -21,7 +21,7 @@ def copied(function, *arguments):
     return number
 
 def mistake(rank, patience):
-    errors.tell_once(f"error: said by {rank}\\n", patience)
+    errors.report_once(f"error: said by {rank}\\n", patience)
     sys.stderr.flush()
     return 2
 

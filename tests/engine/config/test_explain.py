@@ -115,4 +115,4 @@ def test_other_messages_stay_as_they_are():
     assert explain("argument subcommand: invalid choice: 'fitt'") == (
         "argument subcommand: invalid choice: 'fitt'"
     )
-    assert explain("no such picture") == "no such picture"
+    assert explain("no such image") == "no such image"

@@ -105,9 +105,9 @@ def test_everything_that_evaluation_logs_can_be_monitored():
     }  # fmt: skip
     row = {"image_id": 1, "category_id": 1, "score": 1.0, "bbox": [0, 0, 2, 2]}
     row["segmentation"] = truth["annotations"][0]["segmentation"]
-    pictures = evaluate_results(truth, [row], max_dets=[1, 10, 300]).metrics
-    assert len(pictures) == 2 * 12
-    for name in [*pictures, "loss", "loss_mask"]:
+    images = evaluate_results(truth, [row], max_dets=[1, 10, 300]).metrics
+    assert len(images) == 2 * 12
+    for name in [*images, "loss", "loss_mask"]:
         check_monitors(monitors(f"val/{name}"), SegmentationModule.metric_names)
     bags = evaluate_bags([0, 1], [0.2, 0.7], "binary")
     for name in [*bags, "witness_auroc", "loss"]:

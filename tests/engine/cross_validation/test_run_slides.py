@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from datamodules.mil.feature_set import FeatureSet
-from engine.cross_validation.run import BagFiles, cross_validate
+from engine.cross_validation.run import BagInputs, cross_validate
 
 
 def slides_recipe(config, **arguments):
@@ -81,7 +81,7 @@ def test_faulty_bags_stop_it_or_are_left_out(config, write_slides):
     recipe = slides_recipe(config)
     with pytest.raises(ValueError, match="slide s3: no feature file"):
         cross_validate(recipe, table, 2, 1, workers=1)
-    result = cross_validate(recipe, BagFiles(table, bad_data="skip"), 2, 1, workers=1)
+    result = cross_validate(recipe, BagInputs(table, bad_data="skip"), 2, 1, workers=1)
     assert result.folds.shape == (1, 11) and [p.item for p in result.problems] == ["s3"]
     own = slides_recipe(config, bad_data="skip")
     assert cross_validate(own, table, 2, 1, workers=1).folds.shape == (1, 11)
@@ -97,7 +97,7 @@ def test_where_features_lie(config, write_slides):
     (table.parent / "features").rename(elsewhere)
     with pytest.raises(ValueError, match="features: no such folder"):
         cross_validate(slides_recipe(config), table, 2, 1, workers=1)
-    given = cross_validate(slides_recipe(config), BagFiles(table, elsewhere), 2, 1, workers=1)
+    given = cross_validate(slides_recipe(config), BagInputs(table, elsewhere), 2, 1, workers=1)
     named = slides_recipe(config, features=str(elsewhere))
     again = cross_validate(named, table, 2, 1, workers=1)
     assert np.array_equal(given.probabilities, again.probabilities)

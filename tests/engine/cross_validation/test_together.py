@@ -21,7 +21,7 @@ from models.mil.dsmil import DSMIL
 from models.mil.mi_net import InstanceMINet, MINet, MINetDS
 from optim.optimizers import LookaheadRAdam
 from optim.schedules import Cosine
-from tests.support.apart_learners import (
+from tests.support.apart_models import (
     Counting,
     Following,
     Functional,

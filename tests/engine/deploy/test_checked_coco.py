@@ -60,7 +60,7 @@ def test_masks_are_needed_unless_faults_are_skipped(folder, truth, images):
     assert len(known["annotations"]) == len(content["annotations"]) - 1
 
 
-def test_faulty_pictures_are_left_out_and_not_predicted(folder, truth, images):
+def test_faulty_images_are_left_out_and_not_predicted(folder, truth, images):
     def damage(content):
         whole = images / content["images"][1]["file_name"]
         whole.with_name("cut.png").write_bytes(whole.read_bytes()[:2000])
@@ -78,10 +78,10 @@ def test_faulty_pictures_are_left_out_and_not_predicted(folder, truth, images):
     assert {row["image_id"] for row in found.rows} == {first}
 
 
-def test_a_picture_is_needed(folder, truth, tmp_path):
-    with pytest.raises(DataProblems, match="no picture is left; mend some of them"):
+def test_an_image_is_needed(folder, truth, tmp_path):
+    with pytest.raises(DataProblems, match="no image is left; mend some of them"):
         read_to_predict(truth, folder, "skip")
-    with pytest.raises(ValueError, match="cannot guess the picture folder; give it by --images"):
+    with pytest.raises(ValueError, match="cannot guess the image folder; give it by --images"):
         read_to_predict(tmp_path / "one.json", None)
 
 

@@ -178,8 +178,8 @@ def documented():
     return namespace
 
 
-def two_pictures(network):
-    """Return a batch of two sizes and what the deployed network says about its padded pictures."""
+def two_images(network):
+    """Return a batch of two sizes and what the deployed network says about its padded images."""
     torch.manual_seed(1)
     sizes, originals = torch.tensor([[60, 96], [51, 64]]), torch.tensor([[60, 96], [81, 101]])
     images = torch.zeros(2, 3, 64, 96)
@@ -221,7 +221,7 @@ def test_the_documented_decoding_gives_what_predict_gives(checkpoint):
         name: json.loads(text)
         for name, text in export.deployment_facts(network, restored.facts).items()
     }
-    batch, outputs = two_pictures(network)
+    batch, outputs = two_images(network)
     pixels, boxed = 0, 0
     for n, expected in enumerate(network.predict(batch)):
         valid, original = batch.sizes[n].tolist(), batch.original_sizes[n].tolist()

@@ -17,6 +17,7 @@ from datamodules.seg import base as segmentation
 from datamodules.seg.coco import CocoDataModule
 from engine.checkpoints.restore import restore
 from engine.deploy import predict as inference
+from lightning_modules.base import FORMAT
 from lightning_modules.segmentation import SegmentationModule
 from models.seg.inference.predict import LARGEST_SCALE, InferenceOptions, changed_options
 from structures import CategoryMap
@@ -26,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[3]
 NAMES = ("ring", "rod", "dot")
 SCENE = [("disc", 30, 30, 12, 0), ("disc", 62, 14, 7, 1), ("disc", 76, 14, 7, 1),
          ("bar", 3, 60, 90, 66, 2)]  # fmt: skip
-PICTURES = [paint((80, 96), SCENE), paint((60, 50), SCENE[:1]), torch.zeros(3, 20, 20)]
+IMAGES = [paint((80, 96), SCENE), paint((60, 50), SCENE[:1]), torch.zeros(3, 20, 20)]
 
 
 @pytest.fixture(autouse=True)
@@ -37,18 +38,18 @@ def in_root(monkeypatch):
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
-    """Write pictures with exact annotations and return the annotation file."""
+    """Write images with exact annotations and return the annotation file."""
     root = tmp_path_factory.mktemp("scenes")
     (root / "images").mkdir()
     images, annotations = [], []
-    for number, picture in enumerate(PICTURES, start=1):
-        pixels = (picture * 255).round().byte().permute(1, 2, 0).numpy()
+    for number, image in enumerate(IMAGES, start=1):
+        pixels = (image * 255).round().byte().permute(1, 2, 0).numpy()
         Image.fromarray(np.ascontiguousarray(pixels)).save(root / "images" / f"{number}.png")
-        height, width = picture.shape[1:]
+        height, width = image.shape[1:]
         images.append(
             {"id": number, "file_name": f"{number}.png", "height": height, "width": width}
         )
-        (truth,) = ColourSegmentor().predict(as_batch([picture]))
+        (truth,) = ColourSegmentor().predict(as_batch([image]))
         for box, label, mask in zip(truth.boxes, truth.labels, truth.masks.to_coco(), strict=True):
             x1, y1, x2, y2 = box.tolist()
             annotations.append(
@@ -71,7 +72,7 @@ def scenes(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def checkpoint(scenes, tmp_path_factory):
-    """Return a checkpoint of a recipe that asks for tiles of 40 pixels and mirrored pictures."""
+    """Return a checkpoint of a recipe that asks for tiles of 40 pixels and mirrored images."""
     inference = {"tile": 40, "overlap": 10, "flip": True}
     categories = CategoryMap((1, 2, 3), NAMES).to_dict()
     data = CocoDataModule(
@@ -86,7 +87,7 @@ def checkpoint(scenes, tmp_path_factory):
         },
     }
     record = {
-        "format": 1,
+        "format": FORMAT,
         "blueprint": {
             "model": model,
             "data": {"class_path": "datamodules.seg.coco.CocoDataModule", "init_args": {}},
@@ -133,7 +134,7 @@ def test_flags_win_over_the_checkpoint(checkpoint, scenes):
 
 def test_tiles_can_be_switched_off_and_views_chosen(checkpoint, scenes):
     score(checkpoint, scenes, "--tile", "0", "--tta-scales", "1", "0.5", "--scale", "2")
-    shapes = set(ColourModel.shapes)  # of doubled pictures, padded to multiples of 32; halved again
+    shapes = set(ColourModel.shapes)  # of doubled images, padded to multiples of 32; halved again
     assert {(1, 3, 160, 192), (1, 3, 80, 96), (1, 3, 128, 128), (1, 3, 60, 50)} <= shapes
     assert (1, 3, 20, 20) in shapes
     assert len(ColourModel.shapes) == 2 * 2 * 3  # the checkpoint mirrors as well
@@ -163,7 +164,7 @@ def test_values_that_do_not_go_together_are_told(checkpoint, scenes, capsys):
     assert "overlap must be from 1 to half of the tile of 40 pixels" in capsys.readouterr().err
 
 
-def test_objects_of_a_picture_in_tiles_have_a_flag(checkpoint, scenes, tmp_path):
+def test_objects_of_an_image_in_tiles_have_a_flag(checkpoint, scenes, tmp_path):
     rows = tmp_path / "rows.json"
     score(checkpoint, scenes, "--save-predictions", rows)
     assert [row["image_id"] for row in json.loads(rows.read_text())] == [1] * 4 + [2]
@@ -180,12 +181,12 @@ def test_factors_that_cannot_be_meant_are_refused_at_once(command, flag, value, 
     assert commands._arguments.LARGEST_SCALE == segmentation.LARGEST_SCALE == LARGEST_SCALE
     words = [command, "--ckpt", "no.ckpt", "--annotations", "no.json", f"{flag}={value}"]
     assert evaluate.main(words) == 2
-    assert f"{flag}: a factor on the size of pictures is in (0, 16]" in capsys.readouterr().err
+    assert f"{flag}: a factor on the size of images is in (0, 16]" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flags", [["--scale", "4"], ["--scale", "2", "--tta-scales", "1", "2"]])
 @pytest.mark.parametrize("command", ["coco", "operating-point"])
-def test_pictures_that_would_be_too_large_are_named_before_any_is_read(
+def test_images_that_would_be_too_large_are_named_before_any_is_read(
     checkpoint, scenes, flags, command, capsys, monkeypatch
 ):
     monkeypatch.setattr(inference, "LARGEST_FRAME", 4 * 80 * 4 * 96 - 1)
@@ -226,7 +227,7 @@ def test_changes():
         (InferenceOptions(flip=True, fuse_iou=0.7), {"flip": False}),
     ],
 )
-def test_what_asks_for_one_view_of_the_whole_picture_is_nothing(options, changes):
+def test_what_asks_for_one_view_of_the_whole_image_is_nothing(options, changes):
     assert changed_options(options, changes) is None
 
 
@@ -235,9 +236,7 @@ def test_predictions_that_ap_leaves_out_are_told(checkpoint, scenes, capsys):
     assert "AP counts the best" not in capsys.readouterr().out
     score(checkpoint, scenes, "--max-dets", "1")
     shown = capsys.readouterr().out
-    assert (
-        "note: up to 2 predictions of a picture and class, of which AP counts the best 1" in shown
-    )
+    assert "note: up to 2 predictions of an image and class, of which AP counts the best 1" in shown
     assert "more by --max-dets" in shown
 
 
@@ -247,7 +246,7 @@ def test_train_py_predicts_with_tiles(checkpoint, scenes, tmp_path):
              "--model.init_args.inference.tile", "24", "--model.init_args.inference.overlap", "6",
              "--model.init_args.inference.flip", "false"]  # fmt: skip
     assert train.main([str(w) for w in words]) == 0
-    # the smallest picture has its padding: it is not cut; 5 x 5 tiles and 3 x 3
+    # the smallest image has its padding: it is not cut; 5 x 5 tiles and 3 x 3
     assert {shape[2:] for shape in ColourModel.shapes} == {(24, 24), (32, 32)}
     assert sum(shape[0] for shape in ColourModel.shapes if shape[2:] == (24, 24)) == 34
     resolved = yaml.safe_load((tmp_path / "predict" / "version_0" / "config.yaml").read_text())
@@ -258,7 +257,7 @@ def test_validation_and_prediction_use_the_options():
     module = SegmentationModule(
         ColourModel(3), torch.optim.SGD, inference=InferenceOptions(tile=40, overlap=10)
     )
-    batch = as_batch(PICTURES[:1])
+    batch = as_batch(IMAGES[:1])
     (expected,) = ColourSegmentor().predict(batch)
     for found in (module.predict_step(batch, 0), _in_evaluation(module, batch)):
         assert found[0].masks.to_coco() == expected.masks.to_coco()

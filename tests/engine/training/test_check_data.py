@@ -27,18 +27,17 @@ def check(*arguments):
     return evaluate.main(["check-data", *map(str, arguments)])
 
 
-def one(number, picture, **change):
+def one(number, image, **change):
     shape = {"segmentation": SQUARE, "bbox": [2, 2, 6, 6], "area": 36}
-    return {"id": number, "image_id": picture, "category_id": 1, "iscrowd": 0} | shape | change
+    return {"id": number, "image_id": image, "category_id": 1, "iscrowd": 0} | shape | change
 
 
-def write(root, split, annotations, categories, pictures=8):
-    """Write pictures 1 to 8 of 32 x 40 px, drawn but for what the test then spoils."""
+def write(root, split, annotations, categories, count=8):
+    """Write images 1 to 8 of 32 x 40 px, drawn but for what the test then spoils."""
     folder = root / "images" / split
     folder.mkdir(parents=True)
     images = [
-        {"id": n, "file_name": f"{n}.png", "height": 32, "width": 40}
-        for n in range(1, pictures + 1)
+        {"id": n, "file_name": f"{n}.png", "height": 32, "width": 40} for n in range(1, count + 1)
     ]
     for image in images:
         pixels = np.random.default_rng(image["id"]).integers(0, 256, (32, 40, 3), dtype=np.uint8)
@@ -63,19 +62,19 @@ def faulty(tmp_path):
         one(7, 99),
         one(1, 6),  # an id that was there
         one(8, 6, segmentation=[]),
-        one(9, 4),  # of pictures that cannot be used
+        one(9, 4),  # of images that cannot be used
         one(10, 5),
         one(11, 6, segmentation={"size": [32, 40], "counts": "5"}),
         one(12, 3, area=float("nan")),
     ]
     categories = [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]
     train_file = write(tmp_path, "train", annotations, categories)
-    val_file = write(tmp_path, "val", [one(1, 1), one(2, 1, iscrowd=7)], categories, pictures=3)
+    val_file = write(tmp_path, "val", [one(1, 1), one(2, 1, iscrowd=7)], categories, count=3)
     folder = tmp_path / "images" / "train"
     (folder / "4.png").unlink()
     whole = (folder / "5.png").read_bytes()
     (folder / "5.png").write_bytes(whole[: len(whole) // 2])
-    (folder / "7.png").write_text("no picture")
+    (folder / "7.png").write_text("no image")
     Image.new("RGB", (9, 9)).save(folder / "8.png")
     return train_file, val_file
 
@@ -87,11 +86,11 @@ EXPECTED = [  # item, annotation, part of the reason
     (8, None, "8.png is 9 px high and 9 px wide, stated are 32 and 40"),
     (6, 1, "annotation id 1 occurs twice"),
     (2, 2, "4 numbers, fewer than 6"),
-    (2, 3, "lies outside the picture"),
+    (2, 3, "lies outside the image"),
     (1, 4, "bbox [2, 2, 0, 5] has no area"),
-    (1, 5, "run-length mask of size [40, 32] in a picture of [32, 40]"),
+    (1, 5, "run-length mask of size [40, 32] in an image of [32, 40]"),
     (1, 6, "category 9 is not declared"),
-    (99, 7, "no such picture"),
+    (99, 7, "no such image"),
     (6, 8, "has no polygon"),
     (6, 11, "run lengths cover 5 of 1280 pixels"),
     (3, 12, "area is nan"),
@@ -144,7 +143,7 @@ def test_what_cannot_be_left_out_is_listed_beside_the_rest(faulty, tmp_path, cap
     skip = ["--bad-data", "skip", "--out", out]
     assert check(*TINY, "--data.root", tmp_path, *skip) == 2
     problems = json.loads(out.read_text())["problems"]
-    assert len(problems) == 16  # the truncated picture is still found
+    assert len(problems) == 16  # the truncated image is still found
     assert "category id 2 is 'z' here and 'b' in" in problems[-1]["reason"]
     assert "error: 16 problem(s), listed above; mend them\n" in capsys.readouterr().err
 
@@ -161,10 +160,10 @@ def test_training_stops_at_the_same_faults_and_goes_on_without_them(faulty, tmp_
     assert train.main([*fit, "--data.bad_data", "skip"]) == 0
 
 
-def test_a_picture_that_breaks_after_the_checks_ends_with_code_2(tmp_path, damage_png, capsys):
+def test_an_image_that_breaks_after_the_checks_ends_with_code_2(tmp_path, damage_png, capsys):
     categories = [{"id": 1, "name": "a"}]
-    write(tmp_path, "train", [one(1, 1)], categories, pictures=2)
-    write(tmp_path, "val", [one(1, 1)], categories, pictures=1)
+    write(tmp_path, "train", [one(1, 1)], categories, count=2)
+    write(tmp_path, "val", [one(1, 1)], categories, count=1)
     for number in (1, 2):
         file = tmp_path / "images" / "train" / f"{number}.png"
         damage_png(file)
@@ -172,7 +171,7 @@ def test_a_picture_that_breaks_after_the_checks_ends_with_code_2(tmp_path, damag
     fit += ["--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu"]
     assert train.main(fit) == 2
     shown = capsys.readouterr().err
-    assert "error: picture " in shown
+    assert "error: image " in shown
     assert ".png cannot be read: " in shown
     assert "Traceback" not in shown
 
@@ -180,14 +179,14 @@ def test_a_picture_that_breaks_after_the_checks_ends_with_code_2(tmp_path, damag
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [5000, 0])
 @pytest.mark.parametrize("form", ["coco", "yolo_txt"])
-def test_pictures_that_all_turn_out_broken_cannot_be_skipped(
+def test_images_that_all_turn_out_broken_cannot_be_skipped(
     tmp_path, damage_png, monkeypatch, form, limit
 ):
     for module in ("coco_files", "yolo_txt"):  # 0: only the check of all pixels finds it
         monkeypatch.setattr(f"datamodules.seg.{module}.HEADER_LIMIT", limit)
     recipe = [word.replace("data/coco", f"data/{form}") for word in TINY]
     for split in ("train", "val"):
-        write(tmp_path, split, [one(1, 1)], [{"id": 1, "name": "a"}], pictures=2)
+        write(tmp_path, split, [one(1, 1)], [{"id": 1, "name": "a"}], count=2)
         labels = tmp_path / "labels" / split
         labels.mkdir(parents=True)
         (labels / "1.txt").write_text("0 .1 .1 .8 .1 .8 .8\n")

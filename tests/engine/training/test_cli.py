@@ -96,7 +96,7 @@ def test_logged_ap_checkpoint_ap_and_json_ap_are_one_number(seg_run, tmp_path):
     assert numbers == [logged, logged]
 
 
-def test_a_checkpoint_alone_predicts_pictures_of_a_folder(seg_run, tmp_path):
+def test_a_checkpoint_alone_predicts_images_of_a_folder(seg_run, tmp_path):
     images, _ = DigitScenesDataModule(test_scenes=3).write_split("test", tmp_path / "scenes")
     checkpoint = seg_run / "checkpoints" / "last.ckpt"
     run("predict", "--ckpt_path", checkpoint, "--data", images, "--runs_dir", tmp_path)

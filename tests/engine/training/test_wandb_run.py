@@ -84,8 +84,8 @@ def test_everything_of_a_bag_training_is_there(offline_wandb, read_wandb):
     assert area == pytest.approx(scores[-1])
     assert found.tables("val/pr_table")[-1]["step"] == 1.0
     for key in ("val/attention", "val/curves"):
-        (picture,) = [h for h in found.history if f"{key}.count" in h][-1:]
-        assert all((offline / "files" / name).is_file() for name in picture[f"{key}.filenames"])
+        (image,) = [h for h in found.history if f"{key}.count" in h][-1:]
+        assert all((offline / "files" / name).is_file() for name in image[f"{key}.filenames"])
     models = [a for a in found.artifacts if a["type"] == "model"]
     assert [set(a["aliases"]) - {"latest"} for a in models] == [{"last"}, {"best"}]
 
@@ -113,7 +113,7 @@ def test_a_resumed_training_goes_on_in_the_same_wandb_run(path, offline_wandb, r
 
 
 @pytest.mark.slow
-def test_everything_of_a_picture_training_is_there(offline_wandb, read_wandb):
+def test_everything_of_an_image_training_is_there(offline_wandb, read_wandb):
     recipe = ["fit", "--config", "configs/quickstart/mask_rcnn.yaml", *OVERLAY]
     small = ["--data.val_scenes", "5", "--data.eval_batch_size", "3", "--trainer.max_epochs", "1"]
     shown = ["--callbacks.gallery.num_pictures", "2", "--callbacks.gallery.score", "0.06"]

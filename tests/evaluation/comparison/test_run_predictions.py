@@ -20,14 +20,14 @@ def test_a_file_is_itself(tmp_path):
     with pytest.raises(ValueError, match=r"a.json: .*--annotations"):
         find_predictions(tmp_path / "a.json", "bags")
     with pytest.raises(ValueError, match=r"a.csv: .*without --annotations"):
-        find_predictions(tmp_path / "a.csv", "pictures")
+        find_predictions(tmp_path / "a.csv", "images")
 
 
 def test_folders_stand_for_the_predictions_in_them(tmp_path):
     run = run_folder(tmp_path / "name" / "version_0", "bags.csv", "test.json")
     for folder in (tmp_path / "name", run, run / "predictions"):
         assert find_predictions(folder, "bags").file == run / "predictions" / "bags.csv"
-        assert find_predictions(folder, "pictures").file == run / "predictions" / "test.json"
+        assert find_predictions(folder, "images").file == run / "predictions" / "test.json"
     run_folder(tmp_path / "name" / "version_1")  # without predictions: a training
     assert find_predictions(tmp_path / "name", "bags").file == run / "predictions" / "bags.csv"
 
@@ -39,16 +39,16 @@ def test_several_and_none_are_refused(tmp_path):
         find_predictions(tmp_path / "name", "bags")
     both = run_folder(tmp_path / "both", "test.json", "predict.json")
     with pytest.raises(ValueError, match=r"several.*test.json.*predict.json"):
-        find_predictions(both, "pictures")
+        find_predictions(both, "images")
     trained = run_folder(tmp_path / "trained")
     with pytest.raises(
         ValueError, match=r"holds no predictions/bags.csv; write it by `train.py test"
     ):
         find_predictions(trained, "bags")
-    with pytest.raises(ValueError, match="holds predictions of pictures; .*--annotations"):
+    with pytest.raises(ValueError, match="holds predictions of images; .*--annotations"):
         find_predictions(both, "bags")
     with pytest.raises(ValueError, match="holds predictions of bags"):
-        find_predictions(tmp_path / "name", "pictures")
+        find_predictions(tmp_path / "name", "images")
 
 
 def test_the_threshold_is_that_of_the_checkpoint_that_was_tested(tmp_path):

@@ -98,7 +98,7 @@ def test_weights_are_those_of_the_seed_also_in_another_process(theirs):
         assert not weights[0].equal(weights[2])
 
 
-def test_learners_of_ours_may_be_built_around_one_another():
+def test_models_of_ours_may_be_built_around_one_another():
     inner = {"class_path": "models.mil.abmil.ABMIL", "init_args": {"hidden_sizes": [6]}}
     built = import_model("models.mil.imbalance.FocalMIL", {"learner": inner, "gamma": 0.25})
     learner = built(0).module

@@ -149,7 +149,7 @@ def test_packed_without_losses_trains_by_cross_entropy():
     torch.testing.assert_close(model.loss(bags, labels), wanted)
 
 
-def test_packed_learners_see_the_training_bags():
+def test_packed_models_see_the_training_bags():
     learner = ClassWeightedMIL(WIDTH, 2, "binary", learner=ABMIL)
     adapt(learner, "packed").before_training(torch.tensor([0, 0, 0, 1]), torch.full((4,), 2))
     assert learner.counts.tolist() == [3, 1]

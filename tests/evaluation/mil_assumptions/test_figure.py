@@ -16,7 +16,7 @@ RESULTS = {"cheat": CHEAT, "honest": HONEST}
 
 
 def drawn(axes):
-    """Return (x, y, colour) of each line of learners in a panel, in the order of drawing."""
+    """Return (x, y, colour) of each line of models in a panel, in the order of drawing."""
     lines = [line for line in axes.lines if line.get_linestyle() != ":"]
     return [([*line.get_xdata()], [*line.get_ydata()], line.get_color()) for line in lines]
 
@@ -48,7 +48,7 @@ def test_order_is_by_passes_then_violations_then_scores():
     assert sorted([CHEAT, HONEST, limited], key=rank) == [CHEAT, limited, HONEST]
 
 
-def test_a_learner_without_a_result_of_a_test_leaves_its_line_empty():
+def test_a_model_without_a_result_of_a_test_leaves_its_line_empty():
     figure = plot_assumptions({"half": CHEAT[:2], "honest": HONEST})
     assert len(drawn(figure.axes[0])) == 6
     assert len(drawn(figure.axes[1])) == 3

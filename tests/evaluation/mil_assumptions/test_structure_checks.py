@@ -80,7 +80,7 @@ def test_a_module_of_batches_without_a_mask():
 
 
 class Packed(nn.Module):
-    """A learner of packed bags with a choice of logits from instance scores."""
+    """A model of packed bags with a choice of logits from instance scores."""
 
     def __init__(self, way):
         super().__init__()

@@ -40,7 +40,7 @@ def test_coco_curves_and_their_aps():
     np.testing.assert_allclose(at_50, np.arange(101) < 51)
     np.testing.assert_allclose(at_75, 0)
     np.testing.assert_allclose(mean, 0.5 * (np.arange(101) < 51))
-    assert "segm" in axes.get_title() and "4 pictures" in axes.get_title()
+    assert "segm" in axes.get_title() and "4 images" in axes.get_title()
 
 
 def test_bag_curves_areas_and_threshold():
@@ -81,11 +81,11 @@ def test_curves_of_operating_points():
         for name, rows in {"A": [hit, miss], "B": [hit]}.items()
     }
     figure = plot_operating_points(points)
-    assert figure.get_suptitle().startswith("means over classes · box IoU 0.5 · 1 pictures")
+    assert figure.get_suptitle().startswith("means over classes · box IoU 0.5 · 1 images")
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [
-        "A   F1 0.500, tuned on these pictures 0.667 at 0.30",
-        "B   F1 0.667, tuned on these pictures 0.667 at 0.00",
+        "A   F1 0.500, tuned on these images 0.667 at 0.30",
+        "B   F1 0.667, tuned on these images 0.667 at 0.00",
     ]
     precision, recall, f1, pr = figure.axes
     assert [axes.get_title() for axes in figure.axes[:3]] == ["precision", "recall", "F1"]
@@ -146,14 +146,14 @@ def bars(axes):
 
 
 def test_attention_is_sorted_and_witnesses_are_marked():
-    pictures = np.arange(4 * 4, dtype=float).reshape(4, 2, 2)
+    images = np.arange(4 * 4, dtype=float).reshape(4, 2, 2)
     labels = np.array([0, 1, -1, 1])
-    figure = plot_attention(np.array([0.1, 0.2, 0.4, 0.3]), pictures, labels, "bag 7")
+    figure = plot_attention(np.array([0.1, 0.2, 0.4, 0.3]), images, labels, "bag 7")
     top, below = figure.axes
     assert bars(top) == {0: (0.4, False), 1: (0.3, True), 2: (0.2, True), 3: (0.1, False)}
     assert [label.get_text() for label in below.get_xticklabels()] == ["2", "3", "1", "0"]
     for position, image in zip((2, 3, 1, 0), below.get_images(), strict=True):
-        np.testing.assert_array_equal(image.get_array(), pictures[position])
+        np.testing.assert_array_equal(image.get_array(), images[position])
     assert [round(p.get_x() + 0.42) for p in below.patches] == [1, 2]
     assert set(legend(top)) == {"witness", "other", "uniform"}
     uniform = [line for line in top.get_lines() if line.get_linestyle() == "--"]
@@ -166,7 +166,7 @@ def test_legend_names_only_what_a_bag_holds():
     assert set(legend(figure.axes[0])) == {"other", "uniform"}
 
 
-def test_attention_in_the_bags_order_without_pictures_or_labels():
+def test_attention_in_the_bags_order_without_images_or_labels():
     weights = np.array([0.1, 0.2, 0.4, 0.3])
     figure = plot_attention(weights, ordered=False, limit=3)
     (axes,) = figure.axes

@@ -31,8 +31,8 @@ def instances(rectangles, labels, scores, size=(40, 50)):
     )
 
 
-def ground_truth(pictures, size=(40, 50), categories=CATEGORIES):
-    """pictures: image id -> list of (rectangle, category id)."""
+def ground_truth(entries, size=(40, 50), categories=CATEGORIES):
+    """images: image id -> list of (rectangle, category id)."""
     annotations = [
         {
             "id": 0,
@@ -45,20 +45,20 @@ def ground_truth(pictures, size=(40, 50), categories=CATEGORIES):
                 0
             ],
         }
-        for image_id, truths in pictures.items()
+        for image_id, truths in entries.items()
         for (x1, y1, x2, y2), category in truths
     ]
     for number, annotation in enumerate(annotations, start=1):
         annotation["id"] = number
-    images = [{"id": i, "height": size[0], "width": size[1]} for i in pictures]
+    images = [{"id": i, "height": size[0], "width": size[1]} for i in entries]
     return {"images": images, "annotations": annotations, "categories": categories.to_coco()}
 
 
-def random_predictions(seed, pictures=9):
+def random_predictions(seed, entries=9):
     """Ground truth of three classes and noisy predictions with odd float32 boxes and scores."""
     rng = np.random.default_rng(seed)
     truth, found = {}, {}
-    for image_id in rng.choice(1000, size=pictures, replace=False).tolist():
+    for image_id in rng.choice(1000, size=entries, replace=False).tolist():
         corners = rng.integers(0, 25, size=(rng.integers(0, 5), 2))
         sides = rng.integers(3, 15, size=corners.shape)
         boxes = np.concatenate([corners, corners + sides], axis=1)
@@ -172,7 +172,7 @@ def test_what_the_rows_hold_is_scored():
         evaluate_results(truth, boxes, iou_types=("box",))
 
 
-def test_a_part_of_the_pictures():
+def test_a_part_of_the_images():
     truth, found = random_predictions(1)
     keep = sorted(found)[:4]
     whole = collected(found).results()
@@ -190,7 +190,7 @@ def test_a_part_of_the_pictures():
         evaluate_results(truth, whole, image_ids=[-4])
 
 
-def test_a_repeated_picture_counts_once():
+def test_a_repeated_image_counts_once():
     truth, found = random_predictions(4)
     once = collected(found)
     before = once.compute(truth).metrics
@@ -209,7 +209,7 @@ def test_processes_merge_to_the_single_result(backend):
     truth, found = random_predictions(5)
     single = collected(found, backend=backend)
     ids = list(found)
-    # the second process repeats a picture, as padding samplers do, and sees others in between
+    # the second process repeats an image, as padding samplers do, and sees others in between
     parts = [{i: found[i] for i in ids[0::2]}, {i: found[i] for i in [*ids[1::2], ids[0]]}]
     states = [pickle.loads(pickle.dumps(collected(p, backend=backend).state())) for p in parts]
     joined = CocoEvaluator(CATEGORIES, backend=backend)
@@ -246,7 +246,7 @@ def test_a_class_that_only_the_model_knows_changes_nothing():
         collected({1: found}).compute(truth)
 
 
-def test_pictures_that_do_not_fit_are_refused():
+def test_images_that_do_not_fit_are_refused():
     truth = ground_truth({1: [((0, 0, 10, 10), 5)], 2: []})
     with pytest.raises(ValueError, match="nothing to score"):
         CocoEvaluator(CATEGORIES).compute(truth)
@@ -266,7 +266,7 @@ def test_pictures_that_do_not_fit_are_refused():
 def test_warnings():
     truth = ground_truth({1: [((0, 0, 10, 10), 5)], 2: []})
     one = instances([(0, 0, 10, 10)], [0], [0.9])
-    with pytest.warns(UserWarning, match="scoring 1 of the 2 pictures"):
+    with pytest.warns(UserWarning, match="scoring 1 of the 2 images"):
         collected({1: one}).compute(truth)
     hollow = RLEMasks.from_runs([np.array([2000])], (40, 50))
     empty = Instances(one.boxes, one.scores, one.labels, one.size, hollow)
@@ -278,7 +278,7 @@ def test_warnings():
 
 
 def peak_of(side):
-    """Python memory held and reached for 30 pictures of one size with 20 rectangles each."""
+    """Python memory held and reached for 30 images of one size with 20 rectangles each."""
     size = (side, side)
     corners = [(k, 2 * k, k + 15, 2 * k + 10) for k in range(20)]
     one = instances(corners, [0] * 20, [0.5] * 20, size)
@@ -297,4 +297,4 @@ def test_memory_does_not_grow_with_pixels():
     small, large = peak_of(64), peak_of(2048)
     assert large[0] < 1.2 * small[0]
     assert large[1] < 1.2 * small[1]
-    assert large[0] < 30 * 10_000  # 20 predictions a picture in less than 10 kB
+    assert large[0] < 30 * 10_000  # 20 predictions an image in less than 10 kB

@@ -63,7 +63,7 @@ def random_truth(rng, image, categories, number):
 
 
 def random_case(seed):
-    """Pictures without truth or results, crowds, ties, ids with gaps and > 100 detections."""
+    """Images without truth or results, crowds, ties, ids with gaps and > 100 detections."""
     rng = np.random.default_rng(seed)
     categories = sorted(rng.choice(400, size=rng.integers(1, 6), replace=False).tolist())
     images, annotations, rows = [], [], []
@@ -163,7 +163,7 @@ def test_summary_equals_the_api(seed, backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_annotation_id_zero_can_be_found(backend):
-    truth, rows = one_picture([(2, 2, 6, 6)], [((2, 2, 6, 6), 0.9)])
+    truth, rows = one_image([(2, 2, 6, 6)], [((2, 2, 6, 6), 0.9)])
     truth["annotations"][0]["id"] = 0
     assert evaluate_results(truth, rows, backend=backend).metrics["segm_map"] == pytest.approx(1)
 
@@ -177,8 +177,8 @@ def test_inputs_are_left_alone_and_nothing_is_printed(backend, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def one_picture(truths, found, size=(64, 64), category=7):
-    """Ground truth and rows of rectangles (x1, y1, x2, y2) in one picture."""
+def one_image(truths, found, size=(64, 64), category=7):
+    """Ground truth and rows of rectangles (x1, y1, x2, y2) in one image."""
 
     def filled(rectangle):
         x1, y1, x2, y2 = rectangle
@@ -219,7 +219,7 @@ def one_picture(truths, found, size=(64, 64), category=7):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_average_precision_by_hand(backend):
     # hit .9, false .8, hit .7: precision 1 up to recall .5 (51 of 101 points), then 2/3
-    truth, rows = one_picture(
+    truth, rows = one_image(
         [(0, 0, 10, 10), (20, 20, 30, 30)],
         [((0, 0, 10, 10), 0.9), ((40, 40, 50, 50), 0.8), ((20, 20, 30, 30), 0.7)],
     )
@@ -233,16 +233,16 @@ def test_average_precision_by_hand(backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_thresholds_by_hand(backend):
     # 10 x 10 against 10 x 8: IoU .8 counts at .50 to .80, which is 7 of 10 thresholds
-    truth, rows = one_picture([(0, 0, 10, 10)], [((0, 0, 10, 8), 0.9)])
+    truth, rows = one_image([(0, 0, 10, 10)], [((0, 0, 10, 8), 0.9)])
     metrics = evaluate_results(truth, rows, backend=backend).metrics
     assert metrics["segm_map"] == pytest.approx(0.7, abs=1e-12)
     assert metrics["segm_map_75"] == pytest.approx(1.0, abs=1e-12)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_picture_without_truth_counts(backend):
-    # two pictures: a perfect one, and one without truth with a false positive of higher score
-    truth, rows = one_picture([(0, 0, 10, 10)], [((0, 0, 10, 10), 0.8)])
+def test_image_without_truth_counts(backend):
+    # two images: a perfect one, and one without truth with a false positive of higher score
+    truth, rows = one_image([(0, 0, 10, 10)], [((0, 0, 10, 10), 0.8)])
     truth["images"].append({"id": 2, "height": 64, "width": 64})
     rows.append({**rows[0], "image_id": 2, "score": 0.9})
     for row in rows:
@@ -255,7 +255,7 @@ def test_picture_without_truth_counts(backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_size_bins_use_the_mask_although_the_row_has_a_box(backend):
     # Truth 20 x 20 (small), found; a false L of 79 px, small too, whose box covers 40 x 40.
-    truth, rows = one_picture([(0, 0, 20, 20)], [((0, 0, 20, 20), 0.5)])
+    truth, rows = one_image([(0, 0, 20, 20)], [((0, 0, 20, 20), 0.5)])
     shape = np.zeros((64, 64), dtype=bool)
     shape[24, 24:64] = shape[24:64, 24] = True
     rows.append(
@@ -273,7 +273,7 @@ def test_more_than_100_detections(backend):
     squares = [
         (4 * (k % 16), 4 * (k // 16), 4 * (k % 16) + 3, 4 * (k // 16) + 3) for k in range(120)
     ]
-    truth, rows = one_picture(squares, [(s, 1 - k / 1000) for k, s in enumerate(squares)])
+    truth, rows = one_image(squares, [(s, 1 - k / 1000) for k, s in enumerate(squares)])
     few = evaluate_results(truth, rows, backend=backend).metrics
     assert few["segm_ar_100"] == pytest.approx(100 / 120, abs=1e-12)
     assert few["segm_map"] == pytest.approx(84 / 101, abs=1e-12)  # recalls 0, .01, ..., .83
@@ -288,19 +288,19 @@ def test_more_than_100_detections(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_nothing_to_score_is_nan_not_minus_one(backend):
-    truth, rows = one_picture([], [((0, 0, 5, 5), 0.5)])
+    truth, rows = one_image([], [((0, 0, 5, 5), 0.5)])
     assert all(np.isnan(v) for v in evaluate_results(truth, rows, backend=backend).metrics.values())
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_no_detections_score_zero(backend):
-    truth, _ = one_picture([(0, 0, 5, 5)], [])
+    truth, _ = one_image([(0, 0, 5, 5)], [])
     metrics = evaluate_results(truth, [], backend=backend).metrics
     assert metrics["box_map"] == metrics["segm_map"] == metrics["segm_ar_100"] == 0
 
 
 def test_masks_cannot_be_scored_against_boxes():
-    truth, rows = one_picture([(0, 0, 5, 5)], [((0, 0, 5, 5), 0.5)])
+    truth, rows = one_image([(0, 0, 5, 5)], [((0, 0, 5, 5), 0.5)])
     truth["annotations"][0]["segmentation"] = []
     with pytest.raises(ValueError, match="annotation 1 of image 1 has no segmentation"):
         evaluate_results(truth, rows)

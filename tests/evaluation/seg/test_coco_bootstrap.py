@@ -1,11 +1,11 @@
-"""The paired bootstrap over pictures: its draws, and what its intervals are worth."""
+"""The paired bootstrap over images: its draws, and what its intervals are worth."""
 
 import numpy as np
 import pytest
 
 from evaluation.seg import coco_bootstrap
 from evaluation.seg.coco import evaluate_results
-from evaluation.seg.coco_bootstrap import compare_pictures
+from evaluation.seg.coco_bootstrap import compare_images
 from tests.evaluation.seg.test_coco_backends import random_case
 from tests.evaluation.seg.test_coco_weighted import copied
 
@@ -17,10 +17,10 @@ def shaken(rows, seed):
     return [{**row, "score": row["score"] * random.random()} for row in kept]
 
 
-def test_draws_are_pictures_taken_with_replacement():
+def test_draws_are_images_taken_with_replacement():
     truth, rows = random_case(4)
     other = shaken(rows, 0)
-    found = compare_pictures(truth, rows, other, draws=30, seed=7)
+    found = compare_images(truth, rows, other, draws=30, seed=7)
     count = len(truth["images"])
     picks = np.random.default_rng(7).integers(count, size=(30, count))
     over = []
@@ -46,9 +46,9 @@ def test_draws_are_pictures_taken_with_replacement():
 def test_blocks_give_the_same_draws(monkeypatch):
     truth, rows = random_case(3)
     other, told = shaken(rows, 1), []
-    whole = compare_pictures(truth, rows, other, draws=25)
+    whole = compare_images(truth, rows, other, draws=25)
     monkeypatch.setattr(coco_bootstrap, "_CELLS_PER_BLOCK", 100)
-    blocks = compare_pictures(
+    blocks = compare_images(
         truth, rows, other, draws=25, tell=lambda done, total: told.append((done, total))
     )
     np.testing.assert_equal(blocks.differences, whole.differences)
@@ -59,7 +59,7 @@ def test_blocks_give_the_same_draws(monkeypatch):
 
 def test_a_model_against_itself_differs_by_nothing():
     truth, rows = random_case(5)
-    found = compare_pictures(truth, rows, rows, draws=20)
+    found = compare_images(truth, rows, rows, draws=20)
     assert {d[2:] for d in found.differences.values() if d.first == d.first} == {(0, 0, 0, 1)}
     low, high = found.intervals[0]["segm_map"]
     assert low < high
@@ -69,21 +69,21 @@ def test_what_both_hold_is_compared():
     truth, rows = random_case(5)
     boxes = [{k: v for k, v in row.items() if k != "segmentation"} for row in rows]
     masks = [{k: v for k, v in row.items() if k != "bbox"} for row in rows]
-    found = compare_pictures(truth, rows, boxes, draws=2)
+    found = compare_images(truth, rows, boxes, draws=2)
     assert {name.split("_")[0] for name in found.differences} == {"box"}
     with pytest.raises(ValueError, match="first results hold box, the second segm"):
-        compare_pictures(truth, boxes, masks)
+        compare_images(truth, boxes, masks)
     with pytest.raises(ValueError, match="draws"):
-        compare_pictures(truth, rows, rows, draws=0)
-    with pytest.raises(ValueError, match="no pictures"):
-        compare_pictures({**truth, "images": [], "annotations": []}, [], [], draws=2)
+        compare_images(truth, rows, rows, draws=0)
+    with pytest.raises(ValueError, match="no images"):
+        compare_images({**truth, "images": [], "annotations": []}, [], [], draws=2)
 
 
-def simulated(random, pictures, slack):
-    """Pictures of one class with 1 to 6 objects, seen by two models that differ in accuracy."""
+def simulated(random, images, slack):
+    """Images of one class with 1 to 6 objects, seen by two models that differ in accuracy."""
     truth = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}
     found = [[], []]
-    for i in range(1, pictures + 1):
+    for i in range(1, images + 1):
         truth["images"].append({"id": i, "height": 100, "width": 700})
         hard = random.random()
         for place in range(random.integers(1, 7)):
@@ -110,7 +110,7 @@ def test_intervals_are_as_wide_as_data_sets_vary():
     random = np.random.default_rng(0)
     sets = [simulated(random, 60, (1.0, 1.5)) for _ in range(250)]
     values = [[evaluate_results(truth, rows).metrics for rows in found] for truth, found in sets]
-    compared = [compare_pictures(truth, *found, draws=200) for truth, found in sets[:20]]
+    compared = [compare_images(truth, *found, draws=200) for truth, found in sets[:20]]
     for name in ("box_map", "box_map_75"):
         each = np.array([[one[name] for one in pair] for pair in values])
         # 2 x 1.96 standard deviations; 250 sets tell them to 4.5 %

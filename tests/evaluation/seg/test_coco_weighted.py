@@ -1,4 +1,4 @@
-"""Metrics of resampled pictures against pycocotools on the pictures really copied."""
+"""Metrics of resampled images against pycocotools on the images really copied."""
 
 import json
 import time
@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 from evaluation.seg.coco import evaluate_results
-from evaluation.seg.coco_backends import match_pictures
+from evaluation.seg.coco_backends import match_images
 from evaluation.seg.coco_weighted import match_once, weighted_metrics
 from formats.coco.results import merge_categories
 from tests.evaluation.seg.test_coco_backends import random_case
 
-MANY = 0  # seed of a case with 130 detections in a picture
+MANY = 0  # seed of a case with 130 detections in an image
 FIXTURE = Path(__file__).parents[3] / ".." / "shared" / "data" / "coco_eval_fixture"
 
 
 def copied(truth, rows, weights):
-    """The data set in which picture i (by ascending id) is there weights[i] times, side by side."""
+    """The data set in which image i (by ascending id) is there weights[i] times, side by side."""
     images, annotations, results = [], [], []
     for image, times in zip(sorted(truth["images"], key=lambda i: i["id"]), weights, strict=True):
         for _ in range(times):
@@ -33,9 +33,9 @@ def copied(truth, rows, weights):
     return {**truth, "images": images, "annotations": annotations}, results
 
 
-def draws(seed, pictures, count):
-    picks = np.random.default_rng(seed).integers(pictures, size=(count, pictures))
-    return np.stack([np.bincount(row, minlength=pictures) for row in picks])
+def draws(seed, images, count):
+    picks = np.random.default_rng(seed).integers(images, size=(count, images))
+    return np.stack([np.bincount(row, minlength=images) for row in picks])
 
 
 def check(truth, rows, iou_type, weights, caps=(1, 10, 100)):
@@ -50,12 +50,12 @@ def check(truth, rows, iou_type, weights, caps=(1, 10, 100)):
         assert ours == pytest.approx(expected, abs=1e-9, nan_ok=True)
 
 
-# Crowds, ties, pictures without truth or results, classes absent from a draw.
+# Crowds, ties, images without truth or results, classes absent from a draw.
 @pytest.mark.parametrize("seed", range(8))
-def test_draws_equal_pycocotools_on_copied_pictures(seed):
+def test_draws_equal_pycocotools_on_copied_images(seed):
     truth, rows = random_case(seed)
     weights = draws(seed, len(truth["images"]), 3)
-    weights[0, :2] = 6, 0  # many copies of one picture, none of the next
+    weights[0, :2] = 6, 0  # many copies of one image, none of the next
     for iou_type in ("bbox", "segm"):
         check(truth, rows, iou_type, weights)
 
@@ -77,7 +77,7 @@ def test_the_cases_hold_what_they_are_meant_to():
         matches = match_once(truth, rows, "bbox")
         for one in matches.classes:
             absent += int(((weights @ one.positives[0] == 0) & (one.positives[0].sum() > 0)).sum())
-            pairs = set(zip(one.picture.tolist(), one.scores.tolist(), strict=True))
+            pairs = set(zip(one.image.tolist(), one.scores.tolist(), strict=True))
             tied += one.scores.size - len(pairs)
         crowds += sum(a["iscrowd"] for a in truth["annotations"])
         with_truth = {a["image_id"] for a in truth["annotations"]}
@@ -101,10 +101,7 @@ def test_both_backends_match_alike():
     truth, rows = random_case(3)
     for iou_type in ("bbox", "segm"):
         found = [
-            {
-                (m.picture, m.category, m.area): m
-                for m in match_pictures(truth, rows, iou_type, 100, b)
-            }
+            {(m.image, m.category, m.area): m for m in match_images(truth, rows, iou_type, 100, b)}
             for b in ("fast", "pycocotools")
         ]
         assert found[0].keys() == found[1].keys()
@@ -133,14 +130,14 @@ def published():
     return truth, rows
 
 
-def test_real_pictures_of_80_classes(published):
+def test_real_images_of_80_classes(published):
     truth, rows = published
     check(truth, rows, "segm", draws(4, len(truth["images"]), 1))
 
 
 def test_a_thousand_draws_take_seconds(published):
     matches = match_once(*published, "segm")
-    weights = draws(0, matches.pictures, 1000)
+    weights = draws(0, matches.images, 1000)
     start = time.process_time()
     weighted_metrics(matches, weights)
     assert time.process_time() - start < 4  # a second here

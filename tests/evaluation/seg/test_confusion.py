@@ -44,7 +44,7 @@ def test_every_cell_by_hand(kind):
         truth(1, 3, 0, 0, 10, 10),  # a, found as a
         truth(2, 3, 20, 0, 10, 10),  # a, taken for b
         truth(3, 7, 0, 10, 10, 10),  # b, missed: the overlap is 1/3
-        truth(4, 7, 0, 0, 10, 10, image=2),  # b in a picture without detections
+        truth(4, 7, 0, 0, 10, 10, image=2),  # b in an image without detections
     ]
     results = [
         found(3, 0.9, 0, 0, 10, 10),
@@ -94,7 +94,7 @@ def test_nothing_at_all():
     assert pairs.overlap.shape == (0,)
 
 
-def test_truths_found_plus_missed_are_all_truths_on_random_pictures():
+def test_truths_found_plus_missed_are_all_truths_on_random_images():
     rng = np.random.default_rng(0)
     for _ in range(20):
         annotations, results = [], []

@@ -45,12 +45,12 @@ def test_colours_are_distinct_and_stable():
     assert colour_of(30) == colour_of(0)
 
 
-def test_small_pictures_are_enlarged_by_whole_factors():
+def test_small_images_are_enlarged_by_whole_factors():
     assert [enlargement(s, 10) for s in (40, 128, 256, 360, LONG_SIDE, 2000)] == [8, 4, 2, 2, 1, 1]
-    picture = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-    large = enlarge(picture, 3)
+    image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    large = enlarge(image, 3)
     assert large.shape == (6, 6, 3)
-    assert (large[:3, 3:] == picture[0, 1]).all()
+    assert (large[:3, 3:] == image[0, 1]).all()
     assert draw_instances(grey((128, 100)), [], [], None, TWO).shape == (512, 400, 3)
 
 
@@ -72,7 +72,7 @@ def test_the_mask_is_tinted_and_the_rest_is_unchanged():
     assert (image == 100).all()  # the argument is left alone
 
 
-def test_the_mask_in_a_small_picture_keeps_its_pixels():
+def test_the_mask_in_a_small_image_keeps_its_pixels():
     drawn = draw_instances(
         grey((64, 64)), [[10, 20, 30, 50]], [0], rectangles([(10, 20, 30, 50)], (64, 64)), TWO
     )
@@ -121,7 +121,7 @@ def test_one_class_is_coloured_by_instance_without_its_name():
     assert (scored[80:100, 100:130] != 100).any()
 
 
-def test_dense_pictures_have_thin_contours_and_no_text():
+def test_dense_images_have_thin_contours_and_no_text():
     corners = [
         (20 * k % 500, 20 * (20 * k // 500) + 50, 20 * k % 500 + 12, 20 * (20 * k // 500) + 62)
         for k in range(DENSE + 1)
@@ -176,19 +176,19 @@ def test_arguments_that_disagree():
         draw_instances(grey((9, 9)), [[0, 0, 5, 5]], [0], masks, TWO)
 
 
-def test_a_sheet_places_pictures_row_by_row():
-    pictures = [grey((10, 20), 10), grey((16, 12), 20), grey((8, 8), 30)]
-    sheet = contact_sheet(pictures, columns=2, gap=4)
+def test_a_sheet_places_images_row_by_row():
+    images = [grey((10, 20), 10), grey((16, 12), 20), grey((8, 8), 30)]
+    sheet = contact_sheet(images, columns=2, gap=4)
     assert sheet.shape == (2 * (16 + 4) + 4, 2 * (20 + 4) + 4, 3)
     assert (sheet[4:14, 4:24] == 10).all()
     assert (sheet[4:20, 28:40] == 20).all()
     assert (sheet[24:32, 4:12] == 30).all()
     assert (sheet[24:, 28:] == 255).all()
-    assert contact_sheet(pictures[:1], columns=5, gap=4).shape == (18, 28, 3)
-    with pytest.raises(ValueError, match="0 pictures"):
+    assert contact_sheet(images[:1], columns=5, gap=4).shape == (18, 28, 3)
+    with pytest.raises(ValueError, match="0 images"):
         contact_sheet([], columns=2)
-    with pytest.raises(ValueError, match="1 captions for 3 pictures"):
-        contact_sheet(pictures, columns=2, captions=["a"])
+    with pytest.raises(ValueError, match="1 captions for 3 images"):
+        contact_sheet(images, columns=2, captions=["a"])
 
 
 def test_side_by_side_has_captions_above():

@@ -29,10 +29,10 @@ def record(image_id, category_id, corners):
     }
 
 
-def truth_of(*truths, pictures=(1,), names=("trunk", "branch")):
+def truth_of(*truths, images=(1,), names=("trunk", "branch")):
     """truths: (image id, category id, corners[, iscrowd])."""
     return {
-        "images": [{"id": i, "height": SIZE[0], "width": SIZE[1]} for i in pictures],
+        "images": [{"id": i, "height": SIZE[0], "width": SIZE[1]} for i in images],
         "categories": [{"id": k, "name": name} for k, name in enumerate(names, start=1)],
         "annotations": [
             {**record(*t[:3]), "id": n, "area": 1.0, "iscrowd": t[3] if len(t) > 3 else 0}
@@ -90,8 +90,8 @@ def test_the_best_overlap_is_taken_and_the_best_score_chooses_first():
     assert counts(truth, greedy, iou=0.8)[1] == (1, 1, 1)
 
 
-def test_other_pictures_do_not_match():
-    truth = truth_of((1, 1, A), pictures=(1, 2))
+def test_other_images_do_not_match():
+    truth = truth_of((1, 1, A), images=(1, 2))
     assert counts(truth, found_of((2, 1, A, 0.9)))[1] == (0, 1, 1)
 
 
@@ -107,7 +107,7 @@ def test_a_crowd_absorbs_without_penalty(iou_type):
     assert counts(truth, found, iou_type=iou_type)[1] == (1, 1, 0)
 
 
-def test_only_the_best_detections_of_a_picture_are_kept():
+def test_only_the_best_detections_of_an_image_are_kept():
     truth = truth_of((1, 1, A), (1, 2, B))
     found = found_of((1, 1, (40, 0, 50, 9), 0.9), (1, 2, B, 0.8), (1, 1, A, 0.7))
     assert counts(truth, found, max_dets=2) == {1: (0, 1, 1), 2: (1, 0, 0)}
@@ -117,7 +117,7 @@ def test_only_the_best_detections_of_a_picture_are_kept():
 def test_rates_means_and_totals_by_hand():
     # class 1: 3 hits, 1 false, 0 missed; class 2: 1 hit, 0 false, 3 missed
     at = [(12 * k, 0, 12 * k + 10, 10) for k in range(4)]
-    truth = truth_of(*((1, 1, c) for c in at[:3]), *((2, 2, c) for c in at), pictures=(1, 2))
+    truth = truth_of(*((1, 1, c) for c in at[:3]), *((2, 2, c) for c in at), images=(1, 2))
     found = found_of(*((1, 1, c, 0.9) for c in at), (2, 2, at[0], 0.6))
     point = operating_point(truth, found)
     rows = {row["name"]: row for row in point.per_class()}
@@ -150,7 +150,7 @@ def test_an_absent_class_is_nan_and_left_out_with_a_warning():
     assert point.metrics()["mean_recall"] == 1
 
 
-def random_set(seed, pictures=12):
+def random_set(seed, images=12):
     rng = np.random.default_rng(seed)
 
     def corners():
@@ -158,7 +158,7 @@ def random_set(seed, pictures=12):
         return (x, y, x + rng.integers(4, 14), y + rng.integers(4, 11))
 
     truths, found = [], []
-    for i in range(1, pictures + 1):
+    for i in range(1, images + 1):
         for _ in range(rng.integers(0, 6)):
             c, k = corners(), rng.integers(1, 3)
             truths.append((i, k, c, int(rng.random() < 0.15)))
@@ -168,7 +168,7 @@ def random_set(seed, pictures=12):
                 found.append((i, k, moved, float(round(rng.random(), 2))))
         for _ in range(rng.integers(0, 3)):
             found.append((i, rng.integers(1, 3), corners(), float(round(rng.random(), 2))))
-    return truth_of(*truths, pictures=range(1, pictures + 1)), found_of(*found)
+    return truth_of(*truths, images=range(1, images + 1)), found_of(*found)
 
 
 def slow_matches(truth, found, iou):
@@ -297,10 +297,10 @@ def test_the_tuned_point_is_the_best_of_the_curve_and_says_so():
 def test_bootstrap_equals_a_plain_loop():
     truth, found = random_set(8)
     point = operating_point(truth, found)
-    pictures = len(point.image_ids)
+    images = len(point.image_ids)
     rng = np.random.default_rng(3)
     recalls, precisions = [], []
-    for picks in rng.integers(pictures, size=(200, pictures)):
+    for picks in rng.integers(images, size=(200, images)):
         tp, _, fn = point.counts[picks].sum(axis=(0, 1))
         recalls.append(tp / (tp + fn))
         by_class = point.counts[picks].sum(axis=0)
@@ -318,7 +318,7 @@ def test_bootstrap_equals_a_plain_loop():
 
 
 def test_paired_difference():
-    truth, found = random_set(9, pictures=30)
+    truth, found = random_set(9, images=30)
     better = operating_point(truth, found)
     worse = operating_point(truth, [row for n, row in enumerate(found) if n % 2])
     same = paired_bootstrap(better, better, resamples=50)

@@ -25,7 +25,7 @@ class World:
         self.diary.append("clock")
         return self.now
 
-    def model(self, name, load, network, post, pictures=5):
+    def model(self, name, load, network, post, images=5):
         """Return a model whose sections take such seconds; values may depend on the pass."""
 
         def spend(what, seconds, result):
@@ -41,7 +41,7 @@ class World:
 
         return TimedModel(
             name,
-            pictures,
+            images,
             load=lambda numbers: spend(("load", *numbers), load, list(numbers)),
             network=run,
             post=lambda outputs, batch: spend(
@@ -62,7 +62,7 @@ def world(monkeypatch):
 def test_medians_and_percentiles_of_every_section(world):
     network = [100.0, 0.001, 0.003, 0.002, 0.040, 0.004]  # the first is the warm-up
     model = world.model("A", 0.010, network, 0.5)
-    (row,) = measure_latency([model], LatencySettings(warmup=1, pictures=5), clock=world.clock)
+    (row,) = measure_latency([model], LatencySettings(warmup=1, images=5), clock=world.clock)
     counted = np.array(network[1:]) * 1000
     assert row["load_ms"] == pytest.approx(10)
     assert row["load_ms_p95"] == pytest.approx(10)
@@ -75,14 +75,14 @@ def test_medians_and_percentiles_of_every_section(world):
     assert row["pictures"] == 5
     assert row["parameters"] == 3
     assert row["peak_memory_mib"] == 2 + 5
-    # Pictures 1, 2, 3, 4 and again 0 have 2, 3, 4, 5 and 1 detections.
+    # Images 1, 2, 3, 4 and again 0 have 2, 3, 4, 5 and 1 detections.
     assert row["detections"] == 3
 
 
 def test_models_take_turns_and_files_are_read_before_they_are_timed(world):
     models = [world.model(name, 0.0, [0.0], 0.0) for name in "AB"]
     told = []
-    settings = LatencySettings(warmup=1, pictures=2)
+    settings = LatencySettings(warmup=1, images=2)
     rows = measure_latency(models, settings, lambda *x: told.append(x), world.clock)
     assert [row["model"] for row in rows] == ["A", "B"]
     assert told == [(1, 3), (2, 3), (3, 3)]
@@ -99,9 +99,9 @@ def test_models_take_turns_and_files_are_read_before_they_are_timed(world):
         assert seen == [*read, *timed("A", number), *timed("B", number)]
 
 
-def test_batches_are_whole_and_times_are_a_picture(world):
-    model = world.model("A", 0.8, [0.4], 0.2, pictures=6)
-    settings = LatencySettings(batch_size=4, warmup=3, pictures=5)
+def test_batches_are_whole_and_times_are_an_image(world):
+    model = world.model("A", 0.8, [0.4], 0.2, images=6)
+    settings = LatencySettings(batch_size=4, warmup=3, images=5)
     (row,) = measure_latency([model], settings, clock=world.clock)
     assert row["batch_size"] == 4
     assert row["pictures"] == 8
@@ -117,7 +117,7 @@ def test_a_gpu_is_waited_for_before_every_look_at_the_clock(world, monkeypatch):
     monkeypatch.setattr(torch.cuda, "synchronize", lambda d: world.diary.append(f"wait {d.type}"))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some GPU")
     model = world.model("A", 0.1, [0.2], 0.3)
-    settings = LatencySettings(warmup=0, pictures=2, device=CUDA)
+    settings = LatencySettings(warmup=0, images=2, device=CUDA)
     (row,) = measure_latency([model], settings, clock=world.clock)
     places = [n for n, what in enumerate(world.diary) if what == "clock"]
     assert len(places) == 2 * 4
@@ -125,7 +125,7 @@ def test_a_gpu_is_waited_for_before_every_look_at_the_clock(world, monkeypatch):
     assert world.diary.count("wait cuda") == len(places)
     assert row["device"] == "Some GPU"
     world.diary.clear()
-    measure_latency([model], LatencySettings(warmup=0, pictures=1), clock=world.clock)
+    measure_latency([model], LatencySettings(warmup=0, images=1), clock=world.clock)
     assert "wait cuda" not in world.diary
 
 
@@ -145,7 +145,7 @@ def test_precision_is_that_of_the_networks_arithmetic(world, precision, seen, sa
         return batch
 
     model = dataclasses.replace(world.model("A", 0.0, [0.0], 0.0), network=network)
-    settings = LatencySettings(warmup=0, pictures=1, precision=precision)
+    settings = LatencySettings(warmup=0, images=1, precision=precision)
     (row,) = measure_latency([model], settings, clock=world.clock)
     assert dtypes == {seen}
     assert row["dtype"] == said
@@ -164,7 +164,7 @@ def test_a_clock_that_stands_still_gives_no_rate(world):
     ("wrong", "message"),
     [
         ({"batch_size": 0}, "at least one"),
-        ({"pictures": 0}, "at least one"),
+        ({"images": 0}, "at least one"),
         ({"warmup": -1}, "warm-up -1"),
         ({"precision": "64-true"}, "32-true, 16-mixed, bf16-mixed, got '64-true'"),
     ],
@@ -174,9 +174,9 @@ def test_wrong_settings_are_refused(wrong, message):
         LatencySettings(**wrong)
 
 
-def test_a_model_without_pictures_is_refused(world):
-    with pytest.raises(ValueError, match="A: latency needs at least one picture"):
-        measure_latency([world.model("A", 0.0, [0.0], 0.0, pictures=0)], LatencySettings())
+def test_a_model_without_images_is_refused(world):
+    with pytest.raises(ValueError, match="A: latency needs at least one image"):
+        measure_latency([world.model("A", 0.0, [0.0], 0.0, images=0)], LatencySettings())
 
 
 def test_processor_name(tmp_path):

@@ -18,7 +18,7 @@ KEYS = {"annotation_keys": ("id", "image_id", "category_id", "bbox", "area")}
 
 @pytest.fixture
 def data():
-    """Pictures 7 (12 x 16) and 3 (20 x 10), one crowd, ids with gaps, a box without a polygon."""
+    """Images 7 (12 x 16) and 3 (20 x 10), one crowd, ids with gaps, a box without a polygon."""
     size = {"height": 12, "width": 16}
     polygon = {"id": 40, "image_id": 7, "category_id": 8, "iscrowd": 0, "segmentation": [SQUARE]}
     crowd = {"id": 13, "image_id": 7, "category_id": 0, "iscrowd": 1, "area": 24}
@@ -57,9 +57,9 @@ def test_a_sound_file_comes_back_whole(data):
         ("images", 1, {"width": 9.5}, (3, None), "size (20, 9.5)", "positive whole numbers"),
         ("images", 1, {"file_name": None}, (3, None), "file_name is None", "name of its file"),
         ("images", 1, {"file_name": "a\0b"}, (3, None), "file_name is 'a", "name of its file"),
-        ("annotations", 0, {"image_id": 99}, (99, 40), "no such picture", "add the picture"),
-        ("annotations", 0, {"image_id": [7]}, ([7], 40), "no such picture", "add the picture"),
-        ("annotations", 0, {"image_id": "7"}, ("7", 40), "no such picture", "add the picture"),
+        ("annotations", 0, {"image_id": 99}, (99, 40), "no such image", "add the image"),
+        ("annotations", 0, {"image_id": [7]}, ([7], 40), "no such image", "add the image"),
+        ("annotations", 0, {"image_id": "7"}, ("7", 40), "no such image", "add the image"),
         ("annotations", 0, {"category_id": 6}, (7, 40), "category 6 is not d", "known are [0, 8]"),
         ("annotations", 0, {"segmentation": ...}, (7, 40), "lacks segmentation", "add the key"),
         ("annotations", 1, {"id": 40}, (7, 40), "annotation id 40 occurs twice", "renumber one"),
@@ -96,7 +96,7 @@ def test_each_fault_is_placed_and_left_out(data, kind, number, values, where, re
     assert remedy in problem.remedy
     text = str(problem)
     assert text.startswith(str(FILE))
-    for word, value in zip(("picture", "annotation"), where, strict=True):
+    for word, value in zip(("image", "annotation"), where, strict=True):
         assert (f"{word} {value}" in text) == (value is not None)
     assert not findings.fatal
     assert record not in findings.data[kind]
@@ -133,26 +133,26 @@ def test_all_faults_of_a_file_are_told_at_once(data):
         (7, 40),
         (7, 40),
     ]
-    # the annotation of picture 3 is gone with it without a problem of its own
+    # the annotation of image 3 is gone with it without a problem of its own
     assert [a["id"] for a in findings.data["annotations"]] == [13]
 
 
-def test_of_two_pictures_with_one_id_the_first_stays(data):
+def test_of_two_images_with_one_id_the_first_stays(data):
     data["images"].append({"id": 7, "file_name": "b.png", "height": 5, "width": 5})
     findings = check_coco(FILE, data)
-    assert [p.reason for p in findings.problems] == ["picture id 7 occurs twice"]
+    assert [p.reason for p in findings.problems] == ["image id 7 occurs twice"]
     assert [i["file_name"] for i in findings.data["images"]] == ["seven.png", "three.png"]
     assert len(findings.data["annotations"]) == 3
 
 
-def test_an_empty_set_of_pictures_is_fatal_and_an_empty_set_of_objects_is_not(data):
+def test_an_empty_set_of_images_is_fatal_and_an_empty_set_of_objects_is_not(data):
     assert check_coco(FILE, data | {"annotations": []}).problems == []
     findings = check_coco(FILE, data | {"images": [], "annotations": []})
     assert findings.fatal
-    assert "lists no picture" in findings.problems[0].reason
+    assert "lists no image" in findings.problems[0].reason
 
 
-def test_pictures_that_cannot_be_used_take_their_objects_with_them(data):
+def test_images_that_cannot_be_used_take_their_objects_with_them(data):
     fault = Problem(FILE, 7, None, "is gone", "bring it back")
     findings = check_coco(FILE, data, unusable={0: fault})
     assert findings.problems == [fault]

@@ -1,4 +1,4 @@
-"""Annotation files and picture files together."""
+"""Annotation files and image files together."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ def change(small_coco, kind, number, **values):
     small_coco[kind][number] |= values
 
 
-def test_missing_and_different_pictures(tmp_path, small_coco, write_coco):
+def test_missing_and_different_images(tmp_path, small_coco, write_coco):
     folder, file = write_coco(tmp_path, "train", **small_coco)
     assert examine_coco(file, small_coco, folder, "header").problems == []
     (folder / "seven.png").unlink()
@@ -26,7 +26,7 @@ def test_missing_and_different_pictures(tmp_path, small_coco, write_coco):
     assert set(found) == {3, 7, 11}
     assert "seven.png is missing" in found[7].reason
     assert "10 px high and 20 px wide, stated are 20 and 10" in found[3].reason
-    assert "annotate the picture anew" in found[3].remedy
+    assert "annotate the image anew" in found[3].remedy
     assert "EXIF" in found[11].remedy
 
 
@@ -38,9 +38,9 @@ def test_only_reading_to_the_end_finds_damaged_pixels(tmp_path, small_coco, writ
     (problem,) = findings.problems
     assert (problem.file, problem.item, problem.annotation) == (file, 7, None)
     assert f"{folder / 'seven.png'} cannot be read" in problem.reason
-    assert problem.remedy == "replace it or remove the picture"
+    assert problem.remedy == "replace it or remove the image"
     assert not findings.fatal
-    assert [a["id"] for a in findings.data["annotations"]] == [12]  # of picture 3
+    assert [a["id"] for a in findings.data["annotations"]] == [12]  # of image 3
 
 
 @pytest.mark.parametrize("depth", ["name", "header", "pixels"])
@@ -49,7 +49,7 @@ def test_every_depth_finds_what_the_one_before_does(
 ):
     folder, file = write_coco(tmp_path, "train", **small_coco)
     (folder / "seven.png").unlink()
-    (folder / "three.png").write_bytes(b"no picture")
+    (folder / "three.png").write_bytes(b"no image")
     damage_png(folder / "eleven.png")
     found = [p.item for p in examine_coco(file, small_coco, folder, depth).problems]
     assert found == {"name": [7], "header": [7, 3], "pixels": [7, 3, 11]}[depth]

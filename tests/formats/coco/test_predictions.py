@@ -9,7 +9,7 @@ TRUTH = {
     "categories": [{"id": 3, "name": "a"}, {"id": 5, "name": "b"}],
     "annotations": [{"id": 1, "image_id": 1, "category_id": 5, "bbox": [0, 0, 2, 2], "area": 4}],
 }
-# Three rows in picture 1, two of one class; two in picture 2.
+# Three rows in image 1, two of one class; two in image 2.
 PLACES = [(1, 3), (1, 5), (1, 3), (2, 3), (2, 5)]
 ROWS = [
     {"image_id": image, "category_id": category, "bbox": [0, 0, 2, 2], "score": 0.5}

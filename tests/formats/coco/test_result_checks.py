@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from formats.coco.result_checks import _are_sound, find_result_problems, picture_sizes
+from formats.coco.result_checks import _are_sound, find_result_problems, image_sizes
 from formats.coco.results import check_results
 from structures import DataProblems, rle
 
@@ -41,14 +41,14 @@ def test_sound_rows(change):
     row = {k: v for k, v in {**ROW, **change}.items() if v is not ...}
     assert problems(ROW, row) == []
     assert problems(row, truth=None) == []
-    sizes, categories = picture_sizes(TRUTH), {1, 3}
+    sizes, categories = image_sizes(TRUTH), {1, 3}
     assert _are_sound([ROW, row], sizes, categories)
 
 
 @pytest.mark.parametrize(
     ("change", "reason", "remedy"),
     [
-        ({"image_id": 11}, "image_id 11 is not among the 2 pictures", "the predictions belong to"),
+        ({"image_id": 11}, "image_id 11 is not among the 2 images", "the predictions belong to"),
         ({"image_id": True}, "image_id True is not among", "belong to"),
         ({"image_id": [10]}, r"image_id \[10\] is not among", "belong to"),
         ({"image_id": None}, "image_id None is not among", "belong to"),
@@ -89,7 +89,7 @@ def test_each_fault_is_named_by_its_row(change, reason, remedy):
     assert re.search(remedy, problem.remedy)
     known = isinstance(bad.get("image_id"), int)
     assert str(problem).startswith(
-        f"found.json, picture {bad['image_id']}, row 1: " if known else "found.json, row 1: "
+        f"found.json, image {bad['image_id']}, row 1: " if known else "found.json, row 1: "
     )
 
 

@@ -71,9 +71,9 @@ def altered(part, **change):
     [
         ([], "file.json: has no list 'images'"),
         ({**TRUTH, "categories": None}, "file.json: has no list 'categories'"),
-        ({**TRUTH, "images": [{"id": 10}]}, "picture 10: picture number 0 .* lacks height, width"),
+        ({**TRUTH, "images": [{"id": 10}]}, "image 10: image number 0 .* lacks height, width"),
         ({**TRUTH, "annotations": TRUTH["annotations"] * 2}, "annotation 1: annotation id 1 occ"),
-        (altered("annotations", category_id=9), "picture 10, annotation 1: category 9 is not dec"),
+        (altered("annotations", category_id=9), "image 10, annotation 1: category 9 is not dec"),
         (altered("annotations", bbox=[0, 0, 5]), "annotation 1: bbox is"),
         (altered("annotations", bbox=[0, 0, 0, 2]), r"annotation 1: bbox \[0, 0, 0, 2\] has no a"),
         (altered("annotations", segmentation=[[0, 0, 1, 1]]), "annotation 1: a polygon has 4"),
@@ -93,13 +93,13 @@ def test_ground_truth_gets_the_checks_of_training(tmp_path, content, message):
         ({**TRUTH, "images": TRUTH["images"] * 2}, "truth: images: id 10 occurs twice"),
         ({**TRUTH, "annotations": TRUTH["annotations"] * 2}, "annotations: id 1 occurs twice"),
         (altered("images", height=None), "image 10 has height None and width 6; write its size"),
-        (altered("annotations", image_id=1), "annotation 1: image_id 1 is not among the 1 pict"),
+        (altered("annotations", image_id=1), "annotation 1: image_id 1 is not among the 1 imag"),
         (altered("annotations", category_id=9), "annotation 1: category_id 9"),
         (altered("annotations", area=None), "annotation 1: area is None"),
         (altered("annotations", bbox=[0, 0, 5]), "annotation 1: bbox is"),
         (
             altered("annotations", segmentation={"size": [9, 9], "counts": [81]}),
-            r"annotation 1: RLE of size \[9, 9\] in a picture of size \[4, 6\]",
+            r"annotation 1: RLE of size \[9, 9\] in an image of size \[4, 6\]",
         ),
     ],
 )
@@ -121,17 +121,17 @@ def test_skipping_leaves_out_records_and_rows_and_returns_why(tmp_path, caplog):
     assert [(p.annotation, p.reason) for p in dropped] == [
         (1, "score is None"),
         (3, "score is 'x'"),
-        (3, "image_id 4 is not among the 1 pictures"),
+        (3, "image_id 4 is not among the 1 images"),
     ]
     assert f"{file}: 3 problem(s) skipped" in caplog.text
     with pytest.raises(DataProblems, match="has no list 'images'"):
         read_ground_truth(saved(tmp_path, []), "skip")
-    with pytest.raises(DataProblems, match="lists no picture"):
+    with pytest.raises(DataProblems, match="lists no image"):
         read_ground_truth(saved(tmp_path, {**TRUTH, "images": []}), "skip")
 
 
-def test_pictures_are_looked_at_where_asked(tmp_path):
+def test_images_are_looked_at_where_asked(tmp_path):
     path = saved(tmp_path, TRUTH)
     fault = Problem(path, 10, None, "is missing", "add it")
-    with pytest.raises(DataProblems, match="picture 10: is missing; add it"):
+    with pytest.raises(DataProblems, match="image 10: is missing; add it"):
         read_ground_truth(path, look=lambda records: {0: fault})

@@ -1,4 +1,4 @@
-"""Boxes, polygons and masks against the borders of a picture 12 px high and 16 px wide."""
+"""Boxes, polygons and masks against the borders of an image 12 px high and 16 px wide."""
 
 import pytest
 
@@ -18,14 +18,14 @@ def triangle(x, y):
         (triangle(13, 9), ""),  # ends on the border: x 13 to 16, y 9 to 12
         (triangle(-2, -2), ""),  # reaches 2 px beyond, the tolerance
         (triangle(15, 11), ""),  # 2 px beyond on the other sides
-        (triangle(-2.5, 4), "a polygon lies outside the picture: x -2.5 to 0.5, y 4 to 7 in 16 x"),
-        (triangle(4, -2.5), "outside the picture: x 4 to 7, y -2.5 to 0.5"),
-        (triangle(15.5, 4), "outside the picture"),
-        (triangle(4, 11.5), "outside the picture"),
-        (triangle(-3, 4), "outside the picture"),  # touches the border only: no overlap
-        (triangle(16, 4), "outside the picture"),
-        (triangle(4, 12), "outside the picture"),
-        ([*triangle(2, 2), *triangle(90, 2)], "outside the picture: x 90 to 93"),
+        (triangle(-2.5, 4), "a polygon lies outside the image: x -2.5 to 0.5, y 4 to 7 in 16 x"),
+        (triangle(4, -2.5), "outside the image: x 4 to 7, y -2.5 to 0.5"),
+        (triangle(15.5, 4), "outside the image"),
+        (triangle(4, 11.5), "outside the image"),
+        (triangle(-3, 4), "outside the image"),  # touches the border only: no overlap
+        (triangle(16, 4), "outside the image"),
+        (triangle(4, 12), "outside the image"),
+        ([*triangle(2, 2), *triangle(90, 2)], "outside the image: x 90 to 93"),
         ([], "has no polygon"),
         ([[1, 1, 4, 1]], "4 numbers, fewer than 6"),
         ([[1, 1, 4, 1, 4]], "5 numbers, fewer than 6"),
@@ -47,8 +47,8 @@ def test_polygons(polygons, reason):
     [
         ([0, 0, 16, 12], ""),
         ([-2, -2, 20, 16], ""),
-        ([-2.1, 0, 5, 5], "bbox [-2.1, 0, 5, 5] lies outside the picture: x -2.1 to 2.9"),
-        ([12, 0, 6.1, 5], "outside the picture: x 12 to 18.1"),
+        ([-2.1, 0, 5, 5], "bbox [-2.1, 0, 5, 5] lies outside the image: x -2.1 to 2.9"),
+        ([12, 0, 6.1, 5], "outside the image: x 12 to 18.1"),
         ([16, 0, 1, 5], "outside"),
         ([3, 3, 0, 5], "bbox [3, 3, 0, 5] has no area"),
         ([3, 3, 5, 0], "has no area"),
@@ -69,8 +69,8 @@ def test_boxes(box, reason):
     [
         ({"size": [12, 16], "counts": [0, 24, 168]}, ""),
         ({"size": [12, 16], "counts": "P6"}, ""),  # one run of 192 = 6 * 32
-        ({"size": [16, 12], "counts": [192]}, "size [16, 12] in a picture of [12, 16]"),
-        ({"size": None, "counts": [192]}, "size None in a picture"),
+        ({"size": [16, 12], "counts": [192]}, "size [16, 12] in an image of [12, 16]"),
+        ({"size": None, "counts": [192]}, "size None in an image"),
         ({"size": [12, 16], "counts": [0, 24, 100]}, "cover 124 of 192 pixels"),
         ({"size": [12, 16], "counts": [200, -8]}, "no whole number from 0 to 192"),
         ({"size": [12, 16], "counts": [191.0, 1]}, "no whole number"),

@@ -41,7 +41,7 @@ def test_store_by_hand(small_coco):
     assert store.ids.tolist() == [12, 13, 40]
     assert store.pixels.tolist() == [9, 24, 48]
     assert store.counts().tolist() == [1, 1, 0]
-    masks, labels, crowd = store.picture(1)
+    masks, labels, crowd = store.image(1)
     assert labels.tolist() == [1, 2]
     assert crowd.tolist() == [True, False]
     expected = np.zeros((2, 12, 16), dtype=bool)
@@ -51,8 +51,8 @@ def test_store_by_hand(small_coco):
     holed = np.zeros((20, 10), dtype=bool)
     holed[5:10, 1] = True
     holed[[5, 6, 8, 9], 2] = True
-    assert np.array_equal(store.picture(0).masks.decode()[0], holed)
-    assert len(store.picture(2).masks) == 0
+    assert np.array_equal(store.image(0).masks.decode()[0], holed)
+    assert len(store.image(2).masks) == 0
 
 
 def test_annotations_of_other_categories_are_left_out(small_coco):
@@ -89,7 +89,7 @@ def test_degenerate_annotations_are_counted_and_kept(small_coco):
     small_coco["annotations"][0]["segmentation"] = [line]
     store = AnnotationStore.from_coco(small_coco, LABELS)
     assert store.count_degenerate() == 1
-    assert store.picture(1).masks.areas().tolist() == [24, 0]
+    assert store.image(1).masks.areas().tolist() == [24, 0]
 
 
 def test_no_annotations_at_all(small_coco):
@@ -121,9 +121,7 @@ def test_real_masks_equal_those_of_pycocotools(shared_data, name):
     assert store.ids.size == len(data["annotations"])
     for p in range(0, len(store), 3):
         start, stop = store.offsets[p : p + 2]
-        for number, mask in zip(
-            store.ids[start:stop], store.picture(p).masks.decode(), strict=True
-        ):
+        for number, mask in zip(store.ids[start:stop], store.image(p).masks.decode(), strict=True):
             assert np.array_equal(mask, reference.annToMask(reference.anns[int(number)]) == 1)
     back = store.to_coco(CategoryMap.from_coco(data["categories"]))
     for annotation in back["annotations"]:

@@ -20,7 +20,7 @@ from tests.support.yolo_original_names import DETECTION_ALONE, original_name
 
 TINY = Scale(depth=0.33, width=0.0625, max_channels=256)
 WIDE = Scale(depth=0.33, width=0.125, max_channels=256)
-PICTURES = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
 
 # ---- files as the original writes them, from a package that is there while they are written
@@ -101,7 +101,7 @@ def rounded(model):
 
 def same_outputs(one, other):
     with torch.no_grad():
-        return all(torch.equal(a, b) for a, b in zip(one(PICTURES), other(PICTURES), strict=True))
+        return all(torch.equal(a, b) for a, b in zip(one(IMAGES), other(IMAGES), strict=True))
 
 
 def test_a_whole_network_in_half_precision(package, tmp_path):
@@ -187,7 +187,7 @@ def test_a_detector_has_no_masks(package, tmp_path):
     assert report.mismatched == report.unexpected == []
     assert "more in head.coefficients, head.prototypes" in str(report)
     with torch.no_grad():
-        assert torch.equal(target(PICTURES).class_logits, source(PICTURES).class_logits)
+        assert torch.equal(target(IMAGES).class_logits, source(IMAGES).class_logits)
 
 
 def test_another_scale_names_the_file(package, tmp_path):

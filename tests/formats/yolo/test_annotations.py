@@ -12,14 +12,14 @@ TRIANGLE = "0 .1 .1 .5 .1 .5 .5\n"
 def read(tmp_path, write_yolo):
     """Return a function that writes the training split and reads it."""
 
-    def run(pictures, **options):
-        dataset = YoloSet.read(write_yolo(tmp_path, {"train": pictures}))
+    def run(images, **options):
+        dataset = YoloSet.read(write_yolo(tmp_path, {"train": images}))
         return read_split(dataset, "train", **options)
 
     return run
 
 
-def test_numbers_are_stable_and_sizes_come_from_the_pictures(read):
+def test_numbers_are_stable_and_sizes_come_from_the_images(read):
     found = read(
         {
             "b.png": ((10, 20), "1 0 0 .5 0 .5 .5\n\n0 .1 .2 .3 .2 .3 .4\n"),
@@ -56,17 +56,17 @@ def test_bad_lines_are_left_out_one_by_one(read, tmp_path):
     labels = tmp_path / "labels" / "train" / "a.txt"
     assert where == [(labels, "a.png", 1), (labels, "a.png", 3)]
     assert str(found.problems[1]) == (
-        f"{labels}, picture a.png, line 3: class 9 is not declared; declare it under "
+        f"{labels}, image a.png, line 3: class 9 is not declared; declare it under "
         "names; known are 0, 1"
     )
     assert len(found.data["annotations"]) == 1
     assert (found.counts["annotations"], found.counts["left_out_annotations"]) == (3, 2)
 
 
-def test_faulty_pictures_go_with_their_labels_and_keep_their_number(read, tmp_path):
+def test_faulty_images_go_with_their_labels_and_keep_their_number(read, tmp_path):
     good = ((8, 6), TRIANGLE)
     read({"a.png": good, "b.png": good, "c.png": good})
-    (tmp_path / "images" / "train" / "b.png").write_bytes(b"no picture")
+    (tmp_path / "images" / "train" / "b.png").write_bytes(b"no image")
     found = read({"a.png": good})
     assert [i["id"] for i in found.data["images"]] == [1, 3]
     assert [a["image_id"] for a in found.data["annotations"]] == [1, 3]
@@ -86,7 +86,7 @@ def test_only_the_thorough_check_decodes(read, damage_png, tmp_path):
     assert problem.item == "b.png"
 
 
-def test_two_pictures_of_one_label_file(read):
+def test_two_images_of_one_label_file(read):
     good = ((8, 6), TRIANGLE)
     found = read({"a.png": good, "a.jpg": good, "b.png": good})
     assert [p.item for p in found.problems] == ["a.jpg", "a.png"]
@@ -94,7 +94,7 @@ def test_two_pictures_of_one_label_file(read):
     assert [i["file_name"] for i in found.data["images"]] == ["b.png"]
 
 
-def test_labels_without_a_picture(read, tmp_path):
+def test_labels_without_an_image(read, tmp_path):
     labels = tmp_path / "labels" / "train"
     labels.mkdir(parents=True)
     for name in ("ghost.txt", "classes.txt", "notes.md"):
@@ -102,10 +102,10 @@ def test_labels_without_a_picture(read, tmp_path):
     found = read({"a.png": ((8, 6), TRIANGLE)})
     (problem,) = found.problems
     assert (problem.file, problem.item) == (labels / "ghost.txt", None)
-    assert "there is no picture" in problem.reason
+    assert "there is no image" in problem.reason
 
 
-def test_text_files_beside_pictures_are_nobodys_labels(tmp_path):
+def test_text_files_beside_images_are_nobodys_labels(tmp_path):
     folder = tmp_path / "train"
     folder.mkdir()
     Image.new("RGB", (6, 8)).save(folder / "a.png")
@@ -119,18 +119,18 @@ def test_text_files_beside_pictures_are_nobodys_labels(tmp_path):
 def test_no_label_file_at_all_means_that_they_are_elsewhere(read, tmp_path):
     found = read({"a.png": ((8, 6), None), "b.png": ((8, 6), None)})
     (problem,) = found.problems
-    assert "none of the 2 pictures of train has a label file" in problem.reason
+    assert "none of the 2 images of train has a label file" in problem.reason
     assert str(tmp_path / "labels" / "train" / "a.txt") in problem.remedy
 
 
 @pytest.mark.parametrize("orientation", [3, 6])
-def test_a_turned_picture_is_refused(read, tmp_path, orientation):
+def test_a_turned_image_is_refused(read, tmp_path, orientation):
     """Tag 3 turns by 180 degrees, which no size tells; 6 by 90."""
     read({"a.png": ((8, 6), TRIANGLE), "b.jpg": ((8, 6), TRIANGLE)})
     exif = Image.Exif()
     exif[0x0112] = orientation
-    picture = Image.fromarray(np.zeros((8, 6, 3), dtype=np.uint8))
-    picture.save(tmp_path / "images" / "train" / "b.jpg", exif=exif)
+    image = Image.fromarray(np.zeros((8, 6, 3), dtype=np.uint8))
+    image.save(tmp_path / "images" / "train" / "b.jpg", exif=exif)
     (problem,) = read_split(YoloSet.read(tmp_path / "data.yaml"), "train").problems
     assert problem.item == "b.jpg"
     assert "EXIF" in problem.reason

@@ -60,7 +60,7 @@ def test_lines_come_back_up_to_rounding(yolo, tmp_path):
 
 @pytest.mark.slow
 def test_coco_sets_come_back_with_their_masks(shared_data, tmp_path):
-    """195 + 120 pictures of COCO, and nuclei as run lengths: every mask is the same to the bit."""
+    """195 + 120 images of COCO, and nuclei as run lengths: every mask is the same to the bit."""
     for name, split, kinds in (
         ("coco_small", "val", {"kept": 1030, "joined": 73, "traced": 5, "crowds_left_out": 13}),
         ("dsb2018_fluo", "val", {"kept": 0, "joined": 0, "traced": 2090, "crowds_left_out": 0}),
@@ -86,7 +86,7 @@ def test_coco_sets_come_back_with_their_masks(shared_data, tmp_path):
         )
         numbers = {after.name(k): k for k in range(len(after))}
         for k in range(len(before)):
-            old, new = before.picture(k), after.picture(numbers[before.name(k)])
+            old, new = before.image(k), after.image(numbers[before.name(k)])
             kept = (~old.crowd).nonzero()[0]
             assert old.labels[kept].tolist() == new.labels.tolist()
             assert RLEMasks.to_coco(old.masks.select(kept)) == RLEMasks.to_coco(new.masks)
@@ -103,7 +103,7 @@ def test_arguments_that_are_missing(yolo, tmp_path):
 
 def test_bad_lines(yolo):
     (yolo.parent / "labels/train/c.txt").write_text("0 1 2 3 4 5 6\n0 0 0 1 0 1 1\n")
-    with pytest.raises(DataProblems, match=r"picture c\.png, line 1: the coordinate 6 is outside"):
+    with pytest.raises(DataProblems, match=r"image c\.png, line 1: the coordinate 6 is outside"):
         yolo_to_coco(yolo, "train")
     content, _, counts = yolo_to_coco(yolo, "train", bad_data="skip")
     assert (counts["objects"], counts["problems_left_out"]) == (4, 1)

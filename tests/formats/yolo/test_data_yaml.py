@@ -6,7 +6,7 @@ from formats.yolo.data_yaml import YoloSet
 from structures import DataProblems
 
 LINE = "0 .1 .1 .5 .1 .5 .5\n"
-PICTURE = ((8, 6), LINE)
+IMAGE = ((8, 6), LINE)
 
 
 def declare(folder, text):
@@ -69,54 +69,54 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path):
 
 
 def test_folders_are_searched_with_all_folders_within(tmp_path, write_yolo):
-    pictures = dict.fromkeys(["b.png", "a.jpg", "deep/c.png"], PICTURE)
-    file = write_yolo(tmp_path, {"train": pictures})
-    found = YoloSet.read(file).pictures("train")
+    images = dict.fromkeys(["b.png", "a.jpg", "deep/c.png"], IMAGE)
+    file = write_yolo(tmp_path, {"train": images})
+    found = YoloSet.read(file).images("train")
     assert found.folder == tmp_path / "images" / "train"
     assert found.names == ["a.jpg", "b.png", "deep/c.png"]
     assert found.problems == []
 
 
 def test_path_is_relative_to_the_file_and_root_replaces_it(tmp_path, write_yolo):
-    write_yolo(tmp_path / "set", {"train": {"a.png": PICTURE}})
+    write_yolo(tmp_path / "set", {"train": {"a.png": IMAGE}})
     text = "path: set\ntrain: images/train\nnames: [fig]\n"
     file = declare(tmp_path, text)
-    assert YoloSet.read(file).pictures("train").names == ["a.png"]
+    assert YoloSet.read(file).images("train").names == ["a.png"]
     moved = tmp_path / "elsewhere"
     shutil.move(tmp_path / "set", moved)
     with pytest.raises(DataProblems, match=r"there is no .*images/train; .*data\.root"):
-        YoloSet.read(file).pictures("train")
-    assert YoloSet.read(file, moved).pictures("train").folder == moved / "images" / "train"
+        YoloSet.read(file).images("train")
+    assert YoloSet.read(file, moved).images("train").folder == moved / "images" / "train"
 
 
 def test_a_path_of_another_computer(tmp_path, write_yolo):
-    write_yolo(tmp_path, {"train": {"a.png": PICTURE}})
+    write_yolo(tmp_path, {"train": {"a.png": IMAGE}})
     file = declare(tmp_path, "path: /content/gone\ntrain: images/train\nnames: [fig]\n")
-    assert YoloSet.read(file).pictures("train").folder == tmp_path / "images" / "train"
+    assert YoloSet.read(file).images("train").folder == tmp_path / "images" / "train"
 
 
 def test_a_path_that_leads_one_folder_too_far_up(tmp_path, write_yolo):
     """Some export tools write ../train/images for the folder train/images beside the file."""
-    write_yolo(tmp_path, {"train": {"a.png": PICTURE}})
+    write_yolo(tmp_path, {"train": {"a.png": IMAGE}})
     file = declare(tmp_path, "train: ../images/train\nnames: [fig]\n")
-    assert YoloSet.read(file).pictures("train").folder == tmp_path / "images" / "train"
+    assert YoloSet.read(file).images("train").folder == tmp_path / "images" / "train"
 
 
 def test_several_folders_are_named_relative_to_the_root(tmp_path, write_yolo):
-    write_yolo(tmp_path, {"b": {"x.png": PICTURE}, "a": {"x.png": PICTURE}})
+    write_yolo(tmp_path, {"b": {"x.png": IMAGE}, "a": {"x.png": IMAGE}})
     file = declare(tmp_path, "train: [images/b, images/a]\nnames: [fig]\n")
-    found = YoloSet.read(file).pictures("train")
+    found = YoloSet.read(file).images("train")
     assert (found.folder, found.names) == (tmp_path, ["images/a/x.png", "images/b/x.png"])
 
 
-def test_a_text_file_lists_pictures(tmp_path, write_yolo):
-    pictures = dict.fromkeys(["a.png", "b.png", "c.png"], PICTURE)
-    write_yolo(tmp_path, {"train": pictures})
+def test_a_text_file_lists_images(tmp_path, write_yolo):
+    images = dict.fromkeys(["a.png", "b.png", "c.png"], IMAGE)
+    write_yolo(tmp_path, {"train": images})
     absolute = tmp_path / "images" / "train" / "c.png"
     lines = ["./images/train/b.png", "", str(absolute), "images/train/a.png"]
     (tmp_path / "train.txt").write_text("\n".join(lines))
     file = declare(tmp_path, "train: train.txt\nnames: [fig]\n")
-    found = YoloSet.read(file).pictures("train")
+    found = YoloSet.read(file).images("train")
     assert found.folder == tmp_path
     assert found.names == [f"images/train/{name}.png" for name in "abc"]
     elsewhere = tmp_path / "other"
@@ -125,14 +125,14 @@ def test_a_text_file_lists_pictures(tmp_path, write_yolo):
     (tmp_path / "train.txt").write_text(f"{elsewhere / 'd.png'}\n")
     inner = YoloSet.read(file, tmp_path / "images")
     (tmp_path / "images" / "train.txt").write_text(f"{elsewhere / 'd.png'}\n")
-    assert inner.pictures("train").names == [(elsewhere / "d.png").as_posix()]
+    assert inner.images("train").names == [(elsewhere / "d.png").as_posix()]
 
 
-def test_missing_and_repeated_pictures_of_a_list(tmp_path, write_yolo):
-    write_yolo(tmp_path, {"train": {"a.png": PICTURE}})
+def test_missing_and_repeated_images_of_a_list(tmp_path, write_yolo):
+    write_yolo(tmp_path, {"train": {"a.png": IMAGE}})
     (tmp_path / "train.txt").write_text("images/train/a.png\nimages/train/no.png\n" * 2)
     file = declare(tmp_path, "train: train.txt\nnames: [fig]\n")
-    found = YoloSet.read(file).pictures("train")
+    found = YoloSet.read(file).images("train")
     assert found.names == ["images/train/a.png"]
     assert [(p.item, p.annotation) for p in found.problems] == [
         ("images/train/no.png", 2),
@@ -144,17 +144,17 @@ def test_missing_and_repeated_pictures_of_a_list(tmp_path, write_yolo):
 
 
 def test_a_split_that_cannot_be_listed(tmp_path, write_yolo):
-    file = write_yolo(tmp_path, {"train": {"a.png": PICTURE}})
+    file = write_yolo(tmp_path, {"train": {"a.png": IMAGE}})
     dataset = YoloSet.read(file)
     with pytest.raises(DataProblems, match="has no val split, only train"):
-        dataset.pictures("val")
+        dataset.images("val")
     (tmp_path / "images" / "train" / "a.png").unlink()
-    with pytest.raises(DataProblems, match="holds no picture"):
-        dataset.pictures("train")
+    with pytest.raises(DataProblems, match="holds no image"):
+        dataset.images("train")
     (tmp_path / "train.txt").write_text("\n")
     file = declare(tmp_path, "train: train.txt\nnames: [fig]\n")
-    with pytest.raises(DataProblems, match="lists no picture"):
-        YoloSet.read(file).pictures("train")
+    with pytest.raises(DataProblems, match="lists no image"):
+        YoloSet.read(file).images("train")
     (tmp_path / "train.txt").write_bytes(b"\xff\xd8\xff")
-    with pytest.raises(DataProblems, match="give a folder of pictures"):
-        YoloSet.read(file).pictures("train")
+    with pytest.raises(DataProblems, match="give a folder of images"):
+        YoloSet.read(file).images("train")

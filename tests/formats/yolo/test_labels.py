@@ -15,7 +15,7 @@ def fault(text, classes=(0, 1), **options):
 
 
 @pytest.mark.parametrize(
-    ("picture", "labels"),
+    ("image", "labels"),
     [
         ("set/images/train/a.jpg", "set/labels/train/a.txt"),
         ("set/train/images/a.b.png", "set/train/labels/a.b.txt"),
@@ -25,8 +25,8 @@ def fault(text, classes=(0, 1), **options):
         ("my_images/a.jpg", "my_images/a.txt"),
     ],
 )
-def test_labels_lie_in_the_parallel_folder(picture, labels):
-    assert label_path(Path(picture)) == Path(labels)
+def test_labels_lie_in_the_parallel_folder(image, labels):
+    assert label_path(Path(image)) == Path(labels)
 
 
 def test_fractions_of_width_and_height_become_pixels():
@@ -82,7 +82,7 @@ def test_reasons(text, reason):
 
 
 def test_pixel_coordinates_say_what_to_divide_by():
-    assert "divide x by the picture's width" in fault("0 1 2 5 5 10 20").remedy
+    assert "divide x by the image's width" in fault("0 1 2 5 5 10 20").remedy
 
 
 def test_known_classes_are_listed_but_not_hundreds():
@@ -100,7 +100,7 @@ def test_boxes_become_rectangles_only_when_asked():
     assert "0 wide" in fault("1 .1 .5 0 .4", boxes_as_masks=True).reason
 
 
-def test_missing_and_empty_files_are_pictures_without_objects(tmp_path):
+def test_missing_and_empty_files_are_images_without_objects(tmp_path):
     assert read_labels(tmp_path / "a.txt", (0,), SIZE) == ([], [])
     (tmp_path / "a.txt").write_text("\n \n")
     assert read_labels(tmp_path / "a.txt", (0,), SIZE) == ([], [])

@@ -28,7 +28,7 @@ def read_back(polygon, size):
         ([SQUARE, FAR], "joined"),
         # overlapping parts: one path would take the overlap out
         ([SQUARE, [5.0, 5.0, 11.0, 5.0, 11.0, 11.0, 5.0, 11.0]], "traced"),
-        # a line that leaves the picture: moving its end onto the border would bend it
+        # a line that leaves the image: moving its end onto the border would bend it
         ([[2.0, 2.0, 22.0, 7.0, 2.0, 11.0]], "traced"),
         ({"size": [12, 16], "counts": [25, 5, 7, 2, 1, 2, 150]}, "traced"),
         ([[3.0, 3.0, 3.2, 3.0, 3.1, 3.2]], "kept"),  # without a pixel, but a polygon
@@ -100,7 +100,7 @@ def test_files_written(coco, tmp_path):
         *(f"labels/val/{name}.txt" for name in names),
     ]
     assert (out / "labels/val/eleven.txt").read_text() == ""
-    # a square and a rectangle of a 12 x 16 picture, from (8, 2) there and back to (10, 1)
+    # a square and a rectangle of a 12 x 16 image, from (8, 2) there and back to (10, 1)
     assert (out / "labels/val/seven.txt").read_text() == (
         "2 0.125 0.1666666667 0.5 0.1666666667 0.625 0.0833333333 0.875 0.0833333333 "
         "0.875 0.3333333333 0.625 0.3333333333 0.625 0.0833333333 0.5 0.1666666667 "
@@ -116,7 +116,7 @@ def test_crowds_are_never_dropped_silently(coco, tmp_path):
     assert not (tmp_path / "yolo").exists()
 
 
-def test_pictures_can_be_links(coco, tmp_path):
+def test_images_can_be_links(coco, tmp_path):
     coco_to_yolo(*coco, tmp_path / "yolo", skip_crowds=True, placing="link")
     link = tmp_path / "yolo/images/val/seven.png"
     assert link.is_symlink()
@@ -159,7 +159,7 @@ def test_names_that_collide_or_lead_out_of_the_folder(coco, tmp_path):
     assert not (tmp_path / "yolo").exists()
 
 
-def test_faulty_and_turned_pictures(coco, tmp_path):
+def test_faulty_and_turned_images(coco, tmp_path):
     file, folder = coco
     edit(file, lambda d: d["annotations"][1].update(category_id=99))
     exif = Image.Exif()

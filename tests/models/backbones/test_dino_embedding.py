@@ -40,11 +40,11 @@ def by_hooks(network, normalised):
 def test_equals_what_hooks_on_the_blocks_see(name, side, width, patches):
     torch.manual_seed(0)
     network = DinoEmbedding(name, image_size=side).eval()
-    pictures = tiles(2, side)
+    images = tiles(2, side)
     mean, std = (torch.tensor(network.body.pretrained_cfg[k]) for k in ("mean", "std"))
-    normalised = (pictures - mean[:, None, None]) / std[:, None, None]
+    normalised = (images - mean[:, None, None]) / std[:, None, None]
     with torch.no_grad():
-        found, expected = network(pictures), by_hooks(network, normalised)
+        found, expected = network(images), by_hooks(network, normalised)
     assert found.shape == (2, 5 * width) and network.out_features == 5 * width
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     # the mean is over patches alone: class and register tokens would make it another number
@@ -63,11 +63,11 @@ def test_given_statistics_take_the_place_of_the_models():
     other = DinoEmbedding("test_vit", image_size=32, mean=SELF_VIT_MEAN, std=SELF_VIT_STD).eval()
     other.body.load_state_dict(own.body.state_dict())
     # test_vit's own are 0.5 and 0.5: x' = (x - mean) / std is what 0.5 + x' / 2 is to the other
-    pictures = tiles()
+    images = tiles()
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (SELF_VIT_MEAN, SELF_VIT_STD))
-    moved = 0.5 + 0.5 * (pictures - mean) / std
+    moved = 0.5 + 0.5 * (images - mean) / std
     with torch.no_grad():
-        torch.testing.assert_close(other(pictures), own(moved), rtol=0, atol=1e-5)
+        torch.testing.assert_close(other(images), own(moved), rtol=0, atol=1e-5)
     assert SELF_VIT_MEAN == (0.6223, 0.4763, 0.6009)
     assert SELF_VIT_STD == (0.2012, 0.2190, 0.1722)
 
@@ -75,17 +75,17 @@ def test_given_statistics_take_the_place_of_the_models():
 def test_chunks_change_nothing_and_the_mode_is_kept():
     torch.manual_seed(0)
     network = DinoEmbedding("test_vit", image_size=32)
-    pictures = tiles(5)
+    images = tiles(5)
     network.body.patch_drop = torch.nn.Dropout(0.5)  # would show if the mode were training
     network.body.norm.eval()
-    found = embed_tiles(network, pictures, chunk=2)
+    found = embed_tiles(network, images, chunk=2)
     assert network.training and network.body.patch_drop.training
     assert not network.body.norm.training  # a part that was in eval mode before
     assert found.dtype == torch.float32 and not found.requires_grad
     with torch.no_grad():
-        expected = network.eval()(pictures)
+        expected = network.eval()(images)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-    embed_tiles(network, pictures)
+    embed_tiles(network, images)
     assert not network.training
 
 

@@ -24,12 +24,12 @@ def test_it_classifies_photographs(lite0):
     china, flower = (torch.tensor(image) for image in datasets.load_sample_images().images)
     inputs = []
     for image in (china, flower):
-        picture = image.permute(2, 0, 1)[None] / 255
-        scale = 256 / min(picture.shape[2:])
-        size = [round(side * scale) for side in picture.shape[2:]]
-        picture = F.interpolate(picture, size=size, mode="bicubic", antialias=True)
-        top, left = (picture.shape[2] - 224) // 2, (picture.shape[3] - 224) // 2
-        inputs.append((picture[:, :, top : top + 224, left : left + 224] - 0.5) / 0.5)
+        pixels = image.permute(2, 0, 1)[None] / 255
+        scale = 256 / min(pixels.shape[2:])
+        size = [round(side * scale) for side in pixels.shape[2:]]
+        pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=True)
+        top, left = (pixels.shape[2] - 224) // 2, (pixels.shape[3] - 224) // 2
+        inputs.append((pixels[:, :, top : top + 224, left : left + 224] - 0.5) / 0.5)
     with torch.no_grad():
         found = model(torch.cat(inputs)).argmax(dim=1)
     assert found.tolist() == [698, 985]  # palace, daisy

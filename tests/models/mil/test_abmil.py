@@ -145,17 +145,17 @@ def test_tasks_have_their_own_heads_and_losses():
     torch.testing.assert_close(loss, -picked.log(), rtol=0, atol=1e-6)
 
 
-def test_pictures_go_through_the_encoder():
+def test_images_go_through_the_encoder():
     torch.manual_seed(0)
     encoder = LeNetEncoder(side=8, out_features=5)
     model = ABMIL(64, 2, "binary", hidden_sizes=(4,), attention_dim=3, encoder=encoder)
-    pictures = torch.randn(4, 1, 8, 8)
-    bags = BagBatch(pictures, torch.tensor([0, 4]), torch.tensor([0]), torch.tensor([0]))
+    images = torch.randn(4, 1, 8, 8)
+    bags = BagBatch(images, torch.tensor([0, 4]), torch.tensor([0]), torch.tensor([0]))
     plain = ABMIL(5, 2, "binary", hidden_sizes=(4,), attention_dim=3)
     state = {n: v for n, v in model.state_dict().items() if not n.startswith("embed")}
     state |= {f"embed.1.{n}": v for n, v in model.embed[2].state_dict().items()}
     plain.load_state_dict(state)
-    encoded = dataclasses.replace(bags, features=encoder(pictures))
+    encoded = dataclasses.replace(bags, features=encoder(images))
     torch.testing.assert_close(model(bags).logits, plain(encoded).logits, rtol=0, atol=1e-6)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from datamodules.mil.base import take_bags
+from datamodules.mil.base import select_bags
 from datamodules.mil.digit_bags import DigitBagsDataModule
 from evaluation.mil.scores import evaluate_bags, witness_auroc
 from models.mil.abmil import ABMIL
@@ -23,7 +23,7 @@ def trained(bags, labels, seed, gated):
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01, fused=True)
     for _ in range(24):  # epochs of 200 bags
         for positions in torch.randperm(len(bags)).split(20):
-            batch = take_bags(bags, positions)
+            batch = select_bags(bags, positions)
             logits = model(batch).logits[:, 0]
             loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels[positions])
             optimizer.zero_grad()

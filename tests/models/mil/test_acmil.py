@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from models.mil import acmil
 from models.mil.abmil import ABMIL
 from models.mil.acmil import ACMIL, ACMILOutput, map_similarity
-from models.mil.protocol import TwoPartLearner
+from models.mil.protocol import TwoPartModel
 from structures import BagBatch
 
 CLOSE = {"rtol": 0, "atol": 1e-6}
@@ -180,9 +180,9 @@ def test_evaluation_leaves_nothing_out_and_draws_nothing():
     torch.testing.assert_close(model(bags).logits, output.logits, **CLOSE)
 
 
-def test_it_is_a_learner_in_two_parts_with_an_output_of_its_own():
+def test_it_is_a_model_in_two_parts_with_an_output_of_its_own():
     model, bags = model_for(), bag_batch([4, 2])
-    assert isinstance(model, TwoPartLearner)
+    assert isinstance(model, TwoPartModel)
     output = model.eval().pool(model.embed_bags(bags))
     assert torch.equal(output.logits, model(bags).logits)
     assert isinstance(output.to("cpu"), ACMILOutput)

@@ -12,7 +12,7 @@ from models.mil.aem import AEM, negative_entropy
 from models.mil.dsmil import DSMIL
 from models.mil.dtfd import DTFD
 from models.mil.mha import MHA
-from models.mil.protocol import ScheduledLosses, SeesTrainingBags, TwoPartLearner
+from models.mil.protocol import ScheduledLosses, TwoPartModel, UsesTrainingBags
 from models.ops.bags.ragged import segment_mean
 from structures import BagBatch, MILOutput
 
@@ -96,7 +96,7 @@ LEARNERS = {
 
 
 @pytest.mark.parametrize("name", LEARNERS)
-def test_any_attention_learner_gets_the_term_and_is_left_as_it_is(name):
+def test_any_attention_model_gets_the_term_and_is_left_as_it_is(name):
     learner, arguments = LEARNERS[name]
     labels = torch.tensor([2, 0, 1])
     bags = bag_batch([4, 1, 6], labels=labels)
@@ -116,12 +116,12 @@ def test_any_attention_learner_gets_the_term_and_is_left_as_it_is(name):
     torch.testing.assert_close(entropy, expected, rtol=0, atol=1e-5)
     mean = model.losses(output, bags)["entropy"]
     torch.testing.assert_close(mean, entropy.mean(), **CLOSE)
-    if isinstance(model.learner, TwoPartLearner):
+    if isinstance(model.learner, TwoPartModel):
         assert torch.equal(model.pool(model.embed_bags(bags)).logits, output.logits)
     assert model.permutation_invariant is (name != "dtfd")
 
 
-def test_entropy_spreads_the_attention_of_a_learner():
+def test_entropy_spreads_the_attention_of_a_model():
     model, bags = gated_abmil(), bag_batch([20])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     first = model.losses(model(bags), bags)["entropy"].item()
@@ -138,7 +138,7 @@ def module_around(model, loss_weights=None):
     return MILModule(model, optimizer, loss_weights=loss_weights)
 
 
-def test_without_weight_it_is_the_learner_bit_for_bit():
+def test_without_weight_it_is_the_model_bit_for_bit():
     bags = bag_batch([5, 1, 9])
     settings = {"hidden_sizes": (8,), "attention_dim": 4, "gated": True, "dropout": 0.25}
     torch.manual_seed(1)
@@ -171,7 +171,7 @@ def test_weight_falls_along_half_a_cosine_or_stays():
 
 
 class Scheduled(nn.Module):
-    """A learner without attention, in one part, that schedules its own loss."""
+    """A model without attention, in one part, that schedules its own loss."""
 
     def __init__(self, in_features, num_classes, task):
         super().__init__()
@@ -186,26 +186,26 @@ class Scheduled(nn.Module):
     def loss_factors(self, progress):
         return {"bag": progress}
 
-    def see_training_bags(self, *told):
+    def set_training_bags(self, *told):
         self.told = told
 
 
-def test_factors_of_the_learner_are_kept():
+def test_factors_of_the_model_are_kept():
     model = aem_around(Scheduled)
     assert isinstance(model, ScheduledLosses)
     assert model.loss_factors(0.5) == {"bag": 0.5, "entropy": pytest.approx(0.5)}
 
 
-def test_the_learner_is_told_of_the_training_bags_if_it_asks():
+def test_the_model_is_told_of_the_training_bags_if_it_asks():
     bags = torch.arange(3), torch.tensor([0, 1, 1]), torch.tensor([2, 3, 4])
     model = aem_around(Scheduled)
-    assert isinstance(model, SeesTrainingBags)
-    model.see_training_bags(*bags)
+    assert isinstance(model, UsesTrainingBags)
+    model.set_training_bags(*bags)
     assert model.learner.told == bags
-    gated_abmil().see_training_bags(*bags)  # ABMIL does not ask
+    gated_abmil().set_training_bags(*bags)  # ABMIL does not ask
 
 
-def test_what_a_learner_lacks_is_said():
+def test_what_a_model_lacks_is_said():
     model, bags = aem_around(Scheduled), bag_batch([3])
     with pytest.raises(TypeError, match="attention logits, Scheduled gives none"):
         model.losses(model(bags), bags)

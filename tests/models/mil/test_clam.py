@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from models.mil.clam import CLAM
-from models.mil.protocol import MILModel, TwoPartLearner
+from models.mil.protocol import MILModel, TwoPartModel
 from structures import BagBatch, MILOutput
 
 CLOSE = {"rtol": 0, "atol": 1e-6}
@@ -335,7 +335,7 @@ def test_start_after_glorot():
 def test_every_parameter_learns_and_losses_do_not_depend_on_the_mode():
     for multi_branch in (False, True):
         model, bags = model_for(multi_branch=multi_branch), bag_batch([1, 2, 5])
-        assert isinstance(model, TwoPartLearner) and isinstance(model, MILModel)
+        assert isinstance(model, TwoPartModel) and isinstance(model, MILModel)
         terms = model.losses(model.train()(bags), bags)
         sum(terms.values()).backward()
         assert all(p.grad is not None and p.grad.any() for p in model.parameters())

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from models.mil.dsmil import DSMIL
-from models.mil.protocol import MILModel, SeesTrainingBags, TwoPartLearner
+from models.mil.protocol import MILModel, TwoPartModel, UsesTrainingBags
 from structures import BagBatch, MILOutput
 
 CLOSE = {"rtol": 0, "atol": 1e-6}
@@ -243,10 +243,10 @@ def test_orthogonal_start_with_zero_biases():
 def test_positive_bags_weigh_by_the_training_bags():
     # 6 negative and 2 positive training bags: a positive bag's losses count three times
     model, plain = model_for(balance=True), model_for()
-    assert isinstance(model, SeesTrainingBags)
+    assert isinstance(model, UsesTrainingBags)
     numbers = torch.arange(8)
     for learner in (model, plain):
-        learner.see_training_bags(numbers, torch.tensor([0, 1, 0, 0, 1, 0, 0, 0]), numbers)
+        learner.set_training_bags(numbers, torch.tensor([0, 1, 0, 0, 1, 0, 0, 0]), numbers)
     bags = bag_batch([2, 3, 4], labels=[1, 0, 1])
     found = model.losses(model(bags), bags, "none")
     expected = plain.losses(plain(bags), bags, "none")
@@ -256,9 +256,9 @@ def test_positive_bags_weigh_by_the_training_bags():
         torch.testing.assert_close(model.losses(model(bags), bags)[term], found[term].mean())
     # the weight is in the checkpoint; sets of one class leave it finite and positive
     assert model.state_dict()["positive_weight"].tolist() == [3]
-    model.see_training_bags(numbers, torch.zeros(8), numbers)
+    model.set_training_bags(numbers, torch.zeros(8), numbers)
     assert model.positive_weight.item() == 8
-    model.see_training_bags(numbers, torch.ones(8), numbers)
+    model.set_training_bags(numbers, torch.ones(8), numbers)
     assert model.positive_weight.item() == 1 / 8
 
 
@@ -266,7 +266,7 @@ def test_positive_bags_weigh_by_the_training_bags_of_each_label():
     model, plain = (model_for(2, "multilabel", balance=b) for b in (True, False))
     # the first label is on one of four training bags, the second on three
     labels = torch.tensor([[1, 1], [0, 1], [0, 1], [0, 0]])
-    model.see_training_bags(torch.arange(4), labels, torch.ones(4))
+    model.set_training_bags(torch.arange(4), labels, torch.ones(4))
     torch.testing.assert_close(model.positive_weight, torch.tensor([3.0, 1 / 3]), **CLOSE)
     bags = bag_batch([2, 3, 4], labels=[[1, 0], [0, 1], [1, 1]])
     output = model(bags)
@@ -298,7 +298,7 @@ def test_dropout_of_the_embedding_and_of_the_values():
 
 def test_hidden_layers_embed_ahead_of_both_streams():
     model, bags = model_for(hidden_sizes=[6, 3]), bag_batch([4, 2])
-    assert isinstance(model, TwoPartLearner) and isinstance(model, MILModel)
+    assert isinstance(model, TwoPartModel) and isinstance(model, MILModel)
     hidden = bags.features
     for layer in (model.embed[0], model.embed[2]):
         hidden = (hidden @ layer.weight.T + layer.bias).clamp(min=0)

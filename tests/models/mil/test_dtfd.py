@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from datamodules.mil.base import take_bags
+from datamodules.mil.base import select_bags
 from datamodules.mil.digit_bags import DigitBagsDataModule
 from evaluation.mil.scores import evaluate_bags
 from models.mil import dtfd
 from models.mil.abmil import ABMIL
 from models.mil.dtfd import DTFD, DTFDOutput, evidence, pseudo_bag_of_each
-from models.mil.protocol import TwoPartLearner
+from models.mil.protocol import TwoPartModel
 from models.ops.bags.keyed_random import random_order
 from structures import BagBatch
 
@@ -348,9 +348,9 @@ def test_afs_equals_torchmil_with_copied_weights(monkeypatch):
         torch.testing.assert_close(output.pseudo_logits[0, 0, present, 0], pseudo[0], **CLOSE)
 
 
-def test_it_is_a_learner_in_two_parts_with_an_output_of_its_own():
+def test_it_is_a_model_in_two_parts_with_an_output_of_its_own():
     model, bags = model_for(), bag_batch([4, 2])
-    assert isinstance(model, TwoPartLearner)
+    assert isinstance(model, TwoPartModel)
     assert model.permutation_invariant is False
     output = model.eval().pool(model.embed_bags(bags))
     assert torch.equal(output.logits, model(bags).logits)
@@ -377,7 +377,7 @@ def test_every_distillation_learns(distill):
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
     for _ in range(12):
         for positions in torch.randperm(len(train)).split(20):
-            batch = take_bags(train, positions)
+            batch = select_bags(train, positions)
             loss = sum(model.losses(model(batch), batch).values())
             optimizer.zero_grad()
             loss.backward()

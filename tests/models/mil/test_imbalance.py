@@ -12,7 +12,7 @@ from models.losses.imbalance import (
 )
 from models.mil.abmil import ABMIL
 from models.mil.imbalance import ClassWeightedMIL, FocalMIL, LogitAdjustedMIL
-from models.mil.protocol import MILModel, SeesTrainingBags
+from models.mil.protocol import MILModel, UsesTrainingBags
 from structures import BagBatch, MILOutput
 
 CLOSE = {"rtol": 0, "atol": 1e-6}
@@ -23,7 +23,7 @@ def small(in_features, num_classes, task):
 
 
 class Curious(torch.nn.Module):
-    """A learner with a second term that asks for the training bags and does not bear reordering."""
+    """A model with a second term that asks for the training bags and does not bear reordering."""
 
     permutation_invariant = False
     joint_terms = ("second",)
@@ -32,7 +32,7 @@ class Curious(torch.nn.Module):
         super().__init__()
         self.task, self.line, self.told = task, torch.nn.Linear(in_features, 1), None
 
-    def see_training_bags(self, numbers, labels, sizes):
+    def set_training_bags(self, numbers, labels, sizes):
         self.told = numbers, labels, sizes
 
     def loss_factors(self, progress):
@@ -57,7 +57,7 @@ def bag_batch(sizes, labels, width=4):
 def told(model, labels):
     labels = torch.tensor(labels)
     count = torch.arange(labels.shape[0])
-    model.see_training_bags(count, labels, count + 1)
+    model.set_training_bags(count, labels, count + 1)
     return model
 
 
@@ -89,7 +89,7 @@ def test_the_classification_loss_is_that_of_the_training_bags(task):
     ]
     for model, wanted in zip(models, expected, strict=True):
         assert isinstance(model, MILModel)
-        assert isinstance(model, SeesTrainingBags)
+        assert isinstance(model, UsesTrainingBags)
         told(model, training)
         assert torch.equal(model.counts, counts)
         output = MILOutput(logits)
@@ -100,7 +100,7 @@ def test_the_classification_loss_is_that_of_the_training_bags(task):
 
 
 @pytest.mark.parametrize("wrapper", [FocalMIL, ClassWeightedMIL, LogitAdjustedMIL])
-def test_all_else_is_the_learners(wrapper):
+def test_all_else_is_the_models(wrapper):
     torch.manual_seed(0)
     model = wrapper(4, 2, "binary", learner=Curious)
     bags = bag_batch([3, 1], [0, 1])

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.mil.mha import MHA
-from models.mil.protocol import TwoPartLearner
+from models.mil.protocol import TwoPartModel
 from structures import BagBatch
 
 CLOSE = {"rtol": 0, "atol": 1e-6}
@@ -110,7 +110,7 @@ def test_losses_and_parts():
     torch.testing.assert_close(model.losses(output, bags, "none")["bag"], -picked.log(), **CLOSE)
     mean = -picked.log().mean()
     torch.testing.assert_close(model.losses(output, bags)["bag"], mean, **CLOSE)
-    assert isinstance(model, TwoPartLearner)
+    assert isinstance(model, TwoPartModel)
     assert torch.equal(model.pool(model.embed_bags(bags)).logits, output.logits)
 
 

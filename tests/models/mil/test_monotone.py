@@ -1,7 +1,7 @@
 """MonotoneMax and MinMaxLattice by hand, and the sign of what concepts and scores say.
 
-That further instances never lower a bag and copies don't count is asked of every learner in
-`test_every_learner_structure.py`.
+That further instances never lower a bag and copies don't count is asked of every model in
+`test_every_model_structure.py`.
 """
 
 import math

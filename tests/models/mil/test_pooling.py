@@ -1,4 +1,4 @@
-"""Pools against values computed by hand, and what a learner of each level makes of them."""
+"""Pools against values computed by hand, and what a model of each level makes of them."""
 
 import dataclasses
 import math
@@ -151,7 +151,7 @@ def test_both_levels_by_hand():
 
 
 @pytest.mark.parametrize("kind", [EmbeddingPooling, InstancePooling])
-def test_a_learner_is_its_parts_for_every_pool_and_task(kind):
+def test_a_model_is_its_parts_for_every_pool_and_task(kind):
     options = {
         "mean": {},
         "max": {},

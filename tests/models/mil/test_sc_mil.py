@@ -233,7 +233,7 @@ def test_a_stopped_gradient_reaches_the_head_alone():
 
 
 class TwoTerms(torch.nn.Module):
-    """A learner with one embedding a class, two terms and questions."""
+    """A model with one embedding a class, two terms and questions."""
 
     permutation_invariant = False
     joint_terms = ("second",)
@@ -243,7 +243,7 @@ class TwoTerms(torch.nn.Module):
         self.task, self.told = task, None
         self.line, self.head = torch.nn.Linear(in_features, 14), torch.nn.Linear(14, 1)
 
-    def see_training_bags(self, numbers, labels, sizes):
+    def set_training_bags(self, numbers, labels, sizes):
         self.told = numbers, labels, sizes
 
     def loss_factors(self, progress):
@@ -259,13 +259,13 @@ class TwoTerms(torch.nn.Module):
         return both if reduction == "none" else {n: t.mean() for n, t in both.items()}
 
 
-def test_any_learner_with_embeddings_can_be_inside():
+def test_any_model_with_embeddings_can_be_inside():
     model = sc_mil(learner=TwoTerms, curriculum="linear")
     assert isinstance(model, MILModel)
     assert model.parts.width == 14
     assert model.parts.encoder == ("line.weight", "line.bias")
     assert model.parts.head == ("head.weight", "head.bias")
-    assert (model.learner_factors(0.25), sc_mil().learner_factors(0.25)) == ({"second": 0.5}, {})
+    assert (model.model_factors(0.25), sc_mil().model_factors(0.25)) == ({"second": 0.5}, {})
     assert model.loss_factors(0.25) == {"contrastive": 0.75, "bag": 0.25, "second": 0.25 * 0.5}
     bags = bag_batch([3, 2], [0, 1])
     assert set(model.training_losses(bags)) == {"contrastive", "bag", "second"}
@@ -276,9 +276,9 @@ def test_any_learner_with_embeddings_can_be_inside():
     assert not model.permutation_invariant
     assert sc_mil().permutation_invariant
     assert model.joint_terms == ("contrastive", "second")
-    model.see_training_bags(bags.index, bags.labels, bags.sizes())
+    model.set_training_bags(bags.index, bags.labels, bags.sizes())
     assert [column.tolist() for column in model.learner.told] == [[0, 1], [0, 1], [3, 2]]
-    sc_mil().see_training_bags(bags.index, bags.labels, bags.sizes())  # ABMIL does not ask
+    sc_mil().set_training_bags(bags.index, bags.labels, bags.sizes())  # ABMIL does not ask
 
 
 class Chooses(TwoTerms):
@@ -317,11 +317,11 @@ def test_frozen_parameters_are_neither_encoder_nor_head():
     assert model.parts.encoder == ("line.weight", "line.bias")
     assert model.parts.head == ("head.weight", "head.bias", "score.weight", "score.bias")
     assert model.unreached() == ("score.weight",)  # what is frozen needs no gradient
-    with pytest.raises(ValueError, match="this learner's take no gradient"):
+    with pytest.raises(ValueError, match="this model's take no gradient"):
         SCMIL(4, 3, "binary", learner=frozen, view_instances=3)
 
 
-def test_looking_into_the_learner_leaves_no_trace():
+def test_looking_into_the_model_leaves_no_trace():
     torch.manual_seed(1)
     alone = small(4, 2, "binary")
     after = torch.get_rng_state()
@@ -358,10 +358,10 @@ def test_values_out_of_range(options, message):
         sc_mil(**options)
 
 
-def test_a_learner_without_embeddings():
+def test_a_model_without_embeddings():
     class Bare(TwoTerms):
         def forward(self, bags):
             return MILOutput(self.head(self.line(bags.features[bags.offsets[:-1]])))
 
-    with pytest.raises(ValueError, match="this learner's output has none"):
+    with pytest.raises(ValueError, match="this model's output has none"):
         sc_mil(learner=Bare)

@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from datamodules.mil.base import take_bags
+from datamodules.mil.base import select_bags
 from datamodules.mil.digit_bags import DigitBagsDataModule
 from evaluation.mil.scores import evaluate_bags
 from lightning_modules.mil import MILModule
@@ -71,11 +71,11 @@ def steps(sampler):
 
 def train(module, data):
     bags = data.source("train")
-    module.see_training_bags(bags.index.numpy(), bags.labels.numpy(), bags.sizes().numpy())
+    module.set_training_bags(bags.index.numpy(), bags.labels.numpy(), bags.sizes().numpy())
     optimizer, module = module.build_optimizer(), module.train()
     for step, keys in enumerate(itertools.islice(steps(data.training_batches()), STEPS)):
         module.progress = step / STEPS
-        batch = take_bags(bags, torch.tensor([key.index for key in keys]))
+        batch = select_bags(bags, torch.tensor([key.index for key in keys]))
         optimizer.zero_grad()
         module.total_loss(module.training_terms(batch), ()).backward()
         optimizer.step()

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.mil.protocol import MILModel, TwoPartLearner
+from models.mil.protocol import MILModel, TwoPartModel
 from models.mil.transmil import PPEG, TransLayer, TransMIL
 from structures import BagBatch, MILOutput
 
@@ -322,7 +322,7 @@ def test_an_instance_left_out_is_as_if_it_had_never_been_there():
     kept = torch.tensor([1, 0, 1, 1, 0, 1, 0, 0, 1, 1, 1, 0, 1, 1, 1], dtype=torch.bool)
     output = model.pool(model.embed_bags(bags).keep(kept))
     torch.testing.assert_close(output.logits, model(bags.keep(kept)).logits, **EXACT)
-    assert isinstance(model, TwoPartLearner) and isinstance(model, MILModel)
+    assert isinstance(model, TwoPartModel) and isinstance(model, MILModel)
 
 
 def test_the_order_of_instances_matters_and_the_class_says_so():

@@ -2,7 +2,7 @@
 
 import torch
 
-from models.ops.distributed import LossTerm, global_mean_count, reduce_terms, sum_by_picture
+from models.ops.distributed import LossTerm, global_mean_count, reduce_terms, sum_by_image
 
 
 def test_reduce_terms_by_hand():
@@ -20,9 +20,9 @@ def test_count_in_one_process():
     assert global_mean_count(torch.tensor([0, 5])).tolist() == [1.0, 5.0]
 
 
-def test_sum_by_picture():
+def test_sum_by_image():
     values = torch.tensor([1.0, 2.0, 4.0], requires_grad=True)
-    sums = sum_by_picture(values, torch.tensor([2, 0, 2]), 4)
+    sums = sum_by_image(values, torch.tensor([2, 0, 2]), 4)
     assert sums.tolist() == [2.0, 0.0, 5.0, 0.0]
     sums[2].backward()
     assert values.grad.tolist() == [1.0, 0.0, 1.0]

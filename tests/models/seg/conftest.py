@@ -1,4 +1,4 @@
-"""Small pictures with discs, as our batch and as torchvision's lists."""
+"""Small images with discs, as our batch and as torchvision's lists."""
 
 import pytest
 import torch
@@ -14,25 +14,25 @@ def _disc(height, width, x, y, side):
 
 
 def make_scene(sizes, instances=3, seed=0):
-    """Return (batch, pictures, targets); ``instances`` is a number or one number a picture."""
+    """Return (batch, images, targets); ``instances`` is a number or one number an image."""
     generator = torch.Generator().manual_seed(seed)
     counts = [instances] * len(sizes) if isinstance(instances, int) else list(instances)
     height, width = (max(side) for side in zip(*sizes, strict=True))
     padded = torch.zeros(len(sizes), 3, height, width)
-    pictures, targets, all_masks = [], [], []
+    images, targets, all_masks = [], [], []
     for number, ((h, w), count) in enumerate(zip(sizes, counts, strict=True)):
-        picture = torch.rand(3, h, w, generator=generator)
+        image = torch.rand(3, h, w, generator=generator)
         boxes, masks = torch.zeros(count, 4), torch.zeros(count, height, width, dtype=torch.bool)
         for k in range(count):
             side = int(torch.randint(14, 40, (1,), generator=generator))
             x = int(torch.randint(0, w - side, (1,), generator=generator))
             y = int(torch.randint(0, h - side, (1,), generator=generator))
             masks[k] = _disc(height, width, x, y, side)
-            picture[k % 3][masks[k, :h, :w]] = 1.0
+            image[k % 3][masks[k, :h, :w]] = 1.0
             boxes[k] = torch.tensor([x, y, x + side, y + side])
         labels = torch.randint(0, NUM_CLASSES, (count,), generator=generator)
-        padded[number, :, :h, :w] = picture
-        pictures.append(picture)
+        padded[number, :, :h, :w] = image
+        images.append(image)
         all_masks.append(masks)
         targets.append({"boxes": boxes, "labels": labels + 1, "masks": masks[:, :h, :w].byte()})
     batch = SegBatch(
@@ -47,7 +47,7 @@ def make_scene(sizes, instances=3, seed=0):
         original_sizes=torch.tensor(sizes),
         image_ids=tuple(range(100, 100 + len(sizes))),
     )
-    return batch, pictures, targets
+    return batch, images, targets
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from torch import nn
 
 from models.mil.ins import INS
 from models.mil.ins.ins import contrastive_loss
-from models.mil.protocol import MILModel, TwoPartLearner
+from models.mil.protocol import MILModel, TwoPartModel
 from models.ops.bags.keyed_random import draw_key, random_order
 from structures import BagBatch
 from tests.support.ins_case import bag_batch, learner, memory_for
@@ -103,7 +103,7 @@ def test_three_classes_share_attention_by_all_that_is_not_negative():
     torch.testing.assert_close(output.attention, shares, rtol=0, atol=1e-6)
     assert output.instance_logits.shape == (6, 3)
     assert isinstance(model, MILModel)
-    assert isinstance(model, TwoPartLearner)
+    assert isinstance(model, TwoPartModel)
 
 
 def test_contrast_by_hand():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from datamodules.mil.base import take_bags
+from datamodules.mil.base import select_bags
 from datamodules.mil.digit_bags import DigitBagsDataModule
 from evaluation.mil.scores import evaluate_bags, witness_auroc
 from tests.support.mil_recipes import module_of, settings
@@ -22,14 +22,14 @@ def trained(bags, seed, steps, **arguments):
     module = module_of(section, 64, 2, "binary")
     for name, value in arguments.items():
         setattr(module.model, name, value)
-    module.see_training_bags(*(np.asarray(c) for c in (bags.index, bags.labels, bags.sizes())))
+    module.set_training_bags(*(np.asarray(c) for c in (bags.index, bags.labels, bags.sizes())))
     optimizer = module.build_optimizer()
     schedule = module.scheduler_factory(optimizer, steps)
     order = torch.cat([torch.randperm(len(bags)) for _ in range(8 * steps // len(bags) + 1)])
     module.train()
     for step in range(steps):
         module.progress = step / steps
-        terms = module.training_terms(take_bags(bags, order[8 * step : 8 * step + 8]))
+        terms = module.training_terms(select_bags(bags, order[8 * step : 8 * step + 8]))
         optimizer.zero_grad()
         module.weighted_sum(terms).backward()
         optimizer.step()

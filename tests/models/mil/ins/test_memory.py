@@ -10,7 +10,7 @@ from structures import BagBatch
 def memory(num_classes=2, width=2, queue_size=5):
     """Bag 7 of class 1 with 2 instances, bag 2 of class 0 with 3, bag 4 of class 1 with 1."""
     found = INSMemory(num_classes, width, queue_size)
-    found.see_training_bags(
+    found.set_training_bags(
         torch.tensor([7, 2, 4]), torch.tensor([1, 0, 1]), torch.tensor([2, 3, 1])
     )
     return found
@@ -25,7 +25,7 @@ def test_targets_begin_uniform_over_the_candidates_of_each_bag():
     half, sure = [0.5, 0.5], [1.0, 0.0]
     assert memory().targets.tolist() == [half, half, sure, sure, sure, half]
     three = INSMemory(3, 2, 5)
-    three.see_training_bags(torch.tensor([0, 1]), torch.tensor([2, 0]), torch.tensor([1, 1]))
+    three.set_training_bags(torch.tensor([0, 1]), torch.tensor([2, 0]), torch.tensor([1, 1]))
     assert three.targets.tolist() == [[0.5, 0.0, 0.5], [1.0, 0.0, 0.0]]
     assert candidate_classes(torch.tensor([1, 0]), 3).long().tolist() == [[1, 1, 0], [1, 0, 0]]
 
@@ -141,7 +141,7 @@ def test_a_file_brings_a_table_of_other_bags():
     file.seek(0)
     state = torch.load(file, weights_only=True)
     other = INSMemory(2, 2, 5)
-    other.see_training_bags(torch.tensor([0]), torch.tensor([1]), torch.tensor([50]))
+    other.set_training_bags(torch.tensor([0]), torch.tensor([1]), torch.tensor([50]))
     for fresh in (INSMemory(2, 2, 5), other):
         fresh.load_state_dict(state)
         for name, value in trained.state_dict().items():

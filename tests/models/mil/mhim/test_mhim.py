@@ -31,7 +31,7 @@ def bag_batch(sizes, width=5, seed=0, classes=2):
     )
 
 
-def learner_for(kind, dropout):
+def model_for(kind, dropout):
     if kind == "dsmil":
         return functools.partial(DSMIL, hidden_sizes=(6,), attention_dim=4, dropout=dropout)
     return functools.partial(
@@ -42,9 +42,7 @@ def learner_for(kind, dropout):
 def mhim_for(kind="abmil1", task="binary", classes=2, dropout=0.0, apart=True, **options):
     """An MHIM whose teacher is another network than its student."""
     torch.manual_seed(1)
-    model = MHIM(
-        5, classes, task, learner=learner_for(kind, dropout), **({"masks": MASKS} | options)
-    )
+    model = MHIM(5, classes, task, learner=model_for(kind, dropout), **({"masks": MASKS} | options))
     if apart:
         for parameter in model.teacher.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -211,7 +209,7 @@ def test_cosine_momentum_ends_at_one():
 
 
 class WithBuffer(ABMIL):
-    """A learner with a statistic, which the teacher takes over as it is."""
+    """A model with a statistic, which the teacher takes over as it is."""
 
     def __init__(self, *args):
         super().__init__(*args, hidden_sizes=(6,), attention_dim=4)
@@ -339,7 +337,7 @@ class WithoutAttention(Bare):
     ("options", "message"),
     [
         ({"learner": Bare}, "embed_bags and pool"),
-        ({"learner": learner_for("dsmil", 0), "scores": "class_aware"}, "class_scores"),
+        ({"learner": model_for("dsmil", 0), "scores": "class_aware"}, "class_scores"),
         ({"momentum": 1.1}, "momentum"),
         ({"teacher_temperature": 0.0}, "temperatures"),
         ({"recycle_keep_ratio": 0.5}, "recycle needs"),
@@ -349,17 +347,17 @@ class WithoutAttention(Bare):
 )
 def test_what_cannot_work_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        MHIM(5, 2, "binary", **({"learner": learner_for("abmil1", 0), "masks": MASKS} | options))
+        MHIM(5, 2, "binary", **({"learner": model_for("abmil1", 0), "masks": MASKS} | options))
 
 
-def test_a_learner_without_the_scores_asked_for_is_refused():
+def test_a_model_without_the_scores_asked_for_is_refused():
     model = MHIM(5, 2, "binary", learner=WithoutAttention, masks=MASKS, student_init="none")
     with pytest.raises(ValueError, match="WithoutAttention gives no attention"):
         model.training_losses(bag_batch([3]), 0.0)
 
 
 class Told(ABMIL):
-    """A learner with a schedule and a memory of what it was told."""
+    """A model with a schedule and a memory of what it was told."""
 
     def __init__(self, *args):
         super().__init__(*args, hidden_sizes=(6,), attention_dim=4)
@@ -368,13 +366,13 @@ class Told(ABMIL):
     def loss_factors(self, progress):
         return {"bag": 1 - progress}
 
-    def see_training_bags(self, numbers, labels, sizes):
+    def set_training_bags(self, numbers, labels, sizes):
         self.told.copy_(torch.stack([labels.sum(), sizes.sum()]))
 
 
-def test_the_learners_own_hooks_are_kept():
+def test_the_models_own_hooks_are_kept():
     model = MHIM(5, 2, "binary", learner=Told, masks=MASKS)
     assert model.loss_factors(0.25) == {"bag": 0.75}
     assert mhim_for().loss_factors(0.25) == {}
-    model.see_training_bags(torch.arange(3), torch.tensor([0, 1, 1]), torch.tensor([2, 3, 4]))
+    model.set_training_bags(torch.arange(3), torch.tensor([0, 1, 1]), torch.tensor([2, 3, 4]))
     assert model.student.told.tolist() == model.teacher.told.tolist() == [2, 9]

@@ -42,7 +42,7 @@ def test_box_code_comes_back(boxes, anchor, weights):
 
 
 @given(st.lists(BOX, max_size=5), st.integers(1, 60), st.integers(1, 60))
-def test_clipped_boxes_lie_in_the_picture_and_stay_clipped(boxes, height, width):
+def test_clipped_boxes_lie_in_the_image_and_stay_clipped(boxes, height, width):
     clipped = clip_boxes_to_image(tensor(boxes), (height, width))
     for (x1, y1, x2, y2), found in zip(boxes, clipped.tolist(), strict=True):
         assert found == [

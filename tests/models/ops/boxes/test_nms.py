@@ -1,4 +1,4 @@
-"""Suppression over the batch equals a loop over pictures and classes."""
+"""Suppression over the batch equals a loop over images and classes."""
 
 import pytest
 import torch
@@ -8,20 +8,20 @@ from models.ops.boxes import nms as module
 from models.ops.boxes.nms import class_nms
 
 
-def by_loop(boxes, scores, labels, pictures, iou_thresh, max_dets):
-    """Return positions: torchvision's function for each picture and class, then the best."""
+def by_loop(boxes, scores, labels, images, iou_thresh, max_dets):
+    """Return positions: torchvision's function for each image and class, then the best."""
     kept = []
-    for picture in sorted(set(pictures.tolist())):
+    for image in sorted(set(images.tolist())):
         found = []
         for label in sorted(set(labels.tolist())):
-            where = ((pictures == picture) & (labels == label)).nonzero().flatten()
+            where = ((images == image) & (labels == label)).nonzero().flatten()
             if len(where):
                 found += where[nms(boxes[where], scores[where], iou_thresh)].tolist()
         kept += sorted(found, key=lambda k: (-float(scores[k]), k))[:max_dets]
     return torch.tensor(kept, dtype=torch.int64)
 
 
-def crowded(count, classes, pictures, extent, seed=0, grid=None):
+def crowded(count, classes, images, extent, seed=0, grid=None):
     random = torch.Generator().manual_seed(seed)
     centre = torch.randint(0, 12, (count, 2), generator=random) * extent / 12
     centre = centre + torch.rand(count, 2, generator=random) * 12
@@ -33,16 +33,16 @@ def crowded(count, classes, pictures, extent, seed=0, grid=None):
         boxes,
         torch.rand(count, generator=random),
         torch.randint(0, classes, (count,), generator=random),
-        torch.randint(0, pictures, (count,), generator=random),
+        torch.randint(0, images, (count,), generator=random),
     )
 
 
 @pytest.mark.parametrize("max_dets", [1, 7, 1000])
 @pytest.mark.parametrize(
-    ("classes", "pictures", "extent"), [(80, 16, 100), (1, 1, 60), (3, 2, 8000), (1203, 3, 1000)]
+    ("classes", "images", "extent"), [(80, 16, 100), (1, 1, 60), (3, 2, 8000), (1203, 3, 1000)]
 )
-def test_as_a_loop(classes, pictures, extent, max_dets):
-    inputs = crowded(3000 if classes == 80 else 900, classes, pictures, extent)
+def test_as_a_loop(classes, images, extent, max_dets):
+    inputs = crowded(3000 if classes == 80 else 900, classes, images, extent)
     found = class_nms(*inputs, iou_thresh=0.5, max_dets=max_dets)
     assert torch.equal(found, by_loop(*inputs, 0.5, max_dets))
     if classes < 80 and max_dets == 1000:
@@ -52,10 +52,10 @@ def test_as_a_loop(classes, pictures, extent, max_dets):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_far_groups_in_other_precisions(dtype):
     """Boxes on a grid have IoUs of exactly the threshold, that any rounding would move."""
-    boxes, scores, labels, pictures = crowded(2500, 80, 16, 250, grid=2)
+    boxes, scores, labels, images = crowded(2500, 80, 16, 250, grid=2)
     labels[:1200] = 79
-    inputs = boxes.to(dtype), scores.to(dtype), labels, pictures  # 16-bit scores tie
-    expected = by_loop(inputs[0].double(), inputs[1].double(), labels, pictures, 0.5, 300)
+    inputs = boxes.to(dtype), scores.to(dtype), labels, images  # 16-bit scores tie
+    expected = by_loop(inputs[0].double(), inputs[1].double(), labels, images, 0.5, 300)
     assert torch.equal(class_nms(*inputs, iou_thresh=0.5, max_dets=300), expected)
 
 
@@ -84,7 +84,7 @@ def test_more_candidates_are_looked_at_where_the_first_do_not_suffice():
     boxes = torch.stack([places, places, places + 30, places + 30], dim=1)
     scores = torch.linspace(0.9, 0.1, len(boxes))
     zeros = torch.zeros(len(boxes), dtype=torch.int64)
-    easy = torch.ones(3, dtype=torch.int64)  # a second picture that is done at once
+    easy = torch.ones(3, dtype=torch.int64)  # a second image that is done at once
     inputs = (
         torch.cat([boxes[[0, 200, 205]], boxes]),
         torch.cat([torch.tensor([0.2, 0.6, 0.4]), scores]),
@@ -107,12 +107,12 @@ def test_the_one_after_the_last_look_is_not_forgotten(copies):
     assert found.tolist() == [0, copies]
 
 
-def test_ties_keep_their_order_and_pictures_may_be_missing():
+def test_ties_keep_their_order_and_images_may_be_missing():
     boxes = torch.arange(6)[:, None] * 40 + torch.tensor([0, 0, 30, 30])
-    pictures = torch.tensor([5, 2, 5, 2, 5, 5])
+    images = torch.tensor([5, 2, 5, 2, 5, 5])
     zeros = torch.zeros(6, dtype=torch.int64)
     found = class_nms(
-        boxes.float(), torch.full((6,), 0.5), zeros, pictures, iou_thresh=0.0, max_dets=3
+        boxes.float(), torch.full((6,), 0.5), zeros, images, iou_thresh=0.0, max_dets=3
     )
     assert found.tolist() == [1, 3, 0, 2, 4]
 
@@ -127,7 +127,7 @@ def test_nothing_to_choose_from():
 def test_too_far_apart_for_exact_arithmetic():
     boxes = torch.tensor([[0.0, 0.0, 1e6, 1.0], [0.0, 0.0, 1.0, 1.0]])
     labels = torch.tensor([0, 5000])
-    with pytest.raises(ValueError, match=r"1e\+06 pixels apart of 5001 classes .* fewer pictures"):
+    with pytest.raises(ValueError, match=r"1e\+06 pixels apart of 5001 classes .* fewer images"):
         class_nms(
             boxes,
             torch.ones(2),
@@ -163,10 +163,10 @@ def test_moved_boxes_keep_every_difference(monkeypatch):
     """What is suppressed has whole steps of 2^-20 pixels and sides as in the first class."""
     given = []
     monkeypatch.setattr(module, "nms", lambda *a: given.append(a) or nms(*a))
-    boxes, scores, labels, pictures = crowded(200, 1203, 1, 3000)
+    boxes, scores, labels, images = crowded(200, 1203, 1, 3000)
     boxes /= 700  # finer than the steps
     for classes in (labels, torch.zeros_like(labels)):
-        class_nms(boxes, scores, classes, pictures, iou_thresh=0.5, max_dets=100)
+        class_nms(boxes, scores, classes, images, iou_thresh=0.5, max_dets=100)
     (far, *_), (near, *_) = given
     assert far.dtype == torch.float64
     assert torch.equal(far * 2**20, (far * 2**20).round())
@@ -174,7 +174,7 @@ def test_moved_boxes_keep_every_difference(monkeypatch):
     assert (near - boxes[scores.argsort(descending=True)]).abs().max() <= 2**-21
 
 
-def test_calls_hold_whole_pictures_and_not_too_many_boxes():
+def test_calls_hold_whole_images_and_not_too_many_boxes():
     assert module._calls([3, 4, 0, 2, 12, 1], 7) == [7, 2, 12, 1]
     assert module._calls([3, 4, 2], 0) == [3, 4, 2]
 

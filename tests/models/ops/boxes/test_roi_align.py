@@ -11,12 +11,12 @@ from models.ops.boxes import roi_align as ours
 from models.ops.boxes.roi_align import pool_regions, project_masks, separable_roi_align
 
 
-def random_rois(count, pictures, extent, seed=0, outside=0.0):
+def random_rois(count, images, extent, seed=0, outside=0.0):
     generator = torch.Generator().manual_seed(seed)
-    picture = torch.randint(0, pictures, (count,), generator=generator).sort().values
+    image = torch.randint(0, images, (count,), generator=generator).sort().values
     corner = torch.rand(count, 2, generator=generator) * extent * (1 + outside) - extent * outside
     side = torch.rand(count, 2, generator=generator) ** 2 * extent
-    return torch.cat([picture[:, None].float(), corner, corner + side], dim=1)
+    return torch.cat([image[:, None].float(), corner, corner + side], dim=1)
 
 
 @pytest.mark.parametrize("ratio", [1, 2, 3])
@@ -41,7 +41,7 @@ def test_pyramid_pooling(grad):
         for k in range(4)
     )
     rois = random_rois(60, 2, 250.0)
-    boxes = [rois[rois[:, 0] == picture, 1:] for picture in range(2)]
+    boxes = [rois[rois[:, 0] == image, 1:] for image in range(2)]
     theirs = MultiScaleRoIAlign(list(levels), 7, 2, canonical_scale=100)(
         levels, boxes, [(256, 384)] * 2
     )

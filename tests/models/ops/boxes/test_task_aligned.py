@@ -1,4 +1,4 @@
-"""Task-aligned assignment against explicit loops over pictures, objects and anchors."""
+"""Task-aligned assignment against explicit loops over images, objects and anchors."""
 
 import pytest
 import torch
@@ -22,28 +22,28 @@ def random_case(seed, batch=3, objects=8, classes=4, dtype=torch.float32):
     corner = torch.rand(objects, 2, generator=generator) * torch.tensor([44.0, 28.0])
     size = 3 + torch.rand(objects, 2, generator=generator) * 20
     labels = torch.randint(0, classes, (objects,), generator=generator)
-    pictures = torch.randint(0, batch, (objects,), generator=generator)
-    truth = Objects(torch.cat([corner, corner + size], dim=1).to(dtype), labels, pictures)
+    images = torch.randint(0, batch, (objects,), generator=generator)
+    truth = Objects(torch.cat([corner, corner + size], dim=1).to(dtype), labels, images)
     return logits.to(dtype), boxes.to(dtype), points, truth
 
 
 def slow_assignment(logits, boxes, points, objects, top_k=10, alpha=0.5, beta=6.0, min_side=16):
-    """Return {(picture, anchor): (object, score)}."""
-    wishes, inside = {}, {}  # (picture, anchor) -> list of (u, object, t)
-    for number, (box, label, picture) in enumerate(zip(*objects, strict=True)):
+    """Return {(image, anchor): (object, score)}."""
+    wishes, inside = {}, {}  # (image, anchor) -> list of (u, object, t)
+    for number, (box, label, image) in enumerate(zip(*objects, strict=True)):
         found = []
         (cx, cy), sides = ((box[:2] + box[2:]) / 2).tolist(), (box[2:] - box[:2]).tolist()
         width, height = (max(side, min_side) for side in sides)
         for anchor, (x, y) in enumerate(points.tolist()):
             if not (abs(x - cx) < width / 2 and abs(y - cy) < height / 2):
                 continue
-            u = 1 - complete_box_iou_loss(boxes[picture, anchor], box).item()
-            t = logits[picture, anchor, label].sigmoid().item() ** alpha * max(u, 0) ** beta
+            u = 1 - complete_box_iou_loss(boxes[image, anchor], box).item()
+            t = logits[image, anchor, label].sigmoid().item() ** alpha * max(u, 0) ** beta
             found.append((t, u, anchor))
-            inside.setdefault((int(picture), anchor), []).append((u, number, t))
+            inside.setdefault((int(image), anchor), []).append((u, number, t))
         found.sort(key=lambda one: -one[0])
         for t, u, anchor in [one for one in found[:top_k] if one[0] > 0]:
-            wishes.setdefault((int(picture), anchor), []).append((u, number, t))
+            wishes.setdefault((int(image), anchor), []).append((u, number, t))
     got = {
         place: many[0] if len(many) == 1 else max(inside[place], key=lambda one: one[0])
         for place, many in wishes.items()
@@ -102,9 +102,9 @@ def test_weights_of_score_and_overlap():
     logits, boxes, points, objects = random_case(0, objects=1)
     found = assign_anchors(logits, boxes, points, objects, top_k=1, alpha=1.0, beta=0.0)
     _, anchors = anchors_inside(objects.boxes, points)
-    picture = int(objects.pictures)
-    own = logits[picture, anchors, int(objects.labels)]
-    assert found.rows.item() == picture * len(points) + anchors[own.argmax()].item()
+    image = int(objects.images)
+    own = logits[image, anchors, int(objects.labels)]
+    assert found.rows.item() == image * len(points) + anchors[own.argmax()].item()
 
 
 def test_points_on_the_border_are_outside():
@@ -191,7 +191,7 @@ def test_order_of_objects_and_company_change_nothing():
     first = as_dict(assign_anchors(logits, boxes, points, objects), len(points))
     second = as_dict(assign_anchors(logits, boxes, points, shuffled), len(points))
     assert_same(first, {place: (order[k].item(), score) for place, (k, score) in second.items()})
-    own = (objects.pictures == 1).nonzero().flatten()
+    own = (objects.images == 1).nonzero().flatten()
     alone = Objects(objects.boxes[own], objects.labels[own], torch.zeros_like(own))
     third = as_dict(assign_anchors(logits[1:2], boxes[1:2], points, alone), len(points))
     assert_same(

@@ -1,6 +1,6 @@
 """Predictions of tiles and views that are one object, beside loops over dense masks.
 
-Whole pictures are in tests/models/seg/inference/test_tiled.py and test_views.py.
+Whole images are in tests/models/seg/inference/test_tiled.py and test_views.py.
 """
 
 import numpy as np

@@ -30,7 +30,7 @@ def test_random_boxes_inside_and_partly_outside(cells):
     corner = torch.rand(200, 2, generator=generator) * torch.tensor([90.0, 70.0]) - 10
     boxes = torch.cat([corner, corner + torch.rand(200, 2, generator=generator) * 60], dim=1)
     soft = torch.rand(200, cells, cells, generator=generator)
-    # torchvision cannot paste a window that lies wholly outside the picture
+    # torchvision cannot paste a window that lies wholly outside the image
     inside = (boxes[:, 0] < 80) & (boxes[:, 1] < 58) & (boxes[:, 2:] > 3).all(dim=1)
     assert inside.sum() > 100
     assert_same(soft[inside], boxes[inside])
@@ -50,7 +50,7 @@ def test_tiny_and_border_boxes():
     assert_same(torch.ones(4, 28, 28), boxes)
 
 
-def test_no_masks_and_a_box_outside_the_picture():
+def test_no_masks_and_a_box_outside_the_image():
     assert len(paste_to_rle(torch.zeros(0, 28, 28), torch.zeros(0, 4), SIZE)) == 0
     outside = paste_to_rle(torch.ones(1, 28, 28), torch.tensor([[200.0, 5, 220, 30]]), SIZE)
     assert outside.areas().tolist() == [0]

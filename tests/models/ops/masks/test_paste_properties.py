@@ -1,4 +1,4 @@
-"""Pasting through windows against a dense paste of the whole picture, pixel by pixel."""
+"""Pasting through windows against a dense paste of the whole image, pixel by pixel."""
 
 import numpy as np
 import torch

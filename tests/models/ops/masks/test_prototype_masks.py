@@ -13,21 +13,21 @@ def random_case(seed, dtype=torch.float64, batch=2, size=(24, 20), objects=7, ch
     generator = torch.Generator().manual_seed(seed)
     corner = torch.rand(objects, 2, generator=generator) * torch.tensor([60.0, 76.0])
     boxes = torch.cat([corner, corner + 2 + torch.rand(objects, 2, generator=generator) * 60], 1)
-    pictures = torch.arange(objects) * batch // objects
+    images = torch.arange(objects) * batch // objects
     masks = torch.rand(objects, *size, generator=generator) < 0.5
     shape = (batch, *size)
-    windows = mask_windows(boxes, pictures, masks, torch.arange(objects), shape, 4, 4, False)
+    windows = mask_windows(boxes, images, masks, torch.arange(objects), shape, 4, 4, False)
     counts = torch.randint(0, 6, (objects,), generator=generator)
     counts[1] = 0
     owner = torch.arange(objects).repeat_interleave(counts)
     draw = {"generator": generator, "dtype": dtype}
     coefficients = torch.randn(len(owner), channels, **draw).requires_grad_()
     prototypes = torch.randn(batch, channels, *size, **draw).requires_grad_()
-    return coefficients, prototypes, owner, windows, (boxes, pictures, masks)
+    return coefficients, prototypes, owner, windows, (boxes, images, masks)
 
 
-def plain(coefficients, prototypes, owner, boxes, pictures, masks):
-    maps = torch.einsum("pe,pehw->phw", coefficients, prototypes[pictures[owner]])
+def plain(coefficients, prototypes, owner, boxes, images, masks):
+    maps = torch.einsum("pe,pehw->phw", coefficients, prototypes[images[owner]])
     targets = masks[owner].to(maps.dtype)
     loss = F.binary_cross_entropy_with_logits(maps, targets, reduction="none")
     y, x = torch.arange(masks.shape[1])[:, None] * 4, torch.arange(masks.shape[2]) * 4

@@ -13,7 +13,7 @@ FRAMES = [
     ((64, 96), (64, 96), (16, 24)),  # no resizing, no padding
     ((50, 75), (101, 149), (16, 24)),  # odd, padded, enlarged, unequal ratios
     ((61, 33), (40, 27), (16, 16)),  # reduced
-    ((64, 64), (64, 64), (24, 32)),  # the cell beyond the picture is padding
+    ((64, 64), (64, 64), (24, 32)),  # the cell beyond the image is padding
     ((3, 2), (7, 5), (8, 8)),  # one cell
 ]
 
@@ -26,7 +26,7 @@ def make(frame, count=12, prototypes=5, seed=0):
     factors[0] = maps[:, 0, 0]  # positive in the first cell
     low = torch.rand(count, 2, generator=random) * torch.tensor([size[1], size[0]])
     sides = torch.rand(count, 2, generator=random) * torch.tensor([size[1], size[0]]) * 0.6
-    boxes = torch.cat([low - sides / 3, low + sides], dim=1)  # some reach beyond the picture
+    boxes = torch.cat([low - sides / 3, low + sides], dim=1)  # some reach beyond the image
     boxes[0] = torch.tensor([0, 0, size[1], size[0]])
     boxes[1] = torch.tensor([1, 2, size[1] - 1, size[0] - 1])  # whole numbers
     boxes[2] = torch.tensor([0.5, 0.5, 2.5, 3.5])  # sides through pixel centres

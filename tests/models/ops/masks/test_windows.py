@@ -19,8 +19,8 @@ def random_masks(seed, objects=7, batch=2, height=24, width=32):
         outside = torch.ones_like(mask)
         outside[y1:y2, x1:x2] = False
         mask[outside] = False
-    pictures = torch.randint(0, batch, (objects,), generator=generator).sort().values
-    return boxes, pictures, masks
+    images = torch.randint(0, batch, (objects,), generator=generator).sort().values
+    return boxes, images, masks
 
 
 def slow_cells(masks, factor):
@@ -35,7 +35,7 @@ def slow_cells(masks, factor):
     return cells
 
 
-def slow_windows(boxes, pictures, cells, size, stride, smallest_owns):
+def slow_windows(boxes, images, cells, size, stride, smallest_owns):
     """Return a list of {cell number: target} of the objects."""
     _, height, width = size
     areas, found = [int(cell.sum()) for cell in cells], []
@@ -48,10 +48,10 @@ def slow_windows(boxes, pictures, cells, size, stride, smallest_owns):
                 inside = y < cells.shape[1] and x < cells.shape[2]
                 there = bool(cells[o, y, x]) if inside else False
                 for other in range(len(boxes)):
-                    rival = smallest_owns and inside and pictures[other] == pictures[o]
+                    rival = smallest_owns and inside and images[other] == images[o]
                     if rival and cells[other, y, x] and (areas[other], other) < (areas[o], o):
                         there = False
-                window[(int(pictures[o]) * height + y) * width + x] = there
+                window[(int(images[o]) * height + y) * width + x] = there
         found.append(window)
     return found
 
@@ -65,17 +65,17 @@ def as_lists(windows):
 @pytest.mark.parametrize("smallest_owns", [True, False])
 @pytest.mark.parametrize("mask_stride", [1, 2, 4])
 def test_as_loops_over_cells(mask_stride, smallest_owns):
-    boxes, pictures, masks = random_masks(mask_stride)
+    boxes, images, masks = random_masks(mask_stride)
     given = slow_cells(masks, mask_stride)
     cells = slow_cells(given, 4 // mask_stride)
     size = (2, 6, 8)
     rows = torch.arange(len(boxes))
-    found = mask_windows(boxes, pictures, given, rows, size, 4, mask_stride, smallest_owns)
-    assert as_lists(found) == slow_windows(boxes, pictures, cells, size, 4, smallest_owns)
+    found = mask_windows(boxes, images, given, rows, size, 4, mask_stride, smallest_owns)
+    assert as_lists(found) == slow_windows(boxes, images, cells, size, 4, smallest_owns)
 
 
 def test_pixels_beyond_the_border_are_out_and_maps_may_be_larger():
-    """A picture of 5 x 6 pixels: cell (1, 1) has two of 16 pixels; the map was padded to 4 x 4."""
+    """An image of 5 x 6 pixels: cell (1, 1) has two of 16 pixels; the map was padded to 4 x 4."""
     masks = torch.ones(1, 5, 6, dtype=torch.bool)
     boxes, zero = torch.tensor([[0.0, 0, 6, 5]]), torch.tensor([0])
     found = mask_windows(boxes, zero, masks, zero, (1, 4, 4), 4, 1)

@@ -1,4 +1,4 @@
-"""Tiles: what they find together is what the whole picture gives."""
+"""Tiles: what they find together is what the whole image gives."""
 
 import dataclasses
 import itertools
@@ -22,7 +22,7 @@ SCENE = [
     ("bar", 85, 70, 96, 80, 0),  # in the last corner
     ("bar", 20, 72, 21, 73, 1),  # one pixel
 ]
-PICTURE = paint((80, 96), SCENE)
+IMAGE = paint((80, 96), SCENE)
 
 
 def tiled(batch, tile, overlap, model=None, iou=0.5, tile_batch=3):
@@ -31,8 +31,8 @@ def tiled(batch, tile, overlap, model=None, iou=0.5, tile_batch=3):
 
 @pytest.mark.parametrize("tile", [17, 32, 50, 79])
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.5])
-def test_as_the_whole_picture(tile, share):
-    batch = as_batch([PICTURE])
+def test_as_the_whole_image(tile, share):
+    batch = as_batch([IMAGE])
     whole = ColourSegmentor().predict(batch)[0]
     (found,) = tiled(batch, tile, max(1, int(tile * share)))
     assert_same(found, whole)
@@ -45,8 +45,8 @@ def test_as_the_whole_picture(tile, share):
 @pytest.mark.parametrize(("tile", "overlap"), [(32, 8), (48, 3)])
 def test_scales_that_are_ratios_of_small_numbers_are_exact(original, tile, overlap):
     big = [(kind, *(3 * v for v in where), label) for kind, *where, label in SCENE[:-1]]
-    picture = paint((240, 288), big)[:, 1::3, 1::3]
-    batch = as_batch([picture], [original])
+    image = paint((240, 288), big)[:, 1::3, 1::3]
+    batch = as_batch([image], [original])
     (found,) = tiled(batch, tile, overlap)
     whole = ColourSegmentor().predict(batch)[0]
     if original != (53, 64):  # 80 to 53: no pixel borders in common
@@ -57,8 +57,8 @@ def test_scales_that_are_ratios_of_small_numbers_are_exact(original, tile, overl
 
 
 def test_other_scales_are_off_by_a_pixel_at_most():
-    picture = paint((80, 97), [("disc", 30, 30, 14, 0), ("disc", 62, 40, 16, 1)])
-    batch = as_batch([picture], [(111, 131)])
+    image = paint((80, 97), [("disc", 30, 30, 14, 0), ("disc", 62, 40, 16, 1)])
+    batch = as_batch([image], [(111, 131)])
     (found,), (whole,) = tiled(batch, 40, 10), ColourSegmentor().predict(batch)
     assert found.labels.tolist() == whole.labels.tolist()
     assert (found.boxes - whole.boxes).abs().max() <= 1
@@ -93,21 +93,21 @@ def test_spans_by_hand():
     assert spans(97, 131, 50, 5)[1] == Span(23, 73, 31, 99)
 
 
-def test_pictures_that_fit_are_predicted_as_they_are():
+def test_images_that_fit_are_predicted_as_they_are():
     model = ColourSegmentor()
-    batch = as_batch([PICTURE, PICTURE[:, :50]])
+    batch = as_batch([IMAGE, IMAGE[:, :50]])
     found = tiled(batch, 96, 20, model)
     assert model.batches == [batch]
     assert_same(found[0], ColourSegmentor().predict(batch)[0])
 
 
-def test_a_batch_of_pictures_of_all_sizes():
+def test_a_batch_of_images_of_all_sizes():
     empty = torch.zeros(3, 70, 40)
-    pictures = [PICTURE, empty, PICTURE[:, :20, :30], PICTURE[:, 20:, 5:]]
+    images = [IMAGE, empty, IMAGE[:, :20, :30], IMAGE[:, 20:, 5:]]
     model = ColourSegmentor()
-    found = tiled(as_batch(pictures), 32, 8, model, tile_batch=3)
-    for one, picture in zip(found, pictures, strict=True):
-        assert_same(one, ColourSegmentor().predict(as_batch([picture]))[0])
+    found = tiled(as_batch(images), 32, 8, model, tile_batch=3)
+    for one, image in zip(found, images, strict=True):
+        assert_same(one, ColourSegmentor().predict(as_batch([image]))[0])
     assert max(shape[0] for shape in model.shapes) == 3
     assert (3, 3, 32, 32) in model.shapes
     assert (1, 3, 20, 30) in model.shapes
@@ -118,9 +118,9 @@ def test_a_batch_of_pictures_of_all_sizes():
     assert all(len(batch.boxes) == 0 for batch in model.batches)
 
 
-def test_the_picture_has_its_own_cap():
-    whole = ColourSegmentor().predict(as_batch([PICTURE]))[0]
-    batch, model = as_batch([PICTURE]), ColourSegmentor(max_dets=5)
+def test_the_image_has_its_own_cap():
+    whole = ColourSegmentor().predict(as_batch([IMAGE]))[0]
+    batch, model = as_batch([IMAGE]), ColourSegmentor(max_dets=5)
     for views in ({}, {"flip": True}):
         options = InferenceOptions(tile=40, overlap=10, **views)
         (found,) = predict(model, batch, options)
@@ -131,10 +131,10 @@ def test_the_picture_has_its_own_cap():
         assert_same(best, whole.select(torch.arange(4)))
 
 
-def test_the_cap_of_tiles_is_for_pictures_that_are_cut(recwarn):
+def test_the_cap_of_tiles_is_for_images_that_are_cut(recwarn):
     """Beside one that is: 5 objects fit into a tile, and the model's cap is 2."""
     small = paint((40, 40), [("disc", x, y, 4, 0) for x in (8, 20, 32) for y in (8, 20)])
-    model, batch = ColourSegmentor(max_dets=2), as_batch([small, PICTURE[:, :, :60]])
+    model, batch = ColourSegmentor(max_dets=2), as_batch([small, IMAGE[:, :, :60]])
     for scales in ((1.0,), (1.0, 0.5)):
         options = InferenceOptions(tile=40, overlap=10, tile_max_dets=9, scales=scales)
         found = predict(model, batch, options)
@@ -151,7 +151,7 @@ def test_the_cap_of_tiles_is_for_pictures_that_are_cut(recwarn):
     [None, InferenceOptions(flip=True, flip_vertical=True), InferenceOptions(tile=40, flip=True)],
     ids=["whole", "views", "tiles"],
 )
-def test_boxes_end_where_the_picture_does(options):
+def test_boxes_end_where_the_image_does(options):
     """Rounding brings boxes out of the frame by 1e-4 pixels; those inside stay as they are."""
 
     class Rounding(ColourSegmentor):
@@ -177,7 +177,7 @@ def test_concave_objects_are_joined_although_a_tile_sees_their_legs_apart():
 
 
 def parts_of(rows, tiles, size, scores=None, labels=None):
-    """Instances of each tile from masks in the frame of the picture."""
+    """Instances of each tile from masks in the frame of the image."""
     found = []
     for number, (tile, masks) in enumerate(zip(tiles, rows, strict=True)):
         (top, bottom), (left, right) = tile.rows[2:], tile.columns[2:]
@@ -329,11 +329,11 @@ def test_four_tiles_make_one_object_by_way_of_each_other():
 
 def test_masks_are_needed():
     with pytest.raises(ValueError, match="merged by masks and these predictions have none"):
-        tiled(as_batch([PICTURE]), 32, 8, ColourSegmentor(masks=False))
+        tiled(as_batch([IMAGE]), 32, 8, ColourSegmentor(masks=False))
 
 
 def test_options_reach_the_tiles():
-    model, batch = ColourSegmentor(), as_batch([PICTURE])
+    model, batch = ColourSegmentor(), as_batch([IMAGE])
     options = InferenceOptions(tile=45, tile_batch=2)
     assert_same(predict(model, batch, options)[0], ColourSegmentor().predict(batch)[0])
     # a fifth of 45 is shared: 2 tiles over 80 rows, 3 over 96 columns
@@ -341,7 +341,7 @@ def test_options_reach_the_tiles():
 
 
 def test_mask_stride_of_the_batch_does_not_matter():
-    batch = as_batch([PICTURE])
+    batch = as_batch([IMAGE])
     coarse = dataclasses.replace(
         batch, masks=torch.zeros(0, 20, 24, dtype=torch.bool), mask_stride=4
     )

@@ -1,4 +1,4 @@
-"""Views of a picture and their fusion."""
+"""Views of an image and their fusion."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ SCENE = [
     ("bar", 3, 50, 74, 57, 2),
     ("bar", 60, 40, 61, 41, 1),
 ]
-PICTURE = paint((64, 80), SCENE)
+IMAGE = paint((64, 80), SCENE)
 SMALL = paint((40, 31), [("disc", 10, 12, 6, 0), ("bar", 14, 20, 30, 38, 0)])
 
 
@@ -55,7 +55,7 @@ def squares(*boxes, size=(20, 20)):
 )
 @pytest.mark.parametrize("quality", [False, True])
 def test_flips_change_nothing_for_a_model_to_which_they_mean_nothing(options, quality):
-    batch = as_batch([PICTURE, SMALL, torch.zeros(3, 30, 50)], [(64, 80), (80, 62), (30, 50)])
+    batch = as_batch([IMAGE, SMALL, torch.zeros(3, 30, 50)], [(64, 80), (80, 62), (30, 50)])
     whole = ColourSegmentor(quality=quality).predict(batch)
     model = ColourSegmentor(quality=quality and options.tile is None)
     found = predict(model, batch, options)
@@ -67,7 +67,7 @@ def test_flips_change_nothing_for_a_model_to_which_they_mean_nothing(options, qu
 
 
 def test_scales_find_the_same_objects():
-    batch = as_batch([PICTURE, SMALL])
+    batch = as_batch([IMAGE, SMALL])
     model = ColourSegmentor()
     found = predict(model, batch, InferenceOptions(scales=(1.0, 2.0, 3.0)))
     # averaging at the borders of enlarged colours makes other colours; all others are there
@@ -122,14 +122,14 @@ def test_shrinking_averages():
     assert (quarter[..., 1:-1] - 0.25).abs().max() < 0.05
 
 
-def test_dtype_of_pictures_stays():
-    batch = as_batch([PICTURE])
+def test_dtype_of_images_stays():
+    batch = as_batch([IMAGE])
     half = dataclasses.replace(batch, images=batch.images.bfloat16())
     assert transformed(half, View(0.5, True)).images.dtype == torch.bfloat16
 
 
 def test_one_view_is_brought_back_and_not_fused():
-    batch = as_batch([PICTURE])
+    batch = as_batch([IMAGE])
     found = predict(ColourSegmentor(), batch, InferenceOptions(scales=(2.0,), tile=500))[0]
     expected = ColourSegmentor().predict(transformed(batch, View(2.0)))[0]
     assert_same(found, expected)
@@ -211,7 +211,7 @@ def test_predictions_without_a_pixel_are_compared_by_their_boxes():
     assert len(fuse_views([hollow, solid], 0.55, 9)) == 2
 
 
-def test_the_cap_is_that_of_the_picture():
+def test_the_cap_is_that_of_the_image():
     one = found_of(squares((0, 0, 4, 4), (6, 6, 12, 12), (14, 0, 18, 4)), [0.5, 0.9, 0.7])
     fused = fuse_views([one, one], 0.55, 2)
     assert fused.scores.tolist() == pytest.approx([0.9, 0.7])
@@ -221,7 +221,7 @@ def test_the_cap_is_that_of_the_picture():
 
 def test_views_too_large_to_be_meant_are_refused(monkeypatch):
     monkeypatch.setattr(views, "LARGEST_FRAME", 64 * 80 * 4)
-    batch = as_batch([SMALL, PICTURE])
+    batch = as_batch([SMALL, IMAGE])
     assert transformed(batch, View(2.0)).sizes.tolist() == [[80, 62], [128, 160]]
     with pytest.raises(ValueError, match=r"image 1, 64 px .*view of 129 x 161 at scale 2.01"):
         transformed(batch, View(2.01))
@@ -232,11 +232,11 @@ def test_views_too_large_to_be_meant_are_refused(monkeypatch):
 
 def test_masks_are_needed_to_fuse():
     with pytest.raises(ValueError, match="fused by masks and these predictions have none"):
-        predict(ColourSegmentor(masks=False), as_batch([PICTURE]), InferenceOptions(flip=True))
+        predict(ColourSegmentor(masks=False), as_batch([IMAGE]), InferenceOptions(flip=True))
 
 
 def test_without_options_the_model_alone_decides():
-    model, batch = ColourSegmentor(masks=False), as_batch([PICTURE])
+    model, batch = ColourSegmentor(masks=False), as_batch([IMAGE])
     predict(model, batch)
     predict(model, batch, InferenceOptions())
     assert model.batches == [batch, batch]

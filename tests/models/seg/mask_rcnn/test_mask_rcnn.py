@@ -64,32 +64,32 @@ def test_losses_do_not_depend_on_the_mode(scene):
     assert_terms_close(model.train().losses(batch), model.eval().losses(batch), rtol=0, atol=0)
 
 
-def test_each_picture_has_the_loss_of_a_batch_of_its_own(scene):
+def test_each_image_has_the_loss_of_a_batch_of_its_own(scene):
     model, (batch, _, _) = build(), scene([*SIZES, (70, 70)], instances=[3, 0, 2])
-    by_picture = model.losses(batch, reduction="none", key=5)
+    by_image = model.losses(batch, reduction="none", key=5)
     for position in range(3):
-        alone = model.losses(batch.picture(position), key=5)
-        one = {name: value[position] for name, value in by_picture.items()}
+        alone = model.losses(batch.image(position), key=5)
+        one = {name: value[position] for name, value in by_image.items()}
         assert_terms_close(one, alone, rtol=1e-4, atol=1e-6)
-    assert by_picture["mask"][1] == by_picture["box"][1] == by_picture["rpn_box"][1] == 0
+    assert by_image["mask"][1] == by_image["box"][1] == by_image["rpn_box"][1] == 0
 
 
 def test_mean_divides_by_the_counts_of_the_batch(scene):
-    """60 of 64 anchors and 31 of 32 regions may differ in number: weigh pictures by count."""
+    """60 of 64 anchors and 31 of 32 regions may differ in number: weigh images by count."""
     box = dataclasses.replace(BOX, batch_size_per_image=100_000)
     model, (batch, _, _) = build(box=box), scene(SIZES, instances=[1, 4])
-    by_picture = model.losses(batch, reduction="none")
+    by_image = model.losses(batch, reduction="none")
     mean = model.losses(batch)
     counts = torch.tensor([61.0, 64.0])  # 60 proposals and the instances themselves
     for name in ("classifier", "box"):
-        expected = (by_picture[name] * counts).sum() / counts.sum()
+        expected = (by_image[name] * counts).sum() / counts.sum()
         torch.testing.assert_close(mean[name], expected, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(mean["objectness"], by_picture["objectness"].mean())
+    torch.testing.assert_close(mean["objectness"], by_image["objectness"].mean())
 
 
-def test_sampling_depends_on_key_and_picture_alone(scene):
+def test_sampling_depends_on_key_and_image_alone(scene):
     model, (batch, _, _) = build(), scene([(64, 64)] * 3)
-    first = model.losses(batch.picture(0), key=3)
+    first = model.losses(batch.image(0), key=3)
     shuffled = SegBatch(
         images=batch.images[[2, 0]],
         sizes=batch.sizes[[2, 0]],
@@ -104,7 +104,7 @@ def test_sampling_depends_on_key_and_picture_alone(scene):
     torch.rand(17)  # the global generator plays no part
     again = model.losses(shuffled, reduction="none", key=3)
     assert_terms_close({k: v[1] for k, v in again.items()}, first, rtol=1e-4)
-    other = model.losses(batch.picture(0), key=4)
+    other = model.losses(batch.image(0), key=4)
     assert abs(other["objectness"] - first["objectness"]) > 1e-4
     assert abs(other["classifier"] - first["classifier"]) > 1e-4
 
@@ -145,7 +145,7 @@ def crowded(scene, rows):
     return dataclasses.replace(batch, crowd=crowd)
 
 
-def test_a_picture_with_crowds_alone(scene):
+def test_an_image_with_crowds_alone(scene):
     model = build()
     losses = model.losses(crowded(scene, [0, 1]), reduction="none")
     assert losses["box"][0] == losses["mask"][0] == losses["rpn_box"][0] == 0
@@ -160,7 +160,7 @@ def test_what_lies_in_a_crowd_is_no_negative_example(scene):
     batch = crowded(scene, [0, 1, 2, 3])
     boxes = torch.tensor([[0.0, 0, 2000, 2000]]).repeat(4, 1)
     covered = model.losses(dataclasses.replace(batch, boxes=boxes))
-    # the crowd covers every proposal (they are clipped to the picture): no region is left
+    # the crowd covers every proposal (they are clipped to the image): no region is left
     assert covered["classifier"] == covered["box"] == 0
     plain = model.losses(dataclasses.replace(batch, boxes=boxes * 1e-3 + 30))
     assert plain["classifier"] > 0
@@ -215,7 +215,7 @@ def test_predictions_lie_in_the_original_frame(scene):
     for same, scaled in zip(model.predict(batch), model.predict(doubled), strict=True):
         torch.testing.assert_close(scaled.boxes, same.boxes * torch.tensor([3, 2, 3, 2]))
         assert scaled.size == (same.size[0] * 2, same.size[1] * 3)
-        # the picture has 6 times the pixels; window rounding moves borders by a pixel or so
+        # the image has 6 times the pixels; window rounding moves borders by a pixel or so
         ratio = scaled.masks.areas().sum() / same.masks.areas().sum()
         assert 5.3 < ratio < 6.7
 
@@ -240,7 +240,7 @@ def test_batch_mates_do_not_change_predictions(scene):
     model, (batch, _, _) = confident(), scene(SIZES)
     together = model.predict(batch)
     for position in range(2):
-        (alone,) = model.predict(batch.picture(position))
+        (alone,) = model.predict(batch.image(position))
         torch.testing.assert_close(together[position].boxes, alone.boxes, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(together[position].scores, alone.scores, rtol=1e-4, atol=1e-4)
 

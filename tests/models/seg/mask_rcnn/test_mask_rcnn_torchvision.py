@@ -70,10 +70,10 @@ def set_budget(ours, theirs, number):
     sampler.options = dataclasses.replace(sampler.options, batch_size_per_image=number)
 
 
-def assert_same_losses(ours, theirs, batch, pictures, targets):
+def assert_same_losses(ours, theirs, batch, inputs, targets):
     theirs.train()
     ours.train()
-    expected = theirs(pictures, targets)
+    expected = theirs(inputs, targets)
     actual = ours.losses(batch)
     assert set(actual) == set(THEIR_NAME)
     for name, other in THEIR_NAME.items():
@@ -105,8 +105,8 @@ def test_losses_with_a_limited_sample(scene, monkeypatch):
         ]
         masks = [[torch.zeros_like(m, dtype=torch.uint8) for m in matched] for _ in range(2)]
         for kind in range(2):
-            for mask, picture in zip(masks[kind], chosen, strict=True):
-                mask[picture[kind]] = 1
+            for mask, one in zip(masks[kind], chosen, strict=True):
+                mask[one[kind]] = 1
         return masks[0], masks[1]
 
     monkeypatch.setattr(type(theirs.rpn.fg_bg_sampler), "__call__", their_sampler)
@@ -118,7 +118,7 @@ def test_losses_with_a_limited_sample(scene, monkeypatch):
     assert_same_losses(ours, theirs, *scene(SIZES))
 
 
-def test_losses_with_a_picture_without_instances(scene):
+def test_losses_with_an_image_without_instances(scene):
     ours, theirs = pair(1)
     set_budget(ours, theirs, 100_000)
     assert_same_losses(ours, theirs, *scene(SIZES, instances=[0, 3]))
@@ -127,12 +127,12 @@ def test_losses_with_a_picture_without_instances(scene):
 @pytest.mark.parametrize(("version", "scale"), [(1, 1.0), (1, 1.7), (2, 1.7)])
 def test_detections_and_masks(version, scale, scene):
     ours, theirs = pair(version)
-    batch, pictures, _ = scene(SIZES)
+    batch, inputs, _ = scene(SIZES)
     original = (batch.sizes * scale).round().long()
     batch = dataclasses.replace(batch, original_sizes=original)
     theirs.eval()
     with torch.no_grad():
-        images, _ = theirs.transform(pictures)
+        images, _ = theirs.transform(inputs)
         features = theirs.backbone(images.tensors)
         proposals, _ = theirs.rpn(images, features)
         expected, _ = theirs.roi_heads(features, proposals, images.image_sizes)

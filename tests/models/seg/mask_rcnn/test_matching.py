@@ -1,4 +1,4 @@
-"""Ground truth split by picture; matches by hand; crowds are ignored."""
+"""Ground truth split by image; matches by hand; crowds are ignored."""
 
 import dataclasses
 
@@ -6,11 +6,11 @@ import pytest
 import torch
 from torchvision.models.detection._utils import Matcher
 
-from models.seg.mask_rcnn.matching import PictureBoxes, match_regions, picture_boxes
+from models.seg.mask_rcnn.matching import ImageBoxes, image_boxes, match_regions
 
 
 def truth(boxes, labels, crowd=()):
-    return PictureBoxes(
+    return ImageBoxes(
         boxes=torch.tensor(boxes).float().reshape(-1, 4),
         labels=torch.tensor(labels, dtype=torch.int64),
         rows=torch.arange(len(labels)),
@@ -63,10 +63,10 @@ def test_only_crowds_nothing_at_all_and_no_regions():
     assert nothing[0].shape == (0,)
 
 
-def test_picture_boxes(scene):
+def test_image_boxes(scene):
     batch, _, _ = scene([(64, 64)] * 3, instances=[2, 0, 3])
     crowd = torch.tensor([False, True, False, False, True])
-    first, second, third = picture_boxes(dataclasses.replace(batch, crowd=crowd), 3)
+    first, second, third = image_boxes(dataclasses.replace(batch, crowd=crowd), 3)
     assert torch.equal(first.boxes, batch.boxes[:1])
     assert torch.equal(first.crowd, batch.boxes[1:2])
     assert second.boxes.shape == second.crowd.shape == (0, 4)
@@ -88,14 +88,14 @@ def test_a_box_that_is_no_box_is_named(scene, box, shown):
     batch, _, _ = scene([(64, 64)] * 2, instances=[2, 3])
     boxes = batch.boxes.clone()
     boxes[3] = torch.tensor(box)
-    with pytest.raises(ValueError, match=f"picture 101 has an empty or non-finite box .*{shown}"):
-        picture_boxes(dataclasses.replace(batch, boxes=boxes), 3)
-    with pytest.raises(ValueError, match="picture of index 8 has"):
-        picture_boxes(dataclasses.replace(batch, boxes=boxes, image_ids=()), 3)
+    with pytest.raises(ValueError, match=f"image 101 has an empty or non-finite box .*{shown}"):
+        image_boxes(dataclasses.replace(batch, boxes=boxes), 3)
+    with pytest.raises(ValueError, match="image of index 8 has"):
+        image_boxes(dataclasses.replace(batch, boxes=boxes, image_ids=()), 3)
 
 
 def test_a_label_outside_the_classes_is_named(scene):
     batch, _, _ = scene([(64, 64)] * 2, instances=[2, 3])
     labels = torch.tensor([0, 2, 1, 0, 3])
-    with pytest.raises(ValueError, match=r"picture 101 has label 3, but .* classes 0 to 2"):
-        picture_boxes(dataclasses.replace(batch, labels=labels), 3)
+    with pytest.raises(ValueError, match=r"image 101 has label 3, but .* classes 0 to 2"):
+        image_boxes(dataclasses.replace(batch, labels=labels), 3)

@@ -3,8 +3,8 @@
 import torch
 
 from models.seg.mask_rcnn import BoxHeadOptions
-from models.seg.mask_rcnn.matching import picture_boxes
-from models.seg.mask_rcnn.roi_sampling import RoISampler, with_picture
+from models.seg.mask_rcnn.matching import image_boxes
+from models.seg.mask_rcnn.roi_sampling import RoISampler, with_image
 
 
 def proposals(boxes, seed):
@@ -14,11 +14,11 @@ def proposals(boxes, seed):
     return torch.cat([near, torch.cat([corner, corner + 20], dim=1)])
 
 
-def sample(scene, sampler, counts=(2, 0, 3), pictures=slice(None), key=1):
+def sample(scene, sampler, counts=(2, 0, 3), images=slice(None), key=1):
     batch, _, _ = scene([(64, 64)] * len(counts), instances=list(counts))
-    truths = picture_boxes(batch, 3)
+    truths = image_boxes(batch, 3)
     regions = [proposals(truth.boxes, truth.index) for truth in truths]
-    return batch, sampler(regions[pictures], truths[pictures], key)
+    return batch, sampler(regions[images], truths[images], key)
 
 
 def test_positives_carry_their_own_instance(scene):
@@ -44,7 +44,7 @@ def test_instances_themselves_are_proposals(scene):
         assert (got.regions[:, 1:] == box).all(1).any(), row
 
 
-def test_the_cap_on_masks_keeps_that_many_of_each_picture(scene):
+def test_the_cap_on_masks_keeps_that_many_of_each_image(scene):
     options = BoxHeadOptions(batch_size_per_image=32)
     _, everything = sample(scene, RoISampler(options, None))
     _, capped = sample(scene, RoISampler(options, 3))
@@ -59,10 +59,10 @@ def test_the_cap_on_masks_keeps_that_many_of_each_picture(scene):
     assert len(kept) > 5  # another draw each step
 
 
-def test_a_picture_is_sampled_alike_whoever_is_beside_it(scene):
+def test_an_image_is_sampled_alike_whoever_is_beside_it(scene):
     sampler = RoISampler(BoxHeadOptions(batch_size_per_image=16), 2)
     _, together = sample(scene, sampler)
-    _, alone = sample(scene, sampler, pictures=slice(2, 3))
+    _, alone = sample(scene, sampler, images=slice(2, 3))
     third = together.regions[:, 0] == 2
     assert torch.equal(together.regions[third, 1:], alone.regions[:, 1:])
     assert torch.equal(together.to_mask[-4:], alone.to_mask)
@@ -70,6 +70,6 @@ def test_a_picture_is_sampled_alike_whoever_is_beside_it(scene):
     assert not torch.equal(other_key.regions, together.regions)
 
 
-def test_with_picture():
-    rows = with_picture([torch.ones(1, 4), torch.zeros(0, 4), torch.full((2, 4), 3.0)])
+def test_with_image():
+    rows = with_image([torch.ones(1, 4), torch.zeros(0, 4), torch.full((2, 4), 3.0)])
     assert rows.tolist() == [[0, 1, 1, 1, 1], [2, 3, 3, 3, 3], [2, 3, 3, 3, 3]]

@@ -5,7 +5,7 @@ import math
 import torch
 
 from models.seg.mask_rcnn import RPNOptions
-from models.seg.mask_rcnn.matching import PictureBoxes
+from models.seg.mask_rcnn.matching import ImageBoxes
 from models.seg.mask_rcnn.rpn import RegionProposalNetwork, RPNOutput
 
 
@@ -72,7 +72,7 @@ def test_losses_by_hand():
     deltas[1] = [0.5, 0.0, 0.1, 0.0]
     out = output([1.0, 3.0, 2.0, -5.0, 4.0], ANCHORS, [3, 2], deltas)
     # the instance is anchor 1 moved by 1 px to the right: dx = 0.1, IoU 9 / 11
-    truth = PictureBoxes(
+    truth = ImageBoxes(
         boxes=torch.tensor([[21.0, 20, 31, 30]]),
         labels=torch.tensor([2]),
         rows=torch.tensor([0]),

@@ -33,24 +33,24 @@ def tiny(num_classes=3, lively=True, **options):
     return model
 
 
-def made_by_hand(frame, pictures=1, classes=2, prototypes=1):
+def made_by_hand(frame, images=1, classes=2, prototypes=1):
     """Outputs without any detection: logits of -20, all boxes of two cells to each side."""
     height, width = frame
     sizes = [(height // s, width // s) for s in (8, 16, 32)]
     points, strides = anchor_points(sizes, torch.zeros(1))
-    boxes = torch.full((pictures, len(points), 4, 16), -1e4)
+    boxes = torch.full((images, len(points), 4, 16), -1e4)
     boxes[..., 2] = 0
     return YOLOOutput(
-        class_logits=torch.full((pictures, len(points), classes), -20.0),
+        class_logits=torch.full((images, len(points), classes), -20.0),
         box_logits=boxes.flatten(2),
-        coefficients=torch.zeros(pictures, len(points), prototypes),
-        prototypes=torch.zeros(pictures, prototypes, height // 4, width // 4),
+        coefficients=torch.zeros(images, len(points), prototypes),
+        prototypes=torch.zeros(images, prototypes, height // 4, width // 4),
         points=points,
         strides=strides,
     )
 
 
-def pictures_of(sizes, originals, frame):
+def images_of(sizes, originals, frame):
     count = len(sizes)
     return SegBatch(
         images=torch.zeros(count, 3, *frame),
@@ -73,11 +73,11 @@ def assert_same(one, other):
     assert list(map(list, one.masks)) == list(map(list, other.masks))
 
 
-def by_loops(output, batch, picture, score_thresh, nms_thresh, max_dets):
-    """Return (boxes, scores, labels, anchors) of one picture in its padded frame."""
-    scores = output.class_logits[picture].sigmoid()
-    height, width = batch.sizes[picture].tolist()
-    boxes = decode_boxes(output.box_logits[picture], output.points, output.strides)
+def by_loops(output, batch, image, score_thresh, nms_thresh, max_dets):
+    """Return (boxes, scores, labels, anchors) of one image in its padded frame."""
+    scores = output.class_logits[image].sigmoid()
+    height, width = batch.sizes[image].tolist()
+    boxes = decode_boxes(output.box_logits[image], output.points, output.strides)
     boxes[:, 0::2] = boxes[:, 0::2].clamp(0, width)
     boxes[:, 1::2] = boxes[:, 1::2].clamp(0, height)
     found = []
@@ -93,7 +93,7 @@ def by_loops(output, batch, picture, score_thresh, nms_thresh, max_dets):
 
 @pytest.mark.parametrize("classes", [1, 3])
 @pytest.mark.parametrize("crop", ["after", "before"])
-def test_as_loops_over_pictures_and_classes(scene, crop, classes):
+def test_as_loops_over_images_and_classes(scene, crop, classes):
     batch, *_ = scene(SIZES)
     batch = dataclasses.replace(batch, original_sizes=torch.tensor([(181, 141), (32, 49)]))
     options = {"score_thresh": 0.4, "nms_thresh": 0.6, "max_dets": 20}
@@ -131,7 +131,7 @@ def test_a_box_and_a_mask_that_are_known():
     output.prototypes[:] = -1.0
     output.prototypes[..., :8] = 1.0  # left of 32, where the interpolation is 0
     model = tiny(2)
-    (one,) = model.instances(output, pictures_of([(50, 75)], [(100, 300)], (64, 96)))
+    (one,) = model.instances(output, images_of([(50, 75)], [(100, 300)], (64, 96)))
     assert one.labels.tolist() == [1]
     torch.testing.assert_close(one.scores, torch.tensor([2.0]).sigmoid())
     torch.testing.assert_close(one.boxes, torch.tensor([[20.0 * 4, 4 * 2, 52 * 4, 36 * 2]]))
@@ -140,14 +140,14 @@ def test_a_box_and_a_mask_that_are_known():
     np.testing.assert_array_equal(one.masks.decode()[0], expected)
 
 
-def test_boxes_end_where_the_picture_does():
+def test_boxes_end_where_the_image_does():
     output = made_by_hand((64, 96))
     corner, beyond = 6 * 12 + 9, 7 * 12 + 11  # centres (76, 52) and (92, 60)
     output.class_logits[0, [corner, beyond], 0] = 2.0
     output.coefficients[:] = 1.0
     output.prototypes[:] = 1.0
-    (one,) = tiny(2).instances(output, pictures_of([(50, 75)], [(50, 75)], (64, 96)))
-    # the second, from (76, 44) on, has nothing of the picture and is left out
+    (one,) = tiny(2).instances(output, images_of([(50, 75)], [(50, 75)], (64, 96)))
+    # the second, from (76, 44) on, has nothing of the image and is left out
     assert one.boxes.tolist() == [[60, 36, 75, 50]]
     assert one.masks.boxes().tolist() == [[60, 36, 75, 50]]
 
@@ -156,7 +156,7 @@ def test_a_detection_without_a_pixel_stays_with_an_empty_mask():
     output = made_by_hand((64, 64))
     output.class_logits[0, 9, 0] = 2.0
     output.coefficients[:] = output.prototypes[:] = 1.0
-    (one,) = tiny(2).instances(output, pictures_of([(64, 64)], [(1, 64)], (64, 64)))
+    (one,) = tiny(2).instances(output, images_of([(64, 64)], [(1, 64)], (64, 64)))
     torch.testing.assert_close(one.boxes, torch.tensor([[0.0, 0.0, 28.0, 28 / 64]]))
     assert one.masks.areas().tolist() == [0]
 
@@ -165,7 +165,7 @@ def test_a_place_may_have_several_classes_and_suppression_is_by_class():
     output = made_by_hand((64, 64))
     output.class_logits[0, 18] = torch.tensor([1.0, 2.0])
     output.class_logits[0, 19] = torch.tensor([0.0, 3.0])  # 8 pixels on: IoU 3 / 5
-    batch = pictures_of([(64, 64)], [(64, 64)], (64, 64))
+    batch = images_of([(64, 64)], [(64, 64)], (64, 64))
     (strict,) = tiny(2, nms_thresh=0.5).instances(output, batch)
     assert strict.labels.tolist() == [1, 0]
     torch.testing.assert_close(strict.scores, torch.tensor([3.0, 1.0]).sigmoid())
@@ -177,7 +177,7 @@ def test_scores_must_exceed_the_threshold():
     output = made_by_hand((64, 64), classes=1)
     for anchor, logit in ((0, 0.0), (2, 1e-6), (4, 1.0), (6, -1.0)):
         output.class_logits[0, anchor] = logit
-    batch = pictures_of([(64, 64)], [(64, 64)], (64, 64))
+    batch = images_of([(64, 64)], [(64, 64)], (64, 64))
     for threshold, count in ((0.0, 84), (0.5, 2), (0.8, 0), (1.0, 0)):
         model = tiny(1, score_thresh=threshold, nms_thresh=1.0)
         assert len(model.instances(output, batch)[0]) == count
@@ -188,21 +188,21 @@ def test_scores_must_exceed_the_threshold():
 def test_no_value_of_low_precision_next_to_the_threshold_is_lost(dtype, threshold):
     near = torch.tensor(threshold).logit()
     logits = torch.arange(-84, 84) * 2.0**-10 * near.abs() + near
-    output = made_by_hand((64, 64), pictures=2, classes=1)
+    output = made_by_hand((64, 64), images=2, classes=1)
     output.class_logits.copy_(logits.view(2, 84, 1))
     output = output._replace(class_logits=output.class_logits.to(dtype))
-    batch = pictures_of([(64, 64)] * 2, [(64, 64)] * 2, (64, 64))
+    batch = images_of([(64, 64)] * 2, [(64, 64)] * 2, (64, 64))
     found = tiny(1, score_thresh=threshold, nms_thresh=1.0).instances(output, batch)
     expected = (output.class_logits.float().sigmoid() > threshold).flatten(1).sum(dim=1)
     assert [len(one) for one in found] == expected.tolist()
 
 
-def test_the_best_candidates_of_each_picture_are_looked_at():
-    output = made_by_hand((64, 64), pictures=2, classes=2)
+def test_the_best_candidates_of_each_image_are_looked_at():
+    output = made_by_hand((64, 64), images=2, classes=2)
     random = torch.Generator().manual_seed(0)
     output.class_logits[0] = torch.randn(84, 2, generator=random)
     output.class_logits[1, :3] = -4.0
-    batch = pictures_of([(64, 64)] * 2, [(64, 64)] * 2, (64, 64))
+    batch = images_of([(64, 64)] * 2, [(64, 64)] * 2, (64, 64))
     everything, few = (
         tiny(2, nms_thresh=1.0, pre_nms=n).instances(output, batch) for n in (30_000, 5)
     )
@@ -212,9 +212,9 @@ def test_the_best_candidates_of_each_picture_are_looked_at():
     assert few[1].boxes.tolist() == everything[1].boxes[:5].tolist()  # ties by anchor, then class
 
 
-def test_no_detection_anywhere_and_none_in_one_picture():
-    output = made_by_hand((64, 96), pictures=3)
-    batch = pictures_of([(64, 96)] * 3, [(9, 11), (20, 30), (7, 5)], (64, 96))
+def test_no_detection_anywhere_and_none_in_one_image():
+    output = made_by_hand((64, 96), images=3)
+    batch = images_of([(64, 96)] * 3, [(9, 11), (20, 30), (7, 5)], (64, 96))
     model = tiny(2)
     assert [len(one) for one in model.instances(output, batch)] == [0, 0, 0]
     output.class_logits[1, 5] = 1.0
@@ -227,7 +227,7 @@ def test_boxes_that_are_no_numbers_are_left_out():
     output = made_by_hand((64, 64))
     output.class_logits[0, [3, 30], 0] = 1.0
     output.box_logits[0, 3] = torch.nan
-    (one,) = tiny(2).instances(output, pictures_of([(64, 64)], [(64, 64)], (64, 64)))
+    (one,) = tiny(2).instances(output, images_of([(64, 64)], [(64, 64)], (64, 64)))
     assert len(one) == 1
 
 
@@ -265,7 +265,7 @@ def test_predictions_do_not_depend_on_batch_mates(scene):
     for number, one in enumerate(together):
         part = slice(number, number + 1)
         alone = YOLOOutput(*(v[part] for v in output[:4]), *output[4:])
-        assert_same(model.instances(alone, batch.picture(number))[0], one)
+        assert_same(model.instances(alone, batch.image(number))[0], one)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

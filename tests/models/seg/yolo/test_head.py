@@ -6,7 +6,7 @@ from torch import nn
 
 from models.seg.yolo import YOLOSeg
 from models.seg.yolo.head import YOLOHead, anchor_points
-from tests.models.seg.yolo.test_yolo import PICTURES, tiny
+from tests.models.seg.yolo.test_yolo import IMAGES, tiny
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_points_are_exact_in_float32_whatever_the_levels_are():
 
 
 def test_anchor_points_by_loop():
-    output = tiny().eval()(PICTURES)
+    output = tiny().eval()(IMAGES)
     points, strides = [], []
     for stride in (8, 16, 32):
         for y in range(64 // stride):
@@ -74,7 +74,7 @@ def isolated_cells(num_classes=2):
 @pytest.mark.parametrize("field", ["class_logits", "box_logits", "coefficients"])
 def test_row_i_is_the_cell_around_point_i(field):
     model = isolated_cells().double()
-    images = PICTURES.double().requires_grad_()
+    images = IMAGES.double().requires_grad_()
     output = model(images)
     values = getattr(output, field)
     for anchor in range(values.shape[1]):
@@ -91,7 +91,7 @@ def test_a_branch_sees_two_cells_around_its_point():
     """The real branches, two 3x3 convolutions, centred on their cell, at the border too."""
     model = tiny(2, backbone=Patches()).double().eval()
     model.neck, model.head = NoNeck(), YOLOHead((3, 3, 3), 2, prototype_width=8).double().eval()
-    images = PICTURES.double()[:1].requires_grad_()
+    images = IMAGES.double()[:1].requires_grad_()
     output = model(images)
     for anchor in (0, 11, 40, 95, 96, 108, 119, 120, 125):
         logits = output.class_logits[0, anchor].sum()

@@ -1,4 +1,4 @@
-"""Losses of one-stage segmentation against one picture, one object, one anchor at a time."""
+"""Losses of one-stage segmentation against one image, one object, one anchor at a time."""
 
 import dataclasses
 import math
@@ -47,8 +47,8 @@ def outputs(batch, seed=0, dtype=torch.float64, classes=CLASSES):
     )
 
 
-def one(output, picture):
-    part = slice(picture, picture + 1)
+def one(output, image):
+    part = slice(image, image + 1)
     return output._replace(**{name: getattr(output, name)[part] for name in output._fields[:4]})
 
 
@@ -68,7 +68,7 @@ def decode(logits, point, stride):
 
 
 def slow_assign(output, targets, top_k, alpha=0.5, beta=6.0, min_side=16):
-    """Return {anchor: (object, score)} of one picture and the decoded boxes."""
+    """Return {anchor: (object, score)} of one image and the decoded boxes."""
     points, strides = output.points, output.strides
     boxes = [
         decode(logits, point, stride)
@@ -115,7 +115,7 @@ def slow_mask_targets(targets, stride):
 
 
 def slow_losses(output, targets, mask_stride=1, top_k=10, **options):
-    """Return sums and counts of one picture."""
+    """Return sums and counts of one image."""
     scores, boxes = slow_assign(output, targets, top_k, **options)
     masks = slow_mask_targets(targets, mask_stride) if len(targets.boxes) else []
     wanted = torch.zeros_like(output.class_logits[0])
@@ -153,13 +153,13 @@ def slow_losses(output, targets, mask_stride=1, top_k=10, **options):
 
 @pytest.fixture
 def batch(scene):
-    """Four pictures of 4, 0, 1 and 5 objects."""
+    """Four images of 4, 0, 1 and 5 objects."""
     return scene([(SIZE, SIZE)] * 4, instances=[4, 0, 1, 5], seed=3)[0]
 
 
 @pytest.fixture
 def crowded(batch):
-    """The same, with one crowd in the first and one in the last picture."""
+    """The same, with one crowd in the first and one in the last image."""
     crowd = torch.zeros(10, dtype=torch.bool)
     crowd[[1, 9]] = True
     return dataclasses.replace(batch, crowd=crowd)
@@ -176,13 +176,13 @@ def test_as_one_anchor_at_a_time(crowded, chosen):
         slow_losses(one(output, number), targets, **chosen)
         for number, targets in enumerate(crowded.targets())
     ]
-    by_picture = yolo_losses(output, crowded, CLASSES, options, "none")
+    by_image = yolo_losses(output, crowded, CLASSES, options, "none")
     together = yolo_losses(output, crowded, CLASSES, options)
-    assert by_picture.keys() == together.keys() == TERMS
+    assert by_image.keys() == together.keys() == TERMS
     expected = {}
     for name in TERMS:
         alone = torch.stack([sums[name] / max(1, counts[name]) for sums, counts in parts])
-        torch.testing.assert_close(by_picture[name], alone, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(by_image[name], alone, rtol=1e-5, atol=1e-7)
         count = max(1, sum(counts[name] for _, counts in parts))
         expected[name] = sum(sums[name] for sums, _ in parts) / count
         torch.testing.assert_close(together[name], expected[name], rtol=1e-5, atol=1e-7)
@@ -192,13 +192,13 @@ def test_as_one_anchor_at_a_time(crowded, chosen):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
 
 
-def test_pictures_alone_give_what_they_give_together(crowded):
+def test_images_alone_give_what_they_give_together(crowded):
     output = outputs(4, seed=1)
-    by_picture = yolo_losses(output, crowded, CLASSES, reduction="none")
+    by_image = yolo_losses(output, crowded, CLASSES, reduction="none")
     for number in range(4):
-        alone = yolo_losses(one(output, number), crowded.picture(number), CLASSES)
+        alone = yolo_losses(one(output, number), crowded.image(number), CLASSES)
         for name in TERMS:
-            torch.testing.assert_close(by_picture[name][number], alone[name])
+            torch.testing.assert_close(by_image[name][number], alone[name])
 
 
 def test_masks_at_stride_1_and_4_and_no_overlap_rule(batch):
@@ -350,17 +350,17 @@ def test_perfect_outputs_have_no_loss(scene):
 
 def test_wrong_targets_outputs_and_options_are_refused(batch):
     output = outputs(4)
-    with pytest.raises(ValueError, match="of 4 pictures and 3 classes, the targets of 4 and 5"):
+    with pytest.raises(ValueError, match="of 4 images and 3 classes, the targets of 4 and 5"):
         yolo_losses(output, batch, 5)
-    with pytest.raises(ValueError, match="of 3 pictures"):
+    with pytest.raises(ValueError, match="of 3 images"):
         yolo_losses(output._replace(class_logits=output.class_logits[:3]), batch, CLASSES)
     labels = batch.labels.clone()
     labels[4] = CLASSES
-    with pytest.raises(ValueError, match="picture 102 has label 3"):
+    with pytest.raises(ValueError, match="image 102 has label 3"):
         yolo_losses(output, dataclasses.replace(batch, labels=labels), CLASSES)
     boxes = batch.boxes.clone()
     boxes[0, 2] = boxes[0, 0]
-    with pytest.raises(ValueError, match="picture 100 has an empty or non-finite box"):
+    with pytest.raises(ValueError, match="image 100 has an empty or non-finite box"):
         yolo_losses(output, dataclasses.replace(batch, boxes=boxes), CLASSES)
     with pytest.raises(ValueError, match="top_k must be at least 1"):
         YOLOLossOptions(top_k=0)

@@ -14,7 +14,7 @@ from benchmarks.parity import yolo_recipe as recipe
 from benchmarks.parity.yolo_compare import by_original_names, own_losses
 from models.backbones.csp import Scale
 from models.seg.yolo import YOLOSeg
-from models.seg.yolo.names import is_original, own_name, to_own_names
+from models.seg.yolo.names import convert_name, convert_names, is_original
 from tests.support.yolo_original_names import DETECTION_ALONE, original_name
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "yolo_original.json").read_text())
@@ -51,7 +51,7 @@ def test_raw_outputs_are_the_originals(name):
     with torch.no_grad():
         for key, value in model.state_dict().items():
             value.copy_(recipe.weight(name, key, value))
-        found = by_original_names(model(recipe.pictures()))
+        found = by_original_names(model(recipe.images()))
     for key, wanted in GOLDEN["networks"][name].items():
         ours = recipe.fingerprint(found[key])
         assert ours["shape"] == wanted["shape"]
@@ -78,8 +78,8 @@ def test_every_weight_has_a_name_in_the_original(scale):
         names = list(YOLOSeg(scale, 2).state_dict())
     originals = [original_name(name) for name in names]
     assert len(set(originals)) == len(names)
-    assert [own_name(name) for name in originals] == names
-    assert own_name(originals[0].removeprefix("model.")) == names[0]
+    assert [convert_name(name) for name in originals] == names
+    assert convert_name(originals[0].removeprefix("model.")) == names[0]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_every_weight_has_a_name_in_the_original(scale):
     ["model.22.dfl.conv.weight", "model.10.conv.weight", "model.23.cv2.weight", "head.box", "1"],
 )
 def test_names_without_a_counterpart(name):
-    assert own_name(name) is None
+    assert convert_name(name) is None
 
 
 def test_what_is_named_as_in_the_original():
@@ -101,7 +101,7 @@ def test_weights_are_renamed_and_unknown_ones_kept(prefix):
     model = YOLOSeg(TINY, 3)
     given = {k.replace("model.", prefix, 1): v for k, v in original_state(model).items()}
     given[f"{prefix}10.weight"] = torch.ones(1)
-    found = to_own_names(given, model.state_dict())
+    found = convert_names(given, model.state_dict())
     extra = found.pop(f"{prefix}10.weight")
     assert extra.item() == 1
     assert set(found) == set(model.state_dict())
@@ -128,7 +128,7 @@ def test_another_scale_is_named():
     for scale, channels in {"s": 128, "m": 192, "l": 256, "x": 320}.items():
         given["model.16.conv.weight"] = torch.empty(channels, 1)
         with pytest.raises(ValueError, match=f"of scale {scale}, the model is of n: give the mod"):
-            to_own_names(given, own)
+            convert_names(given, own)
     with pytest.raises(ValueError, match=r"of scale x, the model is of another width \(16 chan"):
         model.convert_weights(given)
 

@@ -14,17 +14,17 @@ def test_decoding_equals_a_loop():
     points = torch.rand(5, 2, generator=generator, dtype=torch.float64) * 100
     strides = torch.tensor([8.0, 8.0, 16.0, 16.0, 32.0], dtype=torch.float64)
     boxes = decode_boxes(logits, points, strides)
-    for picture in range(2):
+    for image in range(2):
         for anchor in range(5):
             distances = []
             for side in range(4):
-                bins = logits[picture, anchor, 16 * side : 16 * side + 16].tolist()
+                bins = logits[image, anchor, 16 * side : 16 * side + 16].tolist()
                 total = sum(math.exp(z) for z in bins)
                 distances.append(sum(k * math.exp(z) for k, z in enumerate(bins)) / total)
             (x, y), s = points[anchor].tolist(), float(strides[anchor])
             left, top, right, bottom = distances
             expected = [x - left * s, y - top * s, x + right * s, y + bottom * s]
-            assert boxes[picture, anchor].tolist() == pytest.approx(expected, rel=1e-12)
+            assert boxes[image, anchor].tolist() == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_sure_bin_is_its_distance():

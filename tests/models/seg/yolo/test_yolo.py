@@ -22,7 +22,7 @@ PUBLISHED = {
     "l": (45_997_728, 210.39),
     "x": (71_827_888, 328.36),
 }
-PICTURES = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
 
 def tiny(num_classes=3, **options):
@@ -94,17 +94,17 @@ def test_norms_are_exchanged_everywhere(norm):
         assert {module.momentum for module in found} == {0.03}
 
 
-def test_group_norm_makes_pictures_independent():
+def test_group_norm_makes_images_independent():
     model = tiny(norm="gn").train()
-    one, both = model(PICTURES[:1]), model(PICTURES)
+    one, both = model(IMAGES[:1]), model(IMAGES)
     torch.testing.assert_close(one.class_logits, both.class_logits[:1], rtol=1e-4, atol=1e-5)
 
 
 def test_batch_norm_weights_fit_frozen_norms():
     learned, frozen = tiny(), tiny(norm="frozen_bn")
-    learned(PICTURES)  # moves the statistics
+    learned(IMAGES)  # moves the statistics
     frozen.load_state_dict(learned.state_dict())
-    for one, other in zip(learned.eval()(PICTURES), frozen(PICTURES), strict=True):
+    for one, other in zip(learned.eval()(IMAGES), frozen(IMAGES), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
@@ -112,7 +112,7 @@ def test_batch_norm_weights_fit_frozen_norms():
 def test_gradient_reaches_every_parameter(backbone):
     body = None if backbone is None else TimmFeatures(backbone)
     model = tiny(backbone=body)
-    output = model(PICTURES)
+    output = model(IMAGES)
     sum(part.square().sum() for part in output[:4]).backward()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -123,10 +123,10 @@ def test_gradient_reaches_every_parameter(backbone):
 
 def test_state_dict_round_trip(tmp_path):
     model, other = tiny(), YOLOSeg(TINY, 3)
-    model(PICTURES)
+    model(IMAGES)
     torch.save(model.state_dict(), tmp_path / "weights.pt")
     other.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
-    for one, two in zip(model.eval()(PICTURES), other.eval()(PICTURES), strict=True):
+    for one, two in zip(model.eval()(IMAGES), other.eval()(IMAGES), strict=True):
         assert torch.equal(one, two)
     keys = set(model.state_dict())
     assert keys == set(dict(model.named_parameters())) | {k for k in keys if "norm." in k}
@@ -136,9 +136,9 @@ def test_state_dict_round_trip(tmp_path):
 def test_the_same_neck_and_head_on_a_timm_backbone(name):
     backbone = TimmFeatures(name)
     model = tiny(backbone=backbone).eval()
-    levels = backbone(PICTURES)
+    levels = backbone(IMAGES)
     assert tuple(level.shape[1] for level in levels) == backbone.feature_channels
-    assert model(PICTURES).class_logits.shape == (2, 8 * 12 + 4 * 6 + 2 * 3, 3)
+    assert model(IMAGES).class_logits.shape == (2, 8 * 12 + 4 * 6 + 2 * 3, 3)
     assert model.neck.pool.reduce.conv.in_channels == backbone.feature_channels[2]
     assert model.neck.out_channels == tiny().neck.out_channels
 
@@ -150,7 +150,7 @@ def test_packaged_weights_and_normalisation():
     model = tiny(backbone=backbone, image_mean=half, image_std=half).eval()
     plain = tiny(backbone=backbone).eval()
     plain.load_state_dict(model.state_dict())
-    for one, two in zip(model(PICTURES), plain(PICTURES * 2 - 1), strict=True):
+    for one, two in zip(model(IMAGES), plain(IMAGES * 2 - 1), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in model.backbone.modules())
     assert any(isinstance(m, nn.BatchNorm2d) for m in model.neck.modules())
@@ -166,8 +166,8 @@ def test_packaged_weights_and_normalisation():
 )
 def test_channels_are_normalised_one_by_one(mean, std):
     model, plain = tiny(image_mean=mean, image_std=std).eval(), tiny().eval()
-    given = (PICTURES - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
-    for one, two in zip(model(PICTURES), plain(given), strict=True):
+    given = (IMAGES - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    for one, two in zip(model(IMAGES), plain(given), strict=True):
         assert torch.equal(one, two)
     assert model.state_dict().keys() == plain.state_dict().keys()  # facts of a recipe, no weights
 
@@ -181,13 +181,13 @@ def test_convolutions_start_with_pytorchs_weights():
 
 def test_channels_last_float64_and_autocast_agree():
     model = tiny().eval()
-    expected = model(PICTURES)
+    expected = model(IMAGES)
     with torch.autocast("cpu", torch.bfloat16):
-        low = model(PICTURES)
+        low = model(IMAGES)
     last = model.to(memory_format=torch.channels_last)(
-        PICTURES.contiguous(memory_format=torch.channels_last)
+        IMAGES.contiguous(memory_format=torch.channels_last)
     )
-    double = model.double()(PICTURES.double())
+    double = model.double()(IMAGES.double())
     for one, other in zip(expected, last, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
     for one, other in zip(expected[:4], double[:4], strict=True):
@@ -199,16 +199,16 @@ def test_channels_last_float64_and_autocast_agree():
 
 def test_activation_in_place_without_gradient_gives_the_same():
     model = tiny().eval()
-    expected = model(PICTURES)
-    before = PICTURES.clone()
+    expected = model(IMAGES)
+    before = IMAGES.clone()
     with torch.no_grad():
-        again = model(PICTURES)
-    assert torch.equal(PICTURES, before)
+        again = model(IMAGES)
+    assert torch.equal(IMAGES, before)
     for one, other in zip(expected, again, strict=True):
         assert torch.equal(one, other)
 
 
-def test_losses_of_pictures_of_any_size(scene):
+def test_losses_of_images_of_any_size(scene):
     batch, *_ = scene([(90, 70), (64, 100)], instances=[3, 0])
     model = tiny().train()
     terms = model.losses(batch)
@@ -217,7 +217,7 @@ def test_losses_of_pictures_of_any_size(scene):
     assert all(p.grad is not None for p in model.parameters())
     model.eval()
     rows = model.losses(batch, reduction="none")
-    alone = [model.losses(batch.picture(k)) for k in range(2)]
+    alone = [model.losses(batch.image(k)) for k in range(2)]
     for name, values in rows.items():
         single = torch.stack([terms[name] for terms in alone])
         torch.testing.assert_close(values, single, rtol=1e-4, atol=1e-5)
@@ -291,7 +291,7 @@ def test_wrong_arguments(scale, num_classes, options, message):
         YOLOSeg(scale, num_classes, **options)
 
 
-def test_wrong_pictures_and_levels():
+def test_wrong_images_and_levels():
     model = tiny().eval()
     with pytest.raises(ValueError, match=r"multiples of 32, got 70 x 96; pad .* to 96 x 96"):
         model(torch.rand(1, 3, 70, 96))

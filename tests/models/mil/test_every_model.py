@@ -1,7 +1,7 @@
-"""What every learner promises, for each recipe in configs/mil with the recipe's own widths.
+"""What every model promises, for each recipe in configs/mil with the recipe's own widths.
 
-`pytest tests/models/mil/test_every_learner.py -k dsmil` looks at one. Learners are found by their
-recipes. A learner may say two things about itself by class attributes: ``permutation_invariant =
+`pytest tests/models/mil/test_every_model.py -k dsmil` looks at one. Models are found by their
+recipes. A model may say two things about itself by class attributes: ``permutation_invariant =
 False``, and ``joint_terms``, the names of loss terms that compare bags or instances of a batch with
 each other, so that a batch is not the mean of its bags.
 """
@@ -12,7 +12,7 @@ import io
 import pytest
 import torch
 
-from models.mil.protocol import MILModel, TwoPartLearner
+from models.mil.protocol import MILModel, TwoPartModel
 from models.ops.bags.ragged import segment_ids, segment_sum
 from tests.support.mil_recipes import NAMES, build, prepare, random_bags, without_dropout
 
@@ -25,7 +25,7 @@ every_recipe = pytest.mark.parametrize("name", NAMES)
 
 
 def built(name, task="binary", num_classes=2):
-    """Build a module, or skip where the learner says in so many words that it has no such task."""
+    """Build a module, or skip where the model says in so many words that it has no such task."""
     try:
         return build(name, task, num_classes)
     except ValueError as refusal:
@@ -74,7 +74,7 @@ def test_bags_of_every_size_train(name, size):
 
 
 def check_output(output, bags):
-    """Numbers of everything a learner of a binary task returns."""
+    """Numbers of everything a model of a binary task returns."""
     assert output.logits.shape == (len(bags), 1)
     assert output.logits.dtype == torch.float32
     values = {f: getattr(output, f) for f in FIELDS if getattr(output, f) is not None}
@@ -289,11 +289,11 @@ def test_a_bag_of_identical_instances_trains(name):
 
 
 @every_recipe
-def test_learners_follow_their_contract(name):
+def test_models_follow_their_contract(name):
     module = build(name).eval()
     assert isinstance(module.model, MILModel)
     assert module.task == "binary"
-    if isinstance(module.model, TwoPartLearner):
+    if isinstance(module.model, TwoPartModel):
         bags = random_bags([4, 1, 3])
         prepare(module, bags)
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A learner is three files and a line in docs/METHODS.md that the recipes themselves can check."""
+"""A model is three files and a line in docs/METHODS.md that the recipes themselves can check."""
 
 import re
 from pathlib import Path
@@ -23,7 +23,7 @@ def test_the_table_lists_every_recipe_with_its_file_and_parameters():
     assert count_of(NAMES[0]) == "78 209"  # of the table that tests/configs checks
 
 
-def test_every_learner_has_a_test_of_its_own_name():
+def test_every_model_has_a_test_of_its_own_name():
     for name in NAMES:
         file = Path(file_of(name))
         assert (ROOT / "tests" / file.parent / f"test_{file.stem}.py").is_file(), name
@@ -36,12 +36,12 @@ def test_rows_keep_what_the_document_says():
 
 
 @pytest.mark.slow
-def test_a_learner_of_three_files_is_found_by_every_test_of_learners(tmp_path):
+def test_a_model_of_three_files_is_found_by_every_test_of_models(tmp_path):
     written = method_files()
     assert len(written) == 3
     copy_tree(tmp_path, written)
-    chosen = ["tests/models/mil/test_mean_pooling.py", "tests/models/mil/test_every_learner.py"]
-    chosen += ["tests/models/mil/test_every_learner_learns.py", "tests/configs/test_configs.py"]
+    chosen = ["tests/models/mil/test_mean_pooling.py", "tests/models/mil/test_every_model.py"]
+    chosen += ["tests/models/mil/test_every_model_learns.py", "tests/configs/test_configs.py"]
     chosen += ["tests/project/test_structure.py"]
     options = ["-k", "mean_pooling", "-vv", "-W", "ignore", "-p", "no:cacheprovider"]
     done = run_python(tmp_path, "-m", "pytest", *options, *chosen)

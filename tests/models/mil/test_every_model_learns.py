@@ -1,8 +1,8 @@
-"""Every recipe's learner finds the target digit of digit bags, and nothing where labels are drawn.
+"""Every recipe's model finds the target digit of digit bags, and nothing where labels are drawn.
 
 Each is trained by its own protocol, both stages where there are two, with an optimizer and a length
 that suit digits; widths (but for transformers'), terms and their weights are the recipe's. Every
-learner is found by its recipe; the tables below are for those that cannot express the usual bags,
+model is found by its recipe; the tables below are for those that cannot express the usual bags,
 or not in a few seconds.
 """
 
@@ -12,7 +12,7 @@ import functools
 import pytest
 import torch
 
-from datamodules.mil.base import take_bags
+from datamodules.mil.base import select_bags
 from datamodules.mil.digit_bags import DigitBagsDataModule
 from evaluation.mil.scores import evaluate_bags
 from lightning_modules.staged import StagedMILModule
@@ -21,11 +21,11 @@ from tests.support.mil_recipes import NAMES, module_of, prepare, settings
 pytestmark = pytest.mark.slow
 
 BATCH, EPOCHS, RATE = 20, 12, 2e-3
-# Of drawn labels, a share of these epochs: right ones tell in as many, but for the learners below,
+# Of drawn labels, a share of these epochs: right ones tell in as many, but for the models below,
 # which get all of them.
 DRAWN_SHARE = 0.4
 DRAWN_AS_LONG = {"dsmil", "mhim_v2", "min_max_lattice", "monotone_max", "noisy_or_instance"}
-# Options of the digit bags for learners that cannot express that one instance decides: the mean
+# Options of the digit bags for models that cannot express that one instance decides: the mean
 # of all instances, or of more than a bag's few targets, needs more of them.
 BAGS = {
     "mean_instance": {"witness_rate": 0.5},
@@ -41,7 +41,7 @@ ARGUMENTS = {
     "transmil": {"width": 128, "landmarks": 8},
     "mhim_transmil": {"learner": {"init_args": {"width": 128, "landmarks": 8}}},
 }
-# Learners that need the optimizer and schedule of their recipe, and other lengths of training.
+# Models that need the optimizer and schedule of their recipe, and other lengths of training.
 OWN_OPTIMIZER = {"ins"}
 EPOCHS_OF = dict.fromkeys(
     ("acmil", "dsmil", "dsmil_classic", "monotone_max", "noisy_or_instance", "self_vit_mil"), 24
@@ -77,7 +77,7 @@ def train(module, bags, name, epochs):
     for _ in range(epochs):
         for positions in torch.randperm(len(bags)).split(BATCH):
             module.progress = done / steps
-            batch = take_bags(bags, positions)
+            batch = select_bags(bags, positions)
             optimizer.zero_grad()
             module.weighted_sum(module.training_terms(batch)).backward()
             torch.nn.utils.clip_grad_norm_(module.parameters(), 5.0)
@@ -95,7 +95,7 @@ def merged(section, changes):
 
 
 def auroc(name, bags, test, seed, drawn=False):
-    """Train a recipe's learner, after its first stage if it has one, and score it on test bags.
+    """Train a recipe's model, after its first stage if it has one, and score it on test bags.
 
     With ``drawn`` labels the training of most is shorter.
     """

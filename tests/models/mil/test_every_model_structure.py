@@ -1,7 +1,7 @@
-"""What each learner promises by its form about the order, number and kind of instances.
+"""What each model promises by its form about the order, number and kind of instances.
 
 Random weights, evaluation, every recipe of configs/mil with its own widths
-(`evaluation.mil_assumptions.structure` says what the properties mean). A learner promises the order
+(`evaluation.mil_assumptions.structure` says what the properties mean). A model promises the order
 and the batch, unless its class says otherwise, and nothing else: a recipe that claims more is
 listed here, and for all others a counter-example has to be found, so that the tests are known to
 bite.

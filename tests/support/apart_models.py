@@ -1,4 +1,4 @@
-"""Learners and protocols that cannot be trained together with other folds, each by one fault."""
+"""Models and protocols that cannot be trained together with other folds, each by one fault."""
 
 import dataclasses
 
@@ -51,7 +51,7 @@ class Weighing(InstanceMINet):
         super().__init__(*facts, hidden_sizes=[4])
         self.register_buffer("share", torch.zeros(1))
 
-    def see_training_bags(self, numbers, labels, sizes):
+    def set_training_bags(self, numbers, labels, sizes):
         self.share.fill_(labels.double().mean())
 
     def losses(self, output, bags, reduction="mean"):
@@ -95,7 +95,7 @@ class Normed(InstanceMINet):
 
 
 class Small(InstanceMINet):
-    """What the learners below are made of; ``calls`` counts losses in training."""
+    """What the models below are made of; ``calls`` counts losses in training."""
 
     calls = 0
 
@@ -181,7 +181,7 @@ class Hooked(Small):
 class Second(StagedMILModule):
     """Goes on from a first stage and trains like any other module."""
 
-    def take_first_stage(self, state):
+    def load_first_stage(self, state):
         self.model.load_state_dict(state)
 
 
