@@ -16,7 +16,7 @@ from engine.checkpoints.stages import (
     interrupted_run,
     unfinished_stage,
 )
-from engine.config.recipe import take_flag as _take
+from engine.config.recipe import take_flag
 from engine.config.sections import without_sources
 from engine.training.cli import SegmilCLI
 
@@ -33,11 +33,11 @@ def predict_arguments(args: list[str], folder: Path) -> list[str]:
     Raises:
         ValueError: no checkpoint is named, or it is not a segmil checkpoint.
     """
-    rest, checkpoint = _take(args[1:], "--ckpt_path")
+    rest, checkpoint = take_flag(args[1:], "--ckpt_path")
     if checkpoint is None:
         raise ValueError("predict needs --ckpt_path FILE (or --config RECIPE.yaml)")
     record = read_record(Path(checkpoint))
-    others, target = _take(rest, "--data")
+    others, target = take_flag(rest, "--data")
     if target is not None and Path(target).exists():
         rest, data = others, data_at(Path(target), record)
     elif target is not None and not re.fullmatch(r"\w+(\.\w+)+", target):
@@ -51,7 +51,7 @@ def predict_arguments(args: list[str], folder: Path) -> list[str]:
     }
     path = folder / f"{Path(checkpoint).stem}.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
-    named = [] if _take(rest, "--name")[1] else ["--name", "predict"]
+    named = [] if take_flag(rest, "--name")[1] else ["--name", "predict"]
     return ["predict", "--config", str(path), *named, *rest, "--ckpt_path", checkpoint]
 
 
@@ -65,7 +65,7 @@ def run_arguments(args: list[str]) -> list[str]:
     Raises:
         ValueError: the file is not a segmil checkpoint, or does not lie in a run's folder.
     """
-    checkpoint = _take(args[1:], "--ckpt_path")[1]
+    checkpoint = take_flag(args[1:], "--ckpt_path")[1]
     if checkpoint is None:
         return args
     read_record(Path(checkpoint))
@@ -84,7 +84,7 @@ def run(args: list[str]) -> SegmilCLI:
     """
     configured = any(a.split("=")[0] in ("--config", "-c") for a in args)
     elsewise = {"-h", "--help", "--model", "--ckpt_path"} & {a.split("=")[0] for a in args}
-    others, checkpoint = _take(args, "--ckpt_path")
+    others, checkpoint = take_flag(args, "--ckpt_path")
     if args[0] == "fit" and checkpoint is not None:
         args = [*others, "--ckpt_path", str(unfinished_stage(Path(checkpoint)))]
     if args[0] in ("fit", "validate", "test") and not configured and not elsewise:
