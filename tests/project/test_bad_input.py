@@ -97,7 +97,7 @@ def test_ground_truth_and_its_images(write, tmp_path, capsys):
     arguments = ["coco", "--predictions", found, "--annotations", truth]
     assert run(*arguments) == 2
     shown = capsys.readouterr().err
-    for number, reason in ((2, "has no area"), (3, "category 8"), (4, "no such pict"), (5, "outs")):
+    for number, reason in ((2, "has no area"), (3, "category 8"), (4, "no such imag"), (5, "outs")):
         assert f"annotation {number}: " in shown
         assert reason in shown
     assert run(*arguments, "--bad-data", "skip") == 0
