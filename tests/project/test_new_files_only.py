@@ -1,6 +1,7 @@
-"""A method, a callback, a datamodule and a command are new files; nothing that exists is edited.
+"""A model, a callback, a datamodule and a command are new files; nothing that exists is edited.
 
-All are written into a copy of the tree and used there through train.py and evaluate.py.
+The examples of CONTRIBUTING.md are written into a copy of the tree and used there through train.py
+and evaluate.py.
 """
 
 import csv
@@ -11,141 +12,11 @@ import numpy as np
 import pytest
 
 import evaluate
-from tests.support.copied_tree import copy_tree, method_files, run_python
+from tests.support.copied_tree import copy_tree, run_python, walk_through
 
 pytestmark = pytest.mark.slow  # half a minute
 
-CALLBACK = '''
-"""A note of every validation and every prediction."""
-
-import pytorch_lightning as pl
-
-from loggers.run_files import run_folder
-
-
-class Notes(pl.Callback):
-    """Write a line to ``notes.txt`` for every validation.
-
-    Args:
-        text: of the line.
-    """
-
-    entry = "notes"
-
-    def __init__(self, text: str = "validated") -> None:
-        self.text = text
-
-    def _note(self, trainer: pl.Trainer) -> None:
-        path = run_folder(trainer, "notes.txt")
-        if path is not None:
-            with path.open("a") as stream:
-                stream.write(f"{self.text} at step {trainer.global_step}\\n")
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the line."""
-        self._note(trainer)
-
-    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the line."""
-        self._note(trainer)
-'''
-DATAMODULE = '''
-"""Bags in a text file: a row an instance, with the bag, its label and the features."""
-
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-
-from datamodules.mil.base import MILDataModule
-from datamodules.mil.splits import BagSplit
-from structures import BagBatch, MILTask
-
-
-class TextBagsDataModule(MILDataModule):
-    """The bags of one text file, to test and to predict.
-
-    Args:
-        file: the text file.
-        class_names: the classes by label.
-        task: what the labels mean.
-        **shared: the arguments of ``MILDataModule``.
-    """
-
-    path_argument = "file"
-
-    def __init__(
-        self,
-        file: Path,
-        class_names: Sequence[str] | None = None,
-        task: MILTask | None = None,
-        **shared: Any,
-    ) -> None:
-        super().__init__(**shared)
-        rows = torch.from_numpy(np.loadtxt(file, ndmin=2, dtype=np.float32))
-        bags, sizes = rows[:, 0].unique_consecutive(return_counts=True)
-        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
-        self._bags = BagBatch(
-            features=rows[:, 2:].contiguous(),
-            offsets=offsets,
-            labels=rows[offsets[:-1], 1].long(),
-            index=torch.arange(len(bags)),
-            bag_ids=tuple(f"text_{int(bag)}" for bag in bags),
-        )
-        self.in_features, self.num_classes = rows.shape[1] - 2, 2
-        self.class_names = list(class_names or ["negative", "positive"])
-        self.task = task or "binary"
-
-    @classmethod
-    def section_for(
-        cls, path: Path, record: Mapping[str, Any], folder: Path | None = None
-    ) -> dict[str, Any] | None:
-        """Return the section for a file that ends in ``.bags``; see the base class."""
-        known = cls.arguments_like(record)
-        if known is None or path.suffix != ".bags":
-            return None
-        return cls.section(known | {"file": str(path)})
-
-    def source(self, split: BagSplit) -> BagBatch:
-        """Return all bags."""
-        return self._bags
-
-    def numbers(self, split: BagSplit) -> Sequence[int]:
-        """Return all numbers, except in training."""
-        return range(len(self._bags)) if split in ("test", "predict") else ()
-
-    def evaluation_arguments(self) -> dict[str, Any]:
-        """Return the batch size."""
-        return {"eval_batch_size": self.eval_batch_size}
-'''
-COMMAND = '''
-"""`evaluate.py count-rows`: how many rows a text file has."""
-
-import argparse
-from pathlib import Path
-from typing import Any
-
-SUMMARY = "count the rows of a text file"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the command."""
-    parser.add_argument("file", type=Path, help="the text file")
-
-
-def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Count the rows and print their number."""
-    rows = len(args.file.read_text().splitlines())
-    print(f"{args.file}: {rows} rows")
-    return {"rows": rows}
-'''
-NEW_FILES = method_files() | {
-    "callbacks/mil/notes.py": CALLBACK.lstrip(),
-    "datamodules/mil/text_bags.py": DATAMODULE.lstrip(),
-    "commands/count_rows.py": COMMAND.lstrip(),
-}
+FILES = walk_through()
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 
 
@@ -153,7 +24,7 @@ QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false
 def tree(tmp_path_factory):
     """Return a copy of the tree with the new files and a file of three bags."""
     folder = tmp_path_factory.mktemp("tree")
-    copy_tree(folder, NEW_FILES)
+    copy_tree(folder, FILES)
     features = np.random.default_rng(0).random((6, 64))
     columns = [[0, 0, 1, 2, 2, 2], [1, 1, 0, 1, 1, 1]]
     np.savetxt(folder / "three.bags", np.column_stack([*columns, features]))
@@ -170,6 +41,11 @@ def trained(tree):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return tree / "runs" / "mean_pooling" / "version_0"
+
+
+def test_the_guide_has_an_example_of_each_kind():
+    folders = [path.partition("/")[0] for path in FILES]
+    assert folders == ["models", "configs", "tests", "callbacks", "datamodules", "commands"]
 
 
 def test_a_method_trains_from_its_recipe(trained):

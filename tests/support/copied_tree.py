@@ -7,22 +7,24 @@ import subprocess
 import sys
 
 from tests.support.layers import FOLDERS, ROOT
-from tests.support.methods_table import DOCUMENT
 
-EXAMPLE = {
-    "python": ("models/mil/{}.py", "tests/models/mil/test_{}.py"),
-    "yaml": ("configs/mil/{}.yaml",),
-}
+GUIDE = ROOT / "CONTRIBUTING.md"
+_PATH = re.compile(r"`((?:models|configs|tests|callbacks|datamodules|commands)/\S+\.(?:py|yaml))`")
+_BLOCK = re.compile(r"```(?:python|yaml)\n(.*?)```", re.DOTALL)
+
+
+def walk_through():
+    """Return the files of the examples in CONTRIBUTING.md, by the path that the text names."""
+    text, files, end = GUIDE.read_text(), {}, 0
+    for block in _BLOCK.finditer(text):
+        files[_PATH.findall(text[end : block.start()])[-1]] = block.group(1)
+        end = block.end()
+    return files
 
 
 def method_files():
-    """Return the files of the worked example of docs/METHODS.md, by path."""
-    text = DOCUMENT.read_text().partition("## Adding a method")[2]
-    files = {}
-    for language, paths in EXAMPLE.items():
-        blocks = re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
-        files |= dict(zip([p.format("mean_pooling") for p in paths], blocks, strict=True))
-    return files
+    """Return the files of the example of a new model, by path."""
+    return {path: text for path, text in walk_through().items() if "mean_pooling" in path}
 
 
 def copy_tree(target, new_files):
@@ -30,7 +32,7 @@ def copy_tree(target, new_files):
     for folder in (*FOLDERS, "tests", "configs", "docs"):
         ignored = shutil.ignore_patterns("__pycache__", ".*")
         shutil.copytree(ROOT / folder, target / folder, ignore=ignored)
-    for script in [*ROOT.glob("*.py"), ROOT / "pyproject.toml", ROOT / "README.md"]:
+    for script in [*ROOT.glob("*.py"), ROOT / "pyproject.toml", *ROOT.glob("*.md")]:
         shutil.copy(script, target)
     for path, content in new_files.items():
         assert not (target / path).exists(), f"{path} is no new file"
