@@ -1,6 +1,7 @@
 """Score checkpoints and prediction files, and check data.
 
-Each command is a module of `commands/`; this script finds them, parses, and reports wrong input.
+Each command is a module of `commands/`. This script finds the modules, parses the arguments and
+reports wrong input.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _ABOUT = "Score checkpoints and prediction files, and check data."
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 2 wrong input."""
+    """Run one command and return its exit code: 0 on success, 2 on wrong input."""
     parser = build_parser()
     try:
         args, args.overrides = parser.parse_known_args(argv)
@@ -29,10 +30,12 @@ def main(argv: list[str] | None = None) -> int:
 
     from commands._outputs import check_outputs
     from commands._tables import write
+    from engine.training.console import calm_console
 
     try:
         check_outputs(args)
-        record = args.module.run(args)
+        with calm_console(trains=False):
+            record = args.module.run(args)
         write(getattr(args, "out", None), record)
     except (ValueError, OSError, ArgumentError) as error:
         if args.debug:
@@ -46,16 +49,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def command_modules() -> dict[str, ModuleType]:
-    """Import the modules of `commands/` and return them by the names of their commands, sorted."""
+    """Import the modules of `commands/` and return them by command name, sorted."""
     found = (module.name for module in pkgutil.iter_modules(commands.__path__))
     names = sorted(name for name in found if not name.startswith("_"))
     return {name.replace("_", "-"): importlib.import_module(f"commands.{name}") for name in names}
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of all subcommands; imports nothing heavy.
+    """Return the parser of all subcommands, without slow imports.
 
-    The parsed arguments hold the command's module as ``module``.
+    The parsed arguments contain the command's module as ``module``.
     """
     parser = argparse.ArgumentParser(prog="evaluate.py", description=_ABOUT)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -13,7 +13,7 @@ commands
   test       score the test split           (add --ckpt_path FILE)
   predict    --ckpt_path FILE [--data PATH] write predictions; needs no configuration.
              PATH: a folder of images, one image, an npz of bags, a CSV of slides; without
-             it, the checkpoint's own test data. --data.NAME VALUE changes one data argument.
+             it, the checkpoint's test data. --data.NAME VALUE changes one data argument.
 
 examples
   python train.py fit --config configs/quickstart/mask_rcnn.yaml
@@ -23,12 +23,12 @@ examples
   python train.py predict --ckpt_path runs/mask_rcnn/version_0/checkpoints/best.ckpt --data DIR
 
 `python train.py fit --help` lists every argument; `--config configs/_base/wandb.yaml` adds W&B.
-Exit code 2 means that the input is wrong; the message says what, where and the remedy.
+Exit code 2 means wrong input; the message gives the mistake, its place and the remedy.
 """
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 2 wrong input."""
+    """Run one command and return its exit code: 0 on success, 2 on wrong input."""
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help"):
         sys.stdout.write(USAGE)
@@ -40,9 +40,11 @@ def main(argv: list[str] | None = None) -> int:
 
     from engine.config.errors import report_once, user_message
     from engine.training.command_line import run  # heavy imports, after --help
+    from engine.training.console import calm_console, print_where
 
     try:
-        run(args)
+        with calm_console(trains=args[0] == "fit"):
+            print_where(run(args))
     except (ValueError, OSError, ArgumentError, MisconfigurationException) as error:
         if debug:
             raise

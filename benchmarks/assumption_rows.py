@@ -1,9 +1,9 @@
-"""The models of the algorithmic unit tests' table, each a recipe in a small form.
+"""Models in the table of the algorithmic unit tests, as small variants of the recipes.
 
-Small means small widths, the same 64, 64, 64 with dropout .5 where a model has layers before its
-pooling, and nothing else: methods keep their shares, temperatures and loss weights (A190). What
-depends on the size of slides is brought to bags of 45: views, queues, landmarks. A class of
-models/mil that has a recipe but no row here gets one as its recipe says.
+Only the widths are reduced: layers before the pooling have widths 64, 64, 64 with dropout .5.
+Methods keep their mask ratios, temperatures and loss weights (A190). Settings that depend on the
+size of slides (views, queues, landmarks) are adapted to bags of 45 instances. A class of models/mil
+with a recipe but without a row here gets a row with the unchanged recipe.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Row:
     """A model of the table.
 
     Attributes:
-        name: as the table and the figure say it.
+        name: name in the table and the figure.
         recipe: stem of a file in configs/mil.
         init_args: changes of the model's arguments.
     """
@@ -43,7 +43,7 @@ class Row:
 
     @property
     def file(self) -> Path:
-        """The recipe."""
+        """Path of the recipe."""
         return ROOT / f"configs/mil/{self.recipe}.yaml"
 
     @property
@@ -53,7 +53,7 @@ class Row:
         return str(arguments["model"]["class_path"]).rpartition(".")[2]
 
     def build(self) -> RecipeModel:
-        """Return what makes the model of a seed."""
+        """Return the factory of the model, which takes a seed."""
         return recipe_model(self.file, self.init_args)
 
 
@@ -110,7 +110,7 @@ ROWS = (
 
 
 def rows() -> list[Row]:
-    """Return the rows, with those of classes that only have a recipe at the end."""
+    """Return `ROWS`, followed by a row for each class that only has a recipe."""
     found, known = list(ROWS), {row.learner for row in ROWS}
     for path in sorted((ROOT / "configs/mil").glob("*.yaml")):
         row = Row(path.stem, path.stem)

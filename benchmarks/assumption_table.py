@@ -1,4 +1,4 @@
-"""The table of the algorithmic unit tests in docs/METHODS.md, between its two markers."""
+"""Table of the algorithmic unit tests in docs/METHODS.md, between two markers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LETTERS = {"PASS": "P", "LEGAL-BUT-LIMITED": "L", "VIOLATION": "V", "INCONCLUSIV
 
 
 def short(value: float) -> str:
-    """Return an area with two digits and no leading zero.
+    """Format an AUC with two digits and no leading zero.
 
     >>> short(0.456), short(1.0)
     ('.46', '1.00')
@@ -35,7 +35,7 @@ def short(value: float) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Return the mean of the seeds, with their range where it shows.
+    """Format the mean over seeds, with the range if it differs after rounding.
 
     >>> spread([0.25, 0.75]), spread([1.0, 0.999])
     ('.50 (.25 to .75)', '1.00')
@@ -46,20 +46,20 @@ def spread(values: Sequence[float]) -> str:
 
 
 def cell(report: AssumptionReport, test: Any) -> str:
-    """Return one test of one learner: training and test AUC, verdict, votes where they differ.
+    """Return the cell of a test: training and test AUC, verdict, and the votes if they differ.
 
-    Where seeds are missing their number stands in place of the verdict, which needs all of them.
+    If seeds are missing, the cell has their number instead of the verdict, which needs all seeds.
     """
     found = report.of_test(test)
     if not found:
         return "-"
     train, tested = [r.train_auc for r in found], [r.test_auc for r in found]
     votes = [LETTERS[vote] for vote in report.votes(test)]
-    said = " ".join(votes)
+    joined = " ".join(votes)
     areas = f"{spread(train)} / {spread(tested)}"
     if not complete(report, test):
-        return f"{areas} ({said}, {len(found)} of {report.settings.seeds} seeds)"
-    return f"{areas} {report.verdict(test)}{f' ({said})' if len(set(votes)) > 1 else ''}"
+        return f"{areas} ({joined}, {len(found)} of {report.settings.seeds} seeds)"
+    return f"{areas} {report.verdict(test)}{f' ({joined})' if len(set(votes)) > 1 else ''}"
 
 
 def complete(report: AssumptionReport, test: Any) -> bool:
@@ -68,22 +68,22 @@ def complete(report: AssumptionReport, test: Any) -> bool:
 
 
 def answer(value: bool | None) -> str:
-    """Return a conclusion in a word."""
+    """Return a conclusion as one word."""
     return "open" if value is None else "yes" if value else "no"
 
 
 def line(name: str, report: AssumptionReport, structure: Mapping[str, Any]) -> str:
-    """Return the row of a learner."""
+    """Return the table row of a model."""
     cells = [name, *(cell(report, test) for test in TESTS)]
     form = [STATUS[structure[p]["status"]] for p in PROPERTIES]
     ends = [report.respects_standard, report.respects_threshold]
-    if not all(complete(report, test) for test in TESTS):  # what failed stays so, the rest is open
+    if not all(complete(report, test) for test in TESTS):  # only a failure is final before the end
         ends = [False if end is False else None for end in ends]
     return "| " + " | ".join([*cells, *form, *map(answer, ends)]) + " |"
 
 
 def table(rows: Mapping[str, tuple[AssumptionReport, Mapping[str, Any]]]) -> str:
-    """Return the table of models with their reports and the records of their structure."""
+    """Return the table of models from their reports and structure records."""
     heads = ["learner", *(f"test {test}: train / test AUC" for test in TESTS)]
     heads += [*PROPERTIES.values(), "standard MIL", "threshold MIL"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
@@ -91,10 +91,10 @@ def table(rows: Mapping[str, tuple[AssumptionReport, Mapping[str, Any]]]) -> str
 
 
 def written(document: str, content: str) -> str:
-    """Return a document with what stands between the markers replaced.
+    """Return a document with the text between the markers replaced.
 
     Raises:
-        ValueError: it has no markers.
+        ValueError: the document has no markers.
     """
     before, begin, rest = document.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -104,7 +104,7 @@ def written(document: str, content: str) -> str:
 
 
 def summary(results: Sequence[SeedResult], first: AssumptionReport) -> str:
-    """Return what was trained, for the line below the table."""
+    """Return a description of the trainings, for the line below the table."""
     settings = first.settings
     seeds = sorted({result.seed for result in results})
     bags = f"{settings.train_bags} training and {settings.test_bags} test bags of {settings.size}"

@@ -1,11 +1,11 @@
-"""Training loader with mosaic and without: images a second of processor time, one process.
+"""Speed of the training loader with and without mosaic, in images per second of processor time.
 
 Run `python benchmarks/augmentation.py [--root DIR] [--size 640] [--original PYTHON]`. ``DIR`` is a
 COCO-format folder (images/train, annotations/instances_train.json). Our loader makes batches of 16
-with the options' defaults and masks at stride 4. With ``--original`` the loader of the original
-YOLOv8-seg makes batches of the same images by turns with ours, as a black box in a throw-away
-environment (benchmarks/parity/README.md), and the ratio of the medians is printed with its bound.
-Every run is single-threaded; ours ends with float images, the original's with bytes.
+with default options and masks at stride 4. With ``--original``, it alternates with the loader of
+the original YOLOv8-seg on the same images, which runs as a black box in a throw-away environment
+(benchmarks/parity/README.md), and the ratio of the medians is printed with its bound. Every run
+uses one thread; our loader returns float images, the original uint8 images.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ KINDS = {"mosaic": 1.0, "single images": 0.0}
 
 
 class Ours:
-    """Makes batches with a share of mosaics, epoch after epoch."""
+    """Our loader, with a given fraction of mosaics."""
 
     def __init__(self, root: Path, size: int) -> None:
         self.loaders: dict[float, Any] = {}
@@ -54,7 +54,7 @@ class Ours:
             self.loaders[share] = data.train_dataloader()
 
     def seconds(self, share: float, count: int) -> float:
-        """Return the processor seconds an image, over whole batches of at least ``count``."""
+        """Return the processor seconds per image, over batches of at least ``count`` images."""
         loader, done, start = self.loaders[share], 0, time.process_time()
         while done < count:
             loader.batch_sampler.set_epoch(self.epochs[share])
@@ -67,12 +67,12 @@ class Ours:
 
 
 class Original:
-    """The original's loader in a process of its own Python.
+    """The original loader in a separate process.
 
     Args:
-        python: of the environment that has the package.
+        python: Python executable of the environment with the package.
         root: COCO-format folder.
-        folder: gets the same images as a YOLO set.
+        folder: output folder for the same images as a YOLO set.
         size: side in pixels.
     """
 
@@ -87,7 +87,7 @@ class Original:
             skip_crowds=True,
         )
         data = folder / "data.yaml"
-        data.write_text(f"{data.read_text()}val: images/train\n")  # which the package demands
+        data.write_text(f"{data.read_text()}val: images/train\n")  # required by the package
         script = ROOT / "benchmarks" / "parity" / "yolo_loader.py"
         quiet = {"YOLO_CONFIG_DIR": str(folder), "YOLO_OFFLINE": "true", "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
@@ -99,7 +99,7 @@ class Original:
         )
 
     def seconds(self, share: float, count: int) -> float:
-        """Return the processor seconds an image, over whole batches of at least ``count``.
+        """Return the processor seconds per image, over batches of at least ``count`` images.
 
         Raises:
             RuntimeError: the process has ended.
@@ -111,7 +111,7 @@ class Original:
         for line in self.process.stdout:
             if line.startswith("seconds "):
                 return float(line.split()[1])
-        raise RuntimeError("the original's process has ended; its messages are above")
+        raise RuntimeError("the process of the original has ended; its messages are above")
 
     def close(self) -> None:
         """End the process."""
@@ -123,11 +123,11 @@ class Original:
 def measure(
     loaders: list[Ours | Original], images: int, repeats: int
 ) -> dict[str, list[list[float]]]:
-    """Return seconds an image by kind and loader, one value a repeat, by turns."""
+    """Return seconds per image by kind and loader, one value per repeat; loaders alternate."""
     found: dict[str, list[list[float]]] = {kind: [[] for _ in loaders] for kind in KINDS}
     for kind, share in KINDS.items():
         for loader in loaders:
-            loader.seconds(share, 2 * BATCH)  # start and first images
+            loader.seconds(share, 2 * BATCH)  # warm up
         for _ in range(repeats):
             for loader, row in zip(loaders, found[kind], strict=True):
                 row.append(loader.seconds(share, images))
@@ -135,12 +135,12 @@ def measure(
 
 
 def main() -> int:
-    """Print the comparison; exit code 1 where the bound is missed."""
+    """Print the comparison and return exit code 1 if the bound is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, default=ROOT.parent / "shared" / "data" / "coco_small")
     parser.add_argument("--size", type=int, default=640)
     parser.add_argument("--original", metavar="PYTHON")
-    parser.add_argument("--pictures", type=int, default=160, help="of a run")
+    parser.add_argument("--pictures", type=int, default=160, help="images per run")
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -153,7 +153,7 @@ def main() -> int:
         found = measure(loaders, args.pictures, args.repeats)
         if isinstance(loaders[-1], Original):
             loaders[-1].close()
-    print(f"images a processor second, {args.size} px, medians of {args.repeats} runs")
+    print(f"images per processor second, {args.size} px, medians of {args.repeats} runs")
     for kind, rows in found.items():
         medians = [statistics.median(row) for row in rows]
         line = f"  {kind:16s} ours {1 / medians[0]:6.1f}"

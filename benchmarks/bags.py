@@ -1,11 +1,11 @@
-"""Reading the features of one slide against a plain copy of the file's bytes into memory.
+"""Time to read the features of one slide, compared with a plain copy of the file's bytes.
 
-Run `python benchmarks/bags.py [--repeats R]`. A bag of 10 000 x 1024 float16 lies in every format;
-all are read from a warm cache, in another order every time, because what the allocator has at hand
-decides over a few milliseconds. *Read* is the reader with every value brought into memory,
-*bag* the item of a data set: also checked for NaN and turned into single precision, twice the
-bytes. Times are the processor's, which other jobs of the machine disturb least, medians over the
-repeats; the copy's is that of all formats.
+Run `python benchmarks/bags.py [--repeats R]`. A bag of 10 000 x 1024 float16 is stored in every
+format. All files are read from a warm cache in random order, because the state of the allocator
+changes times by a few milliseconds. *Read* is the reader with all values copied to memory; *bag* is
+an item of the data set, which is also checked for NaN and converted to single precision (twice the
+bytes). Times are medians of processor time, which other jobs disturb least; the time of the copy is
+the median over all formats.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FORMATS = (*BOUNDED, "pt", "h5")
 
 
 def write_formats(folder: Path) -> dict[str, Path]:
-    """Write the same features and coordinates in every format, a folder and a table each."""
+    """Write the same features and coordinates in every format, each in a folder with a table."""
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(INSTANCES, WIDTH, generator=generator).half()
     coords = torch.randint(0, 100_000, (INSTANCES, 2), generator=generator)
@@ -56,7 +56,7 @@ def write_formats(folder: Path) -> dict[str, Path]:
 
 
 def readers(file: Path) -> dict[str, Callable[[], Any]]:
-    """Return the ways to read one file."""
+    """Return the functions to time for one file."""
     folder = FeatureFolder(file.parent)
     data = FeatureSet(file.parent / "table.csv", folder, class_names=["0", "1"])
     bags, key = FeatureBags(data), SampleKey(0, 0)
@@ -72,7 +72,7 @@ def _read(file: Path) -> torch.Tensor:
 
 
 def main() -> int:
-    """Print the table; exit code 1 where a bound is missed."""
+    """Print the table and return exit code 1 if a bound is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=15)
     repeats = parser.parse_args().repeats

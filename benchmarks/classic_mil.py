@@ -1,14 +1,15 @@
-"""The classic sets of multiple-instance learning: every model and the floor, cross-validated.
+"""Cross-validation of MIL models and simple baselines on the classic MIL data sets.
 
-Run `python benchmarks/classic_mil.py --data FOLDER` (`musk1.npz` and the others in it). Each cell
-of the table is one cross-validation, published folds where the file has them and otherwise 5 x 10
-stratified ones; it is written to ``--results`` when it is done, and a run that was stopped goes on
-with the cells that are missing. A result counts for the recipe's name and the values laid over it:
-after a change of a recipe or of the code, name another folder. ``--only musk1/mi-Net`` (repeatable)
-runs some, ``--print`` none. A table is printed in Markdown.
+Run `python benchmarks/classic_mil.py --data FOLDER`, where the folder has `musk1.npz` and the other
+sets. Each cell of the table is one cross-validation, on the published folds of the file or else on
+5 x 10 stratified folds. Its result is written to ``--results``, and an interrupted run continues
+with the missing cells. A result is identified by the name of its recipe and the overrides: after a
+change of a recipe or of the code, use another folder. ``--only musk1/mi-Net`` (repeatable) runs
+some cells, ``--print`` none. The table is printed in Markdown.
 
-Nothing is chosen on a test fold: the last step counts, the threshold is 0.5, and hyper-parameters
-are those that were published. What was published per set is laid over the recipe here.
+Nothing is selected on a test fold: the last step is used, the threshold is 0.5, and the
+hyper-parameters are the published ones. Published hyper-parameters per set override the recipe
+here.
 """
 
 from __future__ import annotations
@@ -45,10 +46,11 @@ _MINN = {  # authors' code: learning rate, L2 factor
     "fox": (1e-4, 0.01),
     "tiger": (5e-4, 0.005),
 }
-# Nothing is published for corel_dogs: values of the recipe, and as many steps as the sets of 200
-# bags make in the published number of epochs: a tenth of the epochs for ten times the bags.
+# Nothing is published for corel_dogs. It uses the values of the recipe and as many steps as sets of
+# 200 bags have in the published number of epochs: a tenth of the epochs for ten times the bags.
 _EPOCHS = {"DSMIL": 4}
-# Published accuracy, mean and spread as reported (recalled); DSMIL's best epoch is the test fold's.
+# Published accuracy, mean and spread as reported (recalled). DSMIL's are for the best epoch on the
+# test fold.
 PUBLISHED = {
     "mi-Net": [(0.889, 0.039), (0.858, 0.049), (0.858, 0.037), (0.613, 0.035), (0.824, 0.034)],
     "MI-Net": [(0.887, 0.041), (0.859, 0.046), (0.862, 0.034), (0.622, 0.038), (0.830, 0.032)],
@@ -75,7 +77,7 @@ class Cell(NamedTuple):
 
     @property
     def settings(self) -> list[str]:
-        """Recipe and values laid over it; a result with others is not taken for this cell's."""
+        """Recipe and overrides, which identify the result of this cell."""
         if self.learner in FLOOR:
             return ["C=1"]
         words = [f"configs/mil/{_RECIPES[self.learner]}.yaml"]
@@ -90,19 +92,19 @@ class Cell(NamedTuple):
         return words
 
     def file(self, results: Path) -> Path:
-        """Return where its result lies."""
+        """Return the path of the result."""
         name = self.learner.replace(", ", "_").replace(" ", "_")
         return results / f"{self.set}_{name}.json"
 
     def result(self, results: Path) -> dict[str, Any] | None:
-        """Return what was found, None where that is missing or of other settings."""
+        """Return the result, or None if it is missing or has other settings."""
         file = self.file(results)
         found = json.loads(file.read_text()) if file.is_file() else None
         return found if found and found["settings"] == self.settings else None
 
 
 def run_cell(cell: Cell, data: Path, results: Path) -> float:
-    """Cross-validate, write the result whole, and return seconds of processor time."""
+    """Cross-validate, write the result and return the seconds of processor time."""
     start = time.process_time()
     path, record = data / f"{cell.set}.npz", {**cell._asdict(), "settings": cell.settings}
     if cell.learner in FLOOR:
@@ -122,11 +124,11 @@ def run_cell(cell: Cell, data: Path, results: Path) -> float:
 
 def _start_worker() -> None:
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it, instead of one cell alone
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the worker, not only one cell
 
 
 def run_missing(cells: Sequence[Cell], data: Path, results: Path, workers: int) -> int:
-    """Run the cells that have no result, the short ones first, and return how many failed."""
+    """Run the cells without a result, short ones first, and return the number of failures."""
     failed = 0
     left = [cell for cell in cells if cell.result(results) is None]
     left.sort(key=lambda cell: (cell.learner not in FLOOR, _BY_LENGTH.index(cell.set)))
@@ -157,7 +159,7 @@ def _text(found: dict[str, Any] | None, metric: str) -> str:
 
 
 def table(cells: Sequence[Cell], results: Path) -> Iterator[str]:
-    """Yield the lines of two tables: accuracy beside what was published, and AUROC."""
+    """Yield the lines of two tables: accuracy with the published accuracy, and AUROC."""
     learners = list(dict.fromkeys(cell.learner for cell in cells))
     sets = [s for s in SETS if any(cell.set == s for cell in cells)]
     for title, metric in (("accuracy", "bag_accuracy"), ("AUROC", "bag_auroc")):
@@ -203,13 +205,13 @@ def _against_published(cells: Sequence[Cell], results: Path) -> Iterator[str]:
 
 
 def main() -> int:
-    """Run what is missing and print the table."""
+    """Run the missing cells and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--data", type=Path, required=True, help="folder of the npz files")
     parser.add_argument("--results", type=Path, default=Path("runs/classic_mil"))
-    parser.add_argument("--only", action="append", metavar="SET/LEARNER", help="some cells alone")
+    parser.add_argument("--only", action="append", metavar="SET/LEARNER", help="run only this cell")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
-    parser.add_argument("--print", dest="run", action="store_false", help="print what there is")
+    parser.add_argument("--print", dest="run", action="store_false", help="only print results")
     args = parser.parse_args()
     cells = [Cell(name, learner) for learner in LEARNERS for name in SETS]
     if args.only:
@@ -221,7 +223,7 @@ def main() -> int:
     try:
         failed = run_missing(cells, args.data, args.results, args.workers) if args.run else 0
     except KeyboardInterrupt:
-        print("stopped; the same command runs the cells that are missing", file=sys.stderr)
+        print("stopped; the same command runs the missing cells", file=sys.stderr)
         return 130
     print("\n".join(table(cells, args.results)))
     return 1 if failed else 0

@@ -1,9 +1,9 @@
-"""The floor under models of bags: instances pooled beforehand, then a classifier of scikit-learn.
+"""Baselines of MIL models: pooled instances with a scikit-learn classifier.
 
-A bag is the mean, the maximum or the minimum of its instances, feature by feature, or all three
-side by side; features are standardised by the training bags. Logistic regression and the support
-vector machine (radial kernel) have scikit-learn's own settings, C = 1. Folds and metrics are those
-of `evaluate.py mil-cv`.
+A bag is represented by the mean, maximum or minimum of each feature over its instances, or by all
+three concatenated; features are standardised by the training bags. Logistic regression and the
+support vector machine (radial kernel) use scikit-learn's default settings, C = 1. Folds and metrics
+are the same as in `evaluate.py mil-cv`.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ def cross_validate_floor(
     """Score one pooling and one classifier.
 
     Args:
-        bags: binary ones.
+        bags: bags with binary labels.
         pool: one of POOLS.
         classifier: one of CLASSIFIERS.
-        seed: of the 5 x 10 folds that are made where the file has none.
+        seed: seed of the 5 x 10 folds that are made if the file has none.
 
     Returns:
-        A summary a metric, as `evaluation.mil.cross_validation` makes it; the threshold is
-        zero of the decision, which of the regression is a probability of 0.5.
+        One summary per metric, see `evaluation.mil.cross_validation`. The threshold is a decision
+        value of 0, which is a probability of 0.5 for the regression.
     """
     repeats = 5 if bags.published_folds is None else min(5, len(bags.published_folds))
     vectors, scores = pooled_bags(bags, pool), np.zeros((repeats, bags.labels.size))
@@ -58,7 +58,7 @@ def cross_validate_floor(
             train = row != fold
             model = SVC() if classifier == "SVM" else LogisticRegression(max_iter=10_000)
             fitted = make_pipeline(StandardScaler(), model).fit(vectors[train], bags.labels[train])
-            # Both are compared with 0; the arc tangent keeps the order of log-odds of thousands.
+            # The threshold of both is 0; the arc tangent keeps the order of very large log-odds.
             decisions = fitted.decision_function(vectors[~train])
             scores[repeat, ~train] = 0.5 + np.arctan(decisions) / np.pi
     return summarise_folds(bags.labels, scores, folds, "binary")

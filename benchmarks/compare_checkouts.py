@@ -1,13 +1,13 @@
-"""Whether two checkouts behave alike: trained weights, scores in JSON, flags of the commands.
+"""Comparison of two checkouts: trained weights, JSON scores, flags of the commands.
 
 Trains each quickstart recipe for twenty steps in both checkouts and compares every weight bit for
 bit; scores fixed inputs with `coco`, `mil`, `mil-cv` and `compare` and compares the JSON; compares
-the arguments that each command accepts. For a change that must not alter results, such as one of
-the layout. Run from the new checkout; the old one needs no environment of its own:
+the arguments that each command accepts. Use it for changes that must not alter results, such as a
+new folder layout. Run it from the new checkout; the old one needs no environment of its own:
 
     git worktree add ../before COMMIT && python benchmarks/compare_checkouts.py ../before
 
-The exit code is 1 where something differs.
+The exit code is 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from typing import Any
 
 import numpy as np
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from datamodules.seg.digit_scenes import DigitScenesDataModule
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
@@ -41,7 +44,7 @@ print(json.dumps({name: show(sub) for name, sub in subs.choices.items()}, defaul
 
 
 def call(checkout: Path, *words: object) -> str:
-    """Run Python in a checkout and return what it prints."""
+    """Run Python in a checkout and return its standard output."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", *map(str, words)],
         cwd=checkout,
@@ -87,7 +90,7 @@ def fixed_inputs(folder: Path) -> dict[str, Path]:
 
 
 def scores(checkout: Path, recipes: Path, trained: dict[str, Path], folder: Path) -> dict[str, Any]:
-    """Return the JSON of each command by a name."""
+    """Return the JSON of each command, keyed by a name."""
     inputs = fixed_inputs(folder)
     fixture, musk = DATA / "coco_eval_fixture", DATA / "mil_classic" / "musk1.npz"
     truth = fixture / "instances_val2014_100.json"
@@ -95,14 +98,13 @@ def scores(checkout: Path, recipes: Path, trained: dict[str, Path], folder: Path
     box = fixture / "instances_val2014_fakebbox100_results.json"
     abmil = recipes / "abmil.yaml"
     classic = checkout / "configs" / "mil" / "abmil.yaml"
-    images = DATA / "dsb2018_fluo"
-    nuclei = next(iter(sorted((images / "annotations").glob("*val*.json"))))
+    images, annotations = DigitScenesDataModule(test_scenes=20).write_split("test", folder / "set")
     commands: dict[str, list[object]] = {
         "coco file": ["coco", "--predictions", segm, "--annotations", truth, "--per-class"],
         "coco boxes": ["coco", "--predictions", box, "--annotations", truth],
         "coco checkpoint": [
-            "coco", "--ckpt", trained["mask_rcnn"], "--class-agnostic", "--annotations", nuclei,
-            "--images", images / "images" / "val",
+            "coco", "--ckpt", trained["mask_rcnn"], "--annotations", annotations,
+            "--images", images,
         ],
         "mil file": ["mil", "--predictions", inputs["a"]],
         "mil checkpoint": ["mil", "--ckpt", trained["abmil"], "--data", abmil],
@@ -115,6 +117,8 @@ def scores(checkout: Path, recipes: Path, trained: dict[str, Path], folder: Path
             "--trainer.max_epochs", 2, "--one-by-one",
         ],
         "compare bags": ["compare", "--predictions", inputs["a"], inputs["b"]],
+        "operating-point": ["operating-point", "--predictions", segm, "--annotations", truth],
+        "check-data": ["check-data", "--config", abmil],
         "compare images": ["compare", "--predictions", segm, segm, "--annotations", truth],
     }  # fmt: skip
     found = {}
@@ -126,7 +130,7 @@ def scores(checkout: Path, recipes: Path, trained: dict[str, Path], folder: Path
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[str]:
-    """Return where two JSON values differ, apart from paths, versions and times."""
+    """Return the differences of two JSON values, apart from paths, versions and times."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = (old.keys() | new.keys()) - CHANGING
         return [d for k in sorted(keys) for d in differences(old.get(k), new.get(k), f"{name}.{k}")]
@@ -137,7 +141,7 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
 
 
 def main() -> int:
-    """Compare and print a line for each thing compared."""
+    """Compare the checkouts and print one line per comparison."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("old", type=Path, help="checkout to compare with")
     parser.add_argument("--new", type=Path, default=ROOT)
@@ -147,7 +151,7 @@ def main() -> int:
     given = {"old": None, "new": args.recipes}
     faults: list[str] = []
 
-    def tell(name: str, found: list[str]) -> None:
+    def report(name: str, found: list[str]) -> None:
         faults.extend(found)
         print(f"{name:32s} {'equal' if not found else f'{len(found)} differences'}", flush=True)
         for line in found[:5]:
@@ -155,7 +159,7 @@ def main() -> int:
 
     flags = {side: json.loads(call(path, "-c", FLAGS)) for side, path in sides.items()}
     for command in sorted(flags["old"].keys() | flags["new"].keys()):
-        tell(f"flags of {command}", differences(*(flags[s].get(command) for s in sides)))
+        report(f"flags of {command}", differences(*(flags[s].get(command) for s in sides)))
     with tempfile.TemporaryDirectory() as folder:
         trained, found = {}, {}
         for side, path in sides.items():
@@ -167,9 +171,9 @@ def main() -> int:
         for name in RECIPES:
             old, new = (weights(trained[side][name]) for side in sides)
             unequal = [k for k in old if k not in new or not torch.equal(old[k], new[k])]
-            tell(f"{len(old)} weights of {name}", [*unequal, *(new.keys() - old.keys())])
+            report(f"{len(old)} weights of {name}", [*unequal, *(new.keys() - old.keys())])
         for name in found["old"]:
-            tell(f"JSON of {name}", differences(found["old"][name], found["new"][name]))
+            report(f"JSON of {name}", differences(found["old"][name], found["new"][name]))
     return 1 if faults else 0
 
 

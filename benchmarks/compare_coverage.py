@@ -1,18 +1,19 @@
-"""How often the intervals of `evaluate.py compare` hold the truth, by simulation.
+"""Simulated coverage of the intervals of `evaluate.py compare`.
 
-Run `python benchmarks/compare_coverage.py [--pictures] [--sets S] [--draws R]`; prints a Markdown
-table, a row of it S data sets.
+Run `python benchmarks/compare_coverage.py [--pictures] [--sets S] [--draws R]`; it prints a
+Markdown table with S data sets per row.
 
-Bags: scores of two models are normal with unit variance, those of positives shifted by d,
-correlated by 1/2 between the models: the AUROC is Phi(d / sqrt 2), so the true difference is known.
-Shown are the share of 95 % intervals that hold the true difference and of p below .05, of the
-paired bootstrap and of DeLong's test; and DeLong's standard error over the standard deviation of
-the differences.
+Bags: the scores of two models are normal with unit variance and correlation 1/2 between the models,
+and scores of positives are shifted by d. The AUROC is Phi(d / sqrt 2), so the true difference is
+known. For the paired bootstrap and DeLong's test, the table shows the fraction of 95 % intervals
+that contain the true difference and the fraction of p below .05; and DeLong's standard error
+divided by the standard deviation of the differences.
 
-Images: up to six objects of three classes (60, 30 and 10 % of them), whose boxes two models shift
-by errors that they partly share, and false boxes. The true difference of box AP is the mean over
-the data sets. Shown are the shares as above, for A - B and for A alone, and the width of the
-interval of A - B over that of a normal one with the standard deviation of the differences.
+Images: up to six objects of three classes (60, 30 and 10 % of the objects). The boxes of two models
+have partly shared errors, and there are false boxes. The true difference of box AP is the mean over
+the data sets. The table shows the same fractions for A - B and for A alone, and the width of the
+interval of A - B divided by the width of a normal interval with the standard deviation of the
+differences.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _HEADER = (
     "|---|---|---|---|---|---|---|",
 )
 IMAGES = (40, 160)
-SLACKS = ((1.0, 1.0), (1.0, 1.4))  # how far off the boxes of either model are
+SLACKS = ((1.0, 1.0), (1.0, 1.4))  # scale of the box errors of each model
 _SHARES = (0.6, 0.3, 0.1)
 _IMAGE_HEADER = (
     "| images | A - B | bootstrap holds it | p < .05 | holds A | width / spread |",
@@ -80,7 +81,7 @@ def simulate(bags: tuple[int, int], shifts: Sequence[float], sets: int, draws: i
 
 
 def simulate_images(images: int, slacks: Sequence[float], sets: int, draws: int) -> str:
-    """Return one row of the table of images."""
+    """Return one row of the table for images."""
     random = np.random.default_rng(7)
     found = [
         compare_images(*data_set(random, images, slacks), draws=draws, seed=seed)
@@ -125,7 +126,7 @@ def data_set(
             for rows, slack in zip(results, slacks, strict=True):
                 off = abs(shared + random.normal()) * 4 * hardness * slack
                 moved = {**record, "bbox": [box[0] + off, *box[1:]]}
-                if random.random() >= 0.1:  # else missed
+                if random.random() >= 0.1:  # otherwise the object is missed
                     rows.append({**moved, "score": _probability(random, 1.5 - off / 6)})
         for rows in results:
             rows.extend(_false_boxes(random, image["id"], classes))
@@ -150,8 +151,8 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", action="store_true", help="AP of images, not AUROC of bags")
-    parser.add_argument("--sets", type=int, help="default: 1000, of images 200")
-    parser.add_argument("--draws", type=int, help="default: 1000, of images 200")
+    parser.add_argument("--sets", type=int, help="default: 1000, or 200 for images")
+    parser.add_argument("--draws", type=int, help="default: 1000, or 200 for images")
     args = parser.parse_args()
     usual = 200 if args.pictures else 1000
     sets, draws = args.sets or usual, args.draws or usual

@@ -1,12 +1,12 @@
-"""What evaluation costs: COCO scoring against pycocotools, mask pasting against torchvision.
+"""Speed of COCO scoring against pycocotools and of mask pasting against torchvision.
 
-Run `python benchmarks/evaluation.py [--pictures N] [--detections K] [--repeats R]`. The contenders
-are timed in turn in one process on the same drawn data, the best of R counts, and the ratios are
-what to compare between machines. *Scoring*: our fast and reference backends and pycocotools called
-directly, K detections an image; the metrics of all three must be equal, or the run stops.
-*Pasting*: 100 soft masks of 28 x 28 to run lengths at 800 x 1333, against torchvision's paste and
-pycocotools' encoder; the memory is the growth of the peak of a forked process (Linux). Exit code 1
-where a bound is missed.
+Run `python benchmarks/evaluation.py [--pictures N] [--detections K] [--repeats R]`. The functions
+alternate in one process on the same random data, and the best of R runs counts; only the ratios can
+be compared between machines. *Scoring* times our fast and reference backends and pycocotools called
+directly, with K detections per image; the metrics of all three must be equal. *Pasting* converts
+100 soft masks of 28 x 28 to run lengths at 800 x 1333, against torchvision's paste and pycocotools'
+encoder; the memory is the growth of the peak of a forked process (Linux). The exit code is 1 if a
+bound is missed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ HEIGHT, WIDTH, CLASSES = 480, 640, 20
 def draw_set(
     images: int, detections: int, seed: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return ground truth and results: per image 7 ellipses on average."""
+    """Return ground truth with 7 ellipses per image on average, and results."""
     rng = np.random.default_rng(seed)
     truths: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
@@ -75,7 +75,7 @@ def _ellipse(rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.float64]]:
 def _record(
     image_id: int, label: int, shape: np.ndarray[Any, np.dtype[np.float64]]
 ) -> dict[str, Any]:
-    x, y = np.clip(shape[:2], 0, (WIDTH, HEIGHT))  # a moved one may have left the image
+    x, y = np.clip(shape[:2], 0, (WIDTH, HEIGHT))  # a moved ellipse may be outside the image
     a, b = np.abs(shape[2:]) + 2
     left, top = max(int(x - a), 0), max(int(y - b), 0)
     rows, columns = np.mgrid[top : min(int(y + b) + 1, HEIGHT), left : min(int(x + a) + 1, WIDTH)]
@@ -93,7 +93,7 @@ def _record(
 def call_pycocotools(
     ground_truth: dict[str, Any], rows: list[dict[str, Any]], iou_type: str
 ) -> list[float]:
-    """Return the twelve statistics as a user of the library gets them."""
+    """Return the twelve statistics of pycocotools."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -119,7 +119,7 @@ def call_ours(
 
 
 def score(truth: dict[str, Any], rows: list[dict[str, Any]], repeats: int) -> bool:
-    """Print seconds and ratios for boxes and masks; tell whether the bound holds."""
+    """Print seconds and ratios for boxes and masks; return whether the bound is met."""
     held = True
     print(f"{'':6}{'pycocotools':>14}{'ours, reference':>18}{'ours, fast':>14}{'ratio':>8}")
     kinds: tuple[IouType, ...] = ("bbox", "segm")
@@ -154,12 +154,12 @@ def soft_masks() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def paste_ours() -> None:
-    """Masks to run lengths, window by window."""
+    """Paste and encode masks with our function."""
     paste_to_rle(*soft_masks(), (800, 1333))
 
 
-def paste_theirs() -> None:
-    """All masks at full size, then the encoder."""
+def paste_torchvision() -> None:
+    """Paste all masks at full size with torchvision and encode them with pycocotools."""
     import pycocotools.mask as coco_mask
     from torchvision.models.detection.roi_heads import paste_masks_in_image
 
@@ -182,7 +182,7 @@ def _status(name: str) -> float:
 
 
 def memory_of(call: Callable[[], None]) -> float:
-    """Return by how many MiB the second call lets the peak of a forked process grow."""
+    """Return the MiB by which a second call raises the peak memory of a forked process."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_growth, args=(call, sender))
@@ -193,11 +193,11 @@ def memory_of(call: Callable[[], None]) -> float:
 
 
 def paste(repeats: int) -> bool:
-    """Print time and memory of pasting; tell whether both bounds hold."""
-    memory = [memory_of(call) for call in (paste_ours, paste_theirs)]
+    """Print time and memory of pasting; return whether both bounds are met."""
+    memory = [memory_of(call) for call in (paste_ours, paste_torchvision)]
     best = [math.inf, math.inf]
     for _ in range(repeats + 1):
-        for number, call in enumerate((paste_ours, paste_theirs)):
+        for number, call in enumerate((paste_ours, paste_torchvision)):
             start = time.perf_counter()
             call()
             best[number] = min(best[number], time.perf_counter() - start)

@@ -1,7 +1,8 @@
-"""Mask R-CNN against torchvision's in one run: training step, prediction, masks to run lengths.
+"""Speed of Mask R-CNN against torchvision's: training step, prediction, masks to run lengths.
 
-Run `python benchmarks/mask_rcnn.py [--repeats R]`. Both have the same weights and inputs; they are
-timed in turn, the best of R counts, and the ratios are what to compare between machines.
+Run `python benchmarks/mask_rcnn.py [--repeats R]`. Both have the same weights and inputs and
+alternate in one process; the best of R runs counts. Only the ratios can be compared between
+machines.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ HEIGHT, WIDTH, CLASSES, OBJECTS = 320, 480, 80, 8
 
 
 def make_batch(count: int = 2) -> tuple[SegBatch, list[Tensor], list[dict[str, Tensor]]]:
-    """Return the same noise images with rectangles as ours and as torchvision's input."""
+    """Return noise images with rectangles as our batch and as torchvision's input."""
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(count, 3, HEIGHT, WIDTH, generator=generator)
     corner = torch.rand(count * OBJECTS, 2, generator=generator) * 200

@@ -1,10 +1,10 @@
-"""The algorithmic unit tests of every learner: the table and the image of docs/METHODS.md.
+"""Algorithmic unit tests of all models: the table and the figure of docs/METHODS.md.
 
-Run `python benchmarks/mil_assumptions.py --write`. Each model is a recipe in a small form
-(`benchmarks/assumption_rows.py`), trained by the settings of `evaluate.py mil-assumptions`. Every
-training is a file in ``--results``; what is there already is not trained again, so a run that was
-stopped goes on, unless the recipe or the settings have changed since. Delete the folder after a
-change of code.
+Run `python benchmarks/mil_assumptions.py --write`. Each model is a small variant of a recipe
+(`benchmarks/assumption_rows.py`), trained with the settings of `evaluate.py mil-assumptions`. The
+result of every training is a file in ``--results``. Existing results with the same recipe and
+settings are not trained again, so an interrupted run continues. Delete the folder after a change of
+code.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from formats.files import write_json
 
 DOCUMENT = ROOT / "docs/METHODS.md"
 IMAGE = ROOT / "docs/mil_assumptions.png"
-Job = tuple[Row, int, int]  # a row, test and seed; test 0 stands for the structural tests
+Job = tuple[Row, int, int]  # row, test and seed; test 0 means the structural tests
 
 
 def file_of(folder: Path, job: Job) -> Path:
-    """Return where the result of a job lies."""
+    """Return the path of a job's result."""
     row, test, seed = job
     name = re.sub(r"\W+", "_", row.name).strip("_").lower()
     return folder / name / (f"test_{test}_seed_{seed}.json" if test else "structure.json")
@@ -48,15 +48,15 @@ def file_of(folder: Path, job: Job) -> Path:
 
 @functools.cache
 def key_of(row: Row, settings: AssumptionSettings) -> dict[str, Any]:
-    """Return what a result depends on, as JSON has it."""
+    """Return the settings that a result depends on, as JSON values."""
     trained = dataclasses.asdict(settings)
-    del trained["tests"], trained["seeds"]  # a result is of one of each
+    del trained["tests"], trained["seeds"]  # a result belongs to one test and one seed
     key: dict[str, Any] = json.loads(json.dumps({"model": row.build().section, **trained}))
     return key
 
 
 def finished(folder: Path, job: Job, settings: AssumptionSettings) -> dict[str, Any] | None:
-    """Return a job's record, None where there is none or it is of something else."""
+    """Return a job's record, or None if it is missing or has other settings."""
     path = file_of(folder, job)
     if not path.is_file():
         return None
@@ -65,7 +65,7 @@ def finished(folder: Path, job: Job, settings: AssumptionSettings) -> dict[str, 
 
 
 def compute(folder: Path, settings: AssumptionSettings, job: Job) -> str:
-    """Compute one job, write its record, and return a line about it."""
+    """Compute one job, write its record and return a summary line."""
     row, test, seed = job
     record: dict[str, Any] = {"key": key_of(row, settings), "row": row.name}
     start = time.perf_counter()
@@ -73,25 +73,25 @@ def compute(folder: Path, settings: AssumptionSettings, job: Job) -> str:
         result = run_test(row.build(), test, seed, settings)
         found = result._asdict()
         found["example"] = None if result.example is None else result.example.describe()
-        said = f"test {test}, seed {seed}: {result.train_auc:.3f} / {result.test_auc:.3f} "
-        said += result.vote
+        text = f"test {test}, seed {seed}: {result.train_auc:.3f} / {result.test_auc:.3f} "
+        text += result.vote
     else:
         with alone(0):
             found = check_structure(row.build()).record()
-        said = "structure: " + ", ".join(found[name]["status"] for name in PROPERTIES)
+        text = "structure: " + ", ".join(found[name]["status"] for name in PROPERTIES)
     write_json(file_of(folder, job), {**record, "found": found})
-    return f"{row.name}, {said}, {time.perf_counter() - start:.1f} s"
+    return f"{row.name}, {text}, {time.perf_counter() - start:.1f} s"
 
 
 def jobs_of(chosen: list[Row], settings: AssumptionSettings) -> list[Job]:
-    """Return all jobs, those of the first seed first."""
+    """Return all jobs, ordered by seed."""
     jobs: list[Job] = [(row, 0, 0) for row in chosen]
     seeds = range(settings.seeds)
     return jobs + [(row, test, seed) for seed in seeds for row in chosen for test in settings.tests]
 
 
 def run(jobs: list[Job], folder: Path, settings: AssumptionSettings, workers: int) -> Iterator[str]:
-    """Compute what is missing, yielding a line for each."""
+    """Compute the missing jobs and yield a summary line for each."""
     missing = [job for job in jobs if finished(folder, job, settings) is None]
     work = functools.partial(compute, folder, settings)
     if workers == 1:
@@ -104,7 +104,7 @@ def run(jobs: list[Job], folder: Path, settings: AssumptionSettings, workers: in
 def report_of(
     row: Row, folder: Path, settings: AssumptionSettings
 ) -> tuple[AssumptionReport, dict[str, Any]] | None:
-    """Return what is known of a row; None where there is no structure or no result yet."""
+    """Return the report and structure of a row, or None if one of them has no result yet."""
     cells = []
     for test in settings.tests:
         for seed in range(settings.seeds):
@@ -121,26 +121,26 @@ def report_of(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Compute what is missing, print the table and, if told, write table and image."""
+    """Compute missing results, print the table and, with --write, write table and figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=ROOT / "runs/mil_assumptions")
     parser.add_argument("--seeds", type=int, default=AssumptionSettings().seeds)
     parser.add_argument("--only", nargs="+", metavar="RECIPE", help="stems in configs/mil")
     parser.add_argument("--workers", type=int, default=1, help="processes of one thread each")
     parser.add_argument("--table-only", action="store_true", help="train nothing")
-    parser.add_argument("--write", action="store_true", help="put table and image into docs/")
+    parser.add_argument("--write", action="store_true", help="write table and figure to docs/")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     settings = AssumptionSettings(seeds=args.seeds)
     chosen = [row for row in rows() if args.only is None or row.recipe in args.only]
     unknown = sorted(set(args.only or ()) - {row.recipe for row in chosen})
     if unknown:
-        parser.error(f"--only: no row is of the recipe {', '.join(unknown)}")
+        parser.error(f"--only: no row has the recipe {', '.join(unknown)}")
     if args.write and args.only:
-        parser.error("--write puts the whole table into docs/; leave out --only")
+        parser.error("--write writes the whole table to docs/; leave out --only")
     if not args.table_only:
-        for said in run(jobs_of(chosen, settings), args.results, settings, args.workers):
-            print(said, flush=True)
+        for line in run(jobs_of(chosen, settings), args.results, settings, args.workers):
+            print(line, flush=True)
     known = {row.name: report_of(row, args.results, settings) for row in chosen}
     reports = {name: found for name, found in known.items() if found is not None}
     if not reports:

@@ -1,11 +1,11 @@
-"""Folds of a cross-validation trained together against one by one, in one run.
+"""Speed of training cross-validation folds together against one by one.
 
-Run `python benchmarks/mil_folds.py --data FOLDER [--steps S]` (`musk1.npz`, `elephant.npz` and
-`musk2.npz` in it). The 50 folds of five repeats are trained for S steps of each recipe on one
-thread, together and, three of them, one by one; both are timed twice in turn, the faster counts.
-Times are processor time of a fold's step, so that other work disturbs them less. Making the modules
-and comparing the first batch are left out, as the difference to one step. What both ways
-predict is compared as well.
+Run `python benchmarks/mil_folds.py --data FOLDER [--steps S]`, where the folder has `musk1.npz`,
+`elephant.npz` and `musk2.npz`. For each recipe, the 50 folds of five repeats are trained together
+for S steps on one thread, and three of them one by one. Both are timed twice, alternating, and the
+faster run counts. Times are processor time per step of a fold, which other jobs disturb less. The
+time to build the modules and to compare the first batch is subtracted by timing a run of one step.
+The predictions of both ways are compared as well.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ ALONE = 3  # folds that are also trained one by one
 Way = Callable[[int], list[FoldResult]]
 
 
-def seconds_a_step(way: Way, steps: int) -> tuple[float, list[FoldResult]]:
-    """Return processor time of a step of all folds of a way, and what they predict."""
+def seconds_per_step(way: Way, steps: int) -> tuple[float, list[FoldResult]]:
+    """Return the processor time per step of all folds, and the predictions."""
     start = time.process_time()
     way(1)
     begun = time.process_time()
@@ -46,7 +46,7 @@ def seconds_a_step(way: Way, steps: int) -> tuple[float, list[FoldResult]]:
 
 
 def compare(recipe_file: Path, data: Path, steps: int) -> str:
-    """Return a line of the table."""
+    """Return one row of the table."""
     recipe, bags = read_recipe(recipe_file), read_bag_file(data)
     folds = [bags.folds(10, repeat, 0) for repeat in range(5)]
     tasks = [(row, (0, repeat, fold)) for repeat, row in enumerate(folds) for fold in range(10)]
@@ -63,9 +63,9 @@ def compare(recipe_file: Path, data: Path, steps: int) -> str:
 
     times: dict[str, list[float]] = {"together": [], "alone": []}
     for _ in range(2):
-        spent, all_folds = seconds_a_step(together, steps)
+        spent, all_folds = seconds_per_step(together, steps)
         times["together"].append(spent / len(tasks))
-        spent, some = seconds_a_step(alone, steps)
+        spent, some = seconds_per_step(alone, steps)
         times["alone"].append(spent / ALONE)
     assert not reasons, reasons
     pairs = zip(all_folds, some, strict=False)

@@ -1,11 +1,11 @@
-"""Training steps of multiple-instance models against torchmil's in one run: time and peak memory.
+"""Time and peak memory of training steps of MIL models against torchmil's.
 
 Run `python benchmarks/mil_speed.py [--repeats R] [--all]`. A step is forward, losses, backward and
-Adam, of equal layers and widths on the same numbers. *Ragged*: 8 bags of 560 to 3 500 instances of
-1024 features; torchmil pads them (52 % of its batch are instances) or takes them one by one, ours
-are packed. *Single*: one bag of 10 000. Contestants take turns in another order every time, medians
-count. Memory is what a step on the single bag adds to a process of its own at its peak (Linux).
-``--all`` also times every recipe's own training step, which has no peer.
+Adam, with equal layers and widths on the same values. *Ragged* is 8 bags of 560 to 3 500 instances
+of 1024 features; torchmil pads them (52 % of its batch are instances) or processes them one by one,
+our models pack them. *Single* is one bag of 10 000. The functions run in random order and medians
+count. Memory is the peak that a step on the single bag adds to a separate process (Linux).
+``--all`` also times the training step of every recipe, without a comparison.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from structures import BagBatch
 WIDTH, HIDDEN, ATTENTION = 1024, 512, 128
 SINGLE = [10_000]
 RAGGED = [3500, 2800, 2300, 1900, 1500, 1200, 800, 560]
-SLOWER = 1.05  # bound of the ratio of times on a single bag where there is no other
+SLOWER = 1.05  # default bound of the ratio of times on a single bag
 TIME = {"CLAM": 0.75, "DTFD": 0.8, "TransMIL": 0.6}
 MEMORY = {"TransMIL": 0.6}
-PACKED = 0.5  # of the padded batch, attention family
-HALF = 0.65  # bfloat16 autocast of our own single precision, ABMIL
+PACKED = 0.5  # bound of packed to padded time, attention models
+HALF = 0.65  # bound of bfloat16 autocast to single precision time, ABMIL
 NAMES = ("ABMIL", "DSMIL", "CLAM", "DTFD", "TransMIL")
 
 Step = Callable[[], Any]
@@ -76,7 +76,7 @@ def ours(name: str) -> nn.Module:
 
 
 def theirs(name: str) -> nn.Module:
-    """Return torchmil's model of the same layers."""
+    """Return torchmil's model with the same layers."""
     from torchmil import models as peer
 
     trunk = nn.Sequential(nn.Linear(WIDTH, HIDDEN), nn.ReLU())
@@ -97,7 +97,7 @@ def adam(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def our_step(model: Any, bags: BagBatch, half: bool = False) -> Step:
-    """Return a function that makes a training step on packed bags."""
+    """Return a function that runs a training step on packed bags."""
     optimizer = adam(model)
 
     def step() -> None:
@@ -111,7 +111,7 @@ def our_step(model: Any, bags: BagBatch, half: bool = False) -> Step:
 
 
 def their_step(model: Any, batches: Sequence[tuple[Tensor, ...]]) -> Step:
-    """Return a function that makes a step on (labels, features[, mask]) of each batch."""
+    """Return a function that runs a training step on (labels, features[, mask]) batches."""
     optimizer = adam(model)
 
     def step() -> None:
@@ -125,7 +125,7 @@ def their_step(model: Any, batches: Sequence[tuple[Tensor, ...]]) -> Step:
 
 
 def dense(bags: BagBatch, name: str) -> list[tuple[Tensor, ...]]:
-    """Return all bags padded to the largest, with a mask where the peer takes one."""
+    """Return all bags padded to the largest, with a mask if the model takes one."""
     sizes = bags.sizes()
     mask = torch.arange(int(sizes.max())) < sizes[:, None]
     features = bags.features.new_zeros(*mask.shape, WIDTH)
@@ -135,12 +135,12 @@ def dense(bags: BagBatch, name: str) -> list[tuple[Tensor, ...]]:
 
 
 def one_by_one(bags: BagBatch) -> list[tuple[Tensor, ...]]:
-    """Return a batch a bag."""
+    """Return one batch per bag."""
     return [(bag.labels.float(), bag.features[None]) for bag in bags.bags()]
 
 
 def in_turn(steps: dict[str, Step], repeats: int) -> dict[str, float]:
-    """Return the median seconds of each step, all run in turn after two rounds to warm up."""
+    """Return the median seconds of each step; they alternate, after two warm-up rounds."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     rng = np.random.default_rng(0)
     for number in range(repeats + 2):
@@ -160,35 +160,35 @@ def resident(line: str) -> float:
 
 
 def growth(who: str, name: str) -> float:
-    """Return the MiB that a step on the single bag needs beside model, optimizer and features."""
+    """Return the MiB that a step on the single bag adds to model, optimizer and features."""
     model = ours(name) if who == "ours" else theirs(name)
     steps = []
     for bags in (make_bags([64]), make_bags(SINGLE)):
         make = our_step(model, bags) if who == "ours" else their_step(model, one_by_one(bags))
         steps.append(make)
     steps[0]()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     before = resident("VmRSS")
     steps[1]()
     return resident("VmHWM") - before
 
 
 def memory(who: str, name: str) -> float:
-    """Return `growth` in a process of its own."""
+    """Return `growth`, measured in a separate process."""
     command = [sys.executable, "-W", "ignore", __file__, "--memory", who, name]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return float(json.loads(done.stdout.splitlines()[-1]))
 
 
 def verdict(ratio: float, bound: float | None) -> str:
-    """Return the ratio with its bound, and whether it is kept."""
+    """Return the ratio with its bound and whether it is met."""
     if bound is None:
         return f"{ratio:5.2f}"
     return f"{ratio:5.2f} (bound {bound:.2f}: {'met' if ratio <= bound else 'MISSED'})"
 
 
 def compare(name: str, repeats: int) -> bool:
-    """Print one model's rows; return whether all bounds are kept."""
+    """Print the rows of one model; return whether all bounds are met."""
     single, ragged = make_bags(SINGLE), make_bags(RAGGED)
     model, peer = ours(name), theirs(name)
     times = in_turn(
@@ -219,7 +219,7 @@ def compare(name: str, repeats: int) -> bool:
 
 
 def half_precision(repeats: int) -> bool:
-    """Print ABMIL under bfloat16 autocast against its own single precision."""
+    """Print ABMIL under bfloat16 autocast against float32; return whether `HALF` is met."""
     bags, model = make_bags(SINGLE), ours("ABMIL")
     steps = {"half": our_step(model, bags, half=True), "single": our_step(model, bags)}
     times = in_turn(steps, repeats)
@@ -230,7 +230,7 @@ def half_precision(repeats: int) -> bool:
 
 
 def every_recipe(repeats: int) -> None:
-    """Print the training step of every recipe, by its own module, on the single bag."""
+    """Print the time of every recipe's training step on the single bag."""
     from tests.support.mil_recipes import NAMES as RECIPES
     from tests.support.mil_recipes import build, prepare
 
@@ -249,7 +249,7 @@ def every_recipe(repeats: int) -> None:
 
 
 def main() -> int:
-    """Print the tables; exit code 1 where a bound is missed."""
+    """Print the tables and return exit code 1 if a bound is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--only", nargs="*", default=NAMES, choices=NAMES, metavar="LEARNER")

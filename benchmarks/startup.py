@@ -1,7 +1,7 @@
-"""How long a person waits: `--help`, `fit --help` and the quickstart's first optimizer step.
+"""Startup times: `--help`, `fit --help` and the quickstart's first optimizer step.
 
-Each is a new process, timed from its launch; the table shows the fastest and the median of the
-repeats against the bound. Ends with exit code 1 where a median is above its bound.
+Each is a new process, timed from its launch. The table shows the fastest and the median run and the
+bound. The exit code is 1 if a median exceeds its bound.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ quickstart.EXTRA += [
 ]
 quickstart.main()
 """
-CASES = {  # what -> (arguments of python, seconds allowed)
+CASES = {  # name -> (arguments of python, bound in seconds)
     "train.py --help": (["train.py", "--help"], 1.0),
     "evaluate.py --help": (["evaluate.py", "--help"], 1.0),
     "train.py fit --help": (["train.py", "fit", "--help"], 8.0),
@@ -39,10 +39,10 @@ CASES = {  # what -> (arguments of python, seconds allowed)
 
 
 class StopAfterFirstStep(pl.Callback):
-    """Write the time at which the first optimizer step was done, and end the process.
+    """Write the time of the first optimizer step and end the process.
 
     Args:
-        file: where to write it, in seconds since 1970.
+        file: output file of the time, in seconds since 1970.
     """
 
     def __init__(self, file: Path) -> None:
@@ -56,7 +56,7 @@ class StopAfterFirstStep(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Write the time and leave without tidying up."""
+        """Write the time and exit without cleanup."""
         del pl_module, outputs, batch, batch_idx
         if trainer.global_step >= 1:
             self.file.write_text(repr(time.time()))
@@ -64,7 +64,7 @@ class StopAfterFirstStep(pl.Callback):
 
 
 def seconds(arguments: list[str] | None) -> float:
-    """Run one case in a process of its own."""
+    """Run one case in a new process and return its seconds."""
     options: dict[str, Any] = {"cwd": ROOT, "stdout": subprocess.DEVNULL}
     options["stderr"] = subprocess.DEVNULL
     start = time.time()

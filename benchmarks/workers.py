@@ -1,10 +1,10 @@
-"""Loader workers: how fast a batch crosses to the trainer, and what a further worker costs.
+"""Data loader workers: transfer time of a batch, and memory of an additional worker.
 
-Run `python benchmarks/workers.py [--repeats R] [--rounds N]`. *Crossing*: one worker hands over
-copies of a batch of 8 images of 320 px with 20 instances each, or of one tensor with as many
-bytes, by turns. *Memory*: what a further worker adds to the proportional set size (PSS) of a job
-that trains on COCO data of 500 and of 50 000 annotated images, after each worker has made 60
-batches. Linux only, because PSS comes from ``/proc``.
+Run `python benchmarks/workers.py [--repeats R] [--rounds N]`. *Crossing* times one worker that
+sends copies of a batch of 8 images of 320 px with 20 instances each, alternating with one tensor of
+the same number of bytes. *Memory* is what an additional worker adds to the proportional set size
+(PSS) of a job that trains on COCO data of 500 and of 50 000 annotated images, after each worker has
+made 60 batches. Linux only, because PSS is read from ``/proc``.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ def make_batch() -> SegBatch:
 
 
 def tensors(batch: SegBatch) -> dict[str, Tensor]:
-    """Return the tensors of a batch by field."""
+    """Return the tensors of a batch by field name."""
     values = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
     return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
 class Copies(Dataset[Any]):
-    """Hands out fresh copies, as a collate function makes them."""
+    """Data set of fresh copies of a batch, as a collate function returns them."""
 
     def __init__(self, batch: SegBatch, one_tensor: bool, count: int) -> None:
         self.batch, self.one_tensor, self.count = batch, one_tensor, count
@@ -81,7 +81,7 @@ class Copies(Dataset[Any]):
 
 
 def crossing(rounds: int, repeats: int) -> tuple[list[float], list[float]]:
-    """Return seconds a batch of both kinds, one value a repeat, by turns of ``rounds`` batches."""
+    """Return seconds per batch of both kinds, one value per repeat of ``rounds`` batches."""
     batch, warm_up = make_batch(), 4
     count = (rounds + warm_up) * repeats
     loaders = [
@@ -91,7 +91,7 @@ def crossing(rounds: int, repeats: int) -> tuple[list[float], list[float]]:
     results: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats):
         for loader, row in zip(loaders, results, strict=True):
-            for _ in range(warm_up):  # some were ready before the turn began
+            for _ in range(warm_up):  # some batches were prefetched earlier
                 next(loader)
             start = time.perf_counter()
             for _ in range(rounds):
@@ -101,7 +101,7 @@ def crossing(rounds: int, repeats: int) -> tuple[list[float], list[float]]:
 
 
 def write_set(folder: Path, count: int) -> CocoDataModule:
-    """Return a data set of ``pictures`` names of one image, two polygons each."""
+    """Return a data set of ``count`` file names of one image, with two polygons each."""
     images, side = folder / "images", 64
     images.mkdir(parents=True)
     Image.new("RGB", (side, side)).save(images / "0.png")
@@ -141,7 +141,7 @@ def pss(process: int) -> float:
 
 
 def memory_with(data: CocoDataModule, workers: int, batches: int) -> float:
-    """Return the PSS of this process and its workers after each has made many batches."""
+    """Return the PSS of this process and its workers after ``batches`` batches per worker."""
     data.num_workers = workers
     iterator = iter(data.train_dataloader())
     for _ in range(batches * workers):
@@ -154,7 +154,7 @@ def memory_with(data: CocoDataModule, workers: int, batches: int) -> float:
 
 
 def measure_memory(count: int) -> float:
-    """Return the MiB that a further worker adds: half of what the second and third add."""
+    """Return the MiB per additional worker: half of the increase from one to three workers."""
     with tempfile.TemporaryDirectory() as folder:
         data = write_set(Path(folder), count)
         one, three = (memory_with(data, workers, batches=60) for workers in (1, 3))
@@ -162,11 +162,11 @@ def measure_memory(count: int) -> float:
 
 
 def main() -> int:
-    """Print both comparisons; exit code 1 where a bound is missed."""
+    """Print both comparisons and return exit code 1 if a bound is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--memory", type=int, help="print what a worker adds with N images")
+    parser.add_argument("--memory", type=int, help="print the MiB per worker with N images")
     args = parser.parse_args()
     if args.memory is not None:
         print(measure_memory(args.memory))
@@ -183,7 +183,7 @@ def main() -> int:
         command = [sys.executable, "-W", "ignore", __file__, "--memory", str(count)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         added[count] = float(done.stdout)
-        print(f"a further worker with {count:6d} images adds {added[count]:6.1f} MiB")
+        print(f"an additional worker with {count:6d} images adds {added[count]:6.1f} MiB")
     more = added[50_000] - added[500]
     print(f"  difference {more:7.2f} MiB  bound {MORE_MIB:.0f} MiB")
     return int(ratio > SLOWER or more > MORE_MIB)

@@ -1,9 +1,9 @@
-"""Can the one-stage network and its losses describe images at all? It learns 16 by heart.
+"""Overfitting test of the one-stage network and its losses on 16 images.
 
-Run `python benchmarks/yolo_overfit.py [--root DIR] [--pictures 16] [--epochs E]`: trains scale n
+Run `python benchmarks/yolo_overfit.py [--root DIR] [--pictures 16] [--epochs E]`. It trains scale n
 from scratch at 640 px on the first annotated images of a COCO-format folder (images/train and
 annotations/instances_train.json), without augmentation, and scores the same images. Masks at a
-quarter of the resolution bound the AP; the run folder is runs/yolo_overfit.
+quarter of the resolution limit the AP. The run folder is runs/yolo_overfit.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ checkpoint: {monitor: val/segm_map}
 
 
 def subset(source: Path, count: int) -> dict[str, object]:
-    """Return the annotations of the first images that have an object that is no crowd."""
+    """Return the first images with an object that is not a crowd, and their annotations."""
     data = json.loads(source.read_text())
     annotated = {a["image_id"] for a in data["annotations"] if not a.get("iscrowd")}
     images = [i for i in data["images"] if i["id"] in annotated][:count]
@@ -55,7 +55,7 @@ def subset(source: Path, count: int) -> dict[str, object]:
 
 
 def main() -> int:
-    """Train, score and print where the numbers are."""
+    """Train on a few images and score the same images."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, default=ROOT.parent / "shared/data/coco_small")
     parser.add_argument("--pictures", type=int, default=16)

@@ -1,4 +1,4 @@
-"""Common part of the callbacks that draw something after an evaluation epoch."""
+"""Base class of callbacks that draw something after an evaluation epoch."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from loggers.wandb_media import WandbMedia
 
 
 class AfterEvaluation(pl.Callback, ABC):
-    """Decides which evaluation epochs are drawn and hands their batches to the subclass.
+    """Decides which evaluation epochs are drawn and passes their batches to the subclass.
 
-    While fitting these are the first validation of the run, then one every n epochs (counted from
-    the last one drawn, because validations may skip epochs), and the last. Of several validations
-    in one epoch the first is drawn. Sanity checks never are; `validate` and `test` always are.
+    During `fit`, the first validation is drawn, then one every n epochs (counted from the last one
+    drawn, because validations may skip epochs), and the last. If an epoch has several validations,
+    the first is drawn. Sanity checks are never drawn; `validate` and `test` always are.
 
     Args:
-        every_n_epochs: n.
+        every_n_epochs: number of epochs n between drawings.
 
     Raises:
         ValueError: n is below 1.
@@ -33,10 +33,10 @@ class AfterEvaluation(pl.Callback, ABC):
         self._stage: str | None = None
 
     def start(self) -> None:
-        """Forget what was kept of an earlier epoch."""
+        """Discard what was kept from an earlier epoch."""
 
     def keep(self, pl_module: pl.LightningModule, outputs: Any, batch: Any) -> None:
-        """Keep what is needed of one batch; batches of the other kind of run come here too."""
+        """Keep what is needed of a batch, which may belong to another kind of task."""
 
     @abstractmethod
     def draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -44,8 +44,8 @@ class AfterEvaluation(pl.Callback, ABC):
 
         Args:
             trainer: the trainer.
-            pl_module: its module, whose scores of the epoch are complete.
-            stage: ``epoch_003`` while fitting, else ``val`` or ``test``.
+            pl_module: the module; the scores of the epoch are complete.
+            stage: ``epoch_003`` during `fit`, else ``val`` or ``test``.
         """
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -73,7 +73,7 @@ class AfterEvaluation(pl.Callback, ABC):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Pass the batch on, outside sanity checks."""
+        """Pass the batch on, except in sanity checks."""
         del trainer, batch_idx
         if self._stage is not None and dataloader_idx == 0:
             self.keep(pl_module, outputs, batch)
@@ -93,7 +93,7 @@ class AfterEvaluation(pl.Callback, ABC):
             self.keep(pl_module, outputs, batch)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw if this epoch is one that is drawn."""
+        """Draw if this epoch is due."""
         if not trainer.sanity_checking and (trainer.state.fn != "fit" or self._is_due(trainer)):
             self._finish(trainer, pl_module)
 
@@ -102,7 +102,7 @@ class AfterEvaluation(pl.Callback, ABC):
         self._finish(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw the last validation if it was passed over."""
+        """Draw the last validation if it was skipped."""
         self._finish(trainer, pl_module)
         self._drawn_epoch = None
 
@@ -121,7 +121,7 @@ class AfterEvaluation(pl.Callback, ABC):
 
 
 def split_of(stage: str) -> str:
-    """Return the split that a stage of `AfterEvaluation.draw` has evaluated.
+    """Return the split evaluated in a stage of `AfterEvaluation.draw`.
 
     >>> split_of("epoch_003"), split_of("test")
     ('val', 'test')
@@ -130,7 +130,7 @@ def split_of(stage: str) -> str:
 
 
 def title_of(stage: str) -> str:
-    """Return a stage as a title.
+    """Return the title of a stage.
 
     >>> title_of("epoch_003"), title_of("test")
     ('val, epoch 003', 'test')

@@ -1,4 +1,4 @@
-"""Choosing a few items of a data set: always the same ones, spread over all of it."""
+"""Fixed samples of a data set: a few items, always the same, spread over the whole data set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Item = TypeVar("Item")
 
 
 def priority(index: int) -> int:
-    """Return the place of a data-set number in the order of choice; smaller is chosen first.
+    """Return the priority of an item by its number; smaller values are chosen first.
 
     The multiples of the golden ratio modulo 1 fill the unit interval evenly at every length
     (Fibonacci hashing, Knuth, The Art of Computer Programming 3, section 6.4), so the items with
@@ -22,13 +22,13 @@ def priority(index: int) -> int:
 
 
 class FixedSample(Generic[Item]):
-    """The K items of smallest `priority` among those offered; holds no others.
+    """The K items with the smallest `priority` among the offered items; no others are stored.
 
-    The result depends on the numbers alone: not on their order, the batches, the processes or
-    the length of the data set.
+    The result depends only on the numbers of the items, not on their order, the batches, the
+    processes or the length of the data set.
 
     Args:
-        capacity: K.
+        capacity: number of items K.
 
     Raises:
         ValueError: ``capacity`` is negative.
@@ -41,7 +41,7 @@ class FixedSample(Generic[Item]):
         self._items: dict[int, Item] = {}
 
     def wants(self, index: int) -> bool:
-        """Tell whether the item with this number would be kept now."""
+        """Return whether the item with this number would be kept now."""
         if index in self._items or self.capacity == 0:
             return False
         if len(self._items) < self.capacity:
@@ -49,7 +49,7 @@ class FixedSample(Generic[Item]):
         return priority(index) < priority(max(self._items, key=priority))
 
     def add(self, index: int, item: Item) -> None:
-        """Keep the item if it is wanted, in place of the least wanted one."""
+        """Keep the item if it is wanted; if necessary, it replaces the least wanted item."""
         if not self.wants(index):
             return
         if len(self._items) == self.capacity:

@@ -1,9 +1,9 @@
-"""The callbacks that every run has, each switched off or set up by one line of configuration.
+"""Standard callbacks of every run; each is disabled or configured by one line.
 
 A standard callback is a class in any module below `callbacks/` with a class attribute ``entry``,
-its name in the ``callbacks`` section. ``order`` is its place among the others: callbacks run from
-the smallest to the largest, those without one come last. Its constructor needs no argument, and the
-first line of its docstring is the help text of its flag.
+its name in the ``callbacks`` section. Callbacks run in increasing ``order``; those without an
+``order`` come last. The constructor must work without arguments, and the first line of the
+docstring is the help text of the flag.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ _ABOUT = """The ``callbacks`` section of a configuration.
 
 Each entry is ``true``, ``false`` or the arguments of its class, which are checked by name and
 type: ``callbacks: {gallery: {every_n_epochs: 5}, curves: false}``, or on the command line
-``--callbacks.gallery.every_n_epochs 5 --callbacks.curves false``. Overlays win entry by entry.
-Callbacks of other classes go into ``trainer.callbacks``; one of the same class as an entry, or of
-the class that it extends, takes its place.
+``--callbacks.gallery.every_n_epochs 5 --callbacks.curves false``. Overlays replace single entries.
+Callbacks of other classes are listed in ``trainer.callbacks``; a callback there of the same class
+as an entry, or of its base class, replaces the entry.
 
 Attributes:
 """
 
 
 def standard_callbacks() -> dict[str, type[pl.Callback]]:
-    """Return the classes of the standard callbacks by entry, in the order in which they run.
+    """Return the classes of the standard callbacks by entry, in the order of execution.
 
     Raises:
         ValueError: two classes have the same entry.
     """
     found: dict[str, type[pl.Callback]] = {}
     for callback in classes_below("callbacks"):
-        entry = vars(callback).get("entry")  # a subclass inherits none
+        entry = vars(callback).get("entry")  # not inherited by subclasses
         if entry is None or not issubclass(callback, pl.Callback):
             continue
         other = found.setdefault(entry, callback)
@@ -55,7 +55,7 @@ def _place(entry: str, callback: type[pl.Callback]) -> tuple[float, str]:
 
 
 class _Entries:
-    """Base of `StandardCallbacks`, whose fields are the entries."""
+    """Base class of `StandardCallbacks`, whose fields are the entries."""
 
     def build(
         self, own: Sequence[pl.Callback] = (), progress_bar: bool | None = None
@@ -63,7 +63,7 @@ class _Entries:
         """Return the callbacks of a run in the order of the entries, ``own`` at the end.
 
         Args:
-            own: those of ``trainer.callbacks``.
+            own: the callbacks of ``trainer.callbacks``.
             progress_bar: ``trainer.enable_progress_bar``; False removes every progress bar.
         """
         given = {name: getattr(self, name) for name in _CLASSES}

@@ -1,7 +1,7 @@
-"""Arguments that several commands of `evaluate.py` share; imports nothing heavy.
+"""Arguments that several commands of `evaluate.py` share, without slow imports.
 
 `add_input` and `add_output` also record which arguments are files, so that `check_outputs` of
-`commands/_outputs.py` protects them. The argument types refuse values that are out of range.
+`commands/_outputs.py` can protect them. The argument types reject values that are out of range.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-LARGEST_SCALE = 16.0  # that of `models.seg.inference.predict`, which takes long to import (A256)
+LARGEST_SCALE = 16.0  # same as in `models.seg.inference.predict`, which is slow to import (A256)
 FIGURES = (".png", ".pdf", ".svg")
 
 
 def _number(
     kind: type[int] | type[float], allowed: Callable[[Any], bool], words: str
 ) -> Callable[[str], Any]:
-    """Return an argument type: numbers for which ``allowed`` holds, as ``words`` tell."""
+    """Return an argument type for numbers that satisfy ``allowed``; ``words`` is the error."""
 
     def read(text: str) -> Any:
         try:
@@ -26,7 +26,7 @@ def _number(
         except ValueError:
             name = "whole number" if kind is int else "number"
             raise argparse.ArgumentTypeError(f"must be a {name}, got {text!r}") from None
-        if not allowed(number):  # NaN is not, because no comparison with it holds
+        if not allowed(number):  # also true for NaN: every comparison with it is False
             raise argparse.ArgumentTypeError(f"{words}, got {text}")
         return number
 
@@ -57,13 +57,14 @@ def figure(text: str) -> Path:
 
 
 class Output(NamedTuple):
-    """What `check_outputs` knows about an argument that names something to write.
+    """Record of an argument that names something to write, for `check_outputs`.
 
     Attributes:
-        flag: as the user types it.
-        folder: given all arguments, names what is written as a folder, or None for a file.
-        json_inputs: name of folders in which the command reads JSON. JSON files there are not
-            replaced; elsewhere among the inputs an earlier report is.
+        flag: the flag, such as ``--out``.
+        folder: function of all arguments that returns a description of the folder to write, or
+            None for a file.
+        json_inputs: name of folders from which the command reads JSON. JSON files in them are not
+            replaced; JSON files elsewhere in the inputs count as earlier reports and may be.
     """
 
     flag: str
@@ -75,9 +76,9 @@ def add_input(container: Any, flag: str, **options: Any) -> None:
     """Add an argument that names a file or folder to read.
 
     Args:
-        container: a parser or a group of one.
-        flag: such as ``--data``.
-        **options: of ``add_argument``; the type is a path unless one is given.
+        container: a parser or an argument group.
+        flag: the flag, such as ``--data``.
+        **options: options of ``add_argument``; the default type is a path.
     """
     action = container.add_argument(flag, **{"type": Path, **options})
     known = container.get_default("inputs") or {}
@@ -100,7 +101,7 @@ def add_output(
 
 
 def add_out(parser: argparse.ArgumentParser, json_inputs: str | None = None) -> None:
-    """Add ``--out``, the JSON file of the record that a command returns; see `Output`."""
+    """Add ``--out``, the JSON file for the record that a command returns; see `Output`."""
     add_output(parser, "--out", json_inputs=json_inputs, help="write the numbers as JSON")
 
 
@@ -118,8 +119,8 @@ def add_coco_source(parser: argparse.ArgumentParser, **many: Any) -> None:
     """Add ``--ckpt`` or ``--predictions``, the ground truth, and how a checkpoint predicts.
 
     Args:
-        parser: of a command that scores predictions for images.
-        **many: ``nargs``, where several models can be given.
+        parser: parser of a command that scores predictions for images.
+        **many: ``nargs`` if several models can be given.
     """
     source = parser.add_mutually_exclusive_group(required=True)
     add_input(source, "--ckpt", help="checkpoint(s)", **many)
@@ -131,16 +132,16 @@ def add_coco_source(parser: argparse.ArgumentParser, **many: Any) -> None:
 
 
 def add_features(parser: argparse.ArgumentParser) -> None:
-    """Add ``--features``, where the features of slides are."""
+    """Add ``--features``, the folder of the slides' features."""
     add_input(parser, "--features", help="folder of the slides' features (with a CSV)")
 
 
 def add_timing(sub: argparse.ArgumentParser) -> None:
-    """Add how checkpoints are timed."""
+    """Add the arguments for timing checkpoints."""
     group = sub.add_argument_group("timing")
-    group.add_argument("--warmup", type=not_negative, default=50, help="images that do not count")
-    group.add_argument("--pictures", type=positive, default=200, help="images that count")
-    group.add_argument("--threads", type=positive, help="of torch and OpenCV; default: theirs")
+    group.add_argument("--warmup", type=not_negative, default=50, help="warm-up images")
+    group.add_argument("--pictures", type=positive, default=200, help="timed images")
+    group.add_argument("--threads", type=positive, help="threads of torch and OpenCV")
     group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     group.add_argument(
         "--precision", choices=("32-true", "16-mixed", "bf16-mixed"), default="32-true"
@@ -148,44 +149,44 @@ def add_timing(sub: argparse.ArgumentParser) -> None:
 
 
 def add_inference(sub: argparse.ArgumentParser) -> None:
-    """Add how a checkpoint predicts images; see `inference_changes`."""
-    group = sub.add_argument_group("with --ckpt, instead of what the checkpoint says")
+    """Add the arguments that change how a checkpoint predicts; see `inference_changes`."""
+    group = sub.add_argument_group("with --ckpt, instead of the checkpoint's settings")
     group.add_argument(
         "--tile",
         type=not_negative,
         metavar="PX",
-        help="predict in tiles of this side at most, once resized; 0: whole",
+        help="largest side of a tile after resizing; 0: predict whole images",
     )
     group.add_argument(
         "--tile-overlap",
         type=positive,
         metavar="PX",
-        help="shared by neighbours; default: a fifth",
+        help="overlap of neighbouring tiles; default: a fifth of the side",
     )
     group.add_argument(
         "--tile-max-dets",
         type=positive,
         metavar="N",
-        help="objects kept of an image in tiles; default: all that its tiles have found",
+        help="detections kept per tiled image; default: all detections of its tiles",
     )
     group.add_argument(
-        "--scale", type=factor, help="factor on the size of every image, instead of set sizes"
+        "--scale", type=factor, help="factor on the size of every image, instead of fixed sizes"
     )
     group.add_argument(
         "--tta",
         action=argparse.BooleanOptionalAction,
-        help="also predict images mirrored; or one view of each",
+        help="also predict mirrored images, or a single view per image",
     )
     group.add_argument(
-        "--tta-scales", type=factor, nargs="+", metavar="S", help="sizes of the views, e.g. 1 1.25"
+        "--tta-scales", type=factor, nargs="+", metavar="S", help="scales of the views: 1 1.25"
     )
 
 
 def inference_changes(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what flags change of `InferenceOptions`, by name.
+    """Return the values of `InferenceOptions` that flags change, by name.
 
     Raises:
-        ValueError: there are such flags and no checkpoint.
+        ValueError: such flags are given without a checkpoint.
     """
     changes: dict[str, Any] = {}
     if args.tile is not None:

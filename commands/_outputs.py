@@ -11,15 +11,15 @@ from commands._arguments import Output
 
 
 def check_outputs(args: argparse.Namespace) -> None:
-    """Refuse what a command cannot write, or what would take the place of something it reads.
+    """Reject outputs that cannot be written or that would replace an input.
 
     Args:
-        args: of any command, with what `add_input` and `add_output` recorded, and with
-            ``overrides``, the words that are flags of a recipe.
+        args: arguments of any command, with the records of `add_input` and `add_output` and with
+            ``overrides``, the flags of a recipe.
 
     Raises:
-        ValueError: an output is the file of an input or of another output, lies over a file in a
-            folder of inputs, is a folder or no ordinary file, or its folder cannot be made.
+        ValueError: an output is the same file as an input or another output, would replace a file
+            in a folder of inputs, is a folder or a special file, or its folder cannot be made.
     """
     inputs, outputs = list(_inputs(args)), []
     for output, path in _outputs(args):
@@ -49,24 +49,23 @@ def _check_inputs(
     for other, given in inputs:
         if _same(path, given):
             raise ValueError(
-                f"{flag} {path} is the file of {other}, which would be lost; name another file"
+                f"{flag} {path} is the file of {other} and would replace it; name another file"
             )
-        if _lies_over(path, given, json_inputs):
+        if _replaces_input(path, given, json_inputs):
             raise ValueError(
-                f"{flag} {path} is there already, among the files of {other} {given}; name a "
-                "new file"
+                f"{flag} {path} already exists among the files of {other} {given}; name a new file"
             )
 
 
 def _outputs(args: argparse.Namespace) -> Iterator[tuple[Output, Path]]:
-    """Yield everything to write."""
+    """Yield the record and path of every output."""
     for name, output in getattr(args, "outputs", {}).items():
         if (path := getattr(args, name)) is not None:
             yield output, path
 
 
 def _inputs(args: argparse.Namespace) -> Iterator[tuple[str, Path]]:
-    """Yield flag and path of everything to read, as far as the command line names it."""
+    """Yield the flag and path of every input on the command line."""
     for name, flag in getattr(args, "inputs", {}).items():
         given = getattr(args, name)
         paths = given if isinstance(given, list) else [given]
@@ -75,7 +74,7 @@ def _inputs(args: argparse.Namespace) -> Iterator[tuple[str, Path]]:
     for word in args.overrides:  # --data.root DIR or --data.root=DIR
         if word.startswith("--"):
             flag, _, word = word.partition("=")  # noqa: PLW2901
-        if word and _is_there(word):
+        if word and _exists(word):
             yield flag, Path(word)
 
 
@@ -83,25 +82,25 @@ def _check_place(flag: str, path: Path) -> None:
     if path.is_dir():
         raise ValueError(f"{flag} {path} is a folder; name a file to write")
     if path.exists() and not path.is_file():
-        raise ValueError(f"{flag} {path} is no ordinary file; name a file to write")
+        raise ValueError(f"{flag} {path} is not a regular file; name a file to write")
     parent = path.absolute().parent
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir():
-        raise ValueError(f"{flag} {path}: {parent} is no folder; name a file in a folder")
+        raise ValueError(f"{flag} {path}: {parent} is not a folder; name a file in a folder")
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise ValueError(f"{flag} {path}: nothing may be written in {parent}; name another folder")
+        raise ValueError(f"{flag} {path}: no permission to write in {parent}; name another folder")
 
 
-def _is_there(word: str) -> bool:
+def _exists(word: str) -> bool:
     try:
         return Path(word).exists()
-    except OSError:  # too long for a name
+    except OSError:  # too long for a file name
         return False
 
 
 def _same(path: Path, other: Path) -> bool:
-    """Tell whether two names mean one file, also where it is not there yet."""
+    """Return whether two paths are the same file, which may not exist yet."""
     if path.exists() and other.exists():
         return path.samefile(other)
     return path.resolve() == other.resolve()
@@ -111,7 +110,7 @@ def _below(path: Path, folder: Path) -> bool:
     return folder.resolve() in path.resolve().parents
 
 
-def _lies_over(path: Path, folder: Path, json_inputs: str | None) -> bool:
-    """Tell whether a path is that of a file which may be read from a folder."""
+def _replaces_input(path: Path, folder: Path, json_inputs: str | None) -> bool:
+    """Return whether a path is an existing file that may be read from a folder."""
     report = path.suffix.lower() == ".json" and path.parent.name != json_inputs
     return path.exists() and not report and folder.is_dir() and _below(path, folder)

@@ -1,6 +1,6 @@
-"""The predictions that a command scores: of a checkpoint or from a file.
+"""Predictions to score, from a checkpoint or a file.
 
-Commands work with `CocoPredictions` and `BagPredictions` and do not ask where they come from.
+Commands work with `CocoPredictions` and `BagPredictions` regardless of the source.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def ground_truth(args: argparse.Namespace) -> tuple[dict[str, Any], tuple[Problem, ...]]:
-    """Read and check ground truth, with --images or --ckpt also the image files it names."""
+    """Read and check ground truth; with --images or --ckpt, also check its image files."""
     if args.ckpt:
         from engine.deploy.checked_coco import read_to_predict
 
@@ -43,10 +43,10 @@ def coco_predictions(
     """Return the predictions of a checkpoint, or those of a COCO results file.
 
     Args:
-        args: of `add_coco_source`.
-        source: one of ``args.ckpt`` or of ``args.predictions``.
-        truth: what `ground_truth` returned, where several sources share it; None reads the file.
-        any_category: whether rows of a file may have categories that the ground truth lacks.
+        args: arguments of `add_coco_source`.
+        source: an element of ``args.ckpt`` or ``args.predictions``.
+        truth: content from `ground_truth`, to share it between sources; None reads the file.
+        any_category: whether rows of a file may have categories missing from the ground truth.
 
     Raises:
         ValueError: a file is missing, broken, or does not fit the ground truth.
@@ -74,7 +74,7 @@ def coco_predictions(
 
 
 def bag_predictions(args: argparse.Namespace) -> BagPredictions:
-    """Return the predictions of --ckpt for --data, or those of the table --predictions.
+    """Return the predictions of --ckpt for --data, or the table --predictions.
 
     Raises:
         ValueError: a file is missing or broken, or does not fit the checkpoint.

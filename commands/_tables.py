@@ -1,6 +1,6 @@
-"""What the evaluation scripts show: tables for people, JSON, progress.
+"""Output of the evaluation commands: tables, JSON and progress.
 
-Imports nothing heavy, so that help answers immediately.
+The module has no slow imports, which keeps ``--help`` fast.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def show(title: str, columns: list[str], rows: Any, width: int = 80) -> None:
-    """Print a title and a table; a wide one is not folded where the output is no terminal."""
+    """Print a title and a table; ``width`` is its least width if the output is not a terminal."""
     from rich.console import Console
 
     from evaluation.report.record import table
@@ -24,7 +24,7 @@ def show(title: str, columns: list[str], rows: Any, width: int = 80) -> None:
 
 
 def write(path: Path | None, record: dict[str, Any]) -> None:
-    """Write a record as JSON and say where, if a path is given."""
+    """Write a record as JSON and print the path, if a path is given."""
     if path is not None:
         from formats.files import write_json
 
@@ -33,17 +33,17 @@ def write(path: Path | None, record: dict[str, Any]) -> None:
 
 
 def progress(what: str, every: int = 1) -> Any:
-    """Return what tells the standard error how much of a long task is done."""
+    """Return a callback that prints the progress of a long task to stderr."""
 
-    def tell(done: int, total: int) -> None:
+    def report(done: int, total: int) -> None:
         if done % every == 0 or done == total:
             print(f"{done} of {total} {what}", file=sys.stderr, flush=True)
 
-    return tell
+    return report
 
 
 def report_skipped(problems: Any) -> dict[str, int]:
-    """Print how many problems each file had that were skipped, and return the counts."""
+    """Print the number of skipped problems of each file and return the counts."""
     counts: dict[str, int] = {}
     for problem in problems:
         counts[str(problem.file)] = counts.get(str(problem.file), 0) + 1

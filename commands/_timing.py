@@ -18,7 +18,7 @@ SECTIONS = (
 
 
 class TimingPlan(NamedTuple):
-    """How checkpoints are timed: the device, settings a batch size, and `ImagesToTime`."""
+    """Timing settings: the device, one `LatencySettings` per batch size, and `ImagesToTime`."""
 
     device: Any
     settings: list[Any]
@@ -26,10 +26,10 @@ class TimingPlan(NamedTuple):
 
 
 def timing_plan(args: argparse.Namespace, batch_sizes: Sequence[int]) -> TimingPlan:
-    """Return how to time, without any checkpoint; so it can be refused before other work.
+    """Return the timing settings; no checkpoint is read, so that wrong settings fail early.
 
     Raises:
-        ValueError: there is no such device, or a value is out of range.
+        ValueError: the device is not available, or a value is out of range.
     """
     from engine.deploy.timing import device_named
     from evaluation.speed.latency import LatencySettings
@@ -43,7 +43,7 @@ def timing_plan(args: argparse.Namespace, batch_sizes: Sequence[int]) -> TimingP
 
 
 def time_checkpoints(args: argparse.Namespace, plan: TimingPlan) -> list[dict[str, Any]]:
-    """Return a row a checkpoint and batch size; see `evaluation.speed.latency.measure_latency`."""
+    """Return one row per checkpoint and batch size, see `evaluation.speed.latency`."""
     from engine.deploy.timing import threads, timed_models
     from evaluation.speed.latency import measure_latency
 
@@ -51,13 +51,13 @@ def time_checkpoints(args: argparse.Namespace, plan: TimingPlan) -> list[dict[st
     with threads(args.threads):
         models = timed_models(args.ckpt, plan.images, plan.device, inference_changes(args))
         for setting in plan.settings:
-            tell = progress(f"passes of {setting.batch_size} image(s) timed", 50)
-            rows += measure_latency(models, setting, tell)
+            report = progress(f"passes of {setting.batch_size} image(s) timed", 50)
+            rows += measure_latency(models, setting, report)
     return rows
 
 
 def print_latency_notes(rows: Iterable[Mapping[str, Any]]) -> None:
-    """Print what the times depend on and what is in which."""
+    """Print the device and settings of the times and what each time includes."""
     row, *_ = rows
     notes = {one["note"] for one in rows if one["note"]}
     rounding = ", convolutions may round to TF32" if row["tf32"] else ""

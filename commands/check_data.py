@@ -9,7 +9,7 @@ from typing import Any
 from commands._arguments import add_bad_data, add_input, add_out
 from commands._tables import show
 
-SUMMARY = "list everything that is wrong with a recipe and its data, without training"
+SUMMARY = "list all problems of a recipe and its data, without training"
 TAKES_OVERRIDES = True
 
 
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Check a recipe and all of its data; the record's ``passed`` decides on the exit code."""
+    """Check a recipe and all of its data; the record's ``passed`` sets the exit code."""
     from engine.training.check_data import check_data
     from evaluation.report.record import report
 
@@ -41,9 +41,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     skips = "skip" in (args.bad_data, found.policy)
     passed = not found.problems or (skips and not found.fatal)
     if not passed:
-        hint = (
-            "mend them" if found.fatal else "mend them, or leave them out by --data.bad_data skip"
-        )
+        hint = "fix them" if found.fatal else "fix them, or leave them out by --data.bad_data skip"
         print(f"error: {len(found.problems)} problem(s), listed above; {hint}", file=sys.stderr)
     extra: dict[str, Any] = {"passed": passed, "counts": found.counts}
     extra["problems"] = [problem.to_dict() for problem in found.problems]

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from evaluation.seg.coco import score_results
     from formats.coco.results import write_results
 
-    inference_changes(args)  # refuses them without a checkpoint
+    inference_changes(args)  # raises without a checkpoint
     if args.save_predictions and not args.ckpt:
         raise ValueError("--save-predictions writes what a checkpoint predicts; give --ckpt")
     source = args.ckpt or args.predictions
@@ -56,8 +56,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     cap, most = scores.max_dets[-1], found.most_per_class
     if most > cap:
         print(
-            f"note: up to {most} predictions of an image and class, of which AP counts the best "
-            f"{cap}; more by --max-dets"
+            f"note: up to {most} predictions per image and class, of which AP counts the best "
+            f"{cap}; raise --max-dets to count more"
         )
     title = f"{source} on {args.annotations} ({len(truth['images'])} images)"
     show(title, ["metric", "value"], scores.metrics.items())

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         required=True,
         metavar=("A", "B"),
-        help="CSV of bags or COCO results, or the run folder that holds them",
+        help="CSV of bags or COCO results, or the run folder that contains them",
     )
     add_input(parser, "--annotations", help="COCO ground truth, for images")
     parser.add_argument(
@@ -30,23 +30,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=decision_threshold,
         nargs="+",
         default=(),
-        help="for both or for each; default: that of the run's checkpoint, or 0.5",
+        help="one for both or one for each; default: the threshold of the run's checkpoint, or 0.5",
     )
     parser.add_argument(
-        "--max-dets", type=positive, nargs="+", default=(), help="of images; default: 1 10 100"
+        "--max-dets", type=positive, nargs="+", default=(), help="for images; default: 1 10 100"
     )
     parser.add_argument("--draws", type=positive, default=1000, help="bootstrap draws")
     parser.add_argument("--seed", type=seed, default=0, help="seed of the bootstrap")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Compare two models on the same bags or images, draw by draw."""
+    """Compare two models on the same bags or images."""
     from evaluation.comparison.compare import Settings, compare_files
     from evaluation.report.record import report
 
-    tell = progress("draws")
-    how = Settings(args.threshold, args.max_dets, args.draws, args.seed, args.bad_data, tell)
-    found = compare_files(args.predictions, args.annotations, how)
+    settings = Settings(
+        args.threshold, args.max_dets, args.draws, args.seed, args.bad_data, progress("draws")
+    )
+    found = compare_files(args.predictions, args.annotations, settings)
     for part in found.tables:
         show(*part)
     for note in found.notes:

@@ -18,9 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from", dest="source", choices=forms, required=True)
     parser.add_argument("--to", dest="form", choices=forms, required=True)
     add_input(parser, "--annotations", help="COCO file to read")
-    add_input(parser, "--images", help="its image folder")
+    add_input(parser, "--images", help="image folder of the COCO file")
     add_input(parser, "--data", dest="data_yaml", help="data.yaml to read")
-    add_input(parser, "--root", help="folder of its data, instead of its `path`")
+    add_input(parser, "--root", help="data folder, instead of `path` in data.yaml")
     parser.add_argument("--split", help="default: SPLIT of instances_SPLIT.json")
     add_output(
         parser,
@@ -32,10 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--skip-crowds", action="store_true", help="leave crowd regions out")
     parser.add_argument(
-        "--boxes-as-masks", action="store_true", help="take lines of detection sets as rectangles"
+        "--boxes-as-masks", action="store_true", help="convert the boxes of detection sets to masks"
     )
     copied: dict[str, Any] = {"choices": ("copy", "link"), "default": "copy"}
-    parser.add_argument("--pictures", dest="placing", help="how a YOLO set gets them", **copied)
+    parser.add_argument("--pictures", dest="placing", help="copy or link the images", **copied)
     parser.add_argument("--bad-data", choices=("error", "skip"), default="error")
     add_output(parser, "--report", dest="out", help="write the counts as JSON")
 
@@ -45,7 +45,7 @@ def _folder(args: argparse.Namespace) -> str | None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Convert one split of a data set and count what was written and what left out."""
+    """Convert one split of a data set and count the records written and left out."""
     from evaluation.report.record import report
     from formats.files import write_json
     from formats.yolo.convert import convert

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_input(parser, "--ckpt", required=True, help="checkpoint of YOLOSeg")
     add_output(parser, "--out", dest="target", required=True, help="ONNX file to write")
     parser.add_argument(
-        "--check", action="store_true", help="fail where onnxruntime is not there to compare with"
+        "--check", action="store_true", help="fail if onnxruntime is missing for the comparison"
     )
     add_output(parser, "--report", dest="out", help="write the differences as JSON")
 

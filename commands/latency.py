@@ -1,4 +1,4 @@
-"""`evaluate.py latency`: time of checkpoints, side by side."""
+"""`evaluate.py latency`: latency of checkpoints, side by side."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_input(parser, "--images", help="image folder to use")
     parser.add_argument(
         "--size", type=positive, metavar="PX",
-        help="longer side of images; default: as the checkpoint was validated, of noise 640",
+        help="longer side of images; default: the checkpoint's validation size, or 640 for noise",
     )  # fmt: skip
     parser.add_argument("--batch-sizes", type=positive, nargs="+", default=[1, 8])
     add_timing(parser)
@@ -58,11 +58,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             f"{row['parameters'] / 1e6:.2f}M",
             "-" if row["peak_memory_mib"] is None else f"{row['peak_memory_mib']:.0f}",
         ]
-        for number, row in enumerate(rows)  # of each batch size in the order of the names
+        for number, row in enumerate(rows)  # for each batch size, in the order of the names
     ]
     passes = {row["batch_size"]: row["pictures"] // row["batch_size"] for row in rows}
     counts = [f"{n} passes of {size} image(s)" for size, n in passes.items()]
-    title = f"milliseconds an image, medians of {', '.join(counts)}"
+    title = f"milliseconds per image, medians of {', '.join(counts)}"
     show(title, [*columns, "weights", "peak MiB"], lines, width=120)
     print_latency_notes(rows)
     print(f"images: {plan.images}")

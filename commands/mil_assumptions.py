@@ -10,7 +10,7 @@ from typing import Any
 from commands._arguments import add_input, add_out, positive
 from commands._tables import progress, show
 
-SUMMARY = "algorithmic unit tests: does an aggregator respect its assumption"
+SUMMARY = "algorithmic unit tests: whether an aggregator respects its MIL assumption"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,25 +21,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         type=str,
         required=True,
-        help="dotted name of a torch module's class, of ours or not, or a recipe of configs/mil",
+        help="dotted name of any torch module class, or a recipe of configs/mil",
     )
     parser.add_argument(
         "--init-args",
         type=_json_object,
         default={},
         metavar="JSON",
-        help="arguments of its constructor; of a recipe: changes of its model's",
+        help="arguments of its constructor; for a recipe, changes of its model's arguments",
     )
     parser.add_argument(
         "--adapter",
         choices=("batch", "bag", "packed"),
         help="batch: module(X (B,N,D), mask (B,N)); bag: module(X (N,D)); packed: "
-        "module(BagBatch); default: packed for names under models., else as forward looks",
+        "module(BagBatch); default: packed for names under models., else inferred from forward",
     )
     parser.add_argument("--tests", type=int, nargs="+", choices=(1, 2, 3), default=(1, 2, 3))
-    parser.add_argument("--seeds", type=positive, default=3, help="how many; a verdict needs all")
+    parser.add_argument("--seeds", type=positive, default=3, help="number of seeds")
     parser.add_argument(
-        "--bags", type=positive, default=2000, help="training bags; half as many are tested on"
+        "--bags",
+        type=positive,
+        default=2000,
+        help="training bags; test bags are half as many",
     )
     parser.add_argument("--epochs", type=positive, default=12)
 
@@ -49,10 +52,10 @@ def _json_object(text: str) -> dict[str, Any]:
         found = json.loads(text)
     except json.JSONDecodeError as error:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no JSON: {error}; write e.g. '{{\"width\": 64}}' in single quotes"
+            f"{text!r} is not JSON: {error}; write e.g. '{{\"width\": 64}}' in single quotes"
         ) from None
     if not isinstance(found, dict):
-        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object of arguments by name")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object of arguments by name")
     return found
 
 

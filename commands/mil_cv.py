@@ -32,21 +32,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="recipe, then overlays; values may follow, e.g. --trainer.max_epochs 50",
     )
     add_input(parser, "--data", required=True, help="npz of bags, or CSV of slides")
-    parser.add_argument("--folds", type=positive, help="default: 10, or those of the file")
+    parser.add_argument("--folds", type=positive, help="default: 10, or the folds of the file")
     parser.add_argument(
-        "--repeats", type=positive, help="default: 5, or fewer where the file has fewer"
+        "--repeats", type=positive, help="default: 5, or fewer if the file has fewer"
     )
     parser.add_argument(
-        "--one-by-one", action="store_true", help="train no folds together, which takes longer"
+        "--one-by-one", action="store_true", help="train folds separately, which takes longer"
     )
-    parser.add_argument("--wandb", metavar="PROJECT", help="log each fold to W&B, one group in all")
+    parser.add_argument("--wandb", metavar="PROJECT", help="log all folds to W&B as one group")
     parser.add_argument("--wandb-mode", choices=("offline", "online"), default="offline")
     add_features(parser)
     parser.add_argument("--seed", type=seed, default=0)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Cross-validate a recipe; folds of the file when it has them, else stratified ones."""
+    """Cross-validate a recipe on the folds of the file, or on stratified folds if it has none."""
     from engine.config.recipe import Recipe
     from engine.cross_validation.run import BagInputs, cross_validate
     from evaluation.report.record import report

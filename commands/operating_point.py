@@ -1,4 +1,4 @@
-"""`evaluate.py operating-point`: models at one confidence, side by side."""
+"""`evaluate.py operating-point`: models at one confidence threshold, side by side."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_bad_data(parser)
     add_coco_source(parser, nargs="+")
     parser.add_argument(
-        "--score", type=confidence, default=0.5, help="confidence from which to count"
+        "--score", type=confidence, default=0.5, help="lowest confidence that counts"
     )
-    parser.add_argument("--iou", type=overlap, default=0.5, help="overlap that makes a match")
+    parser.add_argument("--iou", type=overlap, default=0.5, help="lowest IoU of a match")
     parser.add_argument(
-        "--iou-type", choices=("segm", "bbox"), help="default: segm where masks are"
+        "--iou-type", choices=("segm", "bbox"), help="default: segm if there are masks"
     )
     parser.add_argument(
         "--max-dets",
         type=positive,
-        help="detections an image that AP counts; default: 100, or what cuts no checkpoint's",
+        help="detections per image for AP; default: 100, or more if a checkpoint returns more",
     )
     parser.add_argument("--seed", type=seed, default=0, help="seed of the bootstrap")
     add_output(
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class _Model:
-    """The predictions of a source, and how good they are."""
+    """Predictions of a source and their scores."""
 
     found: CocoPredictions
     point: OperatingPoint
@@ -75,13 +75,13 @@ class _Model:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Compare models at one confidence; two models get a paired bootstrap of the difference."""
+    """Score models at one confidence; for two models, also bootstrap their difference."""
     from evaluation.report.record import report
     from evaluation.seg.operating_point import paired_bootstrap
 
     if args.latency and not args.ckpt:
         raise ValueError("--latency times checkpoints; give --ckpt instead of --predictions")
-    inference_changes(args)  # refuses them without a checkpoint
+    inference_changes(args)  # raises without a checkpoint
     sources = args.ckpt or args.predictions
     _check_sources(sources)
     plan = timing_plan(args, (1,)) if args.latency else None
@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check_sources(sources: Sequence[Path]) -> None:
-    """Refuse what would end the command only after the prediction of the other models."""
+    """Reject repeated or missing files before any model predicts."""
     if len({str(source) for source in sources}) < len(sources):
         raise ValueError("a file is given twice; name each model once")
     for source in sources:
@@ -123,10 +123,10 @@ def _check_sources(sources: Sequence[Path]) -> None:
 
 
 def _iou_type(found: Mapping[str, CocoPredictions], truth: Mapping[str, Any]) -> Any:
-    """Return what all sources are compared by; one without predictions takes that (A259).
+    """Return the IoU type of all sources; sources without predictions do not count (A259).
 
     Raises:
-        ValueError: some hold masks and some boxes alone.
+        ValueError: some sources have masks and others only boxes.
     """
     kinds = {
         source: "segm" if all("segmentation" in row for row in one.rows) else "bbox"
@@ -137,7 +137,7 @@ def _iou_type(found: Mapping[str, CocoPredictions], truth: Mapping[str, Any]) ->
     if len(by_kind) > 1:
         raise ValueError(
             f"{by_kind['segm']} holds masks and {by_kind['bbox']} boxes without masks, so they "
-            "cannot be matched alike; compare the boxes of all by --iou-type bbox"
+            "cannot be matched by the same IoU; compare all by their boxes with --iou-type bbox"
         )
     if by_kind:
         return next(iter(by_kind))
@@ -147,16 +147,16 @@ def _iou_type(found: Mapping[str, CocoPredictions], truth: Mapping[str, Any]) ->
 def _score(
     args: argparse.Namespace, source: str, found: CocoPredictions, truth: dict[str, Any], kind: Any
 ) -> _Model:
-    """Count at the confidence and show the counts."""
+    """Count matches at the confidence and print the metrics."""
     from evaluation.seg.operating_point import count_at_confidence
 
-    # A258: what tiles have found of a large image all counts.
+    # A258: all detections from the tiles of a large image count.
     cap = max(found.max_dets or 0, found.most_per_image, 300, args.max_dets or 0)
     counted = Counter(row["image_id"] for row in found.rows if row["score"] >= args.score)
     if (most := max(counted.values(), default=0)) > cap:
         print(
-            f"note: {source} has up to {most} predictions of at least {args.score:g} an image; "
-            f"the best {cap} count, more by --max-dets"
+            f"note: {source} has up to {most} predictions per image of at least {args.score:g}; "
+            f"the best {cap} count, raise --max-dets to count more"
         )
     point = count_at_confidence(truth, found.rows, args.score, args.iou, kind, cap)
     summary = point.summary(seed=args.seed)
@@ -175,11 +175,11 @@ def _table(
     models: Mapping[str, _Model],
     times: dict[str, Any],
 ) -> list[dict[str, Any]]:
-    """Return one row a model, print them as one table and log them where that is asked for."""
+    """Return one row per model; print the table and, with --wandb, log it."""
     from evaluation.report.model_table import letter, model_row, shown_rows
     from evaluation.seg.coco import score_results
 
-    # A253: one cap for all, which no checkpoint's predictions exceed, so nobody's AP is cut.
+    # A253: one cap for all models, large enough that no checkpoint's AP is cut.
     found = {source: one.found for source, one in models.items()}
     most = max(max(one.max_dets or 0, one.most_per_class) for one in found.values())
     cap = args.max_dets or max(100, most)
@@ -205,7 +205,7 @@ def _table(
 
 
 def _curves(args: argparse.Namespace, models: Mapping[str, _Model]) -> dict[str, Any]:
-    """Return the curves of all models for JSON, and draw them where that is asked for."""
+    """Return the curves of all models for JSON and, with --curves, draw them."""
     from evaluation.seg.operating_point import CONFIDENCES
 
     if args.curves is not None:

@@ -1,1 +1,1 @@
-"""Lightning datamodules, one data layout a file."""
+"""Lightning datamodules, one file per data layout."""

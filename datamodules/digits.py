@@ -1,7 +1,7 @@
-"""The handwritten digits behind every embedded data set, split once and for all.
+"""Handwritten digits used by the embedded data sets, with a fixed split.
 
-Source: the optical recognition of handwritten digits (UCI; Alpaydin and Kaynak 1998) as
-scikit-learn ships it: 1 797 images of 8 x 8 pixels with values 0 to 16.
+Source: optical recognition of handwritten digits (UCI; Alpaydin and Kaynak 1998) as distributed
+with scikit-learn: 1 797 images of 8 x 8 pixels with values 0 to 16.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _SPLIT_SEED = 0
 
 
 class SourceDigits(NamedTuple):
-    """Digits of one split: images (n, 8, 8) float32 in [0, 16], labels (n,), ids (n,) int64.
+    """The digits of a split: images (n, 8, 8) float32 in [0, 16], labels (n,), ids (n,) int64.
 
-    ``ids`` are the rows of scikit-learn's table, ascending.
+    ``ids`` are the ascending row numbers in scikit-learn's table.
     """
 
     images: npt.NDArray[np.float32]
@@ -30,7 +30,7 @@ class SourceDigits(NamedTuple):
 
 
 def _shares(counts: npt.NDArray[np.int64], total: int) -> npt.NDArray[np.int64]:
-    """Divide ``total`` over classes in proportion to ``counts`` by largest remainder."""
+    """Divide ``total`` among classes in proportion to ``counts`` by the largest remainder."""
     exact = counts * total / counts.sum()
     shares = np.floor(exact).astype(np.int64)
     order = np.argsort(-(exact - shares), kind="stable")
@@ -59,7 +59,7 @@ def _tables() -> dict[str, SourceDigits]:
     tables = {s: SourceDigits(images[i], labels[i], i) for s, i in ids.items()}
     for digits in tables.values():
         for array in digits:
-            array.setflags(write=False)  # one copy serves every caller
+            array.setflags(write=False)  # all callers share one copy
     return tables
 
 

@@ -1,4 +1,4 @@
-"""One short word for the data of a run: equal data give equal words, wherever they lie."""
+"""Short hash of the data of a run, independent of the location of the files."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from typing import Any
 from formats.files import file_digest
 
 WHOLE = 1 << 30  # bytes up to which a file is read completely
-_END = 1 << 26  # bytes read at either end of a larger one
-_READ = {".json", ".csv", ".npz", ".yaml", ".yml"}  # annotations, tables, bags
+_END = 1 << 26  # bytes read at each end of a larger file
+_HASHED_SUFFIXES = {".json", ".csv", ".npz", ".yaml", ".yml"}  # annotations, tables, bags
 
 
 def fingerprint(datamodule: type, arguments: Mapping[str, Any]) -> str:
-    """Hash what decides which samples a datamodule serves.
+    """Return a hash of everything that determines the samples of a datamodule.
 
-    That are the arguments that its class itself names; those of the common base (batch size,
-    workers, augmentation) say how samples are prepared and are left out. A path counts with what
-    it leads to, not with its name: a file with its bytes, a folder with the names of everything in
-    it, the bytes of annotation files and tables and the sizes of all others (images, features).
-    Of files above 1 GiB the two ends and the size are read.  # A77
+    The hash covers the arguments defined by the class itself; arguments of the common base class
+    (batch size, workers, augmentation) only prepare samples and are left out. A path is replaced by
+    its content: the bytes of a file; for a folder, the names of all files in it, the bytes of
+    annotation files and tables, and the sizes of all other files (images, features). For files
+    above 1 GiB, only both ends and the size are used.  # A77
 
     Args:
         datamodule: class of the datamodule.
-        arguments: its arguments as plain values; missing ones are at their defaults.
+        arguments: arguments of the datamodule as plain values; missing ones have their defaults.
 
     Returns:
         16 hexadecimal digits.
@@ -38,7 +38,7 @@ def fingerprint(datamodule: type, arguments: Mapping[str, Any]) -> str:
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             continue
         value = arguments.get(name, parameter.default)
-        if value is None:  # so that a new option leaves old words as they are
+        if value is None:  # so that a new option does not change existing hashes
             continue
         digest.update(f"\n{name}=".encode())
         path = Path(str(value)) if "Path" in str(parameter.annotation) else None
@@ -53,13 +53,13 @@ def fingerprint(datamodule: type, arguments: Mapping[str, Any]) -> str:
 
 
 def _listing(folder: Path) -> Iterator[bytes]:
-    """Yield a line for each file below a folder, in the order of their names."""
+    """Yield one line for each file below a folder, in the order of the names."""
     for parent, folders, files in os.walk(folder, followlinks=True):
         folders.sort()
         for name in sorted(files):
             path = Path(parent, name)
-            there = path.is_file()  # a link may lead nowhere
-            size = path.stat().st_size if there else -1
+            exists = path.is_file()  # a link may be broken
+            size = path.stat().st_size if exists else -1
             line = f"\n{path.relative_to(folder).as_posix()} {size}".encode()
-            read = there and path.suffix.lower() in _READ
+            read = exists and path.suffix.lower() in _HASHED_SUFFIXES
             yield line + file_digest(path, WHOLE, _END) if read else line

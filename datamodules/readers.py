@@ -1,4 +1,4 @@
-"""What a datamodule says about the paths that it reads, for a checkpoint applied to other data."""
+"""Interface of datamodules that read a path, for applying a checkpoint to other data."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any, ClassVar
 
 from structures.classes_by_place import classes_below
 
-DOMAINS = ("seg", "mil", "wsi")  # folders of `datamodules/` that hold datamodules
+DOMAINS = ("seg", "mil", "wsi")  # folders of `datamodules/` that contain datamodules
 
 
 class PathReader:
-    """Base of the datamodules; one that reads a path given by ``--data`` overrides `section_for`.
+    """Base of datamodules; classes that read a path given by ``--data`` override `section_for`.
 
     Attributes:
-        path_argument: the argument that names the path, None where no single one does.
-        asked_last: it also takes paths that only its own error message can refuse, so those that
-            know their paths are asked before.
+        path_argument: name of the argument for the path; None if there is no single one.
+        asked_last: the class also accepts paths that it cannot read, to raise a clear error, so
+            all other classes are tried first.
     """
 
     path_argument: ClassVar[str | None] = None
@@ -29,35 +29,35 @@ class PathReader:
     def section_for(
         cls, path: Path, record: Mapping[str, Any], folder: Path | None = None
     ) -> dict[str, Any] | None:
-        """Return the ``data`` section with which a checkpoint is applied to a path.
+        """Return the ``data`` section that applies a checkpoint to a path.
 
-        Samples are prepared as those of the checkpoint's validation were, and their classes are
-        those of the checkpoint.
+        Samples are prepared as in the validation of the checkpoint's training and have the classes
+        of the checkpoint.
 
         Args:
             path: a file or a folder.
             record: the checkpoint's ``segmil`` record: ``facts``, and under ``blueprint`` the
-                training's own ``data`` section and ``links``.
-            folder: where the files lie that ``path`` names (images, features), where that is given.
+                ``data`` section and ``links`` of the training.
+            folder: folder of the files that ``path`` refers to (images, features), if given.
 
         Returns:
-            ``class_path`` and ``init_args``; None if this class does not read the path, or not for
+            ``class_path`` and ``init_args``; None if this class cannot read the path, or not for
             this checkpoint.
 
         Raises:
-            ValueError: the class reads the path, but cannot prepare its samples for the checkpoint.
+            ValueError: the class can read the path, but cannot prepare samples for the checkpoint.
         """
         del path, record, folder
         return None
 
     @classmethod
     def section(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the section of a configuration that builds this class with some arguments."""
+        """Return the configuration section that builds this class with the given arguments."""
         return {"class_path": f"{cls.__module__}.{cls.__name__}", "init_args": dict(arguments)}
 
 
 def arguments_of(kind: type) -> set[str]:
-    """Return the names of a class's arguments, those that it passes on to its parents included."""
+    """Return the names of a class's arguments, including those passed on to its parents."""
     names: set[str] = set()
     for owner in [c for c in kind.__mro__ if "__init__" in vars(c)]:
         parameters = inspect.signature(vars(owner)["__init__"]).parameters
@@ -69,10 +69,10 @@ def arguments_of(kind: type) -> set[str]:
 
 
 def path_readers() -> list[type[PathReader]]:
-    """Return the datamodules that read a path, in the order in which they are asked.
+    """Return the datamodules that read a path, in the order in which they are tried.
 
-    That are the classes in modules of `datamodules/seg`, `mil` and `wsi` with a ``section_for`` of
-    their own.
+    These are the classes in modules of `datamodules/seg`, `mil` and `wsi` that define their own
+    ``section_for``.
     """
     packages = [f"datamodules.{domain}" for domain in DOMAINS]
     found = [c for name in packages if find_spec(name) for c in classes_below(name)]

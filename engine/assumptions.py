@@ -1,10 +1,11 @@
-"""Recipes under the algorithmic unit tests: a model with its own losses and training protocol.
+"""Adapter of recipes to the algorithmic unit tests, with their own losses and training protocol.
 
 The tests (`evaluation.mil_assumptions.suite`, docs/mil_assumptions.md) train any module through an
-adapter. A recipe's `MILModule` knows more than its network does: which terms a training step has
-and what they weigh, what follows an optimizer step, which training comes first. That is what
-`RecipeBags` hands on, as `engine.cross_validation.folds` does in a cross-validation. Optimizer,
-batch size, length and gradient clipping stay those of the tests, the same for all (A189).
+adapter. In addition to its network, a recipe's `MILModule` defines the loss terms of a training
+step and their weights, the update after an optimizer step, and a first training stage. `RecipeBags`
+applies them, as `engine.cross_validation.folds` does in a cross-validation. The tests keep their
+own optimizer, batch size, number of steps and gradient clipping, which are the same for all models
+(A189).
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ from lightning_modules.staged import StagedMILModule
 
 
 class RecipeBags(PackedModel):
-    """A `MILModule` as the tests see a model: bags in, logits and a training loss out.
+    """A `MILModule` with the interface of the tests: bags in, logits and a training loss out.
 
     Args:
-        module: of a binary task.
-        name: what messages call it.
-        first: the training that comes before, or None.
+        module: module of a binary task.
+        name: name of the model in messages.
+        first: model of the first training stage, or None.
 
     Attributes:
-        module: the module itself, whose ``model`` is the network that is called.
+        module: the module; its ``model`` is the network that is called.
     """
 
     adapter = "recipe"
@@ -43,14 +44,14 @@ class RecipeBags(PackedModel):
 
     def __init__(self, module: MILModule, name: str, first: RecipeBags | None = None) -> None:
         super().__init__(module.model, name)
-        self.module = module  # with all that is trained; the network is what is called
+        self.module = module  # holds all trained parameters, also those outside the network
         self._module, self._first = module, first
 
     def loss(self, bags: Bags, labels: Tensor) -> Tensor:
         """Return the weighted sum of the terms of a training step.
 
         Args:
-            bags: (n_i, D) each.
+            bags: tensors of shape (n_i, D).
             labels: (B,) int64, 0 or 1.
 
         Raises:
@@ -61,15 +62,15 @@ class RecipeBags(PackedModel):
         return self._module.total_loss(terms, batch.index.tolist())
 
     def first_stage(self) -> RecipeBags | None:
-        """Return the model to be trained first, in the same way on the same bags."""
+        """Return the first-stage model, which is trained on the same bags, or None."""
         return self._first
 
     def before_training(self, labels: Tensor, sizes: Tensor) -> None:
-        """Take what the first stage has learnt and tell the network of the training bags.
+        """Load the first stage's weights and set the training bags of the module.
 
         Args:
-            labels: (n,) of the training bags, whose numbers are 0 to n - 1.
-            sizes: (n,) their instances.
+            labels: (n,) labels of the training bags, which are numbered 0 to n - 1.
+            sizes: (n,) numbers of instances.
         """
         if isinstance(self._module, StagedMILModule):
             if self._first is not None:
@@ -79,24 +80,24 @@ class RecipeBags(PackedModel):
         self._module.set_training_bags(numbers.numpy(), labels.numpy(), sizes.numpy())
 
     def before_step(self, progress: float, numbers: Tensor) -> None:
-        """Take the share of the training that is done, and which bags the step has."""
+        """Set the fraction of the training that is done and the bags of the step."""
         super().before_step(progress, numbers)
         self._module.progress = progress
 
     def after_step(self) -> None:
-        """Do what the protocol does after an optimizer step."""
+        """Run the module's update after an optimizer step."""
         self._module.after_optimizer_step()
 
 
 @dataclass(frozen=True)
 class RecipeModel:
-    """Makes `RecipeBags` from a seed; can be pickled, so that seeds run in processes.
+    """Factory of `RecipeBags` from a seed; picklable, so that seeds can run in processes.
 
     Attributes:
         recipe: file of the recipe, for messages.
-        section: its ``model`` with the changes.
-        first: ``model`` of the training that comes first, or None.
-        in_features: width of an instance.
+        section: its ``model`` section with the changes.
+        first: ``model`` section of the first stage, or None.
+        in_features: number of features of an instance.
     """
 
     recipe: Path
@@ -106,16 +107,16 @@ class RecipeModel:
 
     @property
     def choice(self) -> str:
-        """Return why the model is called as it is."""
+        """Return where the model comes from, for messages."""
         return f"the recipe {self.recipe}"
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Return what was read."""
+        """Return the files that were read."""
         return (self.recipe,)
 
     def __call__(self, seed: int) -> RecipeBags:
-        """Return a model with new weights that depend on the seed alone."""
+        """Return a model with initial weights that depend only on the seed."""
         torch.manual_seed(seed)
         module = module_builder(self.section)(2, self.in_features, "binary")
         if self.first is None:
@@ -125,7 +126,7 @@ class RecipeModel:
 
     @property
     def name(self) -> str:
-        """What messages call the model."""
+        """Name of the model in messages."""
         return str(self.recipe)
 
 
@@ -136,53 +137,53 @@ def recipe_model(
     *,
     adapter: str | None = None,
 ) -> RecipeModel:
-    """Return what makes the model of a recipe of bags.
+    """Return a factory of the model of a MIL recipe.
 
     Args:
-        recipe: YAML of a `MILModule`, such as those of configs/mil.
-        init_args: changes of the model's arguments; a mapping changes what it names of a nested
-            model, unless it names another class. The table of docs/METHODS.md has small forms
-            (A190).
-        in_features: width of an instance.
-        adapter: that of a command line; a recipe needs none, so any is refused.
+        recipe: YAML file of a `MILModule`, such as a recipe of configs/mil.
+        init_args: changes of the model's arguments; a mapping is merged into the arguments of a
+            nested model, unless it names another class. The table of docs/METHODS.md has small
+            variants (A190).
+        in_features: number of features of an instance.
+        adapter: the adapter of the command line; it must be None, because recipes need none.
 
     Raises:
-        ValueError: the file or an argument is wrong, the module is not of bags, the recipe names
-            weights of a first stage, which are of other features, or an adapter is given.
+        ValueError: the file or an argument is wrong, the module is not a `MILModule`, the recipe
+            names weights of a first stage (which has other features), or an adapter is given.
     """
     recipe = Path(recipe)
     if adapter is not None:
         raise ValueError(f"--adapter {adapter} is for dotted names; {recipe} needs none")
     if not recipe.is_file():
-        raise ValueError(f"{recipe}: no such file; --model names a recipe or a class of Python")
+        raise ValueError(f"{recipe}: no such file; --model names a recipe or a Python class")
     section = Recipe.of(recipe).section("model")
     kind = section.get("class_path")
-    if not _is_of_bags(str(kind)):
-        raise ValueError(f"{recipe}: {kind} trains no bags; name a recipe as those of configs/mil")
+    if not _is_mil_module(str(kind)):
+        raise ValueError(f"{recipe}: {kind} does not train on bags; name a recipe of configs/mil")
     arguments = section.get("init_args") or {}
-    learner = arguments.get("model")
-    if isinstance(learner, str):
-        learner = {"class_path": learner}
-    if not isinstance(learner, dict):
+    network = arguments.get("model")
+    if isinstance(network, str):
+        network = {"class_path": network}
+    if not isinstance(network, dict):
         raise ValueError(f"{recipe}: model.init_args.model names no model of bags")
     changes = dict(init_args or {})
-    learner["init_args"] = overlaid(learner.get("init_args") or {}, changes, "", replace=True)
-    arguments["model"] = learner
+    network["init_args"] = overlaid(network.get("init_args") or {}, changes, "", replace=True)
+    arguments["model"] = network
     staged, first = staged_class(section), None
     if staged is not None:
         argument = staged.first_stage_argument
         if arguments.get(argument) is not None:
             raise ValueError(
-                f"{recipe}: {argument} names weights that know other features than these tests "
-                "have; leave it out, and the tests train the first stage"
+                f"{recipe}: {argument} names weights for other features than the tests use; "
+                "leave it out, and the tests train the first stage"
             )
         first = staged.first_stage(section)
     built = RecipeModel(recipe, section, first, in_features)
-    built(0)  # wrong arguments are told before anything is trained
+    built(0)  # report wrong arguments before anything is trained
     return built
 
 
-def _is_of_bags(class_path: str) -> bool:
+def _is_mil_module(class_path: str) -> bool:
     path, _, name = class_path.rpartition(".")
     try:
         found = getattr(importlib.import_module(path), name, None) if path else None

@@ -1,1 +1,1 @@
-"""Files on disk."""
+"""Readers and writers of file formats."""

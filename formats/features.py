@@ -1,9 +1,9 @@
-"""The features of one slide: reading .h5, .pt, .npy and .safetensors without executing anything.
+"""Readers of slide features from .h5, .pt, .npy and .safetensors that execute no code of the file.
 
-A file holds ``features`` (N, D) in half, bfloat, single or double precision and, except for npy,
-may hold ``coords`` (N, 2), level-0 pixels (x, y). A leading axis of length 1 is dropped. npy,
-safetensors and pt are memory-mapped, so only the rows that somebody uses are read from disk; the
-values keep the precision of the file until a bag is made of them.
+A file has ``features`` (N, D) in half, bfloat, single or double precision and, except for npy,
+may have ``coords`` (N, 2), level-0 pixels (x, y). A leading axis of length 1 is dropped. npy,
+safetensors and pt are memory-mapped, so only the rows that are used are read from disk; the
+values keep the precision of the file until a bag is built from them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 from formats.weights.archive import check_archive
 from structures import DataProblems, Problem
 
-SUFFIXES = (".h5", ".safetensors", ".npy", ".pt")  # the first found is taken
+SUFFIXES = (".h5", ".safetensors", ".npy", ".pt")  # in order of preference
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SAFETENSORS = {
@@ -42,13 +42,13 @@ class FeatureKeys(NamedTuple):
 
 
 class FeatureHeader(NamedTuple):
-    """What a file declares.
+    """Shape and type of the arrays in a file.
 
     Attributes:
         instances: N.
         width: D.
-        dtype: of the features on disk.
-        has_coords: whether there are coordinates.
+        dtype: dtype of the features on disk.
+        has_coords: whether the file has coordinates.
     """
 
     instances: int
@@ -70,15 +70,15 @@ class FeatureFile(NamedTuple):
 
 
 class _Refused(Exception):  # noqa: N818 - never leaves this file
-    """A file cannot be used: (reason, remedy)."""
+    """Error for a file that cannot be used; the arguments are reason and remedy."""
 
 
 def read_header(path: Path, keys: FeatureKeys = FeatureKeys()) -> FeatureHeader:  # noqa: B008
-    """Return what a file declares, without reading features.
+    """Return the header of a file, without reading features.
 
     Raises:
-        DataProblems: the file is missing, broken, carries code, or its arrays have a wrong shape or
-            type, are empty, or differ in length.
+        DataProblems: the file is missing, broken, contains code, or its arrays have a wrong shape
+            or type, are empty, or differ in length.
     """
     with _opened(Path(path), keys) as (features, coords):
         rows, width = features.shape[-2:]
@@ -93,12 +93,12 @@ def read_features(
     """Return the features and coordinates of a file, values unchecked.
 
     Args:
-        path: the file; its suffix tells the format.
+        path: the file; its suffix determines the format.
         keys: names of the arrays.
         rows: (n,) int64 rows to read; None for all.
 
     Raises:
-        DataProblems: as `read_header`.
+        DataProblems: see `read_header`.
     """
     with _opened(Path(path), keys) as (features, coords):
         values = _rows(_in_memory(features), rows)
@@ -110,7 +110,7 @@ def read_features(
 
 def first_not_finite(features: Tensor) -> tuple[int, int] | None:
     """Return row and column of the first NaN or infinite value of (N, D), or None."""
-    # One pass without a temporary; both ends are NaN where any value is.
+    # One pass without a temporary; both extremes are NaN if any value is.
     low, high = torch.aminmax(features)
     if bool(torch.isfinite(low) & torch.isfinite(high)):
         return None
@@ -131,7 +131,7 @@ def _opened(path: Path, keys: FeatureKeys) -> Iterator[tuple[Any, Any]]:
             _check(*arrays)
         except _Refused as refused:
             raise _problem(path, *refused.args) from None
-        except Exception as error:  # the readers raise whatever the broken bytes lead them to
+        except Exception as error:  # broken bytes can make the readers raise any error
             reason = " ".join(str(error).split(". ")[0].split())[:120] or type(error).__name__
             raise _problem(
                 path, f"cannot be read as {path.suffix} ({reason})", "write the file again"
@@ -166,7 +166,7 @@ def _check(features: Any, coords: Any) -> None:
             f"{places[0]} coordinates for {shape[0]} instances", "extract features and coords again"
         )
     if _dtype(coords) == torch.bool or _dtype(coords).is_complex:
-        raise _Refused(f"coords are {_dtype(coords)}", "store them as whole numbers")
+        raise _Refused(f"coords are {_dtype(coords)}", "store them as integers")
 
 
 def _shape(array: Any) -> tuple[int, ...]:
@@ -198,7 +198,7 @@ def _rows(values: Tensor, rows: Tensor | None) -> Tensor:
 def _h5(path: Path, keys: FeatureKeys, stack: contextlib.ExitStack) -> tuple[Any, Any]:
     import h5py
 
-    # Without a lock, so that read-only file systems and other readers do not matter.
+    # Without a lock, so that read-only file systems and concurrent readers work.
     file = stack.enter_context(h5py.File(path, "r", locking=False))
     features, coords = (_data_set(file, name) for name in keys)
     if features is None:
@@ -235,7 +235,7 @@ def _npy(path: Path, keys: FeatureKeys, stack: contextlib.ExitStack) -> tuple[An
         shape, fortran, dtype = reader(file)
         offset = file.tell()
     if dtype.hasobject:
-        raise _Refused("refused, because it carries pickled objects", "store an array of numbers")
+        raise _Refused("refused, because it contains pickled objects", "store an array of numbers")
     if dtype.kind not in "fiub":
         raise _Refused(f"an array holds {dtype}", "store numbers")
     kind = torch.from_numpy(np.empty(0, dtype.newbyteorder("="))).dtype
@@ -254,11 +254,11 @@ def _safetensors(path: Path, keys: FeatureKeys, stack: contextlib.ExitStack) -> 
             raise _Refused(f"broken header of {length} bytes in {size}", "write the file again")
         header = json.loads(file.read(length))
     if not isinstance(header, dict):
-        raise _Refused("its header is no table of tensors", "write the file again")
+        raise _Refused("its header is not a table of tensors", "write the file again")
     header.pop("__metadata__", None)
     end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if 8 + length + end != size:
-        raise _Refused(f"{size} bytes, its header tells {8 + length + end}", "write the file again")
+        raise _Refused(f"{size} bytes, its header says {8 + length + end}", "write the file again")
     if keys.features not in header:
         raise _Refused(f"no tensor {keys.features!r}; the file has {sorted(header)}", _NAME_IT)
 
@@ -282,7 +282,7 @@ def _pt(path: Path, keys: FeatureKeys, stack: contextlib.ExitStack) -> tuple[Any
     try:
         check_archive(path)
     except ValueError as error:
-        raise _Refused(f"refused: {error}", "save it by torch.save and leave it as it is") from None
+        raise _Refused(f"refused: {error}", "save it by torch.save and do not repack it") from None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError:
@@ -302,12 +302,12 @@ def _pt(path: Path, keys: FeatureKeys, stack: contextlib.ExitStack) -> tuple[Any
 
 def _plain(value: Any) -> Tensor:
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
-        raise _Refused(f"holds a {type(value).__name__} that is no dense tensor", "save a tensor")
+        raise _Refused(f"has a {type(value).__name__} that is not a dense tensor", "save a tensor")
     return value.detach()
 
 
 def _mapped(path: Path, offset: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    """Return a tensor whose pages are read from the file when touched; writing stays private."""
+    """Return a memory-mapped tensor; writing to it does not change the file."""
     count = math.prod(shape)
     size, needed = path.stat().st_size, offset + count * dtype.itemsize
     if min(shape, default=0) < 0 or needed > size:

@@ -20,11 +20,11 @@ import numpy as np
 def atomic_write(path: Path, durable: bool = False) -> Iterator[IO[bytes]]:
     """Open a file that appears under its name only when the block ends without an error.
 
-    A reader never sees half a file, and a run that dies keeps the previous one.
+    A reader never sees a partial file, and a run that fails keeps the previous file.
 
     Args:
-        path: the file; missing parents are created.
-        durable: wait until the disk has it, so that it also outlives a crash of the machine.
+        path: the file; missing parent folders are created.
+        durable: wait until the file is on disk, so that it also survives a crash of the machine.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
@@ -42,7 +42,7 @@ def atomic_write(path: Path, durable: bool = False) -> Iterator[IO[bytes]]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a change of names reach the disk; POSIX only, elsewhere folders cannot be opened."""
+    """Flush a change of names to disk; only on POSIX, elsewhere folders cannot be opened."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -57,9 +57,9 @@ def file_digest(path: Path, largest: int | None = None, ends: int = 1 << 26) -> 
 
     Args:
         path: the file.
-        largest: number of bytes up to which all of them are hashed. Of a larger file the size and
-            the bytes at both ends are; None hashes all bytes of every file.
-        ends: bytes that are then read at either end.
+        largest: size in bytes up to which the whole file is hashed. For a larger file, the size
+            and the bytes at both ends are hashed; None hashes every file completely.
+        ends: number of bytes read at each end of a larger file.
     """
     size = path.stat().st_size
     with path.open("rb") as stream:
@@ -78,7 +78,7 @@ def file_hash(path: Path) -> str:
 
 
 def write_csv(path: Path, header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table in UTF-8 with a line feed after each row; the file appears whole."""
+    """Write a table in UTF-8 with a line feed after each row; the write is atomic."""
     with (
         atomic_write(path) as file,
         io.TextIOWrapper(file, encoding="utf-8", newline="") as text,
@@ -89,15 +89,15 @@ def write_csv(path: Path, header: Sequence[Any], rows: Iterable[Sequence[Any]]) 
 
 
 def write_json(path: str | Path, payload: Any, *, indent: int | None = None) -> Path:
-    """Write JSON so that a reader sees the old file or the whole new one, never a part.
+    """Write JSON atomically: a reader sees either the old file or the complete new one.
 
     Numbers keep full precision; NaN and infinity, which JSON does not have, become ``null``;
     numpy scalars and arrays become numbers and lists.
 
     Args:
-        path: file to write; missing folders are made.
+        path: file to write; missing folders are created.
         payload: plain containers, numbers, text, numpy scalars and arrays.
-        indent: spaces a level, or None for one line.
+        indent: spaces per level, or None for one line.
 
     Returns:
         The path written.
@@ -105,7 +105,7 @@ def write_json(path: str | Path, payload: Any, *, indent: int | None = None) -> 
     path = Path(path)
     try:
         text = json.dumps(payload, allow_nan=False, default=_from_numpy, indent=indent)
-    except ValueError:  # a NaN somewhere: walk the payload only then, results lists are long
+    except ValueError:  # walk the payload only if it has a NaN, because results lists are long
         text = json.dumps(_without_nan(payload), allow_nan=False, indent=indent)
     with atomic_write(path) as file:
         file.write((text + "\n").encode())

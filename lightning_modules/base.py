@@ -1,4 +1,4 @@
-"""What both training protocols share: optimizer wiring, loss sums, self-contained checkpoints."""
+"""Base LightningModule: optimizer wiring, weighted loss sums and self-contained checkpoints."""
 
 from __future__ import annotations
 
@@ -44,24 +44,24 @@ class TrainedModule(pl.LightningModule):
         lr_scheduler: makes the schedule from the optimizer and the number of steps of the run.
         loss_weights: factor of each loss term, 1 where a term is not named.
         backbone_lr_mult: factor on the learning rate of ``model.backbone``'s parameters.
-        init_from: file of weights to start from; what does not fit is reported and keeps its
-            initial value.
+        init_from: file of weights to start from; a parameter that does not fit is reported and
+            keeps its initial value.
     """
 
-    # What can be monitored, with wildcards; empty where that is not known before it is logged. A
-    # subclass that logs a metric of its own adds the name: `(*MILModule.metric_names, "val/mine")`.
+    # Names of metrics that can be monitored, with wildcards; empty if they are only known once
+    # logged. A subclass adds its own metrics: `(*MILModule.metric_names, "val/mine")`.
     metric_names: ClassVar[tuple[str, ...]] = ()
-    # Those of them of which less is better; a subclass adds its own likewise.
+    # The metrics of which a lower value is better; a subclass adds its own in the same way.
     lower_is_better: ClassVar[tuple[str, ...]] = (
         "train/loss",
         "train/loss_*",
         "val/loss",
         "val/loss_*",
     )
-    # Arguments that say what a new training starts from, with their values for a model whose
-    # weights a checkpoint brings. Networks declare theirs by the same name.
+    # Arguments that name the initial weights of a new training, with the values they take when a
+    # checkpoint supplies the weights. Networks declare such arguments under the same name.
     starts_from: ClassVar[dict[str, Any]] = {"init_from": None}
-    separate_biases = False  # whether biases get parameter groups of their own
+    separate_biases = False  # True: biases get parameter groups of their own
 
     def __init__(
         self,
@@ -92,14 +92,14 @@ class TrainedModule(pl.LightningModule):
     def training_loss(
         self, terms: Mapping[str, Tensor], sample_ids: Iterable[object], size: int
     ) -> Tensor:
-        """Return the weighted sum of the terms; log it and them as ``train/loss[_<term>]``.
+        """Return the weighted sum of the terms; log all of them as ``train/loss[_<term>]``.
 
-        Logged is the mean over the processes: the loss of all their samples together (A69).
+        The logged value is the mean over the processes, the loss of all their samples (A69).
 
         Args:
             terms: scalar loss terms by name.
             sample_ids: images or bags of the batch, for the message.
-            size: how many they are.
+            size: number of samples in the batch.
 
         Raises:
             ValueError: see ``total_loss``.
@@ -111,18 +111,18 @@ class TrainedModule(pl.LightningModule):
         return total
 
     def on_fit_start(self) -> None:
-        """Take the seed of the run, which ``seed_everything`` has set."""
+        """Read the seed of the run, set by ``seed_everything``."""
         self._seed = torch.initial_seed()
 
     def on_train_start(self) -> None:
-        """When resuming, let the configuration win over the checkpoint."""
+        """When resuming, give the configuration precedence over the checkpoint."""
         if self._resumed_after_epoch is None:
             return
         if self._resumed_after_epoch:
-            # Lightning would count the finished epoch's last batch once more.
+            # Lightning would count the last batch of the finished epoch twice.
             self.trainer.fit_loop.epoch_loop.restarting = False
         elif isinstance(self.trainer.train_dataloader, Stateful):
-            # Lightning does this too late where the steps of the run have been estimated.
+            # Lightning does this too late if the number of steps has already been estimated.
             self.trainer.train_dataloader.load_state_dict(self._loader_state)
         schedulers = [c.scheduler for c in self.trainer.lr_scheduler_configs]
         schedule = next((s for s in schedulers if isinstance(s, LRScheduler)), None)
@@ -130,7 +130,7 @@ class TrainedModule(pl.LightningModule):
         self._resumed_after_epoch = None
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seed the batch's random numbers by its place in the run."""
+        """Seed the random numbers of the batch by its position in the run."""
         del batch, batch_idx
         batch_number = self.trainer.fit_loop.total_batch_idx
         seed_batch(self._seed, self.global_rank, batch_number, self.device.type)
@@ -144,8 +144,8 @@ class TrainedModule(pl.LightningModule):
 
         Raises:
             ValueError: a weight names a term that does not exist, or a term is not finite on any
-                process; the message names the term and the samples. All processes raise together,
-                so that none waits for another that has stopped.
+                process; the message names the term and the samples. All processes raise, so that
+                none waits for another that has stopped.
         """
         return self._checked(terms, sample_ids)[0]
 
@@ -179,7 +179,7 @@ class TrainedModule(pl.LightningModule):
         return torch.stack([terms[n] * weights[n] for n in terms]).sum()
 
     def loss_factors(self) -> dict[str, float]:
-        """Return factors of loss terms beside ``loss_weights``, at this moment of the training."""
+        """Return current factors of the loss terms, applied in addition to ``loss_weights``."""
         return {}
 
     def log_item_losses(self, split: str, losses: ItemLosses) -> None:
@@ -195,7 +195,7 @@ class TrainedModule(pl.LightningModule):
         if bad:
             self._refuse([f"{split}; samples {bad}"])
         means = losses.means()
-        # Terms that only a training step has are not among them, and may have a weight.
+        # Terms that only exist in a training step are absent here, yet may have a weight.
         total = self._sum({n: torch.tensor(m).double() for n, m in means.items()})
         named = {f"loss_{name}": mean for name, mean in means.items()}
         self.log_metrics(split, named | {"loss": float(total)}, headline=())
@@ -210,14 +210,14 @@ class TrainedModule(pl.LightningModule):
     def log_metrics(
         self, split: str, metrics: Mapping[str, float], headline: Iterable[str]
     ) -> None:
-        """Log metrics of a whole split in float64, so that files repeat the very same number.
+        """Log metrics of a whole split in float64, so that files hold exactly the same number.
 
-        All processes have the same numbers; a maximum over them changes none, not even by rounding.
+        All processes have the same values, so the maximum over processes is exact.
 
         Args:
             split: ``val`` or ``test``.
             metrics: numbers by name.
-            headline: names that the progress bar shows.
+            headline: names shown in the progress bar.
         """
         shown = set(headline)
         for name, value in metrics.items():
@@ -232,7 +232,7 @@ class TrainedModule(pl.LightningModule):
             )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build the optimizer on parameter groups and the schedule on the steps of the run."""
+        """Build the optimizer from the parameter groups and the schedule from the step count."""
         optimizer = self.build_optimizer()
         self._configured = hyperparameters(optimizer)
         if self.scheduler_factory is None:
@@ -245,7 +245,7 @@ class TrainedModule(pl.LightningModule):
         }
 
     def build_optimizer(self) -> Optimizer:
-        """Return the optimizer on groups with their own learning rates and weight decays."""
+        """Return the optimizer for groups with their own learning rates and weight decays."""
         base_lr = self.optimizer_factory([nn.Parameter(torch.zeros(1))]).param_groups[0]["lr"]
         groups = parameter_groups(self.model, self.separate_biases)
         for group in groups:
@@ -257,7 +257,7 @@ class TrainedModule(pl.LightningModule):
         return {}
 
     def restore_facts(self, facts: Mapping[str, Any]) -> None:
-        """Take over what ``facts`` of the saved module returned."""
+        """Restore the values that ``facts`` of the saved module returned."""
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the resolved configuration and the facts, as plain containers."""
@@ -269,10 +269,10 @@ class TrainedModule(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the facts back; when resuming a training, also prepare what must not repeat.
+        """Restore the facts; when resuming a training, also prepare counters and optimizer.
 
         Raises:
-            ValueError: the checkpoint is of another model or of other data.
+            ValueError: the checkpoint belongs to another model or other data.
         """
         record = checkpoint.get("segmil")
         if record is None:
@@ -290,20 +290,20 @@ class TrainedModule(pl.LightningModule):
             self._prepare_resuming(checkpoint)
 
     def _compare_configuration(self, theirs: Mapping[str, Any]) -> None:
-        """Tell what was changed since the checkpoint; refuse another optimizer."""
+        """Report what was changed since the checkpoint; refuse another optimizer."""
         old, new = (
             {k: (b or {}).get(k, {}) for k in ("model", "data")} for b in (theirs, self.blueprint)
         )
         changes = differences(old, new) if self.blueprint else []
         if any(c.startswith("model.init_args.optimizer.class_path:") for c in changes):
             raise ValueError(
-                "the checkpoint was trained by another optimizer, whose state is of no use here "
+                "the checkpoint was trained by another optimizer, whose state cannot be used here "
                 f"({'; '.join(changes)}). Start a new training by model.init_args.init_from"
             )
         if changes:
             rank_zero_warn(
-                "the checkpoint was trained with other values; the configuration's are used: "
-                + "; ".join(changes)
+                "the checkpoint was trained with other values; those of the configuration are "
+                "used: " + "; ".join(changes)
             )
 
     def _prepare_resuming(self, checkpoint: dict[str, Any]) -> None:
@@ -314,20 +314,20 @@ class TrainedModule(pl.LightningModule):
         if "current_model_state" in checkpoint and not averages:
             checkpoint["state_dict"] = checkpoint["state_dict"] | checkpoint["current_model_state"]
             rank_zero_info(
-                "the checkpoint holds averaged weights; without `ema` the training goes on from "
-                "the raw weights and the average ends here"
+                "the checkpoint holds averaged weights; without `ema` the training continues from "
+                "the raw weights and the average is discarded"
             )
 
 
 def parameter_groups(model: nn.Module, separate_biases: bool = False) -> list[dict[str, Any]]:
-    """Split trainable parameters by backbone or not and by weight decay or not.
+    """Group trainable parameters by backbone membership and weight decay.
 
     Biases and the parameters of normalisation layers (everything with fewer than two axes) get no
     weight decay.
 
     Args:
         model: the network.
-        separate_biases: every ``bias``, also of a norm, goes into groups named ``*_bias``, apart
+        separate_biases: put every ``bias``, also of a norm, into groups named ``*_bias``, apart
             from the other parameters without weight decay.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Training of INS: warm-up, and what the method keeps between steps."""
+"""Training of INS: warm-up and the memory kept between steps."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from structures import BagBatch
 
 
 class INSModule(MILModule):
-    """Train an `INS` on its instances; queue, prototypes and pseudo targets are in ``memory``.
+    """Training of an `INS` on instances, with queue, prototypes and pseudo targets in ``memory``.
 
-    The memory belongs to the training, not to the network: it is saved with the weights and
-    restored with them, but no average of weights takes it in.
+    The memory belongs to the training, not to the network: it is saved and restored with the
+    weights, but excluded from weight averaging.
 
     Args:
         model: an `INS`.
         optimizer: see `MILModule`.
-        lr_scheduler: likewise.
+        lr_scheduler: see `MILModule`.
         options: further arguments of `MILModule`.
 
     Raises:
-        TypeError: ``model`` is another learner.
+        TypeError: ``model`` is not an `INS`.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class INSModule(MILModule):
         return self.model
 
     def setup(self, stage: str) -> None:
-        """Also make the table of pseudo targets before training."""
+        """Also create the table of pseudo targets before training."""
         super().setup(stage)
         data: Any = getattr(self.trainer, "datamodule", None)
         if data is not None and stage == "fit":
@@ -61,26 +61,26 @@ class INSModule(MILModule):
     def set_training_bags(
         self, numbers: npt.NDArray[Any], labels: npt.NDArray[Any], sizes: npt.NDArray[Any]
     ) -> None:
-        """Make the table of pseudo targets."""
+        """Create the table of pseudo targets."""
         columns = (torch.from_numpy(np.ascontiguousarray(c)) for c in (numbers, labels, sizes))
         self.memory.set_training_bags(*columns)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Outside training, take a table of any training bags; see `MILModule` for the rest."""
+        """Outside training, accept a table of any training bags; see `MILModule` for the rest."""
         if self.trainer.state.fn != TrainerFn.FITTING:
             self.memory.make_room(checkpoint["state_dict"], "memory.")
         super().on_load_checkpoint(checkpoint)
 
     def training_terms(self, bags: BagBatch) -> dict[str, Tensor]:
-        """Return the loss terms of a training step, which moves the memory."""
+        """Return the loss terms of a training step, which updates the memory."""
         return self.learner.training_losses(bags, self.progress, self.memory)
 
     def loss_factors(self) -> dict[str, float]:
-        """Train on instances, and in the warm-up also on bags; a bag's score is only validated."""
+        """Return 0 for ``bag``, which is only monitored, and 1 for ``pooled`` during warm-up."""
         if not self.training:
             return {}
         return {"bag": 0.0, "pooled": float(self.progress < self.learner.warmup)}
 
     def after_optimizer_step(self) -> None:
-        """Let the second network follow."""
+        """Update the second network."""
         self.learner.update_keys()

@@ -1,4 +1,4 @@
-"""Collecting what the processes of a job found, so that all of them know the whole."""
+"""Loss terms of single images or bags, gathered from all processes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from structures.processes import gather_to_all
 
 
 class ItemLosses:
-    """Loss terms of single images or bags; one seen twice counts once.
+    """Loss terms of single images or bags; an item seen twice counts once.
 
-    The means do not depend on batches, on processes or on the order of the items.
+    The means do not depend on batches, processes or the order of the items.
     """
 
     def __init__(self) -> None:
@@ -25,8 +25,8 @@ class ItemLosses:
         """Add a batch.
 
         Args:
-            index: (B,) numbers of the items in their data set.
-            names: what the data set calls them; empty to use the numbers.
+            index: (B,) indices of the items in their data set.
+            names: names of the items in the data set; empty to use the indices.
             terms: (B,) by name, as ``losses(..., reduction="none")`` returns them.
         """
         self._terms = tuple(terms)
@@ -36,7 +36,7 @@ class ItemLosses:
             self._rows[number] = (str(name), row)
 
     def gather(self) -> None:
-        """Take over the items of all processes; every process must call it."""
+        """Collect the items of all processes; every process must call it."""
         for terms, rows in gather_to_all((self._terms, self._rows)):
             self._terms = self._terms or terms
             self._rows.update(rows)
@@ -50,7 +50,7 @@ class ItemLosses:
         }
 
     def not_finite(self) -> list[str]:
-        """Return the names of items with a term that is NaN or infinite, by their number."""
+        """Return the names of items with a NaN or infinite term, in order of their indices."""
         return [
             name
             for _, (name, row) in sorted(self._rows.items())

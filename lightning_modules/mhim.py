@@ -1,4 +1,4 @@
-"""Training of MHIM: the plain model first, then a student beside a teacher with its weights."""
+"""Training of MHIM: first the plain model, then a student with that model as its teacher."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from structures import BagBatch
 
 
 class MHIMModule(StagedMILModule):
-    """Second stage of MHIM; the first is a `MILModule` of the same learner.
+    """Second stage of MHIM; the first is a `MILModule` of the same plain model.
 
-    The first stage has the optimizer, schedule and threshold of the second. The teacher moves after
-    each optimizer step, whatever number of batches that has.
+    The first stage has the optimizer, schedule and threshold of the second. The teacher is updated
+    after each optimizer step, however many batches the step accumulates.
 
     Args:
         model: an `MHIM`.
         optimizer: see `MILModule`; it gets the student's parameters.
         lr_scheduler: see `MILModule`.
-        teacher: checkpoint or weights of a plain model, in place of the first stage.
+        teacher: checkpoint or weights of a plain model, used instead of training a first stage.
         options: further arguments of `MILModule`.
 
     Raises:
-        TypeError: ``model`` is another learner.
+        TypeError: ``model`` is not an `MHIM`.
     """
 
     first_stage_argument = "teacher"
@@ -69,7 +69,7 @@ class MHIMModule(StagedMILModule):
         return {"class_path": "lightning_modules.mil.MILModule", "init_args": arguments}
 
     def load_first_stage(self, state: Mapping[str, Tensor]) -> None:
-        """Give the teacher the weights, and the student its share of them."""
+        """Load the weights into the teacher and, where configured, into the student."""
         load_exactly(self.mhim.teacher, state)
         self.mhim.start_from_teacher()
 
@@ -78,5 +78,5 @@ class MHIMModule(StagedMILModule):
         return self.mhim.training_losses(bags, self.progress)
 
     def after_optimizer_step(self) -> None:
-        """Move the teacher."""
+        """Update the teacher."""
         self.mhim.update_teacher(self.progress)

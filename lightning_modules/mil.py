@@ -1,4 +1,4 @@
-"""Supervised training and evaluation of a multiple-instance learner."""
+"""Supervised training and evaluation of a multiple-instance model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from structures.processes import gather_to_all
 
 
 class MILModule(TrainedModule):
-    """Train on bag losses, validate by bag metrics; after an epoch ``bag_scores`` holds the rows.
+    """Training on bag losses with bag metrics; after an epoch ``bag_scores`` holds the scores.
 
     Args:
         model: a `MILModel`.
@@ -33,9 +33,9 @@ class MILModule(TrainedModule):
         lr_scheduler: makes the schedule from optimizer and number of steps, or None.
         threshold: positive probability from which a binary bag counts as positive: a number, or
             ``youden`` to take the point of the *validation* scores with the largest
-            sensitivity + specificity. It travels in the checkpoint; test data never move it. A
-            number given together with a checkpoint wins over the checkpoint's, with a warning.
-            None: the checkpoint's, 0.5 without one.
+            sensitivity + specificity. It is saved in the checkpoint; test data never change it. A
+            number given together with a checkpoint replaces the checkpoint's, with a warning.
+            None: the checkpoint's threshold, or 0.5 without a checkpoint.
         loss_weights: factor of each loss term, 1 where a term is not named.
         backbone_lr_mult: factor on the learning rate of ``model.backbone``.
         init_from: file of weights to start from.
@@ -81,7 +81,7 @@ class MILModule(TrainedModule):
             raise ValueError(f"threshold is a probability in [0, 1] or 'youden', got {threshold}")
         self.class_names: tuple[str, ...] = ()
         self.bag_scores: BagScores | None = None
-        # Share of the training's optimizer steps that are done, in [0, 1].
+        # Fraction of the optimizer steps of the training that are done, in [0, 1].
         self.progress = 0.0
         self._steps = math.inf
         self._collector, self._losses = BagCollector(), ItemLosses()
@@ -98,7 +98,7 @@ class MILModule(TrainedModule):
         return self.network.task
 
     def setup(self, stage: str) -> None:
-        """Take the class names from the datamodule unless a checkpoint brought them."""
+        """Take the class names from the datamodule unless a checkpoint supplied them."""
         data: Any = getattr(self.trainer, "datamodule", None)
         if data is not None and not self.class_names:
             self.class_names = tuple(data.class_names)
@@ -109,18 +109,18 @@ class MILModule(TrainedModule):
     def set_training_bags(
         self, numbers: npt.NDArray[Any], labels: npt.NDArray[Any], sizes: npt.NDArray[Any]
     ) -> None:
-        """Tell the model number, label and instances of each training bag, if it asks for them."""
+        """Pass index, label and size of each training bag to a model that asks for them."""
         if isinstance(self.model, UsesTrainingBags):
             columns = (torch.from_numpy(np.ascontiguousarray(c)) for c in (numbers, labels, sizes))
             self.model.set_training_bags(*columns)
 
     def on_train_start(self) -> None:
-        """Take the number of optimizer steps of the training."""
+        """Read the number of optimizer steps of the training."""
         super().on_train_start()
         self._steps = self.trainer.estimated_stepping_batches
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Take the share of the training that is done."""
+        """Update the fraction of the training that is done."""
         super().on_train_batch_start(batch, batch_idx)
         self.progress = min(self.trainer.global_step / self._steps, 1.0)
 
@@ -141,7 +141,7 @@ class MILModule(TrainedModule):
         }
 
     def restore_facts(self, facts: Mapping[str, Any]) -> None:
-        """Take class names and threshold back."""
+        """Restore class names and threshold."""
         self.class_names = tuple(facts["class_names"])
         self.progress = float(facts.get("progress", 0.0))
         saved = float(facts["threshold"])
@@ -168,20 +168,20 @@ class MILModule(TrainedModule):
         optimizer: Optimizer | LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """Make the step, and then what follows every step."""
+        """Run the optimizer step and then ``after_optimizer_step``."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.after_optimizer_step()
 
     def after_optimizer_step(self) -> None:
-        """Do what a protocol does after each optimizer step; nothing here."""
+        """Hook for subclasses, called after each optimizer step; does nothing here."""
 
     def validation_step(self, bags: BagBatch, batch_idx: int) -> MILOutput:  # type: ignore[override]
-        """Return the output and keep one row a bag."""
+        """Return the output and keep one row per bag."""
         del batch_idx
         return self._forward_and_keep(bags)
 
     def test_step(self, bags: BagBatch, batch_idx: int) -> MILOutput:  # type: ignore[override]
-        """Return the output and keep one row a bag."""
+        """Return the output and keep one row per bag."""
         del batch_idx
         return self._forward_and_keep(bags)
 
@@ -194,7 +194,7 @@ class MILModule(TrainedModule):
         output = self.network(bags)
         terms = self.network.losses(output, bags, reduction="none")
         if len(bags) > 1 and not bool(torch.stack([*terms.values()]).isfinite().all()):
-            # A matrix product over the batch may spread NaN: alone, a bag answers for itself.
+            # A matrix product over the batch may spread NaN, so each bag is evaluated alone.
             for bag in bags.bags():
                 self._forward_and_keep(bag)
             return output
@@ -203,11 +203,11 @@ class MILModule(TrainedModule):
         return output
 
     def on_validation_epoch_start(self) -> None:
-        """Start with no rows."""
+        """Clear the rows of the previous epoch."""
         self._start_evaluation()
 
     def on_test_epoch_start(self) -> None:
-        """Start with no rows."""
+        """Clear the rows of the previous epoch."""
         self._start_evaluation()
 
     def on_validation_epoch_end(self) -> None:

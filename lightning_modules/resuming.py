@@ -1,7 +1,7 @@
-"""What makes a resumed training repeat the uninterrupted one bit for bit.
+"""Functions that make a resumed training equal the uninterrupted one bit for bit.
 
 Weights, optimizer, schedule and counters come from the checkpoint; the order of the data and all
-random numbers are functions of seed, epoch and batch, so nothing of them needs to be saved.
+random numbers are functions of seed, epoch and batch, so no random state needs to be saved.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ _PURPOSE = 7919  # separates these streams from those of other uses of the same 
 def seed_batch(seed: int, rank: int, batch: int, device: str = "cpu") -> None:
     """Seed torch, numpy and Python for one training batch of one process.
 
-    Dropout and the like then depend on the numbers alone: not on what ran before, not on
-    validation or callbacks, and a resumed run draws what the uninterrupted one draws.  # A73
+    Dropout and other random operations then depend on these numbers alone, not on earlier batches,
+    validation or callbacks, and a resumed run draws the same numbers as an uninterrupted one (A73).
 
     Args:
-        seed: of the run, non-negative.
-        rank: of the process.
-        batch: number of the batch, counted over all epochs.
-        device: kind of device that the network runs on.
+        seed: seed of the run, non-negative.
+        rank: rank of the process.
+        batch: index of the batch, counted over all epochs.
+        device: type of the device that the network runs on.
     """
     words = np.random.SeedSequence([_PURPOSE, seed, rank, batch]).generate_state(4)
     key = int(words[0]) << 32 | int(words[1])
-    if device == "cpu":  # a hundred times quicker than to seed devices that nobody uses
+    if device == "cpu":  # a hundred times faster than also seeding unused devices
         torch.default_generator.manual_seed(key)
     else:
         torch.manual_seed(key)
@@ -44,17 +44,17 @@ def seed_batch(seed: int, rank: int, batch: int, device: str = "cpu") -> None:
 
 
 def fix_counters(checkpoint: Mapping[str, Any]) -> bool:
-    """Make the loop counters of a checkpoint say whether its epoch is over.
+    """Correct the loop counters of a checkpoint, so that they record whether its epoch is over.
 
-    Lightning saves them while an epoch closes. Under ``max_steps`` it then takes a finished epoch
-    for unfinished, and goes on one epoch ahead; and an epoch inside which a limit of steps or time
-    ended the run it takes for finished, and leaves the rest of its data out.
+    Lightning saves them while an epoch ends. With ``max_steps`` it then treats a finished epoch as
+    unfinished and resumes one epoch too late; and it treats an epoch that a limit of steps or time
+    interrupted as finished and skips the rest of its data.
 
     Args:
-        checkpoint: a checkpoint's content; its counters are changed in place.
+        checkpoint: content of a checkpoint; its counters are changed in place.
 
     Returns:
-        Whether the checkpoint is from the end of an epoch.
+        True if the checkpoint was saved at the end of an epoch.
     """
     loops = checkpoint["loops"]["fit_loop"]
     epochs, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
@@ -74,25 +74,25 @@ def fix_counters(checkpoint: Mapping[str, Any]) -> bool:
 
 @runtime_checkable
 class Stateful(Protocol):
-    """A loader whose place in the epoch can be set."""
+    """Loader whose position in the epoch can be set."""
 
     def load_state_dict(self, state: dict[str, int], /) -> None:
-        """Go to a place."""
+        """Move to a saved position."""
         ...
 
 
 def loader_state(checkpoint: Mapping[str, Any]) -> dict[str, int]:
-    """Return the place in the epoch of the training loader of a checkpoint."""
+    """Return the position of a checkpoint's training loader in its epoch."""
     states = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
     return dict(states[0]) if states else {"epoch": -1, "batches": 0}
 
 
 def check_weights(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Refuse weights of another network.
+    """Check that weights belong to this network.
 
     Args:
-        found: the checkpoint's ``state_dict``.
-        wanted: the module's.
+        found: ``state_dict`` of the checkpoint.
+        wanted: ``state_dict`` of the module.
 
     Raises:
         ValueError: a name or a shape differs; the message lists some.
@@ -106,17 +106,17 @@ def check_weights(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     ]
     if faults:
         raise ValueError(
-            f"the checkpoint's weights are of another model ({some_of(faults)}). Give the recipe "
-            "it was trained with, or start a new training from its weights by "
+            f"the checkpoint's weights belong to another model ({some_of(faults)}). Give the "
+            "recipe it was trained with, or start a new training from its weights by "
             "model.init_args.init_from"
         )
 
 
 def check_state(checkpoint: Mapping[str, Any], optimizer: Optimizer) -> None:
-    """Refuse to resume from a checkpoint without the state of an optimizer like this one.
+    """Check that a checkpoint holds the state of an optimizer like this one.
 
     Raises:
-        ValueError: the checkpoint has weights alone, or other parameters were trained.
+        ValueError: the checkpoint holds only weights, or other parameters were trained.
     """
     remedy = "start a new training from its weights by model.init_args.init_from"
     if not checkpoint.get("optimizer_states") or "loops" not in checkpoint:
@@ -140,7 +140,7 @@ def leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """Return what differs between two configurations as ``name: theirs -> ours``."""
+    """Return the differences between two configurations as ``name: theirs -> ours``."""
     old, new = dict(leaves(theirs)), dict(leaves(ours))
     missing = "not given"
     return [
@@ -160,19 +160,19 @@ def follow_configuration(
     configured: Sequence[Mapping[str, Any]],
     scheduler: LRScheduler | None,
 ) -> None:
-    """Give a loaded optimizer the options of the configuration instead of the checkpoint's.
+    """Set the options of a loaded optimizer to those of the configuration.
 
-    Torch loads learning rate, decay and the like with the state, so a changed recipe would be
-    ignored. Where nothing was changed, this changes nothing.
+    Torch loads options such as learning rate and weight decay with the state, so a changed recipe
+    would be ignored. An unchanged recipe leaves the optimizer as loaded.
 
     Args:
-        optimizer: with the checkpoint's state.
+        optimizer: optimizer with the state of the checkpoint.
         configured: `hyperparameters` of the optimizer as it was built.
-        scheduler: with the checkpoint's step.
+        scheduler: scheduler at the step of the checkpoint.
     """
     for group, options in zip(optimizer.param_groups, configured, strict=True):
         for name, value in options.items():
-            # A schedule keeps the configured rate under another name.
+            # A schedule stores the configured learning rate under another name.
             group["initial_lr" if name == "lr" and scheduler is not None else name] = value
     if scheduler is not None and hasattr(scheduler, "factor"):
         for group, rate in zip(optimizer.param_groups, scheduler.get_lr(), strict=True):

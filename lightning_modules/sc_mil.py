@@ -15,30 +15,30 @@ from structures import BagBatch
 
 
 class SCMILModule(StagedMILModule):
-    """Train on two views of every bag; with ``two_stage``, the head on a frozen embedding.
+    """Training on two views of every bag; with ``two_stage``, of the head on a frozen embedding.
 
-    In one run, the weights of the terms follow the model's curriculum. In two, the first run is
-    this module with the contrastive term alone and the second trains the head on whole bags:
-    nothing that the embedding depends on changes then, but dropout stays as it is (A127).
-    Validation losses are those of the classifier with the recipe's weights at every time, so that
-    epochs can be compared.
+    In one stage, the weights of the terms follow the model's curriculum. In two stages, the first
+    is this module with the contrastive term alone and the second trains the head on whole bags;
+    the parameters of the embedding are then frozen, but its dropout stays active (A127).
+    Validation losses are always the classifier's, with the weights of the recipe, so that epochs
+    can be compared.
 
     Args:
         model: an `SCMIL`.
         optimizer: see `MILModule`.
-        lr_scheduler: likewise.
-        two_stage: train the head only; the embedding is that of a first stage.
-        encoder: checkpoint that stands for the first stage; None to train one.
+        lr_scheduler: see `MILModule`.
+        two_stage: train the head only, on the embedding of a first stage.
+        encoder: checkpoint to use as the first stage; None to train one.
         options: further arguments of `MILModule`.
 
     Raises:
-        TypeError: the model is no `SCMIL`.
-        ValueError: an encoder is named for a training of one stage, or the model does not part
-            into an embedding that its own gradient trains and a head.
+        TypeError: the model is not an `SCMIL`.
+        ValueError: an encoder is given for a training of one stage, or the model does not consist
+            of an embedding that its own gradient trains and a head.
     """
 
     first_stage_argument = "encoder"
-    first_stage_weights = "last"  # no score of an untrained head says which epoch is best
+    first_stage_weights = "last"  # the scores of an untrained head cannot select an epoch
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class SCMILModule(StagedMILModule):
             model.requires_grad_(False)
             for name in model.parts.head:
                 model.learner.get_parameter(name).requires_grad_()
-            # A weight of the first stage's term, which this one does not have, is no error here.
+            # A weight of the first stage's term, which the second stage lacks, is no error here.
             self.loss_weights = {n: w for n, w in self.loss_weights.items() if n != "contrastive"}
 
     @classmethod
@@ -77,14 +77,14 @@ class SCMILModule(StagedMILModule):
 
     @property
     def needs_first_stage(self) -> bool:
-        """Whether the embedding has to come from somewhere."""
+        """True in a second stage, whose embedding a first stage has to supply."""
         return self.two_stage
 
     def load_first_stage(self, state: Mapping[str, Tensor]) -> None:
-        """Take over all but the head, which the first stage's weight decay alone has moved.
+        """Load all weights but the head's, which only weight decay has changed in the first stage.
 
         Raises:
-            ValueError: the weights are of another model.
+            ValueError: the weights belong to another model.
         """
         network: Any = self.model
         head = {n: network.learner.get_parameter(n) for n in network.parts.head}
@@ -94,7 +94,7 @@ class SCMILModule(StagedMILModule):
             parameter.data.copy_(fresh[name])
 
     def training_terms(self, bags: BagBatch) -> dict[str, Tensor]:
-        """Return the terms of the views; in a second stage the classifier's of whole bags."""
+        """Return the loss terms of the views, or in a second stage the classifier's on bags."""
         if self.two_stage:
             return super().training_terms(bags)
         network: Any = self.model
@@ -102,7 +102,7 @@ class SCMILModule(StagedMILModule):
         return terms
 
     def loss_factors(self) -> dict[str, float]:
-        """Return the curriculum's factors; in a second stage those of the model itself."""
+        """Return the curriculum's factors, or in a second stage the factors of the inner model."""
         if not self.training:
             return {}
         if not self.two_stage:
@@ -114,11 +114,11 @@ class SCMILModule(StagedMILModule):
 
 def _check_head(model: SCMIL) -> None:
     if not model.parts.head:
-        raise ValueError("the model has no parameter beside those of its embedding to train")
+        raise ValueError("the model has no parameter to train except those of its embedding")
     unreached = model.unreached()
     if unreached:
         raise ValueError(
             f"the embedding of {type(model.learner).__name__} depends on {list(unreached)}, "
-            "which no gradient of it reaches: a first stage cannot train them, nor a second "
-            "hold the embedding fixed; use two_stage: false"
+            "which its gradient does not reach: a first stage cannot train these parameters and a "
+            "second cannot keep the embedding fixed; use two_stage: false"
         )

@@ -19,7 +19,7 @@ from structures.processes import gather_to_all
 
 
 class SegmentationModule(TrainedModule):
-    """Train on loss terms, validate by COCO AP in the frame of the original images.
+    """Training on loss terms, validation by COCO AP in the frame of the original images.
 
     The datamodule gives the categories and the ground truth (`SegDataModule`); after an
     evaluation epoch ``scores`` holds the metrics and ``results`` the COCO rows of all processes.
@@ -32,8 +32,8 @@ class SegmentationModule(TrainedModule):
         backbone_lr_mult: factor on the learning rate of the backbone.
         log_val_loss: also compute the losses on validation images and log their means (A67).
         eval_backend: ``fast`` or ``pycocotools``; the numbers are equal.
-        separate_biases: biases get parameter groups of their own (``lr-*/head_bias``), which
-            ``schedules.Linear`` can warm up apart.
+        separate_biases: give biases parameter groups of their own (``lr-*/head_bias``), which
+            ``schedules.Linear`` can warm up separately.
         channels_last: keep convolution weights, and so the features, in channels-last memory
             order; faster on most CPUs and GPUs, equal up to rounding.
         init_from: file of weights to start from.
@@ -104,16 +104,17 @@ class SegmentationModule(TrainedModule):
         return model  # type: ignore[no-any-return]
 
     def setup(self, stage: str) -> None:
-        """Take the categories from the datamodule; refuse data that mean other classes.
+        """Take the categories from the datamodule and check that the data have the same classes.
 
         Raises:
-            ValueError: other classes, or a precision whose batches have half as many bits.
+            ValueError: the data have other classes, or the precision would convert batches to
+                half precision.
         """
         del stage
         precision = str(self.trainer.precision)
         if precision.endswith("-true") and precision[:2] not in ("32", "64"):
             raise ValueError(
-                f"trainer.precision {precision} would halve boxes and images too; "
+                f"trainer.precision {precision} would convert boxes and images to half precision; "
                 f"set {precision.replace('true', 'mixed')}"
             )
         data: Any = getattr(self.trainer, "datamodule", None)
@@ -136,7 +137,7 @@ class SegmentationModule(TrainedModule):
         }
 
     def restore_facts(self, facts: Mapping[str, Any]) -> None:
-        """Take the category map back."""
+        """Restore the category map."""
         if "category_map" in facts:
             self.category_map = CategoryMap.from_dict(facts["category_map"])
 
@@ -147,7 +148,7 @@ class SegmentationModule(TrainedModule):
         return self.training_loss(terms, batch.image_ids, len(batch))
 
     def validation_step(self, batch: SegBatch, batch_idx: int) -> list[Instances]:  # type: ignore[override]
-        """Return the predictions and keep them as run lengths."""
+        """Return the predictions and keep them as run-length encodings."""
         del batch_idx
         if self.log_val_loss:
             terms = self.network.losses(batch, reduction="none")
@@ -155,7 +156,7 @@ class SegmentationModule(TrainedModule):
         return self._predict_and_keep(batch)
 
     def test_step(self, batch: SegBatch, batch_idx: int) -> list[Instances]:  # type: ignore[override]
-        """Return the predictions and keep them as run lengths."""
+        """Return the predictions and keep them as run-length encodings."""
         del batch_idx
         return self._predict_and_keep(batch)
 

@@ -1,8 +1,8 @@
-"""A training that another one precedes: a student after its teacher, a head after its encoder.
+"""Training in two stages: a student after its teacher, a head after its encoder.
 
-The first stage is an ordinary run of an ordinary module. What its recipe is, and what the second
-stage takes over of its weights, is all that a protocol of two stages says; `train.py fit` and
-`mil-cv` run both, and a file of weights in the recipe takes the place of the first.
+The first stage is an ordinary run of an ordinary module. A two-stage protocol only defines the
+recipe of the first stage and which of its weights the second stage loads; `train.py fit` and
+`mil-cv` run both stages, and a file of weights in the recipe replaces the first.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from lightning_modules.mil import MILModule
 
 
 class StagedMILModule(MILModule):
-    """Base of the second stages; a subclass gives `first_stage` and `load_first_stage`.
+    """Base of second stages; a subclass implements `first_stage` and `load_first_stage`.
 
     Args:
         model: see `MILModule`.
-        optimizer: likewise.
-        lr_scheduler: likewise.
-        first_stage_file: weights that stand for the first stage. They are read when the training
-            begins; a training that is resumed has taken them over and needs no file.
+        optimizer: see `MILModule`.
+        lr_scheduler: see `MILModule`.
+        first_stage_file: weights to use as the first stage. They are read when the training
+            begins; a resumed training already has them and needs no file.
         options: further arguments of `MILModule`.
 
     Attributes:
         first_stage_argument: name of the subclass's argument that names the file.
-        first_stage_weights: which of the first stage's weights are taken: those of its ``best``
-            checkpoint, of the last step where nothing is monitored, or always the ``last``.
-            Cross-validation, which chooses no step, takes the last (A122).
-        first_stage_loaded: the weights are there, from either stage.
+        first_stage_weights: which weights of the first stage are loaded: ``best`` for its best
+            checkpoint (the last one if no metric is monitored), or always the ``last``.
+            Cross-validation, which selects no step, takes the last (A122).
+        first_stage_loaded: True once the weights of the first stage have been loaded.
     """
 
     first_stage_argument: ClassVar[str] = ""
     first_stage_weights: ClassVar[Literal["best", "last"]] = "best"
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Count the file of the first stage among what a training starts from."""
+        """Declare the file of the first stage as an argument that names initial weights."""
         super().__init_subclass__(**options)
         cls.starts_from = cls.starts_from | {cls.first_stage_argument: None}
 
@@ -64,41 +64,42 @@ class StagedMILModule(MILModule):
         """Return the ``model`` section of the run that comes first, in plain dictionaries.
 
         Args:
-            model: ``class_path`` and ``init_args`` of this recipe's module, as the recipe or the
-                resolved configuration has them; not to be changed.
+            model: ``class_path`` and ``init_args`` of this recipe's module, as in the recipe or
+                the resolved configuration; must not be modified.
 
         Returns:
-            The same of another `MILModule`; None where a file was named or nothing comes first.
+            ``class_path`` and ``init_args`` of another `MILModule`; None if a file was given or
+            there is no first stage.
         """
         raise NotImplementedError
 
     def load_first_stage(self, state: Mapping[str, Tensor]) -> None:
-        """Take over the weights of the first stage.
+        """Load the weights of the first stage.
 
         Args:
-            state: ``state_dict`` of its model.
+            state: ``state_dict`` of the model of the first stage.
 
         Raises:
-            ValueError: they do not fit exactly.
+            ValueError: the weights do not fit exactly.
         """
         raise NotImplementedError
 
     @property
     def needs_first_stage(self) -> bool:
-        """Whether training without the weights of a first stage is an error."""
+        """True if training without the weights of a first stage is an error."""
         return True
 
     def receive(self, state: Mapping[str, Tensor]) -> None:
-        """Take over the weights of the first stage, once."""
+        """Load the weights of the first stage and record that they are loaded."""
         self.load_first_stage(state)
         self.first_stage_loaded = True
 
     def on_fit_start(self) -> None:
-        """Read the named file, unless a checkpoint has brought what came of it.
+        """Read the file of the first stage, unless a checkpoint already holds its weights.
 
         Raises:
-            ValueError: the file is missing, broken or of another model, or nothing brings the
-                weights that the training begins with.
+            ValueError: the file is missing, broken or of another model, or the weights of the
+                first stage are not available.
         """
         super().on_fit_start()
         if not self.first_stage_loaded and self.first_stage_file is not None:
@@ -106,10 +107,10 @@ class StagedMILModule(MILModule):
         self.check_first_stage()
 
     def check_first_stage(self) -> None:
-        """Refuse to train without the weights that the training begins with.
+        """Check that the weights of the first stage have been loaded.
 
         Raises:
-            ValueError: they are needed and nothing has brought them.
+            ValueError: the weights are needed and have not been loaded.
         """
         if self.needs_first_stage and not self.first_stage_loaded:
             raise ValueError(
@@ -119,8 +120,8 @@ class StagedMILModule(MILModule):
 
     def _read(self, file: str) -> None:
         remedy = (
-            f"give another file, or leave model.init_args.{self.first_stage_argument} out to have "
-            "the first stage trained as well"
+            f"give another file, or omit model.init_args.{self.first_stage_argument} to train the "
+            "first stage as well"
         )
         try:
             self.receive(state_dict_of(read_file(file)))
@@ -129,13 +130,13 @@ class StagedMILModule(MILModule):
             raise ValueError(f"{own}; {remedy}") from None
 
     def restore_facts(self, facts: Mapping[str, Any]) -> None:
-        """Also note that the checkpoint's weights have the first stage behind them."""
+        """Also record that the checkpoint's weights include the first stage."""
         super().restore_facts(facts)
         self.first_stage_loaded = True
 
 
 def load_exactly(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load weights that must be those of the module, all of them and no others.
+    """Load weights that must match the module's parameters exactly.
 
     Raises:
         ValueError: a name or a shape differs or a weight is not finite; the message lists some.

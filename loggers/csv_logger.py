@@ -1,4 +1,4 @@
-"""``metrics.csv`` of a run: it survives a kill, and a resumed run goes on without doubled rows."""
+"""Logger for the ``metrics.csv`` of a run, which a resumed run continues without repeated rows."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from formats.files import atomic_write
 
 
 class MetricsTable(CSVLogger):
-    """Lightning's CSV logger, but one that keeps the history of the run that it continues.
+    """CSV logger that keeps the history of the run that is continued.
 
     Args:
         run_dir: folder of the run.
-        resume_step: number of optimizer steps in the checkpoint that the run continues from; rows
-            of later steps, which the run will make again, are dropped. None for a new run.
+        resume_step: number of optimizer steps in the checkpoint from which the run continues; rows
+            of later steps, which the run will repeat, are dropped. None for a new run.
     """
 
     def __init__(self, run_dir: Path, resume_step: int | None = None) -> None:
@@ -30,30 +30,30 @@ class MetricsTable(CSVLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> TableFile:  # type: ignore[override]
-        """Return the file's writer; it creates the run folder."""
+        """Return the writer of the file, which creates the run folder."""
         if self._table is None:
             self._table = TableFile(Path(self.log_dir) / "metrics.csv", self._resume_step)
         return self._table
 
     def log_hyperparams(self, params: Any = None) -> None:
-        """Do nothing: ``config.yaml`` in the same folder has them."""
+        """Do nothing: ``config.yaml`` in the same folder contains the hyper-parameters."""
 
     def finalize(self, status: str) -> None:
-        """Write what is left; a run that was refused leaves the file as it was."""
+        """Write the remaining rows; the file is not changed by a run that failed to start."""
         del status
         if self._table is not None and self._table.metrics:
             self._table.save()
 
 
 class TableFile:
-    """A CSV file that rows are added to; columns may come later.
+    """A CSV file to which rows and new columns can be added.
 
-    Rows are appended. Where columns are new, the file is written anew and put in place whole. An
-    existing file is left as it is until the first `save`.
+    Rows are appended. If there are new columns, the file is rewritten atomically. An existing file
+    is not changed until the first `save`.
 
     Args:
         path: the file; an existing one is continued.
-        resume_step: first step whose rows are dropped from an existing file, None for no step.
+        resume_step: first step whose rows are dropped from an existing file; None to keep all.
 
     Attributes:
         metrics: rows that are not in the file yet.
@@ -63,16 +63,16 @@ class TableFile:
         self.metrics: list[dict[str, Any]] = []
         self._path = path
         self._resume_step = resume_step
-        self._columns: list[str] | None = None  # of the file; None before the first writing
+        self._columns: list[str] | None = None  # columns of the file; None before the first write
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
-        """Add a row; tensors of one value become numbers."""
+        """Add a row; tensors with one value become numbers."""
         row = {k: v.item() if hasattr(v, "item") else v for k, v in metrics.items()}
         self.metrics.append(row | {"step": len(self.metrics) if step is None else step})
 
     def save(self) -> None:
-        """Bring the file up to date; the first time also drop what is made again."""
+        """Write new rows to the file; the first call also drops rows that will be repeated."""
         if not self.metrics and (self._columns is not None or not self._path.is_file()):
             return
         rows, self.metrics = self.metrics, []
@@ -84,7 +84,7 @@ class TableFile:
         kept = _whole_rows(self._path)
         if self._columns is None and self._resume_step is not None:
             kept = [row for row in kept if int(row["step"]) < self._resume_step]
-        # A row of the file has every column, empty where nothing was logged.
+        # Each row of the file has all columns, empty if nothing was logged.
         used = {name for row in kept for name, value in row.items() if value != ""}
         self._columns = sorted({*used, *new})
         self._write([{k: v for k, v in row.items() if k in used} for row in kept] + rows)
@@ -99,7 +99,7 @@ class TableFile:
 
 
 def _whole_rows(path: Path) -> list[dict[str, Any]]:
-    """Read a table without the line that a kill cut off, none where there is no file."""
+    """Read the complete rows of a table, without a truncated last line; empty without a file."""
     if not path.is_file():
         return []
     text = path.read_bytes().decode()

@@ -1,4 +1,4 @@
-"""Which value of a logged metric is its best, as the module that logs it declares."""
+"""Direction of logged metrics, as declared by the module that logs them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 
 def best_of(name: str, module: object) -> Literal["max", "min"] | None:
-    """Return which value of a metric is its best; None where that means nothing.
+    """Return whether the largest or smallest value of a metric is the best; None if neither.
 
     >>> class Module:
     ...     metric_names = ("val/segm_map", "val/loss", "val/loss_*")
@@ -16,9 +16,9 @@ def best_of(name: str, module: object) -> Literal["max", "min"] | None:
     ['max', 'min', None]
 
     Args:
-        name: under which it is logged.
-        module: LightningModule, or its class. Its ``metric_names`` are what has a best value, its
-            ``lower_is_better`` those of them of which less is better, both with wildcards.
+        name: name under which the metric is logged.
+        module: LightningModule, or its class. ``metric_names`` lists the metrics that have a best
+            value, ``lower_is_better`` those with a smallest best value, both with wildcards.
     """
     if _is_one_of(name, getattr(module, "lower_is_better", ())):
         return "min"

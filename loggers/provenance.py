@@ -1,4 +1,4 @@
-"""What a run was made from, besides its configuration: code, data, packages."""
+"""Provenance of a run in addition to its configuration: code, data and packages."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 
 def provenance(command: Sequence[str], data_hash: str | None) -> dict[str, Any]:
-    """Return the record of a run.
+    """Return the provenance record of a run.
 
     Args:
         command: words of the command line.
-        data_hash: `datamodules.fingerprint` of the data, None where it is unknown.
+        data_hash: `datamodules.fingerprint` of the data, None if it is unknown.
 
     Returns:
-        ``command``, ``data_hash``, ``git_commit`` and ``git_dirty`` of this code (None where it is
-        no git checkout or git does not answer; dirty counts changes of tracked files only),
-        ``python`` and ``versions`` of the main packages.
+        ``command``, ``data_hash``, ``git_commit`` and ``git_dirty`` of this code (None if it is not
+        a git checkout or git fails; only changes of tracked files count as dirty), ``python`` and
+        ``versions`` of the main packages.
     """
     commit = _git("rev-parse", "HEAD")
     changes = None if commit is None else _git("status", "--porcelain", "--untracked-files=no")
@@ -48,7 +48,7 @@ def write_provenance(folder: Path, record: dict[str, Any]) -> None:
 
 
 def _git(*words: str) -> str | None:
-    """Return what git says about the folder of this code, None where it says nothing."""
+    """Return the output of git in the folder of this code, None if it fails."""
     try:
         done = subprocess.run(
             ["git", "-C", str(_ROOT), *words],

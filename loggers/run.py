@@ -1,4 +1,4 @@
-"""The run folder and its loggers: CSV always, Weights & Biases when asked for."""
+"""Run folder and loggers of a run: always CSV, Weights & Biases on request."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 from loggers.csv_logger import MetricsTable
 from loggers.wandb_logger import SafeWandbLogger, WandbOptions
 
-_SET_HERE: set[str] = set()  # W&B variables that follow the run, because the user set none
+_OWN_VARIABLES: set[str] = set()  # W&B variables that the user did not set and that follow the run
 
 
 def next_run_dir(runs_dir: Path, name: str) -> Path:
-    """Return ``runs_dir/name/version_k`` with the smallest k that is larger than all present.
+    """Return ``runs_dir/name/version_k`` with k one above the largest existing number.
 
-    Processes that the first one of a job launches get its answer through the environment. Where
-    somebody else launches them (torchrun, Slurm) only the first one's answer counts: the others
-    create nothing, and ``trainer.log_dir``, the one way to the folder, is broadcast.
+    Processes launched by the first process of a job get its result through the environment. If
+    they are launched otherwise (torchrun, Slurm), only the result of the first process is used:
+    the others create nothing, and ``trainer.log_dir``, the only source of the folder, is broadcast.
     """
     known = os.environ.get("SEGMIL_RUN_DIR")
     if known and "LOCAL_RANK" in os.environ:
@@ -36,24 +36,24 @@ def next_run_dir(runs_dir: Path, name: str) -> Path:
 
 
 def is_first_process() -> bool:
-    """Tell whether this process writes the files of the job, as far as the environment knows."""
+    """Return whether this process writes the files of the job, according to the environment."""
     first: bool = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     return first and os.environ.get("NODE_RANK", "0") == "0"
 
 
 def forget_run_dir() -> None:
-    """End the run: the next training of this process gets a folder of its own."""
+    """End the run, so that the next training in this process gets a new folder."""
     os.environ.pop("SEGMIL_RUN_DIR", None)
 
 
 def build_loggers(
     run_dir: Path, wandb_options: WandbOptions | None, resume_step: int | None = None
 ) -> list[Logger]:
-    """Return the loggers of a run; the first one's folder is the run folder.
+    """Return the loggers of a run; the folder of the first logger is the run folder.
 
     Args:
         run_dir: folder of the run.
-        wandb_options: what to do with Weights & Biases, None for nothing.
+        wandb_options: options of Weights & Biases, None to disable it.
         resume_step: steps of the checkpoint from which the run continues in its folder, or None.
     """
     table = MetricsTable(run_dir, resume_step)
@@ -67,23 +67,23 @@ def build_loggers(
     try:
         loggers.append(SafeWandbLogger(run_dir, wandb_options))
     except ModuleNotFoundError:
-        rank_zero_warn("W&B is not installed (`pip install wandb`); the run goes on without it")
+        rank_zero_warn("W&B is not installed (`pip install wandb`); the run continues without it")
     return loggers
 
 
 def stay_inside(run_dir: Path) -> None:
-    """Have W&B stage artifacts and caches in the run's folder, not in the user's home.
+    """Make W&B keep artifacts and caches in the run folder instead of the user's home.
 
-    What the user has set stays.
+    Variables set by the user are kept.
     """
     for variable in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
-        if variable not in os.environ or variable in _SET_HERE:
+        if variable not in os.environ or variable in _OWN_VARIABLES:
             os.environ[variable] = str((run_dir / "wandb").resolve())
-            _SET_HERE.add(variable)
+            _OWN_VARIABLES.add(variable)
 
 
 def finish_loggers(loggers: list[Logger]) -> None:
-    """End this process's W&B run, if there is one, so that the next training starts its own."""
+    """End the W&B run of this process, if any, so that the next training starts a new one."""
     for logger in loggers:
         if isinstance(logger, SafeWandbLogger):
             logger.finish()

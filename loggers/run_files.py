@@ -1,4 +1,4 @@
-"""The files of a run: where they lie, writing them whole, gathering their content."""
+"""Files in the run folder: their location and the writing of images."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ State = TypeVar("State")
 
 
 def run_folder(trainer: pl.Trainer, name: str) -> Path | None:
-    """Return ``<run>/name``; the folder is created when a file is written into it.
+    """Return the folder ``<run>/name``, which is created when a file is written to it.
 
-    Every process must call it: Lightning agrees on the folder by a broadcast.
+    Every process must call this function, because Lightning broadcasts the folder.
 
     Returns:
-        None where the trainer has no logger and no default folder.
+        The folder, or None if the trainer has neither a logger nor a default folder.
     """
     folder = trainer.log_dir
     return None if folder is None else Path(folder) / name
 
 
 def write_png(path: Path, image: npt.NDArray[np.uint8]) -> None:
-    """Write (H, W, 3) uint8 RGB as a PNG."""
+    """Write an image, (H, W, 3) uint8 RGB, as a PNG file."""
     with atomic_write(path) as file:
         Image.fromarray(image).save(file, format="PNG")
 
 
 def rasterise(figure: Figure, dpi: int = 130) -> npt.NDArray[np.uint8]:
-    """Return a figure as (H, W, 3) uint8 RGB."""
+    """Return a figure as an image, (H, W, 3) uint8 RGB."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=dpi)
     return np.asarray(Image.open(stream).convert("RGB"))

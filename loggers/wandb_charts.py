@@ -1,6 +1,6 @@
-"""Tables and charts as W&B's own objects, which its pages can sort, filter and compare.
+"""Tables and charts as native W&B objects, which its web pages can sort, filter and compare.
 
-None of them needs pandas, which W&B's own curve functions ask for.
+None of them needs pandas, which W&B's own curve functions require.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import numpy.typing as npt
 from loggers.wandb_media import Media
 
 Points = tuple[npt.NDArray[Any], npt.NDArray[Any]]
-MAX_POINTS = 200  # of a curve
-MAX_LINES = 20  # of a chart
+MAX_POINTS = 200  # per curve
+MAX_LINES = 20  # per chart
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
-    """Return a `wandb.Table`; NaN becomes an empty cell, a `Media` an image."""
+    """Return a `wandb.Table`; NaN becomes an empty cell and a `Media` becomes an image."""
     import wandb
 
     return wandb.Table(
@@ -29,12 +29,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
 
 
 def records_table(records: Sequence[Mapping[str, Any]]) -> Any:
-    """Return a table of dictionaries with equal keys."""
+    """Return a table from dictionaries with equal keys."""
     return table(list(records[0]), [list(record.values()) for record in records])
 
 
 def line_chart(curves: Mapping[str, Points], title: str, xname: str) -> Any:
-    """Return a chart of curves (x, y) by name; long ones are thinned, the ends stay."""
+    """Return a chart of curves (x, y) by name; long curves are thinned and keep their ends."""
     import wandb
 
     shown = dict(list(curves.items())[:MAX_LINES])
@@ -53,9 +53,9 @@ def confusion_chart(matrix: npt.NDArray[Any], class_names: Sequence[str], title:
     import wandb
 
     rows = [
-        [true, says, int(matrix[i, j])]
+        [true, predicted, int(matrix[i, j])]
         for i, true in enumerate(class_names)
-        for j, says in enumerate(class_names)
+        for j, predicted in enumerate(class_names)
     ]
     columns: list[Any] = ["Actual", "Predicted", "nPredictions"]
     return wandb.plot_table(
@@ -75,6 +75,6 @@ def _cell(value: Any) -> Any:
 
 
 def _thinned(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> tuple[list[float], list[float]]:
-    """Take at most ``MAX_POINTS`` points that are evenly spread over the curve's numbers."""
+    """Return at most ``MAX_POINTS`` points, evenly spread over the indices of the curve."""
     chosen = np.unique(np.linspace(0, len(x) - 1, min(len(x), MAX_POINTS)).round().astype(int))
     return x[chosen].astype(float).tolist(), y[chosen].astype(float).tolist()

@@ -1,4 +1,4 @@
-"""One W&B run a fold of a cross-validation, joined in one group."""
+"""Logging of a cross-validation to W&B, as a group with one run per fold."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def log_cross_validation(
     data: Path,
     facts: Mapping[str, Any],
 ) -> str:
-    """Log each fold below a new folder of `runs/`, and return what was done, in words.
+    """Log each fold in a new folder below `runs/`, and return a message about the result.
 
     Args:
         options: project and mode.
-        name: of the recipe; the folder is ``runs/<name>_cv/version_<k>``.
+        name: name of the recipe; the folder is ``runs/<name>_cv/version_<k>``.
         folds: see `log_folds`.
-        metrics: likewise.
+        metrics: see `log_folds`.
         data: the file of the bags.
-        facts: what else the folds have in common.
+        facts: further configuration that the folds have in common.
     """
     folder = next_run_dir(Path("runs"), f"{name}_cv")
     forget_run_dir()
@@ -52,19 +52,20 @@ def log_folds(
 ) -> int:
     """Log the test metrics of every fold as a run with ``job_type`` ``repeat<r>-fold<k>``.
 
-    W&B then shows mean and spread over the group. A W&B that fails is reported once and ends it.
+    W&B then shows mean and spread over the group. A failure of W&B is reported once and ends the
+    logging.
 
     Args:
-        folder: each fold gets a folder of its own below.
-        options: project and mode; without a group the folder's name is the group.
-        folds: (repeat, fold) of each.
-        metrics: by name, one value a fold.
-        config: what all folds have in common.
+        folder: folder in which each fold gets a subfolder.
+        options: project and mode; without a group the name of the folder is used as the group.
+        folds: (repeat, fold) of each fold.
+        metrics: values by name, one value per fold.
+        config: configuration that all folds have in common.
 
     Returns:
-        How many folds were logged.
+        The number of logged folds.
     """
-    os.environ.setdefault("WANDB_SILENT", "true")  # a fold is a line of a table, not a report
+    os.environ.setdefault("WANDB_SILENT", "true")  # no output for each fold
     for number, (repeat, fold) in enumerate(folds):
         name = f"repeat{repeat}-fold{fold}"
         group = options.group or f"{folder.parent.name}/{folder.name}"

@@ -1,7 +1,7 @@
-"""Weights & Biases as a logger that a run can rely on: it never stops one, nor holds it up.
+"""Weights & Biases logger that never stops or delays a run.
 
-W&B may be missing, refuse to start, lose its service in the middle or its network at the end. The
-first failure is reported once; from then on the logger does nothing, and the run goes on with its
+W&B may be missing, fail to start, lose its service during the run or the network at its end. The
+first failure is reported once; afterwards the logger does nothing, and the run continues with its
 CSV file, images and checkpoints.
 """
 
@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import WandbLogger
-from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from loggers.metric_names import best_of
 
@@ -34,20 +34,20 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WandbOptions:
-    """Where and how to log to Weights & Biases.
+    """Options of logging to Weights & Biases.
 
     Attributes:
         project: project name.
         mode: ``offline`` writes the run to disk, to be sent later by ``wandb sync``; ``online``
-            falls back to it where nobody is logged in or the server does not answer.
+            falls back to it if the user is not logged in or the server does not answer.
         entity: team or user, None for the default.
-        group: joins runs of one experiment, for example folds or seeds.
-        job_type: what this run is within the group, for example ``seed1``.
+        group: name that joins the runs of an experiment, for example folds or seeds.
+        job_type: role of this run within the group, for example ``seed1``.
         tags: free labels.
-        checkpoints: which checkpoints of a training become artifacts when it ends, with the
-            aliases ``best`` and ``last``.
-        finish_seconds: how long the end of an online run waits for uploads; what is left stays on
-            disk for ``wandb sync``.
+        checkpoints: which checkpoints are logged as artifacts at the end of the training, with
+            the aliases ``best`` and ``last``.
+        finish_seconds: how long the end of an online run waits for uploads; the rest stays on disk
+            for ``wandb sync``.
     """
 
     project: str = "segmil"
@@ -61,18 +61,18 @@ class WandbOptions:
 
 
 class SafeWandbLogger(WandbLogger):
-    """Lightning's W&B logger with bounded waits and without consequences for the run.
+    """Lightning's W&B logger with bounded waiting times, whose failures do not affect the run.
 
-    The run starts when something is first logged, on the first process only. Its id is written
-    into the run folder, and a training that goes on in that folder goes on with the same W&B run.
-    Metrics of validation keep their best and their last value in the summary (see `best_of`).
+    The W&B run starts when something is first logged, on the first process only. Its id is written
+    to the run folder, and a training that continues in that folder continues the same W&B run.
+    Validation metrics have their best and their last value in the summary (see `best_of`).
 
     Args:
         run_dir: folder of the run.
         options: see `WandbOptions`.
 
     Attributes:
-        failed: W&B has failed and is not used any more.
+        failed: whether W&B has failed and is no longer used.
 
     Raises:
         ModuleNotFoundError: wandb is not installed.
@@ -94,43 +94,43 @@ class SafeWandbLogger(WandbLogger):
         self.failed = False
         self._run_dir = run_dir
         self._defined: set[str] = set()
-        self.logged_by: object = None  # the module, which says what has a best value
+        self.logged_by: object = None  # the module, which declares the best values of metrics
         self._checkpoints: Any = None
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """Return the W&B run, or something that takes every call where W&B has failed."""
+        """Return the W&B run, or an object that ignores all calls if W&B has failed."""
         if self._experiment is None and not self.failed:
             with self.guard("did not start"):
                 self._experiment = self._start()
-        return _Silent() if self._experiment is None else self._experiment
+        return _NullRun() if self._experiment is None else self._experiment
 
     @contextlib.contextmanager
     def guard(self, what: str) -> Iterator[None]:
-        """Turn an error inside the block into the one warning and the end of W&B for this run.
+        """Turn an error inside the block into a single warning and disable W&B for this run.
 
         Args:
-            what: what W&B did, for the message.
+            what: description of the failure, for the message.
         """
         try:
             yield
-        except Exception as error:  # what fails here is W&B, its service, the disk or the network
+        except Exception as error:  # only W&B, its service, the disk or the network can fail here
             if self.failed:
                 return
             self.failed, self._experiment = True, None
             _log.warning(
-                "W&B %s (%s: %s); the run goes on without it, its folder has everything but "
-                "W&B's own pages",
+                "W&B %s (%s: %s); the run continues without it, and the run folder has everything "
+                "except the W&B pages",
                 what,
                 type(error).__name__,
                 str(error).strip() or "no message",
             )
-            _forget_service()
+            _discard_service()
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log numbers or W&B's own objects at a step."""
+        """Log numbers or native W&B objects at a step."""
         if self.failed:
             return
         with self.guard("stopped working"):
@@ -139,45 +139,49 @@ class SafeWandbLogger(WandbLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any) -> None:
-        """Add to the run's configuration."""
+        """Add parameters to the configuration of the W&B run."""
         if self.failed:
             return
-        with self.guard("took no configuration"):
+        with self.guard("did not accept the configuration"):
             super().log_hyperparams(params)
 
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
-        """Remember whose checkpoints to send when the training ends."""
+        """Remember the callback whose checkpoints are sent at the end of the training."""
         self._checkpoints = checkpoint_callback
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Send the checkpoints that were asked for; `finish` ends the run."""
+        """Send the requested checkpoints; `finish` ends the run."""
         if status != "success" or self.failed or self._experiment is None:
             return
-        with self.guard("took no checkpoint"):
+        with self.guard("did not accept a checkpoint"):
             self._send_checkpoints()
 
     @rank_zero_only
     def finish(self) -> None:
-        """End the run; waits for uploads at most as long as the options say."""
+        """End the run; wait for uploads at most ``finish_seconds``."""
         run, self._experiment = self._experiment, None
         if run is None or self.failed:
             return
         with self.guard("did not finish"):
-            _within(self.options.finish_seconds + TEARDOWN_SECONDS, run.finish)
+            _run_with_timeout(self.options.finish_seconds + TEARDOWN_SECONDS, run.finish)
+            if run.offline:
+                rank_zero_info(f"logged offline; `wandb sync {Path(run.dir).parent}` sends it")
 
     def _start(self) -> Any:
         import wandb
 
-        limits: dict[str, Any] = {
+        mode = self._mode()
+        options: dict[str, Any] = {
             "init_timeout": START_SECONDS,
             "finish_timeout": self.options.finish_seconds,
+            "quiet": True,  # no history and summary at the end
+            "silent": mode == "offline",  # `finish` says how to send the run
         }
         known = wandb.Settings.model_fields  # older versions lack some
-        settings = wandb.Settings(**{k: v for k, v in limits.items() if k in known})
+        settings = wandb.Settings(**{k: v for k, v in options.items() if k in known})
         given = {k: v for k, v in self._wandb_init.items() if k != "anonymous"}
         given |= {"settings": settings, "reinit": "finish_previous"}
-        mode = self._mode()
         try:
             run = self._init(mode=mode, **given)
         except Exception as error:
@@ -193,7 +197,7 @@ class SafeWandbLogger(WandbLogger):
         return run
 
     def _init(self, **given: Any) -> Any:
-        """Start a run; with a new service where the one of an earlier run or of a parent died."""
+        """Start a run, with a new service if the service of an earlier run or parent is dead."""
         import wandb
 
         before = self._folders()
@@ -202,9 +206,9 @@ class SafeWandbLogger(WandbLogger):
         except Exception as error:
             if not _is_lost_connection(error):
                 raise
-            for folder in self._folders() - before:  # nothing is in it yet
+            for folder in self._folders() - before:  # it is still empty
                 shutil.rmtree(folder, ignore_errors=True)
-            _forget_service()
+            _discard_service()
             return wandb.init(**given)
 
     def _folders(self) -> set[Path]:
@@ -212,7 +216,7 @@ class SafeWandbLogger(WandbLogger):
         return {path for path in found if not path.is_symlink()}
 
     def _mode(self) -> Any:
-        """Return the mode of the run; never asks anybody anything."""
+        """Return the mode of the run without prompting the user."""
         if self.options.mode == "offline":
             return "offline"
         asked = os.environ.get("WANDB_MODE", "online")
@@ -220,7 +224,7 @@ class SafeWandbLogger(WandbLogger):
             return {"dryrun": "offline"}.get(asked, asked)
         if _logged_in():
             return "online"
-        _log.warning("nobody is logged in to W&B (`wandb login`, WANDB_API_KEY); logging offline")
+        _log.warning("not logged in to W&B (`wandb login`, WANDB_API_KEY); logging offline")
         return "offline"
 
     def _define(self, metrics: Mapping[str, Any]) -> None:
@@ -253,21 +257,21 @@ class SafeWandbLogger(WandbLogger):
 
 
 def _run_name(run_dir: Path) -> str:
-    """Return ``name/version``, or ``name/version/stage`` for a run inside the folder of another."""
+    """Return ``name/version``, or ``name/version/stage`` for a run inside another run's folder."""
     inside = (run_dir.parent / "config.yaml").is_file()
     return "/".join(run_dir.parts[-3 if inside else -2 :])
 
 
-class _Silent:
-    """Takes every call, attribute and item and does nothing."""
+class _NullRun:
+    """Object that accepts every call, attribute and item and does nothing."""
 
-    def __getattr__(self, name: str) -> _Silent:
+    def __getattr__(self, name: str) -> _NullRun:
         return self
 
-    def __call__(self, *args: Any, **kwargs: Any) -> _Silent:
+    def __call__(self, *args: Any, **kwargs: Any) -> _NullRun:
         return self
 
-    def __getitem__(self, key: Any) -> _Silent:
+    def __getitem__(self, key: Any) -> _NullRun:
         return self
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -275,45 +279,45 @@ class _Silent:
 
 
 def _is_lost_connection(error: BaseException) -> bool:
-    """Tell whether W&B's service is gone; its own errors for that have no public names."""
+    """Return whether W&B's service is gone; the error classes for that are not public."""
     names = ("MailboxClosedError", "WandbServiceConnectionError")
     return isinstance(error, ConnectionError) or type(error).__name__ in names
 
 
-def _forget_service() -> None:
-    """Make sure that neither the next run nor the end of the program meets a dead service."""
+def _discard_service() -> None:
+    """Discard a dead service, so that neither the next run nor the end of the program uses it."""
 
     def work() -> None:
         import wandb
 
         wandb.teardown()
 
-    with contextlib.suppress(Exception):  # a service that is dead can't say goodbye either
-        _within(TEARDOWN_SECONDS, work)
-    os.environ.pop("WANDB_SERVICE", None)  # where the service is, also that of a parent process
+    with contextlib.suppress(Exception):  # a dead service cannot be closed properly
+        _run_with_timeout(TEARDOWN_SECONDS, work)
+    os.environ.pop("WANDB_SERVICE", None)  # address of the service, possibly of a parent process
 
 
 def _logged_in() -> bool:
-    """Tell whether there are credentials, without asking for them."""
+    """Return whether there are credentials, without prompting for them."""
     import wandb
 
     quiet = "prompt" in inspect.signature(wandb.login).parameters
     return bool(wandb.login(**({"prompt": False} if quiet else {"timeout": 0})))
 
 
-def _within(seconds: float, work: Callable[[], Any]) -> None:
-    """Run ``work`` in a thread and wait for it, at most so long.
+def _run_with_timeout(seconds: float, work: Callable[[], Any]) -> None:
+    """Run ``work`` in a thread and wait for it at most ``seconds``.
 
     Raises:
-        TimeoutError: it has not ended; it is left behind.
-        Exception: what ``work`` raised.
+        TimeoutError: ``work`` has not ended in time; the thread is abandoned.
+        Exception: the error that ``work`` raised.
     """
     errors: list[Exception] = []
 
     def target() -> None:
         try:
             work()
-        except Exception as error:  # raised again below, in the thread that waits
+        except Exception as error:  # raised again below in the waiting thread
             errors.append(error)
 
     thread = threading.Thread(target=target, daemon=True)

@@ -1,7 +1,7 @@
-"""Sending images to Weights & Biases without ever stopping a run.
+"""Logging of images to Weights & Biases; failures never stop a run.
 
-Lightning creates the W&B run on the first use of ``logger.experiment`` and gives processes other
-than the first a dummy; everything here therefore does nothing on those.
+Lightning creates the W&B run on the first use of ``logger.experiment`` and returns a dummy on all
+other processes, where the functions here therefore do nothing.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from structures import Instances, rle
 _log = logging.getLogger(__name__)
 
 LabelMap = npt.NDArray[np.uint8]
-MAX_MASK_ID = 255  # W&B keeps a mask as bytes
+MAX_MASK_ID = 255  # W&B stores masks as bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """One image for W&B.
+    """An image to be logged to W&B.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
-        caption: text under the image.
+        caption: caption of the image.
         masks: the ``masks`` argument of `wandb.Image`, may be empty.
         boxes: the ``boxes`` argument of `wandb.Image`, may be empty.
     """
@@ -42,7 +42,7 @@ class Media:
     boxes: Mapping[str, Any] = field(default_factory=dict)
 
     def as_image(self) -> Any:
-        """Return the `wandb.Image` for the cell of a table, which wants the classes apart."""
+        """Return the `wandb.Image` for a table cell, which needs the classes as an argument."""
         import wandb
 
         named = {k: v for mask in self.masks.values() for k, v in mask["class_labels"].items()}
@@ -57,20 +57,20 @@ class Media:
 
 
 class WandbMedia:
-    """Logs images where W&B is on; a W&B that fails is reported once and otherwise ignored."""
+    """Logs images if W&B is enabled; a failure is reported once and otherwise ignored."""
 
     def __init__(self) -> None:
         self._warned = False
 
     def enabled(self, trainer: pl.Trainer) -> bool:
-        """Tell whether this process sends images: the first one, with a W&B logger."""
+        """Return whether this process sends images: the first one, if it has a W&B logger."""
         return trainer.is_global_zero and bool(_wandb_loggers(trainer))
 
     def log(self, trainer: pl.Trainer, key: str, media: Sequence[Media]) -> None:
         """Log ``media`` as a list of `wandb.Image` under ``key`` at the current optimizer step.
 
-        Errors of W&B itself, of the file system and of the network become one warning; errors in
-        the data given here are raised.
+        Errors of W&B, the file system and the network become a single warning; errors in the given
+        data are raised.
         """
         if not media:
             return
@@ -84,12 +84,13 @@ class WandbMedia:
         self._each(trainer, lambda logger: logger.log_image(key=key, step=step, **given))
 
     def send(self, trainer: pl.Trainer, key: str, make: Callable[[], Any]) -> None:
-        """Log one of W&B's own objects (see `loggers.wandb_charts`) under ``key``.
+        """Log a native W&B object (see `loggers.wandb_charts`) under ``key``.
 
         Args:
-            trainer: the trainer, whose optimizer step it belongs to.
-            key: its name.
-            make: builds it; called only where it is sent. Errors are dealt with as in `log`.
+            trainer: the trainer, which defines the optimizer step.
+            key: name of the object.
+            make: function that builds the object; it is called only if the object is sent. Errors
+                are handled as in `log`.
         """
         step = trainer.global_step
         self._each(trainer, lambda logger: logger.log_metrics({key: make()}, step=step))
@@ -106,44 +107,44 @@ class WandbMedia:
                 if not self._warned:
                     self._warned = True
                     _log.warning(
-                        "W&B took no images or tables (%s: %s); the run goes on, the files in "
-                        "its folder are complete",
+                        "W&B did not accept images or tables (%s: %s); the run continues, and "
+                        "the files in its folder are complete",
                         type(error).__name__,
                         error,
                     )
 
 
 def has_wandb(trainer: pl.Trainer) -> bool:
-    """Tell whether the run has a W&B logger; the same on all processes, failed or not."""
+    """Return whether the run has a W&B logger; equal on all processes, also after a failure."""
     return any(isinstance(logger, WandbLogger) for logger in trainer.loggers)
 
 
 def _wandb_loggers(trainer: pl.Trainer) -> list[WandbLogger]:
-    """Return the loggers that still work, see `loggers.wandb_logger`."""
+    """Return the W&B loggers that have not failed, see `loggers.wandb_logger`."""
     found = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
     return [logger for logger in found if not getattr(logger, "failed", False)]
 
 
 def _is_outside_our_control(error: Exception) -> bool:
-    """Tell a failing W&B, disk or network from a mistake in this file.
+    """Return whether an error comes from W&B, the disk or the network, not from this file.
 
-    Half of the errors W&B raises (closed mailbox, lost service) have no common base class, hence
-    the look at the module that defines the class.
+    Half of W&B's errors (closed mailbox, lost service) have no common base class, so the module
+    that defines the class is checked.
     """
     from_wandb = type(error).__module__.split(".")[0] == "wandb"
     return from_wandb or isinstance(error, (OSError, RuntimeError, ImportError))
 
 
 def class_ids(labels: Iterable[int], num_classes: int) -> dict[int, int]:
-    """Number classes for W&B, in whose masks 0 is background.
+    """Return the W&B mask id of each class; 0 is the background.
 
     Args:
         labels: 0-based labels that occur.
-        num_classes: of the data set.
+        num_classes: number of classes of the data set.
 
     Returns:
-        label -> id: label + 1 for every class where all of these fit into a mask, else consecutive
-        numbers for the labels that occur.
+        label -> id: label + 1 for every class if all ids fit into a mask, else consecutive numbers
+        for the labels that occur.
 
     >>> class_ids([4], 2), class_ids([900, 7], 1203)
     ({0: 1, 1: 2}, {7: 1, 900: 2})
@@ -155,13 +156,13 @@ def class_ids(labels: Iterable[int], num_classes: int) -> dict[int, int]:
 def label_map(instances: Instances, ids: Mapping[int, int], canvas: tuple[int, int]) -> LabelMap:
     """Paint instances into one map of class ids.
 
-    W&B's masks are semantic: a pixel has one class and instances of a class merge. The best
-    scores are painted last; among equal scores (true instances) the smallest.
+    W&B's masks are semantic: a pixel has one class, and instances of a class merge. The instances
+    with the best scores are painted last; among equal scores (ground truth), the smallest.
 
     Args:
-        instances: with masks; without, the map is empty.
+        instances: instances with masks; without masks, the map is empty.
         ids: label -> id; ids that do not fit into a byte are not painted.
-        canvas: (H, W) of the result; the instances lie in its upper left part.
+        canvas: (H, W) of the result; the instances are in its upper left part.
 
     Returns:
         (H, W) uint8, 0 where no instance is.
@@ -190,10 +191,10 @@ def box_data(
 
     Args:
         instances: boxes in pixels of the canvas.
-        names: class names by label.
+        names: name of each class, indexed by label.
         ids: label -> id.
         canvas: (height, width).
-        with_scores: add the score to record and caption.
+        with_scores: whether to add the score to record and caption.
     """
     height, width = canvas
     rows = []

@@ -1,4 +1,4 @@
-"""The table of several models as one W&B run."""
+"""Logging of a table of several models to W&B."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def log_model_table(
     rows: Sequence[Mapping[str, Any]],
     facts: Mapping[str, Any],
 ) -> str:
-    """Log rows as the table ``models`` of a run of its own, and return what was done, in words.
+    """Log rows as the table ``models`` of a separate run, and return a message about the result.
 
     Args:
         options: project and mode.
-        name: the folder is ``runs/<name>/version_<k>``.
-        rows: one a model, all with the same keys.
+        name: name of the folder ``runs/<name>/version_<k>``.
+        rows: one row per model, all with the same keys.
         facts: configuration of the run.
     """
-    os.environ.setdefault("WANDB_SILENT", "true")  # what was done is told in one line
+    os.environ.setdefault("WANDB_SILENT", "true")  # the returned message is the only output
     folder = next_run_dir(Path("runs"), name)
     forget_run_dir()
     stay_inside(folder)
@@ -41,5 +41,5 @@ def log_model_table(
     logger.log_metrics({"models": table})
     logger.finish()
     if logger.failed:
-        return f"W&B failed; the table is in no W&B run, see {folder}"
+        return f"W&B failed; the table was not logged, see {folder}"
     return f"logged to W&B ({options.mode}): {len(rows)} models, {folder}"

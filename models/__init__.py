@@ -1,1 +1,1 @@
-"""Networks: torch modules that know structures and nothing of training."""
+"""Networks: torch modules without any training logic."""

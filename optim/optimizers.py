@@ -10,7 +10,7 @@ from torch.optim import RAdam
 
 
 class LookaheadRAdam(RAdam):
-    """RAdam under Lookahead: every k steps the weights go back part of the way that they made.
+    """RAdam with Lookahead: every k steps the weights move back towards a slow copy of themselves.
 
     Zhang, Lucas, Hinton, Ba, "Lookahead Optimizer: k steps forward, 1 step back", NeurIPS 2019,
     arXiv 1907.08610, algorithm 1, around RAdam (Liu et al. 2020, arXiv 1908.03265). Slow weights
@@ -23,10 +23,10 @@ class LookaheadRAdam(RAdam):
     Args:
         params: parameters or groups of them.
         lr: learning rate of RAdam.
-        betas: decay rates of its moments.
-        eps: its guard against division by zero.
-        weight_decay: decoupled from the gradient, as AdamW's (A105).
-        alpha: share of the way that the slow weights go, in (0, 1].
+        betas: decay rates of the moments of RAdam.
+        eps: constant of RAdam that prevents division by zero.
+        weight_decay: decoupled from the gradient, as in AdamW (A105).
+        alpha: interpolation factor of the slow weights, in (0, 1].
         k: steps between synchronisations, at least 1.
 
     Raises:
@@ -52,7 +52,7 @@ class LookaheadRAdam(RAdam):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Make a step of RAdam and, every k steps of a parameter, synchronise it."""
+        """Perform one step of RAdam and synchronise each parameter after every k of its steps."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -1,9 +1,9 @@
 """Learning-rate schedules counted in optimizer steps, with linear warm-up.
 
 The LightningModule gives the number of steps of the whole run (`estimated_stepping_batches`), so a
-recipe states fractions or epochs' worth of milestones and never step counts that hide the batch
-size. The learning rate is a closed form of the step: resuming restores it exactly, and a recipe
-that was changed meanwhile applies from there on.
+recipe states fractions of the run and never step counts that depend on the batch size. The learning
+rate is a closed form of the step: resuming restores it exactly, and a recipe that was changed in
+the meantime applies from that step on.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from torch.optim.lr_scheduler import LRScheduler
 
 
 class WarmupSchedule(LRScheduler):
-    """Base: a factor on each group's own rate, linear from ``warmup_start`` to 1, then decaying.
+    """Base class: a factor on each group's rate, linear from ``warmup_start`` to 1, then decaying.
 
     Args:
         optimizer: the optimizer.
         total_steps: optimizer steps of the whole run, at least 1.
         warmup: share of ``total_steps`` spent in warm-up, in [0, 1).
-        warmup_steps: the same as a number of steps, not negative; wins over ``warmup`` when given.
+        warmup_steps: length of the warm-up in steps, not negative; overrides ``warmup`` when given.
             A run that is shorter warms up until its last step.
         warmup_start: factor at step 0, in [0, 1].
 
@@ -72,22 +72,22 @@ class WarmupSchedule(LRScheduler):
         return [base * factor for base in self.base_lrs]
 
     def set_options(self) -> None:
-        """Set what else of the optimizer the schedule decides on at the current step; nothing here.
+        """Set other options of the optimizer for the current step; does nothing in the base class.
 
-        Called after each step and when a training is resumed.
+        Called after each step and when training is resumed.
         """
 
     def step(self, epoch: int | None = None) -> None:
-        """Go to the next step."""
+        """Advance to the next step."""
         super().step(epoch)
         self.set_options()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the step alone; everything else is the recipe's."""
+        """Return only the step; everything else comes from the recipe."""
         return {"last_epoch": self.last_epoch, "_step_count": self._step_count}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go to the step of the state."""
+        """Restore the step from the state."""
         self.last_epoch = state_dict["last_epoch"]
         self._step_count = state_dict["_step_count"]
         self._last_lr = self.get_lr()
@@ -103,7 +103,7 @@ class Constant(WarmupSchedule):
 
 
 class Cosine(WarmupSchedule):
-    """Warm-up, then half a cosine down to ``final`` times the base learning rate.
+    """Warm-up, then half a cosine period down to ``final`` times the base learning rate.
 
     factor(p) = final + (1 - final) (1 + cos(pi p)) / 2 (Loshchilov & Hutter 2017, eq. 5, no
     restart).
@@ -134,22 +134,22 @@ class Cosine(WarmupSchedule):
 
 
 class Linear(WarmupSchedule):
-    """Warm-up of rate, momentum and bias rate, then a straight line down to ``final``.
+    """Warm-up of learning rates and momentum, then a linear decay to ``final``.
 
-    factor(p) = 1 - (1 - final) p. The schedule of YOLO-style detectors (A235): in warm-up the
-    rates of weights rise from ``warmup_start``, those of biases come down from ``warmup_bias_lr``,
-    and the momentum rises from ``warmup_momentum`` to the optimizer's own.
+    factor(p) = 1 - (1 - final) p. The schedule of YOLO-style detectors (A235): during warm-up the
+    learning rate of weights rises from ``warmup_start``, the learning rate of biases falls from
+    ``warmup_bias_lr``, and the momentum rises from ``warmup_momentum`` to the optimizer's value.
 
     Args:
         final: factor at the end of the run, in [0, 1].
-        warmup_momentum: at step 0, in [0, 1): momentum of SGD, the first beta of Adam. None leaves
-            it alone.
-        warmup_bias_lr: rate of biases at step 0, not a factor; for groups named ``*_bias``, which
-            ``separate_biases: true`` of the module makes. None: as weights.
+        warmup_momentum: momentum of SGD, or first beta of Adam, at step 0, in [0, 1). None leaves
+            the momentum unchanged.
+        warmup_bias_lr: learning rate of biases at step 0 (not a factor), for groups named
+            ``*_bias``, which ``separate_biases: true`` of the module creates. None: as weights.
 
     Raises:
         ValueError: a number is out of range, the optimizer has no momentum, or biases have no
-            groups of their own.
+            separate groups.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class Linear(WarmupSchedule):
             )
         if warmup_bias_lr is not None and not any(map(_of_biases, groups)):
             raise ValueError(
-                "warmup_bias_lr needs biases in parameter groups of their own, named *_bias; set "
+                "warmup_bias_lr needs biases in separate parameter groups named *_bias; set "
                 "model.init_args.separate_biases: true, or leave out warmup_bias_lr"
             )
         self.final = final
@@ -225,10 +225,10 @@ def _momentum(group: Mapping[str, Any]) -> float:
 
 
 class InverseTime(WarmupSchedule):
-    """Warm-up, then the base learning rate divided by 1 + ``rate`` t, t the steps since then.
+    """Warm-up, then the base learning rate divided by 1 + ``rate`` t, t steps after warm-up.
 
     Args:
-        rate: decay a step, not negative: a law of the steps alone, not of the length of the run.
+        rate: decay per step, not negative; independent of the length of the run.
 
     Raises:
         ValueError: a number is out of range.
@@ -254,7 +254,7 @@ class InverseTime(WarmupSchedule):
 
 
 class MultiStep(WarmupSchedule):
-    """Warm-up, then the learning rate times ``gamma`` at each milestone.
+    """Warm-up, then the learning rate multiplied by ``gamma`` at each milestone.
 
     Args:
         milestones: shares of the whole run, warm-up included, each in (0, 1).

@@ -1,4 +1,4 @@
-"""Typed batches and outputs: everything that crosses a boundary of the project."""
+"""Typed batches and outputs that the packages of the project exchange."""
 
 from structures.bag_batch import BagBatch, MILOutput, MILTask
 from structures.batch import Batch

@@ -1,4 +1,4 @@
-"""A batch of bags, packed without padding, and what a MIL model returns for it."""
+"""A batch of bags, packed without padding, and the output of a MIL model for it."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ MILTask = Literal["binary", "multiclass", "multilabel"]
 
 @dataclass(frozen=True, slots=True)
 class BagBatch(Batch):
-    """Bags of one step. B bags, N instances of all bags concatenated in order.
+    """The bags of one step: B bags whose N instances are concatenated in order.
 
     Attributes:
         features: (N, D) float, or (N, ...) images of instances for models with an encoder.
         offsets: (B + 1,) int64; bag b owns rows ``offsets[b]:offsets[b + 1]``.
         labels: (B,) int64 class numbers, or (B, C) for a multilabel task.
-        index: (B,) int64, the bag's stable number in its data set.
+        index: (B,) int64, the stable number of each bag in its data set.
         coords: (N, 2) level-0 pixels (x, y), or None.
         instance_labels: (N,) int64, -1 where unknown, or None.
-        bag_ids: the data set's own names.
+        bag_ids: the names of the bags in the data set, or empty.
         groups: the patient of each bag, or empty.
-        instance_index: (N,) int64, each instance's stable number in its bag; None where the bags
-            are whole, so that an instance's place is its number.
+        instance_index: (N,) int64, each instance's stable number in its bag; None for complete
+            bags, where the position of an instance is its number.
 
     Raises:
         ValueError: a rank, an extent or a dtype is wrong. Values are never read here, because
@@ -87,7 +87,7 @@ class BagBatch(Batch):
         return self.offsets.diff()
 
     def check(self) -> None:
-        """Read the offsets and refuse a batch that no model can use.
+        """Check the values of the offsets.
 
         Raises:
             ValueError: offsets do not start at 0, do not end at N, decrease, or a bag is empty.
@@ -131,10 +131,10 @@ class BagBatch(Batch):
         return rows - starts
 
     def keep(self, kept: Tensor) -> BagBatch:
-        """Return the same bags with some of their instances, which keep their numbers.
+        """Return the bags with a subset of their instances, which keep their numbers.
 
         Args:
-            kept: (N,) bool. A bag may lose all; models need at least one instance a bag.
+            kept: (N,) bool. A bag may lose all instances; models need at least one per bag.
         """
         before = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.cumsum(0)])
         return dataclasses.replace(
@@ -147,12 +147,12 @@ class BagBatch(Batch):
         )
 
     def bags(self) -> list[BagBatch]:
-        """Return one single-bag batch a bag."""
+        """Return one single-bag batch for each bag."""
         return [self.bag(position) for position in range(len(self))]
 
     @classmethod
     def collate(cls, bags: Sequence[BagBatch]) -> BagBatch:
-        """Concatenate batches; optional fields survive only where every part has them.
+        """Concatenate batches; an optional field is kept only if every part has it.
 
         Raises:
             ValueError: the list is empty, or feature widths differ between the parts.
@@ -194,15 +194,15 @@ class BagBatch(Batch):
 
 @dataclass(frozen=True, slots=True)
 class MILOutput(Transferable):
-    """What every MIL model returns, in training and in evaluation alike.
+    """The output of every MIL model, in training and in evaluation.
 
     Attributes:
-        logits: (B, C); C = 1 for a binary task (positive-class log-odds), else one a class.
-        attention: (N,) or (N, K), sums to 1 within each bag, or None. Maps that belong to classes
-            are those of the logits, in their order: a binary task has class 1's alone (A143).
+        logits: (B, C); C = 1 for a binary task (positive-class log-odds), else one per class.
+        attention: (N,) or (N, K), sums to 1 within each bag, or None. Maps per class follow the
+            order of the classes in the logits: a binary task has only the map of class 1 (A143).
             Metrics and figures take the mean over maps (A36).
-        attention_logits: the same before the softmax, or None.
-        embeddings: (B, E), or (B, C, E) for models with one embedding a class, or None.
+        attention_logits: the attention before the softmax, or None.
+        embeddings: (B, E), or (B, C, E) for models with one embedding per class, or None.
         instance_logits: (N, C) or None.
     """
 

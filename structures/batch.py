@@ -1,4 +1,4 @@
-"""What every batch of samples says about itself."""
+"""Base class of batches of samples."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from structures.transferable import Transferable
 
 
 class Batch(Transferable):
-    """Base of the batches that a model trains on."""
+    """Base class of the batches that a model trains on."""
 
     __slots__ = ()
 
     @abstractmethod
     def units(self) -> dict[str, int]:
-        """Return how many there are of each unit in which speed is measured, the samples first.
+        """Return the count of each unit in which speed is measured, the samples first.
 
-        Log names are made of these words: ``time/bags_per_second``.
+        The keys become part of log names, such as ``time/bags_per_second``.
         """
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""The one place where a data set's category ids become 0-based labels and back."""
+"""Mapping between the category ids of a data set and 0-based labels."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 class CategoryMap:
     """Ordered categories of a data set: label l stands for ``ids[l]`` named ``names[l]``.
 
-    Ids may have gaps, start at 0 or be large; the order is that of the sorted ids of the
-    *training* annotations, so that it never depends on the order in a file. The map travels in the
-    checkpoint and every file written carries the data set's own ids.
+    Ids may have gaps, start at 0 or be large. Labels follow the sorted ids of the *training*
+    annotations, so that they never depend on the order in a file. The map is saved in the
+    checkpoint, and every file written has the ids of the data set.
 
     Raises:
         ValueError: an id or a name occurs twice, or the lengths differ.
@@ -59,7 +59,7 @@ class CategoryMap:
 
     @classmethod
     def class_agnostic(cls, category_id: int = 1, name: str = "object") -> CategoryMap:
-        """Return the map with one class that every category falls into.
+        """Return a map with a single class that covers every category.
 
         Args:
             category_id: written to files; choose one that the data set does not use.
@@ -85,14 +85,14 @@ class CategoryMap:
         return {category: label for label, category in enumerate(self.ids)}
 
     def check_same(self, other: CategoryMap, ours: str, theirs: str) -> None:
-        """Refuse a second file whose ids or names mean something else.
+        """Check that a second file gives the same names to the same ids.
 
         A file may lack categories; it may not rename or add one.
 
         Args:
             other: the map of the second file.
-            ours: how to name this file in the message.
-            theirs: how to name the other file.
+            ours: name of this file in the message.
+            theirs: name of the other file in the message.
 
         Raises:
             ValueError: an id of ``other`` is unknown here or has another name.
@@ -116,5 +116,5 @@ class CategoryMap:
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Sequence[Any]]) -> CategoryMap:
-        """Rebuild the map from ``to_dict``."""
+        """Build the map from the output of ``to_dict``."""
         return cls(tuple(int(i) for i in state["ids"]), tuple(str(n) for n in state["names"]))

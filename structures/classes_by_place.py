@@ -1,4 +1,4 @@
-"""Finding classes by the folder that they lie in, so that a new one needs no list of names."""
+"""Discovery of the classes in a package, so that a new class needs no registration."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 
 def classes_below(package: str) -> Iterator[type]:
-    """Yield the classes that the modules below a package define, after importing all of them.
+    """Yield the classes that the modules of a package define, after importing the modules.
 
-    Classes that a module has only imported are not yielded.
+    Classes that a module only imports are not yielded.
 
     Args:
         package: dotted name of the package.

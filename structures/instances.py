@@ -14,15 +14,15 @@ from structures.transferable import Transferable, check_field
 
 @dataclass(frozen=True, slots=True)
 class Instances(Transferable):
-    """K predictions in the frame of the original image, best score first.
+    """K predictions in the coordinates of the original image, highest score first.
 
     Attributes:
         boxes: (K, 4) float, (x1, y1, x2, y2) in pixels of the original image.
         scores: (K,) in [0, 1].
         labels: (K,) int64, 0-based foreground class.
         size: (height, width) of the original image.
-        masks: K run-length masks of that size, or None for a detector of boxes. They stay on the
-            host whatever device the tensors are moved to.
+        masks: K run-length masks of that size, or None for a detector without masks. They stay on
+            the host when the tensors are moved to another device.
         quality: (K,) predicted mask quality in [0, 1], or None.
 
     Raises:
@@ -53,7 +53,7 @@ class Instances(Transferable):
 
     @classmethod
     def empty(cls, size: tuple[int, int]) -> Instances:
-        """Return no predictions for an image of ``size`` (height, width)."""
+        """Return an empty set of predictions for an image of ``size`` (height, width)."""
         return cls(
             boxes=torch.zeros(0, 4),
             scores=torch.zeros(0),

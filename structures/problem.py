@@ -1,7 +1,7 @@
-"""What is wrong with the user's data: one record a fault, and what becomes of them.
+"""Records of faults in the user's data, and the policies for handling them.
 
-Every reader of files collects its findings as `Problem` records, so that a set's faults are told
-together and `evaluate.py check-data` can write them as a table.
+Every reader of files collects its findings as `Problem` records, so that all faults of a data set
+are reported together and `evaluate.py check-data` can write them as a table.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from typing import Any, Literal, NamedTuple
 BadDataPolicy = Literal["error", "skip"]
 SHOWN = 20  # problems that a message lists
 
-# What makes one reason differ from another of its kind: names, lists, paths, numbers
+# Names, lists, paths and numbers: the parts in which two reasons of the same kind differ
 _VALUES = re.compile(r"'[^']*'|\[[^\]]*\]|\([^)]*\)|\S*/\S*|-?\b\d[\d.]*\b|\bnan\b|-?\binf\b")
 
 _log = logging.getLogger(__name__)
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong: where, what, and what to do about it.
+    """A fault in the data: its location, the reason and a remedy.
 
     Attributes:
-        file: the file that holds the fault, or that names what is missing.
-        item: id of the image, slide, bag or patient, or None where the whole file is concerned.
+        file: the file that has the fault, or that refers to something missing.
+        item: id of the image, slide, bag or patient, or None if the whole file is affected.
         annotation: id of the annotation or number of the row, or None.
-        reason: what is wrong, with the value found.
+        reason: description of the fault, with the value found.
         remedy: what the user can do.
-        kind: what ``item`` is, for the message.
-        part: what ``annotation`` is, for the message.
+        kind: the word for ``item`` in the message.
+        part: the word for ``annotation`` in the message.
     """
 
     file: Path
@@ -56,8 +56,8 @@ class Problem(NamedTuple):
         return self._asdict() | {"file": str(self.file)}
 
 
-class DataProblems(ValueError):  # noqa: N818  several, not one
-    """The data are wrong; the message lists up to 20 problems, ``problems`` holds them all.
+class DataProblems(ValueError):  # noqa: N818  one exception for several problems
+    """Error that the data have faults; the message lists up to 20, ``problems`` holds all.
 
     Args:
         problems: at least one.
@@ -73,19 +73,19 @@ class DataProblems(ValueError):  # noqa: N818  several, not one
         super().__init__("\n".join(lines))
 
     def __reduce__(self) -> tuple[type[DataProblems], tuple[tuple[Problem, ...]]]:
-        """Have the problems, not the message, make it anew on its way out of another process."""
+        """Pickle the problems, not the message, so that another process can rebuild the error."""
         return type(self), (self.problems,)
 
 
 def settle(problems: Iterable[Problem], policy: BadDataPolicy) -> tuple[Problem, ...]:
-    """Stop at problems, or count them by file and kind of reason in the log and go on.
+    """Raise an error for problems, or log their counts by file and kind of reason and continue.
 
     Args:
-        problems: what was found in a set, possibly nothing.
-        policy: ``error`` to stop; ``skip`` where the caller leaves out what is concerned.
+        problems: the problems found in a data set, possibly none.
+        policy: ``error`` to raise; ``skip`` if the caller leaves out the affected items.
 
     Returns:
-        The problems, all of which the caller has to leave out.
+        The problems; the caller has to leave out the affected items.
 
     Raises:
         DataProblems: there is a problem and the policy is ``error``.
@@ -98,9 +98,9 @@ def settle(problems: Iterable[Problem], policy: BadDataPolicy) -> tuple[Problem,
         by_file.setdefault(problem.file, []).append(problem)
     for file, listed in list(by_file.items())[:SHOWN]:
         kinds = Counter(_VALUES.sub("...", problem.reason) for problem in listed)
-        told = "; ".join(f"{count} x {kind}" for kind, count in kinds.most_common(SHOWN))
+        counts = "; ".join(f"{count} x {kind}" for kind, count in kinds.most_common(SHOWN))
         _log.warning(
-            "%s: %d problem(s) skipped (%s), the first: %s", file, len(listed), told, listed[0]
+            "%s: %d problem(s) skipped (%s), the first: %s", file, len(listed), counts, listed[0]
         )
     if len(by_file) > SHOWN:
         _log.warning("... and problems of %d more files", len(by_file) - SHOWN)

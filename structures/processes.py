@@ -1,4 +1,4 @@
-"""The processes of a job: their number, gathering and averaging."""
+"""Communication between the processes of a job: rank, gathering, sums and means."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ State = TypeVar("State")
 
 
 def gather_to_first(state: State) -> list[State]:
-    """Collect one picklable value a process on the first process.
+    """Collect one picklable value from each process on the first process.
 
     Every process must call it.
 
     Returns:
-        The values in rank order on the first process, an empty list on the others; with one
-        process a list of one.
+        The values in rank order on the first process, an empty list on the others. With one
+        process, a list of one value.
     """
     rank, world = rank_and_world_size()
     if world == 1:
@@ -28,7 +28,7 @@ def gather_to_first(state: State) -> list[State]:
 
 
 def rank_and_world_size() -> tuple[int, int]:
-    """Return the number of this process, from 0, and how many train together."""
+    """Return the rank of this process, from 0, and the number of processes."""
     alone = not (dist.is_available() and dist.is_initialized())
     return (0, 1) if alone else (dist.get_rank(), dist.get_world_size())
 
@@ -39,7 +39,7 @@ def world_size() -> int:
 
 
 def gather_to_all(state: State) -> list[State]:
-    """Return the state of each process in rank order; with one process, a list of one."""
+    """Return the states of all processes in rank order; with one process, a list of one state."""
     if world_size() == 1:
         return [state]
     states: list[State] = [state] * world_size()
@@ -48,10 +48,10 @@ def gather_to_all(state: State) -> list[State]:
 
 
 def sum_over_processes(values: Tensor) -> Tensor:
-    """Add up numbers over the processes; all must call it with tensors of one shape.
+    """Sum a tensor over the processes; all must call it with tensors of the same shape.
 
     Returns:
-        A new tensor without a gradient; the very tensor in one process.
+        A new tensor without a gradient; with one process, ``values`` itself.
     """
     if world_size() == 1:
         return values
@@ -61,7 +61,7 @@ def sum_over_processes(values: Tensor) -> Tensor:
 
 
 def mean_over_processes(values: Tensor) -> Tensor:
-    """Average numbers over the processes; all must call it with tensors of one shape.
+    """Average a tensor over the processes; all must call it with tensors of the same shape.
 
     A loss with a global denominator (`models.ops.distributed`) averages to the loss of all samples.
     """

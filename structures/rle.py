@@ -22,7 +22,7 @@ Size = tuple[int, int]
 
 
 class CocoRLE(TypedDict):
-    """One mask as COCO files and pycocotools carry it; ``counts`` is bytes or ASCII text."""
+    """One mask in the format of COCO files and pycocotools; ``counts`` is bytes or ASCII text."""
 
     size: list[int]
     counts: bytes | str
@@ -88,12 +88,12 @@ def encode_window(window: BoolArray, top: int, left: int, size: Size) -> Runs:
 def encode_soft(
     soft: npt.NDArray[np.floating[Any]], top: int, left: int, size: Size, threshold: float = 0.5
 ) -> Runs:
-    """Encode a soft mask given in its box's window; a pixel is in when its value >= threshold."""
+    """Encode a soft mask given in a window; a pixel is foreground if its value >= threshold."""
     return encode_window(soft >= threshold, top, left, size)
 
 
 def decode(runs: Runs, size: Size) -> BoolArray:
-    """Return the (h, w) mask.
+    """Decode run lengths to the (h, w) mask.
 
     Raises:
         ValueError: the runs do not cover exactly h * w pixels.
@@ -101,14 +101,14 @@ def decode(runs: Runs, size: Size) -> BoolArray:
     height, width = size
     if int(runs.sum()) != height * width:
         raise ValueError(
-            f"runs cover {int(runs.sum())} pixels, the size {size} needs another number"
+            f"runs cover {int(runs.sum())} pixels, the size {size} needs {height * width}"
         )
     values = np.arange(runs.size) % 2 == 1
     return np.repeat(values, runs).reshape(width, height).T
 
 
 def area(runs: Runs) -> int:
-    """Return the number of pixels that are in."""
+    """Return the number of foreground pixels."""
     return int(runs[1::2].sum())
 
 
@@ -130,7 +130,7 @@ def bounding_box(runs: Runs, size: Size) -> tuple[int, int, int, int]:
 
 
 def merge(masks: Sequence[Runs], intersect: bool = False) -> Runs:
-    """Return the union (or the intersection) of masks of one size.
+    """Return the union (or the intersection) of masks of the same size.
 
     Raises:
         ValueError: the list is empty or the masks cover different numbers of pixels.
@@ -159,7 +159,7 @@ def _deltas(runs: Runs) -> Runs:
 
 
 def _pack(values: Runs) -> tuple[npt.NDArray[np.uint8], Runs]:
-    """Write signed numbers in groups of 5 bits; return the characters and how many each takes."""
+    """Write signed numbers in groups of 5 bits; return the characters and the count per number."""
     columns, alive = [], np.ones(values.shape, dtype=bool)
     used, rest = np.zeros(values.shape, dtype=np.int64), values
     while alive.any():
@@ -184,7 +184,7 @@ def from_bytes(text: bytes | str) -> Runs:
     """Read the COCO text of run lengths.
 
     Raises:
-        ValueError: a character outside the alphabet, a text that breaks off, or a negative run.
+        ValueError: a character outside the alphabet, a truncated text, or a negative run.
     """
     raw = np.frombuffer(text.encode() if isinstance(text, str) else text, dtype=np.uint8)
     chunk = raw.astype(np.int64) - 48
@@ -192,7 +192,7 @@ def from_bytes(text: bytes | str) -> Runs:
         raise ValueError("an RLE text has a character outside the COCO alphabet")
     last = (chunk & 0x20) == 0
     if chunk.size and not last[-1]:
-        raise ValueError("an RLE text breaks off in the middle of a number")
+        raise ValueError("an RLE text ends in the middle of a number")
     stops = np.flatnonzero(last)
     firsts = np.concatenate(([0], stops[:-1] + 1)) if stops.size else stops
     place = np.arange(chunk.size) - np.repeat(firsts, stops - firsts + 1)
@@ -211,7 +211,7 @@ def from_bytes(text: bytes | str) -> Runs:
 
 @dataclass(frozen=True, slots=True)
 class RLEMasks:
-    """The K masks of one image, packed; lives in host memory only.
+    """The K masks of one image as packed run lengths, in host memory.
 
     Attributes:
         runs: (T,) int64, run lengths of all masks.
@@ -236,7 +236,7 @@ class RLEMasks:
 
     @classmethod
     def from_runs(cls, masks: Iterable[Runs], size: Size) -> RLEMasks:
-        """Pack run lengths of single masks."""
+        """Pack the run lengths of single masks."""
         parts = list(masks)
         offsets = np.zeros(len(parts) + 1, dtype=np.int64)
         np.cumsum([p.size for p in parts], out=offsets[1:])
@@ -245,7 +245,7 @@ class RLEMasks:
 
     @classmethod
     def from_dense(cls, masks: npt.NDArray[Any], size: Size | None = None) -> RLEMasks:
-        """Encode (K, h, w) masks; ``size`` is needed only when K = 0 and the shape lost it."""
+        """Encode (K, h, w) masks; ``size`` is needed only if the shape lacks it because K = 0."""
         size = size or (int(masks.shape[1]), int(masks.shape[2]))
         return cls.from_runs((encode(np.asarray(m, dtype=bool)) for m in masks), size)
 
@@ -254,12 +254,14 @@ class RLEMasks:
         """Read COCO records.
 
         Raises:
-            ValueError: a record has another size than ``size`` or its text is broken.
+            ValueError: a record has another size than ``size`` or its text is invalid.
         """
         parts = []
         for number, mask in enumerate(masks):
             if tuple(mask["size"]) != tuple(size):
-                raise ValueError(f"mask {number} has size {mask['size']}, the image {list(size)}")
+                raise ValueError(
+                    f"mask {number} has size {mask['size']}, the image has {list(size)}"
+                )
             parts.append(from_bytes(mask["counts"]))
         return cls.from_runs(parts, size)
 
@@ -281,16 +283,16 @@ class RLEMasks:
         return RLEMasks.from_runs([self[int(k)] for k in positions], self.size)
 
     def decode(self) -> BoolArray:
-        """Return dense masks (K, h, w) bool. K full-size masks: for images and tests only."""
+        """Return (K, h, w) bool masks; needs the memory of K full masks, for figures and tests."""
         if len(self) == 0:
             return np.zeros((0, *self.size), dtype=bool)
         return np.stack([decode(runs, self.size) for runs in self])
 
     def areas(self) -> Runs:
-        """Return (K,) int64, pixels a mask."""
+        """Return (K,) int64, foreground pixels per mask."""
         return np.array([area(runs) for runs in self], dtype=np.int64)
 
     def boxes(self) -> npt.NDArray[np.float32]:
-        """Return (K, 4) float32 tight boxes (x1, y1, x2, y2), half-open; zeros where empty."""
+        """Return (K, 4) float32 tight boxes (x1, y1, x2, y2), half-open; zeros for empty masks."""
         boxes = [bounding_box(runs, self.size) for runs in self]
         return np.array(boxes, dtype=np.float32).reshape(-1, 4)

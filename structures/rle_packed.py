@@ -1,7 +1,7 @@
-"""Run-length masks, many at once: flips, moves, overlaps, votes.
+"""Vectorized operations on packed run-length masks: flips, shifts, overlaps, votes.
 
-The masks of a pack are laid one after another on a line of pixels, so that arithmetic on intervals
-of that line works on all masks together, without a loop and without a full-size mask.
+The pixels of all masks of a pack are numbered consecutively, so that arithmetic on intervals of
+these numbers works on all masks together, without a loop and without a full-size mask.
 
 Letters: K masks, S intervals, P pairs.
 """
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from structures.rle import RLEMasks, Size
 
 Ints = npt.NDArray[np.int64]
-_CHUNK = 1 << 21  # intervals gathered at once
+_CHUNK = 1 << 21  # intervals gathered in one go
 
 
 class Intervals(NamedTuple):
@@ -48,18 +48,18 @@ def intervals(masks: RLEMasks) -> Intervals:
     """Return the intervals of ones of all masks."""
     owner = np.repeat(np.arange(len(masks)), np.diff(masks.offsets))
     edges = np.concatenate(([0], np.cumsum(masks.runs)))
-    base = edges[masks.offsets[owner]]  # pixels of the masks before
+    base = edges[masks.offsets[owner]]  # pixels of the preceding masks
     odd = (np.arange(owner.size) - masks.offsets[owner]) % 2 == 1
     ones = odd & (masks.runs > 0)
     return Intervals(owner[ones], (edges[:-1] - base)[ones], (edges[1:] - base)[ones])
 
 
 def from_intervals(found: Intervals, count: int, size: Size) -> RLEMasks:
-    """Pack intervals as run lengths; those that touch become one.
+    """Pack intervals as run lengths; adjacent intervals are merged.
 
     Args:
         found: sorted and disjoint, owners in [0, count).
-        count: masks, of which any may be empty.
+        count: number of masks, any of which may be empty.
         size: (height, width) of the image.
     """
     owner, start, end = found
@@ -75,7 +75,7 @@ def from_intervals(found: Intervals, count: int, size: Size) -> RLEMasks:
     edges[first[1:] - 1] = size[0] * size[1]
     runs = np.diff(edges)
     keep = np.ones(runs.size, dtype=bool)
-    keep[first[1:-1] - 1] = False  # from the end of a mask to the next
+    keep[first[1:-1] - 1] = False  # differences across two masks
     tail = first[1:] - 2
     full = (number > 0) & (runs[tail] == 0)
     keep[tail[full]] = False
@@ -106,7 +106,7 @@ def concatenate(packs: Sequence[RLEMasks], size: Size) -> RLEMasks:
     """Join packs of masks of one image.
 
     Raises:
-        ValueError: a pack is of another size.
+        ValueError: a pack has another size.
     """
     wrong = [pack.size for pack in packs if tuple(pack.size) != tuple(size)]
     if wrong:
@@ -135,13 +135,13 @@ def flip(masks: RLEMasks, direction: Literal["horizontal", "vertical"]) -> RLEMa
 
 
 def place(masks: RLEMasks, top: int, left: int, size: Size) -> RLEMasks:
-    """Move masks into another image.
+    """Place the masks of a crop in the full image.
 
     Args:
-        masks: of a part of that image.
-        top: row of the part's first pixel; may be negative.
-        left: its column; may be negative.
-        size: (height, width) of the other image; what is outside of it is cut off.
+        masks: masks of the crop.
+        top: row of the crop's first pixel; may be negative.
+        left: column of the crop's first pixel; may be negative.
+        size: (height, width) of the full image; pixels outside it are cut off.
     """
     owner, column, first, last = column_pieces(masks)
     column = column + left
@@ -152,11 +152,11 @@ def place(masks: RLEMasks, top: int, left: int, size: Size) -> RLEMasks:
 
 
 def without(masks: RLEMasks, rectangles: Ints) -> RLEMasks:
-    """Take a rectangle out of each mask.
+    """Remove a rectangle from each mask.
 
     Args:
         masks: K masks.
-        rectangles: (K, 4), (x1, y1, x2, y2), half-open; one without extent takes nothing out.
+        rectangles: (K, 4), (x1, y1, x2, y2), half-open; an empty rectangle removes nothing.
     """
     pieces = column_pieces(masks)
     owner, column, top, bottom = pieces
@@ -174,7 +174,7 @@ def without(masks: RLEMasks, rectangles: Ints) -> RLEMasks:
 
 
 def areas_in(masks: RLEMasks, positions: Ints, rectangles: Ints) -> Ints:
-    """Return how many pixels of a mask are in a rectangle, pair by pair.
+    """Return the number of pixels of a mask inside a rectangle, for each pair.
 
     Args:
         masks: K masks.
@@ -197,7 +197,7 @@ def areas_in(masks: RLEMasks, positions: Ints, rectangles: Ints) -> Ints:
 
 
 def overlaps(masks: RLEMasks, pairs: Ints) -> Ints:
-    """Return how many pixels two masks have in common, pair by pair.
+    """Return the number of pixels that two masks have in common, for each pair.
 
     Args:
         masks: K masks.
@@ -214,7 +214,7 @@ def overlaps(masks: RLEMasks, pairs: Ints) -> Ints:
     covered = np.concatenate(([0], np.cumsum(end - start)))
 
     def up_to(pixel: Ints) -> Ints:
-        """Ones of the whole line before a pixel of it."""
+        """Return the number of ones before a pixel, over all masks."""
         before = np.searchsorted(starts, pixel, side="right")
         beyond = np.where(before > 0, ends[before - 1] - pixel, 0)
         return np.asarray(covered[before] - np.maximum(beyond, 0))
@@ -229,14 +229,14 @@ def overlaps(masks: RLEMasks, pairs: Ints) -> Ints:
 
 
 def combine(masks: RLEMasks, groups: Ints, needed: Ints, weights: Ints | None = None) -> RLEMasks:
-    """Join the masks of each group: a pixel is in where enough of them have it.
+    """Combine the masks of each group by a vote on every pixel.
 
     Args:
         masks: K masks.
         groups: (K,) in [0, G).
-        needed: (G,) at least 1; weight of the masks that have a pixel, from which it is in. 1 with
-            unit weights is the union.
-        weights: (K,) at least 1, or None for 1 each.
+        needed: (G,) at least 1; a pixel is foreground if the masks that have it weigh at least
+            this much. 1 with unit weights is the union.
+        weights: (K,) at least 1, or None for weights of 1.
 
     Returns:
         G masks; empty for a group without masks.
@@ -248,7 +248,7 @@ def combine(masks: RLEMasks, groups: Ints, needed: Ints, weights: Ints | None = 
     edges = np.concatenate((line + start, line + end))
     unique, inverse = np.unique(edges, return_inverse=True)
     change = np.bincount(inverse, np.concatenate((votes, -votes)), minlength=unique.size)
-    depth = np.cumsum(change)  # whole numbers below 2^53: exact
+    depth = np.cumsum(change)  # exact, as all values are integers below 2^53
     inside = depth >= needed[np.minimum(unique // stride, needed.size - 1)]
     turns = np.diff(np.concatenate(([False], inside)).astype(np.int8))
     first, last = unique[turns > 0], unique[turns < 0]
@@ -259,7 +259,7 @@ def combine(masks: RLEMasks, groups: Ints, needed: Ints, weights: Ints | None = 
 
 
 def _gather(number: Ints, positions: Ints) -> tuple[Ints, Ints]:
-    """Return, for all pieces of the masks at ``positions``, the pair and the piece."""
+    """Return the index of the pair and of the piece for all pieces of masks at ``positions``."""
     first = np.cumsum(number) - number
     length = number[positions]
     pair = np.repeat(np.arange(positions.size), length)
@@ -268,7 +268,7 @@ def _gather(number: Ints, positions: Ints) -> tuple[Ints, Ints]:
 
 
 def _chunks(lengths: Ints) -> list[slice]:
-    """Cut pairs so that what is gathered of a chunk is bounded."""
+    """Split pairs into chunks so that the number of intervals gathered per chunk is bounded."""
     total = np.cumsum(lengths)
     cuts = np.flatnonzero(np.diff(total // _CHUNK)) + 1
     bounds = [0, *cuts.tolist(), lengths.size]

@@ -14,7 +14,7 @@ from structures.transferable import check_dtype, check_field
 
 
 class ImageTargets(NamedTuple):
-    """The instances of one image of a batch, as views: boxes, labels, masks and crowd flags."""
+    """Boxes, labels, masks and crowd flags of one image of a batch, as views."""
 
     boxes: Tensor
     labels: Tensor
@@ -24,12 +24,12 @@ class ImageTargets(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SegBatch(Batch):
-    """Images and targets of one step. B images, M instances of all images in order.
+    """Images and targets of one step: B images whose M instances are concatenated in order.
 
     Conventions of the whole project: boxes are (x1, y1, x2, y2) in pixels, half-open, so that the
     pixel in column c has its centre at c + 0.5; labels are 0-based foreground classes (a model
-    adds a background class inside); images are RGB in [0, 1]; all geometry refers to the padded
-    frame of ``images``.
+    adds a background class internally); images are RGB in [0, 1]; all coordinates refer to the
+    padded ``images``.
 
     Attributes:
         images: (B, 3, H, W) float, padded with zeros at the bottom and on the right.
@@ -38,11 +38,11 @@ class SegBatch(Batch):
         labels: (M,) int64.
         masks: (M, ceil(H / s), ceil(W / s)) bool with s = ``mask_stride``.
         counts: (B,) int64, instances per image; sums to M.
-        crowd: (M,) bool, regions of many objects: never a positive example.
-        index: (B,) int64, the image's stable number in its data set.
-        original_sizes: (B, 2) int64, (height, width) of the image file, the frame in which
-            predictions are returned.
-        image_ids: the data set's own ids.
+        crowd: (M,) bool, True for regions of many objects, which are never positive examples.
+        index: (B,) int64, the stable number of each image in its data set.
+        original_sizes: (B, 2) int64, (height, width) of the image file, to which predictions are
+            scaled back.
+        image_ids: the ids of the images in the data set, or empty.
         mask_stride: pixels of ``images`` per cell of ``masks``.
 
     Raises:
@@ -97,7 +97,7 @@ class SegBatch(Batch):
         return {"pictures": len(self)}
 
     def targets(self) -> list[ImageTargets]:
-        """Split the instances by image, as views. One transfer of ``counts`` to the host.
+        """Split the instances by image, as views; copies ``counts`` to the host.
 
         Raises:
             ValueError: ``counts`` does not sum to the number of boxes.

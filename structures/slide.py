@@ -1,4 +1,4 @@
-"""A whole-slide image's tissue patches, and a batch of patch images."""
+"""Tissue patches of a whole-slide image, and a batch of patch images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from structures.transferable import Transferable, check_dtype, check_field
 
 @dataclass(frozen=True, slots=True)
 class Slide(Transferable):
-    """Where a slide lies and which of its patches hold tissue.
+    """A slide file and the coordinates of its tissue patches.
 
     Attributes:
         path: the slide file.
@@ -43,7 +43,7 @@ class Slide(Transferable):
 
 @dataclass(frozen=True, slots=True)
 class PatchBatch(Transferable):
-    """Images of patches with the place they come from.
+    """Images of patches with their coordinates.
 
     Attributes:
         images: (P, 3, H, W) float RGB in [0, 1].

@@ -11,20 +11,20 @@ from torch.utils.data import get_worker_info
 
 
 class Transferable:
-    """Mixin that moves every tensor field of a dataclass and leaves the others alone.
+    """Mixin that moves every tensor field of a dataclass and leaves other fields unchanged.
 
-    Lightning refuses a frozen dataclass without ``to`` and the DataLoader silently skips pinning
-    one without ``pin_memory``, so all structures that cross either boundary inherit from here.
+    Lightning rejects a frozen dataclass without ``to`` and the DataLoader silently skips pinning
+    one without ``pin_memory``, so all structures passed to either inherit from this class.
     Nested ``Transferable`` fields are moved too.
     """
 
     __slots__ = ()
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
-        """In a loader worker send the small tensors as one.
+        """Pack small tensors into one when a data loader worker pickles the batch.
 
-        Every tensor that crosses to the trainer needs a file descriptor, a socket connection and
-        two memory maps, which for the small fields of a batch takes longer than their bytes.
+        Every tensor sent to the main process needs a file descriptor, a socket connection and two
+        memory maps, which for the small fields of a batch takes longer than copying their bytes.
         """
         if get_worker_info() is None:
             return super().__reduce_ex__(protocol)
@@ -54,14 +54,14 @@ class Transferable:
         return self._map_tensors(lambda t: t.pin_memory())
 
     def detach(self) -> Self:
-        """Return a copy whose tensors are cut from the autograd graph."""
+        """Return a copy whose tensors are detached from the autograd graph."""
         return self._map_tensors(lambda t: t.detach())
 
 
 _SMALL_BYTES = 2**16
-_ALIGNMENT = 16  # of any dtype within the packed bytes
+_ALIGNMENT = 16  # bytes; enough for any dtype
 
-_Place = tuple[int, int, torch.dtype, torch.Size]  # begin, end, what lies there
+_Place = tuple[int, int, torch.dtype, torch.Size]  # begin, end, dtype and shape of a tensor
 
 
 def _is_small(value: object) -> bool:
@@ -75,7 +75,7 @@ def _is_small(value: object) -> bool:
 
 
 def _pack(tensors: list[Tensor]) -> tuple[Tensor, list[_Place]]:
-    """Copy tensors into one of bytes."""
+    """Copy tensors into one tensor of bytes."""
     places, end = [], 0
     for tensor in tensors:
         begin = -(-end // _ALIGNMENT) * _ALIGNMENT
@@ -98,7 +98,7 @@ def _unpack(
 
 
 def check_field(owner: str, name: str, value: Tensor, shape: tuple[int | str, ...]) -> None:
-    """Check the shape of one field without reading its values (so nothing waits for a GPU).
+    """Check the shape of one field without reading its values, which would synchronise a GPU.
 
     Args:
         owner: class name for the message.
@@ -124,7 +124,7 @@ def check_field(owner: str, name: str, value: Tensor, shape: tuple[int | str, ..
 def check_dtype(
     owner: str, name: str, value: Tensor, kind: Literal["float", "integer", "bool"]
 ) -> None:
-    """Check what a field holds: floating-point numbers of any width, integers, or bool.
+    """Check the kind of a field's dtype: floating point of any width, integer, or bool.
 
     Raises:
         ValueError: the dtype is of another kind.

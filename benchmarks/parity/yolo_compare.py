@@ -1,8 +1,8 @@
-"""Compares YOLOSeg and its losses with the records of `yolo_original.py`.
+"""Comparison of YOLOSeg and its losses with the records of `yolo_original.py`.
 
 Run `python benchmarks/parity/yolo_compare.py RECORDS`. It prints the largest difference of every
-output, loss term and gradient, relative to the largest value, and fails if one of a network
-exceeds 1e-4 or one of a loss 1e-3. Then it reads the checkpoints that the original has written.
+output, loss term and gradient, relative to the largest value, and fails if a difference exceeds
+1e-4 for a network or 1e-3 for a loss. Then it reads the checkpoints written by the original.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def by_original_names(out: YOLOOutput) -> dict[str, Tensor]:
 def compare_outputs(model: YOLOSeg, wanted: dict[str, Tensor]) -> dict[str, float]:
     """Return the difference of every raw output and of decoded boxes and scores.
 
-    An output whose shape is another (other classes) is left out.
+    Outputs of different shape (another number of classes) are left out.
     """
     out = model.eval()(recipe.images())
     boxes = decode_boxes(out.box_logits, out.points, out.strides)
@@ -75,7 +75,7 @@ def compare_outputs(model: YOLOSeg, wanted: dict[str, Tensor]) -> dict[str, floa
 
 
 def compare_network(records: Path, name: str) -> dict[str, float]:
-    """Return the differences with the recorded weights, all of which must have a place."""
+    """Return the differences with the recorded weights, all of which must be used."""
     scale, classes = {**recipe.NETWORKS, **recipe.LARGER}[name]
     model = YOLOSeg(scale, classes)
     given = load_file(records / f"network_{name}_weights.safetensors")
@@ -125,7 +125,7 @@ def own_losses(case: str, sharpness: int) -> tuple[dict[str, float], dict[str, T
 
 
 def compare_losses(records: Path, case: str, sharpness: int) -> dict[str, float]:
-    """Return the differences of terms without gains, relative above 1, and of gradients."""
+    """Return the differences of terms without gains (relative above 1) and of gradients."""
     ours, gradients = own_losses(case, sharpness)
     with np.load(records / "losses.npz") as stored:
         wanted = {
@@ -139,7 +139,7 @@ def compare_losses(records: Path, case: str, sharpness: int) -> dict[str, float]
 
 
 def compare_checkpoint(records: Path, name: str) -> tuple[str, dict[str, float]]:
-    """Read a checkpoint; return what was said of it and the differences of the outputs."""
+    """Read a checkpoint; return the loader's report and the differences of the outputs."""
     scale, classes = CHECKPOINTS[name]
     model = YOLOSeg(scale, classes)
     try:
@@ -149,13 +149,13 @@ def compare_checkpoint(records: Path, name: str) -> tuple[str, dict[str, float]]
             raise
         return str(error), {}
     if name.startswith("refused"):
-        raise SystemExit(f"{name} should have been refused")
+        raise SystemExit(f"{name} should have been rejected")
     outputs = records / f"{name}_outputs.safetensors"
     return report, compare_outputs(model, load_file(outputs)) if outputs.is_file() else {}
 
 
 def show(name: str, values: dict[str, float], limit: float) -> None:
-    """Print differences; stop where one exceeds the limit."""
+    """Print differences and exit if one exceeds the limit."""
     print(f"{name:28}", "  ".join(f"{key} {value:.1e}" for key, value in values.items()))
     if not all(value <= limit for value in values.values()):
         raise SystemExit(f"a difference exceeds {limit}")

@@ -1,11 +1,11 @@
-"""Times the training loader of the original YOLOv8-seg, run as a black box.
+"""Timing of the training loader of the original YOLOv8-seg, run as a black box.
 
-For `benchmarks/augmentation.py --original PYTHON`, which starts this file with the Python of a
-throw-away environment (README.md). The package (`ultralytics`) is AGPL-3.0: it is no dependency of
-this project, its source is not read, and only public calls are used.
+`benchmarks/augmentation.py --original PYTHON` starts this file with the Python of a throw-away
+environment (README.md). The package (`ultralytics`) is AGPL-3.0: it is not a dependency of this
+project, its source is not read, and only public calls are used.
 
-Run `PYTHON yolo_loader.py DATA_YAML SIZE BATCH`. Each line `SHARE IMAGES` of the input makes so
-many images with that share of mosaics and prints the seconds of processor time they took.
+Run `PYTHON yolo_loader.py DATA_YAML SIZE BATCH`. For each input line `SHARE IMAGES`, it loads at
+least that many images with that fraction of mosaics and prints the processor seconds per image.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 
 def make_loader(data_yaml: str, size: int, batch: int, share: float) -> DataLoader[Any]:
-    """Return the package's augmented training images of all defaults but the share of mosaics."""
+    """Return the package's training loader with defaults except for the fraction of mosaics."""
     from ultralytics.cfg import get_cfg
     from ultralytics.data import YOLODataset
     from ultralytics.data.utils import check_det_dataset
@@ -47,7 +47,7 @@ def make_loader(data_yaml: str, size: int, batch: int, share: float) -> DataLoad
 
 
 def produce(loader: DataLoader[Any], count: int) -> float:
-    """Return the processor seconds an image, over whole batches of at least ``count`` images."""
+    """Return the processor seconds per image, over batches of at least ``count`` images."""
     done, start = 0, time.process_time()
     while done < count:
         for batch in loader:
@@ -58,7 +58,7 @@ def produce(loader: DataLoader[Any], count: int) -> float:
 
 
 def main() -> None:
-    """Answer the lines of the standard input."""
+    """Process the lines of the standard input."""
     import cv2
 
     data_yaml, size, batch = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])

@@ -1,9 +1,9 @@
-"""Records numbers of the original YOLOv8-seg, run as a black box, for `yolo_compare.py`.
+"""Recording of outputs of the original YOLOv8-seg, run as a black box, for `yolo_compare.py`.
 
-The package (`ultralytics`) is AGPL-3.0: it is no dependency of this project, its source is not
+The package (`ultralytics`) is AGPL-3.0: it is not a dependency of this project, its source is not
 read, and only public calls, names and shapes of parameters and numbers are used. Run this file
 with the Python of a throw-away environment (README.md): `python yolo_original.py OUT [--golden]`.
-Inputs are those of `yolo_recipe.py`.
+The inputs come from `yolo_recipe.py`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def save(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def network(name: str) -> Any:
-    """Return one of the original's networks with the weights of the recipe."""
+    """Return an original network with the weights of the recipe."""
     from ultralytics.nn.tasks import SegmentationModel
 
     scale, classes = {**recipe.NETWORKS, **recipe.LARGER}[name]
@@ -68,7 +68,7 @@ def record_networks(out: Path) -> dict[str, Any]:
 
 
 def record_losses(out: Path) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """Save the loss terms, with the gains as they come and with gains of 1, and their gradients.
+    """Save the loss terms, with default gains and with gains of 1, and their gradients.
 
     Returns the terms with gains of 1, and the norms of the gradients of their sum with respect to
     the outputs of the network.
@@ -132,7 +132,7 @@ def write_set(folder: Path) -> Path:
 
 
 def record_checkpoints(out: Path) -> None:
-    """Let the package write checkpoints, and save what its networks give after reading them."""
+    """Let the package write checkpoints, and save the outputs of its networks after reading."""
     from ultralytics import YOLO
 
     for name in recipe.NETWORKS:
@@ -162,7 +162,7 @@ def record_checkpoints(out: Path) -> None:
 
 
 def main() -> None:
-    """Write all records and the version of the package into the folder given."""
+    """Write all records and the version of the package to the given folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--golden", action="store_true", help=f"also write {GOLDEN.name}")

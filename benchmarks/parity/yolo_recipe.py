@@ -1,7 +1,7 @@
 """Weights, images, predictions and targets of the comparison, the same on every machine.
 
 Random numbers come from integer arithmetic (SplitMix64, Steele et al. 2014), not from a library's
-generator, so a test can make them again under any version (A249).
+generator, so that tests get the same numbers under any version (A249).
 
 Letters: B images, A anchors, C classes, M objects.
 """
@@ -37,7 +37,7 @@ CASES: dict[str, tuple[list[list[float]], list[int], list[int]]] = {
 
 
 def uniform(key: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Return float64 numbers in [0, 1) that depend on the key and their place alone."""
+    """Return float64 numbers in [0, 1) that depend only on the key and their position."""
     count = np.arange(1, int(np.prod(shape)) + 1, dtype=np.uint64)
     state = count * np.uint64(0x9E3779B97F4A7C15) + np.uint64(zlib.crc32(key.encode()) << 32)
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -56,9 +56,9 @@ def weight(network: str, name: str, like: Tensor) -> Tensor:
     """Return the value of one weight or BatchNorm statistic, such that signals stay in range.
 
     Args:
-        network: of ``NETWORKS``; other networks get other weights.
-        name: of ours.
-        like: gives shape and dtype; what is no floating-point number stays 0.
+        network: name in ``NETWORKS``; each network gets different weights.
+        name: name of the weight in our model.
+        like: tensor of the same shape and dtype; the result is 0 if it is not floating-point.
     """
     if not like.is_floating_point():
         return torch.zeros_like(like)
@@ -72,7 +72,7 @@ def weight(network: str, name: str, like: Tensor) -> Tensor:
 
 @torch.no_grad()
 def fill(state: Mapping[str, Tensor], network: str) -> None:
-    """Overwrite the weights of the original's ``state_dict``, but for its constants."""
+    """Overwrite the weights of the original ``state_dict``, except for constants."""
     for name, value in state.items():
         if (ours := convert_name(name)) is not None:
             value.copy_(weight(network, ours, value))
@@ -84,7 +84,7 @@ def images() -> Tensor:
 
 
 def predictions(case: str, sharpness: float) -> dict[str, Tensor]:
-    """Return raw head outputs from noise: boxes (B, 64, A), scores (B, C, A) and the rest."""
+    """Return random head outputs: boxes (B, 64, A), scores (B, C, A), coefficients, prototypes."""
     anchors = sum((HEIGHT // s) * (WIDTH // s) for s in (8, 16, 32))
 
     def noise(name: str, *shape: int) -> Tensor:
@@ -99,7 +99,7 @@ def predictions(case: str, sharpness: float) -> dict[str, Tensor]:
 
 
 def targets(case: str) -> dict[str, Tensor]:
-    """Return a batch: normalised xywh boxes, and ellipses painted from large to small."""
+    """Return targets: normalised xywh boxes, and ellipses drawn from large to small."""
     boxes, classes, rows_images = CASES[case]
     xyxy = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     size, frame = xyxy[:, 2:] - xyxy[:, :2], torch.tensor([WIDTH, HEIGHT])

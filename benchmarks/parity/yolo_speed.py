@@ -1,9 +1,9 @@
-"""Times training steps and predictions of YOLOSeg beside the original's, in turn in one process.
+"""Speed of training steps and predictions of YOLOSeg and the original, alternating in one process.
 
 Run with the Python of the throw-away environment (README.md) from the repository's root:
 `python benchmarks/parity/yolo_speed.py [--threads T] [--repeats R] [--only WORD]`. The median of
-R rounds counts. Memory is of a process of its own: the peak above what it held after one step of a
-small image, and the whole peak. The original is called by its public functions alone.
+R rounds counts. Memory is measured in a separate process: the growth of the peak after one step on
+a small image, and the whole peak. Only public functions of the original are called.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CLASSES = 80
 
 
 class Case(NamedTuple):
-    """A training step: scale, side of the images, objects an image, images."""
+    """A training step: scale, side of the images, objects per image, number of images."""
 
     scale: ScaleName
     side: int
@@ -56,7 +56,7 @@ def scene(case: Case) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     total = case.num_images * case.objects
     images = torch.rand(case.num_images, 3, case.side, case.side, generator=generator)
-    largest = 0.4 if case.objects <= 10 else 0.15  # many objects are small ones
+    largest = 0.4 if case.objects <= 10 else 0.15  # more objects are smaller
     size = (0.04 + (largest - 0.04) * torch.rand(total, 2, generator=generator)) * case.side
     corner = torch.rand(total, 2, generator=generator) * (case.side - size)
     boxes = torch.cat([corner, corner + size], dim=1)
@@ -127,10 +127,10 @@ def original_step(case: Case) -> Function:
 
 
 def predictions() -> tuple[Function, Function]:
-    """Return predictions of an image with 100 detections to run lengths at its own size.
+    """Return functions that predict an image with 100 detections as run lengths at its own size.
 
-    Both networks have the same weights, random ones, and the threshold is such that many more
-    candidates pass than the 100 best that are kept.
+    Both networks have the same random weights, and the threshold lets many more candidates pass
+    than the 100 best that are kept.
     """
     import pycocotools.mask as coco_mask
     from ultralytics import YOLO
@@ -202,17 +202,17 @@ def _resident(line: str) -> int:
 
 
 def peak_of(side: str, number: int) -> tuple[int, int]:
-    """Return the peak of the resident set in three steps: bytes above the start, and in all.
+    """Return the peak resident set of three steps in bytes: above the start, and in total.
 
-    At the start both have made one step of a small image and given back what they freed: the
-    original's constructor runs its network and ours does not, so what the libraries load once
-    (code pages, kernels) and free blocks of the heap would else count on one side only.
+    Before the start, one step on a small image is run and freed memory is returned to the system.
+    The original's constructor runs its network and ours does not, so otherwise memory that the
+    libraries allocate once (code pages, kernels, free heap blocks) would count on one side only.
     """
     make = {"ours": our_step, "original": original_step}[side]
     step = make(STEPS[number])
     make(Case(STEPS[number].scale, 128, 2, num_images=1))()
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     before = _resident("VmRSS")
     for _ in range(3):
         step()
@@ -232,7 +232,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--only", default="", help="cases whose name holds this")
+    parser.add_argument("--only", default="", help="only cases whose name contains this")
     parser.add_argument("--memory", nargs=2, metavar=("SIDE", "CASE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -246,7 +246,7 @@ def main() -> None:
     print(
         f"ultralytics {ultralytics.__version__}, torch {torch.__version__}, {args.threads} threads"
     )
-    print(f"{'case':32} {'segmil':>9} {'original':>9} {'ratio':>6}   MiB above the start, in all")
+    print(f"{'case':32} {'segmil':>9} {'original':>9} {'ratio':>6}   MiB above the start, in total")
     for number, case in enumerate(STEPS):
         if args.only not in str(case):
             continue

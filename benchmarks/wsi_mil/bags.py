@@ -1,22 +1,23 @@
-"""Synthetic whole slides: bags of 2 000 to 20 000 instances whose witnesses are known.
+"""Synthetic whole slides: bags of 2 000 to 20 000 instances with known witnesses.
 
-An instance is tissue plus a signature. Tissue x ~ N(m_k + s, I) is of one of K kinds, with shares
-of its own in every bag (Dirichlet) and a shift s of the whole bag, as stains have. The signature
-has two parts, in directions u (first half of the features) and v (second half):
+An instance is the sum of tissue and a signature. Tissue x ~ N(m_k + s, I) is one of K kinds, whose
+frequencies are drawn per bag (Dirichlet), with a shift s of the whole bag, as from staining. The
+signature has two parts, in directions u (first half of the features) and v (second half):
 
     background   0
     easy         c (u + v)
     hard         h c (u + v)        h < 1, nearer to the background
     confuser     f c u  or  f c v   f ~ U(1, 2)
 
-Only positive bags hold easy and hard instances, the witnesses; bags of both classes hold
-confusers, which in one half of the features look like witnesses and stand out further. So neither
-half of the features, nor how far an instance lies out, tells the classes apart; both parts at once
-do. In a positive bag 1 to 5 % are witnesses: half of the bags have hard ones alone, in the others a
-share drawn for the bag is hard. In every bag 1 to 5 % are confusers (A176).
+Only positive bags contain easy and hard instances, the witnesses. Bags of both classes contain
+confusers, which look like witnesses in one half of the features and are further from the
+background. So the classes cannot be separated by one half of the features or by the distance of an
+instance from the background, only by both parts together. In a positive bag 1 to 5 % of the
+instances are witnesses: in half of the bags all of them are hard, in the others a random fraction.
+In every bag 1 to 5 % are confusers (A176).
 
-Everything depends on (seed, split, number, class) alone; means m_k and u, v on the seed, so that
-splits of a seed are of one world and no two seeds are.
+A slide depends only on (seed, split, number, class), and the means m_k and u, v only on the seed.
+So all splits of a seed share one world, and each seed has a different one.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ IntArray = npt.NDArray[np.int64]
 
 BACKGROUND, CONFUSER, EASY, HARD = 0, 1, 2, 3
 KINDS = ("background", "confuser", "easy witness", "hard witness")
-# Bags of a split; `large` is as `test`, with more bags of both classes.
+# Bags of a split; `large` is the same as `test` with more bags of both classes.
 COUNTS: dict[str, int] = {"train": 60, "test": 40, "large": 100}
 _SPLITS = {"train": 0, "test": 1, "large": 2}
 _WORLD_PURPOSE, _BAG_PURPOSE, _CUT_PURPOSE = 41, 42, 43
@@ -50,18 +51,19 @@ _WORLD_PURPOSE, _BAG_PURPOSE, _CUT_PURPOSE = 41, 42, 43
 
 @dataclass(frozen=True, slots=True)
 class Slides:
-    """How slides are drawn; the defaults are those of the benchmark.
+    """Parameters of the slides, with the values of the benchmark as defaults.
 
     Attributes:
         width: D.
         sizes: smallest and largest bag; the logarithm is uniform.
-        share: smallest and largest share of witnesses in a positive bag, and of confusers in any.
-        kinds: K, kinds of tissue.
+        share: range of the fraction of witnesses in a positive bag, and of confusers in any bag.
+        kinds: K, number of kinds of tissue.
         spread: standard deviation of the entries of m_k.
-        shift: that of the entries of s.
+        shift: standard deviation of the entries of s.
         signal: c.
         hardness: h.
-        only_hard: chance that all witnesses of a bag are hard; else their share is U(0, 1).
+        only_hard: probability that all witnesses of a bag are hard; otherwise the fraction of hard
+            witnesses is U(0, 1).
     """
 
     width: int = 64
@@ -80,9 +82,9 @@ class Slide:
     """One bag.
 
     Attributes:
-        features: (N, D) float16, as feature files are.
-        kinds: (N,) what each instance is, a place in `KINDS`.
-        label: 1 where there are witnesses.
+        features: (N, D) float16, as in feature files.
+        kinds: (N,) kind of each instance, an index into `KINDS`.
+        label: 1 if the slide has witnesses.
     """
 
     features: npt.NDArray[np.float16]
@@ -91,13 +93,13 @@ class Slide:
 
     @property
     def witnesses(self) -> npt.NDArray[np.bool_]:
-        """(N,) which instances are witnesses."""
+        """(N,) mask of the witnesses."""
         return self.kinds >= EASY
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What all slides of a seed have in common: tissue (K, D), and u and v, each (D,)."""
+    """Parameters shared by all slides of a seed: tissue (K, D), and u and v, each (D,)."""
 
     tissue: npt.NDArray[np.float64]
     first: npt.NDArray[np.float64]
@@ -119,11 +121,11 @@ def make_slide(seed: int, split: Split, number: int, label: int, slides: Slides)
     """Return one slide.
 
     Args:
-        seed: of the world.
-        split: whose slide.
-        number: in the split.
+        seed: seed of the world.
+        split: split of the slide.
+        number: number of the slide in the split.
         label: 0 or 1.
-        slides: how they are drawn.
+        slides: parameters of the slides.
     """
     world = make_world(seed, slides)
     rng = keyed_generator(_BAG_PURPOSE, seed, _SPLITS[split], number, label)
@@ -139,7 +141,7 @@ def make_slide(seed: int, split: Split, number: int, label: int, slides: Slides)
 
 
 def _kinds(rng: np.random.Generator, size: int, label: int, slides: Slides) -> npt.NDArray[np.int8]:
-    """Return (N,) what each instance is, in random order."""
+    """Return (N,) the kind of each instance, in random order."""
     confusers = max(1, round(size * rng.uniform(*slides.share)))
     witnesses = max(1, round(size * rng.uniform(*slides.share))) if label else 0
     mixed = rng.uniform() >= slides.only_hard
@@ -152,7 +154,7 @@ def _kinds(rng: np.random.Generator, size: int, label: int, slides: Slides) -> n
 def _strength(
     rng: np.random.Generator, kinds: npt.NDArray[np.int8], slides: Slides
 ) -> npt.NDArray[np.float64]:
-    """Return (N, 2) what is added along u and along v."""
+    """Return (N, 2) the signature along u and along v."""
     strength = np.zeros((kinds.size, 2))
     strength[kinds == EASY] = slides.signal
     strength[kinds == HARD] = slides.signal * slides.hardness
@@ -163,7 +165,7 @@ def _strength(
 
 
 def class_labels(count: int, negatives: int) -> IntArray:
-    """Return (count,) classes with ``negatives`` bags of class 0 to one of class 1.
+    """Return (count,) classes with ``negatives`` bags of class 0 per bag of class 1.
 
     >>> class_labels(60, 10).sum(), class_labels(40, 10).sum(), class_labels(40, 1).sum()
     (5, 4, 20)
@@ -173,19 +175,19 @@ def class_labels(count: int, negatives: int) -> IntArray:
 
 
 class SlideSet:
-    """The slides of a split in memory, with what training asks of a set of bags.
+    """The slides of a split in memory, with the interface that training needs.
 
     Args:
-        seed: of the world.
-        split: which slides.
-        negatives: bags of class 0 to one of class 1.
-        slides: how they are drawn.
-        count: how many, None for `COUNTS`.
+        seed: seed of the world.
+        split: split of the slides.
+        negatives: bags of class 0 per bag of class 1.
+        slides: parameters of the slides.
+        count: number of slides; None for `COUNTS`.
 
     Attributes:
-        slides: one a bag.
+        slides: one slide per bag.
         labels: (B,) classes.
-        sizes: (B,) instances.
+        sizes: (B,) numbers of instances.
     """
 
     num_classes = 2
@@ -209,7 +211,7 @@ class SlideSet:
         self.split, self.in_features = split, slides.width
 
     def bag(self, number: int, rows: IntArray | None = None) -> BagBatch:
-        """Return a bag in single precision, all of it or the given rows; without its truth."""
+        """Return a bag in single precision, all of it or the given rows, without the kinds."""
         values = self.slides[number].features
         features = torch.from_numpy((values if rows is None else values[rows]).astype(np.float32))
         return BagBatch(
@@ -222,11 +224,11 @@ class SlideSet:
         )
 
     def reader(self, most: int | None, seed: int) -> Any:
-        """Return what training reads bags with: (numbers, epoch) to a batch.
+        """Return the function with which training reads batches: (numbers, epoch) -> batch.
 
         Args:
-            most: in an epoch, larger bags are cut to a random part of so many instances.
-            seed: of the choice.
+            most: in a training epoch, larger bags are subsampled to this number of instances.
+            seed: seed of the subsampling.
         """
 
         def read(numbers: Sequence[int], epoch: int | None) -> BagBatch:

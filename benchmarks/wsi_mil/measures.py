@@ -1,4 +1,4 @@
-"""What a trained model says about synthetic slides, bag by bag and instance by instance."""
+"""Measures of a trained model on synthetic slides, for bags and for instances."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ FloatArray = npt.NDArray[np.float64]
 
 
 def bag_auroc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
-    """Return the chance that a positive bag scores higher than a negative one."""
+    """Return the probability that a positive bag scores higher than a negative one."""
     positive, values = np.asarray(labels) == 1, np.asarray(scores, dtype=np.float64)
     return float(auroc(positive, values, np.ones((1, values.size)))[0])
 
 
 def bag_auprc(labels: npt.ArrayLike, scores: npt.ArrayLike, negatives: float) -> float:
-    """Return the average precision at so many negative bags to a positive one.
+    """Return the average precision at ``negatives`` negative bags per positive bag.
 
-    The bags are weighted to that frequency, whatever theirs is.
+    The bags are weighted to this ratio.
     """
     positive, values = np.asarray(labels) == 1, np.asarray(scores, dtype=np.float64)
     weights = np.where(positive, 1.0, negatives * positive.sum() / (~positive).sum())
@@ -35,7 +35,7 @@ def bag_auprc(labels: npt.ArrayLike, scores: npt.ArrayLike, negatives: float) ->
 
 
 def effective_number(attention: FloatArray) -> float:
-    """Return exp of the entropy: N where attention is even, 1 where it is on one instance.
+    """Return exp of the entropy: N for uniform attention, 1 for attention on one instance.
 
     Args:
         attention: (N,) with the sum 1.
@@ -45,7 +45,7 @@ def effective_number(attention: FloatArray) -> float:
 
 
 def abmil_of(model: Any) -> Any:
-    """Return the ABMIL that predicts: the model itself or what it is built around."""
+    """Return the ABMIL that predicts: the model itself or the ABMIL inside it."""
     for name in ("student", "learner"):
         model = getattr(model, name, model)
     return model
@@ -53,14 +53,14 @@ def abmil_of(model: Any) -> Any:
 
 @torch.no_grad()
 def predict(module: Any, bags: SlideSet) -> dict[str, Any]:
-    """Return ``labels`` and ``logits`` of all bags and means over bags of what attention does.
+    """Return ``labels`` and ``logits`` of all bags and measures of the attention.
 
-    ``effective`` and ``effective_share``: effective number of instances, and its share of N, over
-    all bags. Over positive bags: ``witness_auroc``, witnesses against the rest by attention;
-    ``witness_attention`` and ``witness_share``, the witnesses' part of the attention and of the
-    instances; ``relative_attention``, N times the mean attention of an instance of each kind.
-    ``instance_auroc``: witnesses against all other instances of all bags, by N times what an
-    instance adds to the logit.
+    Means over all bags: ``effective`` and ``effective_share``, the effective number of instances,
+    absolute and as a fraction of N. Means over positive bags: ``witness_auroc``, AUROC of witnesses
+    against other instances by attention; ``witness_attention`` and ``witness_share``, the
+    witnesses' fraction of the attention and of the instances; ``relative_attention``, N times the
+    mean attention of an instance of each kind. ``instance_auroc`` is the AUROC of witnesses against
+    the other instances of all bags by N times the contribution of an instance to the logit.
     """
     model = abmil_of(module.model).eval()
     logits, effective, rows, evidence, truth = [], [], [], [], []
@@ -104,15 +104,16 @@ def _attention(
 
 @torch.no_grad()
 def masking(module: Any, bags: SlideSet, progress: float) -> dict[str, float] | None:
-    """Return what MHIM's masks do to the witnesses of the positive bags, as means over them.
+    """Return the fraction of witnesses in MHIM's masks, as means over the positive bags.
 
-    ``witness_share`` of all instances, ``high_share`` of those that the high mask drops, and
-    ``kept_share`` of those that the student sees; None for another method.
+    ``witness_share`` is the fraction among all instances, ``high_share`` among the instances
+    dropped by the high mask, and ``kept_share`` among the instances kept for the student. Returns
+    None for other methods.
 
     Args:
-        module: of which the teacher is asked.
+        module: the module, whose teacher makes the masks.
         bags: the training bags.
-        progress: share of the training at which the masks are taken.
+        progress: fraction of the training at which the masks are taken.
     """
     model = module.model
     if not isinstance(model, MHIM) or not model.masks.high:
@@ -132,9 +133,9 @@ def masking(module: Any, bags: SlideSet, progress: float) -> dict[str, float] | 
 
 @torch.no_grad()
 def contrast(module: Any, bags: SlideSet) -> float | None:
-    """Return the contrastive loss of a set's whole bags, log(B - 1) where all are alike.
+    """Return the contrastive loss of whole bags minus log(B - 1), its value for equal embeddings.
 
-    Equally many bags of both classes are compared; None for a method other than SC-MIL.
+    Equal numbers of bags of both classes are compared. Returns None for methods other than SC-MIL.
     """
     model = module.model
     if not isinstance(model, SCMIL):

@@ -1,10 +1,10 @@
-"""What is compared on synthetic slides: recipes of configs/mil with other widths and data.
+"""Methods compared on synthetic slides: recipes of configs/mil with other widths and data.
 
-A family shares model, optimizer, schedule, batches and number of steps; its methods differ in
-the method alone. Of the recipes' values are replaced: widths (features of 64 rather than 1024),
-epochs, the threshold (no measure of this benchmark has one) and, since 25 epochs of 60 bags are a
-fraction of the steps that the recipes' rates are meant for, the learning rate (A177). SC-MIL and
-its baselines train on the smallest batches that hold two bags of each class (A178).
+The methods of a family share model, optimizer, schedule, batches and number of steps, and differ
+only in the method. These values of the recipes are replaced: widths (64 features instead of 1024),
+epochs, the threshold (not used by any measure here) and the learning rate, because 25 epochs of 60
+bags have far fewer steps than the recipes assume (A177). SC-MIL and its baselines train on the
+smallest batches with two bags of each class (A178).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from formats.files import atomic_write
 RECIPES = Path(__file__).resolve().parents[2] / "configs" / "mil"
 WIDTH, ATTENTION, EPOCHS = 128, 32, 25
 RATE = 3e-3
-# How near hard witnesses are, by family and ratio: where its baseline scores .70 to .92  # A176
+# h by family and ratio, chosen such that the baseline scores .70 to .92  # A176
 HARDNESS = {
     "aem": {1: 0.4, 10: 0.6},
     "mhim": {1: 0.25, 10: 0.6},
@@ -45,13 +45,13 @@ class Method:
     """One row of the tables.
 
     Attributes:
-        family: whose data, optimizer and steps it has.
-        title: as it is named in tables.
+        family: family, which determines data, optimizer and steps.
+        title: name in the tables.
         recipe: file of configs/mil, without suffix.
-        baselines: methods that it is compared with.
-        changes: values of the recipe by dotted name.
-        plain: train the first of the recipe's two stages alone.
-        begins_with: the method whose weights are its first stage.
+        baselines: methods to compare with.
+        changes: changed values of the recipe by dotted name.
+        plain: whether to train only the first of the recipe's two stages.
+        begins_with: method whose weights are the first stage.
     """
 
     family: str
@@ -75,7 +75,7 @@ METHODS = {
     "abmil": Method("aem", "ABMIL", "aem", changes={f"{_WEIGHT}.entropy": 0.0}),
     "aem": Method("aem", "AEM", "aem", ("abmil",)),
     "plain": Method("mhim", "ABMIL", "mhim", plain=True),
-    # What training twice does by itself  # A180
+    # Isolates the effect of training twice  # A180
     "twice": Method(
         "mhim", "ABMIL, two stages", "mhim", ("plain",), _NO_MASKS, begins_with="plain"
     ),
@@ -97,12 +97,12 @@ METHODS = {
 
 
 def slides_of(name: str, negatives: int) -> Slides:
-    """Return how the slides of a method are drawn at a ratio."""
+    """Return the parameters of the slides of a method at a class ratio."""
     return Slides(hardness=HARDNESS[METHODS[name].family][negatives])
 
 
 def settings_of(name: str) -> dict[str, Any]:
-    """Return the recipe of a method as it is trained, in plain containers."""
+    """Return the recipe of a method with its changes, in plain containers."""
     method = METHODS[name]
     found = yaml.safe_load((RECIPES / f"{method.recipe}.yaml").read_text())
     learner = _LEARNER if "learner" in _at(found, _DIRECT) else _DIRECT
@@ -138,7 +138,7 @@ def fold_recipe(name: str, folder: Path) -> FoldRecipe:
 
 
 def build(recipe: FoldRecipe, width: int) -> Any:
-    """Return the module of a recipe; that no instance is masked is meant here."""
+    """Return the module of a recipe, without the warning that no instance is masked."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="masks: all shares are 0")
         return recipe.build(2, width, "binary")

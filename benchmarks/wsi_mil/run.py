@@ -1,16 +1,16 @@
-"""Synthetic whole slides: AEM, MHIM and SC-MIL, each against its own baseline.
+"""Comparison of AEM, MHIM and SC-MIL with their baselines on synthetic whole slides.
 
-Run `python benchmarks/wsi_mil/run.py --workers 2`; it trains what `runs/wsi_mil` does not hold yet,
-one JSON a run, and prints the tables: interrupt it and run it again. Delete the folder after a
-change of code. `--only METHOD[:NEGATIVES[:SEED]] ...` trains a part, with the first stages that it
-begins with, `--report` nothing; `--tune` prints what ABMIL alone scores on seeds that are not
-reported, by which difficulty and learning rate were chosen. Every process has one thread; seconds
-are those of the processor.
+Run `python benchmarks/wsi_mil/run.py --workers 2`. It trains all runs without a result in
+`runs/wsi_mil`, which has one JSON file per run, and prints the tables; an interrupted command can
+be repeated. Delete the folder after a change of code. `--only METHOD[:NEGATIVES[:SEED]] ...` trains
+some runs and the first stages that they need, `--report` trains nothing. `--tune` prints the scores
+of ABMIL on separate seeds, which were used to choose difficulty and learning rate. Every process
+uses one thread, and seconds are processor time.
 
-Every run has its seed's world, 60 training bags (half of them positive, or one in eleven) and 25
-epochs. Scored are the 40 test bags and 100 more of the same world (50 of each class), which say
-the same with less noise (A179). The generator is `bags.py`, the recipes are in `methods.py`,
-measures in `measures.py`, intervals and images in `tables.py`.
+Every run has the world of its seed, 60 training bags (half of them positive, or one in eleven) and
+25 epochs. It is scored on the 40 test bags and on 100 more bags of the same world (50 per class),
+which give a less noisy estimate (A179). The generator is in `bags.py`, the recipes in `methods.py`,
+the measures in `measures.py`, and intervals, tables and figure in `tables.py`.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from engine.cross_validation.folds import Fold, train_fold
 from evaluation.report.plots import save_figure
 from formats.files import atomic_write
 
-Job = tuple[str, int, int]  # method, negative bags to a positive one, seed
+Job = tuple[str, int, int]  # method, negative bags per positive bag, seed
 
 FOLDER = Path("runs/wsi_mil")
 SEEDS, TUNING_SEEDS = (1, 2, 3, 4, 5), (101, 102, 103)
-RATIOS = (1, 10)  # negative bags to a positive one
-# What is compared first comes first, at the ratio that it is about; then the rest.
+RATIOS = (1, 10)  # negative bags per positive bag
+# The main comparisons come first, at the ratio for which the method is meant.
 ORDER = (
     ("balanced", "sc_mil", 10), ("abmil", "aem", 1), ("plain", "mhim", 1), ("abmil", "aem", 10),
     ("plain", "mhim", 10), ("weighted", "shuffled", 10), ("balanced", "sc_mil", 1),
@@ -51,18 +51,18 @@ ORDER = (
     ("plain_v2", "mhim_v2", 1), ("plain_v2", "mhim_v2", 10),
 )  # fmt: skip
 TUNED = ("abmil", "plain", "plain_v2", "balanced")
-# Class weights of equal classes are 1.
+# With balanced classes, all class weights are 1.
 SAME_AS_ANOTHER = {("weighted", 1)}
 
 
 @functools.lru_cache(maxsize=5)
 def slide_set(seed: int, split: Any, negatives: int, slides: Slides) -> SlideSet:
-    """Return the slides of a split, kept from run to run."""
+    """Return the slides of a split, cached between runs."""
     return SlideSet(seed, split, negatives, slides)
 
 
 def train(name: str, negatives: int, seed: int, folder: Path) -> tuple[Any, dict[str, Any]]:
-    """Return the trained module of a method and what was seen on the way."""
+    """Return the trained module of a method and measures taken during training."""
     method, recipe = METHODS[name], fold_recipe(name, folder / "recipes")
     slides = slides_of(name, negatives)
     bags = slide_set(seed, "train", negatives, slides)
@@ -70,7 +70,7 @@ def train(name: str, negatives: int, seed: int, folder: Path) -> tuple[Any, dict
     module = build(recipe, bags.in_features)
     seen: dict[str, Any] = {}
     if method.begins_with is not None:
-        # Its weights are those already unless a part built before it has drawn random numbers.
+        # Needed only if the module has drawn random numbers before building the student.
         torch.manual_seed(seed)
         first = build(fold_recipe(method.begins_with, folder / "recipes"), bags.in_features)
         module.model.student.load_state_dict(first.model.state_dict())
@@ -84,13 +84,13 @@ def train(name: str, negatives: int, seed: int, folder: Path) -> tuple[Any, dict
     train_fold(fold, bags, recipe)
     seen["seconds"] = time.process_time() - start
     module.eval()
-    if method.begins_with is not None:  # the high mask of the last step drops next to nothing
+    if method.begins_with is not None:  # not 1.0: the high mask is almost empty at the last step
         seen["masking_end"] = measures.masking(module, bags, progress=0.5)
     return module, seen
 
 
 def run(name: str, negatives: int, seed: int, folder: Path) -> dict[str, Any]:
-    """Train and measure one method on one seed, and keep the result."""
+    """Train and measure one method on one seed, and write the result."""
     module, seen = train(name, negatives, seed, folder)
     result = (
         _identity(name, negatives) | {"method": name, "negatives": negatives, "seed": seed} | seen
@@ -113,7 +113,7 @@ def run(name: str, negatives: int, seed: int, folder: Path) -> dict[str, Any]:
 
 
 def _identity(name: str, negatives: int) -> dict[str, Any]:
-    """Return what a result depends on beside method, bags and seed."""
+    """Return the settings that a result depends on in addition to method, ratio and seed."""
     slides = dataclasses.asdict(slides_of(name, negatives)) | {"counts": COUNTS}
     kept = {"slides": slides, "recipe": settings_of(name)}
     identity: dict[str, Any] = json.loads(json.dumps(kept))
@@ -125,12 +125,12 @@ def _file(job: Job, folder: Path) -> Path:
 
 
 def _weights(job: Job, folder: Path) -> Path:
-    """Return where the weights of a first stage lie."""
+    """Return the path of the weights of a first stage."""
     return _file(job, folder).with_suffix(".pt")
 
 
 def _finished(job: Job, folder: Path) -> dict[str, Any] | None:
-    """Return the kept result, None where there is none or it is of other settings."""
+    """Return the stored result, or None if it is missing or has other settings."""
     file = _file(job, folder)
     if not file.is_file():
         return None
@@ -145,7 +145,7 @@ def _first_stage(job: Job) -> Job | None:
 
 
 def _missing(jobs: Sequence[Job], folder: Path) -> list[Job]:
-    """Return what is to be trained, first stages ahead of what begins with them."""
+    """Return the runs to train, each after its first stage."""
     found: list[Job] = []
     for job in (job for job in jobs if _finished(job, folder) is None):
         first = _first_stage(job)
@@ -158,7 +158,7 @@ def _missing(jobs: Sequence[Job], folder: Path) -> list[Job]:
 
 
 def run_missing(jobs: Sequence[Job], folder: Path, workers: int) -> Iterator[dict[str, Any]]:
-    """Train what has no result, each after its first stage, and yield it as it is done."""
+    """Train the runs without a result, each after its first stage, and yield the results."""
     waiting, running = _missing(jobs, folder), dict[Future[dict[str, Any]], Job]()
     if workers == 1:
         yield from (run(*job, folder) for job in waiting)
@@ -175,19 +175,19 @@ def run_missing(jobs: Sequence[Job], folder: Path, workers: int) -> Iterator[dic
                 yield done.result()
 
 
-def _told(result: dict[str, Any]) -> str:
+def _summary(result: dict[str, Any]) -> str:
     name, negatives, seed = (result[key] for key in ("method", "negatives", "seed"))
-    return f"{name} 1:{negatives} seed {seed}: {tables.told(result)}"
+    return f"{name} 1:{negatives} seed {seed}: {tables.summary(result)}"
 
 
 def _tuning() -> list[Job]:
-    """Return the runs of plain ABMIL on the seeds for tuning."""
+    """Return the runs of plain ABMIL on the tuning seeds."""
     return [(m, n, s) for m in TUNED for n in RATIOS for s in TUNING_SEEDS]
 
 
 def _wanted(only: list[str] | None) -> list[Job]:
-    """Return method, ratio and seed of the runs in the order in which they are made."""
-    # Rows that are compared come together, so that an early end leaves whole comparisons.
+    """Return method, ratio and seed of the runs, in order of execution."""
+    # Runs that are compared are adjacent, so that an interruption leaves complete comparisons.
     pairs = [(pair, n, s) for *pair, n in ORDER for s in SEEDS if n in RATIOS]
     runs = [(m, n, s) for pair, n, s in pairs for m in dict.fromkeys(pair)]
     runs = [r for r in runs if r[:2] not in SAME_AS_ANOTHER]
@@ -201,26 +201,26 @@ def _wanted(only: list[str] | None) -> list[Job]:
     for text, found in zip(only, matching, strict=True):
         if not found:
             raise SystemExit(
-                f"--only: {text} is no run; ratios are {RATIOS} and seeds {SEEDS}, and weights of "
-                "equal classes are 1: weighted:1 is shuffled:1"
+                f"--only: {text} is not a run; ratios are {RATIOS} and seeds {SEEDS}. weighted:1 "
+                "is the same as shuffled:1, because weights of balanced classes are 1"
             )
     return [r for r in runs if any(r in found for found in matching)]
 
 
 def main() -> int:
-    """Train what is missing and print the tables."""
+    """Train the missing runs and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", metavar="METHOD[:NEGATIVES[:SEED]]")
     parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the results")
     parser.add_argument("--workers", type=int, default=1, help="processes of one thread each")
-    parser.add_argument("--report", action="store_true", help="print the tables of what is there")
-    parser.add_argument("--tune", action="store_true", help="ABMIL alone, on other seeds")
+    parser.add_argument("--report", action="store_true", help="only print the tables")
+    parser.add_argument("--tune", action="store_true", help="run ABMIL on the tuning seeds")
     args = parser.parse_args()
     torch.set_num_threads(1)
     every = _tuning() if args.tune else _wanted(None)
     jobs = every if args.tune else _wanted(args.only)
-    for made in () if args.report else run_missing(jobs, args.results, args.workers):
-        print(_told(made), flush=True)
+    for result in () if args.report else run_missing(jobs, args.results, args.workers):
+        print(_summary(result), flush=True)
     results = [found for job in every if (found := _finished(job, args.results)) is not None]
     print(tables.markdown(results))
     if args.tune:

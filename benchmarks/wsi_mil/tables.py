@@ -1,11 +1,11 @@
-"""Tables and the image of the comparison on synthetic slides.
+"""Tables and figure of the comparison on synthetic slides.
 
-An interval is Student's over the seeds: of the differences d_1 .. d_S of a method and its baseline
-on the same world, bags and first weights, mean(d) +- t sd(d) / sqrt(S), t the 97.5 % point with
-S - 1 degrees of freedom. A seed has its own training and test bags, so the differences are
-independent and their spread holds everything that chance decides, the choice of test bags
-included. Drawing five seeds with replacement, as a bootstrap would, gives intervals that are
-sqrt(4/5) of that and lack the t (A175).
+Intervals are Student's t intervals over the seeds. For the differences d_1 .. d_S of a method and
+its baseline on the same world, bags and initial weights, they are mean(d) +- t sd(d) / sqrt(S),
+where t is the 97.5 % point with S - 1 degrees of freedom. A seed has its own training and test
+bags, so the differences are independent, and their spread includes all random effects, such as the
+choice of test bags. A bootstrap of five seeds would give intervals that are narrower by sqrt(4/5)
+and lack the factor t (A175).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Difference(NamedTuple):
 
 
 def paired_interval(differences: npt.ArrayLike) -> Difference:
-    """Return mean, interval and number of positive ones of one difference a seed."""
+    """Return mean, interval and number of positive values, for one difference per seed."""
     from scipy.stats import t
 
     values = np.asarray(differences, dtype=np.float64)
@@ -56,14 +56,14 @@ def auroc_on(split: str) -> Measure:
 
 
 def auprc_on(split: str) -> Measure:
-    """Return a function from a result to its AUPRC at the frequency of its training bags."""
+    """Return a function from a result to its AUPRC at the class ratio of its training bags."""
     return lambda result: bag_auprc(
         result[split]["labels"], result[split]["logits"], result["negatives"]
     )
 
 
 def of_large(name: str) -> Measure:
-    """Return a function from a result to a mean over the 100 bags."""
+    """Return a function from a result to one of its means over the 100 bags."""
     return lambda result: float(result["large"][name])
 
 
@@ -85,14 +85,14 @@ COMPARED = (
 )  # fmt: skip
 
 
-def told(result: Result) -> str:
-    """Return a run in a line."""
+def summary(result: Result) -> str:
+    """Return a one-line summary of a run."""
     names = ("train", "AUROC, 40", "AUROC, 100", "witness, attention", "of N", "s")
     return "  ".join(f"{name} {COLUMNS[name](result):.3f}" for name in names)
 
 
 def comparisons(results: Sequence[Result], column: str) -> list[tuple[str, str, int, Difference]]:
-    """Return (method, baseline, negatives, difference) of every pair with a seed in common."""
+    """Return (method, baseline, negatives, difference) of every pair with a common seed."""
     measure = COLUMNS[column]
     values = {(r["method"], r["negatives"], r["seed"]): measure(r) for r in results}
     ratios = sorted({r["negatives"] for r in results})
@@ -111,7 +111,7 @@ def comparisons(results: Sequence[Result], column: str) -> list[tuple[str, str, 
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """Return both tables, every method and every difference, and the time that they took."""
+    """Return the tables of methods and of differences, and the time of all runs."""
     lines = ["| bags | method | seeds | " + " | ".join(COLUMNS) + " |"]
     lines.append("|---" * (3 + len(COLUMNS)) + "|")
     for ratio in sorted({r["negatives"] for r in results}):
@@ -136,7 +136,7 @@ def markdown(results: Sequence[Result]) -> str:
 
 
 def time_taken(results: Sequence[Result]) -> str:
-    """Return how long all runs took, in minutes of one processor."""
+    """Return the time of all runs in minutes of processor time."""
     training = sum(r["seconds"] for r in results) / 60
     measuring = sum(r["seconds_measuring"] for r in results) / 60
     return (
@@ -153,7 +153,7 @@ def _mean(column: str, values: Sequence[float]) -> str:
 
 
 def figure(results: Sequence[Result]) -> Any:
-    """Return a figure of every difference in bag AUROC with its interval, a panel a ratio."""
+    """Return a figure of all differences in bag AUROC with intervals, one panel per ratio."""
     from matplotlib.figure import Figure
 
     ratios = sorted({r["negatives"] for r in results})
@@ -182,6 +182,4 @@ def _panel(panel: Any, results: Sequence[Result], ratio: int) -> None:
     panel.axvline(0, color="black", linewidth=0.8)
     panel.set_yticks(range(len(names)), names, fontsize=8)
     panel.invert_yaxis()
-    panel.set_title(
-        f"{ratio} negative bag{'s' if ratio > 1 else ''} to a positive one", fontsize=10
-    )
+    panel.set_title(f"{ratio} negative bag{'s' if ratio > 1 else ''} per positive bag", fontsize=10)

@@ -1,1 +1,1 @@
-"""Callbacks for bags."""
+"""Callbacks for multiple-instance learning."""

@@ -1,4 +1,4 @@
-"""Attention over the instances of the same few bags at every validation."""
+"""Figure of the attention in a fixed selection of bags at every validation."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from loggers.wandb_media import Media
 from structures import BagBatch, MILOutput
 from structures.processes import gather_to_first
 
-MAX_IMAGE_BYTES = 2**25  # of one bag; a larger one is shown as bars
+MAX_IMAGE_BYTES = 2**25  # per bag; larger bags are shown as bars
 
 
 @dataclass(frozen=True, slots=True)
 class ShownBag:
-    """One bag with its attention, on the host.
+    """A bag with its attention, in host memory.
 
     Attributes:
         attention: weights and instance labels.
         images: (n, h, w) or (n, h, w, 3) uint8 images of the instances, or None.
-        label: class number; for a multilabel task 1 where any class is present.
+        label: class number; for a multilabel task, 1 if any class is present.
         title: name, true class and probability.
     """
 
@@ -43,20 +43,20 @@ class ShownBag:
 
 
 class AttentionFigure(AfterEvaluation):
-    """Draw the attention of a fixed list of validation and test bags.
+    """Draw the attention of a fixed selection of validation and test bags.
 
     The bags are taken from all classes in turn, so half of them are positive in a binary task. Bags
     whose features are images are shown with their instances, others as bars. Attention with
-    several branches is averaged. Writes ``pictures/attention_epoch_003.png`` while fitting,
-    ``attention_val.png`` and ``attention_test.png`` otherwise, and logs the same to W&B. Needs a
-    module whose steps return `MILOutput` and that has ``task`` and ``class_names``; models without
-    attention and runs on images are left alone.
+    several branches is averaged. Writes ``pictures/attention_epoch_003.png`` during `fit`,
+    ``attention_val.png`` and ``attention_test.png`` otherwise, and logs the figure to W&B. Requires
+    a module whose steps return `MILOutput` and that has ``task`` and ``class_names``; does nothing
+    for models without attention and for runs on images.
 
     Args:
-        num_bags: bags shown, spread over the data set (see `FixedSample`).
+        num_bags: number of bags shown, spread over the data set (see `FixedSample`).
         every_n_epochs: epochs between figures (see `AfterEvaluation`).
-        pixels: whether flat features of square length are the pixels of an instance. None: they
-            are where all values of the bag lie in [0, 1].
+        pixels: whether flat features of square length are the pixels of an instance. None: true if
+            all values of the bag are in [0, 1].
 
     Raises:
         ValueError: an argument is out of range.
@@ -76,7 +76,7 @@ class AttentionFigure(AfterEvaluation):
         self.start()
 
     def start(self) -> None:
-        """Start empty samples, one a class."""
+        """Start with an empty sample per class."""
         self._samples: dict[int, FixedSample[ShownBag]] = {}
 
     def keep(self, pl_module: pl.LightningModule, outputs: Any, batch: Any) -> None:
@@ -121,7 +121,7 @@ class AttentionFigure(AfterEvaluation):
         self.wandb.log(trainer, key, [Media(sheet, stage.replace("_", " "))])
 
     def _chosen(self) -> list[ShownBag]:
-        """Take from the classes in turn; return them by class and number."""
+        """Return bags taken from the classes in turn, sorted by class and number."""
         queues = [sorted(s.items(), key=_by_priority) for _, s in sorted(self._samples.items())]
         rounds = itertools.zip_longest(*queues)
         chosen = [pair for pairs in rounds for pair in pairs if pair is not None][: self.num_bags]
@@ -137,14 +137,14 @@ def draw_bag(one: ShownBag) -> npt.NDArray[np.uint8]:
 
 
 def instance_images(features: Tensor, pixels: bool | None) -> npt.NDArray[np.uint8] | None:
-    """Return the instances of a bag as images, each over the bag's own range of values.
+    """Return the instances of a bag as images, scaled to the range of values of the bag.
 
     Args:
         features: (n, C, h, w) with one or three channels, or (n, k * k).
         pixels: see `AttentionFigure`.
 
     Returns:
-        (n, h, w) or (n, h, w, 3), or None where the features are no images or too many.
+        (n, h, w) or (n, h, w, 3), or None if the features are not images or too large.
     """
     if features.ndim == 2:
         side = math.isqrt(features.shape[1])

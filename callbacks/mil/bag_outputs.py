@@ -1,4 +1,4 @@
-"""What callbacks read from the output of a multiple-instance model, bag by bag and on the host."""
+"""Outputs of a multiple-instance model for each bag, in host memory, for callbacks."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from structures import BagBatch
 
 @dataclass(frozen=True, slots=True)
 class BagAttention:
-    """Attention of one bag with what is known about its n instances.
+    """Attention of a bag with the known properties of its n instances.
 
     Attributes:
-        index: the bag's number in its data set.
-        bag_id: name.
-        weights: (n, K) float32, one column a branch; sums to 1 in each.
+        index: number of the bag in its data set.
+        bag_id: name of the bag.
+        weights: (n, K) float32, one column per branch; each column sums to 1.
         witness: (n,) int64 instance labels, -1 where unknown, or None.
         coords: (n, 2) level-0 pixels (x, y), or None.
     """
@@ -48,7 +48,7 @@ def bag_attention(bags: BagBatch, attention: Tensor) -> list[BagAttention]:
             BagAttention(
                 index=index,
                 bag_id=bag_name(bags, b),
-                weights=weights[part].copy(),  # a view would keep the whole batch
+                weights=weights[part].copy(),  # a view would keep the whole batch alive
                 witness=None if witness is None else witness[part].copy(),
                 coords=None if coords is None else coords[part].copy(),
             )
@@ -57,7 +57,7 @@ def bag_attention(bags: BagBatch, attention: Tensor) -> list[BagAttention]:
 
 
 def bag_name(bags: BagBatch, position: int) -> str:
-    """Return the data set's name of a bag, or its number where there are no names."""
+    """Return the name of a bag in the data set, or its number if there are no names."""
     return bags.bag_ids[position] if bags.bag_ids else str(int(bags.index[position]))
 
 

@@ -1,4 +1,4 @@
-"""Every validation bag with its scores and its most attended instances, as a W&B table."""
+"""W&B table of the validation bags with their scores and most attended instances."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ class TopInstances:
     """The most attended instances of a bag.
 
     Attributes:
-        size: instances in the bag.
-        numbers: (k,) their numbers in the bag, most attended first; none without attention.
-        weights: (k,) their attention.
+        size: number of instances in the bag.
+        numbers: (k,) indices of the instances in the bag, most attended first; empty without
+            attention.
+        weights: (k,) attention of these instances.
         coords: (k, 2) level-0 pixels (x, y), or None.
     """
 
@@ -36,18 +37,18 @@ class TopInstances:
 
 
 class BagTable(AfterEvaluation):
-    """Log the table ``val/bags`` to W&B: one row a bag, the worst predictions first.
+    """Log the table ``val/bags`` to W&B: one row per bag, the worst predictions first.
 
-    Columns: bag, patient (where known), ``error`` (one minus the probability of the truth; of
-    several labels the largest), truth, decision, probability of each class, number of instances,
-    then for each of the most attended instances its number, its attention and its place. Attention
-    with several branches is averaged. Without W&B nothing is kept; the files of `PredictionWriter`
-    have the same numbers.
+    Columns: bag, patient (if known), ``error`` (one minus the probability of the true class; the
+    largest error for several labels), truth, decision, probability of each class, number of
+    instances, then the index, attention and position of each of the most attended instances.
+    Attention with several branches is averaged. Without W&B nothing is kept; the files of
+    `PredictionWriter` contain the same numbers.
 
     Args:
         every_n_epochs: epochs between tables (see `AfterEvaluation`).
-        top: instances a bag.
-        max_bags: rows at most.
+        top: number of instances per bag.
+        max_bags: largest number of rows.
 
     Raises:
         ValueError: an argument is out of range.
@@ -65,7 +66,7 @@ class BagTable(AfterEvaluation):
         self.start()
 
     def start(self) -> None:
-        """Forget the bags of an earlier epoch."""
+        """Discard the bags of an earlier epoch."""
         self._bags: dict[int, TopInstances] = {}
 
     def keep(self, pl_module: pl.LightningModule, outputs: Any, batch: Any) -> None:
@@ -96,7 +97,7 @@ class BagTable(AfterEvaluation):
 
 
 def top_instances(bag: BagAttention, count: int) -> TopInstances:
-    """Return the ``count`` most attended instances of a bag, fewer where it has fewer."""
+    """Return the ``count`` most attended instances of a bag, or all if there are fewer."""
     weights = bag.weights.astype(np.float64).mean(axis=1)
     chosen = np.argsort(-weights, kind="stable")[:count]
     coords = None if bag.coords is None else bag.coords[chosen]
@@ -110,14 +111,14 @@ def bag_rows(
     threshold: float,
     top: int,
 ) -> tuple[list[str], list[list[Any]]]:
-    """Return column names and one row a bag, the largest error first, unknown labels last.
+    """Return column names and one row per bag, the largest error first, unknown labels last.
 
     Args:
-        scores: of all bags.
-        kept: instances by bag number.
-        class_names: names by label; numbers where there are none.
-        threshold: from which a binary or multilabel class counts as present.
-        top: instances a row.
+        scores: scores of all bags.
+        kept: most attended instances by bag number.
+        class_names: name of each class, indexed by label; numbers are used if empty.
+        threshold: probability from which a binary or multilabel class counts as present.
+        top: number of instances per row.
     """
     binary = scores.probabilities.ndim == 1
     classes = 2 if binary else scores.probabilities.shape[1]
@@ -146,7 +147,7 @@ def bag_rows(
 def _verdict(
     label: Any, p: npt.NDArray[np.float64], binary: bool, threshold: float
 ) -> tuple[list[int], list[int], float]:
-    """Return the true classes, the decided ones, and the error of one bag."""
+    """Return the true classes, the predicted classes and the error of a bag."""
     if np.ndim(label) == 1:
         error = float(np.abs(label - p).max()) if (label >= 0).all() else float("nan")
         return np.flatnonzero(label == 1).tolist(), np.flatnonzero(p >= threshold).tolist(), error
@@ -157,7 +158,7 @@ def _verdict(
 
 
 def _instances(one: TopInstances | None, top: int, with_coords: bool) -> list[Any]:
-    """Return the cells of a bag's instances, empty where there are none."""
+    """Return the cells of the instances of a bag; missing instances have empty cells."""
     width = 4 if with_coords else 2
     if one is None:
         return [None] * (1 + top * width)

@@ -1,4 +1,4 @@
-"""One row a class of the latest evaluation, as a CSV file and as a W&B table."""
+"""Per-class metrics of the latest evaluation as a CSV file and a W&B table."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from loggers.wandb_charts import records_table
 
 
 class ClassTable(AfterEvaluation):
-    """Write ``per_class.csv`` into the run folder, and with W&B the table ``val/per_class``.
+    """Write ``per_class.csv`` to the run folder, and with W&B the table ``val/per_class``.
 
-    For images AP, AP50 and AP75 of boxes and masks a class with its number of instances (module
-    attribute ``scores``); for bags AUROC, AUPRC, precision, recall and F1 of each class against
-    the rest (``bag_scores``). In front are ``split`` and, of a training, ``epoch``; a value that is
-    not defined is left empty.
+    For images: AP, AP50 and AP75 of boxes and masks for each class, with the number of instances
+    (module attribute ``scores``). For bags: AUROC, AUPRC, precision, recall and F1 of each class
+    against the rest (``bag_scores``). The first columns are ``split`` and, during training,
+    ``epoch``; undefined values are left empty.
 
     Args:
         every_n_epochs: epochs between tables (see `AfterEvaluation`).
@@ -54,7 +54,7 @@ class ClassTable(AfterEvaluation):
 
 
 def class_rows(pl_module: pl.LightningModule) -> list[dict[str, Any]]:
-    """Return one row a class of the module's latest evaluation, none where it has no scores."""
+    """Return one row per class of the module's latest evaluation, no rows without scores."""
     module: Any = pl_module
     scores, bags = getattr(module, "scores", None), getattr(module, "bag_scores", None)
     if scores is not None:

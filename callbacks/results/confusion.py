@@ -1,4 +1,4 @@
-"""Which class is taken for which, as an image and as a W&B chart."""
+"""Confusion matrix as an image and as a W&B chart."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ Counts = npt.NDArray[np.int64]
 
 
 class ConfusionFigure(AfterEvaluation):
-    """Draw the confusion matrix of the latest validation and of a test.
+    """Draw the confusion matrix of the latest validation and of the test.
 
-    For images the classes and the background, detections paired with truths whatever their class
-    (`evaluation.seg.confusion`; module attribute ``results``, ground truth of the datamodule). For
-    bags true against decided class (``bag_scores``, ``threshold``); a multilabel task has none.
-    Writes ``pictures/confusion_val.png`` and ``confusion_test.png``, and logs ``val/confusion`` to
-    W&B.
+    For images: the classes and the background, with detections matched to ground-truth instances
+    regardless of class (`evaluation.seg.confusion`; module attribute ``results``, ground truth of
+    the datamodule). For bags: true against predicted class (``bag_scores``, ``threshold``), except
+    in multilabel tasks. Writes ``pictures/confusion_val.png`` and ``confusion_test.png``, and logs
+    ``val/confusion`` to W&B.
 
     Args:
         every_n_epochs: epochs between figures (see `AfterEvaluation`).
-        score: detections below are left out.
-        iou: overlap that makes a detection and a truth a pair.
-        max_classes: classes drawn, those with the most instances or bags; all others become
-            one, ``other``.
+        score: detections with a lower score are left out.
+        iou: smallest IoU of a matched detection.
+        max_classes: number of classes drawn, with the most instances or bags; all others are
+            merged into ``other``.
 
     Raises:
         ValueError: an argument is out of range.
@@ -102,12 +102,12 @@ class ConfusionFigure(AfterEvaluation):
 
 
 def frequent_classes(matrix: Counts, names: Sequence[str], limit: int) -> tuple[Counts, list[str]]:
-    """Join all but the ``limit`` classes with the most true members into one, ``other``.
+    """Merge all classes except the ``limit`` most frequent true classes into ``other``.
 
     Args:
-        matrix: (C, C) counts, rows the true class.
-        names: C names; a last one ``background`` is no class and stays last.
-        limit: classes that stay, in their order.
+        matrix: (C, C) counts, with the true class in rows.
+        names: C names; if the last is ``background``, it is not merged and stays last.
+        limit: number of classes kept, in their order.
 
     Returns:
         The smaller matrix, with the same sum, and its names.

@@ -1,4 +1,4 @@
-"""Precision-recall and ROC curves of the latest validation and of a test."""
+"""Precision-recall and ROC curves of the latest validation and of the test."""
 
 from __future__ import annotations
 
@@ -24,15 +24,14 @@ if TYPE_CHECKING:
 
 
 class Curves(AfterEvaluation):
-    """Draw precision-recall and ROC curves, which are behind the headline metrics.
+    """Draw the precision-recall and ROC curves underlying the main metrics.
 
-    For images precision against recall of boxes and masks (module attribute ``scores``), for bags
-    precision-recall and ROC with the threshold marked (``bag_scores``, ``threshold``,
-    ``class_names``); several classes are each drawn against the rest. Writes
-    ``pictures/curves_val.png``, the latest validation, and ``curves_test.png``; W&B keeps one
-    image for each time and has ``val/pr`` and, for bags, ``val/roc`` as charts of its own, for
-    images with one curve a class at IoU .50. Bags of one class only have no curves and are passed
-    over.
+    For images: precision against recall of boxes and masks (module attribute ``scores``). For bags:
+    precision-recall and ROC curves with the threshold marked (``bag_scores``, ``threshold``,
+    ``class_names``); with several classes, each class is drawn against the rest. Writes
+    ``pictures/curves_val.png`` of the latest validation and ``curves_test.png``. W&B keeps an image
+    per drawn epoch and has the native charts ``val/pr``, for images with one curve per class at
+    IoU .50, and ``val/roc`` for bags. Nothing is drawn if all bags have the same class.
 
     Args:
         every_n_epochs: epochs between figures (see `AfterEvaluation`).
@@ -63,7 +62,7 @@ class Curves(AfterEvaluation):
 
 
 def _charts(pl_module: pl.LightningModule) -> dict[str, tuple[dict[str, Points], str, str]]:
-    """Return points by name, title and horizontal axis for each chart."""
+    """Return the points by name, the title and the horizontal axis of each chart."""
     module: Any = pl_module
     scores = getattr(module, "scores", None)
     if scores is not None:
@@ -82,7 +81,7 @@ def _charts(pl_module: pl.LightningModule) -> dict[str, tuple[dict[str, Points],
 def class_curves(scores: CocoScores, iou_type: IouType) -> dict[str, Points]:
     """Return the precision-recall curve at IoU .50 of all classes together and of each.
 
-    The classes with the most instances come first; those without any are left out.
+    The classes with the most instances come first; classes without instances are left out.
     """
     precision = scores.curves[iou_type].precision[0]  # IoU .50: (R, K)
     order = np.argsort(-scores.truth_counts, kind="stable")
@@ -112,7 +111,7 @@ def one_against_rest(
 ) -> dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
     """Return 0/1 labels and probabilities by class name, for classes with both kinds of bags.
 
-    A binary task has the one curve ``bags``.
+    A binary task has the single curve ``bags``.
     """
     known = bags.labels.reshape(len(bags.bag_ids), -1).min(axis=1) >= 0
     labels, probabilities = bags.labels[known], bags.probabilities[known]

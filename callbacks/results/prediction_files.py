@@ -1,4 +1,4 @@
-"""The table of attention in bags, one row an instance."""
+"""CSV file of the attention in bags, one row per instance."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Row = Sequence[Any]
 
 
 def write_attention(path: Path, bags: Sequence[BagAttention]) -> None:
-    """Write ``bag_id,instance,attention[,witness][,x,y]``.
+    """Write the columns ``bag_id,instance,attention[,witness][,x,y]``.
 
     Instances are numbered from 0 in the order of the bag. Attention with several branches has
-    columns ``attention_0``, ``attention_1``, ... Optional columns are there when at least one bag
+    columns ``attention_0``, ``attention_1``, ... Optional columns are written if at least one bag
     has them.
     """
     branches = bags[0].weights.shape[1]

@@ -1,4 +1,4 @@
-"""Predictions of `test` and `predict` as files that other programs read."""
+"""Prediction files of `test` and `predict` for use by other programs."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from structures.processes import gather_to_first
 
 
 class PredictionWriter(pl.Callback):
-    """Write what `test` and `predict` find, each sample once however many processes there are.
+    """Write the predictions of `test` and `predict`, each sample once for any number of processes.
 
     For images:
-        ``test.json`` or ``predict.json``: a COCO results list in the data set's own ids, all
-        predictions whatever their score;
-        ``predict_images.json``: id, file name and size of each image, after `predict` where the
+        ``test.json`` or ``predict.json``: a COCO results list with the ids of the data set,
+        containing all predictions regardless of score;
+        ``predict_images.json``: id, file name and size of each image, after `predict` if the
         datamodule knows them (``image_records``);
         ``overlays/<image id>.png``: the predictions drawn over the image.
     For bags:
         ``bags.csv``: ``bag_id,label,score``, see `evaluation.mil.predictions_csv.write_bag_csv`;
-        ``attention.csv``: ``bag_id,instance,attention[,witness][,x,y]`` where the model has
-        attention, see `callbacks.results.prediction_files`.
+        ``attention.csv``: ``bag_id,instance,attention[,witness][,x,y]`` if the model has attention,
+        see `callbacks.results.prediction_files`.
 
-    Needs a module with ``category_map`` (images) or ``task`` (bags). Nothing is written where the
+    Requires a module with ``category_map`` (images) or ``task`` (bags). Nothing is written if the
     run has no folder (``fast_dev_run``) and none is given.
 
     Args:
         output_dir: folder to write to; None for ``<run>/predictions``.
-        overlays: the images numbered below this in their data set are drawn; or ``all``.
-        score: predictions below are not drawn.
-        attention: whether to write ``attention.csv``, a row an instance.
+        overlays: draw the images whose number in the data set is below this value, or ``all``.
+        score: predictions with a lower score are not drawn.
+        attention: whether to write ``attention.csv``, with one row per instance.
 
     Raises:
         ValueError: an argument is out of range.
@@ -117,8 +117,8 @@ class PredictionWriter(pl.Callback):
     def _begin(self, trainer: pl.Trainer, loaders: Any) -> None:
         if isinstance(loaders, list | tuple | dict) and len(loaders) > 1:
             raise ValueError(
-                f"PredictionWriter writes one set of files, the run has {len(loaders)} "
-                "dataloaders whose ids may clash; run them one by one"
+                f"PredictionWriter writes one set of files, but the run has {len(loaders)} "
+                "dataloaders, whose ids may clash; run them one by one"
             )
         default = run_folder(trainer, "predictions")
         self._folder = default if self.output_dir is None else Path(self.output_dir)
@@ -165,14 +165,14 @@ class PredictionWriter(pl.Callback):
     def _keep_bags(self, module: Any, output: MILOutput, bags: BagBatch) -> None:
         if self._bags is None:
             self._bags = BagCollector()
-        # Without the attention: its score against witnesses is not part of the files.
+        # Without attention: its agreement with witnesses is not part of the files.
         self._bags.add(bags, output.probabilities(module.task), None)
         if self.attention and output.attention is not None:
             for one in bag_attention(bags, output.attention):
                 self._attention.setdefault(one.index, one)
 
     def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule, split: str) -> None:
-        # A process without a batch has kept nothing, the first one included.
+        # Any process, including the first, may have had no batch and kept nothing.
         states = gather_to_first(
             (
                 None if self._images is None else self._images.state(),

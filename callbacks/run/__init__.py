@@ -1,1 +1,1 @@
-"""Callbacks of a run: progress, checkpoints, moving averages, speed."""
+"""Callbacks of training runs: progress, checkpoints, moving averages, speed."""

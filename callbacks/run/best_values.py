@@ -1,4 +1,4 @@
-"""The best validation so far, in the history and the summary of a W&B run."""
+"""Metrics of the best validation in the history and the summary of a W&B run."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ from loggers.wandb_logger import SafeWandbLogger
 
 
 class BestValues(pl.Callback):
-    """Tell W&B the metrics of the best validation so far, the one that ``best.ckpt`` holds.
+    """Log the metrics of the best validation so far, which ``best.ckpt`` contains, to W&B.
 
-    After each validation of a training that has a monitored metric, ``best/<metric>`` is its best
-    value so far, a plain number in history and summary, which is what a sweep needs as its goal.
-    The summary also gets the other validation metrics of that very validation under ``best/``, with
-    ``best/epoch`` and ``best/step``. The logger learns which module says what the best value is.
+    After each validation of a training with a monitored metric, ``best/<metric>`` is its best value
+    so far, a plain number in history and summary, as required for the goal of a sweep. The summary
+    also gets the other metrics of that validation under ``best/``, with ``best/epoch`` and
+    ``best/step``. The callback also gives the logger the module that declares which value of a
+    metric is the best.
     """
 
     def __init__(self) -> None:
         self._best: float | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Tell the logger whose metrics it gets."""
+        """Give the logger the module whose metrics it gets."""
         for logger in trainer.loggers:
             if isinstance(logger, SafeWandbLogger):
                 logger.logged_by = pl_module
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin with the best value of the training that this one continues, if it does."""
+        """Start with the best value of the training that is continued, if any."""
         score = getattr(trainer.checkpoint_callback, "best_model_score", None)
         self._best = None if score is None else float(score)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compare and log."""
+        """Compare with the best value and log it."""
         checkpoint: Any = trainer.checkpoint_callback
         name = getattr(checkpoint, "monitor", None)
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
@@ -52,7 +53,7 @@ class BestValues(pl.Callback):
             if isinstance(logger, SafeWandbLogger):
                 logger.log_metrics({f"best/{name}": self._best}, step=trainer.global_step)
                 if better:
-                    with logger.guard("took no summary"):
+                    with logger.guard("did not accept the summary"):
                         logger.experiment.summary.update(_summary(trainer, metrics))
 
 

@@ -1,6 +1,6 @@
-"""When a run writes its checkpoints: ``best.ckpt`` by the monitored score, ``last.ckpt`` to resume.
+"""Checkpoints of a run: ``best.ckpt`` by the monitored score, ``last.ckpt`` to resume.
 
-`engine.checkpoints.atomic_io` writes the files themselves, whole or not at all.
+`engine.checkpoints.atomic_io` writes the files atomically.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from loggers.metric_names import best_of
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """Lightning's callback for the best checkpoint, and a ``last.ckpt`` that resumes exactly.
+    """``ModelCheckpoint`` with a ``last.ckpt`` from which a run resumes exactly.
 
-    ``last.ckpt`` is written after every validation, or, where that ends an epoch, when the epoch is
-    closed; at the end of an epoch that ends more than ``last_seconds`` after the last writing; and
-    at the end of training. A run that is killed loses what came after it.  # A72
+    ``last.ckpt`` is written after every validation, or at the end of the epoch if the validation is
+    its last part; at the end of an epoch if more than ``last_seconds`` have passed since the last
+    write; and at the end of training. A killed run loses only later steps.  # A72
 
-    A run that continues in its own folder remembers its best score and its files, also when the
-    folder was moved.
+    A run that continues in its own folder keeps its best score and its files, even if the folder
+    was moved.
 
     Args:
         save_last: write ``last.ckpt``.
-        last_seconds: see above; 0 for every epoch.
-        mode: ``max`` or ``min``, which value of the monitored metric is the best; None for what the
-            module declares of it (``lower_is_better``), else ``max``.
+        last_seconds: see above; 0 to write it after every epoch.
+        mode: ``max`` or ``min``, the best value of the monitored metric; None to use the
+            declaration of the module (``lower_is_better``), else ``max``.
         kwargs: arguments of ``ModelCheckpoint``.
     """
 
@@ -53,12 +53,12 @@ class RunCheckpoint(ModelCheckpoint):
 
     @property
     def last_path(self) -> Path:
-        """Where ``last.ckpt`` is written."""
+        """Path of ``last.ckpt``."""
         assert self.dirpath is not None
         return Path(self.dirpath) / f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}"
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Take the mode that the module declares; remove what a killed run left unfinished."""
+        """Set the mode declared by the module; remove unfinished files of a killed run."""
         if self._mode_is_declared and best_of(self.monitor or "", pl_module) == "min":
             self.mode, self.kth_value = "min", torch.tensor(math.inf)
         super().setup(trainer, pl_module, stage)
@@ -74,7 +74,7 @@ class RunCheckpoint(ModelCheckpoint):
         self._last_time = time.monotonic()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Also write ``last.ckpt``, unless the epoch ends here and does it in a moment."""
+        """Also write ``last.ckpt``, unless the epoch ends here and writes it afterwards."""
         super().on_validation_end(trainer, pl_module)
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._validated = trainer.is_last_batch
@@ -82,21 +82,21 @@ class RunCheckpoint(ModelCheckpoint):
                 self._write(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Find out whether ``last.ckpt`` is due; the epoch's metrics are not logged yet."""
+        """Decide whether ``last.ckpt`` is due; the epoch's metrics are not logged yet."""
         super().on_train_epoch_end(trainer, pl_module)
         late = time.monotonic() - self._last_time >= self.last_seconds
         self._due = self._validated or trainer.strategy.broadcast(late)
         self._validated = False
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write ``last.ckpt`` of the epoch before if it is due."""
+        """Write ``last.ckpt`` of the previous epoch if it is due."""
         super().on_train_epoch_start(trainer, pl_module)
         if self._due:
             self._write(trainer)
         self._due = False
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Also write ``last.ckpt`` for the steps after the last writing."""
+        """Also write ``last.ckpt`` if there were steps since it was last written."""
         super().on_train_end(trainer, pl_module)
         self._write(trainer)
 
@@ -104,9 +104,9 @@ class RunCheckpoint(ModelCheckpoint):
         nothing_new = self._last_step == trainer.global_step
         if nothing_new or not self.write_last or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        for logger in trainer.loggers:  # a resumed run makes later rows again, and no earlier one
+        for logger in trainer.loggers:  # a resumed run repeats later rows but not earlier ones
             logger.save()
-        self.last_model_path = str(self.last_path)  # before saving: it is part of what is saved
+        self.last_model_path = str(self.last_path)  # before saving, because it is saved, too
         trainer.save_checkpoint(self.last_path, weights_only=False)
         self._last_step, self._last_time = trainer.global_step, time.monotonic()
         if trainer.is_global_zero:
@@ -116,13 +116,13 @@ class RunCheckpoint(ModelCheckpoint):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Find out whether the run continues in the folder of its checkpoint."""
+        """Detect whether the run continues in the folder of its checkpoint."""
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
         folder = Path(str(trainer.ckpt_path)).resolve().parent
         self._continues = self.dirpath is not None and Path(self.dirpath).resolve() == folder
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the best score back if the run continues; a new folder begins with none."""
+        """Restore the best score if the run continues; a run in a new folder starts without one."""
         if not self._continues:
             return
         here, moved = Path(str(self.dirpath)), dict(state_dict)

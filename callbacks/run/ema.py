@@ -1,11 +1,11 @@
-"""An exponential moving average of the weights, which is what is validated and saved.
+"""Exponential moving average of the weights, which is validated and saved.
 
-After each optimizer step, with n averages made before,
+After each optimizer step, with n previous averages,
 
     average <- d_n average + (1 - d_n) weights,   d_n = decay (1 - exp(-n / warmup_steps))
 
-so the first average is the weights themselves and the memory grows to 1 / (1 - decay) steps. This
-is the average that YOLO-style detectors train with (YOLOX, arXiv 2107.08430, sec. 2.1).  # A70
+so the first average equals the weights and the memory grows to 1 / (1 - decay) steps. YOLO-style
+detectors are trained with this average (YOLOX, arXiv 2107.08430, sec. 2.1).  # A70
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-_NETWORK = "model."  # names of the network's tensors in a checkpoint begin with it
+_NETWORK = "model."  # prefix of the names of the network's tensors in a checkpoint
 
 
 @dataclass(frozen=True)
 class EMAOptions:
-    """The ``ema`` section of a configuration.
+    """Options of the ``ema`` section of a configuration.
 
     Attributes:
         decay: weight of the past in each average once warmed up, in [0, 1).
-        warmup_steps: steps in which the weight of the past reaches 63 % of ``decay``; 0 for none.
+        warmup_steps: steps after which the weight of the past reaches 63 % of ``decay``; 0 for no
+            warm-up.
     """
 
     decay: float = 0.9998
@@ -38,23 +39,23 @@ class EMAOptions:
 
 
 class EMA(WeightAveraging):
-    """Average the network's weights, validate and save the average, train on.
+    """Average the network's weights during training; validate and save the average.
 
-    Unlike Lightning's class it averages the LightningModule's ``model`` alone, copies integer
-    buffers instead of averaging them, keeps the average in place until the last validation hook
-    and after training, and saves the raw weights whatever is in place. A checkpoint then has the
-    average under ``state_dict``, and the raw weights under ``current_model_state``.
+    Unlike Lightning's class it averages only the LightningModule's ``model``, copies integer
+    buffers instead of averaging them, keeps the average in the module until the last validation
+    hook and after training, and always saves the raw weights as well. A checkpoint has the average
+    under ``state_dict`` and the raw weights under ``current_model_state``.
 
-    Every process averages its equal weights by itself; statistics of batch norm are the first
-    process's, which are those that a checkpoint has.
+    Every process averages its own copy of the weights, which are equal; the statistics of batch
+    norm are taken from the first process, which also writes the checkpoints.
 
     Args:
         decay: see `EMAOptions`.
         warmup_steps: see `EMAOptions`.
 
     Raises:
-        ValueError: a number is out of range, or when training begins, the weights are of half
-            precision, in which a small step of the average is rounded away.
+        ValueError: a number is out of range, or the weights have half precision when training
+            starts, which would round small steps of the average to zero.
     """
 
     def __init__(self, decay: float = 0.9998, warmup_steps: float = 2000.0) -> None:
@@ -62,12 +63,12 @@ class EMA(WeightAveraging):
             raise ValueError(f"ema.decay must be in [0, 1), got {decay}")
         if warmup_steps < 0:
             raise ValueError(f"ema.warmup_steps must not be negative, got {warmup_steps}")
-        # Floating-point buffers (statistics of batch norm) belong to the weights they were
-        # measured with, so they are averaged alike.  # A71
+        # Floating-point buffers (statistics of batch norm) belong to the weights with which they
+        # were measured, so they are averaged in the same way.  # A71
         super().__init__(use_buffers=True, multi_avg_fn=self._average)
         self.decay = decay
         self.warmup_steps = warmup_steps
-        self._raw: list[Tensor] | None = None  # the weights while the average is in their place
+        self._raw: list[Tensor] | None = None  # the raw weights while the average is in the module
 
     def decay_after(self, averages: int) -> float:
         """Return d_n, the weight of the past after n averages.
@@ -82,15 +83,15 @@ class EMA(WeightAveraging):
         return self.decay * -math.expm1(-averages / self.warmup_steps)
 
     def _average(self, averages: Any, weights: Any, averages_made: Tensor | int) -> None:
-        """Update one group of tensors of equal kind in place."""
-        del averages_made  # a copy on the device; reading it would wait for the device
+        """Update a group of tensors of the same kind in place."""
+        del averages_made  # on the device; reading it would synchronise
         if averages[0].is_floating_point():
             decay = self.decay_after(int(self._kept.n_averaged))
             update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
             update(averages, weights, 0)
             return
         for average, value in zip(averages, weights, strict=True):
-            average.copy_(value)  # counters of batch norm count; there is nothing to average
+            average.copy_(value)  # counters of batch norm are not averaged
 
     @property
     def _kept(self) -> AveragedModel:
@@ -98,7 +99,7 @@ class EMA(WeightAveraging):
         return self._average_model
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Copy the network when training begins."""
+        """Copy the network when training starts."""
         del trainer
         if stage != "fit":
             return
@@ -111,12 +112,12 @@ class EMA(WeightAveraging):
         self._latest_update_step = 0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Follow the network to its device."""
+        """Move the average to the device of the network."""
         half = {p.dtype for p in pl_module.parameters()} & {torch.float16, torch.bfloat16}
         if half:
             raise ValueError(
-                f"ema: trainer.precision {trainer.precision} makes the weights {half.pop()}, too "
-                "coarse for an average; use bf16-mixed or 16-mixed, which keep them in float32"
+                f"ema: trainer.precision {trainer.precision} gives {half.pop()} weights, which "
+                "are too coarse for an average; use bf16-mixed or 16-mixed, which keep float32"
             )
         self._kept.module.to(pl_module.device)
 
@@ -128,20 +129,20 @@ class EMA(WeightAveraging):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Average once an optimizer step, however many batches it accumulates."""
+        """Update the average once per optimizer step, even if it accumulates several batches."""
         del outputs, batch, batch_idx
         if trainer.global_step > self._latest_update_step:
             self._kept.update_parameters(_network(pl_module))
             self._latest_update_step = trainer.global_step
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Do nothing: averages belong to steps."""
+        """Do nothing: the average is updated after steps."""
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the average in place before any other validation hook."""
         if self._average_model is None or self._raw is not None:
             return
-        if trainer.world_size > 1:  # processes see other batches, so their statistics differ
+        if trainer.world_size > 1:  # processes see different batches, so their statistics differ
             for buffer in self._kept.module.buffers():
                 torch.distributed.broadcast(buffer, 0)
         self._put_average(_network(pl_module))
@@ -192,9 +193,9 @@ class EMA(WeightAveraging):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Save the average as the model's state and the raw weights beside it."""
+        """Save the average as the model's state, and the raw weights separately."""
         del trainer
-        if self._average_model is None:  # outside training the module holds what is to be saved
+        if self._average_model is None:  # outside training the module has the weights to save
             return
         network = _network(pl_module)
         state = checkpoint["state_dict"]
@@ -211,14 +212,14 @@ class EMA(WeightAveraging):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take raw weights, average and count back; start an average where there was none."""
+        """Restore raw weights, average and count; start an average if there was none."""
         del trainer
-        if self._average_model is None:  # the average is what is evaluated, and it is loaded
+        if self._average_model is None:  # evaluation needs only the average, which is loaded
             return
         network = _network(pl_module)
         self._kept.module.load_state_dict(_part(checkpoint["state_dict"]))
         if "averaging_state" not in checkpoint:
-            rank_zero_info("ema: the checkpoint has no average; one starts from its weights")
+            rank_zero_info("ema: the checkpoint has no average; it starts from the weights")
             return
         self._kept.n_averaged = checkpoint["averaging_state"]["n_averaged"].clone()
         network.load_state_dict(_part(checkpoint["current_model_state"]))

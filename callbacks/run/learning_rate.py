@@ -1,4 +1,4 @@
-"""The learning rate of every parameter group."""
+"""Logging of the learning rate of every parameter group."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class LearningRate(LearningRateMonitor):
     """Log ``lr-*`` at every logged step.
 
     Args:
-        logging_interval: ``step`` or ``epoch``; None for what the schedule says.
+        logging_interval: ``step`` or ``epoch``; None to use the interval of the schedule.
         log_momentum: also log the momentum, or Adam's first beta.
         log_weight_decay: also log the weight decay.
     """

@@ -1,4 +1,4 @@
-"""The largest amount of memory that a run has needed so far."""
+"""Logging of the peak memory of a run."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ STATUS = Path("/proc/self/status")
 
 
 class PeakMemory(pl.Callback):
-    """Log ``memory/*``: the peaks of host and GPU memory, the largest of all processes, in MiB.
+    """Log ``memory/*``: the peaks of host and GPU memory in MiB, the maximum over processes.
 
     Every ``trainer.log_every_n_steps`` optimizer steps and after each validation:
-        ``memory/host_mib``: largest resident set of the process since it started, as the system
-        keeps it. Loader workers are processes of their own and not included.
+        ``memory/host_mib``: largest resident set of the process since it started, as reported by
+        the system. Loader workers are separate processes and not included.
         ``memory/cuda_mib``: largest memory of tensors on the GPU since training started;
-        ``memory/cuda_reserved_mib``: what the allocator held for them. Both only on CUDA.
+        ``memory/cuda_reserved_mib``: memory reserved by the allocator. Both only on CUDA.
 
     The peaks of the GPU are reset when training starts.
     """
@@ -32,10 +32,10 @@ class PeakMemory(pl.Callback):
     order = 40
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forget the GPU's peaks of earlier work of this process."""
+        """Reset the GPU peaks of earlier work in this process."""
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)
-        self._logged_step = trainer.global_step  # of a resumed run, whose row is there already
+        self._logged_step = trainer.global_step  # a resumed run already has this row
 
     def on_train_batch_end(
         self,
@@ -45,7 +45,7 @@ class PeakMemory(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Log where a step is due."""
+        """Log if this step is logged."""
         del outputs, batch, batch_idx
         step = trainer.global_step
         if is_logged(trainer, step) and step != self._logged_step:
@@ -53,7 +53,7 @@ class PeakMemory(pl.Callback):
             self._logged_step = step
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log after scoring, which may need more than training."""
+        """Log after evaluation, which may need more memory than training."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             log_numbers(trainer, _peaks(trainer, pl_module.device), trainer.global_step)
 
@@ -76,11 +76,11 @@ def _peaks(trainer: pl.Trainer, device: torch.device) -> dict[str, float]:
 def host_peak() -> float:
     """Return the largest resident set of this process so far in MiB.
 
-    Linux keeps it in ``/proc``; elsewhere it is `getrusage`'s, which on Linux would begin with the
-    size of the process that launched this one.
+    On Linux it is read from ``/proc``; elsewhere `getrusage` is used, which on Linux would include
+    the size of the parent process.
     """
     if STATUS.exists():
         line = next(x for x in STATUS.read_text().splitlines() if x.startswith("VmHWM:"))
-        return int(line.split()[1]) / 1024  # given in KiB
+        return int(line.split()[1]) / 1024  # in KiB
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / MIB if sys.platform == "darwin" else peak / 1024  # bytes there, KiB elsewhere
+    return peak / MIB if sys.platform == "darwin" else peak / 1024  # in bytes on macOS, else in KiB

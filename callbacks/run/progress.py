@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytorch_lightning as pl
@@ -20,14 +22,17 @@ REFRESH_SECONDS = 0.5
 class ProgressBar(RichProgressBar):
     """Show a progress bar, or lines in a log file: loss, learning rate, headline metric, speed.
 
-    Where the output is not a terminal (a log file, CI), there is no bar but one line a validation,
-    or an epoch without one, and in between one every ``line_seconds``.
+    The time left is that of the whole training, validations included, if its steps go on to take
+    as long as those so far. Where the output is not a terminal (a log file, CI), there is no bar
+    but one line a validation, or an epoch without one, and in between one every ``line_seconds``.
+    Lines closer together than ``calm_seconds`` are left out, but for the last of a training.
 
     Args:
         metrics: names of logged metrics; those that the run logs are shown.
         smoothing: in [0, 1), weight of the past at each step in the means of loss and throughput.
         refresh_rate: updates a second, 0 for neither bar nor lines.
         line_seconds: time after which a line is due in a log file.
+        calm_seconds: shortest time between two lines.
 
     Raises:
         ValueError: ``smoothing`` is out of range.
@@ -42,6 +47,7 @@ class ProgressBar(RichProgressBar):
         smoothing: float = 0.98,
         refresh_rate: int = 4,
         line_seconds: float = 60.0,
+        calm_seconds: float = 5.0,
     ) -> None:
         if not 0 <= smoothing < 1:
             raise ValueError(f"smoothing must be in [0, 1), got {smoothing}")
@@ -49,8 +55,8 @@ class ProgressBar(RichProgressBar):
         self.metric_names = tuple(metrics)
         self.smoothing = smoothing
         self.line_seconds = line_seconds
+        self.calm_seconds = calm_seconds
         self._lines = False
-        self._line_step = -1
         self._unit = ""
         self._shown: dict[str, Any] = {}
         self._restart()
@@ -60,7 +66,9 @@ class ProgressBar(RichProgressBar):
         self._weight = 0.0
         self._samples = 0.0
         self._seconds = 0.0
-        self._tick = self._shown_at = self._line_at = time.perf_counter()
+        self._line_step = self._first_step = -1
+        self._held = ""  # a line that came too soon after another
+        self._start = self._tick = self._shown_at = self._line_at = time.perf_counter()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Choose between the bar and lines; processes after the first show nothing."""
@@ -74,6 +82,7 @@ class ProgressBar(RichProgressBar):
         """Forget the means of an earlier run."""
         super().on_train_start(trainer, pl_module)
         self._restart()
+        self._first_step = trainer.global_step
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock of the throughput."""
@@ -110,14 +119,20 @@ class ProgressBar(RichProgressBar):
         self._shown_at = 0.0
         super().on_validation_end(trainer, pl_module)
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._print_line(trainer)
+            self._print_or_hold(trainer)
         self._tick = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print a line for an epoch that ended without a validation."""
         super().on_train_epoch_end(trainer, pl_module)
         if self._line_step != trainer.global_step:
-            self._print_line(trainer)
+            self._print_or_hold(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print the last line if it was held back."""
+        super().on_train_end(trainer, pl_module)
+        if self._held:
+            self._print(self._held)
 
     def get_metrics(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule
@@ -142,20 +157,41 @@ class ProgressBar(RichProgressBar):
         numbers |= {n: f"{float(logged[n]):.3f}" for n in self.metric_names if n in logged}
         if self._seconds:
             numbers[self._unit] = f"{self._samples / self._seconds:.1f}"
+        left = self._time_left(trainer)
+        if 0 < left < math.inf:
+            numbers["left"] = str(timedelta(seconds=math.ceil(left)))
         return numbers
 
-    def _print_line(self, trainer: pl.Trainer) -> None:
+    def _time_left(self, trainer: pl.Trainer) -> float:
+        """Return the seconds that the steps left will take, infinite where that is not known."""
+        done = trainer.global_step - self._first_step
+        if self._first_step < 0 or done <= 0:
+            return math.inf
+        left = float(trainer.estimated_stepping_batches) - trainer.global_step
+        return (self._tick - self._start) / done * max(left, 0.0)
+
+    def _print_or_hold(self, trainer: pl.Trainer) -> None:
+        """Print a line, or keep it for the end of training if it comes soon after another."""
         if not self._lines:
             return
-        self._line_step, self._line_at = trainer.global_step, time.perf_counter()
+        if self._line_step < 0 or time.perf_counter() - self._line_at >= self.calm_seconds:
+            self._print_line(trainer)
+        else:
+            self._held = self._line(trainer)
+
+    def _print_line(self, trainer: pl.Trainer) -> None:
+        if self._lines:
+            self._line_step, self._line_at = trainer.global_step, time.perf_counter()
+            self._print(self._line(trainer))
+
+    def _line(self, trainer: pl.Trainer) -> str:
         numbers = ", ".join(f"{name} {value}" for name, value in self._numbers(trainer).items())
         epochs = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
-        rich.get_console().print(
-            f"epoch {trainer.current_epoch + 1}{epochs}, step {trainer.global_step}: {numbers}",
-            soft_wrap=True,
-            highlight=False,
-            markup=False,
-        )
+        return f"epoch {trainer.current_epoch + 1}{epochs}, step {trainer.global_step}: {numbers}"
+
+    def _print(self, line: str) -> None:
+        self._held = ""
+        rich.get_console().print(line, soft_wrap=True, highlight=False, markup=False)
 
     def configure_columns(self, trainer: pl.Trainer) -> list[Any]:
         """Return Lightning's columns but the batches a second."""

@@ -1,4 +1,4 @@
-"""Training speed: images, bags and instances a second, and the share of waiting for data."""
+"""Training speed: images, bags and instances per second, and the time waiting for data."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from structures import Batch
 
 
 class Throughput(pl.Callback):
-    """Log how fast training runs (``time/*``), as means since the last time they were logged.
+    """Log the speed of training (``time/*``) as means since the last logged step.
 
     Every ``trainer.log_every_n_steps`` optimizer steps:
-        ``time/step``: seconds an optimizer step takes, the next line's included;
-        ``time/data``: seconds of these between one batch and the next: waiting for data, moving
+        ``time/step``: seconds per optimizer step, including ``time/data``;
+        ``time/data``: seconds per step between one batch and the next: waiting for data, moving
         them to the device, logging;
-        ``time/<unit>_per_second`` of all processes together, where a batch says its units
+        ``time/<unit>_per_second``: sum over all processes for each unit of a batch
         (`Batch.units`): images, or bags and their instances.
 
     Validation, checkpoints at the end of an epoch and the pause between epochs do not count; the
-    first batch of an epoch does, so the start of loader workers is seen in ``time/data``. Between
-    logged steps only two clock readings are made. On a GPU the clock is read without waiting for
-    it: the means hold over the logged window, because the queue of the device is short. Several
-    processes exchange one small tensor at each logged step.
+    first batch of an epoch does, so ``time/data`` includes the start of loader workers. Steps that
+    are not logged only read the clock twice. On a GPU the clock is read without synchronisation:
+    the means are still right over the logged window, because the queue of the device is short.
+    Several processes exchange one small tensor at each logged step.
     """
 
     entry = "throughput"
@@ -43,13 +43,13 @@ class Throughput(pl.Callback):
         self._counts: Counter[str] = Counter()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin a window at the step the run starts from."""
+        """Start a window at the first step of the run."""
         del pl_module
         self._restart()
         self._logged_step = trainer.global_step
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock: what happened since the last batch is not training."""
+        """Restart the clock: the time since the last batch was not training."""
         del trainer, pl_module
         self._mark = perf_counter()
 
@@ -68,7 +68,7 @@ class Throughput(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Count the batch; log where a step is due."""
+        """Count the batch; log if this step is logged."""
         del outputs, batch_idx
         self._seconds += self._lap()
         if isinstance(batch, Batch):
@@ -80,7 +80,7 @@ class Throughput(pl.Callback):
             self._restart()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock anew."""
+        """Restart the clock."""
         del trainer, pl_module
         self._mark = perf_counter()
 

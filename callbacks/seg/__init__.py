@@ -1,1 +1,1 @@
-"""Callbacks for images."""
+"""Callbacks for instance segmentation."""

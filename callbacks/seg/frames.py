@@ -1,7 +1,7 @@
-"""Bringing a batch's image, its targets and its predictions into one frame for display.
+"""Conversion of images, targets and predictions of a batch to a common frame for display.
 
-The model sees images resized and padded (`SegBatch`), predictions come in the frame of the
-image file (`Instances`). Both are shown in the file's frame, reduced where it is large.
+The model receives resized and padded images (`SegBatch`), while predictions are in the frame of the
+image file (`Instances`). Both are shown in the frame of the file, reduced if it is large.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def display_size(size: Size, max_side: int) -> Size:
 
 
 def original_size(batch: SegBatch, position: int) -> Size:
-    """Return (height, width) of the file of the image at ``position``."""
+    """Return the (height, width) of the file of the image at ``position``."""
     height, width = batch.original_sizes[position].tolist()
     return height, width
 
@@ -53,10 +53,10 @@ def targets_in_frame(
 ) -> tuple[Instances, npt.NDArray[np.bool_]]:
     """Return the true instances of the image at ``position`` in a frame of ``size``.
 
-    Masks are read at the centres of the frame's pixels.
+    Masks are sampled at the centres of the pixels of the frame.
 
     Returns:
-        K instances with score 1, and (K,) which of them are crowd regions.
+        K instances with score 1, and (K,) whether each is a crowd region.
     """
     height, width = batch.sizes[position].tolist()
     start = int(batch.counts[:position].sum())
@@ -76,7 +76,7 @@ def targets_in_frame(
 
 
 def instances_in_frame(instances: Instances, size: Size) -> Instances:
-    """Return instances of the original image in a frame of ``size``, on the host."""
+    """Return instances of the original image in a frame of ``size``, in host memory."""
     instances = instances.to("cpu").detach()
     if instances.size == size:
         return instances
@@ -92,6 +92,6 @@ def instances_in_frame(instances: Instances, size: Size) -> Instances:
 
 
 def _centres(source: int, target: int) -> npt.NDArray[np.int64]:
-    """Return for each of ``target`` pixels the one of ``source`` pixels under its centre."""
+    """Return, for each of ``target`` pixels, the index of the ``source`` pixel at its centre."""
     centres = (np.arange(target) + 0.5) * (source / target)
     return np.minimum(centres.astype(np.int64), source - 1)

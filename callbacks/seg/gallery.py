@@ -1,4 +1,4 @@
-"""Truth beside prediction for the same few images at every validation."""
+"""Gallery of ground truth and predictions in a fixed selection of images at every validation."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from structures.processes import gather_to_first
 
 @dataclass(frozen=True, slots=True)
 class ShownImage:
-    """One image with truth and prediction in one frame, on the host.
+    """An image with ground truth and prediction in the same frame, in host memory.
 
     Attributes:
         image: (h, w, 3) uint8 RGB.
-        name: what the caption calls it.
-        truth: the true instances.
-        crowd: (K,) which true instances are crowd regions.
+        name: name in the caption.
+        truth: the ground-truth instances.
+        crowd: (K,) whether each ground-truth instance is a crowd region.
         prediction: the predictions that are shown.
     """
 
@@ -49,19 +49,19 @@ class ShownImage:
 
 
 class MaskGallery(AfterEvaluation):
-    """Draw a fixed list of validation and test images, truth beside prediction.
+    """Draw ground truth next to predictions for a fixed selection of validation and test images.
 
-    Writes ``pictures/gallery_epoch_003.png`` while fitting, ``gallery_val.png`` and
-    ``gallery_test.png`` otherwise. With W&B also ``val/gallery``, a list of images with native
-    masks and boxes, and ``val/gallery_drawn``; the first and the last gallery of a training and
-    those of `validate` and `test` also as the table ``val/pictures`` (`callbacks.seg.image_table`).
-    Needs a module whose steps return `Instances` and that has a ``category_map``; runs on bags are
-    left alone.
+    Writes ``pictures/gallery_epoch_003.png`` during `fit`, ``gallery_val.png`` and
+    ``gallery_test.png`` otherwise. Logs to W&B ``val/gallery``, a list of images with native masks
+    and boxes, and ``val/gallery_drawn``; the first and the last gallery of a training and the
+    galleries of `validate` and `test` are also logged as the table ``val/pictures``
+    (`callbacks.seg.image_table`). Requires a module whose steps return `Instances` and that has a
+    ``category_map``; does nothing for runs on bags.
 
     Args:
-        num_pictures: images shown, spread over the data set (see `FixedSample`).
+        num_pictures: number of images shown, spread over the data set (see `FixedSample`).
         every_n_epochs: epochs between galleries (see `AfterEvaluation`).
-        score: predictions below are not shown.
+        score: predictions with a lower score are not shown.
         max_side: larger images are reduced to this many pixels on the longer side.
 
     Raises:
@@ -92,7 +92,7 @@ class MaskGallery(AfterEvaluation):
         self.start()
 
     def start(self) -> None:
-        """Start an empty sample."""
+        """Start with an empty sample."""
         self._sample: FixedSample[ShownImage] = FixedSample(self.num_pictures)
 
     def keep(self, pl_module: pl.LightningModule, outputs: Any, batch: Any) -> None:
@@ -131,7 +131,7 @@ class MaskGallery(AfterEvaluation):
                 self._send_table(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw the last validation if it was passed over, and send the last table."""
+        """Draw the last validation if it was skipped, and send the last table."""
         super().on_train_end(trainer, pl_module)
         self._send_table(trainer)
         self._tabled = False
@@ -157,7 +157,7 @@ class MaskGallery(AfterEvaluation):
 
 
 def draw_sheet(shown: Sequence[ShownImage], class_names: Sequence[str]) -> npt.NDArray[np.uint8]:
-    """Return one image: truth and prediction next to each other, two pairs a row."""
+    """Return one image with ground truth and prediction side by side, two pairs per row."""
     cells, captions = [], []
     for one in shown:
         for kind, found in (("truth", one.truth), ("prediction", one.prediction)):
@@ -176,14 +176,14 @@ def draw_sheet(shown: Sequence[ShownImage], class_names: Sequence[str]) -> npt.N
 
 
 def native_media(shown: Sequence[ShownImage], class_names: Sequence[str], when: str) -> list[Media]:
-    """Return images with W&B's own masks and boxes, which its pages can switch on and off.
+    """Return images with native W&B masks and boxes, which can be switched on and off.
 
-    W&B shows a list correctly only where all images have one size, so smaller ones are padded
+    W&B shows a list correctly only if all images have the same size, so smaller ones are padded
     with black at the bottom and on the right. Crowd regions are left out.
 
     Args:
         shown: the images.
-        class_names: names by label.
+        class_names: name of each class, indexed by label.
         when: start of the caption.
     """
     canvas = max(s.image.shape[0] for s in shown), max(s.image.shape[1] for s in shown)

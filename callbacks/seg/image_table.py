@@ -1,4 +1,4 @@
-"""The rows of the W&B table of fixed images: each with its masks, boxes and how well they fit."""
+"""Rows of the W&B table of the gallery: images with masks, boxes and their agreement."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Shown = tuple[str, Instances, npt.NDArray[np.bool_], Instances]
 
 
 def image_rows(shown: Sequence[Shown], media: Sequence[Media]) -> list[list[Any]]:
-    """Return one row an image, in the order of ``COLUMNS``.
+    """Return one row per image, with the columns ``COLUMNS``.
 
-    ``found`` counts instances paired with a prediction of their class at mask IoU .5 (boxes where
-    there are no masks), ``mean IoU`` is over these pairs, empty where there is none. Crowd regions
-    are not counted, and predictions inside them not held against the model.
+    ``found`` counts instances matched with a prediction of their class at mask IoU .5 (box IoU
+    without masks); ``mean IoU`` is the mean over these pairs, empty without pairs. Crowd regions
+    are not counted, and predictions inside them are not counted as errors.
 
     Args:
-        shown: name, true instances, which of these are crowd regions, and the predictions shown.
-        media: the same images with W&B's masks and boxes.
+        shown: name, ground-truth instances, their crowd flags, and the predictions shown.
+        media: the same images with W&B masks and boxes.
     """
     rows: list[list[Any]] = []
     for (name, truth, crowd, prediction), medium in zip(shown, media, strict=True):

@@ -1,4 +1,4 @@
-"""Training batches in which every class has its share, two bags at least."""
+"""Training batches with an equal share of every class and at least two bags per class."""
 
 from __future__ import annotations
 
@@ -13,34 +13,36 @@ IntArray = npt.NDArray[np.int64]
 
 
 class _Rounds:
-    """Draws from one class: every bag of it once before any a second time."""
+    """Draws from one class in rounds: every bag once before any bag a second time."""
 
     def __init__(self, members: IntArray, rng: np.random.Generator) -> None:
         self._members, self._rng, self._left = members, rng, members[:0]
 
     def take(self, count: int) -> IntArray:
-        """Return ``count`` bags, none of them twice if the class has so many."""
+        """Return ``count`` bags, all different if the class has at least that many."""
         taken, self._left = self._left[:count], self._left[count:]
         while taken.size < count:
             order = self._rng.permutation(self._members)
-            order = order[np.argsort(np.isin(order, taken), kind="stable")]  # those in it last
+            order = order[
+                np.argsort(np.isin(order, taken), kind="stable")
+            ]  # bags already in the batch last
             missing = count - taken.size
             taken, self._left = np.concatenate([taken, order[:missing]]), order[missing:]
         return taken
 
 
 class BalancedBatchSampler(EpochBatchSampler):
-    """Training batches that each hold equally many bags of every class, two at least (A123).
+    """Training batches with equally many bags of every class, at least two each (A123).
 
-    A step of S bags has S / C of each of C classes; what does not divide goes to classes in turn.
-    Each process gets its share of every class. Below 2 C bags, a step has two bags each of as many
-    classes as fit, which take turns. A bag is twice in a step only if its class has fewer bags than
-    the step takes of it.
+    A step of S bags has S / C bags of each of the C classes; the remainder goes to the classes in
+    turn. Each process gets its share of every class. If S is below 2 C, a step has two bags of each
+    of as many classes as fit, and the classes take turns. A bag is repeated within a step only if
+    its class has fewer bags than the step takes of it.
 
     Args:
         items: numbers of the bags.
-        labels: (n,) class of each.
-        batch_size: bags of a step on one process.
+        labels: (n,) class of each bag.
+        batch_size: bags per step on one process.
         seed: non-negative.
     """
 

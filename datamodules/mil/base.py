@@ -1,4 +1,4 @@
-"""What all multiple-instance data have in common: recipe arguments, loaders, facts."""
+"""Base class of the multiple-instance datamodules: recipe arguments, loaders and facts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class BagSource(Protocol):
-    """Bags by number; what a number means never changes."""
+    """A sequence of bags; a number always refers to the same bag."""
 
     def __len__(self) -> int:
         """Return the number of bags."""
@@ -63,23 +63,24 @@ class MILDataModule(pl.LightningDataModule, PathReader, ABC):
     A subclass provides the bags of a split through ``source`` and ``numbers``, and the facts.
 
     Args:
-        batch_size: bags of a training step on one process.
-        eval_batch_size: bags of an evaluation batch.
-        num_workers: processes that read bags; bags do not depend on it.
-        seed: seeds the order of training.
-        sampler: ``shuffle``: every training bag once an epoch; ``class_balanced``: equally many of
-            every class in an epoch; ``balanced_batches``: in every batch, two of each at least;
-            ``weighted``: with replacement, by class_weights, times the ``weight`` of a table.
+        batch_size: bags per training step on one process.
+        eval_batch_size: bags per evaluation batch.
+        num_workers: worker processes that read bags; the bags do not depend on their number.
+        seed: seeds the order of the training bags.
+        sampler: ``shuffle``: every training bag once per epoch; ``class_balanced``: equally many
+            bags of every class in an epoch; ``balanced_batches``: equally many bags of every class
+            in each batch, at least two; ``weighted``: with replacement, by class_weights times the
+            ``weight`` column of a table.
         class_weights: weight of each class, for ``weighted``.
-        bad_data: what becomes of faulty bags. ``error``: all of them are told at once before
+        bad_data: how faulty bags are handled. ``error``: all of them are reported together before
             anything runs; ``skip``: they are left out and counted.
 
     Attributes:
-        num_classes: classes, counting the negative one of a binary task.
-        in_features: width of an instance's features.
-        task: what the labels mean.
-        class_names: names of the classes by label.
-        problems: what ``skip`` has left out.
+        num_classes: number of classes, including the negative class of a binary task.
+        in_features: number of features per instance.
+        task: kind of the labels.
+        class_names: name of each class, indexed by label.
+        problems: problems of the bags that ``skip`` has left out.
 
     Raises:
         ValueError: a size is not positive, or a number is negative.
@@ -118,28 +119,28 @@ class MILDataModule(pl.LightningDataModule, PathReader, ABC):
 
     @abstractmethod
     def source(self, split: BagSplit) -> BagSource:
-        """Return the bags that ``numbers`` of the split refer to."""
+        """Return the bags to which the ``numbers`` of the split refer."""
 
     @abstractmethod
     def numbers(self, split: BagSplit) -> Sequence[int]:
-        """Return the numbers of a split's bags, in order; empty if the split has none."""
+        """Return the numbers of the bags of a split, in order; empty if the split has none."""
 
     @abstractmethod
     def evaluation_arguments(self) -> dict[str, Any]:
-        """Return the arguments with which `TabularBagsDataModule` prepares bags as this one does.
+        """Return the arguments that make `TabularBagsDataModule` prepare bags as this class does.
 
         Plain numbers and lists, because they travel in the checkpoint.
         """
 
     @classmethod
     def arguments_like(cls, record: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return the arguments that make this class prepare bags as those of a checkpoint were.
+        """Return the arguments that make this class prepare bags as for a checkpoint's training.
 
         Args:
             record: the checkpoint's ``segmil`` record.
 
         Returns:
-            Those that this class has; None for a checkpoint that knows no bags.
+            The arguments that this class accepts; None for a checkpoint not trained on bags.
         """
         facts = record["facts"]
         if "class_names" not in facts:
@@ -150,23 +151,23 @@ class MILDataModule(pl.LightningDataModule, PathReader, ABC):
         return {name: value for name, value in known.items() if name in accepted}
 
     def check(self, thorough: bool = False) -> list[Problem]:
-        """Return what is wrong with the bags; data that are generated have no problem.
+        """Return the problems of the bags; generated data have none.
 
         Args:
-            thorough: also read the values of all features, where reading headers came first.
+            thorough: also read the values of all features, not only the headers of the files.
         """
         del thorough
         return list(self.problems)
 
     def contents(self, split: BagSplit) -> tuple[IntArray, IntArray, tuple[str, ...]]:
-        """Return labels (b,), instances (b,) and patients, or none, of the bags of a split."""
+        """Return labels (b,), instance counts (b,) and patients (may be empty) of a split."""
         bags = [self.source(split).bag(number) for number in self.numbers(split)]
         labels = np.array([int(bag.labels[0]) for bag in bags], dtype=np.int64)
         sizes = np.array([int(bag.offsets[-1]) for bag in bags], dtype=np.int64)
         return labels, sizes, tuple(name for bag in bags for name in bag.groups)
 
     def summary(self) -> dict[str, dict[str, int]]:
-        """Return what is there, split -> name -> count; splits without bags are left out."""
+        """Return the counts of each split, split -> name -> count; empty splits are left out."""
         result: dict[str, dict[str, int]] = {}
         for split in NAMES:
             labels, sizes, patients = self.contents(split)
@@ -186,7 +187,7 @@ class MILDataModule(pl.LightningDataModule, PathReader, ABC):
         trainer = self.trainer
         if stage != "fit" or trainer is None or not trainer.loggers:
             return
-        folder = trainer.log_dir  # every process asks: they agree on it by a broadcast
+        folder = trainer.log_dir  # a broadcast, so every process must call it
         if folder is not None:
             self._record_splits(Path(folder) / "splits.csv")
 
@@ -195,7 +196,7 @@ class MILDataModule(pl.LightningDataModule, PathReader, ABC):
         _log.info("%s, sha256 %s", path, self.write_splits(path))
 
     def write_splits(self, path: Path) -> str:
-        """Write which bag belongs to which split, see `datamodules.mil.splits.write_splits`.
+        """Write the split of each bag to a CSV file, see `datamodules.mil.splits.write_splits`.
 
         Returns:
             The file's SHA-256.
@@ -210,41 +211,45 @@ class MILDataModule(pl.LightningDataModule, PathReader, ABC):
                 yield name, bag.groups[0] if bag.groups else name, int(bag.labels[0]), split
 
     def dataset(self, split: BagSplit) -> Dataset[BagBatch]:
-        """Return what serves the bags of a split under the keys of a sampler."""
+        """Return the data set of a split, indexed by the keys of a sampler."""
         return BagDataset(self.source(split))
 
     def training_batches(self) -> Sampler[list[SampleKey]]:
-        """Return what chooses the bags of each training step."""
+        """Return the batch sampler of training."""
         numbers = self.numbers("train")
-        if self.plan.sampler == "shuffle":  # which does not need to know the bags
+        if self.plan.sampler == "shuffle":  # needs neither labels nor sizes
             return EpochBatchSampler(
                 numbers, self.batch_size, shuffle=True, seed=self.seed, drop_last=True
             )
         labels, sizes, _ = self.contents("train")
-        return self.plan.build(numbers, _at(numbers, labels), _at(numbers, sizes), None, self.seed)
+        return self.plan.build(
+            numbers, _scattered(numbers, labels), _scattered(numbers, sizes), None, self.seed
+        )
 
     def train_dataloader(self) -> DataLoader[BagBatch]:
         """Return shuffled batches."""
         if not self.numbers("train"):
-            raise ValueError("the data have no train bags: without labels they can be predicted")
+            raise ValueError(
+                "there are no training bags; without labels, bags can only be predicted"
+            )
         return self._loader("train", batch_sampler=self.training_batches())
 
     def val_dataloader(self) -> DataLoader[BagBatch] | list[DataLoader[BagBatch]]:
-        """Return the validation bags in order; no loader where nothing is held out."""
+        """Return the validation bags in order; an empty list if no bags are held out."""
         if not self.numbers("val"):
             return []
-        return self._loader("val", batch_sampler=self._in_order("val"))
+        return self._loader("val", batch_sampler=self._evaluation_batches("val"))
 
     def test_dataloader(self) -> DataLoader[BagBatch]:
         """Return the test bags in order."""
-        return self._loader("test", batch_sampler=self._in_order("test"))
+        return self._loader("test", batch_sampler=self._evaluation_batches("test"))
 
     def predict_dataloader(self) -> DataLoader[BagBatch]:
         """Return the bags to predict in order."""
-        keys = KeySampler(self._in_order("predict"))
+        keys = KeySampler(self._evaluation_batches("predict"))
         return self._loader("predict", batch_size=self.eval_batch_size, sampler=keys)
 
-    def _in_order(self, split: BagSplit) -> EpochBatchSampler:
+    def _evaluation_batches(self, split: BagSplit) -> EpochBatchSampler:
         numbers = self.numbers(split)
         if not numbers:
             raise ValueError(
@@ -265,15 +270,15 @@ class MILDataModule(pl.LightningDataModule, PathReader, ABC):
         return loader
 
 
-def _at(numbers: Sequence[int], values: IntArray) -> IntArray:
-    """Return an array that has the values at the places ``numbers``."""
+def _scattered(numbers: Sequence[int], values: IntArray) -> IntArray:
+    """Return an array with the values at the positions ``numbers``."""
     placed = np.zeros(max(numbers) + 1, dtype=np.int64)
     placed[np.asarray(numbers)] = values
     return placed
 
 
 def select_bags(bags: BagBatch, positions: Tensor) -> BagBatch:
-    """Return the bags at ``positions`` in that order, in one gather and without names.
+    """Return the bags at ``positions`` in that order, with a single gather and without names.
 
     Args:
         bags: packed bags.

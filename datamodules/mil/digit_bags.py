@@ -1,4 +1,4 @@
-"""Bags of handwritten digits, positive if they hold a target digit: a data set without a download.
+"""Bags of handwritten digits, positive if they contain a target digit; no download is needed.
 
 The MNIST-bags protocol of Ilse et al. 2018 (arXiv 1802.04712, section 4.2) on the digits of
 `datamodules.digits`.
@@ -29,16 +29,16 @@ class DigitBagSource:
     """The bags of one split; bag i depends on (split, seed, i) and the options alone.
 
     Attributes:
-        split: whose source digits are used.
+        split: split whose source digits are used.
         count: number of bags.
-        seed: of the bags, not of training.
+        seed: seed of the bags, independent of the seed of training.
         target: digit that makes a bag positive.
         others: digits of the other instances.
         mean_length: mean number of instances; lengths are the integer part of a normal variable.
-        std_length: its standard deviation.
+        std_length: standard deviation of the number of instances.
         positive_fraction: share of positive bags; None to let the drawn digits decide.
-        witness_rate: chance of an instance being a target, given that a positive bag holds one;
-            None for the target's share among the digits that may be drawn.
+        witness_rate: probability that an instance of a positive bag is the target, given that the
+            bag contains at least one; None for the target's share among the digits that are drawn.
         as_images: instances are images (1, 8, 8) rather than vectors (64,).
     """
 
@@ -57,10 +57,10 @@ class DigitBagSource:
         """Return the digits of a bag as rows of ``source_digits(split)``.
 
         Raises:
-            IndexError: there is no such bag.
+            IndexError: the index is out of range.
         """
         if not 0 <= index < self.count:
-            raise IndexError(f"bag {index} of {self.count}")
+            raise IndexError(f"bag {index} does not exist; there are {self.count}")
         rng = keyed_generator(_BAG_PURPOSE, _SPLITS.index(self.split), self.seed, index)
         targets, others = self._pools
         length = max(1, int(rng.normal(self.mean_length, self.std_length)))
@@ -79,7 +79,7 @@ class DigitBagSource:
         return rng.permutation(chosen)
 
     def _is_positive(self, index: int) -> bool:
-        """Spread the positive bags evenly, so that every run of bags has the share asked for."""
+        """Spread the positive bags evenly, so that any range of bags has the requested share."""
         share = self.positive_fraction or 0.0
         return int((index + 1) * share + 1e-9) > int(index * share + 1e-9)
 
@@ -111,8 +111,8 @@ class DigitBagSource:
 def _at_least_one(rng: np.random.Generator, length: int, rate: float) -> int:
     """Draw from the binomial distribution under the condition that the result is not 0.
 
-    The first success has a truncated geometric place, drawn by inverting its distribution; what
-    follows it is free. Rejection would take forever at small rates.
+    The position of the first success follows a truncated geometric distribution and is drawn by
+    inversion; the trials after it are unconstrained. Rejection is too slow at small rates.
     """
     if rate == 1:
         return length
@@ -123,28 +123,28 @@ def _at_least_one(rng: np.random.Generator, length: int, rate: float) -> int:
 
 
 class DigitBagsDataModule(MILDataModule):
-    """Bags of digits that are positive if one of them is the target.
+    """Bags of digits that are positive if one of the digits is the target.
 
-    The defaults are frozen and every figure is meant at them: target 9, lengths of mean 10 and
-    deviation 2, as many positive as negative bags, 200 for training, 100 for validation and 500
-    for testing, each from the digits of its own split. Features are pixel values scaled to [0, 1],
-    so they can be drawn as they are. Predicting uses the test bags.
+    The defaults are frozen, and all reported results refer to them: target 9, lengths with mean 10
+    and standard deviation 2, as many positive as negative bags, 200 for training, 100 for
+    validation and 500 for testing, each from the digits of its own split. Features are pixel
+    values scaled to [0, 1], so they can be displayed directly. Prediction uses the test bags.
 
     Args:
         train_bags: number of training bags.
         val_bags: number of validation bags.
         test_bags: number of test bags.
         target: digit that makes a bag positive.
-        mean_length: mean number of instances a bag.
-        std_length: its standard deviation; a bag has at least one instance.
+        mean_length: mean number of instances per bag.
+        std_length: standard deviation of that number; a bag has at least one instance.
         positive_fraction: share of positive bags; null to draw digits at random and let them
             decide.
-        witness_rate: chance of an instance being a target in a positive bag, which holds at least
-            one; null for the target's natural share (about a tenth).
-        other_digits: digits of the remaining instances; null for all but the target.
+        witness_rate: probability that an instance of a positive bag is the target, given that the
+            bag contains at least one; null for the target's natural share (about a tenth).
+        other_digits: digits of the remaining instances; null for all digits except the target.
         as_images: instances are images (1, 8, 8) rather than vectors of 64 pixels.
-        bag_seed: of the bags; independent of ``seed``, so that training with another seed meets
-            the same data.
+        bag_seed: seed of the bags; independent of ``seed``, so that training with another seed
+            uses the same data.
         **shared: the arguments of ``MILDataModule``.
 
     Raises:
@@ -174,7 +174,7 @@ class DigitBagsDataModule(MILDataModule):
             ("witness_rate", witness_rate),
         ):
             if share is not None and not 0 < share <= 1:
-                raise ValueError(f"{name} lies in (0, 1], got {share}")
+                raise ValueError(f"{name} must be in (0, 1], got {share}")
         counts = {"train_bags": train_bags, "val_bags": val_bags, "test_bags": test_bags}
         if min(*counts.values(), mean_length) <= 0 or std_length < 0 or bag_seed < 0:
             raise ValueError(
@@ -198,7 +198,7 @@ class DigitBagsDataModule(MILDataModule):
         self._packed: dict[str, BagBatch] = {}
 
     def source(self, split: BagSplit) -> BagBatch:
-        """Return the bags of a split, drawn once."""
+        """Return the bags of a split; they are drawn only once."""
         name: DigitSplit = "test" if split == "predict" else split
         if name not in self._packed:
             self._packed[name] = self._sources[name].packed()
@@ -209,13 +209,13 @@ class DigitBagsDataModule(MILDataModule):
         return range(self._sources["test" if split == "predict" else split].count)
 
     def evaluation_arguments(self) -> dict[str, Any]:
-        """Return the batch size; the pixels are used as they are."""
+        """Return the batch size; pixels are used unchanged."""
         return {"eval_batch_size": self.eval_batch_size, "standardise": False}
 
 
 def _check_digits(target: int, others: set[int]) -> None:
     if not others or not {target} | others <= set(range(10)) or target in others:
         raise ValueError(
-            f"target and other_digits are digits from 0 to 9 without the target among the others, "
-            f"got {target} and {sorted(others)}"
+            f"target and other_digits must be digits from 0 to 9, and other_digits must not "
+            f"contain the target; got {target} and {sorted(others)}"
         )

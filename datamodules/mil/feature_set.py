@@ -1,4 +1,4 @@
-"""Bags of a table of slides: what they are is read at once, their features one bag at a time."""
+"""Bags of slide features: the table is read on construction, features when a bag is requested."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from structures import BadDataPolicy, BagBatch, DataProblems, MILTask, Problem, 
 IntArray = npt.NDArray[np.int64]
 
 _SUBSET_PURPOSE = 7
-# Bytes of features that are read to their end before training: half a second from npy, a few from
-# h5. Larger sets are read for that by `skip` and `check-data` alone  # A61
+# Up to this many bytes, all features are checked before training: half a second for npy files, a
+# few seconds for h5. Larger sets are read completely only by `skip` and `check-data`  # A61
 _VALUES_LIMIT = 1 << 30
 
 
 class FeatureFolder(NamedTuple):
-    """Where features lie and how they make bags.
+    """Location of the feature files and how slides are grouped into bags.
 
     Attributes:
-        folder: of the feature files; None for ``features`` beside the table.
+        folder: folder of the feature files; None for ``features`` next to the table.
         keys: names of the arrays in a file.
-        by_patient: a bag is all slides of a patient, in the order of the table.
+        by_patient: a bag consists of all slides of a patient, in the order of the table.
     """
 
     folder: Path | None = None
@@ -49,7 +49,7 @@ class FeatureFolder(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Slide:
-    """A slide that can be used: its line in the table and its file."""
+    """A usable slide: its line in the table and its file."""
 
     line: int
     name: str
@@ -58,37 +58,37 @@ class _Slide:
 
     @property
     def bytes(self) -> int:
-        """Size of its features on disk."""
+        """Size of the slide's features on disk."""
         return self.header.instances * self.header.width * self.header.dtype.itemsize
 
 
 class FeatureSet:
-    """B bags of slide features. Making one opens the header of every file.
+    """B bags of slide features. The constructor opens the header of every file.
 
-    The values of all features are looked at once where they take up to 1 GiB.
+    The values of all features are checked on construction if they take up to 1 GiB.
 
     Args:
         table: the CSV, see `datamodules.mil.slide_table`.
-        features: where features lie.
-        class_names: the classes by label, None to take them from the table.
-        task: what the labels mean; None for binary with two classes, else multiclass.
-        bad_data: ``skip`` leaves faulty slides out; it reads every feature once to find them,
-            however many there are. A patient in two splits or folds is an error all the same.
+        features: location of the feature files.
+        class_names: name of each class, indexed by label; None to take them from the table.
+        task: kind of the labels; None for binary with two classes, else multiclass.
+        bad_data: ``skip`` leaves faulty slides out; it reads all features once to find them,
+            whatever their size. A patient in two splits or folds is an error even then.
 
     Attributes:
         path: the table.
-        bag_ids: slides, or patients.
+        bag_ids: ids of the slides or patients.
         labels: (B,) classes, -1 where unknown.
-        groups: the patient of each bag, or empty where the table names none.
-        sizes: (B,) instances.
-        weights: (B,) for the weighted sampler, or None.
+        groups: the patient of each bag; empty if the table has no patients.
+        sizes: (B,) number of instances of each bag.
+        weights: (B,) weights for the weighted sampler, or None.
         published_folds: (1, B) test folds of the table, or None.
         named_splits: ``train``, ``val`` or ``test`` for each bag, or empty.
         class_names: names of the classes.
-        num_classes: how many.
+        num_classes: number of classes.
         task: see above.
-        in_features: width of a feature.
-        problems: what was left out.
+        in_features: number of features per instance.
+        problems: problems of the slides that were left out.
 
     Raises:
         DataProblems: the table or a file is wrong, see `structures.problem.settle`.
@@ -104,9 +104,9 @@ class FeatureSet:
     ) -> None:
         self.path, self._keys = Path(table), features.keys
         self._table, faults = read_slide_table(self.path, class_names)
-        fatal = list(_divided(self._table))
+        fatal = list(_patient_problems(self._table))
         folder = self.path.parent / "features" if features.folder is None else features.folder
-        slides, more = _usable(self._table, Path(folder), self._keys)
+        slides, more = _open_slides(self._table, Path(folder), self._keys)
         faults += more
         if bad_data == "skip" or sum(slide.bytes for slide in slides) <= _VALUES_LIMIT:
             found = {slide.name: fault for slide in slides for fault in self._values(slide)}
@@ -129,13 +129,13 @@ class FeatureSet:
     def _check_task(self) -> None:
         if not self.class_names:
             raise ValueError(
-                f"{self.path}: no column `label`, so no class is known; add it to train or to "
-                "score, or predict with a checkpoint"
+                f"{self.path}: column `label` is missing, so the classes are unknown; add it to "
+                "train or evaluate, or predict with a checkpoint"
             )
         if self.task == "multilabel" or (self.task == "binary" and self.num_classes != 2):
             raise ValueError(
-                f"{self.path}: the table has one label a slide of {self.num_classes} classes "
-                f"{self.class_names}, which cannot be the task {self.task}; use multiclass, or "
+                f"{self.path}: the table has one label per slide from {self.num_classes} classes "
+                f"{self.class_names}, which does not fit the task {self.task}; use multiclass, or "
                 "binary with two classes"
             )
 
@@ -169,14 +169,15 @@ class FeatureSet:
         """Read one bag.
 
         Args:
-            number: of the bag.
-            rows: (n,) int64 ascending instances of the bag; None for all.
+            number: number of the bag.
+            rows: (n,) int64, ascending indices of the instances to read; None for all.
 
         Returns:
-            The bag, features in single precision whatever the file holds.
+            The bag, with features in single precision regardless of the file's type.
 
         Raises:
-            ValueError: a file has changed, broken or holds NaN; the message names slide and row.
+            ValueError: a file has changed, is broken or contains NaN; the message names slide and
+                row.
         """
         parts, start = [], 0
         for slide in self._bags[number]:
@@ -202,7 +203,7 @@ class FeatureSet:
         try:
             found = read_features(slide.file, self._keys, rows)
         except DataProblems as error:
-            # Plain, since a worker process hands on nothing but the message of an exception.
+            # A plain exception, because a worker process passes on only an exception's message.
             raise ValueError(str(error.problems[0]._replace(item=slide.name))) from None
         expected = slide.header.instances if rows is None else len(rows)
         if tuple(found.features.shape) != (expected, self.in_features):
@@ -211,11 +212,11 @@ class FeatureSet:
         bad = first_not_finite(values) if len(values) else None
         if bad is not None:
             row = bad[0] if rows is None else int(rows[bad[0]])
-            raise ValueError(str(_not_finite(slide, row, bad[1])))
+            raise ValueError(str(_non_finite_problem(slide, row, bad[1])))
         return values, found.coords
 
     def check(self, thorough: bool) -> list[Problem]:
-        """Return what is wrong with the set: what was left out and, if thorough, NaN features."""
+        """Return the problems of the slides left out and, if thorough, of non-finite features."""
         found = list(self.problems)
         known = {problem.item for problem in found}
         if thorough:
@@ -231,10 +232,10 @@ class FeatureSet:
             return
         bad = first_not_finite(values)
         if bad is not None:
-            yield _not_finite(slide, *bad)
+            yield _non_finite_problem(slide, *bad)
 
     def split_rows(self, split_of: Sequence[str]) -> Iterator[tuple[str, str, str, str]]:
-        """Yield slide, patient, label and split of each slide in the order of the table.
+        """Yield id, patient, label and split of each slide in the order of the table.
 
         Args:
             split_of: (B,) split of each bag.
@@ -247,13 +248,13 @@ class FeatureSet:
 
 
 class FeatureBags(torch.utils.data.Dataset[BagBatch]):
-    """Serves bags under the keys of a sampler.
+    """Data set of bags, indexed by the keys of a sampler.
 
     Args:
-        bags: the set.
-        max_instances: bags above are cut to a random part that depends on (seed, epoch, bag); None
-            for whole bags. Instances keep their order.
-        seed: of the choice.
+        bags: the bags.
+        max_instances: larger bags are reduced to a random subset that depends on (seed, epoch,
+            bag); None for whole bags. Instances keep their order.
+        seed: seed of the random subset.
     """
 
     def __init__(self, bags: FeatureSet, max_instances: int | None = None, seed: int = 0) -> None:
@@ -272,28 +273,28 @@ class FeatureBags(torch.utils.data.Dataset[BagBatch]):
 
 
 def _single_precision(features: Tensor) -> Tensor:
-    """Return a float32 copy in numpy's memory, whose huge pages come three times as fast."""
+    """Return a float32 copy allocated by numpy, whose huge pages make this three times as fast."""
     return torch.from_numpy(np.empty(features.shape, dtype=np.float32)).copy_(features)
 
 
-def _not_finite(slide: _Slide, row: int, column: int) -> Problem:
+def _non_finite_problem(slide: _Slide, row: int, column: int) -> Problem:
     return Problem(
         slide.file, slide.name, row, f"feature {column} is NaN, infinite or beyond float32",
         "extract the slide again", kind="slide", part="row",
     )  # fmt: skip
 
 
-def _divided(table: SlideTable) -> Iterator[Problem]:
+def _patient_problems(table: SlideTable) -> Iterator[Problem]:
     if table.splits:
         yield from divided_patients(table.path, table.patients, table.splits, "split")
     if table.folds is not None:
         yield from divided_patients(table.path, table.patients, table.folds.tolist(), "fold")
 
 
-def _usable(
+def _open_slides(
     table: SlideTable, folder: Path, keys: FeatureKeys
 ) -> tuple[list[_Slide], list[Problem]]:
-    """Open the files of all slides; return those that fit together, and the faults."""
+    """Open the files of all slides; return the consistent slides, and the faults of the others."""
     files = find_feature_files(folder, table.slide_ids)
     slides: list[_Slide] = []
     faults: list[Problem] = []
@@ -305,7 +306,7 @@ def _usable(
             reason = f"no feature file in {folder}"
             faults.append(Problem(table.path, name, None, reason, remedy, "slide"))
         elif owner.setdefault(file, name) != name:
-            reason = f"is also the file of slide {owner[file]}"
+            reason = f"slide {owner[file]} has the same file"
             faults.append(Problem(file, name, None, reason, "keep one of the slides", "slide"))
         else:
             try:
@@ -316,8 +317,8 @@ def _usable(
     usual = widths.most_common(1)[0][0] if widths else 0
     for slide in slides:
         if slide.header.width != usual:
-            reason = f"{slide.header.width} features, {widths[usual]} other slides have {usual}"
-            remedy = "extract all slides by one encoder"
+            reason = f"{slide.header.width} features, but {widths[usual]} other slides have {usual}"
+            remedy = "extract all slides with one encoder"
             faults.append(Problem(slide.file, slide.name, None, reason, remedy, "slide"))
     return [slide for slide in slides if slide.header.width == usual], faults
 

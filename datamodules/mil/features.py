@@ -1,4 +1,4 @@
-"""Bags of slide features: one feature file a slide and a CSV that names them."""
+"""Bags of slide features: one feature file per slide and a CSV table of the slides."""
 
 from __future__ import annotations
 
@@ -20,31 +20,32 @@ from structures import BagBatch, MILTask, Problem
 
 
 class FeatureBagsDataModule(MILDataModule):
-    """Bags of the slides of a table (layouts: `datamodules.mil.slide_table`, `feature_files`).
+    """Bags of the slides in a table (layouts: `datamodules.mil.slide_table`, `feature_files`).
 
-    Construction opens the header of every file; features are read bag by bag, in single precision
-    whatever the file holds. Splits follow the table's columns ``split`` or ``fold``, or are made:
-    stratified, and by patient where the table names patients. Predicting takes all bags.
+    The constructor opens the header of every file; features are read bag by bag and converted to
+    single precision. Splits follow the column ``split`` or ``fold`` of the table; without them they
+    are drawn, stratified and by patient if the table has patients. Prediction uses all bags.
 
     Args:
         table: the CSV.
-        features: folder of the feature files; null for ``features`` beside the table.
+        features: folder of the feature files; null for ``features`` next to the table.
         fold: number of the test fold; null for the table's ``split``, or else ``test_fraction``.
-        repeat: which repeat of cross-validation ``fold`` belongs to.
-        num_folds: folds to make where the table has none.
-        test_fraction: share to test on where neither ``fold`` nor ``split`` tells.
-        val_fraction: share of what is not tested on to validate on, where ``split`` names no val.
-        split_seed: of splits and folds; independent of ``seed``, so that training with another
-            seed meets the same data.
+        repeat: repeat of the cross-validation to which ``fold`` belongs.
+        num_folds: number of folds to draw if the table has none.
+        test_fraction: share of test bags if neither ``fold`` nor ``split`` defines them.
+        val_fraction: share of validation bags among the bags that are not test bags, if ``split``
+            has no ``val``.
+        split_seed: seed of splits and folds; independent of ``seed``, so that training with
+            another seed uses the same data.
         bag: a slide, or all slides of a patient.
-        max_instances: training cuts larger bags to a random part, another one every epoch;
-            evaluation reads whole bags. Null for whole bags in training, too.
-        token_budget: instances of a training batch, of at most ``batch_size`` bags; null for
+        max_instances: in training, larger bags are reduced to a random subset that changes every
+            epoch; evaluation reads whole bags. Null for whole bags in training, too.
+        token_budget: instances per training batch of at most ``batch_size`` bags; null for
             batches of ``batch_size`` bags.
-        class_names: the classes by label; null to take them from the table.
-        task: what the labels mean; null for binary with two classes, else multiclass.
+        class_names: name of each class, indexed by label; null to take them from the table.
+        task: kind of the labels; null for binary with two classes, else multiclass.
         features_key: name of the features in a file.
-        coords_key: name of the coordinates.
+        coords_key: name of the coordinates in a file.
         **shared: the arguments of ``MILDataModule``.
 
     Raises:
@@ -93,16 +94,16 @@ class FeatureBagsDataModule(MILDataModule):
     ) -> dict[str, Any] | None:
         """Return the section for a CSV of slides; see the base class.
 
-        Features lie in the folder given, in ``features`` beside the CSV, or where the training had
-        its own.
+        Features are read from the given folder, from ``features`` next to the CSV, or from the
+        folder used in training.
         """
         known = cls.arguments_like(record)
         if known is None or path.suffix.lower() != ".csv":
             return None
         if "mean" in record["facts"]["preprocessing"]:
             raise ValueError(
-                f"{path}: the checkpoint standardises the features of an npz file, which features "
-                "of slides are not; give an npz file"
+                f"{path}: the checkpoint standardises the features of an npz file and cannot be "
+                "applied to features of slides; give an npz file"
             )
         if folder is None and not (path.parent / "features").is_dir():
             folder = _trained_features(record["blueprint"]["data"]["init_args"])
@@ -110,43 +111,43 @@ class FeatureBagsDataModule(MILDataModule):
         return cls.section(known | named | {"table": str(path)})
 
     def source(self, split: BagSplit) -> FeatureSet:
-        """Return the bags of the table, read when asked for; a number is a place in the table."""
+        """Return the bags in the order of the table; each is read when it is requested."""
         del split
         return self.bags
 
     def numbers(self, split: BagSplit) -> Sequence[int]:
-        """Return the numbers of the split's bags."""
+        """Return the numbers of the bags of the split."""
         return np.flatnonzero(self._splits[split]).tolist()
 
     def dataset(self, split: BagSplit) -> Dataset[BagBatch]:
-        """Return whole bags, except in training with ``max_instances``."""
+        """Return a data set of whole bags; in training, ``max_instances`` limits their size."""
         most = self.plan.max_instances if split == "train" else None
         return FeatureBags(self.bags, most, self.seed)
 
     def training_batches(self) -> Sampler[list[SampleKey]]:
-        """Return what chooses the bags of each training step; tell once what is cut."""
+        """Return the batch sampler of training; warn if bags are reduced."""
         numbers, most = self.numbers("train"), self.plan.max_instances
         if most is not None:
             longer = int((self.bags.sizes[numbers] > most).sum())
             rank_zero_info(
-                f"{longer} of {len(numbers)} training bags have more than {most} instances; every "
-                "epoch takes another random part of them. Evaluation reads whole bags."
+                f"{longer} of {len(numbers)} training bags have more than {most} instances; each "
+                "epoch uses a new random subset of them. Evaluation reads whole bags."
             )
         bags = self.bags
         return self.plan.build(numbers, bags.labels, bags.sizes, bags.weights, self.seed)
 
     def check(self, thorough: bool = False) -> list[Problem]:
-        """Return what is wrong with the slides; if thorough, read every feature."""
+        """Return the problems of the slides; if thorough, read every feature."""
         return self.bags.check(thorough)
 
     def contents(self, split: BagSplit) -> tuple[IntArray, IntArray, tuple[str, ...]]:
-        """Return labels (b,), instances (b,) and patients, or none, of the bags of a split."""
+        """Return labels (b,), instance counts (b,) and patients (may be empty) of a split."""
         chosen = self.numbers(split)
         patients = tuple(self.bags.groups[b] for b in chosen) if self.bags.groups else ()
         return self.bags.labels[chosen], self.bags.sizes[chosen], patients
 
     def write_splits(self, path: Path) -> str:
-        """Write ``slide_id,patient_id,label,split``, which can be read as ``table`` again.
+        """Write ``slide_id,patient_id,label,split``, which can be used as ``table``.
 
         Returns:
             The file's SHA-256.
@@ -157,7 +158,7 @@ class FeatureBagsDataModule(MILDataModule):
         return write_splits(path, list(self.bags.split_rows(split_of.tolist())), "slide_id")
 
     def evaluation_arguments(self) -> dict[str, Any]:
-        """Return batch size, names of arrays and what a bag is; features are used as they are."""
+        """Return batch size, array names and kind of bag; features are used unchanged."""
         return {
             "eval_batch_size": self.eval_batch_size,
             "standardise": False,
@@ -168,11 +169,11 @@ class FeatureBagsDataModule(MILDataModule):
 
 
 def _trained_features(arguments: Mapping[str, Any]) -> Path | None:
-    """Return where training had the features of its slides, if that is still there."""
+    """Return the folder of features used in training if it still exists."""
     folder, table = arguments.get("features"), arguments.get("table")
     if folder is None and table is not None:
         folder = Path(table).parent / "features"
     if folder is None or not Path(folder).is_dir():
         return None
-    rank_zero_info(f"features are read where the training read them: {folder}")
+    rank_zero_info(f"features are read from the folder used in training: {folder}")
     return Path(folder)

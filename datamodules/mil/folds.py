@@ -1,4 +1,4 @@
-"""Stratified folds and splits of bags, by patient where patients are known."""
+"""Stratified folds and splits of bags, by patient if patients are known."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _HOLD_OUT_PURPOSE = 4
 def stratified_folds(
     labels: IntArray, num_folds: int, seed: int, repeat: int = 0, groups: Sequence[str] = ()
 ) -> IntArray:
-    """Divide bags into folds of equal size and class shares.
+    """Divide bags into folds of equal size and equal class shares.
 
     The bags of each class are dealt to the folds in turn, in an order drawn from (seed, repeat).
-    Where groups are given, groups are dealt instead, by the set of classes that they hold.
+    If groups are given, groups are dealt instead, stratified by the set of their classes.
 
     Args:
         labels: (B,) classes.
         num_folds: K, at least 2.
         seed: non-negative.
-        repeat: non-negative; every repeat is another division.
+        repeat: non-negative; every repeat is a different division.
         groups: (B,) the patient of each bag, or empty.
 
     Returns:
@@ -50,26 +50,26 @@ def stratified_folds(
 def hold_out(
     labels: IntArray, fraction: float, key: Sequence[int], groups: Sequence[str] = ()
 ) -> BoolArray:
-    """Choose a share of the bags, the same of every class.
+    """Choose a share of the bags, equal for every class.
 
     Args:
         labels: (B,) classes.
         fraction: share to choose, in [0, 1).
         key: non-negative numbers that seed the choice.
-        groups: (B,) the patient of each bag, or empty; groups are chosen as a whole.
+        groups: (B,) the patient of each bag, or empty; all bags of a group are chosen together.
 
     Returns:
-        (B,) True where chosen: floor(fraction x number of bags, or of groups) of them, less where
-        a class (a stratum of groups) would be left without any: one of each always stays.
+        (B,) True where chosen: floor(fraction x number of bags, or of groups) of them, or fewer if
+        a class (a stratum of groups) would have none left: at least one of each remains.
 
     Raises:
         ValueError: a fraction outside [0, 1).
     """
     if not 0 <= fraction < 1:
-        raise ValueError(f"a share to hold out lies in [0, 1), got {fraction}")
+        raise ValueError(f"a held-out share must be in [0, 1), got {fraction}")
     unit, kind = _units(labels, groups)
     order = _dealing_order(kind, keyed_generator(_HOLD_OUT_PURPOSE, *key))
-    # Evenly spaced in an order sorted by class: every class gives its share up to one bag.
+    # Evenly spaced positions in an order sorted by class: every share is exact up to one bag.
     mark = np.floor(np.arange(kind.size + 1) * fraction + 1e-9)
     chosen = np.zeros(kind.size, dtype=bool)
     chosen[order] = np.diff(mark) > 0

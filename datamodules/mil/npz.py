@@ -18,35 +18,36 @@ from structures import BagBatch, MILTask
 
 
 class TabularBagsDataModule(MILDataModule):
-    """Bags of an npz file (layout: `datamodules.mil.npz_file`), split by fold or by fractions.
+    """Bags of an npz file (layout: `datamodules.mil.npz_file`), split by fold or by shares.
 
-    The test bags are one fold of cross-validation, the published one where the file has folds, or
-    a stratified share. Validation bags are a stratified share of the others. With patients in the
-    file (``groups``) no patient is in two splits. Predicting takes all bags of the file.
+    The test bags are one fold of a cross-validation, with the published folds if the file has
+    them, or a stratified share. Validation bags are a stratified share of the others. If the file
+    has patients (``groups``), no patient is in two splits. Prediction uses all bags of the file.
 
     Args:
         file: the npz file.
         fold: number of the test fold; None to hold out ``test_fraction`` instead.
-        repeat: which repeat of cross-validation ``fold`` belongs to.
-        num_folds: folds to make where the file has none.
-        test_fraction: share of the bags to test on where ``fold`` is None.
-        val_fraction: share of the bags that are not tested on to validate on; 0 for no validation.
-        split_seed: of splits and folds; independent of ``seed``, so that training with another
-            seed meets the same data.
-        standardise: centre and scale each feature by the training bags.
+        repeat: repeat of the cross-validation to which ``fold`` belongs.
+        num_folds: number of folds to draw if the file has none.
+        test_fraction: share of test bags if ``fold`` is None.
+        val_fraction: share of validation bags among the bags that are not test bags; 0 for no
+            validation.
+        split_seed: seed of splits and folds; independent of ``seed``, so that training with
+            another seed uses the same data.
+        standardise: centre and scale each feature by statistics of the training bags.
         clip: largest absolute value of a standardised feature, or None.
-        mean: statistics of another run instead of those of the training bags, one a feature.
-        std: likewise.
-        class_names: the classes by label; null to take them from the labels.
-        task: what the labels mean; null for binary with two classes, else multiclass.
+        mean: mean of each feature, to use instead of the mean of the training bags.
+        std: standard deviation of each feature, to use instead of that of the training bags.
+        class_names: name of each class, indexed by label; null to take them from the labels.
+        task: kind of the labels; null for binary with two classes, else multiclass.
         **shared: the arguments of ``MILDataModule``.
 
     Attributes:
         standardisation: the statistics in use, or None.
 
     Raises:
-        ValueError: the file breaks its layout, a fold or share does not exist, or the given
-            statistics do not fit the file.
+        ValueError: the file does not follow the layout, a fold or share does not exist, or the
+            given statistics do not fit the file.
     """
 
     path_argument = "file"
@@ -79,7 +80,7 @@ class TabularBagsDataModule(MILDataModule):
         self.task = self._file.task if task is None else task
         if self.task == "multilabel" or (self.task == "binary" and self.num_classes != 2):
             raise ValueError(
-                f"{file}: one label a bag of {self.num_classes} classes cannot be the task "
+                f"{file}: one label per bag from {self.num_classes} classes does not fit the task "
                 f"{self.task}; use multiclass, or binary with two classes"
             )
         names = ["negative", "positive"] if self.num_classes == 2 else range(self.num_classes)
@@ -106,7 +107,7 @@ class TabularBagsDataModule(MILDataModule):
         if clip is not None and not (standardise and clip > 0):
             raise ValueError(f"clip must be positive and needs standardise: true, got {clip}")
         if (mean is None) != (std is None) or (mean is not None and not standardise):
-            raise ValueError("give mean and std together and only with standardise: true")
+            raise ValueError("mean and std must be given together and need standardise: true")
         if not standardise:
             return None
         if mean is not None and std is not None:
@@ -114,28 +115,28 @@ class TabularBagsDataModule(MILDataModule):
         train = self._file.rows_of(self._splits["train"])
         if not train.any():
             raise ValueError(
-                f"{self._file.path}: no training bags to standardise features by; give mean and "
-                "std, or standardise: false"
+                f"{self._file.path}: there are no training bags to standardise features with; give "
+                "mean and std, or standardise: false"
             )
         return Standardisation.fit(self._file.features[train], clip)
 
     def source(self, split: BagSplit) -> BagBatch:
-        """Return all bags of the file, standardised; a bag's number is its place in ``y``."""
+        """Return all bags of the file, standardised; a bag's number is its position in ``y``."""
         del split
         return self._bags
 
     def numbers(self, split: BagSplit) -> Sequence[int]:
-        """Return the numbers of the split's bags."""
+        """Return the numbers of the bags of the split."""
         return np.flatnonzero(self._splits[split]).tolist()
 
     def contents(self, split: BagSplit) -> tuple[IntArray, IntArray, tuple[str, ...]]:
-        """Return labels (b,), instances (b,) and patients, or none, of the bags of a split."""
+        """Return labels (b,), instance counts (b,) and patients (may be empty) of a split."""
         chosen, file = self.numbers(split), self._file
         patients = tuple(file.groups[b] for b in chosen) if file.groups else ()
         return file.labels[chosen], file.sizes[chosen], patients
 
     def evaluation_arguments(self) -> dict[str, Any]:
-        """Return batch size, statistics and limit."""
+        """Return batch size, statistics and clipping limit."""
         arguments: dict[str, Any] = {"eval_batch_size": self.eval_batch_size}
         if self.standardisation is None:
             return arguments | {"standardise": False}
@@ -148,10 +149,10 @@ class TabularBagsDataModule(MILDataModule):
 
 
 def packed(file: BagFile, standardisation: Standardisation | None) -> BagBatch:
-    """Return all bags of a file, standardised where statistics are given.
+    """Return all bags of a file, standardised if statistics are given.
 
     Raises:
-        ValueError: the statistics are of another number of features.
+        ValueError: the statistics have a different number of features.
     """
     features = torch.from_numpy(file.features)
     if standardisation is not None:

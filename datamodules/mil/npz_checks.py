@@ -1,4 +1,4 @@
-"""What is wrong with a file of bags, see `datamodules.mil.npz_file` for the layout."""
+"""Checks of an npz file of bags; `datamodules.mil.npz_file` describes the layout."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _SHOWN = 5  # numbers named in a message
 def find_bag_problems(
     path: Path, content: Mapping[str, Array], classes: int | None
 ) -> list[Problem]:
-    """Return every fault: of the file, of a bag (``item`` is its number), or of a patient.
+    """Return every fault of the file, of its bags (``item`` is the number) and of its patients.
 
     Args:
         path: the file.
-        content: its arrays.
-        classes: number of classes where it is known beforehand; the file may then lack ``y``.
+        content: arrays of the file.
+        classes: number of classes if it is already known; ``y`` may then be missing.
     """
     return list(_missing(path, content, classes)) or list(_problems(path, content, classes))
 
 
-def _of_file(path: Path, reason: str, remedy: str) -> Problem:
+def _file_problem(path: Path, reason: str, remedy: str) -> Problem:
     return Problem(path, None, None, reason, remedy, kind="bag")
 
 
@@ -41,18 +41,18 @@ def _missing(path: Path, content: Mapping[str, Array], classes: int | None) -> I
             if name == "y" and classes is not None:
                 continue
             reason = f"array {name} is missing; the file has {sorted(content)}"
-            yield _of_file(path, reason, "see docs/data.md for the layout")
+            yield _file_problem(path, reason, "see docs/data.md for the layout")
         elif content[name].ndim != axes or content[name].size == 0:
             reason = f"{name} must have {axes} axes and be non-empty, got {content[name].shape}"
-            yield _of_file(path, reason, "see docs/data.md for the layout")
+            yield _file_problem(path, reason, "see docs/data.md for the layout")
         elif content[name].dtype.kind not in ("fiu" if name == "X" else "iufb"):
             reason = f"{name} must hold numbers, got {content[name].dtype}"
-            yield _of_file(path, reason, "see docs/data.md for the layout")
+            yield _file_problem(path, reason, "see docs/data.md for the layout")
 
 
 def _problems(path: Path, content: Mapping[str, Array], classes: int | None) -> Iterator[Problem]:
     features, bag_index = content["X"], content["bag_index"]
-    file = partial(_of_file, path)
+    file = partial(_file_problem, path)
     if not np.isfinite(bag_index).all() or (bag_index != np.floor(bag_index)).any():
         yield file("bag_index must hold whole numbers", "number the bags 0, 1, ...")
         return
@@ -63,10 +63,10 @@ def _problems(path: Path, content: Mapping[str, Array], classes: int | None) -> 
     if len(features) != len(bag_index):
         yield file(
             f"X has {len(features)} instances but bag_index {len(bag_index)} entries",
-            "both need one an instance",
+            "both need one entry per instance",
         )
     else:
-        yield from _not_finite(path, features, bag_index)
+        yield from _non_finite_problems(path, features, bag_index)
     yield from _bag_order(path, bag_index, bags)
     if "y" in content:
         yield from _label_problems(path, content["y"], classes)
@@ -82,9 +82,9 @@ def _problems(path: Path, content: Mapping[str, Array], classes: int | None) -> 
                 yield from divided_patients(path, [str(g) for g in groups], row.tolist(), "fold")
 
 
-def _not_finite(path: Path, features: Array, bag_index: Array) -> Iterator[Problem]:
+def _non_finite_problems(path: Path, features: Array, bag_index: Array) -> Iterator[Problem]:
     with np.errstate(over="ignore"):
-        features = features.astype(np.float32)  # what a bag is made of
+        features = features.astype(np.float32)  # the type of the features of a bag
     rows = np.flatnonzero(~np.isfinite(features).all(axis=1))
     for bag, first in zip(*np.unique(bag_index[rows], return_index=True), strict=True):
         row = int(rows[first])
@@ -99,7 +99,7 @@ def _bag_order(path: Path, bag_index: Array, bags: int) -> Iterator[Problem]:
     falls = np.flatnonzero(np.diff(bag_index) < 0)
     if falls.size:
         row = falls[0] + 1
-        yield _of_file(
+        yield _file_problem(
             path,
             f"bag_index falls from {bag_index[row - 1]} to {bag_index[row]} at row {row}",
             "sort the instances by bag",
@@ -107,10 +107,10 @@ def _bag_order(path: Path, bag_index: Array, bags: int) -> Iterator[Problem]:
     present = np.unique(bag_index)
     outside = present[(present < 0) | (present >= bags)]
     if outside.size:
-        yield _of_file(
+        yield _file_problem(
             path,
-            f"bag_index names bags {_some(outside)}, but the bags are 0 to {bags - 1}",
-            "give y one class a bag and number the bags from 0",
+            f"bag_index names bags {_abbreviated(outside)}, but the bags are 0 to {bags - 1}",
+            "give y one class per bag and number the bags from 0",
         )
     for bag in np.setdiff1d(np.arange(bags), present).tolist():
         yield Problem(
@@ -122,38 +122,42 @@ def _label_problems(path: Path, labels: Array, classes: int | None) -> Iterator[
     top = np.inf if classes is None else classes - 1
     whole = np.isfinite(labels) & (labels == np.floor(labels))
     bad = np.flatnonzero(~whole | (labels < 0) | (labels > top))
-    known = "0, 1, ..." if classes is None else f"0 to {classes - 1}"
+    allowed = "0, 1, ..." if classes is None else f"0 to {classes - 1}"
     for bag in bad.tolist():
         yield Problem(
             path, bag, None, f"label {labels[bag]}",
-            f"use the classes {known} (0 and 1 for negative and positive)", kind="bag",
+            f"use the classes {allowed} (0 and 1 for negative and positive)", kind="bag",
         )  # fmt: skip
     found = np.unique(labels[np.setdiff1d(np.arange(labels.size), bad)])
     if classes is None and found.size == 1 and not bad.size:
         reason = f"every bag has the class {found[0]}"
-        yield _of_file(path, reason, "at least two classes are needed; add bags of another one")
+        yield _file_problem(
+            path, reason, "at least two classes are needed; add bags of another one"
+        )
     elif classes is None and found.size and found[-1] > 1:
         absent = np.setdiff1d(np.arange(min(found[-1], labels.size) + 1), found)
         if absent.size:
-            reason = f"no bag has class {_some(absent)} of 0 to {found[-1]}"
-            yield _of_file(path, reason, "renumber the classes, or name them all by class_names")
+            reason = f"no bag has class {_abbreviated(absent)} of 0 to {found[-1]}"
+            yield _file_problem(
+                path, reason, "renumber the classes, or name them all by class_names"
+            )
 
 
 def _fold_problems(path: Path, folds: Array, bags: int) -> Iterator[Problem]:
     if folds.ndim != 2 or folds.shape[1] != bags or folds.dtype.kind not in "iu":
         reason = f"cv_fold must be integers (repeats, {bags}), got {folds.shape} {folds.dtype}"
-        yield _of_file(path, reason, "store one row a repeat")
+        yield _file_problem(path, reason, "store one row per repeat")
         return
     for repeat, row in enumerate(folds):
         used = np.unique(row)
         if used.size < 2 or (used != np.arange(used.size)).any():
-            yield _of_file(
+            yield _file_problem(
                 path,
-                f"repeat {repeat} of cv_fold has folds {_some(used)}",
+                f"repeat {repeat} of cv_fold has folds {_abbreviated(used)}",
                 "number at least two folds from 0 without a gap",
             )
 
 
-def _some(values: Array) -> str:
+def _abbreviated(values: Array) -> str:
     shown = ", ".join(str(v) for v in values[:_SHOWN].tolist())
     return shown if values.size <= _SHOWN else f"{shown}, ... ({values.size} in all)"

@@ -1,8 +1,8 @@
-"""Reading the npz layout of the classic multiple-instance sets.
+"""Reader of the npz layout of the classic multiple-instance data sets.
 
 - ``X`` (N, D): the features of all instances.
 - ``bag_index`` (N,): the bag of each instance, 0 to B - 1, never decreasing.
-- ``y`` (B,): the class of each bag; a file without it can only be predicted.
+- ``y`` (B,): the class of each bag; a file without it can only be used for prediction.
 - ``cv_fold`` (R, B), optional: the test fold of each bag in R published repeats.
 - ``groups`` (B,), optional: the patient of each bag.
 """
@@ -31,14 +31,14 @@ class BagFile(NamedTuple):
 
     Attributes:
         path: the file.
-        features: (N, D) float32, bag after bag.
+        features: (N, D) float32, sorted by bag.
         offsets: (B + 1,) int64; bag b owns rows ``offsets[b]:offsets[b + 1]``.
         labels: (B,) int64 classes, -1 where unknown.
         published_folds: (R, B) int64, or None.
         groups: the patient of each bag, or empty.
-        classes: number of classes where it does not follow from the labels, or None.
-        kept: (B,) number of each bag in the file, or None where none was left out.
-        problems: what was left out.
+        classes: number of classes, or None to derive it from the labels.
+        kept: (B,) number of each bag in the file, or None if no bag was left out.
+        problems: problems of the bags that were left out.
     """
 
     path: Path
@@ -53,12 +53,12 @@ class BagFile(NamedTuple):
 
     @property
     def in_features(self) -> int:
-        """Width of an instance's features."""
+        """Number of features per instance."""
         return int(self.features.shape[1])
 
     @property
     def num_classes(self) -> int:
-        """Number of classes, two at least."""
+        """Number of classes, at least two."""
         return self.classes or max(2, int(self.labels.max()) + 1)
 
     @property
@@ -68,17 +68,17 @@ class BagFile(NamedTuple):
 
     @property
     def sizes(self) -> IntArray:
-        """(B,) instances."""
+        """(B,) number of instances of each bag."""
         return np.diff(self.offsets)
 
     @property
     def weights(self) -> None:
-        """This layout has no weights for a sampler."""
+        """None: this layout has no weights for a sampler."""
         return None
 
     @property
     def named_splits(self) -> tuple[str, ...]:
-        """Empty: this layout names folds at most."""
+        """Empty: this layout has no named splits."""
         return ()
 
     def numbers(self) -> list[int]:
@@ -116,13 +116,13 @@ def read_bag_file(
 
     Args:
         path: the npz file.
-        classes: number of classes where it is known beforehand, as of a checkpoint: the file may
-            then lack some of them, or all labels. None to take it from the labels.
-        bad_data: ``skip`` leaves out bags with a fault of their own; one of the whole file, or a
-            patient in two folds, is an error all the same.
+        classes: number of classes if it is already known, for example from a checkpoint: the file
+            may then lack some classes or all labels. None to derive it from the labels.
+        bad_data: ``skip`` leaves faulty bags out; a fault of the whole file or a patient in two
+            folds is an error even then.
 
     Raises:
-        DataProblems: the file is missing, unreadable or breaks the layout.
+        DataProblems: the file is missing, unreadable or does not follow the layout.
     """
     path = Path(path)
     content = _load(path)
@@ -153,7 +153,7 @@ def read_bag_file(
     return bags.without(faulty) if faulty.any() else bags
 
 
-# What numpy and the zip reader raise for broken bytes.
+# Errors that numpy and the zip reader raise for corrupt files.
 _BROKEN = (
     ValueError, OSError, EOFError, AttributeError, KeyError, NotImplementedError, MemoryError,
     zipfile.BadZipFile, zlib.error, tokenize.TokenError, SyntaxError,
@@ -167,8 +167,8 @@ def _load(path: Path) -> dict[str, npt.NDArray[Any]]:
         )
     try:
         with path.open("rb") as file:
-            if file.read(4) not in (b"PK\x03\x04", b"\x93NUM"):  # numpy would take it for a pickle
-                raise ValueError("it is no archive of arrays")
+            if file.read(4) not in (b"PK\x03\x04", b"\x93NUM"):  # numpy would try to unpickle it
+                raise ValueError("it is not an archive of arrays")
         archive = np.load(path, allow_pickle=False)
         if isinstance(archive, np.ndarray):
             raise ValueError("it is a single npy array")
@@ -176,7 +176,7 @@ def _load(path: Path) -> dict[str, npt.NDArray[Any]]:
             content = {name: archive[name] for name in archive.files}
         strangers = sorted(k for k, v in content.items() if not isinstance(v, np.ndarray))
         if strangers:
-            raise ValueError(f"{strangers[0]} is no array")
+            raise ValueError(f"{strangers[0]} is not an array")
         return content
     except _BROKEN as error:
         reason = f"not a readable npz file ({error})"

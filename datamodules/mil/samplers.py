@@ -1,7 +1,7 @@
-"""Which bags make up a training step: drawing by class or weight, packing by size.
+"""Batch samplers of bags: drawing by class or by weight, packing by number of instances.
 
-Everything is drawn from (seed, epoch) and divided over processes here, as
-`datamodules.sampling.keys.EpochBatchSampler` does.
+All draws depend on (seed, epoch) only, and the samplers divide the batches over processes
+themselves, like `datamodules.sampling.keys.EpochBatchSampler`.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from structures import processes
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 DrawName = Literal["shuffle", "class_balanced", "balanced_batches", "weighted"]
-# An epoch's order: (n,) positions in the list of training bags, from a random stream.
+# Draws the order of an epoch from a random stream: (n,) positions in the list of training bags.
 Draw = Callable[[np.random.Generator], IntArray]
 
 _PACK_PURPOSE = 8
 
 
 def shuffled(count: int) -> Draw:
-    """Return a draw of every bag once."""
+    """Return a draw that contains every bag once."""
     return lambda rng: rng.permutation(count)
 
 
 def class_balanced(labels: IntArray) -> Draw:
-    """Return a draw of as many bags of one class as of any other.
+    """Return a draw that contains equally many bags of every class.
 
-    An epoch is as long as the list. A class with more bags than its share gives a random part of
-    them; one with fewer gives each of them equally often, up to one time (A57). What does not
-    divide evenly goes to other classes every epoch.
+    An epoch is as long as the list. A class with more bags than its share contributes a random
+    subset; a class with fewer repeats its bags equally often, up to one time (A57). The remainder
+    of the division goes to other classes in every epoch.
 
     Args:
         labels: (n,) classes.
@@ -58,7 +58,7 @@ def class_balanced(labels: IntArray) -> Draw:
 
 
 def weighted(weights: FloatArray) -> Draw:
-    """Return a draw with replacement in which bag i has the chance w_i / sum of w.
+    """Return a draw with replacement in which bag i has probability w_i / sum of w.
 
     Args:
         weights: (n,) not negative, not all 0.
@@ -75,12 +75,12 @@ def weighted(weights: FloatArray) -> Draw:
 
 
 class DrawnBatchSampler(EpochBatchSampler):
-    """Training batches of equally many bags from a draw.
+    """Training batches of equally many bags, in the order of a draw.
 
     Args:
         items: numbers of the bags.
-        batch_size: bags of a step on one process.
-        draw: the order of an epoch.
+        batch_size: bags per step on one process.
+        draw: draws the order of an epoch.
         seed: non-negative.
     """
 
@@ -96,12 +96,13 @@ class DrawnBatchSampler(EpochBatchSampler):
 def pack(sizes: IntArray, budget: int, max_bags: int) -> list[IntArray]:
     """Put bags into batches of at most ``budget`` instances and ``max_bags`` bags.
 
-    Each goes, in order, into the first batch that has room. A bag above the budget is alone.
+    Each bag goes, in order, into the first batch with enough room. A bag larger than the budget
+    has a batch of its own.
 
     Args:
-        sizes: (n,) instances of each bag in order.
-        budget: instances of a batch.
-        max_bags: bags of a batch.
+        sizes: (n,) number of instances of each bag in order.
+        budget: most instances in a batch.
+        max_bags: most bags in a batch.
 
     Returns:
         Positions in ``sizes``, batch by batch.
@@ -128,21 +129,21 @@ def pack(sizes: IntArray, budget: int, max_bags: int) -> list[IntArray]:
 class TokenBudgetBatchSampler(Sampler[list[SampleKey]]):
     """Training batches of about equally many instances.
 
-    An epoch's draw is packed by `pack`; the batches do not depend on the number of processes,
-    which take them in turn, so that a step of W processes sees W successive batches. Every epoch
-    has as many batches as epoch 0: packing another order can give a few more, which are left out,
-    or a few less, which bags of another draw fill up (A58).
+    The draw of an epoch is packed by `pack`. The batches do not depend on the number of processes,
+    which take them in turn, so that a step of W processes uses W successive batches. Every epoch
+    has as many batches as epoch 0: if packing gives a few more, they are left out; if it gives a
+    few less, they are filled up with bags of another draw (A58).
 
     Args:
         items: numbers of the bags.
-        sizes: instances of each.
-        budget: instances of a batch on one process; only a bag above it makes a larger one.
-        max_bags: bags of a batch.
-        draw: the order of an epoch.
+        sizes: number of instances of each bag.
+        budget: most instances of a batch on one process; only a single larger bag may exceed it.
+        max_bags: most bags in a batch.
+        draw: draws the order of an epoch.
         seed: non-negative.
 
     Raises:
-        ValueError: no bags, or budget or max_bags are not positive.
+        ValueError: there are no bags, or budget or max_bags is not positive.
     """
 
     def __init__(
@@ -157,8 +158,8 @@ class TokenBudgetBatchSampler(Sampler[list[SampleKey]]):
     ) -> None:
         if budget < 1 or max_bags < 1 or len(items) == 0:
             raise ValueError(
-                f"need bags and a positive budget, got {len(items)} bags, token_budget {budget} "
-                f"and batch_size {max_bags}"
+                "bags and a positive token_budget and batch_size are needed, got "
+                f"{len(items)} bags, token_budget {budget} and batch_size {max_bags}"
             )
         self._items = np.asarray(items, dtype=np.int64)
         self._sizes, self._budget, self._max_bags = sizes, budget, max_bags
@@ -166,11 +167,11 @@ class TokenBudgetBatchSampler(Sampler[list[SampleKey]]):
 
     @property
     def sampler(self) -> TokenBudgetBatchSampler:
-        """Itself: Lightning calls ``set_epoch`` on ``dataloader.batch_sampler.sampler``."""
+        """This sampler: Lightning calls ``set_epoch`` on ``dataloader.batch_sampler.sampler``."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration produces."""
+        """Set the epoch of the next iteration."""
         self._epoch = epoch
 
     @functools.cached_property
@@ -186,7 +187,7 @@ class TokenBudgetBatchSampler(Sampler[list[SampleKey]]):
         if self._count < world:
             raise ValueError(
                 f"{self._items.size} training bags in {self._count} batches of {self._budget} "
-                f"instances do not occupy {world} processes; lower token_budget"
+                f"instances are too few for {world} processes; lower token_budget"
             )
         return self._count // world
 
@@ -202,15 +203,16 @@ class TokenBudgetBatchSampler(Sampler[list[SampleKey]]):
 
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
-    """How training draws bags and packs them.
+    """Options of drawing and packing the bags of training.
 
     Attributes:
-        batch_size: bags of a step on one process; with a budget the most bags of a batch.
+        batch_size: bags per step on one process; with a token budget, the most bags in a batch.
         sampler: ``shuffle``: every bag once; ``class_balanced``; ``balanced_batches``;
-            ``weighted``: by the file's weights times those of the classes.
+            ``weighted``: by the weights of the file times the weights of the classes.
         class_weights: weight of each class for ``weighted``.
-        token_budget: instances of a batch, or None for batches of equally many bags.
-        max_instances: a training bag is cut to so many, which is what a budget counts.
+        token_budget: most instances in a batch, or None for batches of equally many bags.
+        max_instances: training bags are reduced to this many instances, and a token budget counts
+            the reduced bags.
 
     Raises:
         ValueError: a value is out of range or has no effect.
@@ -231,25 +233,25 @@ class BatchPlan:
             raise ValueError("class_weights needs sampler: weighted")
         if self.token_budget is not None and self.sampler == "balanced_batches":
             raise ValueError(
-                "sampler: balanced_batches fixes the bags of a batch, token_budget its instances; "
-                "leave one of them out (max_instances bounds the memory of a batch as well)"
+                "sampler: balanced_batches fixes the number of bags in a batch, token_budget the "
+                "number of instances; leave one of them out (max_instances also bounds the memory)"
             )
         if self.token_budget is not None and self.batch_size == 1:
             raise ValueError(
-                "with token_budget, batch_size is the most bags of a batch: at 1 every batch is "
-                "one bag; raise batch_size or leave token_budget out"
+                "with token_budget, batch_size is the largest number of bags per batch: at 1 every "
+                "batch is one bag; raise batch_size or leave token_budget out"
             )
 
     def check_classes(self, num_classes: int) -> None:
-        """Refuse class weights that are not one a class.
+        """Check that there is one class weight per class.
 
         Raises:
-            ValueError: there are more or fewer.
+            ValueError: there are more or fewer weights.
         """
         weights = self.class_weights
         if weights is not None and len(weights) != num_classes:
             raise ValueError(
-                f"class_weights has {len(weights)} entries for {num_classes} classes; give one a "
+                f"class_weights has {len(weights)} entries for {num_classes} classes; give one per "
                 "class, in the order of the labels"
             )
 
@@ -265,13 +267,13 @@ class BatchPlan:
 
         Args:
             numbers: the training bags.
-            labels: (B,) classes of all bags of the set.
-            sizes: (B,) instances.
-            weights: (B,) of the file, or None.
+            labels: (B,) classes of all bags of the data set.
+            sizes: (B,) number of instances of each bag.
+            weights: (B,) weights from the file, or None.
             seed: non-negative.
 
         Raises:
-            ValueError: weights are missing, wrong, or not one a class.
+            ValueError: weights are missing or wrong, or their number differs from the classes.
         """
         chosen = np.asarray(numbers, dtype=np.int64)
         if self.sampler == "balanced_batches":

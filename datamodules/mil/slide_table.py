@@ -1,8 +1,8 @@
-"""The CSV that names slides, and where their feature files lie.
+"""Reader of the CSV table of slides, and lookup of their feature files.
 
-``slide_id[,patient_id][,label][,split][,fold][,weight]``, one line a slide; other columns are left
-alone. The patient may be called ``case_id``. Without one every slide is its own patient;
-without ``label`` slides can only be predicted.
+``slide_id[,patient_id][,label][,split][,fold][,weight]``, one line per slide; other columns are
+ignored. ``case_id`` is accepted for ``patient_id``. Without patients each slide is its own patient;
+without ``label`` the slides can only be used for prediction.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from structures import DataProblems, Problem
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
-_REST = "fields without a column"
-_ALIASES = {"case_id": "patient_id"}  # what the tables of other tools call a column
-# The folders in which extraction tools put a format, and what slide files are called.
+_SURPLUS = "fields without a column"
+_ALIASES = {"case_id": "patient_id"}  # column names in the tables of other tools
+# Subfolders that extraction tools use for each format, and the suffixes of slide files.
 _FOLDERS = ("", "h5_files", "safetensors_files", "npy_files", "pt_files")
 _SLIDES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide",
            ".czi", ".isyntax", ".dcm")  # fmt: skip
 
 
 class SlideTable(NamedTuple):
-    """The S slides of a table, faulty lines left out.
+    """The S slides of a table, without faulty lines.
 
     Attributes:
         path: the CSV.
-        slide_ids: names, each once.
+        slide_ids: unique names of the slides.
         patients: the patient of each slide, or empty without the column.
         labels: (S,) classes, -1 where unknown.
-        texts: the labels as the file writes them.
+        texts: the labels as written in the file.
         class_names: name of each class.
         splits: ``train``, ``val`` or ``test`` for each slide, or empty without the column.
         folds: (S,) published test fold, or None without the column.
-        weights: (S,) for the weighted sampler, or None without the column.
+        weights: (S,) weights for the weighted sampler, or None without the column.
     """
 
     path: Path
@@ -64,17 +64,17 @@ Line = tuple[int, dict[str, str]]  # number in the file, fields by column
 def read_slide_table(
     path: Path, class_names: Sequence[str] | None = None
 ) -> tuple[SlideTable, list[Problem]]:
-    """Read a table and find what is wrong with its lines.
+    """Read a table and find the faults of its lines.
 
-    Labels are names of classes, or whole numbers from 0. The classes are ``class_names`` where
-    given, else the labels found: sorted by name, or 0 to the largest number.
+    Labels are names of classes, or whole numbers from 0. The classes are ``class_names`` if given,
+    else the labels found: sorted by name, or 0 to the largest number.
 
     Args:
         path: the CSV, UTF-8, comma-separated, with a header.
-        class_names: the classes by label, for example those of a checkpoint.
+        class_names: name of each class, indexed by label, for example from a checkpoint.
 
     Returns:
-        The slides without a fault, and a problem for each faulty line.
+        The slides without faults, and a problem for each faulty line.
 
     Raises:
         DataProblems: the file cannot be read, lacks ``slide_id``, or has no slide.
@@ -86,7 +86,7 @@ def read_slide_table(
     labels, names, wrong = _classes(texts, class_names)
     known = any(texts)
     if known and len(names) < 2:
-        reason = f"all slides have label {names[0]!r}" if names else "no class is named"
+        reason = f"all slides have label {names[0]!r}" if names else "there is no class"
         raise _refused(path, reason, "at least two classes are needed; name them by class_names")
     faults += [_label_fault(path, lines[at], names) for at in wrong if known]
     bad = {fault.annotation for fault in faults}
@@ -115,7 +115,7 @@ def _read(path: Path) -> tuple[list[str], list[Line]]:
         raise _refused(path, "no such file", "give the CSV of slides")
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, restkey=_REST, strict=True)
+            reader = csv.DictReader(stream, restkey=_SURPLUS, strict=True)
             columns = [(name or "").strip() for name in reader.fieldnames or []]
             columns = [_ALIASES.get(name, name) for name in columns]
             reader.fieldnames = columns
@@ -125,18 +125,18 @@ def _read(path: Path) -> tuple[list[str], list[Line]]:
         raise _refused(path, reason, "save it as UTF-8 with commas") from None
     if "slide_id" not in columns:
         needs = "slide_id,patient_id,label"
-        reason = f"column slide_id missing; the file has {', '.join(columns) or 'none'}"
+        reason = f"column slide_id is missing; the file has {', '.join(columns) or 'none'}"
         raise _refused(path, reason, f"start the file with the line {needs}")
     twice = sorted(name for name, count in Counter(columns).items() if count > 1)
     if twice:
-        raise _refused(path, f"column {twice[0]!r} occurs twice", "keep one")
+        raise _refused(path, f"column {twice[0]!r} occurs twice", "keep one of them")
     if not lines:
-        raise _refused(path, "no slide in the file", "write one line a slide")
+        raise _refused(path, "no slide in the file", "write one line per slide")
     return columns, lines
 
 
 def _text(value: str | Sequence[str] | None) -> str:
-    """Return a field; missing fields become empty, surplus ones something that is seen."""
+    """Return a field as text; missing fields become empty, surplus ones a visible list."""
     return (value or "").strip() if isinstance(value, str | None) else "+".join(value)
 
 
@@ -157,11 +157,11 @@ def _id_faults(path: Path, lines: Sequence[Line]) -> Iterator[Problem]:
             yield _fault(path, line, "slide_id is empty", "name the slide")
         elif fields["slide_id"] in first:
             reason = f"the slide is also in line {first[fields['slide_id']]}"
-            yield _fault(path, line, reason, "keep one line a slide")
+            yield _fault(path, line, reason, "keep one line per slide")
         else:
             first[fields["slide_id"]] = number
-        if _REST in fields:
-            reason = f"more fields than columns: {fields[_REST]}"
+        if _SURPLUS in fields:
+            reason = f"more fields than columns: {fields[_SURPLUS]}"
             yield _fault(path, line, reason, "quote fields with commas")
 
 
@@ -192,14 +192,14 @@ def _is_weight(text: str) -> bool:
 def _classes(
     texts: Sequence[str], class_names: Sequence[str] | None
 ) -> tuple[IntArray, list[str], list[int]]:
-    """Return (S,) labels, the class names and the lines whose label is none of them."""
+    """Return (S,) labels, the class names and the lines whose label is not one of them."""
     found = sorted({text for text in texts if text})
     numbers = bool(found) and all(text.isdecimal() for text in found)
     if class_names is None:
         names = shown = found
         if numbers:
             present = {int(text) for text in found}
-            # The first number that no slide has ends the classes: {0, 1, 7} are two and a fault.
+            # The classes end at the first unused number: {0, 1, 7} are two classes and a fault.
             end = next(c for c in range(len(present) + 1) if c not in present)
             names = [str(c) for c in range(max(2, end))]
             shown = ["negative", "positive"] if len(names) == 2 else names
@@ -216,37 +216,38 @@ def _classes(
 
 def _label_fault(path: Path, line: Line, names: Sequence[str]) -> Problem:
     if not line[1]["label"]:
-        remedy = "label the slide or remove its line; only a table without labels can do without"
+        remedy = "label the slide or remove its line; either all slides have labels or none"
         return _fault(path, line, "label is empty", remedy)
     shown = ", ".join(names[:10])
-    reason = f"label {line[1]['label']!r} is none of the {len(names)} classes"
+    reason = f"label {line[1]['label']!r} is not one of the {len(names)} classes"
     return _fault(path, line, reason, f"use {shown} or the numbers 0 to {len(names) - 1}")
 
 
 def find_feature_files(folder: Path, slide_ids: Sequence[str]) -> dict[str, Path]:
     """Return the feature file of each slide that has one.
 
-    Looked up are ``folder`` itself and the subfolders ``h5_files``, ``pt_files``, ... of extraction
-    tools, by the slide's id, then without the suffix of a slide file such as ``.svs``. Where a
-    slide has several files, h5 comes first, because it can hold coordinates (A55).
+    Files are searched in ``folder`` and in the subfolders ``h5_files``, ``pt_files``, ... of
+    extraction tools, by the id of the slide, then by the id without the suffix of a slide file such
+    as ``.svs``. If a slide has several files, h5 is preferred, because it can contain coordinates
+    (A55).
 
     Raises:
-        DataProblems: there is no such folder.
+        DataProblems: the folder does not exist.
     """
     if not folder.is_dir():
         raise _refused(folder, "no such folder", "give the folder of feature files")
-    there: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for name in reversed(_FOLDERS):
         place = folder / name
         if place.is_dir():
-            there |= {file.name: file for file in place.iterdir() if file.suffix in SUFFIXES}
-    return {slide: file for slide in slide_ids if (file := _file_of(slide, there)) is not None}
+            files |= {file.name: file for file in place.iterdir() if file.suffix in SUFFIXES}
+    return {slide: file for slide in slide_ids if (file := _file_of(slide, files)) is not None}
 
 
-def _file_of(slide: str, there: Mapping[str, Path]) -> Path | None:
+def _file_of(slide: str, files: Mapping[str, Path]) -> Path | None:
     stem = Path(slide).stem if Path(slide).suffix.lower() in _SLIDES else slide
     for name in dict.fromkeys((slide, stem)):
         for suffix in SUFFIXES:
-            if name + suffix in there:
-                return there[name + suffix]
+            if name + suffix in files:
+                return files[name + suffix]
     return None

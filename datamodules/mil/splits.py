@@ -1,4 +1,4 @@
-"""Training, validation and test parts of a set of bags, and the file that records them."""
+"""Training, validation and test splits of bags, and the file that records them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ NAMES: tuple[BagSplit, ...] = ("train", "val", "test")
 
 
 class Divisible(Protocol):
-    """What a set of B bags tells about itself for being divided."""
+    """Interface of a set of B bags that can be divided into splits."""
 
     @property
     def path(self) -> Path:
-        """The file, for messages."""
+        """The file, for error messages."""
         ...
 
     @property
@@ -55,15 +55,15 @@ class Divisible(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SplitOptions:
-    """How to divide bags.
+    """Options of dividing bags into splits.
 
     Attributes:
         fold: number of the test fold; None to hold out ``test_fraction`` instead.
-        repeat: which repeat of cross-validation ``fold`` belongs to.
-        num_folds: folds to make where the file has none.
-        test_fraction: share of the bags to test on where ``fold`` is None.
-        val_fraction: share of the bags that are not tested on to validate on.
-        seed: of what is drawn.
+        repeat: repeat of the cross-validation to which ``fold`` belongs.
+        num_folds: number of folds to draw if the file has none.
+        test_fraction: share of test bags if ``fold`` is None.
+        val_fraction: share of validation bags among the bags that are not test bags.
+        seed: seed of the random choices.
     """
 
     fold: int | None = None
@@ -75,45 +75,46 @@ class SplitOptions:
 
 
 def folds_of(bags: Divisible, num_folds: int, repeat: int, seed: int) -> IntArray:
-    """Return (B,) test fold of each bag: the published one where the file has folds.
+    """Return the (B,) test fold of each bag: the published one if the file has folds.
 
     Args:
-        bags: the set.
-        num_folds: folds to make where the file has none.
-        repeat: which repeat of cross-validation.
-        seed: of the folds to make.
+        bags: the bags.
+        num_folds: number of folds to draw if the file has none.
+        repeat: repeat of the cross-validation.
+        seed: seed of the folds that are drawn.
 
     Raises:
-        ValueError: the file's folds have no such repeat, are fewer than two or have a gap, or there
-            are too few bags.
+        ValueError: the repeat does not exist, the folds of the file are fewer than two or not
+            consecutive, or there are too few bags.
     """
     if bags.published_folds is None:
         return stratified_folds(bags.labels, num_folds, seed, repeat, bags.groups)
     if not 0 <= repeat < len(bags.published_folds):
         raise ValueError(
-            f"{bags.path}: its published folds have {len(bags.published_folds)} repeats, so "
-            f"repeat is 0 to {len(bags.published_folds) - 1}, got {repeat}"
+            f"{bags.path}: the published folds have {len(bags.published_folds)} repeats, so repeat "
+            f"must be 0 to {len(bags.published_folds) - 1}, got {repeat}"
         )
     published: IntArray = bags.published_folds[repeat]
     used = np.unique(published)
     if used.size < 2 or (used != np.arange(used.size)).any():
         raise ValueError(
-            f"{bags.path}: its folds are {used[:10].tolist()}; number at least two folds from 0 "
+            f"{bags.path}: the folds are {used[:10].tolist()}; number at least two folds from 0 "
             "without a gap"
         )
     return published
 
 
 def choose_splits(bags: Divisible, options: SplitOptions) -> dict[BagSplit, BoolArray]:
-    """Return (B,) masks of the training, validation and test bags, and of those to predict: all.
+    """Return (B,) masks of the training, validation, test and predict splits (predict: all bags).
 
-    Test bags are those that the file names ``test``, or one fold, or a stratified share.
-    Validation bags are those that the file names ``val``; where it names none, a stratified share
-    of the others. With patients, shares and folds are of patients. Bags of a file without labels
-    can only be predicted.
+    Test bags are the bags marked ``test`` in the file, or one fold, or a stratified share.
+    Validation bags are the bags marked ``val``; if there are none, a stratified share of the
+    remaining bags. With patients, whole patients are assigned. Bags of a file without labels can
+    only be used for prediction.
 
     Raises:
-        ValueError: a fold or share does not exist, or the file names splits and ``fold`` is given.
+        ValueError: a fold or share does not exist, or ``fold`` is given for a file with named
+            splits.
     """
     everything = np.ones(bags.labels.size, dtype=bool)
     if (bags.labels < 0).all():
@@ -123,7 +124,7 @@ def choose_splits(bags: Divisible, options: SplitOptions) -> dict[BagSplit, Bool
     test = _test_bags(bags, options)
     if named.size and options.fold is None and (named == "val").any():
         val = named == "val"
-    else:  # A56: a file that names training and test bags alone still gets validation bags
+    else:  # A56: a file with only training and test bags still gets validation bags
         rest = np.flatnonzero(~test)
         groups = [bags.groups[b] for b in rest] if bags.groups else ()
         fold = 0 if options.fold is None else options.fold + 1
@@ -150,8 +151,8 @@ def _test_bags(bags: Divisible, options: SplitOptions) -> BoolArray:
         return hold_out(bags.labels, options.test_fraction, key, bags.groups)
     if bags.named_splits and bags.published_folds is None:
         raise ValueError(
-            f"{bags.path}: names its splits, so fold {options.fold} means nothing; leave fold out "
-            "or remove the column"
+            f"{bags.path}: the file names the splits, so fold {options.fold} has no effect; leave "
+            "fold out or remove the column"
         )
     folds = folds_of(bags, options.num_folds, options.repeat, options.seed)
     count = int(folds.max()) + 1
@@ -169,10 +170,10 @@ def _test_bags(bags: Divisible, options: SplitOptions) -> BoolArray:
 def divided_patients(
     path: Path, groups: Sequence[str], parts: Sequence[object], kind: str
 ) -> Iterator[Problem]:
-    """Yield a problem for each patient whose bags lie in more than one part.
+    """Yield a problem for each patient whose bags are in more than one split or fold.
 
     Args:
-        path: the file that says so.
+        path: the file, for the message.
         groups: (B,) the patient of each bag, or empty.
         parts: (B,) the split or fold of each bag.
         kind: ``split`` or ``fold``, for the message.
@@ -186,17 +187,17 @@ def divided_patients(
         if len(names) > 1:
             yield Problem(
                 path, group, None, f"bags in {kind}s {', '.join(names)}",
-                f"a patient belongs to one {kind}; move the bags together", kind="patient",
+                f"put all bags of a patient into one {kind}", kind="patient",
             )  # fmt: skip
 
 
 def write_splits(path: Path, rows: Sequence[Sequence[object]], first: str) -> str:
-    """Write ``first,patient_id,label,split``; the file appears whole or not at all.
+    """Write ``first,patient_id,label,split`` atomically.
 
     Args:
         path: the CSV; missing parents are created.
         rows: (name, patient, label, split) of each bag.
-        first: name of the first column, ``slide_id`` where the file can be read as a table.
+        first: name of the first column, ``slide_id`` if the file can be used as a table.
 
     Returns:
         The file's SHA-256 in hexadecimal digits.

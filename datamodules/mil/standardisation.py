@@ -1,4 +1,4 @@
-"""Centre, scale and limit features by statistics of the training bags."""
+"""Standardisation of features by statistics of the training bags."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor
 
 
 class Standardisation(NamedTuple):
-    """Mean and standard deviation a feature; standardised = (x - mean) / std, limited to +-limit.
+    """Mean and standard deviation of each feature: (x - mean) / std, clipped to +-limit.
 
     Attributes:
         mean: (D,) float64.
-        std: (D,) float64; 0 for a feature that does not vary. Such a feature becomes 0 in all
-            bags, because a network learns nothing about it.
-        limit: largest absolute value after scaling, or None. A feature that is nearly always the
-            same has outliers dozens of deviations away, which would drown all others.
+        std: (D,) float64; 0 for a constant feature. Such a feature becomes 0 in all bags, because
+            a network cannot learn from it.
+        limit: largest absolute value after scaling, or None. A nearly constant feature has outliers
+            dozens of standard deviations away, which would dominate all other features.
     """
 
     mean: npt.NDArray[np.float64]
@@ -28,7 +28,7 @@ class Standardisation(NamedTuple):
 
     @classmethod
     def fit(cls, features: npt.NDArray[np.float32], limit: float | None = None) -> Standardisation:
-        """Measure the instances of the training bags.
+        """Compute the statistics of the instances of the training bags.
 
         Args:
             features: (N, D), at least one row.
@@ -36,23 +36,24 @@ class Standardisation(NamedTuple):
         """
         values = features.astype(np.float64)
         mean, std = values.mean(axis=0), values.std(axis=0)
-        constant = std <= 1e-6 * np.abs(values).max(axis=0)  # what rounding leaves
+        constant = std <= 1e-6 * np.abs(values).max(axis=0)  # rounding errors
         return cls(mean, np.where(constant, 0.0, std), limit)
 
     @classmethod
     def from_lists(
         cls, mean: Sequence[float], std: Sequence[float], limit: float | None = None
     ) -> Standardisation:
-        """Rebuild from a checkpoint or a recipe.
+        """Build the standardisation from the lists in a checkpoint or a recipe.
 
         Raises:
-            ValueError: the lists have different lengths or a deviation is negative.
+            ValueError: the lists have different lengths or a standard deviation is negative.
         """
         result = cls(np.asarray(mean, dtype=np.float64), np.asarray(std, dtype=np.float64), limit)
         if result.mean.shape != result.std.shape or not (result.std >= 0).all():
             raise ValueError(
-                f"mean and std need one entry a feature and no std below 0, got "
-                f"{result.mean.size} and {result.std.size} entries, std from {min(std, default=0)}"
+                "mean and std need one entry per feature, and std must not be below 0; got "
+                f"{result.mean.size} and {result.std.size} entries, smallest std "
+                f"{min(std, default=0)}"
             )
         return result
 
@@ -60,7 +61,7 @@ class Standardisation(NamedTuple):
         """Return (N, D) float32 standardised features.
 
         Raises:
-            ValueError: another number of features.
+            ValueError: the number of features differs.
         """
         if features.shape[1] != self.mean.size:
             raise ValueError(

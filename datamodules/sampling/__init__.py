@@ -1,1 +1,1 @@
-"""Order of the samples: keyed by seed and epoch, sharded, resumable."""
+"""Samplers whose order depends on seed and epoch, sharded over processes and resumable."""

@@ -1,4 +1,4 @@
-"""Which samples make up which batch, independent of workers and processes."""
+"""Batch samplers of keys, independent of the number of workers and processes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from structures import processes
 
 @dataclass(frozen=True, slots=True)
 class SampleKey:
-    """All that a data set needs to produce one sample.
+    """Everything that a data set needs to produce one sample.
 
     Attributes:
-        index: the item's stable number in its data set.
-        epoch: seeds the sample's random choices together with the index.
+        index: fixed number of the item in its data set.
+        epoch: seeds the random choices of the sample together with the index.
         size: short side in pixels drawn for the batch, or None.
-        neighbours: numbers of other items that are near in the epoch's order, for samples that are
-            made of several; the same on any number of processes and workers.
+        neighbours: numbers of other items nearby in the order of the epoch, for samples composed
+            of several items; they do not depend on the number of processes and workers.
     """
 
     index: int
@@ -31,10 +31,10 @@ class SampleKey:
 
 
 def keyed_generator(purpose: int, *key: int) -> np.random.Generator:
-    """Return a random stream that depends on the numbers alone.
+    """Return a random generator that depends only on the given numbers.
 
     Args:
-        purpose: separates the streams of different uses of one key. It goes first, because numpy
+        purpose: separates the streams of different uses of a key. It comes first, because numpy
             pads seeds with zeros: (1, 2) and (1, 2, 0) would be the same stream.
         key: non-negative numbers, such as (seed, epoch, index).
     """
@@ -42,24 +42,24 @@ def keyed_generator(purpose: int, *key: int) -> np.random.Generator:
 
 
 _ORDER_PURPOSE = 1
-# Neighbours are blocks of a step's items (a process has whole blocks if its batch is a multiple) in
-# every such step (a worker makes all of these if the number of workers divides it).
+# Neighbours are blocks of _BLOCK items (whole ones per process if the batch size is a multiple) of
+# every _EVERY-th step (all read by one worker if the number of workers divides _EVERY).
 _BLOCK, _EVERY = 16, 8
-_MOST_KEPT = 1024
+_MAX_KEPT = 1024
 
 
 def neighbouring_places(place: int, step: int, count: int, window: int) -> npt.NDArray[np.int64]:
-    """Return the places in an epoch's order that are handed on as neighbours of one (A230).
+    """Return the positions in the order of an epoch that are neighbours of one position (A230).
 
-    They are those that one worker of one process sees anyway, on the usual numbers of both: about
-    16 places of the same step, and the same part of every eighth step before. Where these are not
-    ``window`` many, at the start of an epoch, the places right before are added.
+    With the usual numbers of workers and processes, they are read by the same worker anyway: about
+    16 positions of the same step, and the same part of every eighth step before it. If these are
+    fewer than ``window``, at the start of an epoch, the directly preceding positions are added.
 
     Args:
-        place: in the order.
-        step: places that a step of all processes takes.
-        count: places of the order.
-        window: neighbours that are enough.
+        place: position in the order.
+        step: positions per step of all processes.
+        count: number of positions in the order.
+        window: sufficient number of neighbours.
     """
     blocks = max(1, step // _BLOCK)
     block = place % step * blocks // step
@@ -77,49 +77,49 @@ def neighbouring_places(place: int, step: int, count: int, window: int) -> npt.N
 
 
 def images_to_keep(window: int, batch_size: int, workers: int) -> int:
-    """Return how many of the items it has seen a worker must keep to have seen all neighbours.
+    """Return how many items a worker must keep so that it still has all neighbours.
 
     Args:
-        window: of the sampler.
+        window: window of the sampler.
         batch_size: items per batch of one process.
-        workers: 0 where the process itself loads.
+        workers: number of workers; 0 if the process itself loads the data.
     """
     steps = -(-(window + 1) // min(batch_size, _BLOCK)) - 1
     own = -(-_EVERY // max(1, workers)) * steps * batch_size + batch_size
-    return min(max(window + 1, own), _MOST_KEPT)
+    return min(max(window + 1, own), _MAX_KEPT)
 
 
 class EpochBatchSampler(Sampler[list[SampleKey]]):
-    """Yields this process's batches of an epoch as lists of ``SampleKey``.
+    """Batch sampler of ``SampleKey`` that yields the batches of this process.
 
     It divides the batches over processes itself, so Lightning's trainer needs
-    ``use_distributed_sampler=False``. Two ways, told apart by ``drop_last``:
+    ``use_distributed_sampler=False``. There are two modes, selected by ``drop_last``:
 
-    - True (training): step t takes the next batch_size x processes items of the epoch's order and
-      every process its contiguous share, so all processes make equally many steps and together see
-      what one process with the larger batch sees. What does not fill a step is left out, another
-      remainder every epoch.
-    - False (evaluation, or training on one process): batches of ``batch_size`` go to the processes
-      in turn. Nothing is left out and every batch has the members that it has on one process;
-      processes may differ by one batch. Nothing is repeated either, but where there are fewer
-      batches than processes: a process without a batch would miss the epoch's collective calls,
-      so it takes one that another has as well, and evaluators count a sample once (A68).
+    - True (training): step t takes the next batch_size x processes items in the order of the epoch,
+      and every process takes a contiguous share, so all processes make equally many steps and
+      together see the same items as a single process with the larger batch. Items that do not fill
+      a step are left out, different ones in every epoch.
+    - False (evaluation, or training on one process): batches of ``batch_size`` items go to the
+      processes in turn. No item is left out, and every batch has the same items as on one process;
+      the numbers of batches may differ by one. No batch is repeated unless there are fewer batches
+      than processes: a process without a batch would miss the collective calls of the epoch, so it
+      takes a batch of another process, and evaluators count each sample once (A68).
 
     Args:
         items: numbers of the items to draw from, for example ``range(len(dataset))``.
         batch_size: items per batch of one process.
-        shuffle: a new order every epoch, from (seed, epoch).
+        shuffle: use a new order in every epoch, drawn from (seed, epoch).
         seed: non-negative.
         drop_last: see above.
-        groups: a group number for each entry of ``items``; a batch holds one group, except those
-            made of what is left over at the end of an epoch. None for no grouping.
-        short_sides: one is drawn for every step and handed on in ``SampleKey.size``.
-        window: at least so many other items, where there are so many, are handed on in
-            ``SampleKey.neighbours``, see `neighbouring_places`.
+        groups: group number of each entry of ``items``; a batch contains a single group, except
+            batches of the remaining items at the end of an epoch. None for no grouping.
+        short_sides: lengths of which one is drawn for every step, for ``SampleKey.size``.
+        window: smallest number of items in ``SampleKey.neighbours`` (fewer if the data set is too
+            small), see `neighbouring_places`.
 
     Raises:
-        ValueError: sizes below 1, no items, a group list of another length or fewer items than
-            one training step takes.
+        ValueError: a size is below 1, there are no items, the number of groups differs from the
+            number of items, or there are fewer items than one training step takes.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if len(items) == 0:
-            raise ValueError("there are no items to make batches of")
+            raise ValueError("there are no items to make batches from")
         if groups is not None and len(groups) != len(items):
             raise ValueError(f"{len(groups)} group numbers for {len(items)} items")
         self._items = np.asarray(items, dtype=np.int64)
@@ -152,7 +152,7 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
 
     @property
     def sampler(self) -> EpochBatchSampler:
-        """Itself: Lightning calls ``set_epoch`` on ``dataloader.batch_sampler.sampler``."""
+        """This sampler: Lightning calls ``set_epoch`` on ``dataloader.batch_sampler.sampler``."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
@@ -180,12 +180,12 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
     def _check_order(self, world: int) -> None:
         if self._shuffle and world > 1:
             raise ValueError(
-                "training over several processes needs drop_last=True, so that all make equally "
-                "many steps"
+                "training on several processes needs drop_last=True, so that all processes make "
+                "equally many steps"
             )
 
     def _order(self, step: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-        """Return positions in ``items``, arranged so that cutting every ``step`` gives batches."""
+        """Return positions in ``items``; each ``step`` of them form the batches of a step."""
         count = self._items.size
         order = rng.permutation(count) if self._shuffle else np.arange(count)
         if self._groups is None:
@@ -197,7 +197,7 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
             full = at.size - at.size % step
             batches += [(int(b[-1]), order[b]) for b in at[:full].reshape(-1, step)]
             rest.append(at[full:])
-        batches.sort(key=lambda entry: entry[0])  # in the order in which the batches fill up
+        batches.sort(key=lambda entry: entry[0])  # in the order in which batches become full
         left = order[np.sort(np.concatenate(rest))]
         return np.concatenate([members for _, members in batches] + [left])
 
@@ -212,7 +212,7 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
             order = order[: order.size - order.size % step]
         else:
             self._check_order(world)
-            rank %= -(-order.size // step)  # the batch of another, where there is none left
+            rank %= -(-order.size // step)  # repeat another process's batch if none is left
         for number, start in enumerate(range(0, order.size, step)):
             size = None
             if self._short_sides is not None:
@@ -234,10 +234,10 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
 
 
 class KeySampler(Sampler[SampleKey]):
-    """The same keys one by one, for a ``DataLoader`` that cuts batches of equal size itself.
+    """Sampler of single keys, for a ``DataLoader`` that forms batches of equal size itself.
 
-    Lightning rebuilds the batch sampler of a prediction loader and can do so only with torch's
-    own class. Without ``drop_last`` all batches but the last are full, so cutting the sequence
+    Lightning rebuilds the batch sampler of a prediction loader, which is only possible for torch's
+    own class. Without ``drop_last`` all batches except the last are full, so splitting the sequence
     again gives the same batches.
     """
 

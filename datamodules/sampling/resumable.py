@@ -1,4 +1,4 @@
-"""A training loader that a checkpoint inside an epoch can continue at the next batch."""
+"""Training loader that can be resumed inside an epoch from a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Batch = TypeVar("Batch")
 
 
 class ResumableBatches(Sampler[list[Any]]):
-    """Batches of another sampler, from a later one on in the epoch that is resumed.
+    """Batch sampler that skips the batches already used in the resumed epoch.
 
-    Skipping is cheap, because a batch is a list of keys and nothing has been read for it.
+    Skipping is cheap, because a batch is a list of keys for which nothing has been read.
 
     Args:
         batches: a batch sampler with ``set_epoch``.
@@ -28,21 +28,21 @@ class ResumableBatches(Sampler[list[Any]]):
 
     @property
     def sampler(self) -> ResumableBatches:
-        """Itself: Lightning calls ``set_epoch`` on ``dataloader.batch_sampler.sampler``."""
+        """This sampler: Lightning calls ``set_epoch`` on ``dataloader.batch_sampler.sampler``."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration produces."""
+        """Set the epoch of the next iteration."""
         self.epoch = epoch
         self.batches.set_epoch(epoch)
 
     def resume(self, epoch: int, done: int) -> None:
-        """Leave out the first ``done`` batches whenever this epoch is produced."""
+        """Skip the first ``done`` batches in every iteration of this epoch."""
         self._resumed_epoch, self._skip = epoch, done
 
     @property
     def skipped(self) -> int:
-        """Number of batches that the current epoch leaves out."""
+        """Number of batches skipped in the current epoch."""
         return self._skip if self.epoch == self._resumed_epoch else 0
 
     def __len__(self) -> int:
@@ -53,13 +53,13 @@ class ResumableBatches(Sampler[list[Any]]):
 
 
 class ResumableLoader(DataLoader[Batch], Generic[Batch]):
-    """A ``DataLoader`` whose place in the epoch travels in the checkpoint.
+    """``DataLoader`` whose position in the epoch is saved in the checkpoint.
 
-    Lightning asks a loader with these two methods for its state and gives it back on resuming.
-    Made by `resumable_loader`.
+    Lightning saves and restores the state of a loader that has ``state_dict`` and
+    ``load_state_dict``. `resumable_loader` creates it.
     """
 
-    _place = (0, 0)  # epoch, and its batches handed out, with those that were left out
+    _place = (0, 0)  # epoch, and number of its batches yielded, including skipped ones
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         assert isinstance(self.batch_sampler, ResumableBatches)
@@ -70,11 +70,11 @@ class ResumableLoader(DataLoader[Batch], Generic[Batch]):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Return the epoch and the number of its batches that were handed out."""
+        """Return the epoch and the number of its batches that were yielded."""
         return {"epoch": self._place[0], "batches": self._place[1]}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue the epoch of the state after its batches; other epochs are complete."""
+        """Continue the saved epoch after its used batches; other epochs are complete."""
         assert isinstance(self.batch_sampler, ResumableBatches)
         self.batch_sampler.resume(state["epoch"], state["batches"])
 
@@ -83,8 +83,8 @@ def resumable_loader(dataset: Any, batch_sampler: Any, **options: Any) -> Resuma
     """Return a training loader that can be resumed inside an epoch.
 
     Args:
-        dataset: takes the keys of the sampler.
+        dataset: data set indexed by the keys of the sampler.
         batch_sampler: a batch sampler with ``set_epoch`` whose order depends on seed and epoch.
-        options: of torch's ``DataLoader``.
+        options: options of torch's ``DataLoader``.
     """
     return ResumableLoader(dataset, batch_sampler=ResumableBatches(batch_sampler), **options)

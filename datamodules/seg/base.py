@@ -1,4 +1,4 @@
-"""What all segmentation data have in common: recipe arguments, loaders, facts."""
+"""Base class of the segmentation datamodules: recipe arguments, loaders and facts."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from structures import BadDataPolicy, CategoryMap, DataProblems, Problem, SegBat
 
 Split = Literal["train", "val", "test", "predict"]
 
-LARGEST_SCALE = 16.0  # that of `models.seg.inference.predict` (A256)
+LARGEST_SCALE = 16.0  # same limit as in `models.seg.inference.predict` (A256)
 
 
 class UnusableData(DataProblems):
-    """Raised by the constructor of a datamodule whose files cannot be used at all.
+    """Error of a datamodule's constructor if its files cannot be used at all.
 
     Args:
-        problems: what the constructor found.
-        datamodule: it cannot train, but its ``check`` and ``summary`` work.
+        problems: problems found by the constructor.
+        datamodule: the datamodule; it cannot train, but its ``check`` and ``summary`` work.
     """
 
     def __init__(self, problems: Sequence[Problem], datamodule: SegDataModule) -> None:
@@ -45,15 +45,15 @@ class UnusableData(DataProblems):
 def _start_worker(worker_id: int) -> None:
     import cv2
 
-    cv2.setNumThreads(0)  # workers share the cores already
+    cv2.setNumThreads(0)  # the workers already share the cores
 
 
 def run_epochs(trainer: pl.Trainer, batches: int) -> int | None:
-    """Return how many epochs a run has, begun ones included; None where neither limit is set.
+    """Return the number of epochs of a run, including a partial one; None if it is unlimited.
 
     Args:
         trainer: its ``max_epochs`` and ``max_steps`` (optimizer steps) are read.
-        batches: of an epoch on one process.
+        batches: batches per epoch on one process.
     """
     limits = []
     if trainer.max_epochs is not None and trainer.max_epochs >= 0:
@@ -70,34 +70,35 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
     """Base of the segmentation datamodules; all yield ``SegBatch``.
 
     Every image goes through the same steps: augment (training only), resize, pad to the largest
-    of the batch. A subclass provides images through ``source`` and the facts.
+    image of the batch. A subclass provides the images through ``source``, and the facts.
 
     Args:
-        batch_size: images of a training step on one process.
-        eval_batch_size: images of an evaluation batch.
-        num_workers: processes that prepare batches; samples do not depend on it.
-        seed: seeds order, sizes and augmentation of training.
-        train_short_sides: lengths of the shorter side in pixels, one drawn for every training
-            step; None to use ``scale``.
+        batch_size: images per training step on one process.
+        eval_batch_size: images per evaluation batch.
+        num_workers: worker processes that prepare batches; samples do not depend on their number.
+        seed: seeds the order, sizes and augmentation of training images.
+        train_short_sides: lengths of the shorter side in pixels, of which one is drawn for every
+            training step; None to use ``scale``.
         eval_short_side: length of the shorter side in evaluation; None to use ``scale``.
-        max_long_side: cap in pixels on the longer side after resizing, or None.
-        scale: factor on the size of the image where no short side is given.
+        max_long_side: largest length of the longer side after resizing in pixels, or None.
+        scale: factor by which images are resized if no short side is given.
         augmentations: albumentations transforms by name with their arguments, in order, applied to
             training images before they are resized: ``{name: HorizontalFlip, p: 0.5}``.
-        group_by_aspect: upright and wide images go into different training batches, which
+        group_by_aspect: put portrait and landscape images into different training batches, which
             saves padding.
         mask_stride: pixels per cell of the masks in a batch.
         size_multiple: padded sides are rounded up to a multiple of this.
         filter_empty: leave images without a (non-crowd) instance out of training.
-        mosaic: training samples are squares made of several images, see ``MosaicOptions``; None
-            for one image each. ``train_short_sides`` are then sides of the square (training at
-            several scales), and ``scale`` and ``max_long_side`` matter in evaluation only.
-        bad_data: what becomes of faulty images and annotations. ``error``: all of them, of all
-            splits, are told at once before anything runs; ``skip``: they are left out and counted.
+        mosaic: compose each training sample of several images, see ``MosaicOptions``; None for
+            one image per sample. ``train_short_sides`` are then the sides of the square sample
+            (multi-scale training), and ``scale`` and ``max_long_side`` apply to evaluation only.
+        bad_data: how faulty images and annotations are handled. ``error``: the problems of all
+            splits are reported together before anything runs; ``skip``: they are left out and
+            counted.
 
     Attributes:
-        category_map: label <-> the data set's id and name; set by the subclass.
-        problems: what ``skip`` has left out.
+        category_map: maps labels to the ids and names of the data set; set by the subclass.
+        problems: problems of the images and annotations that ``skip`` has left out.
 
     Raises:
         ValueError: a size, factor or count is not positive.
@@ -170,7 +171,7 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
 
     @property
     def class_names(self) -> list[str]:
-        """Names of the classes by label."""
+        """Name of each class, indexed by label."""
         return list(self.category_map.names)
 
     @abstractmethod
@@ -183,46 +184,46 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
 
     @abstractmethod
     def ground_truth(self, split: Split) -> dict[str, Any]:
-        """Return the truth as a COCO dictionary in the data set's own ids.
+        """Return the ground truth as a COCO dictionary with the ids of the data set.
 
         Masks are COCO RLE with text ``counts`` in the frame of the original images; the
-        categories are those of ``category_map``.
+        categories are taken from ``category_map``.
 
         Raises:
             ValueError: the data set has no such split or no annotations for it.
         """
 
     def set_ground_truth(self, truth: Mapping[str, Any]) -> None:
-        """Take the content of the test annotations, which the caller has read and checked.
+        """Set the content of the test annotations, which the caller has read and checked.
 
-        A datamodule whose `section_for` takes a file of annotations overrides this, so that the
-        file is not read twice. The default leaves it to be read again.
+        A datamodule whose `section_for` accepts an annotation file overrides this method, so that
+        the file is not read twice. By default the content is ignored and the file is read again.
 
         Args:
-            truth: COCO dictionary in the data set's own ids.
+            truth: COCO dictionary with the ids of the data set.
         """
         del truth
 
     @abstractmethod
     def image_records(self, split: Split) -> list[dict[str, Any]]:
-        """Return ``id``, ``file_name``, ``height``, ``width`` of every image by number.
+        """Return ``id``, ``file_name``, ``height``, ``width`` of every image, in order.
 
-        ``path`` is there as well, absolute, where the image is a file.
+        If the image is a file, the record also has its absolute ``path``.
         """
 
     def check(self, thorough: bool = False) -> list[Problem]:
-        """Read the files of every split anew and return all that is wrong with them.
+        """Read the files of every split again and return all their problems.
 
-        Data that are generated have no problem.
+        Generated data have no problems.
 
         Args:
-            thorough: also decode every image, however many there are.
+            thorough: also decode every image, regardless of their number.
         """
         del thorough
         return []
 
     def summary(self) -> dict[str, dict[str, int]]:
-        """Return what is there, split -> name -> count; splits that do not exist are left out."""
+        """Return the counts of each split, split -> name -> count, without missing splits."""
         splits: tuple[Split, ...] = ("train", "val", "test")
         return {
             split: {"pictures": len(self.source(split)), "categories": self.num_classes}
@@ -230,16 +231,16 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
         }
 
     def evaluation_arguments(self) -> dict[str, Any]:
-        """Return the arguments that make another datamodule prepare images as this one does."""
+        """Return the arguments that make another datamodule prepare images as this one."""
         names = ("eval_batch_size", "eval_short_side", "max_long_side", "scale")
         return {n: getattr(self, n) for n in (*names, "mask_stride", "size_multiple")}
 
     def category_arguments(self) -> dict[str, Any]:
-        """Return what else than the map decides how a COCO file's categories become labels."""
+        """Return the arguments besides the map that define the labels of COCO categories."""
         return {"categories": None, "class_agnostic": False}
 
     def setup(self, stage: str) -> None:
-        """Build the augmentation before anything runs, so that a wrong name stops the run."""
+        """Build the augmentation early, so that a wrong name stops the run before it starts."""
         if stage == "fit":
             self._training_augmentation()
 
@@ -249,7 +250,7 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
         return self._augmentation
 
     def train_dataset(self) -> SegDataset | MosaicDataset:
-        """Return the training images with augmentation; sizes come with the keys."""
+        """Return the data set of augmented training images; the keys contain the sizes."""
         if self.mosaic is not None:
             return MosaicDataset(
                 self.source("train"),
@@ -271,9 +272,9 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
         )
 
     def _close_from(self, mosaic: MosaicOptions) -> int | None:
-        """Return the epoch from which samples are single images; None where the end is open.
+        """Return the epoch from which samples are single images; None if the run is unlimited.
 
-        A trial run (``fast_dev_run``) has mosaics.
+        A trial run (``fast_dev_run``) uses mosaics.
         """
         trainer = self.trainer
         trial = trainer is not None and trainer.fast_dev_run  # type: ignore[attr-defined]
@@ -283,12 +284,12 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
         if epochs is not None and epochs <= mosaic.close_epochs:
             rank_zero_warn(
                 f"mosaic.close_epochs is {mosaic.close_epochs}, but the run has {epochs} epochs: "
-                "no sample is made of several images"
+                "no sample is composed of several images"
             )
         return None if epochs is None else max(0, epochs - mosaic.close_epochs)
 
     def eval_dataset(self, split: Split) -> SegDataset:
-        """Return the images of a split as evaluation sees them."""
+        """Return the data set of a split for evaluation."""
         return SegDataset(
             self.source(split),
             short_side=self.eval_short_side,
@@ -298,7 +299,7 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
         )
 
     def train_sampler(self) -> EpochBatchSampler:
-        """Return the batches of training; logs how many images ``filter_empty`` leaves out."""
+        """Return the batch sampler of training; log how many images ``filter_empty`` removes."""
         source = self.source("train")
         items = np.arange(len(source))
         if self.filter_empty:
@@ -307,7 +308,7 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
             rank_zero_info(f"filter_empty leaves out {left_out} of {len(source)} images")
         if items.size == 0:
             raise ValueError(
-                "no training image is left: none has an instance that is no crowd; set "
+                "no training image is left: no image has an instance that is not a crowd; set "
                 "filter_empty: false or check the annotations"
             )
         sizes = source.sizes()[items] if self.group_by_aspect else None

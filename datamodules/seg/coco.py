@@ -1,4 +1,4 @@
-"""Any data set in COCO instances format."""
+"""Datamodule of data sets in COCO instances format."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from structures import CategoryMap, Problem, settle
 
 @dataclass(frozen=True)
 class CocoSource:
-    """Images of a folder with the annotations of a file."""
+    """The images of a folder with the annotations of a file."""
 
     store: AnnotationStore
     folder: Path
@@ -36,7 +36,7 @@ class CocoSource:
         """Read one image.
 
         Raises:
-            ValueError: the file is missing, broken or of another size than stated.
+            ValueError: the file is missing or broken, or its size differs from the annotations.
         """
         store, path = self.store, self.folder / self.store.name(index)
         image_id, stated = int(store.image_ids[index]), store.size(index)
@@ -52,44 +52,45 @@ class CocoSource:
         return AnnotatedImage(image, LabelMaps.from_rle(masks), labels, crowd, image_id, name)
 
     def sizes(self) -> npt.NDArray[np.int64]:
-        """Return (n, 2), height and width of every image."""
+        """Return the (n, 2) heights and widths of the images."""
         return self.store.sizes
 
     def counts(self) -> npt.NDArray[np.int64]:
-        """Return (n,), instances that are not crowds of every image."""
+        """Return the (n,) number of non-crowd instances in each image."""
         return self.store.counts()
 
 
 class CocoDataModule(SegDataModule):
     """COCO instances JSON with a folder of images.
 
-    Polygons, run-length masks, crowds, images without objects and ids with gaps are all
-    ordinary; images may be grey or colour with 8 or 16 bits. Labels follow the sorted category
-    ids of the training file, which validation and test files may not contradict.
+    Polygons, run-length masks, crowds, images without objects and ids with gaps are supported;
+    images may be grey or colour with 8 or 16 bits. Labels follow the sorted category ids of the
+    training file, with which validation and test files must agree.
 
     Args:
         root: folder with ``images/{train,val}`` and ``annotations/instances_{train,val}.json``,
-            and the same for ``test`` where there is one. Without a test split the validation split
-            is tested and predicted.
-        train_images: folder of training images, instead of the one under ``root``; so each path.
+            and the same for ``test`` if it exists. Without a test split the validation split is
+            used for testing and prediction.
+        train_images: folder of training images. Each of these paths replaces the one in ``root``.
         train_annotations: file of training annotations.
         val_images: folder of validation images.
         val_annotations: file of validation annotations.
         test_images: folder of test images.
         test_annotations: file of test annotations.
-        categories: names of the categories to keep; None for all. Images all stay.
-        class_agnostic: every kept category becomes the one class ``object``, whose id is one
-            above the file's largest, so that nobody takes it for a category of the data set.
+        categories: names of the categories to keep; None for all. All images are kept.
+        class_agnostic: merge all kept categories into the single class ``object``, whose id is one
+            above the largest id of the file, so that it cannot be confused with a category of the
+            data set.
         category_map: the map of a checkpoint ({ids, names}); then no training file is needed,
-            files are read and checked when first used, and categories outside the map are left
-            out. The map of a class-agnostic checkpoint implies ``class_agnostic``.
+            files are read and checked on first use, and categories outside the map are left out.
+            The map of a class-agnostic checkpoint implies ``class_agnostic``.
         **shared: the arguments of ``SegDataModule``.
 
     Raises:
         UnusableData: a file is missing or wrong and ``bad_data`` is ``error``, or leaving out
-            records does not help: a file is no COCO file, categories contradict each other, or all
-            training annotations are crowds. It holds all problems of all splits.
-        ValueError: paths are named by halves.
+            records does not help: a file is not a COCO file, categories contradict each other, or
+            all training annotations are crowds. The error contains the problems of all splits.
+        ValueError: only one of the two paths of a split is given.
     """
 
     path_argument = "test_annotations"
@@ -121,8 +122,8 @@ class CocoDataModule(SegDataModule):
         self._categories = None if categories is None else list(categories)
         self._class_agnostic = class_agnostic
         self._sources: dict[str, CocoSource] = {}
-        self._told_fallback = False
-        # a broken image can only be left out while it is not yet counted on
+        self._fallback_reported = False
+        # a broken image cannot be left out any more once the samplers are built
         depth: Depth = "pixels" if self.bad_data == "skip" else "header"
         self._files = CocoFiles(paths, self._categories, class_agnostic, depth=depth)
         if category_map is not None:
@@ -130,7 +131,7 @@ class CocoDataModule(SegDataModule):
             self._files.category_map = self.category_map
             return
         found = {split: self._files.examine(split) for split in self._files.splits()}
-        self._admit(found)
+        self._raise_or_count(found)
         declared = found["train"].data["categories"]
         merged = CategoryMap.class_agnostic(max(c["id"] for c in declared) + 1)
         kept = CategoryMap.from_coco(declared, self._categories)
@@ -142,9 +143,9 @@ class CocoDataModule(SegDataModule):
     def section_for(
         cls, path: Path, record: Mapping[str, Any], folder: Path | None = None
     ) -> dict[str, Any] | None:
-        """Return the section for a file of annotations as the test split; see the base class.
+        """Return the section for an annotation file as the test split; see the base class.
 
-        The folder of the images has to be given.
+        The folder of the images must be given.
         """
         facts = record["facts"]
         if "category_map" not in facts or folder is None:
@@ -154,18 +155,18 @@ class CocoDataModule(SegDataModule):
         return cls.section(known | files | {"category_map": facts["category_map"]})
 
     def set_ground_truth(self, truth: Mapping[str, Any]) -> None:
-        """Take the content of the test annotations, read and checked before; see the base class.
+        """Set the content of the test annotations, already read and checked; see the base class.
 
         Raises:
-            UnusableData: its categories contradict ``category_map``.
+            UnusableData: the categories contradict ``category_map``.
         """
         masked = [a for a in truth["annotations"] if a.get("segmentation")]
         content = {**truth, "annotations": masked}
-        self._admit({"test": CocoFindings([], False, content)})
+        self._raise_or_count({"test": CocoFindings([], False, content)})
         self._add_source("test", content)
 
-    def _admit(self, found: Mapping[str, CocoFindings]) -> None:
-        """Stop at problems, or count what is left out, as ``bad_data`` says."""
+    def _raise_or_count(self, found: Mapping[str, CocoFindings]) -> None:
+        """Raise an error for problems, or count what is left out, depending on ``bad_data``."""
         problems, fatal = self._files.judge(found)
         if problems and (fatal or self.bad_data == "error"):
             raise UnusableData(problems, self)
@@ -174,9 +175,9 @@ class CocoDataModule(SegDataModule):
             if findings.problems:
                 counts = self._files.counts[split]
                 rank_zero_info(
-                    f"{self._files.of(split)[1]}: left out are {counts['left_out_pictures']} of "
+                    f"{self._files.of(split)[1]}: left out {counts['left_out_pictures']} of "
                     f"{counts['pictures']} images and {counts['left_out_annotations']} of "
-                    f"{counts['annotations']} annotations, those of such images included"
+                    f"{counts['annotations']} annotations, including those of these images"
                 )
 
     def _add_source(self, split: str, data: Mapping[str, Any]) -> CocoSource:
@@ -185,24 +186,24 @@ class CocoDataModule(SegDataModule):
         degenerate = store.count_degenerate()
         if degenerate:
             rank_zero_info(
-                f"{annotations}: {degenerate} annotations have no pixel; they are left out of "
-                "training targets and stay in the ground truth"
+                f"{annotations}: {degenerate} annotations have no pixel; they are left out of the "
+                "training targets and kept in the ground truth"
             )
         self._sources[split] = CocoSource(store, images)
         return self._sources[split]
 
     def check(self, thorough: bool = False) -> list[Problem]:
-        """Read the files of every split anew and return all that is wrong with them.
+        """Read the files of every split again and return all their problems.
 
         Args:
-            thorough: also decode every image, however many there are.
+            thorough: also decode every image, regardless of their number.
         """
         depth: Depth | None = "pixels" if thorough else None
         found = {split: self._files.examine(split, depth) for split in self._files.splits()}
         return self._files.judge(found)[0]
 
     def summary(self) -> dict[str, dict[str, int]]:
-        """Return what each split holds and how much of it ``skip`` leaves out."""
+        """Return the counts of each split, and how much of it ``skip`` leaves out."""
         for split in self._files.splits():
             if split not in self._files.counts:
                 self._files.examine(split)
@@ -216,22 +217,22 @@ class CocoDataModule(SegDataModule):
         """Return the images of a split; ``predict`` stands for ``test``.
 
         Raises:
-            ValueError: there is no such split or its files are wrong.
+            ValueError: the split does not exist or its files are wrong.
         """
         name = "test" if split == "predict" else split
         if name == "test" and self._files.paths["test"] is None:
-            if not self._told_fallback:
+            if not self._fallback_reported:
                 rank_zero_info("there is no test split: the validation split is used")
-            self._told_fallback = True
+            self._fallback_reported = True
             name = "val"
         if name not in self._sources:
             findings = self._files.examine(name)
-            self._admit({name: findings})
+            self._raise_or_count({name: findings})
             return self._add_source(name, findings.data)
         return self._sources[name]
 
     def ground_truth(self, split: Split) -> dict[str, Any]:
-        """Return the annotations of a split as COCO dictionary, degenerate ones included."""
+        """Return the annotations of a split as a COCO dictionary, including degenerate ones."""
         return self.source(split).store.to_coco(self.category_map)
 
     def image_records(self, split: Split) -> list[dict[str, Any]]:
@@ -248,7 +249,7 @@ def _locate(
     images: Path | str | None,
     annotations: Path | str | None,
 ) -> tuple[Path, Path] | None:
-    """Return the folder and the file of a split, or None where nothing is there or named."""
+    """Return the image folder and the annotation file of a split, or None if it is missing."""
     default_file = None if root is None else root / "annotations" / f"instances_{split}.json"
     if annotations is None and (default_file is None or not default_file.is_file()):
         if images is not None:

@@ -1,4 +1,4 @@
-"""The files of a COCO data set, split by split, checked one by one and against each other."""
+"""Files of a COCO data set; each split is checked by itself and against the others."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ from formats.coco.image_checks import category_problems, examine_coco
 from formats.images import Depth
 from structures import CategoryMap, DataProblems, Problem
 
-# Opening a file costs 0.1 ms on a disk and far more over a network: larger sets are compared with
-# the stated size when an image is read  # A52
+# Opening a file costs 0.1 ms on a disk and far more over a network: in larger sets, sizes are
+# compared with the annotations only when an image is read  # A52
 HEADER_LIMIT = 5000
 
 
 @dataclass
 class CocoFiles:
-    """Where the splits are and what was found in them.
+    """The files of the splits and the findings of their checks.
 
     Attributes:
-        paths: split -> folder of images and annotation file, None where there is none.
+        paths: split -> folder of images and annotation file, None if the split is missing.
         categories: names of the categories to keep, None for all.
-        class_agnostic: whether their names stop mattering.
-        category_map: labels that are already fixed (by a checkpoint), else those of the training
-            file count.
-        depth: how far the image files of small sets are read.
-        counts: split -> what its annotation file holds and how much of that ``skip`` leaves out,
-            all annotations of a faulty image included.
+        class_agnostic: whether all categories are merged into one class.
+        category_map: fixed labels (of a checkpoint); None to take them from the training file.
+        depth: how much of the image files of small sets is read.
+        counts: split -> counts of its annotation file and of what ``skip`` leaves out, including
+            all annotations of faulty images.
     """
 
     paths: Mapping[str, tuple[Path, Path] | None]
@@ -40,7 +39,7 @@ class CocoFiles:
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def splits(self) -> list[str]:
-        """Return the splits that there are; training always counts unless labels are fixed."""
+        """Return the existing splits; ``train`` is included unless the labels are fixed."""
         needed = () if self.category_map is not None else ("train",)
         return [s for s, paths in self.paths.items() if paths is not None or s in needed]
 
@@ -48,7 +47,7 @@ class CocoFiles:
         """Return the folder of images and the annotation file of a split.
 
         Raises:
-            ValueError: there is no such split.
+            ValueError: the split does not exist.
         """
         paths = self.paths[split]
         if paths is None:
@@ -62,9 +61,9 @@ class CocoFiles:
         """Read and check the files of a split.
 
         Args:
-            split: which.
-            depth: how far image files are read; None for ``self.depth`` up to 5 000 images and
-                the mere names of more.
+            split: the split.
+            depth: how much of the image files is read; None for ``self.depth`` up to 5 000 images,
+                and only the names of the files above that.
         """
         images, annotations = self.of(split)
         data: dict[str, Any] = {key: [] for key in LISTS}
@@ -86,17 +85,17 @@ class CocoFiles:
         return findings
 
     def judge(self, found: Mapping[str, CocoFindings]) -> tuple[list[Problem], bool]:
-        """Return all problems of some splits, and whether one of them cannot be left out.
+        """Return all problems of some splits, and whether one of them cannot be skipped.
 
-        Besides the findings, these are contradictions between the files and what makes a file
-        useless although each record is sound.
+        In addition to the findings, these are contradictions between the files and problems that
+        make a file useless although each record is valid.
         """
         problems = [problem for findings in found.values() for problem in findings.problems]
         beyond = []
         for split, findings in found.items():
             file, data = self.of(split)[1], findings.data
             if findings.problems and not findings.fatal and not data["images"]:
-                beyond.append(Problem(file, None, None, "no image is left", "mend some of them"))
+                beyond.append(Problem(file, None, None, "no image is left", "fix some of them"))
             if data["categories"]:
                 beyond += self._category_problems(split, found)
             if split == "train":
@@ -104,7 +103,7 @@ class CocoFiles:
         return problems + beyond, bool(beyond) or any(f.fatal for f in found.values())
 
     def label_table(self, data: Mapping[str, Any], labels: CategoryMap) -> dict[int, int]:
-        """Return category id -> label for a file that passed ``judge``; others are left out."""
+        """Return category id -> label for a file accepted by ``judge``; others are left out."""
         kept = [c["id"] for c in data["categories"] if self._is_kept(c)]
         if self.class_agnostic:
             return dict.fromkeys(kept, 0)
@@ -147,7 +146,7 @@ class CocoFiles:
         flags = [bool(a.get("iscrowd")) for a in data["annotations"] if a["category_id"] in kept]
         if not flags or not all(flags):
             return []
-        which = "that are sound " if findings.problems else ""
+        which = "that are valid " if findings.problems else ""
         reason = (
             f"all {len(flags)} annotations {which}are crowds (iscrowd 1): nothing can be learnt"
         )

@@ -1,4 +1,4 @@
-"""Images of different sizes become one padded batch."""
+"""Collation of images of different sizes into one padded batch."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def collate_images(images: Sequence[SegBatch], size_multiple: int = 1) -> SegBat
     """Pad one-image batches to their largest height and width and pack their instances.
 
     Args:
-        images: batches of any number of images with one ``mask_stride``.
+        images: batches with the same ``mask_stride``.
         size_multiple: the padded height and width are rounded up to a multiple of this, so that
             feature maps of strided networks line up; 32 suits every pyramid down to stride 32.
 
     Returns:
-        The batch. Nothing is rescaled: boxes and masks keep their values, because padding is at
-        the bottom and right only.
+        The batch. Nothing is rescaled: boxes and masks keep their values, because padding is added
+        at the bottom and right only.
 
     Raises:
         ValueError: the list is empty or the mask strides differ.

@@ -1,4 +1,4 @@
-"""From an image and its instances to a one-image batch: augment, resize, read the boxes."""
+"""Data set of one-image batches: augments, resizes and reads the boxes from the masks."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ AUGMENT_PURPOSE = 3
 
 
 class AnnotatedImage(NamedTuple):
-    """An image as its source holds it.
+    """An image with its annotations as read from the source.
 
     Attributes:
         image: (h, w, 3) uint8 RGB.
-        maps: the masks of its K instances.
+        maps: masks of the K instances.
         labels: (K,) int64, 0-based foreground classes.
         crowd: (K,) bool.
-        image_id: the data set's own id.
-        name: how to name the image in a message.
+        image_id: id of the image in the data set.
+        name: name of the image in error messages.
     """
 
     image: npt.NDArray[np.uint8]
@@ -41,36 +41,36 @@ class AnnotatedImage(NamedTuple):
 
 
 class ImageSource(Protocol):
-    """A split of a data set; items keep their number for good."""
+    """A split of a data set; an index always refers to the same image."""
 
     def __len__(self) -> int:
         """Return the number of images."""
         ...
 
     def read(self, index: int) -> AnnotatedImage:
-        """Return one image; equal for equal ``index`` in every process."""
+        """Return one image, which is the same in every process."""
         ...
 
     def sizes(self) -> npt.NDArray[np.int64]:
-        """Return (n, 2), height and width of every image, without reading pixels."""
+        """Return the (n, 2) heights and widths of the images without reading pixels."""
         ...
 
     def counts(self) -> npt.NDArray[np.int64]:
-        """Return (n,), instances that are not crowds of every image."""
+        """Return the (n,) number of non-crowd instances in each image."""
         ...
 
 
 @dataclass(frozen=True)
 class SegDataset(Dataset[SegBatch]):
-    """Produces the sample of a key.
+    """Data set of images, indexed by the keys of a sampler.
 
     Attributes:
-        source: where images come from.
-        augmentation: what is done to them before they are resized, or None.
+        source: the images.
+        augmentation: augmentation applied to images before they are resized, or None.
         seed: seeds the augmentation together with the key's epoch and index.
-        short_side: length of the shorter side unless the key brings one; None to use ``scale``.
-        scale: factor on the size where there is no short side.
-        max_long_side: cap on the longer side, or None.
+        short_side: length of the shorter side unless the key has one; None to use ``scale``.
+        scale: factor by which images are resized if there is no short side.
+        max_long_side: largest length of the longer side, or None.
         mask_stride: pixels per cell of the masks.
     """
 
@@ -86,12 +86,12 @@ class SegDataset(Dataset[SegBatch]):
         return len(self.source)
 
     def __getitem__(self, key: SampleKey) -> SegBatch:
-        """Return the batch of the one image ``key.index``.
+        """Return a batch with the single image ``key.index``.
 
-        Instances without a pixel left are dropped with their labels.
+        Instances that have no pixel left are dropped with their labels.
 
         Raises:
-            ValueError: an augmentation cannot handle the image, naming it.
+            ValueError: an augmentation cannot handle the image; the message names it.
         """
         annotated = self.source.read(key.index)
         original = (annotated.image.shape[0], annotated.image.shape[1])
@@ -125,7 +125,7 @@ def augment_named(
     """Augment an image and its masks.
 
     Raises:
-        ValueError: the augmentation cannot handle it, naming the image and its size.
+        ValueError: the augmentation cannot handle the image; the message names it and its size.
     """
     try:
         return augmentation(image, maps, rng)
@@ -135,16 +135,16 @@ def augment_named(
 
 
 class Sample(NamedTuple):
-    """What an image and its n instances have become, all of it valid.
+    """A processed image with its n instances, without padding.
 
     Attributes:
         image: (h, w, 3) uint8 RGB.
         targets: boxes and masks.
         labels: (n,) int64.
         crowd: (n,) bool.
-        number: of the image in its data set.
+        number: index of the image in its data set.
         original_size: (height, width) of the frame in which predictions are returned.
-        image_id: the data set's own id.
+        image_id: id of the image in the data set.
     """
 
     image: npt.NDArray[np.uint8]
@@ -157,16 +157,16 @@ class Sample(NamedTuple):
 
 
 def pack_samples(samples: Sequence[Sample], mask_stride: int) -> SegBatch:
-    """Return the batch of samples of one size, without padding.
+    """Return a batch of samples of equal size, without padding.
 
     Args:
         samples: at least one.
-        mask_stride: pixels per cell of their masks.
+        mask_stride: pixels per cell of the masks.
     """
     import cv2
 
     height, width = samples[0].image.shape[:2]
-    # numpy asks for large memory pages where torch does not, and new pages are what costs most here
+    # numpy, unlike torch, requests large memory pages, and page faults dominate the time here
     images = np.empty((len(samples), 3, height, width), dtype=np.float32)
     for rows, sample in zip(images, samples, strict=True):
         for out, channel in zip(rows, cv2.split(sample.image), strict=True):

@@ -1,4 +1,4 @@
-"""Images with several handwritten digits, drawn on demand: a data set without a download."""
+"""Images with several handwritten digits, drawn on demand; no download is needed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from formats.coco.store import AnnotationStore
 from structures import CategoryMap, RLEMasks
 
 _SCENE_PURPOSE = 2
-_MIN_VISIBLE = 30  # pixels; digits of which less is seen are not annotated
+_MIN_VISIBLE = 30  # pixels; digits with fewer visible pixels are not annotated
 _SPLITS: tuple[DigitSplit, ...] = ("train", "val", "test")
 
 
@@ -30,10 +30,10 @@ class DigitSceneSource:
     """The scenes of one split; scene i depends on (split, seed, i) alone.
 
     Attributes:
-        split: whose source digits are drawn.
+        split: split whose source digits are drawn.
         count: number of scenes.
-        seed: of the scenes, not of training.
-        style: sizes, numbers and looks.
+        seed: seed of the scenes, independent of the seed of training.
+        style: sizes, numbers and appearance.
         drawn: digits that appear in the images.
         labelled: digits that are annotated; label l stands for ``labelled[l]``.
     """
@@ -52,16 +52,16 @@ class DigitSceneSource:
         """Draw one scene.
 
         Raises:
-            IndexError: there is no such scene.
+            IndexError: the index is out of range.
         """
         if not 0 <= index < self.count:
-            raise IndexError(f"scene {index} of {self.count}")
+            raise IndexError(f"scene {index} does not exist; there are {self.count}")
         rng = keyed_generator(_SCENE_PURPOSE, _SPLITS.index(self.split), self.seed, index)
         rows = np.flatnonzero(np.isin(source_digits(self.split).labels, self.drawn))
         return draw_scene(rng, self.split, self.style, rows)
 
     def read(self, index: int) -> AnnotatedImage:
-        """Return a scene with its annotated digits in the order of drawing."""
+        """Return a scene with its annotated digits in drawing order."""
         scene = self.scene(index)
         visible = np.bincount(scene.owner.ravel(), minlength=scene.labels.size + 1)[1:]
         known = np.isin(scene.labels, self.labelled)
@@ -74,15 +74,15 @@ class DigitSceneSource:
         )
 
     def file_name(self, index: int) -> str:
-        """Return the name under which a scene is written."""
+        """Return the file name of a written scene."""
         return f"{self.split}_{index:05d}.png"
 
     def sizes(self) -> npt.NDArray[np.int64]:
-        """Return (n, 2), height and width of every scene."""
+        """Return the (n, 2) heights and widths of the scenes."""
         return np.full((self.count, 2), self.style.size, dtype=np.int64)
 
     def counts(self) -> npt.NDArray[np.int64]:
-        """Return (n,), annotated digits of every scene. Draws every scene."""
+        """Return the (n,) number of annotated digits in each scene. Draws every scene."""
         return np.array([len(self.read(i).labels) for i in range(self.count)], dtype=np.int64)
 
 
@@ -94,26 +94,27 @@ def _digits(chosen: Sequence[int] | None, name: str) -> tuple[int, ...]:
 
 
 class DigitScenesDataModule(SegDataModule):
-    """Scenes of handwritten digits; the defaults are frozen and every figure is meant at them.
+    """Scenes of handwritten digits.
 
-    Category id = digit + 1 and name = digit, whatever the subset. Predicting uses the test scenes.
+    The defaults are frozen, and all reported results refer to them. Category id = digit + 1 and
+    name = digit for every subset of digits. Prediction uses the test scenes.
 
     Args:
         train_scenes: number of training scenes.
         val_scenes: number of validation scenes.
         test_scenes: number of test scenes.
         size: side of the square images in pixels.
-        digits: fewest and most digits a scene.
+        digits: smallest and largest number of digits per scene.
         digit_size: smallest and largest side in pixels of the square that a digit fills.
-        rotation: largest angle in degrees to either side.
-        textures: background kinds, one drawn a scene.
+        rotation: largest rotation in either direction in degrees.
+        textures: kinds of background, of which one is drawn for each scene.
         classes: digits that appear; None for all ten.
-        known_classes: those of them that are annotated, in every split; None for all.
+        known_classes: digits that are annotated, in every split; None for all that appear.
         unknown: whether the other digits appear unlabelled or not at all.
-        dark: the same scenes in little light, with the sensor noise that goes with it.
-        exposure: range of the share of light left in dark scenes.
-        scene_seed: of the scenes; independent of ``seed``, so that training with another seed
-            meets the same data.
+        dark: low-light versions of the same scenes, with the corresponding sensor noise.
+        exposure: range of the share of light that remains in dark scenes.
+        scene_seed: seed of the scenes; independent of ``seed``, so that training with another seed
+            uses the same data.
         **shared: the arguments of ``SegDataModule``.
 
     Raises:
@@ -173,11 +174,11 @@ class DigitScenesDataModule(SegDataModule):
         return self._sources["test" if split == "predict" else split]
 
     def ground_truth(self, split: Split) -> dict[str, Any]:
-        """Return the truth of a split; the first call draws every scene."""
+        """Return the ground truth of a split; the first call draws every scene."""
         return self._store(split).to_coco(self.category_map)
 
     def _store(self, split: Split) -> AnnotationStore:
-        """Return the packed annotations of a split, drawn once."""
+        """Return the packed annotations of a split; they are drawn only once."""
         source = self.source(split)
         if source.split not in self._stores:
             data = {"images": self.image_records(split), "annotations": self._annotations(source)}
@@ -211,7 +212,7 @@ class DigitScenesDataModule(SegDataModule):
         return annotations
 
     def image_records(self, split: Split) -> list[dict[str, Any]]:
-        """Return the records of the scenes; ids count from 1."""
+        """Return the records of the scenes; ids start at 1."""
         source = self.source(split)
         side = source.style.size
         return [
@@ -220,11 +221,11 @@ class DigitScenesDataModule(SegDataModule):
         ]
 
     def write_split(self, split: Split, folder: Path | str) -> tuple[Path, Path]:
-        """Write a split as PNG images and a COCO file, without loss.
+        """Write a split as lossless PNG images and a COCO file.
 
         Args:
             split: the split.
-            folder: gets ``images/<split>/`` and ``annotations/instances_<split>.json``.
+            folder: folder for ``images/<split>/`` and ``annotations/instances_<split>.json``.
 
         Returns:
             The folder of images and the annotation file.

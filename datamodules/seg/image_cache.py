@@ -1,4 +1,4 @@
-"""Images that were just read, for samples that are made of several."""
+"""Cache of recently read images, for samples that are composed of several images."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class CachedImage(NamedTuple):
     """An image ready to be drawn.
 
     Attributes:
-        tile: it and its instances, reduced.
-        size: (height, width) of the image as its source has it.
-        image_id: the data set's own id.
-        name: how to name it in a message.
+        tile: the reduced image and its instances.
+        size: (height, width) of the image in its source.
+        image_id: id of the image in the data set.
+        name: name of the image in error messages.
     """
 
     tile: Tile
@@ -27,7 +27,7 @@ class CachedImage(NamedTuple):
 
 
 def reduce_image(image: AnnotatedImage, long_side: int) -> CachedImage:
-    """Shrink an image and its masks to a longer side of ``long_side``; smaller ones stay."""
+    """Shrink an image and its masks to a longer side of at most ``long_side`` pixels."""
     size = image.maps.size
     reduced = target_size(size, None, 1.0, long_side)
     tile = Tile.of(
@@ -40,18 +40,18 @@ def reduce_image(image: AnnotatedImage, long_side: int) -> CachedImage:
 
 
 class ImageCache:
-    """Reads images and keeps a bounded number of them; what it returns does not depend on that.
+    """Reads images and caches a bounded number of them; the results do not depend on the cache.
 
-    Kept are the last images that were read for a sample's own sake. What is read as a neighbour
-    takes room that is free, and goes first: it is what another worker has, and would else displace
-    what is still wanted here.
+    The cache prefers the images most recently read as the main image of a sample. Images read as
+    neighbours only use free room and are evicted first: another worker has them as main images, and
+    they would otherwise displace images that are still needed here.
 
-    Copies for other processes start empty.
+    Copies in other processes start with an empty cache.
 
     Args:
-        source: where images come from.
-        long_side: images are kept with their longer side reduced to this.
-        capacity: images kept.
+        source: the images.
+        long_side: largest longer side of a cached image; larger images are reduced.
+        capacity: number of images in the cache.
     """
 
     def __init__(self, source: ImageSource, long_side: int, capacity: int) -> None:
@@ -70,8 +70,8 @@ class ImageCache:
         """Return an image of the source.
 
         Args:
-            index: its number.
-            renew: whether it is for a sample's own sake.
+            index: index of the image.
+            renew: whether it is the main image of a sample.
         """
         found = self._kept.get(index)
         if found is None:

@@ -1,4 +1,4 @@
-"""Images without annotations, to predict on."""
+"""Datamodule of images without annotations, for prediction."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class ImageFolderSource:
     """Image files without annotations.
 
     Attributes:
-        files: in the order of their names.
-        ids: the place of each among all images of the folder, counted from 1, so that it does
+        files: paths of the files, sorted by name.
+        ids: position of each file among all images of the folder, counted from 1, so that it does
             not change when others are left out.
     """
 
@@ -40,7 +40,7 @@ class ImageFolderSource:
         """Read one image; it has no instances.
 
         Raises:
-            ValueError: the file is missing, broken or of a kind without a natural 8-bit form.
+            ValueError: the file is missing or broken, or cannot be converted to 8 bits.
         """
         image = read_rgb(self.files[index])
         nothing = np.zeros(0, dtype=np.int64)
@@ -49,29 +49,30 @@ class ImageFolderSource:
         return AnnotatedImage(image, maps, nothing, nothing.astype(bool), self.ids[index], name)
 
     def sizes(self) -> npt.NDArray[np.int64]:
-        """Return (n, 2), height and width of every image. Opens every file."""
+        """Return the (n, 2) heights and widths of the images. Opens every file."""
         return np.array([header_size(file)[0] for file in self.files], dtype=np.int64)
 
     def counts(self) -> npt.NDArray[np.int64]:
-        """Return (n,) zeros."""
+        """Return (n,) zeros, because there are no annotations."""
         return np.zeros(len(self), dtype=np.int64)
 
 
 class ImageFolderDataModule(SegDataModule):
-    """The images of a folder, or one image, for ``predict`` only.
+    """The images of a folder, or a single image, for ``predict`` only.
 
-    Up to 5 000 files are opened at once, so that one that is broken is known before the first
+    Up to 5 000 files are opened on construction, so that broken files are found before the first
     prediction.
 
     Args:
-        root: a folder, whose png, jpg, tif and bmp files are taken in the order of their names
-            (folders within it are not), or one image file.
-        category_map: the checkpoint's map ({ids, names}), as nothing here tells the classes.
+        root: a folder, whose png, jpg, tif and bmp files are read in the order of their names
+            (without subfolders), or an image file.
+        category_map: the map of the checkpoint ({ids, names}), because the images have no classes.
         **shared: the arguments of ``SegDataModule``.
 
     Raises:
-        DataProblems: image files cannot be read and ``bad_data`` is ``error``, or none can.
-        ValueError: there is no such path or no image in it.
+        DataProblems: some image files cannot be read and ``bad_data`` is ``error``, or no file can
+            be read.
+        ValueError: the path does not exist or contains no image.
     """
 
     path_argument = "root"
@@ -94,8 +95,8 @@ class ImageFolderDataModule(SegDataModule):
             raise ValueError(f"{path} is missing; give a folder of images or one image")
         if not files:
             raise ValueError(
-                f"folder {path} holds no image ({', '.join(SUFFIXES)}); folders within it are "
-                "not read, so name the one with the images, such as DIR/images/val"
+                f"folder {path} contains no image ({', '.join(SUFFIXES)}); subfolders are not "
+                "read, so give the folder with the images, such as DIR/images/val"
             )
         self._files = tuple(files)
         small = len(files) <= HEADER_LIMIT
@@ -112,7 +113,7 @@ class ImageFolderDataModule(SegDataModule):
     def section_for(
         cls, path: Path, record: Mapping[str, Any], folder: Path | None = None
     ) -> dict[str, Any] | None:
-        """Return the section for a folder of images or one image; see the base class."""
+        """Return the section for a folder of images or a single image; see the base class."""
         facts = record["facts"]
         if "category_map" not in facts or folder is not None:
             return None
@@ -120,7 +121,7 @@ class ImageFolderDataModule(SegDataModule):
         return cls.section(known | {"root": str(path)})
 
     def check(self, thorough: bool = False) -> list[Problem]:
-        """Open every file and return what cannot be read.
+        """Open every file and return a problem for each file that cannot be read.
 
         Args:
             thorough: also decode every image.
@@ -151,7 +152,7 @@ class ImageFolderDataModule(SegDataModule):
         return self._source
 
     def ground_truth(self, split: Split) -> dict[str, Any]:
-        """Refuse: images without annotations have no truth.
+        """Raise an error, because images without annotations have no ground truth.
 
         Raises:
             ValueError: always.
@@ -168,13 +169,13 @@ class ImageFolderDataModule(SegDataModule):
         ]
 
     def image_records(self, split: Split) -> list[dict[str, Any]]:
-        """Return ``id``, ``file_name``, ``height``, ``width`` and absolute ``path`` of each."""
+        """Return ``id``, ``file_name``, ``height``, ``width`` and absolute ``path`` of images."""
         self.source(split)
         return [dict(record) for record in self._records]
 
 
 def _fault(file: Path, *, thorough: bool) -> tuple[str, str] | None:
-    """Return reason and remedy of an image that cannot be read, or None."""
+    """Return the reason why an image cannot be read and the remedy, or None."""
     try:
         header_size(file)
         if thorough:

@@ -1,4 +1,4 @@
-"""Training samples that are made of several images: mosaic, copy-paste, mixup, colours."""
+"""Training samples composed of several images: mosaic, copy-paste, mixup and colour jitter."""
 
 from __future__ import annotations
 
@@ -33,20 +33,21 @@ _MOSAIC_PURPOSE = 9
 
 @dataclass(frozen=True)
 class MosaicDataset(Dataset[SegBatch]):
-    """Produces the square sample of a key, composed as `MosaicOptions` says.
+    """Data set of square samples composed according to `MosaicOptions`.
 
-    A sample depends on (seed, epoch, index), the key's neighbours and its size alone.
+    A sample depends only on (seed, epoch, index), the neighbours in the key and its size.
 
     Attributes:
-        source: where images come from.
-        options: how samples are composed.
-        seed: seeds all choices together with the key's epoch and index.
-        close_from: from this epoch on, counted from 0, all samples are single images; None for
+        source: the images.
+        options: options of the composition.
+        seed: seeds all random choices together with the key's epoch and index.
+        close_from: first epoch, counted from 0, in which all samples are single images; None for
             never.
-        largest: the largest side that a key may bring (A232), or None for ``options.size``.
-        augmentation: what is done after all else, or None.
+        largest: largest side that a key may request (A232), or None for ``options.size``.
+        augmentation: augmentation applied to the composed sample, or None.
         mask_stride: pixels per cell of the masks.
-        kept: images that are kept decoded, see `images_to_keep`; None for the window's.
+        kept: number of decoded images in the cache, see `images_to_keep`; None to derive it from
+            the window.
     """
 
     source: ImageSource
@@ -63,7 +64,7 @@ class MosaicDataset(Dataset[SegBatch]):
         side = self.options.size if self.largest is None else self.largest
         self.options.check_side(side)
         kept = self.options.window + 1 if self.kept is None else self.kept
-        # frozen, but not yet handed out
+        # the dataclass is frozen; the attribute is set before the object is used
         object.__setattr__(self, "cache", ImageCache(self.source, side, kept))
 
     def __len__(self) -> int:
@@ -73,17 +74,18 @@ class MosaicDataset(Dataset[SegBatch]):
         """Return the batch of one sample; ``image_ids`` names the image ``key.index``.
 
         The whole square is valid, and it is the frame in which predictions are returned.
-        Instances that have nearly vanished are dropped, see ``Instance.is_visible``.
+        Instances that are barely visible are dropped, see ``Instance.is_visible``.
 
         Raises:
-            ValueError: an image cannot be read or augmented, naming it.
+            ValueError: an image cannot be read or augmented; the message names it.
         """
         return pack_samples([self._sample(key)], self.mask_stride)
 
     def __getitems__(self, keys: Sequence[SampleKey]) -> list[SegBatch]:
-        """Return the samples of a whole batch, as one where all have one size.
+        """Return the samples of a batch, packed into one ``SegBatch`` if their sizes are equal.
 
-        A ``DataLoader`` asks so where it can. Pixels then are written once, into the batch.
+        A ``DataLoader`` calls this method if it exists. Pixels are then written only once, directly
+        into the batch.
         """
         for key in keys:  # they are neighbours of each other
             self.cache.read(key.index, renew=True)
@@ -120,7 +122,7 @@ class MosaicDataset(Dataset[SegBatch]):
         return self.options.min_side, self.options.min_visible
 
     def _compose(self, key: SampleKey, own: CachedImage) -> Canvas:
-        """Return the canvas of a key, but for what follows on it as a whole."""
+        """Return the canvas of a key before the changes of the whole canvas."""
         options = self.options
         rng = keyed_generator(_MOSAIC_PURPOSE, self.seed, key.epoch, key.index)
         side = options.size if key.size is None else key.size
@@ -144,7 +146,7 @@ class MosaicDataset(Dataset[SegBatch]):
         return [bool(flip) for flip in flips]
 
     def _neighbours(self, key: SampleKey, count: int, rng: np.random.Generator) -> list[int]:
-        """Draw images near the key's; itself where there is no other."""
+        """Draw images near the key's image; the image itself if there is no other."""
         choices = key.neighbours or (key.index,)
         return [choices[n] for n in rng.integers(len(choices), size=count)]
 
@@ -156,7 +158,7 @@ class MosaicDataset(Dataset[SegBatch]):
         mirrored: Matrix,
         rng: np.random.Generator,
     ) -> Canvas:
-        """Draw a mosaic of the image and three others, or the image alone."""
+        """Draw a mosaic of the image and three others, or only the image."""
         closed = self.close_from is not None and key.epoch >= self.close_from
         tiles, side = [own.tile], canvas.size[0]
         if rng.uniform() < self.options.probability and not closed:

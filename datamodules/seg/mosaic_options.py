@@ -1,4 +1,4 @@
-"""Options of the training images that are made of several images."""
+"""Options of training images composed of several images."""
 
 from __future__ import annotations
 
@@ -8,37 +8,38 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class MosaicOptions:
-    """How a square training image is composed; the defaults are those of the one-stage recipe.
+    """Options of composing a square training image; the defaults suit one-stage detectors.
 
-    In this order: four images about a random centre (mosaic, arXiv 2004.10934) or one in the
-    middle, turned, scaled, sheared and shifted by one matrix; objects of another image pasted
-    (arXiv 2012.07177); another such image blended in (mixup, arXiv 1710.09412); colours.
-    Where no image is, it is grey.
+    The steps, in this order: place four images around a random centre (mosaic, arXiv 2004.10934)
+    or one image in the middle; rotate, scale, shear and shift by one matrix; paste objects of
+    another image (arXiv 2012.07177); blend in another such image (mixup, arXiv 1710.09412); change
+    colours. Areas without an image are grey.
 
     Attributes:
-        size: side in pixels; where a step has drawn one (``train_short_sides``), that one.
-        probability: share of samples that are mosaics of four; the others are single images
+        size: side in pixels; a side drawn for the step (``train_short_sides``) has precedence.
+        probability: share of samples that are mosaics of four images; the others are single images
             whose longer side is ``size`` before they are scaled.
-        close_epochs: last epochs of the run in which all are single images (A231).
-        window: the other images of a sample are among about so many that are near it in the
-            epoch's order and that the same worker reads (A230). They are kept decoded: by all
-            workers of a process together about eight times as many.
+        close_epochs: number of epochs at the end of the run with single images only (A231).
+        window: approximate number of images from which the other images of a sample are drawn;
+            they are near it in the order of the epoch and read by the same worker (A230). They are
+            kept decoded; all workers of a process together keep about eight times as many.
         translate: largest shift, as a share of the side.
-        scale: factors are drawn from 1 - scale to 1 + scale.
-        degrees: largest angle of rotation to either side.
-        shear: largest angle of shear in degrees, each axis by itself.
-        perspective: largest of the two perspective terms, in 1 / pixel, below 1 / (3 size), for
-            beyond that a corner of a mosaic has no image.
+        scale: scale factors are drawn from 1 - scale to 1 + scale.
+        degrees: largest rotation in either direction in degrees.
+        shear: largest shear angle in degrees, for each axis separately.
+        perspective: largest value of the two perspective terms in 1 / pixel, below 1 / (3 size),
+            because beyond that a corner of a mosaic has no image.
         hsv: largest change of hue (as a share of the circle), saturation and value (as shares).
-        flip: probability of mirroring left and right.
-        flip_vertical: probability of mirroring up and down.
+        flip: probability of a horizontal flip.
+        flip_vertical: probability of a vertical flip.
         mixup: probability that two such images are blended.
         copy_paste: probability that objects of another image are pasted.
-        min_side: objects whose box is narrower or lower, in pixels, are dropped, crowds excepted.
-        min_visible: objects of which a smaller share of the pixels is left are dropped likewise.
+        min_side: objects whose box is narrower or lower than this many pixels are dropped, except
+            crowds.
+        min_visible: objects with a smaller share of their pixels left are dropped, except crowds.
 
     Raises:
-        ValueError: a value is out of range, naming it.
+        ValueError: a value is out of range; the message names it.
     """
 
     size: int = 640
@@ -80,10 +81,10 @@ class MosaicOptions:
             )
 
     def check_side(self, side: int) -> None:
-        """Refuse a side that is too large for the perspective.
+        """Check that a side is not too large for the perspective.
 
         Raises:
-            ValueError: it is.
+            ValueError: the side is too large.
         """
         if 3 * side * self.perspective >= 1:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Draws one scene of handwritten digits on a smooth, noisy background, with exact masks."""
+"""Drawing of a scene of handwritten digits on a smooth, noisy background, with exact masks."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ Floats = npt.NDArray[np.float64]
 Texture = Literal["smooth", "plain", "stripes"]
 
 _CELL = 8  # fine pixels of a glyph per pixel of the source digit
-_MARGIN = 1  # empty source pixels around a glyph, so that its outline closes
+_MARGIN = 1  # empty source pixels around a glyph, so that its outline is closed
 _FULL = 16  # largest value of a source digit
 _INK = 7.5 / _FULL  # a point is ink above this share of the largest value
-_SOFTNESS = 0.35  # rise of the value over which ink covers the background
-_CONTRAST = 0.25  # mean difference per channel between ink and what lies under it
+_SOFTNESS = 0.35  # range of values over which the ink becomes opaque
+_CONTRAST = 0.25  # mean difference per channel between the ink and the background under it
 _GAMMA = 2.2  # display values are light to the power 1 / gamma
-_FULL_WELL = 1000.0  # photons that a bright pixel of a dark scene's sensor holds
+_FULL_WELL = 1000.0  # photons in a bright pixel of a dark scene's sensor
 _READ_NOISE = 0.002
 
 
 @dataclass(frozen=True, slots=True)
 class SceneStyle:
-    """What scenes look like; the defaults are the frozen ones of the embedded data set.
+    """Appearance of scenes; the defaults are the frozen values of the embedded data set.
 
     Attributes:
         size: side of the square image in pixels.
-        digits: fewest and most digits a scene.
+        digits: smallest and largest number of digits per scene.
         digit_size: smallest and largest side in pixels of the square that a digit fills.
-        rotation: largest angle in degrees to either side.
-        textures: background kinds, one drawn a scene.
-        dark: the same scenes in little light, with the sensor noise that goes with it.
-        exposure: range of the share of light left in dark scenes.
+        rotation: largest rotation in either direction in degrees.
+        textures: kinds of background, of which one is drawn for each scene.
+        dark: low-light versions of the same scenes, with the corresponding sensor noise.
+        exposure: range of the share of light that remains in dark scenes.
     """
 
     size: int = 128
@@ -52,23 +52,23 @@ class SceneStyle:
         for name in ("digits", "digit_size", "exposure"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
-                raise ValueError(f"{name} must be a rising range above 0, got {low} to {high}")
+                raise ValueError(f"{name} must be an increasing range above 0, got {low} to {high}")
         if self.digits[1] > 255:
-            raise ValueError(f"a scene holds at most 255 digits, got {self.digits[1]}")
+            raise ValueError(f"a scene can have at most 255 digits, got {self.digits[1]}")
         if self.digit_size[1] > self.size:
             raise ValueError(
                 f"digits of {self.digit_size[1]} px do not fit an image of {self.size} px"
             )
         unknown = sorted(set(self.textures) - {"smooth", "plain", "stripes"})
         if unknown or not self.textures:
-            raise ValueError(f"textures must be of smooth, plain, stripes, got {unknown or 'none'}")
+            raise ValueError(f"textures must be smooth, plain or stripes, got {unknown or 'none'}")
 
 
 class Scene(NamedTuple):
-    """One scene: image (s, s, 3) uint8 RGB, who is visible where, and all digits drawn.
+    """One scene: the image (s, s, 3) uint8 RGB, the visible digit of each pixel, and all digits.
 
     ``owner`` (s, s) uint8 is 0 on the background and k + 1 where digit k is the topmost one;
-    ``labels`` (n,) int64 are the digits 0 to 9 in the order of drawing.
+    ``labels`` (n,) int64 are the digits 0 to 9 in drawing order.
     """
 
     image: npt.NDArray[np.uint8]
@@ -77,7 +77,7 @@ class Scene(NamedTuple):
 
 
 def _cubic(distance: Floats) -> Floats:
-    """Cubic convolution kernel (Keys 1981, a = -1/2)."""
+    """Evaluate the cubic convolution kernel (Keys 1981, a = -1/2)."""
     x = np.abs(distance)
     near = (1.5 * x - 2.5) * x * x + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
@@ -86,7 +86,7 @@ def _cubic(distance: Floats) -> Floats:
 
 @functools.cache
 def _glyphs(split: DigitSplit) -> npt.NDArray[np.uint8]:
-    """Return the digits of a split, eight times enlarged by a smooth kernel, 255 = full ink."""
+    """Return the digits of a split, enlarged eight times by a smooth kernel, 255 = full ink."""
     images = source_digits(split).images.astype(np.float64) / _FULL
     padded = np.pad(images, ((0, 0), (_MARGIN, _MARGIN), (_MARGIN, _MARGIN)))
     coarse = np.arange(padded.shape[-1]) + 0.5
@@ -97,11 +97,11 @@ def _glyphs(split: DigitSplit) -> npt.NDArray[np.uint8]:
 
 @functools.cache
 def _spread(size: int, knots: int) -> Floats:
-    """Return the (size, knots) matrix that draws a smooth line through knots at both ends."""
+    """Return the (size, knots) matrix that interpolates smoothly between evenly spaced knots."""
     place = np.linspace(0, knots - 1, size)
     weights = _cubic(place[:, None] - np.arange(-1, knots + 1)[None, :])
     inner = weights[:, 1:-1].copy()
-    inner[:, 0] += weights[:, 0]  # beyond the ends the outermost knots repeat
+    inner[:, 0] += weights[:, 0]  # the outermost knots are repeated beyond the ends
     inner[:, -1] += weights[:, -1]
     return inner
 
@@ -124,7 +124,7 @@ def _background(rng: np.random.Generator, style: SceneStyle) -> Floats:
 
 
 def _coverage(glyph: npt.NDArray[np.uint8], x: Floats, y: Floats) -> Floats:
-    """Look a glyph up between its fine pixels; x and y count them, centres at +0.5."""
+    """Interpolate a glyph bilinearly; x and y are in fine pixels with centres at +0.5."""
     limit = glyph.shape[0] - 1.001
     x, y = np.clip(x - 0.5, 0, limit), np.clip(y - 0.5, 0, limit)
     left, top = x.astype(np.intp), y.astype(np.intp)
@@ -141,7 +141,7 @@ def _window(centre: float, reach: float, size: int) -> slice:
 
 
 def _ink(rng: np.random.Generator, under: Floats) -> Floats:
-    """Draw a colour that stands out from the mean colour under the digit."""
+    """Draw a random colour that stands out from the mean colour under the digit."""
     candidates = rng.uniform(0, 1, (8, 3))
     contrast = np.abs(candidates - under).mean(axis=1)
     good = np.flatnonzero(contrast >= _CONTRAST)
@@ -157,7 +157,7 @@ def _draw_digit(
     owner: npt.NDArray[np.uint8],
     number: int,
 ) -> None:
-    """Paint one digit over what is there and enter it in ``owner``."""
+    """Paint one digit on the canvas and record it in ``owner``."""
     side = float(rng.integers(style.digit_size[0], style.digit_size[1] + 1))
     angle = math.radians(rng.uniform(-style.rotation, style.rotation))
     across, down = rng.uniform(side / 2, style.size - side / 2, 2)
@@ -178,7 +178,7 @@ def _draw_digit(
 
 
 def _darken(rng: np.random.Generator, canvas: Floats, style: SceneStyle) -> Floats:
-    """Leave a share of the light and add shot noise and read noise."""
+    """Reduce the light to a random share and add shot noise and read noise."""
     light = np.clip(canvas, 0, 1) ** _GAMMA * rng.uniform(*style.exposure)
     spread = np.sqrt(light / _FULL_WELL + _READ_NOISE**2)
     noisy = light + spread * rng.standard_normal(canvas.shape)
@@ -195,8 +195,8 @@ def draw_scene(
 
     Args:
         rng: the only source of randomness.
-        split: whose source digits are used.
-        style: sizes, numbers and looks.
+        split: split whose source digits are used.
+        style: sizes, numbers and appearance.
         allowed: (n,) rows of the split's digits to choose from.
     """
     digits, glyphs = source_digits(split), _glyphs(split)

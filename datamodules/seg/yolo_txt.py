@@ -1,4 +1,4 @@
-"""Any data set in YOLO segmentation layout."""
+"""Datamodule of data sets in YOLO segmentation layout."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from structures import CategoryMap, Problem, settle
 
 
 class YoloTxtDataModule(SegDataModule):
-    """A ``data.yaml``, image folders and one label file an image.
+    """A data set with a ``data.yaml``, image folders and one label file per image.
 
-    A line ``class x1 y1 x2 y2 ...`` is an object, its points as fractions of the image's width
-    and height; the label file of ``.../images/a.jpg`` is ``.../labels/a.txt``. An image whose
-    label file is missing or empty has no objects. Category ids are the class numbers, images are
-    numbered from 1 by sorted name.
+    A line ``class x1 y1 x2 y2 ...`` is an object, with points as fractions of the width and height
+    of the image; the label file of ``.../images/a.jpg`` is ``.../labels/a.txt``. An image whose
+    label file is missing or empty has no objects. Category ids are the class numbers; images are
+    numbered from 1 in the order of their names.
 
     Args:
-        root: folder with ``data.yaml``; with ``data_yaml``, the folder that the splits of that
-            file are relative to, instead of its ``path``. Without a test split the validation
-            split is tested and predicted.
+        root: folder with ``data.yaml``; together with ``data_yaml``, the folder to which the paths
+            of the splits are relative, instead of the file's ``path``. Without a test split the
+            validation split is used for testing and prediction.
         data_yaml: the file, if it is not ``root/data.yaml``.
-        boxes_as_masks: take the lines of detection sets (class, centre, width, height) as
-            rectangular objects instead of refusing them.
-        category_map: the map of a checkpoint ({ids, names}), with which the file has to agree;
-            then images and labels are read when first used, and training ones need not exist.
+        boxes_as_masks: accept the lines of detection data sets (class, centre, width, height) as
+            rectangular objects instead of raising an error.
+        category_map: the map of a checkpoint ({ids, names}), with which the file must agree; then
+            images and labels are read on first use, and training images need not exist.
         **shared: the arguments of ``SegDataModule``.
 
     Raises:
         ValueError: a file is missing or wrong (problems are listed with file, image, line and
-            remedy), or no training image has an object.
+            remedy), or no training image contains an object.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class YoloTxtDataModule(SegDataModule):
         self._boxes_as_masks = boxes_as_masks
         self._sources: dict[str, CocoSource] = {}
         self._counts: dict[str, dict[str, int]] = {}
-        self._told_fallback = False
+        self._fallback_reported = False
         self.category_map = self._dataset.category_map
         if category_map is not None:
             known = CategoryMap.from_dict(category_map)
@@ -69,7 +69,7 @@ class YoloTxtDataModule(SegDataModule):
             self.category_map = known
             return
         found = {split: self._examine(split) for split in self._splits}
-        self._admit(found)
+        self._raise_or_count(found)
         for split, findings in found.items():
             self._add_source(split, findings)
 
@@ -78,7 +78,7 @@ class YoloTxtDataModule(SegDataModule):
         return [split for split in SPLITS if split in self._dataset.entries]
 
     def _examine(self, split: str, depth: Depth | None = None) -> YoloFindings:
-        # a broken image can only be left out while it is not yet counted on  # A52
+        # a broken image cannot be left out any more once the samplers are built  # A52
         usual: Depth = "pixels" if self.bad_data == "skip" else "header"
         limit = HEADER_LIMIT if depth is None else math.inf
         findings = read_split(self._dataset, split, self._boxes_as_masks, depth or usual, limit)
@@ -86,12 +86,12 @@ class YoloTxtDataModule(SegDataModule):
         return findings
 
     def _judge(self, found: Mapping[str, YoloFindings]) -> tuple[list[Problem], bool]:
-        """Return all problems of some splits, and whether one of them cannot be left out."""
+        """Return all problems of some splits, and whether one of them cannot be skipped."""
         file = self._dataset.file
         problems = [problem for findings in found.values() for problem in findings.problems]
         empty = [split for split, findings in found.items() if not findings.data["images"]]
         beyond = [
-            Problem(file, None, None, f"no image of {split} is left", "mend some of them")
+            Problem(file, None, None, f"no image of {split} is left", "fix some of them")
             for split in empty
             if found[split].counts["pictures"]
         ]
@@ -100,8 +100,8 @@ class YoloTxtDataModule(SegDataModule):
             beyond.append(Problem(file, None, None, reason, remedy))
         return problems + beyond, bool(beyond or empty)
 
-    def _admit(self, found: Mapping[str, YoloFindings]) -> None:
-        """Stop at problems, or count them and go on, as ``bad_data`` says."""
+    def _raise_or_count(self, found: Mapping[str, YoloFindings]) -> None:
+        """Raise an error for problems, or count what is left out, depending on ``bad_data``."""
         problems, fatal = self._judge(found)
         if problems and (fatal or self.bad_data == "error"):
             raise UnusableData(problems, self)
@@ -111,11 +111,11 @@ class YoloTxtDataModule(SegDataModule):
             if counts["unlabelled"]:
                 rank_zero_info(
                     f"{self._dataset.file}: {counts['unlabelled']} of {counts['pictures']} "
-                    f"images of {split} have no label file and so no objects"
+                    f"images of {split} have no label file and therefore no objects"
                 )
             if counts["left_out_pictures"] or counts["left_out_annotations"]:
                 rank_zero_info(
-                    f"{self._dataset.file}: left out of {split} are "
+                    f"{self._dataset.file}: left out of {split}: "
                     f"{counts['left_out_pictures']} of {counts['pictures']} images and "
                     f"{counts['left_out_annotations']} of {counts['annotations']} annotations"
                 )
@@ -126,7 +126,7 @@ class YoloTxtDataModule(SegDataModule):
         if degenerate:
             rank_zero_info(
                 f"{self._dataset.file}: {degenerate} annotations of {split} have no pixel; they "
-                "are left out of training targets and stay in the ground truth"
+                "are left out of the training targets and kept in the ground truth"
             )
         self._sources[split] = CocoSource(store, findings.folder)
         return self._sources[split]
@@ -135,22 +135,22 @@ class YoloTxtDataModule(SegDataModule):
         """Return the images of a split; ``predict`` stands for ``test``.
 
         Raises:
-            ValueError: there is no such split or its files are wrong.
+            ValueError: the split does not exist or its files are wrong.
         """
         name = "test" if split == "predict" else split
         if name == "test" and "test" not in self._dataset.entries:
-            if not self._told_fallback:
+            if not self._fallback_reported:
                 rank_zero_info("there is no test split: the validation split is used")
-            self._told_fallback = True
+            self._fallback_reported = True
             name = "val"
         if name not in self._sources:
             findings = self._examine(name)
-            self._admit({name: findings})
+            self._raise_or_count({name: findings})
             return self._add_source(name, findings)
         return self._sources[name]
 
     def ground_truth(self, split: Split) -> dict[str, Any]:
-        """Return the annotations of a split as COCO dictionary, degenerate ones included."""
+        """Return the annotations of a split as a COCO dictionary, including degenerate ones."""
         return self.source(split).store.to_coco(self.category_map)
 
     def image_records(self, split: Split) -> list[dict[str, Any]]:
@@ -160,7 +160,7 @@ class YoloTxtDataModule(SegDataModule):
         return [r | {"path": str(folder / r["file_name"])} for r in source.store.image_records()]
 
     def check(self, thorough: bool = False) -> list[Problem]:
-        """Read the files of every split anew and return all that is wrong with them."""
+        """Read the files of every split again and return all their problems."""
         depth: Depth | None = "pixels" if thorough else None
         return self._judge({split: self._examine(split, depth) for split in self._splits})[0]
 

@@ -1,1 +1,1 @@
-"""Transforms of images and masks between the file and the batch."""
+"""Transforms of images and masks."""

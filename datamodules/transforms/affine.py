@@ -1,7 +1,7 @@
-"""One matrix an image: where it lies and how it is turned, scaled, sheared, shifted, mirrored.
+"""Matrices that rotate, scale, shear, shift and mirror an image.
 
-Matrices are (3, 3) and act on continuous (x, y, 1) with pixel centres at +0.5, so that they are
-the same for images, masks and points.
+Matrices are (3, 3) and act on continuous (x, y, 1) with pixel centres at +0.5, so that the same
+matrix applies to images, masks and points.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Size = tuple[int, int]
 
 
 class AffineRanges(Protocol):
-    """What `draw_affine` draws from; see ``MosaicOptions``."""
+    """Ranges of the random transforms of `draw_affine`; see ``MosaicOptions``."""
 
     @property
     def translate(self) -> float:
@@ -25,15 +25,15 @@ class AffineRanges(Protocol):
 
     @property
     def scale(self) -> float:
-        """Largest difference of the factor from 1."""
+        """Largest difference of the scale factor from 1."""
 
     @property
     def degrees(self) -> float:
-        """Largest angle."""
+        """Largest rotation in degrees."""
 
     @property
     def shear(self) -> float:
-        """Largest angle of shear in degrees."""
+        """Largest shear angle in degrees."""
 
     @property
     def perspective(self) -> float:
@@ -41,12 +41,12 @@ class AffineRanges(Protocol):
 
 
 def shift(x: float, y: float) -> Matrix:
-    """Return the matrix that moves by (x, y) pixels."""
+    """Return the matrix that shifts by (x, y) pixels."""
     return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]], dtype=np.float64)
 
 
 def mirror(side: int, horizontal: bool, vertical: bool) -> Matrix:
-    """Return the matrix that mirrors a square of ``side`` pixels left to right, top to bottom."""
+    """Return the matrix that flips a square of ``side`` pixels horizontally or vertically."""
     x, y = (-1 if horizontal else 1), (-1 if vertical else 1)
     return np.array(
         [[x, 0, side * horizontal], [0, y, side * vertical], [0, 0, 1]], dtype=np.float64
@@ -54,9 +54,9 @@ def mirror(side: int, horizontal: bool, vertical: bool) -> Matrix:
 
 
 def letterbox(size: Size, side: int) -> Matrix:
-    """Return the matrix that brings a (height, width) image into the middle of a square.
+    """Return the matrix that places a (height, width) image in the middle of a square.
 
-    Its longer side then has ``side`` pixels, also where the image is smaller (A234).
+    The longer side then has ``side`` pixels, even if the image is smaller (A234).
     """
     factor = side / max(size)
     x, y = (side - size[1] * factor) / 2, (side - size[0] * factor) / 2
@@ -66,12 +66,12 @@ def letterbox(size: Size, side: int) -> Matrix:
 def draw_affine(rng: np.random.Generator, ranges: AffineRanges, old: int, new: int) -> Matrix:
     """Draw the matrix from a square of ``old`` pixels to one of ``new`` pixels.
 
-    About the centre: perspective, then rotation with scale, then shear; the centre comes to the
-    new one, shifted by up to ``translate`` of the new side.
+    Perspective, then rotation with scale, then shear are applied about the centre, which is mapped
+    to the new centre, shifted by up to ``translate`` of the new side.
 
     Args:
-        rng: gives nine numbers, whatever the ranges are.
-        ranges: how far each change goes.
+        rng: random generator; nine numbers are drawn regardless of the ranges.
+        ranges: range of each transform.
         old: side in pixels.
         new: side in pixels.
     """
@@ -88,18 +88,18 @@ def draw_affine(rng: np.random.Generator, ranges: AffineRanges, old: int, new: i
 
 
 def is_upright(matrix: Matrix) -> bool:
-    """Tell whether rows stay rows: nothing but scale, shift and mirroring."""
+    """Return whether the matrix only scales, shifts and mirrors, so that rows remain rows."""
     return not (matrix[0, 1] or matrix[1, 0] or matrix[2, 0] or matrix[2, 1])
 
 
 def apply(matrix: Matrix, points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return (n, 2) points (x, y) moved by the matrix."""
+    """Return (n, 2) points (x, y) transformed by the matrix."""
     moved = points @ matrix[:, :2].T + matrix[:, 2]
     return np.asarray(moved[:, :2] / moved[:, 2:])
 
 
 def magnification(matrix: Matrix, points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return (n,), the factor on small areas about (n, 2) points.
+    """Return the (n,) factors by which small areas around (n, 2) points are scaled.
 
     The determinant of a projective map's derivative is det M / w^3 with w the third coordinate.
     """

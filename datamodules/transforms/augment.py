@@ -1,4 +1,4 @@
-"""Albumentations behind one door: named in a recipe, seeded by a key, masks never out of step."""
+"""Albumentations transforms named in a recipe, with keyed seeds and exact masks."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from datamodules.transforms.label_maps import LabelMaps
 
 ImageArray = npt.NDArray[np.uint8]
 
-# where albumentations keeps the transforms that change the scale by cv2.resize
+# modules of albumentations with transforms that change the scale by cv2.resize
 _RESIZING_MODULES = ("geometric.resize", "crops.transforms")
 
 
 def _build_one(number: int, spec: Mapping[str, Any], library: Any) -> Any:
-    """Build one transform and refuse what cannot keep masks exact."""
+    """Build one transform; raise an error if it cannot keep masks exact."""
     arguments = dict(spec)
     name = arguments.pop("name", None)
     where = f"augmentations[{number}]"
     kind: Any = getattr(library, name, None) if isinstance(name, str) else None
     if not (isinstance(kind, type) and issubclass(kind, library.BasicTransform)):
         raise ValueError(
-            f"{where}: {name!r} is no albumentations transform; write for example "
+            f"{where}: {name!r} is not an albumentations transform; write for example "
             "{name: HorizontalFlip, p: 0.5}"
         )
     try:
         transform = kind(**arguments)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {name}: {error}") from error
-    if transform.invalid_args:  # of which the library only warns
+    if transform.invalid_args:  # the library only warns
         raise ValueError(f"{where}: {name} has no argument {', '.join(transform.invalid_args)}")
     if np.any(np.asarray(getattr(transform, "fill_mask", None) or 0)):
-        raise ValueError(f"{where}: {name}: fill_mask must be 0, which is no object")
+        raise ValueError(f"{where}: {name}: fill_mask must be 0, the value of the background")
     return transform
 
 
@@ -44,26 +44,27 @@ class Augmentation:
     """A sequence of albumentations transforms for an image and its instances.
 
     Only the image and label maps pass through the library: its own boxes are hulls of rotated
-    boxes and lose their masks. Boxes are read from the masks afterwards.
+    boxes and no longer match the masks. Boxes are computed from the masks afterwards.
 
     Args:
-        specs: one mapping a transform, in order: ``name`` is the class in ``albumentations``, the
-            rest its arguments.
+        specs: one mapping per transform, in order: ``name`` is the class in ``albumentations``,
+            and the other entries are its arguments.
 
     Raises:
-        ValueError: a name or an argument is unknown, naming the entry, or ``fill_mask`` is not 0.
+        ValueError: a name or an argument is unknown, or ``fill_mask`` is not 0; the message names
+            the entry.
     """
 
     def __init__(self, specs: Sequence[Mapping[str, Any]]) -> None:
-        # else importing it asks the package index for a newer version
+        # otherwise the import asks the package index for a newer version
         os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
         import albumentations  # takes seconds to import
         import cv2
 
         transforms = [_build_one(n, spec, albumentations) for n, spec in enumerate(specs)]
-        # maps hold numbers of instances: any other interpolation would invent new ones. OpenCV's
-        # resize takes pixel corners for INTER_NEAREST but centres for images, up to a pixel
-        # apart; INTER_NEAREST_EXACT takes centres, but its warps don't know it and need not
+        # Maps contain instance numbers, which must not be interpolated. OpenCV's resize uses pixel
+        # corners for INTER_NEAREST but centres for images, a difference of up to a pixel;
+        # INTER_NEAREST_EXACT uses centres, but OpenCV's warps neither support nor need it.
         for transform in transforms:
             resizes = type(transform).__module__.endswith(_RESIZING_MODULES)
             nearest = cv2.INTER_NEAREST_EXACT if resizes else cv2.INTER_NEAREST
@@ -80,11 +81,11 @@ class Augmentation:
 
         Args:
             image: (h, w, 3) uint8.
-            maps: its instances.
+            maps: masks of its instances.
             rng: the only source of randomness.
 
         Returns:
-            The image and the maps, of equal size; instances may have vanished.
+            The image and the maps, of equal size; some instances may have no pixel left.
 
         Raises:
             ValueError: a transform cannot handle the image or changes its type.
@@ -93,7 +94,7 @@ class Augmentation:
         try:
             result = self._compose(image=image, masks=maps.maps if len(maps.maps) else [])
         except self._library_errors as error:
-            raise ValueError(f"albumentations refuses it: {error}") from error
+            raise ValueError(f"albumentations raised an error: {error}") from error
         changed: ImageArray = result["image"]
         if changed.dtype != np.uint8 or changed.ndim != 3 or changed.shape[2] != 3:
             raise ValueError(

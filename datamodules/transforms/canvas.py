@@ -1,4 +1,4 @@
-"""A canvas on which images are drawn, and the instances that come with them."""
+"""Canvas on which images and their instances are drawn."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ GREY = 114
 
 
 class Tile(NamedTuple):
-    """An image to be drawn, with its K instances.
+    """An image with its K instances, to be drawn on a canvas.
 
     Attributes:
         image: (h, w, 3) uint8 RGB.
-        cutouts: their masks, None for those without a pixel.
-        labels: class of each.
-        crowd: whether it is a region of many objects.
-        pixels: (K,) int64, of each mask.
-        centres: (K, 2) (x, y), the middle of each mask's box.
+        cutouts: mask of each instance, None if it has no pixel.
+        labels: class of each instance.
+        crowd: whether each instance is a crowd region.
+        pixels: (K,) int64, number of pixels of each mask.
+        centres: (K, 2) (x, y), centre of the box of each mask.
     """
 
     image: ImageArray
@@ -50,7 +50,7 @@ class Tile(NamedTuple):
         labels: npt.NDArray[np.int64],
         crowd: npt.NDArray[np.bool_],
     ) -> Tile:
-        """Cut out and measure the masks of an image."""
+        """Build the tile of an image from its masks."""
         cutouts = cut_out(maps)
         pixels = np.zeros(len(cutouts), dtype=np.int64)
         centres = np.zeros((len(cutouts), 2))
@@ -66,10 +66,10 @@ class Instance(NamedTuple):
     """An object on a canvas.
 
     Attributes:
-        cutout: its mask, tight.
-        label: its class.
-        crowd: whether it is a region of many objects.
-        expected: pixels that it would have if nothing of it were cut or covered.
+        cutout: tight mask of the object.
+        label: class of the object.
+        crowd: whether it is a crowd region.
+        expected: number of pixels that it would have if it were neither cut off nor covered.
     """
 
     cutout: Cutout
@@ -78,11 +78,11 @@ class Instance(NamedTuple):
     expected: float
 
     def is_visible(self, min_side: float, min_visible: float) -> bool:
-        """Tell whether enough of it is seen to be taught (A228).
+        """Return whether enough of the object is visible to train on (A228).
 
-        That is a box of at least ``min_side`` pixels in both directions and at least
-        ``min_visible`` of the expected pixels. Of a crowd, which teaches nothing but what to
-        ignore, a pixel is enough.
+        Its box must have at least ``min_side`` pixels in both directions, and at least the share
+        ``min_visible`` of the expected pixels must be left. For a crowd, which only marks pixels to
+        ignore, a single pixel is enough.
         """
         if self.crowd:
             return True
@@ -92,16 +92,16 @@ class Instance(NamedTuple):
 
 
 class Canvas:
-    """A square on which images are drawn side by side.
+    """A square canvas on which images are drawn side by side.
 
     Args:
-        side: in pixels; grey of 114 until something is drawn.
-        colours: a change of colours that drawn images go through, grey does not (A227); None
-            for none.
+        side: side in pixels; the canvas is initially grey with value 114.
+        colours: change of colours applied to drawn images but not to the grey background (A227),
+            or None.
 
     Attributes:
         image: (side, side, 3) uint8.
-        instances: what has been drawn and has a pixel left.
+        instances: drawn instances that have a pixel left.
     """
 
     def __init__(self, side: int, colours: ColourTable | None = None) -> None:
@@ -115,11 +115,11 @@ class Canvas:
         return int(self.image.shape[0]), int(self.image.shape[1])
 
     def draw(self, tile: Tile, matrix: Matrix) -> None:
-        """Draw an image with its instances where nothing is drawn yet.
+        """Draw an image with its instances onto the free part of the canvas.
 
         Args:
             tile: the image.
-            matrix: from its pixels to those of the canvas.
+            matrix: maps pixels of the image to pixels of the canvas.
 
         Raises:
             ValueError: the perspective is so strong that a corner has no image.
@@ -142,11 +142,11 @@ class Canvas:
                 self.instances.append(Instance(seen, label, crowd, pixels))
 
     def paste(self, image: ImageArray, objects: Sequence[Instance]) -> None:
-        """Draw objects of an equally large canvas over everything.
+        """Draw objects of another canvas of equal size on top.
 
         Args:
-            image: (side, side, 3), of which their pixels are taken.
-            objects: masks of later ones may overlap those of earlier ones, as where they come from.
+            image: (side, side, 3), source of the objects' pixels.
+            objects: objects to draw; masks of later objects may overlap masks of earlier ones.
         """
         covered = np.zeros(self.size, dtype=bool)
         for thing in objects:

@@ -1,4 +1,4 @@
-"""Objects of one image pasted on another (Ghiasi et al. 2021, arXiv 2012.07177, sec. 3)."""
+"""Copy-paste of objects between images (Ghiasi et al. 2021, arXiv 2012.07177, sec. 3)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from datamodules.transforms.canvas import Canvas
 def paste_objects(
     rng: np.random.Generator, canvas: Canvas, donor: Canvas, min_side: float, min_visible: float
 ) -> None:
-    """Paste a random subset of a canvas's objects on another of equal size.
+    """Paste a random subset of the objects of a canvas onto another canvas of equal size.
 
-    Each object that is sufficiently seen in the donor is taken with probability one half (A229);
-    crowds never are. Pasted objects cover the masks that they fall upon.
+    Each sufficiently visible object of the donor is pasted with probability one half (A229), except
+    crowds. Pasted objects cover the masks below them.
 
     Args:
-        rng: gives one number for each instance of the donor.
-        canvas: is changed.
-        donor: stays; drawn with its own scale, shift and mirroring.
+        rng: random generator; one number is drawn for each instance of the donor.
+        canvas: canvas that is changed in place.
+        donor: canvas that is not changed; it has its own scale, shift and mirroring.
         min_side: see ``Instance.is_visible``.
         min_visible: see ``Instance.is_visible``.
     """

@@ -1,7 +1,7 @@
-"""Masks cut out to the rectangles that they occupy, one array an object.
+"""Masks cropped to the rectangles that they occupy, one array per object.
 
-Where many images are composed, most of the canvas is not of an object: cutouts are moved,
-covered and counted without touching the rest.
+On a canvas of many images each object covers a small part: cutouts can be moved, covered and
+counted without processing the rest.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Cutout(NamedTuple):
         return slice(self.top, self.top + rows), slice(self.left, self.left + columns)
 
     def tight(self) -> Cutout | None:
-        """Return it without empty rows and columns at its sides; None if no pixel is in."""
+        """Return the mask without empty rows and columns at its sides; None if it is empty."""
         rows: Bools = np.asarray(self.mask.any(axis=1))
         columns: Bools = np.asarray(self.mask.any(axis=0))
         if not rows.size or not columns.size:
@@ -53,7 +53,7 @@ class Cutout(NamedTuple):
 
 
 def cut_out(maps: LabelMaps) -> list[Cutout | None]:
-    """Return the mask of each instance, None for those without a pixel."""
+    """Return the mask of each instance, None for instances without a pixel."""
     cutouts: list[Cutout | None] = []
     layers, values = maps.layers.tolist(), maps.values.tolist()
     for layer, value, window in zip(layers, values, maps.windows(), strict=True):
@@ -66,15 +66,15 @@ def cut_out(maps: LabelMaps) -> list[Cutout | None]:
 
 
 def join_cutouts(cutouts: Sequence[Cutout], size: tuple[int, int]) -> LabelMaps:
-    """Return masks of an image of (height, width) as label maps, in the same order."""
+    """Return the masks of an image of (height, width) as label maps, in the same order."""
     return LabelMaps.from_windows([(c.mask, c.place) for c in cutouts], size)
 
 
 def cutout_targets(cutouts: Sequence[Cutout], size: tuple[int, int], stride: int) -> Targets:
-    """Return what `LabelMaps.targets` would, all of which have a pixel and are tight.
+    """Return the same targets as `LabelMaps.targets`, for tight cutouts that are not empty.
 
     Args:
-        cutouts: of n instances.
+        cutouts: masks of n instances.
         size: (height, width) of the image.
         stride: pixels per cell of the masks.
     """

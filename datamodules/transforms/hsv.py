@@ -1,4 +1,4 @@
-"""Random hue, saturation and value by look-up tables."""
+"""Random changes of hue, saturation and value by look-up tables."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ ColourTable = npt.NDArray[np.uint8]  # (1, 256, 3): new hue, saturation and valu
 
 
 def draw_colours(rng: np.random.Generator, gains: tuple[float, float, float]) -> ColourTable | None:
-    """Draw a change of colours.
+    """Draw a random change of colours.
 
-    The hue moves by up to ``gains[0]`` of the colour circle (A227), saturation and value get
-    factors from 1 - gain to 1 + gain.
+    The hue is shifted by up to ``gains[0]`` of the colour circle (A227); saturation and value are
+    multiplied by factors from 1 - gain to 1 + gain.
 
     Args:
-        rng: gives three numbers, whatever the gains are.
+        rng: random generator; three numbers are drawn regardless of the gains.
         gains: largest change of hue, saturation and value.
 
     Returns:
-        None where all gains are zero.
+        The look-up table, or None if all gains are zero.
     """
     hue, saturation, value = rng.uniform(-1, 1, 3) * gains
     if not any(gains):
@@ -40,6 +40,6 @@ def change_colours(image: ImageArray, table: ColourTable | None) -> ImageArray:
 
     if table is None:
         return image
-    # hue in 256 steps, which wrap around by themselves
+    # hue in 256 steps, so that uint8 arithmetic wraps around
     changed = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL), table)
     return np.asarray(cv2.cvtColor(changed, cv2.COLOR_HSV2RGB_FULL), dtype=np.uint8)

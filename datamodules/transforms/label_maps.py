@@ -1,8 +1,8 @@
-"""Instance masks of one image held as few images of numbers, for geometric transforms.
+"""Instance masks of an image packed into few label maps, for geometric transforms.
 
-An image of 260 nuclei has 260 masks but, as they hardly overlap, fits into two images whose
-pixels say which instance they belong to. Nearest-neighbour transforms of those are exactly the
-transforms of the single masks, at a fraction of the time and memory.
+An image of 260 nuclei has 260 masks, but as they hardly overlap, they fit into two maps whose
+pixels contain instance numbers. Nearest-neighbour transforms of the maps equal the transforms of
+the single masks, at a fraction of the time and memory.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MAX_PER_LAYER = 255
 
 
 def _pixels(runs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the flat positions (column by column) of the pixels that are in."""
+    """Return the flat positions (in column-major order) of the pixels of a mask."""
     ends = np.cumsum(runs)
     lengths = runs[1::2]
     starts = ends[0::2][: lengths.size]
@@ -34,12 +34,12 @@ def _pixels(runs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def mask_cells(window: Bools, top: int, left: int, stride: int) -> Bools:
-    """Return the cells of a mask: True where at least half of the pixels of a cell are in.
+    """Return the cells of a mask: True where at least half of the pixels of a cell are True.
 
     Args:
-        window: (r, c), zero outside.
-        top: rows of the first cell that come before the window, below ``stride``.
-        left: columns of the first cell that come before the window.
+        window: (r, c) part of the mask, which is zero outside.
+        top: rows of the first cell before the window, below ``stride``.
+        left: columns of the first cell before the window, below ``stride``.
         stride: pixels of a cell in both directions.
 
     Returns:
@@ -51,7 +51,7 @@ def mask_cells(window: Bools, top: int, left: int, stride: int) -> Bools:
         return window
     rows, columns = -(-(top + window.shape[0]) // stride), -(-(left + window.shape[1]) // stride)
     area = stride * stride
-    exact = area < 256  # then the mean of a cell's pixels, each s * s, is their number
+    exact = area < 256  # the mean of a cell's pixels, each s * s, then equals their number
     padded = np.zeros((rows * stride, columns * stride), dtype=np.uint8 if exact else np.float32)
     place = padded[top : top + window.shape[0], left : left + window.shape[1]]
     np.multiply(window, area, out=place, casting="unsafe")
@@ -60,7 +60,7 @@ def mask_cells(window: Bools, top: int, left: int, stride: int) -> Bools:
 
 
 class Targets(NamedTuple):
-    """The n instances of an image of size (h, w) that have a pixel.
+    """The n non-empty instances of an image of size (h, w).
 
     Attributes:
         keep: (n,) int64, their positions among the instances of the ``LabelMaps``.
@@ -75,12 +75,12 @@ class Targets(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LabelMaps:
-    """K instances of one image of size (h, w) in L layers.
+    """Masks of K instances of an image of size (h, w) in L layers.
 
     Attributes:
-        maps: (L, h, w) uint8; 0 is nothing, v > 0 the instance with that value in that layer.
-        layers: (K,) int64, the layer that holds instance k.
-        values: (K,) int64, its value there, 1 to 255.
+        maps: (L, h, w) uint8; 0 is background, v > 0 the instance with that value in that layer.
+        layers: (K,) int64, the layer of each instance.
+        values: (K,) int64, the value of each instance in its layer, 1 to 255.
     """
 
     maps: Maps
@@ -97,7 +97,7 @@ class LabelMaps:
 
     @classmethod
     def from_rle(cls, masks: RLEMasks) -> LabelMaps:
-        """Pack masks, each into the first layer where it covers nobody."""
+        """Pack masks, each into the first layer where it overlaps no other mask."""
         height, width = masks.size
         flat: list[Maps] = []
         filled: list[int] = []
@@ -125,10 +125,10 @@ class LabelMaps:
     def from_windows(
         cls, masks: Sequence[tuple[Bools, Window]], size: tuple[int, int]
     ) -> LabelMaps:
-        """Pack masks that are given in the rows and columns that they occupy.
+        """Pack masks that are given as cropped windows.
 
         Args:
-            masks: (r, c) bool and its place.
+            masks: for each mask, (r, c) bool and its position.
             size: (height, width) of the image.
         """
         packed: list[Maps] = []
@@ -155,16 +155,16 @@ class LabelMaps:
         return LabelMaps(maps, self.layers, self.values)
 
     def windows(self) -> list[Window | None]:
-        """Return the rows and columns that each instance occupies, None where it has no pixel."""
+        """Return the rows and columns that each instance occupies, None if it has no pixel."""
         found = [ndimage.find_objects(layer, max_label=_MAX_PER_LAYER) for layer in self.maps]
         pairs = zip(self.layers.tolist(), self.values.tolist(), strict=True)
         return [found[layer][value - 1] for layer, value in pairs]
 
     def targets(self, stride: int = 1) -> Targets:
-        """Read boxes and dense masks of the instances that have a pixel left.
+        """Return boxes and dense masks of the instances that have a pixel left.
 
-        A cell of a mask is in when at least half of its ``stride`` x ``stride`` pixels are, pixels
-        beyond the border of the image counting as out, so that areas are kept on average. An
+        A cell of a mask is True if at least half of its ``stride`` x ``stride`` pixels are, where
+        pixels beyond the border of the image count as False, so that areas are kept on average. An
         object smaller than half a cell may have no cell; it keeps its box.
 
         Args:

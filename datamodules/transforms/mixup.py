@@ -1,4 +1,4 @@
-"""Two canvases blended (mixup: Zhang et al. 2018, arXiv 1710.09412)."""
+"""Mixup of two canvases (Zhang et al. 2018, arXiv 1710.09412)."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import numpy as np
 
 from datamodules.transforms.canvas import Canvas
 
-_ALPHA = 32.0  # of the one-stage recipe: shares near one half
+_ALPHA = 32.0  # usual for one-stage detectors; the shares are near one half
 
 
 def mix(rng: np.random.Generator, canvas: Canvas, other: Canvas) -> None:
-    """Blend another canvas into one of equal size and add its instances whole.
+    """Blend another canvas into a canvas of equal size and add all its instances.
 
-    The share of each follows Beta(32, 32). Labels aren't weighted: each object is there (A233).
+    The share of each canvas follows Beta(32, 32). Labels are not weighted, because each object is
+    present (A233).
 
     Args:
-        rng: gives the share.
-        canvas: is changed.
-        other: stays.
+        rng: random generator of the share.
+        canvas: canvas that is changed in place.
+        other: canvas that is not changed.
     """
     import cv2
 

@@ -1,4 +1,4 @@
-"""Four images about a point (mosaic: Bochkovskiy et al. 2020, arXiv 2004.10934)."""
+"""Mosaic of four images around a point (Bochkovskiy et al. 2020, arXiv 2004.10934)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from datamodules.transforms.affine import Matrix, Size, shift
 
 
 def mosaic_layout(rng: np.random.Generator, sizes: Sequence[Size], side: int) -> list[Matrix]:
-    """Return the matrices that bring four images onto a square of twice the side.
+    """Return the matrices that place four images on a square of twice the side.
 
-    The longer side of each becomes ``side``. They touch a point drawn from the middle half of the
-    square with their bottom right, bottom left, top right and top left corner, in this order.
-    What lies beyond the square is not cut off (A225).
+    The longer side of each image becomes ``side``. The images touch a point drawn from the middle
+    half of the square with their bottom right, bottom left, top right and top left corner, in this
+    order. Parts beyond the square are not cut off (A225).
 
     Args:
-        rng: gives two numbers.
+        rng: random generator; two numbers are drawn.
         sizes: (height, width) of each image.
         side: half the side of the square.
     """

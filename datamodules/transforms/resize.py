@@ -1,4 +1,4 @@
-"""The one way in which images and masks change their size."""
+"""Resizing of images and masks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def target_size(
         size: (height, width) of the image.
         short_side: wanted length of the shorter side; None to multiply by ``scale`` instead.
         scale: factor used where no short side is given.
-        max_long_side: the factor is lowered where the longer side would exceed this, or None.
+        max_long_side: the factor is reduced if the longer side would exceed this; None for no
+            limit.
 
     Returns:
         Both sides times one factor, rounded half up, at least 1.
@@ -32,10 +33,10 @@ def target_size(
 
 
 def resize_image(image: ImageArray, size: Size) -> ImageArray:
-    """Resize (h, w, 3) with pixel centres at +0.5 and the borders of both images aligned.
+    """Resize an image (h, w, 3) with pixel centres at +0.5 and aligned borders.
 
     Enlarging is bilinear. Shrinking averages over the area that a pixel covers, so that fine
-    texture doesn't alias.
+    texture does not alias.
     """
     import cv2
 
@@ -47,10 +48,10 @@ def resize_image(image: ImageArray, size: Size) -> ImageArray:
 
 
 def _nearest(old: int, new: int) -> npt.NDArray[np.int64]:
-    """Return (new,) the pixels of a line of ``old`` in which the centres of ``new`` ones lie.
+    """Return the (new,) indices of the ``old`` pixels that contain the centres of ``new`` pixels.
 
-    A centre on the border between two pixels (every one when a size is halved) takes the pixel
-    before it and after it in turn, so that masks do not drift.
+    A centre on the border between two pixels (all centres if a size is halved) takes the pixel
+    before and after it in turn, so that masks do not drift.
     """
     centres = (2 * np.arange(new) + 1) * old  # in units of 1 / (2 new) pixels
     border = centres % (2 * new) == 0
@@ -58,7 +59,7 @@ def _nearest(old: int, new: int) -> npt.NDArray[np.int64]:
 
 
 def resize_maps(maps: LabelMaps, size: Size) -> LabelMaps:
-    """Resize masks: a pixel takes the value found at its centre in the full-resolution mask."""
+    """Resize masks: each pixel takes the value at its centre in the full-resolution mask."""
     if maps.size == size:
         return maps
     rows, columns = (_nearest(old, new) for old, new in zip(maps.size, size, strict=True))

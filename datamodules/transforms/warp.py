@@ -1,4 +1,4 @@
-"""Drawing an image and its masks onto a canvas through a matrix, both by the same one."""
+"""Drawing of an image and its masks onto a canvas through the same matrix."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Size = tuple[int, int]
 
 
 class Warp(Protocol):
-    """A way from the pixels of an image to those of a canvas.
+    """Mapping of the pixels of an image to the pixels of a canvas.
 
     Attributes:
-        rows: of the canvas, those in which the image may be seen.
-        columns: of the canvas.
-        matrix: from the image to the canvas, as used.
+        rows: rows of the canvas in which the image may be visible.
+        columns: columns of the canvas in which the image may be visible.
+        matrix: matrix from the image to the canvas after rounding.
     """
 
     rows: slice
@@ -31,23 +31,23 @@ class Warp(Protocol):
     matrix: Matrix
 
     def image(self, colours: ColourTable | None) -> ImageArray:
-        """Return (r, c, 3), the image in those rows and columns, beyond its border too."""
+        """Return (r, c, 3), the image in those rows and columns, also beyond its border."""
         ...
 
     def inside(self) -> Bools | None:
-        """Return (r, c), pixels whose centres are in the image; None where all are."""
+        """Return (r, c), pixels whose centres are in the image; None if all are."""
         ...
 
     def cutout(self, cutout: Cutout) -> Cutout | None:
-        """Return a mask of the image on the canvas, None where nothing of it is left."""
+        """Return a mask of the image on the canvas, None if no pixel of it is left."""
         ...
 
 
 def _span(factor: float, offset: float, old: int, new: int) -> tuple[slice, slice]:
-    """Return which pixels of a line of ``old`` cover which pixels of a line of ``new``.
+    """Return which pixels of a line of length ``old`` cover which pixels of length ``new``.
 
-    Ends are whole pixels on both sides, less than one away from ``factor * x + offset``. Empty
-    slices where the line is beyond the canvas.
+    The ends are whole pixels on both sides, less than one pixel away from ``factor * x + offset``.
+    The slices are empty if the line is beyond the canvas.
     """
     start, stop = offset, offset + factor * old
     first, last = max(0, round(start)), min(new, round(stop))
@@ -60,30 +60,30 @@ def _span(factor: float, offset: float, old: int, new: int) -> tuple[slice, slic
 
 
 def _sampled(span: slice, count: int, reduced: int, full: int) -> Ints:
-    """Return (count,), the pixels of a line of ``full`` in which centres lie.
+    """Return the (count,) indices of the pixels at evenly spread centres in a line.
 
     Args:
         span: pixels of the same line reduced to ``reduced``, over which the centres are spread.
         count: number of centres.
-        reduced: length of the line that ``span`` counts.
-        full: length of the line whose pixels are wanted.
+        reduced: length of the line to which ``span`` refers.
+        full: length of the line whose pixels are returned.
     """
     number = np.arange(count)
     ends = 2 * count * span.start + (2 * number + 1) * (span.stop - span.start)
     parts = 2 * count * reduced  # of a pixel
     border = (ends * full) % parts == 0
-    # on the border of two pixels both in turn, so that masks do not drift, as in `resize_maps`
+    # centres on a border use both pixels in turn, so that masks do not drift, as in `resize_maps`
     return np.asarray((ends * full) // parts - (border & (number % 2 == 0)))
 
 
 class _UprightWarp:
-    """Resizing and mirroring of the part that is seen: rows and columns separate.
+    """Resizing and mirroring of the visible part, with rows and columns handled separately.
 
     Args:
         image: (h, w, 3).
-        size: (height, width) that masks refer to; ``image`` may be smaller, see `warp`.
-        matrix: from the pixels of ``image``.
-        canvas: (height, width).
+        size: (height, width) of the masks; ``image`` may be smaller, see `warp`.
+        matrix: matrix from the pixels of ``image`` to the canvas.
+        canvas: (height, width) of the canvas.
     """
 
     def __init__(self, image: ImageArray, size: Size, matrix: Matrix, canvas: Size) -> None:
@@ -104,13 +104,13 @@ class _UprightWarp:
             spans.append(span)
             places.append(place)
             if count:
-                self._settle(axis, size[axis] / old, span, place)
+                self._set_axis(axis, size[axis] / old, span, place)
                 self._nearest.append(_sampled(span, count, old, size[axis]))
         self._rows, self._columns = spans
         self.rows, self.columns = places
 
-    def _settle(self, axis: int, reduced: float, span: slice, place: slice) -> None:
-        """Write down the factor and shift that whole pixels at the ends make of the matrix."""
+    def _set_axis(self, axis: int, reduced: float, span: slice, place: slice) -> None:
+        """Store the factor and shift of the matrix after rounding the ends to whole pixels."""
         factor = (place.stop - place.start) / (span.stop - span.start)
         at, first = 1 - axis, span.start
         if self._flips[axis]:
@@ -124,7 +124,7 @@ class _UprightWarp:
         part = self._image[self._rows, self._columns]
         rows, columns = (x.stop - x.start for x in (self.rows, self.columns))
         grows = rows * columns > part.shape[0] * part.shape[1]
-        if grows:  # colours where there are fewer pixels
+        if grows:  # change colours where there are fewer pixels
             part = change_colours(part, colours)
         if part.shape[:2] != (rows, columns):
             part = np.asarray(cv2.resize(part, (columns, rows), interpolation=cv2.INTER_LINEAR))
@@ -167,7 +167,7 @@ class _GeneralWarp:
     def _rectangle(
         self, matrix: Matrix, box: tuple[int, int, int, int]
     ) -> tuple[int, int, int, int]:
-        """Return the part of the canvas on which (top, left, bottom, right) comes to lie."""
+        """Return the part of the canvas that (top, left, bottom, right) is mapped to."""
         top, left, bottom, right = box
         corners = np.array([[x, y] for x in (left, right) for y in (top, bottom)], dtype=float)
         if (corners @ matrix[2, :2] + matrix[2, 2]).min() <= 0:
@@ -192,7 +192,7 @@ class _GeneralWarp:
         smooth: bool = False,
         place: tuple[int, int, int, int] | None = None,
     ) -> npt.NDArray[np.uint8]:
-        """Draw onto a part of the canvas, bilinearly with border pixels repeated, or nearest."""
+        """Draw a part of the canvas: bilinear with repeated border pixels, or nearest."""
         import cv2
 
         rows, columns = self.rows, self.columns
@@ -221,20 +221,20 @@ class _GeneralWarp:
 
 
 def warp(image: ImageArray, matrix: Matrix, canvas: Size) -> Warp | None:
-    """Prepare to draw an image and its masks.
+    """Return the mapping that draws an image and its masks onto a canvas.
 
-    Images are interpolated bilinearly, masks take the nearest pixel. What would shrink to less
-    than half is first averaged, for it would alias. Without rotation, shear and perspective the
-    ends of what is seen are rounded to whole pixels in image and canvas, by which the matrix
-    moves nothing by more than a pixel (A226).
+    Images are interpolated bilinearly; masks take the nearest pixel. An image that shrinks to less
+    than half is first averaged to avoid aliasing. Without rotation, shear and perspective the ends
+    of the visible part are rounded to whole pixels in image and canvas, which moves nothing by more
+    than a pixel (A226).
 
     Args:
         image: (h, w, 3) uint8.
-        matrix: from the image to the canvas.
+        matrix: maps pixels of the image to pixels of the canvas.
         canvas: (height, width) of the canvas.
 
     Returns:
-        None where nothing of it is on the canvas.
+        The mapping, or None if no part of the image is on the canvas.
 
     Raises:
         ValueError: the perspective is so strong that a corner has no image.

@@ -1,4 +1,4 @@
-"""Writing checkpoints whole or not at all, and reading them without executing what they carry."""
+"""Atomic writing of checkpoints, and reading without executing pickled code."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from formats.weights.files import read_file
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoint files that a kill or a crash of the machine at any moment leaves readable.
+    """Checkpoint IO that leaves readable files if the process or the machine dies while writing.
 
-    The bytes go to a file beside the target and reach the disk before the name is moved to them,
-    so the name stands for the old checkpoint or the new one, and never for a part.
+    A checkpoint is written to a temporary file next to the target and flushed to disk before it is
+    renamed, so the target is either the old or the new checkpoint, never a part of one.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        """Write a checkpoint; an error leaves the file that was there."""
+        """Write a checkpoint; after an error the previous file is unchanged."""
         del storage_options
         with atomic_write(Path(path), durable=True) as file:
             torch.save(checkpoint, file)
@@ -34,8 +34,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
         Args:
             path: the file.
-            map_location: ignored; the trainer moves what it takes.
-            weights_only: ignored; a file is never trusted.
+            map_location: ignored; the trainer moves the tensors itself.
+            weights_only: ignored; pickled code is never executed.
 
         Raises:
             ValueError: the file is missing, broken, or carries code.

@@ -10,11 +10,11 @@ from formats.weights.files import read_file
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """Where a resumed training goes on.
+    """Folder and step of a resumed training.
 
     Attributes:
         folder: the run's folder.
-        step: optimizer steps that the checkpoint has behind it.
+        step: number of optimizer steps at the checkpoint.
     """
 
     folder: Path
@@ -22,10 +22,10 @@ class Continuation:
 
 
 def continuation(checkpoint: Path) -> Continuation | None:
-    """Return the run that a checkpoint belongs to if the run can go on in its own folder.
+    """Return the run of a checkpoint if training can continue in the same folder, else None.
 
-    That is so where the file lies in ``<run>/checkpoints/`` and ``last.ckpt`` beside it is not
-    further: going back to an earlier checkpoint must not overwrite what came after it.  # A74
+    The file must be in ``<run>/checkpoints/`` and ``last.ckpt`` must not have more steps: resuming
+    from an earlier checkpoint must not overwrite later results.  # A74
     """
     if checkpoint.resolve().parent.name != "checkpoints":
         return None

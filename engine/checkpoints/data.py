@@ -13,17 +13,17 @@ from engine.config.sections import class_of
 def data_at(path: Path, record: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
     """Return the configuration of a datamodule that applies a checkpoint to other data.
 
-    Every datamodule says itself which paths it reads (`datamodules.readers.PathReader`).
+    Every datamodule declares which paths it reads (`datamodules.readers.PathReader`).
 
     Args:
         path: a file or a folder, such as a folder of images for a segmentation checkpoint, or a CSV
             of slides for a MIL checkpoint.
         record: the checkpoint's ``segmil`` record.
-        folder: where the files lie that ``path`` names, where that is given.
+        folder: folder of the files that ``path`` lists, or None.
 
     Raises:
-        ValueError: no datamodule reads the path for this checkpoint, or the one that does cannot
-            prepare its samples as the checkpoint's were.
+        ValueError: no datamodule reads the path for this checkpoint, or the datamodule cannot
+            reproduce the checkpoint's preprocessing.
     """
     for reader in path_readers():
         section = reader.section_for(path, record, folder)
@@ -45,6 +45,6 @@ def own_data(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def takes(section: Mapping[str, Any], argument: str) -> bool:
-    """Tell whether the class of a section, if there is such a one, takes an argument."""
+    """Return whether the class of a section exists and has an argument."""
     named = class_of(section)
     return named is not None and argument in arguments_of(named)

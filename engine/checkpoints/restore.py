@@ -1,4 +1,4 @@
-"""Rebuilding a trained module and its preprocessing from a checkpoint alone."""
+"""Restoring of a trained module and its preprocessing from a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from lightning_modules.base import FORMAT, TrainedModule
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What a checkpoint holds.
+    """Content of a checkpoint.
 
     Attributes:
         module: the LightningModule with its weights, in eval mode.
         data: the datamodule's configuration, ``class_path`` and ``init_args``.
         facts: category map, class names, threshold, fitted preprocessing.
-        links: facts of the training data that the model was built for.
+        links: properties of the training data that the model was built for.
         precision: the trainer's precision.
     """
 
@@ -36,7 +36,7 @@ class Restored:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What a datamodule asks to prepare other data alike, see `PathReader.section_for`."""
+        """Record that a datamodule needs to preprocess other data, see `PathReader.section_for`."""
         blueprint = {"data": self.data, "links": self.links}
         return {"facts": self.facts, "blueprint": blueprint}
 
@@ -45,7 +45,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """Read the ``segmil`` record of a checkpoint without building anything.
 
     Raises:
-        ValueError: the file is broken, carries code, or was not written by `train.py`.
+        ValueError: the file is broken, contains code, or was not written by `train.py`.
     """
     return _record(path, read_file(path))
 
@@ -127,7 +127,7 @@ def _build(path: Path, record: Mapping[str, Any]) -> TrainedModule:
 
 
 def _load_weights(path: Path, module: pl.LightningModule, state: Any) -> None:
-    """Take over the weights, all of which must fit and be finite numbers."""
+    """Load the weights and check that all fit and are finite."""
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"{path}: has no weights (state_dict of tensors); use another checkpoint")
     try:
@@ -149,8 +149,8 @@ def _restore_facts(path: Path, module: TrainedModule, record: Mapping[str, Any])
         known = len(facts["category_map"]["ids"]) if "category_map" in facts else classes
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path}: damaged, or written by another version of segmil: its facts are not those of "
-            f"a {type(module).__name__} ({error}); use another checkpoint"
+            f"{path}: damaged, or written by another version of segmil: its facts do not match "
+            f"{type(module).__name__} ({error}); use another checkpoint"
         ) from None
     if known != classes:
         raise ValueError(

@@ -1,4 +1,7 @@
-"""The first of two stages is an ordinary run in ``first_stage`` of the second one's folder."""
+"""Checkpoints and configurations of two-stage training.
+
+The first stage is an ordinary run in the subfolder ``first_stage`` of the run.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,13 @@ FOLDER = "first_stage"
 
 
 def staged_class(model: Mapping[str, Any]) -> type[StagedMILModule] | None:
-    """Return the class of a ``model`` section if it is one of two stages."""
+    """Return the class of a ``model`` section if it trains in two stages, else None."""
     found = class_of(model)
     return found if found is not None and issubclass(found, StagedMILModule) else None
 
 
 def first_stage_section(model: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the ``model`` section of the run that comes first, None where there is none."""
+    """Return the ``model`` section of the first stage, or None if there is none."""
     staged = staged_class(model)
     return None if staged is None else staged.first_stage(model)
 
@@ -28,27 +31,30 @@ def first_stage_section(model: Mapping[str, Any]) -> dict[str, Any] | None:
 def first_stage_config(
     config: Mapping[str, Any], section: Mapping[str, Any], checkpoint: Path | None
 ) -> dict[str, Any]:
-    """Return the configuration of the first stage: that of the whole run with another model.
+    """Return the configuration of the first stage: the run's configuration with another model.
 
-    Where it names a folder for checkpoints, the first stage has one of its own in there.
+    If the configuration names a folder for checkpoints, the first stage uses a subfolder of it.
 
     Args:
-        config: the resolved configuration of the whole run, in plain containers.
-        section: ``model`` of the first stage.
-        checkpoint: from which an unfinished first stage goes on, or None.
+        config: the resolved configuration of the run, in plain containers.
+        section: ``model`` section of the first stage.
+        checkpoint: checkpoint to resume an unfinished first stage from, or None.
     """
     own = {k: copy.deepcopy(v) for k, v in config.items() if k not in ("config", "ckpt_path")}
-    goes_on = {} if checkpoint is None else {"ckpt_path": str(checkpoint)}
+    resume = {} if checkpoint is None else {"ckpt_path": str(checkpoint)}
     saving = own.get("checkpoint") or {}
-    if saving.get("dirpath") is not None:  # else the second stage would write over its files
+    if saving.get("dirpath") is not None:  # otherwise the second stage would overwrite its files
         saving["dirpath"] = str(Path(saving["dirpath"]) / FOLDER)
-    return own | {"model": dict(section)} | goes_on
+    return own | {"model": dict(section)} | resume
 
 
 def interrupted_run(checkpoint: Path) -> Path | None:
-    """Return the folder of a run of two stages that ended inside the first, whose file this is.
+    """Return the folder of a two-stage run that was interrupted in its first stage, else None.
 
-    Once the second stage has written a checkpoint, the first is an ordinary finished run.
+    Once the second stage has written a checkpoint, the first stage counts as finished.
+
+    Args:
+        checkpoint: a checkpoint of the first stage.
     """
     first = checkpoint.resolve().parent.parent
     run = first.parent
@@ -58,9 +64,9 @@ def interrupted_run(checkpoint: Path) -> Path | None:
 
 
 def unfinished_stage(checkpoint: Path) -> Path:
-    """Return the first stage's checkpoint where a run of two stages has no such one yet.
+    """Return the first stage's checkpoint of the same name if the given one does not exist.
 
-    So one command resumes a run whatever stage it was killed in.
+    This lets one command resume a two-stage run that was interrupted in either stage.
     """
     first = checkpoint.parent.parent / FOLDER / "checkpoints" / checkpoint.name
     return first if first.is_file() and not checkpoint.exists() else checkpoint

@@ -1,4 +1,4 @@
-"""Finding, in a chain of exceptions, the one message that helps the user, and saying it once."""
+"""Selection of the message to report from a chain of exceptions."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _RAISED = re.compile(r"^[\w.]*(?:Error|Problems): ", re.MULTILINE)
 def user_message(error: BaseException, arguments: Sequence[str] = ()) -> str:
     """Return the message of the ValueError that our own code raised, else the last one.
 
-    A wrong argument of a model or a datamodule reaches the command line wrapped in the parser's
-    account of everything that it tried, and an error in a worker process wrapped in a traceback.
+    The parser wraps the error of a wrong model or datamodule argument in a list of all the types
+    that it tried, and a data loader wraps the error of a worker process in a traceback.
 
     Args:
-        error: what ended the command.
-        arguments: the command line, which tells where a wrong key or value of a configuration
-            came from.
+        error: the exception that ended the command.
+        arguments: the command line; it is searched for the source of a wrong configuration key
+            or value.
     """
     own = own_error(error)
     if own is not None:
@@ -47,14 +47,14 @@ def user_message(error: BaseException, arguments: Sequence[str] = ()) -> str:
 def report_once(message: str, patience: float = 8.0) -> None:
     """Write a message to stderr from one process of the job.
 
-    Most mistakes stop every process, and the first one speaks for all. The others wait for its end,
-    which they notice by their parent's: the first process itself, or a launcher that ends them.
-    Where that does not come the trouble is their own, and they speak. Without the wait the first
-    process would be killed by its watch over the others, before it could return its exit code.
+    Most errors stop every process, and then only rank 0 reports. The other processes wait until
+    their parent (rank 0 or the launcher) ends. If it does not end within ``patience`` seconds, the
+    error occurred on this process only, and the process reports it itself. Without the wait, the
+    launcher would kill rank 0 before it could return its exit code.
 
     Args:
-        message: what to write.
-        patience: seconds to wait on other processes than the first.
+        message: the text to write.
+        patience: seconds that processes other than rank 0 wait.
     """
     if rank_zero_only.rank:  # type: ignore[attr-defined]
         end = time.monotonic() + patience
@@ -68,7 +68,7 @@ def report_once(message: str, patience: float = 8.0) -> None:
 def own_error(error: BaseException) -> ValueError | None:
     """Return the innermost ValueError of a chain that our own code raised, or None.
 
-    Where our own code raised one from another to say more, it is the outer one.
+    If our own code raised it from another ValueError to add information, the outer one is returned.
     """
     found: ValueError | None = None
     for current in reversed(_chain(error)):
@@ -80,7 +80,7 @@ def own_error(error: BaseException) -> ValueError | None:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """Return an exception and what it was raised from or while handling, outermost first."""
+    """Return an exception followed by its causes and contexts, outermost first."""
     chain: list[BaseException] = []
     current: BaseException | None = error
     while current is not None and current not in chain:

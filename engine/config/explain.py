@@ -1,7 +1,7 @@
-"""Saying in one line what is wrong with a configuration: the key, its place and what is allowed.
+"""One-line error messages for configurations: the key, its source and the allowed values.
 
-The parser explains a wrong value by all types that it tried, nested as deep as the key is. What
-helps is at the bottom of that account; this module reads it out.
+jsonargparse describes a wrong value by all types that it tried, nested as deeply as the key. The
+useful part is at the innermost level; this module extracts it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from engine.config.recipe import Recipe
 _KEY = re.compile(r'Parser key "([^"]+)"')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
 _UNKNOWN = re.compile(r"Option '([^']+)' is not accepted")
-_STRANGER = re.compile(r"Subcommand '\w+' does not accept option '([^']+)'")
+_UNKNOWN_OPTION = re.compile(r"Subcommand '\w+' does not accept option '([^']+)'")
 _NO_CLASS = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
 _NO_MODULE = re.compile(r"No module named '([\w.]+)'")
 _REQUIRED = re.compile(r"the following arguments are required: (.+)")
@@ -35,19 +35,19 @@ _TOP_LEVEL = ["model", "data", "trainer", "checkpoint", "callbacks", "wandb", "e
               "runs_dir", "seed_everything", "ckpt_path", "config"]  # fmt: skip
 _SHOWN = 12
 _CALLABLE = r"(Type \S*Callable)"  # an optimizer or a schedule
-_MISLEADING = ("path ", "dot import path ", "<class 'torch.Tensor'>")  # of what may be given
+_MISLEADING = ("path ", "dot import path ", "<class 'torch.Tensor'>")  # types not worth suggesting
 
 
 def explain(text: str, arguments: Sequence[str] = ()) -> str:
     """Turn the parser's message into one line; any other message stays as it is.
 
     Args:
-        text: what the parser said.
+        text: the parser's message.
         arguments: the command line, which names the configuration files.
     """
-    if text.startswith("argument "):  # of the command line alone
+    if text.startswith("argument "):  # an argument of the command line only
         return text
-    if key := _stranger(text):
+    if key := _unknown_option(text):
         return _unknown_key(key, len(key) - 1, arguments)
     if not text.startswith("Parser key"):
         return text
@@ -57,9 +57,9 @@ def explain(text: str, arguments: Sequence[str] = ()) -> str:
     return _wrong_value(text, path, arguments)
 
 
-def _stranger(text: str) -> list[str]:
-    """Return the key, not nested in a class, that the parser does not know, or nothing."""
-    found = _STRANGER.search(text) or _FLAGS.search(text)
+def _unknown_option(text: str) -> list[str]:
+    """Return the unknown key outside of any class, or an empty list."""
+    found = _UNKNOWN_OPTION.search(text) or _FLAGS.search(text)
     if found is None:
         return []
     key = found[1].split()[0].split("=", maxsplit=1)[0].lstrip("-").split(".")
@@ -85,7 +85,7 @@ def _place(text: str) -> tuple[list[str], str | None]:
 
 
 def _accepted(class_path: str | None) -> list[str]:
-    """Return the names of the arguments that a class takes, those of its parents included."""
+    """Return the names of the arguments of a class, including inherited ones."""
     from jsonargparse import ArgumentParser
 
     loaded = _load(class_path)
@@ -111,7 +111,7 @@ def _load(class_path: str | None) -> type | None:
 def _unknown_key(
     path: Sequence[str], depth: int, arguments: Sequence[str], owner: str | None = None
 ) -> str:
-    """Say which key is unknown, ``path[depth]``, and what its owner accepts."""
+    """Return the message for an unknown key, ``path[depth]``, with the keys its owner accepts."""
     allowed = _accepted(owner or _OWNERS[path[0]]) if owner or depth else _TOP_LEVEL
     near = difflib.get_close_matches(path[depth], allowed, n=1)
     more = ", ..." if len(allowed) > _SHOWN else ""
@@ -139,7 +139,7 @@ def _wrong_value(text: str, path: Sequence[str], arguments: Sequence[str]) -> st
 
 
 def _classes_of(module: str) -> dict[str, str]:
-    """Return the dotted path of every class of a module or of a package, by name."""
+    """Return the dotted path of every class of a module or package, keyed by class name."""
     loaded = importlib.import_module(module)
     names = {name: f"{module}.{name}" for name in dir(loaded) if name[:1].isupper()}
     for folder in [] if names else getattr(loaded, "__path__", []):
@@ -152,13 +152,13 @@ def _classes_of(module: str) -> dict[str, str]:
 
 
 def _types(text: str) -> tuple[str, str]:
-    """Return what the innermost key may be and what it was."""
+    """Return the allowed types of the innermost key and the value that was given."""
     start = list(_KEY.finditer(text))[-1]
     line = text[: start.start()].rpartition("\n")[2]
     depth = len(line) - len(line.lstrip())
     inner = text[start.end() :]
     if line and (outer := re.search(rf"\n {{0,{depth}}}\S", inner)):
-        inner = inner[: outer.start()]  # what follows is about the keys around it
+        inner = inner[: outer.start()]  # the rest describes the enclosing keys
     names, given = [], ""
     for found in _TYPE.finditer(inner):
         names.append("" if found[1].startswith(_MISLEADING) else _readable(found[1]))
@@ -178,6 +178,6 @@ def _readable(name: str) -> str:
 
 
 def _source(path: Sequence[str], arguments: Sequence[str]) -> str:
-    """Return the file or the flag that sets a key, as the beginning of a message."""
+    """Return the file or flag that sets a key, as a prefix for a message."""
     place = Recipe.of_words(arguments).place_of(path)
     return "" if place is None else f"{place}: "

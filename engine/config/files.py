@@ -1,7 +1,7 @@
-"""What makes a configuration file unfit to be read at all, found before the parser sees it.
+"""Checks of configuration files that run before the parser reads them.
 
-The YAML parser takes the last of two equal keys, follows aliases until memory ends, and knows no
-file names. Each of these is told here with file, line and remedy.
+The YAML parser silently keeps the last of two equal keys, expands aliases until memory runs out,
+and does not know the file name. The checks report each of these with file, line and remedy.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any
 
 import yaml
 
-_LARGEST = 100_000  # values of a configuration once its aliases are written out
+_LARGEST = 100_000  # values of a configuration with its aliases expanded
 _GROUPS = ("trainer", "checkpoint", "callbacks")
 
 
 def check_config_file(file: Path) -> dict[str, Any]:
-    """Return what a configuration file holds.
+    """Return the content of a configuration file.
 
     Raises:
-        ValueError: the file is missing, is no UTF-8 text or YAML, is empty or no mapping, holds a
-            key twice, or grows beyond measure by its aliases.
+        ValueError: the file is missing, is not UTF-8 text or YAML, is empty or not a mapping,
+            contains a key twice, or its aliases expand to too many values.
     """
     try:
         text = file.read_bytes().decode("utf-8-sig")
@@ -31,58 +31,58 @@ def check_config_file(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise ValueError(f"{file}: {error.strerror}; --config names a YAML recipe") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: is no UTF-8 text ({error}); save it as UTF-8") from None
+        raise ValueError(f"{file}: is not UTF-8 text ({error}); save it as UTF-8") from None
     except RecursionError:
-        raise ValueError(f"{file}: is nested too deeply; mend the file") from None
+        raise ValueError(f"{file}: is nested too deeply; fix the file") from None
     except yaml.YAMLError as error:
-        raise ValueError(f"{file}: is no YAML{_yaml_reason(error)}; mend the file") from None
+        raise ValueError(f"{file}: is not valid YAML{_yaml_reason(error)}; fix the file") from None
     if node is None:
         raise ValueError(f"{file}: is empty; write keys with values, see configs/")
     if not isinstance(node, yaml.MappingNode):
-        raise ValueError(f"{file}: holds no keys with values at its top; see configs/")
+        raise ValueError(f"{file}: its top level is not a mapping of keys to values; see configs/")
     if _size(file, node, {}) > _LARGEST:
-        raise ValueError(f"{file}: its aliases stand for more than {_LARGEST} values; remove some")
+        raise ValueError(f"{file}: its aliases expand to more than {_LARGEST} values; remove some")
     _check_groups(file, node)
     try:
         content: dict[str, Any] = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ValueError(f"{file}: is no plain YAML{_yaml_reason(error)}; mend the file") from None
+        raise ValueError(f"{file}: is not plain YAML{_yaml_reason(error)}; fix the file") from None
     return content
 
 
 def check_values(config: Any, links: Mapping[str, str], *, trains: bool) -> None:
-    """Refuse values that the parser takes and that stop a run later or are overruled.
+    """Reject values that the parser accepts but that fail later or are overridden.
 
     Args:
         config: the parsed configuration of a command.
-        links: fact of the data -> key below ``model`` that it fills.
+        links: property of the data -> key below ``model`` that it sets.
         trains: whether the command is ``fit``.
 
     Raises:
-        ValueError: there is one, or no metric is named to choose the best checkpoint by.
+        ValueError: a value is invalid, or no metric is named to select the best checkpoint.
     """
     for fact, target in links.items():
         if config.get(f"model.{target}") is not None:
-            raise ValueError(f"model.{target} follows from the data ({fact}); leave it out")
+            raise ValueError(f"model.{target} is set from the data ({fact}); leave it out")
     every = config.trainer.check_val_every_n_epoch
     if every is not None and every < 1:
         raise ValueError(f"trainer.check_val_every_n_epoch must be at least 1, got {every}")
     if trains and config.checkpoint.monitor is None and config.checkpoint.save_top_k != 0:
         raise ValueError(
-            "checkpoint.monitor names no metric, so best.ckpt would be the last one; write for "
-            "example val/segm_map or val/bag_auroc, or checkpoint.save_top_k: 0"
+            "checkpoint.monitor names no metric, so best.ckpt would be the last checkpoint; set "
+            "it, for example to val/segm_map or val/bag_auroc, or set checkpoint.save_top_k: 0"
         )
 
 
 def check_monitors(callbacks: Iterable[Any], names: Sequence[str]) -> None:
-    """Refuse a callback that waits for a metric that is never logged.
+    """Reject callbacks that monitor a metric that is never logged.
 
     Args:
-        callbacks: of the trainer; those without ``monitor`` pass.
-        names: what is logged, with wildcards; empty if that is not known.
+        callbacks: callbacks of the trainer; callbacks without ``monitor`` are ignored.
+        names: names of the logged metrics, with wildcards; empty if they are unknown.
 
     Raises:
-        ValueError: there is one.
+        ValueError: a callback monitors a metric that is never logged.
     """
     for callback in callbacks:
         monitor = getattr(callback, "monitor", None)
@@ -101,17 +101,17 @@ def _yaml_reason(error: yaml.YAMLError) -> str:
 
 
 def _size(file: Path, node: yaml.Node, sizes: dict[int, int]) -> int:
-    """Return how many values a node stands for; refuse a key that is there twice.
+    """Return the number of values of a node with aliases expanded; reject duplicate keys.
 
     Args:
-        file: for the message.
-        node: of the composed file; an alias is the node that it names.
-        sizes: what is known by the node's identity, 0 while a node is being looked at.
+        file: the file, for messages.
+        node: a node of the composed file; an alias is the same object as its anchor.
+        sizes: known sizes by ``id(node)``, 0 while a node is being visited.
     """
     known = sizes.get(id(node))
     if known is not None:
         if known == 0:
-            raise ValueError(f"{file}: an alias names what it is part of; write it out")
+            raise ValueError(f"{file}: an alias refers to a node that contains it; write it out")
         return known
     sizes[id(node)] = 0
     parts: list[yaml.Node] = []
@@ -131,8 +131,7 @@ def _check_keys(file: Path, node: yaml.MappingNode) -> None:
         name, line = str(key.value), key.start_mark.line + 1
         if name in seen:  # A83
             raise ValueError(
-                f"{file}: the key {name} of line {seen[name]} is there again in line {line}; keep "
-                "one"
+                f"{file}: the key {name} of line {seen[name]} is repeated in line {line}; keep one"
             )
         seen[name] = line
 
@@ -143,6 +142,6 @@ def _check_groups(file: Path, node: yaml.MappingNode) -> None:
             named = isinstance(value, yaml.ScalarNode) and value.value.endswith((".yaml", ".yml"))
             if not named and value.tag != "tag:yaml.org,2002:null":
                 raise ValueError(
-                    f"{file}: {key.value} in line {key.start_mark.line + 1} holds no keys with "
-                    "values; see configs/_base/trainer.yaml"
+                    f"{file}: {key.value} in line {key.start_mark.line + 1} is not a mapping of "
+                    "keys to values; see configs/_base/trainer.yaml"
                 )

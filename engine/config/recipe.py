@@ -1,8 +1,8 @@
-"""Recipes as they are written: YAML files laid over one another, and values of the command line.
+"""Recipes: YAML files merged in order, and overrides from the command line.
 
-Everything that takes ``--config`` reads its files here: `train.py`, ``check-data``, ``mil-cv`` and
-``mil-assumptions``. Types, defaults and links are the business of the parser, to which the first
-two hand their command line and the others the sections that they follow.
+All commands with ``--config`` read their files here: `train.py`, ``check-data``, ``mil-cv`` and
+``mil-assumptions``. Types, defaults and links are handled by the parser: the first two commands
+pass it their command line, the others the sections that they use.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import yaml
 
 from engine.config.files import check_config_file
 
-_IN_FILES = ("model", "data", "trainer", "checkpoint", "callbacks")  # may name a file of their own
+_IN_FILES = ("model", "data", "trainer", "checkpoint", "callbacks")  # may name a separate file
 _FLAGS = ("model", "data", "trainer")
 _LR = ["model", "optimizer", "lr"]
 
 
 class Recipe(NamedTuple):
-    """A recipe, what is laid over it, and single values.
+    """A recipe with overlay files and command-line overrides.
 
     Attributes:
         files: the recipe, then overlays; later ones win, dictionaries merge, lists are replaced.
-        overrides: words such as ``--model.init_args.optimizer.init_args.lr 1e-4``; they win over
-            the files. ``init_args`` may be left out.
+        overrides: words such as ``--model.init_args.optimizer.init_args.lr 1e-4``; they take
+            precedence over the files. ``init_args`` may be omitted.
     """
 
     files: tuple[Path, ...]
@@ -39,7 +39,7 @@ class Recipe(NamedTuple):
 
     @classmethod
     def of_words(cls, words: Sequence[str]) -> Recipe:
-        """Divide a command line into the files that it names by ``--config`` and the rest."""
+        """Split a command line into the files given by ``--config`` and the other words."""
         files, others, rest = [], [], list(words)
         while rest:
             word = rest.pop(0)
@@ -57,7 +57,7 @@ class Recipe(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What a run is called if nothing else is said: the name of the first file."""
+        """Default name of a run: the stem of the first file."""
         return self.files[0].stem if self.files else "run"
 
     @property
@@ -66,10 +66,10 @@ class Recipe(NamedTuple):
         return " ".join(map(str, [*self.files, *self.overrides]))
 
     def contents(self) -> list[dict[str, Any]]:
-        """Return what each file holds, with the sections that it names as files of their own.
+        """Return the content of each file, with sections in separate files filled in.
 
         Raises:
-            ValueError: a file is unfit, see `check_config_file`.
+            ValueError: a file is invalid, see `check_config_file`.
         """
         contents = [check_config_file(file) for file in self.files]
         for file, content in zip(self.files, contents, strict=True):
@@ -80,14 +80,14 @@ class Recipe(NamedTuple):
         return contents
 
     def check(self, *, trains: bool) -> None:
-        """Refuse files that cannot mean what their author thinks.
+        """Check the files, and that a torch optimizer is given a learning rate.
 
         Args:
-            trains: an optimizer of torch needs its learning rate in a file or a flag, because
-                torch's own default suits no recipe.
+            trains: whether the recipe is trained. Then a torch optimizer needs its learning rate
+                in a file or a flag, because torch's own default suits no recipe.
 
         Raises:
-            ValueError: a file is unfit, or the learning rate is missing.
+            ValueError: a file is invalid, or the learning rate is missing.
         """
         optimizers = [o for c in self.contents() if isinstance(o := _optimizer(c), Mapping)]
         named = [str(o["class_path"]) for o in optimizers if o.get("class_path")]
@@ -99,11 +99,11 @@ class Recipe(NamedTuple):
             )
 
     def section(self, name: str) -> dict[str, Any]:
-        """Return ``model``, ``data`` or ``trainer`` with all that is laid over it.
+        """Return ``model``, ``data`` or ``trainer`` with overlays and overrides applied.
 
         Raises:
-            ValueError: a file is missing or wrong, there is no such section, or what is laid over
-                it has another class or is no flag of it.
+            ValueError: a file is missing or invalid, the section is missing, or an overlay names
+                another class or an invalid flag.
         """
         result: dict[str, Any] = {}
         for file, content in zip(self.files, self.contents(), strict=True):
@@ -120,10 +120,10 @@ class Recipe(NamedTuple):
         return result
 
     def values(self) -> Iterator[tuple[list[str], Any]]:
-        """Yield path and value of each flag.
+        """Yield the path and value of each override.
 
         Raises:
-            ValueError: a word is no flag of a section, or a flag has no value.
+            ValueError: a word is not a flag of a section, or a flag has no value.
         """
         rest = list(self.overrides)
         while rest:
@@ -139,7 +139,7 @@ class Recipe(NamedTuple):
             yield path, _value(flag, value if equals else rest.pop(0))
 
     def place_of(self, key: Sequence[str]) -> str | None:
-        """Return the flag or the file that sets a nested key, the last one, as that one counts."""
+        """Return the last flag or file that sets a nested key, which is the one in effect."""
         plain = [part for part in key if part != "init_args"]
         for word in reversed(self.overrides):
             if word.startswith("--") and _flag_path(word) == plain:
@@ -147,7 +147,7 @@ class Recipe(NamedTuple):
         for file in reversed(self.files):
             try:
                 content = check_config_file(file)
-            except ValueError:  # told by whoever reads the file
+            except ValueError:  # reported when the file is read for its content
                 continue
             if _holds(content, list(key)):
                 return str(file)
@@ -160,24 +160,25 @@ def overlaid(
     """Merge two mappings; ``above`` wins, and lists are replaced.
 
     Args:
-        below: what there is.
-        above: what is laid over it.
-        where: place of ``above``, for messages.
-        replace: a nested mapping of another class takes the place of what there is.
+        below: the base mapping.
+        above: the overlay.
+        where: source of ``above``, for messages.
+        replace: whether a nested mapping of another class replaces the existing one.
 
     Raises:
-        ValueError: they name two classes, whose arguments would mix, and ``replace`` is false.
+        ValueError: the mappings name different classes, whose arguments would mix, and ``replace``
+            is false.
     """
     old, new = below.get("class_path"), above.get("class_path")
     if None not in (old, new) and old != new:
         if replace:
             return dict(above)
-        raise ValueError(f"{where}: {new} cannot be laid over {old}; write a recipe of its own")
+        raise ValueError(f"{where}: {new} cannot be laid over {old}; write a separate recipe")
     merged = {**below, **above}
     for key in above:
         mine, value = below.get(key), above[key]
         if isinstance(mine, Mapping) and "class_path" in mine and isinstance(value, str):
-            value = {"class_path": value}  # a class by its name alone
+            value = {"class_path": value}  # only the class is given
         if isinstance(mine, Mapping) and isinstance(value, Mapping):
             merged[key] = overlaid(mine, value, f"{where}.{key}", replace=replace)
     return merged
@@ -203,17 +204,17 @@ def _value(flag: str, text: str) -> Any:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
-        raise ValueError(f"{flag}: {text} is no YAML; mend its brackets or quotes") from None
+        raise ValueError(f"{flag}: {text} is not valid YAML; fix its brackets or quotes") from None
     if isinstance(value, str):
         try:
-            return float(value)  # YAML takes 1e-4 for a word
+            return float(value)  # YAML reads 1e-4 as a string
         except ValueError:
             return value
     return value
 
 
 def _nested(section: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
-    """Return the mapping that holds a value at a path, through ``init_args`` where they are."""
+    """Return a nested mapping with a value at a path, adding ``init_args`` levels as needed."""
     if "class_path" in section and path[0] not in ("class_path", "init_args"):
         path = ["init_args", *path]
     key, rest = path[0], path[1:]
@@ -229,7 +230,7 @@ def _optimizer(content: Any) -> Any:
 
 
 def _holds(content: Any, path: Sequence[str]) -> bool:
-    """Tell whether nested mappings have a key; levels that the message left out may lie between."""
+    """Return whether nested mappings have a key; ``init_args`` levels may be omitted from it."""
     if not path:
         return True
     if not isinstance(content, Mapping):

@@ -1,4 +1,4 @@
-"""Sections of a configuration: plain values, links and datamodules built from them."""
+"""Sections of a configuration: conversion to plain values, links and instantiation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from engine.config.recipe import Recipe
 from lightning_modules.mil import MILModule
 from structures import MILTask
 
-# Facts of a datamodule -> the argument of the model (below ``model.``) that they fill.
+# Attributes of a datamodule -> the argument of the model (below ``model.``) that they set.
 LINKS = {
     "num_classes": "init_args.model.init_args.num_classes",
     "in_features": "init_args.model.init_args.in_features",
@@ -39,10 +39,10 @@ def plain(config: Any) -> Any:
 
 
 def without_sources(config: Any) -> Any:
-    """Return a model's configuration without the files it once started from.
+    """Return a model's configuration without the files of its initial weights.
 
-    A checkpoint brings its own weights, so those files may be gone. Every class says which of its
-    arguments name them (``starts_from``).
+    A checkpoint contains its own weights, so those files may no longer exist. Every class lists
+    the arguments that name such files in ``starts_from``.
     """
     if isinstance(config, list):
         return [without_sources(value) for value in config]
@@ -56,9 +56,9 @@ def without_sources(config: Any) -> Any:
 
 
 def class_of(section: Mapping[str, Any]) -> type | None:
-    """Return the class that a section names by ``class_path``, None where there is no such one.
+    """Return the class that a section names by ``class_path``, or None if it does not exist.
 
-    Whoever builds the section says what is wrong with it.
+    Errors are reported when the section is instantiated.
     """
     module, _, name = str(section.get("class_path")).rpartition(".")
     try:
@@ -69,7 +69,7 @@ def class_of(section: Mapping[str, Any]) -> type | None:
 
 
 def place(config: dict[str, Any], target: str, value: Any) -> None:
-    """Set ``a.b.c`` in nested dictionaries; the parents must be there."""
+    """Set ``a.b.c`` in nested dictionaries; the parents must exist."""
     *parents, last = target.split(".")
     for parent in parents:
         config = config[parent]
@@ -77,10 +77,10 @@ def place(config: dict[str, Any], target: str, value: Any) -> None:
 
 
 def read_data_section(recipe: Path) -> dict[str, Any]:
-    """Return the ``data`` of a recipe file.
+    """Return the ``data`` section of a recipe file.
 
     Raises:
-        ValueError: the file is missing, is no YAML, or has no data.
+        ValueError: the file is missing, is not valid YAML, or has no ``data`` section.
     """
     (content,) = Recipe((recipe,)).contents()
     if not isinstance(content.get("data"), dict):
@@ -95,17 +95,17 @@ def checked_section(
     """Check the arguments of the class that a section names.
 
     Args:
-        kind: base of the class.
-        name: of the section, for messages.
+        kind: base class.
+        name: name of the section, for messages.
         section: ``class_path`` and ``init_args``.
         skip: arguments that are set elsewhere.
 
     Returns:
-        The section with its defaults, and what builds an object of it.
+        The section with its defaults, and a function that instantiates it.
 
     Raises:
-        ArgumentError: an argument is unknown, missing or of the wrong type; `user_message` says it
-            in one line.
+        ArgumentError: an argument is unknown, missing or of the wrong type; `user_message` returns
+            a one-line message for it.
     """
     from jsonargparse import ArgumentParser
 
@@ -118,11 +118,11 @@ def checked_section(
 def instantiate_data(
     data: Mapping[str, Any], preprocessing: Mapping[str, Any]
 ) -> pl.LightningDataModule:
-    """Build a datamodule that prepares samples as a checkpoint's did.
+    """Build a datamodule with the preprocessing of a checkpoint.
 
     Args:
         data: ``class_path`` and ``init_args``.
-        preprocessing: arguments that win over those of ``data``, as far as the class has them.
+        preprocessing: arguments that override those of ``data`` if the class accepts them.
 
     Raises:
         ValueError: an argument is wrong.
@@ -143,10 +143,10 @@ def instantiate_data(
 
 
 def module_builder(model: dict[str, Any]) -> Callable[[int, int, MILTask], MILModule]:
-    """Return what makes modules with new weights from classes, feature width and task.
+    """Return a function that builds modules from number of classes, feature width and task.
 
     Args:
-        model: the section of a recipe.
+        model: the ``model`` section of a recipe.
     """
 
     @functools.cache  # checking a configuration takes longer than a hundred steps

@@ -1,8 +1,8 @@
-"""Training and predicting one fold of a cross-validation.
+"""Training and prediction of one fold of a cross-validation.
 
-The loop is written out instead of handed to a Trainer because fifty runs of a second or two would
-spend most of their time on a Trainer's bookkeeping. It takes a `MILModule` for what it describes:
-model, loss weights, optimizer, schedule and threshold.
+The training loop does not use a Trainer, because fifty runs of one or two seconds would spend most
+of their time on a Trainer's overhead. It uses the model, loss weights, optimizer, schedule and
+threshold of a `MILModule`.
 """
 
 from __future__ import annotations
@@ -35,32 +35,32 @@ from structures import BagBatch, DataProblems, MILTask
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 BagSet = BagFile | FeatureSet
-# The bags of the given numbers in one batch; in an epoch of training, or whole where it is None.
+# Returns a batch of the bags with the given numbers, for a training epoch or, with None, uncut.
 Reader = Callable[[Sequence[int], int | None], BagBatch]
 # (B,) fold of each bag, and (seed, repeat, fold).
 FoldTask = tuple[npt.NDArray[np.int64], tuple[int, int, int]]
 
 _TRAINING_PURPOSE = 6
-_PREDICTED_AT_ONCE = 256  # bags of an npz file; slides are read one by one
+_PREDICTION_BATCH = 256  # bags of an npz file; slides are read one by one
 
 
 @dataclass(frozen=True, slots=True)
 class FoldRecipe:
-    """How to train a fold.
+    """Training settings of a fold.
 
     Attributes:
-        build: makes a module with new weights from number of classes, feature width and task.
-        plan: which bags make up a step.
+        build: returns a new module for a number of classes, feature width and task.
+        plan: sampling of the batches.
         max_steps: optimizer steps, or None.
-        max_epochs: passes over the training bags, or None; what ends first counts.
+        max_epochs: passes over the training bags, or None; the smaller limit applies.
         clip_norm: largest gradient norm, or None.
-        accumulate: batches of an optimizer step; an epoch's last step takes what is left.
-        standardise: centre and scale features of an npz file by the training bags.
+        accumulate: batches per optimizer step; the last step of an epoch may have fewer.
+        standardise: whether to standardise features of an npz file by the training bags.
         clip: largest absolute value of a standardised feature, or None.
-        val_fraction: share of the training bags held out to choose the threshold, where the
-            module chooses one; otherwise all of them are trained on.
-        first: makes the module of a first stage likewise, or None. It is trained in the same way,
-            on the same bags.
+        val_fraction: fraction of the training bags held out to choose the threshold; not used if
+            the module does not choose one.
+        first: same as ``build`` for the first stage, or None. The first stage is trained with the
+            same settings on the same bags.
     """
 
     build: Callable[[int, int, MILTask], MILModule]
@@ -77,11 +77,11 @@ class FoldRecipe:
 
 @dataclass(frozen=True, slots=True)
 class FoldResult:
-    """What a fold's model says.
+    """Predictions of a fold's model.
 
     Attributes:
-        test: (B,) bool, its test bags.
-        probabilities: (T,) or (T, C) of the test bags in order.
+        test: (B,) bool, test bags of the fold.
+        probabilities: (T,) or (T, C), probabilities of the test bags in order.
         threshold: probability from which a binary bag counts as positive.
     """
 
@@ -99,14 +99,14 @@ def run_fold(
     """Train on all folds but one and predict that one.
 
     Args:
-        bags: the file, or the slides of a table.
+        bags: the npz file, or the slides of a table.
         folds: (B,) fold of each bag.
-        recipe: how to train.
-        key: (seed, repeat, fold), which with the bags and the recipe fixes the result.
+        recipe: training settings.
+        key: (seed, repeat, fold); together with the bags and the recipe it determines the result.
 
     Raises:
-        ValueError: the training bags do not suffice for what the recipe asks of them, or a loss is
-            not finite; the message names repeat and fold.
+        ValueError: there are too few training bags for the recipe, or a loss is not finite; the
+            message names repeat and fold.
     """
     with torch.random.fork_rng(devices=[]), naming_fold(key):
         fold = prepare_fold(bags, folds, recipe, key)
@@ -122,10 +122,9 @@ def run_fold(
 
 @contextlib.contextmanager
 def naming_fold(key: tuple[int, int, int]) -> Iterator[None]:
-    """Put repeat and fold of (seed, repeat, fold) before the message of a wrong training.
+    """Prepend repeat and fold of (seed, repeat, fold) to the message of a ValueError.
 
-    Raises:
-        ValueError: the training did. Faults of the data name their file and are none of a fold.
+    `DataProblems` pass unchanged: they name their file and do not depend on the fold.
     """
     try:
         yield
@@ -137,15 +136,15 @@ def naming_fold(key: tuple[int, int, int]) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """A fold with the module that it trains.
+    """A fold and its module.
 
     Attributes:
-        module: as it was made, or trained.
+        module: the module, before or after training.
         test: (B,) bool, the test bags.
-        val: (B,) bool, bags to choose the threshold by.
-        numbers: of the training bags.
-        read: gives batches of bags by their numbers.
-        seed: of its training.
+        val: (B,) bool, the bags to choose the threshold on.
+        numbers: numbers of the training bags.
+        read: returns batches of bags by their numbers.
+        seed: seed of the training.
     """
 
     module: MILModule
@@ -159,9 +158,9 @@ class Fold:
 def prepare_fold(
     bags: BagSet, folds: npt.NDArray[np.int64], recipe: FoldRecipe, key: tuple[int, int, int]
 ) -> Fold:
-    """Make a fold's module and choose its bags; arguments as of `run_fold`.
+    """Build a fold's module and select its bags; see `run_fold` for the arguments.
 
-    Torch's random numbers are seeded and left where training goes on from.
+    Seeds torch's random number generator, whose state afterwards is the one to train from.
     """
     test = folds == key[2]
     train, val = ~test, np.zeros_like(test)
@@ -179,13 +178,17 @@ def prepare_fold(
 
 
 def finish_fold(fold: Fold, bags: BagSet) -> FoldResult:
-    """Choose the threshold of a trained fold, if it is to be chosen, and predict the test bags."""
+    """Choose the threshold of a trained fold if it has validation bags, and predict its test bags.
+
+    Returns:
+        The predictions and the threshold.
+    """
     threshold = fold.module.threshold
-    at_once = _PREDICTED_AT_ONCE if isinstance(bags, BagFile) else 1
+    batch_size = _PREDICTION_BATCH if isinstance(bags, BagFile) else 1
     if fold.val.any():
-        scores = _predict(fold, fold.val, at_once)
+        scores = _predict(fold, fold.val, batch_size)
         threshold = youden_threshold(bags.labels[fold.val], scores)
-    return FoldResult(fold.test, _predict(fold, fold.test, at_once), threshold)
+    return FoldResult(fold.test, _predict(fold, fold.test, batch_size), threshold)
 
 
 def _reader(bags: BagSet, train: BoolArray, recipe: FoldRecipe, seed: int) -> Reader:
@@ -207,9 +210,9 @@ def _reader(bags: BagSet, train: BoolArray, recipe: FoldRecipe, seed: int) -> Re
 def training_steps(
     fold: Fold, bags: BagSet, recipe: FoldRecipe
 ) -> tuple[Iterator[list[list[SampleKey]]], int, int]:
-    """Return the batches of each step, the number of steps, and that of batches an epoch.
+    """Return the batches of each step, the number of steps and the batches per epoch.
 
-    The module is told its training bags.
+    Also sets the training bags of the module.
     """
     module, numbers = fold.module, fold.numbers
     plan = dataclasses.replace(recipe.plan, batch_size=min(recipe.plan.batch_size, len(numbers)))
@@ -223,9 +226,9 @@ def training_steps(
 
 
 def train_fold(fold: Fold, bags: BagSet, recipe: FoldRecipe) -> None:
-    """Train the module of a fold, without a first stage, and on nothing but its bags."""
+    """Train the module of a fold on its training bags, without a first stage."""
     module = fold.module
-    known = bags.numbers() if isinstance(bags, BagFile) else []  # what a file's bags are called
+    known = bags.numbers() if isinstance(bags, BagFile) else []  # bag numbers, for messages
     batches_of_steps, steps, _ = training_steps(fold, bags, recipe)
     optimizer = module.build_optimizer()
     schedule = module.scheduler_factory
@@ -238,7 +241,7 @@ def train_fold(fold: Fold, bags: BagSet, recipe: FoldRecipe) -> None:
             batch = fold.read([key.index for key in keys], keys[0].epoch)
             names = batch.bag_ids or [known[key.index] for key in keys]
             loss = module.total_loss(module.training_terms(batch), names)
-            # As the Trainer does, also where the epoch leaves fewer batches.
+            # Same as the Trainer, also for the last step of an epoch with fewer batches.
             (loss / recipe.accumulate).backward()  # type: ignore[no-untyped-call]
         if recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(module.parameters(), recipe.clip_norm)
@@ -252,9 +255,9 @@ def batches_of_steps(sampler: Any, steps: int, accumulate: int) -> Iterator[list
     """Yield the batches of each step, epoch after epoch.
 
     Args:
-        sampler: gives the batches of an epoch, see `BatchPlan.build`.
-        steps: how many; the last epoch may be cut.
-        accumulate: batches of a step; the last step of an epoch takes what is left.
+        sampler: yields the batches of an epoch, see `BatchPlan.build`.
+        steps: number of steps; the last epoch may be cut short.
+        accumulate: batches per step; the last step of an epoch may have fewer.
     """
     done, epoch = 0, 0
     while True:
@@ -268,13 +271,13 @@ def batches_of_steps(sampler: Any, steps: int, accumulate: int) -> Iterator[list
         epoch += 1
 
 
-def _predict(fold: Fold, chosen: BoolArray, at_once: int) -> FloatArray:
+def _predict(fold: Fold, chosen: BoolArray, batch_size: int) -> FloatArray:
     module = fold.module.eval()
     numbers = np.flatnonzero(chosen).tolist()
     parts = []
     with torch.no_grad():
-        for start in range(0, len(numbers), at_once):
-            batch = fold.read(numbers[start : start + at_once], None)
+        for start in range(0, len(numbers), batch_size):
+            batch = fold.read(numbers[start : start + batch_size], None)
             parts.append(module.network(batch).probabilities(module.task))
     scores: FloatArray = torch.cat(parts).double().numpy()
     return scores

@@ -1,11 +1,11 @@
-"""Layers of several networks of one architecture, worked on as one.
+"""Grouped linear and dropout layers, which compute several networks of one architecture together.
 
-F networks that differ in their weights alone look at one packed batch, in which the bags of network
-0 come first, then those of network 1, and so on. What a model does to the rows of a bag
-(`models.ops.bags.ragged`) does not care whose bag it is; only its linear layers and its dropout
-have to know. Both tell by the number of rows which network a row belongs to: as many as there are
-instances, or as many as there are bags. Where these are equal every bag is one instance, and both
-mean the same.
+F networks that differ only in their weights process one packed batch, in which the bags of network
+0 come first, then the bags of network 1, and so on. The ragged operations of a model
+(`models.ops.bags.ragged`) do not depend on the network a bag belongs to; only the linear layers and
+the dropout do. They infer the network of a row from the number of rows, which is the number of
+instances or the number of bags. If the two are equal, every bag has one instance, and both layouts
+are the same.
 
 Letters: F networks, N instances, B bags, R rows (N or B), D and E widths of a layer.
 """
@@ -21,26 +21,26 @@ from torch import Tensor, nn
 
 
 class CannotGroupError(Exception):
-    """Networks cannot be worked on as one; the message says why, in words for the user."""
+    """Networks cannot be computed together; the message gives the reason for the user."""
 
 
 class RowsByNetwork:
-    """How many rows of the present batch each network has; every layer of a group refers to one."""
+    """Number of rows of each network in the current batch; shared by the layers of a group."""
 
     def __init__(self) -> None:
         self._known: list[list[int]] = []
 
     def set(self, offsets: Tensor, bags_each: int) -> None:
-        """Take the layout of a batch in which each network has ``bags_each`` bags."""
+        """Set the layout of a batch in which each network has ``bags_each`` bags."""
         borders = offsets[::bags_each].tolist()
         instances = [end - start for start, end in itertools.pairwise(borders)]
         self._known = [instances, [bags_each] * len(instances)]
 
     def of(self, values: Tensor) -> list[int]:
-        """Return how many rows of (R, ...) values each network has.
+        """Return the number of rows of (R, ...) values of each network.
 
         Raises:
-            CannotGroupError: there are neither as many rows as instances nor as bags.
+            CannotGroupError: R is neither the number of instances nor the number of bags.
         """
         for sizes in self._known:
             if values.shape[0] == sum(sizes):
@@ -49,7 +49,7 @@ class RowsByNetwork:
 
 
 class GroupedLinear(nn.Module):
-    """nn.Linear of F networks; rows meet the weights of their own.
+    """nn.Linear of F networks; each row is multiplied by the weights of its network.
 
     Args:
         layers: the layer of each network.
@@ -70,12 +70,12 @@ class GroupedLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """Refuse: what a network does with a weight by itself is not known here."""
-        raise CannotGroupError("the network uses the weights of a layer by themselves")
+        """Raise, because direct use of a weight cannot be grouped."""
+        raise CannotGroupError("the network uses the weights of a layer directly")
 
     @property
     def bias(self) -> Tensor:
-        """Refuse, as ``weight`` does."""
+        """Raise, same as ``weight``."""
         return self.weight
 
     def forward(self, values: Tensor) -> Tensor:
@@ -89,11 +89,11 @@ class GroupedLinear(nn.Module):
 
 
 class GroupedDropout(nn.Module):
-    """nn.Dropout of F networks, each of which draws what it would draw alone.
+    """nn.Dropout of F networks, each with the mask that it would draw alone.
 
     Args:
-        p: chance of dropping an entry.
-        generators: random numbers of each network, shared by its layers.
+        p: probability of an element to be zeroed.
+        generators: random generator of each network, shared by its layers.
         rows: see `RowsByNetwork`.
     """
 
@@ -104,7 +104,7 @@ class GroupedDropout(nn.Module):
         self.p, self.generators, self.rows = p, generators, rows
 
     def forward(self, values: Tensor) -> Tensor:
-        """Return values of which some are 0 and the others 1 / (1 - p) times as large."""
+        """Zero elements with probability p and scale the others by 1 / (1 - p)."""
         if not self.training or self.p == 0:
             return values
         if self.p == 1:
@@ -122,10 +122,10 @@ def _stacked(parameters: Sequence[Tensor]) -> nn.Parameter:
 
 
 class _Products(torch.autograd.Function):
-    """x W^T + b of all networks: one product where they have equally many rows, else one each.
+    """x W^T + b of all networks: one batched product for equal numbers of rows, else one each.
 
-    Written out because slices of an autograd graph would cost more than the products. Blocks of
-    equally many rows, padded with zeros, were not faster.
+    A custom function, because slices in an autograd graph would cost more than the products.
+    Padding with zeros to equal numbers of rows was not faster.
     """
 
     @staticmethod
@@ -160,7 +160,7 @@ class _Products(torch.autograd.Function):
 
 
 def _products(values: Tensor, matrices: Tensor, sizes: list[int]) -> Tensor:
-    """Return (R, E): rows (R, D) times the matrix of their network, of (F, D, E)."""
+    """Return (R, E): rows (R, D) times the (D, E) matrix of their network, from (F, D, E)."""
     result = values.new_empty(values.shape[0], matrices.shape[2])  # no view: it may be overwritten
     if min(sizes) == max(sizes):
         blocks = (len(sizes), sizes[0], -1)

@@ -1,4 +1,4 @@
-"""Several networks of one architecture as one, made of those networks.
+"""Several networks of one architecture, combined into one network.
 
 Letters: F networks, B bags of a batch, b = B / F bags of each.
 """
@@ -21,22 +21,22 @@ from engine.cross_validation.grouped_layers import (
 from models.mil.protocol import MILModel
 from structures import BagBatch
 
-# What a network raises that bags of several folds do not fit; if grouping is not to blame, a fold
-# by itself raises it too.
+# Errors of a network that cannot process bags of several folds. If grouping is not the cause, a
+# fold by itself raises the same error.
 _MISFITS = (AttributeError, IndexError, RuntimeError, TypeError, ValueError)
-_SMALLEST = 0.01  # of the largest gradient of a network: gradients below are partly rounding
+_SMALLEST = 0.01  # fraction of the largest gradient; smaller gradients are partly rounding errors
 
 
 class GroupedNetwork:
-    """F models that see a packed batch, the bags of each in turn.
+    """F models that process one packed batch, in which each model has its own bags.
 
     Args:
-        networks: equal but for their numbers.
-        random: torch's random state that each goes on from.
+        networks: networks of one architecture, with different weights and buffers.
+        random: torch's random state of each network.
         bags_each: b.
 
     Raises:
-        CannotGroupError: a part of the network is not known to work on rows one by one.
+        CannotGroupError: a module of the network is not known to process rows independently.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class GroupedNetwork:
         self._spread_buffers()
 
     def random_states(self) -> list[Tensor]:
-        """Return where each network's random numbers go on from."""
+        """Return the random state of each network."""
         return [generator.get_state() for generator in self._generators]
 
     def rewind(self, states: Sequence[Tensor]) -> None:
-        """Let every network draw its random numbers from a state of `random_states` on."""
+        """Restore the random states that `random_states` returned."""
         for generator, state in zip(self._generators, states, strict=True):
             generator.set_state(state)
 
@@ -89,7 +89,7 @@ class GroupedNetwork:
         return layer
 
     def _spread_buffers(self) -> None:
-        """Give each bag the buffers of its network where networks differ in them."""
+        """Repeat buffers that differ between networks, one copy per bag."""
         each = [dict(network.named_buffers()) for network in self._networks]
         for path, first in each[0].items():
             values = torch.stack([buffers[path] for buffers in each])
@@ -102,11 +102,11 @@ class GroupedNetwork:
         """Return each loss term of each network, the mean over its bags, (F,).
 
         Args:
-            batch: the b bags of the first network, then those of the next.
+            batch: the b bags of the first network, then the bags of the second, and so on.
 
         Raises:
-            CannotGroupError: the network does not get on with bags of several folds, or draws
-                random numbers that are not of its dropout.
+            CannotGroupError: the network cannot process bags of several folds, or draws random
+                numbers outside its dropout layers.
         """
         self._rows.set(batch.offsets, self._bags_each)
         model: MILModel = self._module  # type: ignore[assignment]
@@ -117,25 +117,25 @@ class GroupedNetwork:
         except _MISFITS as fault:
             raise CannotGroupError("the network does not fit bags of several folds") from fault
         if not torch.equal(before, torch.get_rng_state()):
-            raise CannotGroupError("the network draws random numbers that are no dropout")
+            raise CannotGroupError("the network draws random numbers outside its dropout")
         return means
 
     def stacked(self, parameter: nn.Parameter) -> nn.Parameter:
-        """Return the weights of all networks, (F, ...), for those of the first.
+        """Return the weights of all networks, (F, ...), for a parameter of the first network.
 
         Raises:
-            CannotGroupError: they are not those of a linear layer.
+            CannotGroupError: the parameter does not belong to a linear layer.
         """
         if parameter not in self._stacked:
-            raise CannotGroupError("the network has weights that are no layer's own")
+            raise CannotGroupError("the network has weights outside its linear layers")
         return self._stacked[parameter]
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Reset all gradients."""
         self._module.zero_grad()
 
     def clip_gradients(self, largest: float) -> None:
-        """Scale each network's gradients to a norm of at most ``largest``, as torch does."""
+        """Clip the norm of each network's gradients to ``largest``, as torch does."""
         gradients = [p.grad for p in self._stacked.values() if p.grad is not None]
         squares = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0)
         factors = (largest / (squares.sqrt() + 1e-6)).clamp(max=1.0)  # (F,)
@@ -144,7 +144,7 @@ class GroupedNetwork:
 
     @torch.no_grad()
     def hand_back(self) -> None:
-        """Write the weights into the networks that this was made of."""
+        """Copy the weights back into the original networks."""
         names = {parameter: name for name, parameter in self._networks[0].named_parameters()}
         for position, network in enumerate(self._networks):
             own = dict(network.named_parameters())
@@ -152,12 +152,12 @@ class GroupedNetwork:
                 own[names[first]].copy_(stacked[position])
 
     def same_gradients(self, position: int, tolerance: float) -> bool:
-        """Tell whether gradients are a network's own.
+        """Return whether the gradients of a network equal those computed by the network alone.
 
         Args:
-            position: of the network, which has gradients of the same batch.
-            tolerance: of the largest gradient of each weight, or of a hundredth of the network's
-                largest, if that is more.
+            position: index of the network, which has gradients of the same batch.
+            tolerance: allowed difference relative to the largest gradient of each weight, or to a
+                hundredth of the network's largest gradient if that is more.
         """
         own = dict(self._networks[position].named_parameters())
         pairs = [

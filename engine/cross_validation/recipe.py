@@ -1,4 +1,4 @@
-"""What cross-validation follows of a recipe."""
+"""Reading of the parts of a recipe that cross-validation uses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engine.config.recipe import Recipe
 from engine.config.sections import checked_section, module_builder, plain
 from engine.cross_validation.folds import FoldRecipe
 
-# Options of the trainer that don't change what a fold learns.
+# Options of the trainer that do not change the training of a fold.
 _NEUTRAL = {
     "accelerator",
     "callbacks",
@@ -27,7 +27,7 @@ _NEUTRAL = {
 }
 
 
-# Arguments of the data that choose what cross-validation chooses by itself. A recipe may have them.
+# Arguments of the data that cross-validation sets itself. They are allowed in a recipe.
 _OWN = "every fold in turn is the test fold, see --folds, --repeats and --seed"
 _ELSEWHERE = {
     **dict.fromkeys(("file", "table"), "name the bags by --data"),
@@ -37,16 +37,16 @@ _ELSEWHERE = {
 
 
 def read_recipe(config: Path | Recipe) -> FoldRecipe:
-    """Read what cross-validation follows of a recipe of `train.py`.
+    """Read the settings of a `train.py` recipe that cross-validation uses.
 
-    That is the model with optimizer and schedule; ``batch_size``, ``standardise``, ``clip``,
+    These are the model with optimizer and schedule; ``batch_size``, ``standardise``, ``clip``,
     ``val_fraction``, ``sampler``, ``class_weights``, ``token_budget`` and ``max_instances`` of the
     data; ``max_steps``, ``max_epochs``, ``gradient_clip_val``, ``accumulate_grad_batches`` of the
     trainer.
 
     Raises:
-        ValueError: the file is missing, is no recipe of a `MILModule` with a number of steps or
-            epochs, or asks the trainer for something that cross-validation does not do.
+        ValueError: the file is missing, is not a recipe of a `MILModule` with a number of steps or
+            epochs, or sets an option of the trainer that cross-validation does not support.
     """
     config = Recipe.of(config)
     model, trainer = config.section("model"), config.section("trainer")
@@ -68,7 +68,7 @@ def read_recipe(config: Path | Recipe) -> FoldRecipe:
     clip_norm = trainer.get("gradient_clip_val")
     if clip_norm is not None and not (isinstance(clip_norm, int | float) and clip_norm >= 0):
         raise ValueError(
-            f"{config}: trainer.gradient_clip_val must be a number from 0, got {clip_norm!r}"
+            f"{config}: trainer.gradient_clip_val must be a number >= 0, got {clip_norm!r}"
         )
     planned = ("batch_size", "sampler", "class_weights", "token_budget", "max_instances")
     plan = {name: settings[name] for name in planned if name in settings}
@@ -90,7 +90,7 @@ def read_recipe(config: Path | Recipe) -> FoldRecipe:
 
 
 def _first_stage(config: Recipe, model: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the model of the first of two stages, None where there is none."""
+    """Return the ``model`` section of the first of two stages, or None if there is none."""
     staged = staged_class(model)
     if staged is None:
         return None
@@ -104,11 +104,11 @@ def _first_stage(config: Recipe, model: dict[str, Any]) -> dict[str, Any] | None
 
 
 def data_settings(config: Path | Recipe) -> dict[str, Any]:
-    """Return the checked arguments of a recipe's data, defaults included, without its file.
+    """Return the checked data arguments of a recipe with defaults, without the data file.
 
     Raises:
-        ValueError: an argument is unknown or of the wrong type, or a flag chooses what
-            cross-validation chooses by itself.
+        ValueError: an argument is unknown or of the wrong type, or a flag sets an argument that
+            cross-validation sets itself.
     """
     from jsonargparse import ArgumentError
 
@@ -116,7 +116,7 @@ def data_settings(config: Path | Recipe) -> dict[str, Any]:
     for path, _ in config.values():
         if path[0] == "data" and path[-1] in _ELSEWHERE:
             flag = f"--{'.'.join(path)}"
-            raise ValueError(f"{flag} has no part in a cross-validation; {_ELSEWHERE[path[-1]]}")
+            raise ValueError(f"{flag} has no effect in cross-validation; {_ELSEWHERE[path[-1]]}")
     data, files = config.section("data"), {"file", "table"}
     given = {k: v for k, v in (data.get("init_args") or {}).items() if k not in files}
     try:

@@ -1,9 +1,9 @@
 """Cross-validation of a MIL recipe on one npz file of bags or one table of slides.
 
-Every fold is a training run of its own with the recipe's model, optimizer, schedule, batch size and
-number of steps: new weights, features standardised by its own training bags, and random numbers
-that depend on (seed, repeat, fold) alone. Test folds choose nothing, neither step nor threshold.
-Folds share nothing, so they are divided over processes.
+Every fold is a separate training run with the recipe's model, optimizer, schedule, batch size and
+number of steps. It has new weights, features standardised by its own training bags, and random
+numbers that depend only on (seed, repeat, fold). Test folds select neither a step nor a threshold.
+Folds are independent of each other, so they are distributed over processes.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class CrossValidation:
     """A finished cross-validation of B bags in R repeats.
 
     Attributes:
-        metrics: a summary a metric.
+        metrics: one summary per metric.
         folds: (R, B) test fold of each bag.
         probabilities: (R, B) or (R, B, C), each from the model that did not train on the bag.
-        protocol: what was done, in words.
-        training: whether the folds were trained together, and why not, in words.
+        protocol: description of the folds and the training length.
+        training: whether the folds were trained together, and the reason if not.
         seconds: wall time.
-        notes: what of the arguments and the recipe does not apply to these bags.
-        problems: of the bags that were left out.
+        notes: arguments and recipe settings that do not apply to these bags.
+        problems: problems of the bags that were left out.
     """
 
     metrics: dict[str, FoldSummary]
@@ -63,13 +63,13 @@ class CrossValidation:
 
 
 class BagInputs(NamedTuple):
-    """Which bags are read.
+    """Files of the bags to read.
 
     Attributes:
         data: an npz file, or a CSV of slides.
-        features: folder of the slides' features, None for the recipe's or ``features`` beside
-            the CSV.
-        bad_data: what becomes of faulty bags, None for what the recipe says.
+        features: folder of the slides' features; None for the recipe's folder or ``features`` next
+            to the CSV.
+        bad_data: treatment of faulty bags; None for the recipe's.
     """
 
     data: Path
@@ -93,16 +93,17 @@ def cross_validate(
     Args:
         config: recipe of a `MILModule`, see `read_recipe`.
         data: npz file (`datamodules.mil.npz_file`) or CSV (`datamodules.mil.slide_table`).
-        num_folds: folds to make where the file has none; None for 10.
-        repeats: how many divisions into folds; None for 5, or as many as the file publishes.
-        seed: of folds and training.
-        progress: called with (folds done, folds in all) after each.
-        workers: processes; the result does not depend on them, but for rounding. None for as many
-            as torch would use threads.
-        together: train folds together where that can be, see `run_folds`.
+        num_folds: number of folds to make if the file has none; None for 10.
+        repeats: number of divisions into folds; None for 5, or for the number in the file if that
+            is smaller.
+        seed: seed of the folds and the training.
+        progress: called with (folds done, total folds) after each fold.
+        workers: number of processes, which changes the result only by rounding errors; None for
+            torch's number of threads.
+        together: whether to train folds together if possible, see `run_folds`.
 
     Raises:
-        ValueError: the recipe or the file is wrong, or its folds have fewer repeats.
+        ValueError: the recipe or the file is wrong, or the file has fewer repeats.
     """
     start = time.perf_counter()
     files = data if isinstance(data, BagInputs) else BagInputs(data)
@@ -142,7 +143,7 @@ def cross_validate(
 def _collected(
     folds: npt.NDArray[np.int64], results: Iterable[tuple[int, FoldResult]]
 ) -> npt.NDArray[np.float64]:
-    """Return (R, B) or (R, B, C) probabilities of (repeat, result) of every fold."""
+    """Return the (R, B) or (R, B, C) probabilities from the (repeat, result) of every fold."""
     found = list(results)
     probabilities = np.zeros((*folds.shape, *found[0][1].probabilities.shape[1:]))
     for repeat, result in found:
@@ -163,7 +164,7 @@ def _divisions(
 
 
 def _protocol(bags: BagSet, recipe: FoldRecipe, seed: int) -> str:
-    """Return where the folds come from and how long each is trained."""
+    """Return a description of the origin of the folds and the training length."""
     made = bags.published_folds is None
     origin = f"stratified, seed {seed}" if made else "published"
     origin += ", by patient" if bags.groups and made else ""
@@ -179,7 +180,7 @@ def _length(recipe: FoldRecipe) -> str:
 def _notes(
     bags: BagSet, recipe: FoldRecipe, num_folds: int | None, repeats: int | None
 ) -> Iterator[str]:
-    """Yield what of the user's wishes does not apply to these bags."""
+    """Yield notes on arguments and recipe settings that do not apply to these bags."""
     if bags.published_folds is not None:
         published = len(bags.published_folds)
         if num_folds is not None:
@@ -196,7 +197,7 @@ def _notes(
 
 
 class _Work(NamedTuple):
-    """What all folds have in common, in a form that reaches another process."""
+    """Picklable inputs that all folds share."""
 
     config: Recipe
     files: BagInputs
@@ -207,11 +208,11 @@ _Done = tuple[list[int], list[FoldResult], list[str]]  # numbers of tasks, resul
 
 
 def _results(work: _Work, tasks: Sequence[FoldTask], workers: int | None) -> Iterator[_Done]:
-    """Yield results of groups of tasks, in order unless folds are trained together."""
+    """Yield the results of groups of tasks, in order unless folds are trained together."""
     workers = min(workers or torch.get_num_threads(), len(tasks))
     numbers = [[number] for number in range(len(tasks))]
     if work.together:
-        # Equal numbers of training bags side by side, since equal steps go together.
+        # Sort by number of training bags: only folds with equal numbers can be trained together.
         sizes = [int((folds != key[2]).sum()) for folds, key in tasks]
         order = np.argsort(sizes, kind="stable")
         numbers = [part.tolist() for part in np.array_split(order, workers)]
@@ -220,7 +221,7 @@ def _results(work: _Work, tasks: Sequence[FoldTask], workers: int | None) -> Ite
     if workers == 1:
         yield from ((n, *run(part)) for n, part in zip(numbers, parts, strict=True))
         return
-    # One thread a process, as torch's own loader workers have: matrices are small here.
+    # One thread per process, as in torch's loader workers: the matrices are small.
     with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         done = pool.map(run, parts)
         yield from ((n, *results) for n, results in zip(numbers, done, strict=True))
@@ -235,7 +236,7 @@ def _run_tasks(work: _Work, tasks: Sequence[FoldTask]) -> tuple[list[FoldResult]
 
 
 def _inputs(config: Recipe, files: BagInputs) -> tuple[FoldRecipe, BagSet]:
-    """Read both anew and keep them for the tasks of this process and of those it starts."""
+    """Read both again and cache them for the tasks of this process and its child processes."""
     _inputs_once.cache_clear()
     return _inputs_once(config, files)
 
@@ -255,7 +256,7 @@ def _inputs_once(config: Recipe, files: BagInputs) -> tuple[FoldRecipe, BagSet]:
 
 
 def _folder(files: BagInputs, settings: Mapping[str, Any]) -> Path | None:
-    """Return where features lie: as told, beside the table (None), or where the recipe says."""
+    """Return the feature folder: the given one, the recipe's, or None for next to the table."""
     named = settings.get("features")
     if files.features is not None or named is None or (files.data.parent / "features").is_dir():
         return files.features

@@ -1,18 +1,18 @@
-"""Training the folds of a cross-validation together, as one module on packed bags.
+"""Training of the folds of a cross-validation together, as one module on packed bags.
 
-A step of a small network on a bag or two is nearly all overhead. Folds have networks of one
-architecture, take equally many steps and need no gradient of one another, so a step of F folds can
-be one: their batches are packed into one (`structures.BagBatch`), their weights stacked
+A step of a small network on one or two bags is mostly overhead. Folds have networks of one
+architecture, take the same number of steps and have independent gradients, so the steps of F folds
+are computed as one: their batches are packed (`structures.BagBatch`) and their weights stacked
 (`grouped_layers`). Each fold keeps its own initial weights, order of bags, standardisation, random
-numbers of dropout, gradient norm and threshold, so every prediction is that of `run_fold` but for
-rounding.
+numbers of dropout, gradient norm and threshold, so every prediction equals `run_fold`'s up to
+rounding errors.
 
-That holds where all weights are those of linear layers, all that is random is dropout, a bag's loss
-is its own, and the optimizer works entry by entry. What of it can be read off the module is checked
-by its parts. The rest is seen by the first batch, of which each loss term and its gradients have to
-be those of each fold by itself, and by the last one, of which the loss terms have to: by then a
-model has shown what it does only after some steps. Whatever does not pass is trained fold by fold
-(A169).
+This requires that all weights belong to linear layers, that dropout is the only source of
+randomness, that the loss of a bag does not depend on other bags, and that the optimizer is
+elementwise. Part of this is checked on the modules of the network. For the rest, the loss terms and
+gradients of the first batch are compared with those of each fold by itself, and so are the loss
+terms of the last batch, since a model may behave differently after some steps. If a check fails,
+the folds are trained one by one (A169).
 
 Letters: F folds, N instances, B bags of a file, b bags of a fold's batch.
 """
@@ -49,15 +49,15 @@ from lightning_modules.mil import MILModule
 from lightning_modules.staged import StagedMILModule
 from structures import BagBatch
 
-MOST_FOLDS = 50  # of a group; more would hardly make a step cheaper
-_MOST_VALUES = 2**27  # features of a group, each fold's standardised by itself: two of 512 MiB
-_ENTRYWISE = (SGD, Adam, AdamW)
-_CLOSE = 1e-4  # of the largest gradient of a weight: rounding is a hundred times smaller
+MOST_FOLDS = 50  # folds per group; more would hardly make a step cheaper
+_MOST_VALUES = 2**27  # feature values per group, which has a standardised copy for each fold
+_ELEMENTWISE = (SGD, Adam, AdamW)
+_CLOSE = 1e-4  # relative to the largest gradient of a weight; rounding is a hundred times smaller
 _HOOKS = ("training_terms", "total_loss", "weighted_sum", "loss_factors", "after_optimizer_step")
 
 
 class _NotFiniteError(CannotGroupError):
-    """The loss of a fold is not finite; ``position`` is the fold's in its group."""
+    """The loss of a fold is not finite; ``position`` is the index of the fold in its group."""
 
     def __init__(self, position: int) -> None:
         super().__init__("a loss is not finite")
@@ -68,12 +68,12 @@ class _Ready(NamedTuple):
     """A fold before its training.
 
     Attributes:
-        fold: its module and bags.
-        batches: bags of each batch of each step.
-        steps: how many.
-        random: torch's random state to go on from.
-        shape: folds that are equal in it can be trained together: training bags, steps, and
-            batches of an epoch.
+        fold: the module and its bags.
+        batches: the bags of each batch of each step.
+        steps: number of steps.
+        random: torch's random state to train from.
+        shape: (training bags, steps, batches per epoch); folds of equal shape can be trained
+            together.
     """
 
     fold: Fold
@@ -87,21 +87,22 @@ def run_folds(
     bags: BagSet,
     tasks: Sequence[FoldTask],
     recipe: FoldRecipe,
-    tell: Callable[[str], None] | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> list[FoldResult]:
-    """Train and predict folds, together where that can be.
+    """Train and predict folds, together if possible.
 
     Args:
-        bags: the file, or the slides of a table.
-        tasks: what to train. Without any, the call only says whether it can be together.
-        recipe: how to train.
-        tell: called with the reason where folds are, or would be, trained one by one.
+        bags: the npz file, or the slides of a table.
+        tasks: the folds to train. If empty, only the check whether they can be trained together is
+            made.
+        recipe: training settings.
+        report: called with the reason if folds are, or would be, trained one by one.
 
     Returns:
         The result of each task in order.
 
     Raises:
-        ValueError: as `run_fold`.
+        ValueError: see `run_fold`.
     """
     reason = _reason_apart(bags, recipe)
     if reason is None and isinstance(bags, BagFile):
@@ -110,13 +111,13 @@ def run_folds(
                 return _run_together(bags, tasks, recipe)
         except CannotGroupError as found:
             reason = str(found)
-    if tell is not None and reason is not None:
-        tell(reason)
+    if report is not None and reason is not None:
+        report(reason)
     return [run_fold(bags, folds, recipe, key) for folds, key in tasks]
 
 
 def _reason_apart(bags: BagSet, recipe: FoldRecipe) -> str | None:
-    """Return why folds cannot be trained together, None if nothing shows before a first batch."""
+    """Return why folds cannot be trained together, or None if only a batch can show it."""
     if not isinstance(bags, BagFile):
         return "slides are read one by one"
     if bags.features.size > _MOST_VALUES // 2:
@@ -147,7 +148,7 @@ def _run_together(bags: BagFile, tasks: Sequence[FoldTask], recipe: FoldRecipe) 
                 if len(group) > 1:
                     try:
                         _train(bags, list(group.values()), recipe)
-                    except _NotFiniteError as fault:  # by itself the fold says which bag it is
+                    except _NotFiniteError as fault:  # rerun alone: its error names the bag
                         number = list(group)[fault.position]
                         run_fold(bags, tasks[number][0], recipe, tasks[number][1])
                         raise
@@ -161,16 +162,16 @@ def _run_together(bags: BagFile, tasks: Sequence[FoldTask], recipe: FoldRecipe) 
 def _prepared(bags: BagFile, task: FoldTask, recipe: FoldRecipe) -> _Ready:
     with naming_fold(task[1]):
         fold = prepare_fold(bags, task[0], recipe, task[1])
-        batches, steps, an_epoch = training_steps(fold, bags, recipe)
-    shape = (len(fold.numbers), steps, an_epoch)
+        batches, steps, epoch_length = training_steps(fold, bags, recipe)
+    shape = (len(fold.numbers), steps, epoch_length)
     return _Ready(fold, batches, steps, torch.get_rng_state(), shape)
 
 
 def _check_module(module: MILModule) -> None:
-    """Refuse a protocol that does more than losses of a batch.
+    """Check that training consists of the losses of a batch only.
 
     Raises:
-        CannotGroupError: the module does.
+        CannotGroupError: the module has its own training protocol.
     """
     if isinstance(module, StagedMILModule):
         raise CannotGroupError(f"{type(module).__name__} is the second of two stages")
@@ -180,7 +181,7 @@ def _check_module(module: MILModule) -> None:
 
 
 def _train(bags: BagFile, group: Sequence[_Ready], recipe: FoldRecipe) -> None:
-    """Train the folds of a group; each fold's module has its weights afterwards."""
+    """Train the modules of a group of folds in place."""
     lead, steps = group[0].fold.module, group[0].steps
     modules = [ready.fold.module.train() for ready in group]
     everything = BagBatch.collate([r.fold.read(range(bags.labels.size), None) for r in group])
@@ -189,7 +190,7 @@ def _train(bags: BagFile, group: Sequence[_Ready], recipe: FoldRecipe) -> None:
     optimizer = _optimizer(lead, network)
     schedule = lead.scheduler_factory
     scheduler = None if schedule is None else schedule(optimizer, steps)
-    starts = torch.arange(len(group)).unsqueeze(1) * bags.labels.size  # of each fold's copy
+    starts = torch.arange(len(group)).unsqueeze(1) * bags.labels.size  # start of each fold's copy
     for step, batches_of_folds in enumerate(zip(*(r.batches for r in group), strict=True)):
         lead.progress = step / steps
         optimizer.zero_grad()
@@ -217,14 +218,14 @@ def _optimizer(lead: MILModule, network: GroupedNetwork) -> Optimizer:
     """Return the recipe's optimizer on the stacked weights.
 
     Raises:
-        CannotGroupError: it is not known to work entry by entry.
+        CannotGroupError: the optimizer is not known to be elementwise.
     """
     optimizer = lead.build_optimizer()
-    if type(optimizer) not in _ENTRYWISE:
-        raise CannotGroupError(f"{type(optimizer).__name__} may not work entry by entry")
+    if type(optimizer) not in _ELEMENTWISE:
+        raise CannotGroupError(f"{type(optimizer).__name__} may not be elementwise")
     for group in optimizer.param_groups:
         group["params"] = [network.stacked(parameter) for parameter in group["params"]]
-        group["foreach"], group["fused"] = False, True  # one pass over what fills the cache
+        group["foreach"], group["fused"] = False, True  # a single pass over the memory
     return optimizer
 
 
@@ -233,14 +234,14 @@ def _compare(
 ) -> None:
     """Compare a batch's losses, and their gradients, with those of each fold by itself.
 
-    Folds have the group's weights; random numbers go on afterwards as if nothing had been drawn.
+    The modules of the folds must have the group's weights. The random states are restored.
 
     Raises:
-        CannotGroupError: they differ, or a pass changes the state of a network.
+        CannotGroupError: they differ, or a forward pass changes the state of a network.
     """
     size, states = len(batch) // len(group), network.random_states()
     terms = network.losses(batch)
-    if gradients:  # of all terms alike: what a term weighs may change with the training
+    if gradients:  # all terms weigh the same here: their weights may change during training
         torch.stack([*terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
     for position, ready in enumerate(group):
         module = ready.fold.module
@@ -257,8 +258,8 @@ def _compare(
             same = network.same_gradients(position, _CLOSE)
         module.zero_grad()
         if not same:
-            raise CannotGroupError("beside other folds a fold's loss or its gradient is another")
+            raise CannotGroupError("a fold's loss or its gradient depends on the other folds")
         if not all(map(torch.equal, before, module.buffers())):
-            raise CannotGroupError("a pass changes the state of the network")
+            raise CannotGroupError("a forward pass changes the state of the network")
     network.zero_grad()
     network.rewind(states)

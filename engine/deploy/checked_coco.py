@@ -1,4 +1,4 @@
-"""Ground truth read and checked once, for scoring and for every checkpoint that predicts it."""
+"""Reading and checking of COCO ground truth for scoring and prediction."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def image_folder_of(annotations: Path) -> Path:
     """Guess the image folder of ``DIR/annotations/instances_SPLIT.json``: ``DIR/images/SPLIT``.
 
     Raises:
-        ValueError: there is no such folder.
+        ValueError: the folder does not exist.
     """
     split = annotations.stem.removeprefix("instances_")
     for folder in (annotations.parent.parent / "images" / split, annotations.parent / "images"):
@@ -32,12 +32,12 @@ def read_to_predict(
 
     Args:
         annotations: COCO ground truth.
-        images: image folder; None looks beside the annotations.
-        policy: ``skip`` leaves out faulty images and annotations. Annotations without a mask are
-            kept then, because boxes can be scored.
+        images: image folder; None searches next to the annotations.
+        policy: ``skip`` leaves out faulty images and annotations. It keeps annotations without a
+            mask, because their boxes can be scored.
 
     Returns:
-        The file's content and the problems of what was left out.
+        The content of the file, and the problems of the images and annotations left out.
 
     Raises:
         DataProblems: see `formats.coco.results.read_ground_truth`; or no image is left.
@@ -57,6 +57,6 @@ def read_to_predict(
         annotation_keys=(*ANNOTATION_KEYS, *(["segmentation"] if policy == "error" else [])),
     )
     if not truth["images"]:
-        reason, remedy = "no image is left", "mend some of them"
+        reason, remedy = "no image is left", "fix some of them"
         raise DataProblems([*problems, Problem(annotations, None, None, reason, remedy)])
     return truth, problems

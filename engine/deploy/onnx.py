@@ -1,14 +1,14 @@
-"""ONNX files of one-stage segmentation checkpoints, for use without PyTorch.
+"""ONNX export of one-stage segmentation checkpoints, for use without PyTorch.
 
     images        (B, 3, H, W)      float32 RGB in [0, 1]; H and W are multiples of 32
     boxes         (B, A, 4)         xyxy in pixels of the input, not cut to the image
-    scores        (B, A, C)         in [0, 1], one a class
+    scores        (B, A, C)         in [0, 1], one per class
     coefficients  (B, A, P)         weights of the prototypes
-    prototypes    (B, P, H/4, W/4)  masks are sums of them, in where the sum is positive
+    prototypes    (B, P, H/4, W/4)  a mask is where their weighted sum is positive
 
-B, H and W are free. Normalisation and the decoding of boxes are inside; suppression and masks are
-not, they are a few lines in any language (docs/export.md). What they need to know is in the file's
-metadata, see `deployment_facts`.
+B, H and W are dynamic. Normalisation and box decoding are part of the graph; suppression and masks
+are not, they are a few lines in any language (docs/export.md). The file's metadata contains the
+values that they need, see `deployment_facts`.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ INPUT = "images"
 OUTPUTS = ("boxes", "scores", "coefficients", "prototypes")
 METADATA_FORMAT = 1
 OPSET = 18
-# A252: far above rounding, far below what a wrong graph does. Boxes in pixels.
+# A252: far above rounding errors, far below the errors of a wrong graph. Boxes in pixels.
 TOLERANCES = {"boxes": 1e-2, "scores": 1e-4, "coefficients": 1e-3, "prototypes": 1e-3}
 _SIDES = STRIDES[-1]
 _CHECKED = ((1, 2 * _SIDES, 3 * _SIDES), (2, 4 * _SIDES, 2 * _SIDES), (3, _SIDES, _SIDES))
 
 
 class DeployedOutputs(NamedTuple):
-    """What the exported network returns; see the module."""
+    """Outputs of the exported network; see the module docstring."""
 
     boxes: Tensor
     scores: Tensor
@@ -55,7 +55,7 @@ class DeployedOutputs(NamedTuple):
 
 
 class DeployedYOLO(nn.Module):
-    """`YOLOSeg` with what follows the network and needs no choice: decoded boxes and scores.
+    """`YOLOSeg` followed by the decoding of boxes and scores.
 
     Args:
         network: the model, used as it is.
@@ -75,14 +75,14 @@ class DeployedYOLO(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What became of an export.
+    """Result of an export.
 
     Attributes:
-        size: bytes of the file.
-        metadata: what the file says about itself.
-        differences: largest absolute difference of each output from PyTorch's; empty where
+        size: size of the file in bytes.
+        metadata: the file's metadata.
+        differences: largest absolute difference of each output from PyTorch's; empty if
             onnxruntime is not installed.
-        checked: (batch, height, width) of the inputs that were compared.
+        checked: (batch, height, width) of the compared inputs.
     """
 
     size: int
@@ -94,13 +94,13 @@ class Exported:
 def export_checkpoint(checkpoint: Path, target: Path, check: bool = False) -> Exported:
     """Write the ONNX file of a checkpoint and compare it with the checkpoint.
 
-    The file appears under its name only when it is whole and its outputs are right. With
-    onnxruntime they are compared at three sizes and batches; `TOLERANCES` says what is right.
+    The file is written atomically, and only if its outputs are right. If onnxruntime is installed,
+    the outputs are compared at three input shapes within `TOLERANCES`.
 
     Args:
         checkpoint: file written by `train.py`.
         target: file to write.
-        check: onnxruntime has to be there.
+        check: whether onnxruntime is required.
 
     Raises:
         ValueError: a package is missing, the checkpoint is broken or holds a model that cannot be
@@ -122,11 +122,11 @@ def export_checkpoint(checkpoint: Path, target: Path, check: bool = False) -> Ex
 
 
 def deployment_facts(network: YOLOSeg, facts: Mapping[str, Any]) -> dict[str, str]:
-    """Return what a program needs beside the outputs, each value as JSON text.
+    """Return the values needed to use the outputs, each as JSON text.
 
     Args:
         network: the model.
-        facts: of its checkpoint.
+        facts: ``facts`` of its checkpoint.
 
     Returns:
         ``segmil_format``; ``names`` and ``category_ids`` by class; ``strides`` of the anchors and
@@ -158,8 +158,8 @@ def to_onnx(deployed: nn.Module, metadata: Mapping[str, str]) -> bytes:
     """Return a module as the bytes of an ONNX file with free batch, height and width.
 
     Args:
-        deployed: in eval mode; maps (B, 3, H, W) to the four outputs.
-        metadata: texts by name, kept in the file.
+        deployed: module in eval mode that maps (B, 3, H, W) to the four outputs.
+        metadata: name -> text, stored in the file.
 
     Raises:
         ValueError: the module cannot be expressed in ONNX.
@@ -179,11 +179,11 @@ def to_onnx(deployed: nn.Module, metadata: Mapping[str, str]) -> bytes:
                 dynamic_shapes=({0: dim("batch"), 2: sides[0], 3: sides[1]},),
                 opset_version=OPSET,
             )
-    except Exception as error:  # the exporter raises its own kinds, one a stage
+    except Exception as error:  # every stage of the exporter raises its own exception class
         cause = error.__cause__ or error
         raise ValueError(
             f"{type(deployed).__name__} cannot be written as ONNX by torch {torch.__version__}: "
-            f"{str(cause).strip().splitlines()[0]}; a backbone may use what the exporter lacks"
+            f"{str(cause).strip().splitlines()[0]}; the backbone may use an unsupported operator"
         ) from error
     assert program is not None
     program.model.metadata_props.update(metadata)
@@ -198,8 +198,8 @@ def largest_differences(
     """Return the largest absolute difference of each output between onnxruntime and PyTorch.
 
     Args:
-        deployed: as given to `to_onnx`.
-        content: what it returned.
+        deployed: the module given to `to_onnx`.
+        content: the bytes that `to_onnx` returned.
         shapes: (batch, height, width) of random inputs.
     """
     import onnxruntime
@@ -209,8 +209,8 @@ def largest_differences(
     largest = dict.fromkeys(OUTPUTS, 0.0)
     for batch, height, width in shapes:
         images = torch.rand(batch, 3, height, width, generator=generator)
-        theirs = session.run(list(OUTPUTS), {INPUT: images.numpy()})
-        for name, ours, other in zip(OUTPUTS, deployed(images), theirs, strict=True):
+        outputs = session.run(list(OUTPUTS), {INPUT: images.numpy()})
+        for name, ours, other in zip(OUTPUTS, deployed(images), outputs, strict=True):
             if tuple(ours.shape) != other.shape:
                 raise ValueError(f"ONNX gives {name} of shape {other.shape}, not {(*ours.shape,)}")
             difference = (ours - torch.from_numpy(other)).abs().max().item()
@@ -222,7 +222,7 @@ def _require(packages: Sequence[str]) -> None:
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise ValueError(
-            f"export needs {' and '.join(missing)}, which pip install 'segmil[export]' brings"
+            f"export needs {' and '.join(missing)}: pip install 'segmil[export]' installs them"
         )
 
 
@@ -236,8 +236,8 @@ def _exportable(checkpoint: Path, restored: Restored) -> YOLOSeg:
     if not isinstance(network, YOLOSeg):
         raise ValueError(
             f"{checkpoint}: holds a {type(network).__name__}; YOLOSeg can be exported. A two-stage "
-            "model cannot: its mask head works on the boxes that suppression leaves, whose number "
-            "depends on the image, and torch's exporter does not follow such a size"
+            "model cannot: its mask head works on the boxes that remain after suppression, and "
+            "torch's exporter does not support a number of boxes that depends on the image"
         )
     if not {"category_map", "preprocessing"} <= set(restored.facts):
         raise ValueError(f"{checkpoint}: damaged: it lacks category_map; use another checkpoint")
@@ -248,7 +248,7 @@ def _refuse_differences(differences: Mapping[str, float]) -> None:
     wrong = [
         f"{name} by {value:.3g} (allowed {TOLERANCES[name]:g})"
         for name, value in differences.items()
-        if not value <= TOLERANCES[name]  # NaN is wrong as well
+        if not value <= TOLERANCES[name]  # also true for NaN
     ]
     if wrong:
         raise ValueError(
@@ -259,7 +259,7 @@ def _refuse_differences(differences: Mapping[str, float]) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress and its warnings about itself from the terminal."""
+    """Silence the exporter's progress messages and warnings."""
     log = logging.getLogger("torch.onnx")
     level = log.level
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

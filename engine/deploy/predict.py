@@ -1,4 +1,4 @@
-"""Applying a checkpoint to files, for the evaluation scripts."""
+"""Prediction of files with a checkpoint, for the evaluation commands."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def _trainer(precision: str) -> pl.Trainer:
 
 
 def restored_as(checkpoint: Path, kind: type[Any]) -> Restored:
-    """Restore a checkpoint that holds a module of a kind.
+    """Restore a checkpoint and check the class of its module.
 
     Raises:
-        ValueError: it is broken or holds another.
+        ValueError: the checkpoint is broken or holds a module of another class.
     """
     restored = restore(checkpoint)
     if not isinstance(restored.module, kind):
@@ -68,7 +68,9 @@ def coco_data(
     *,
     truth: Mapping[str, Any] | None = None,
 ) -> SegDataModule:
-    """Return a COCO file's images as a checkpoint was validated with them; see `predict_coco`.
+    """Return a COCO file's images with a checkpoint's validation preprocessing.
+
+    See `predict_coco` for the arguments.
 
     Raises:
         ValueError: the scale is out of range, or files are faulty.
@@ -96,11 +98,11 @@ def check_frames(
     resizing: Mapping[str, Any],
     options: InferenceOptions | None,
 ) -> None:
-    """Refuse images that would be resized to more pixels than can be meant, before any is read.
+    """Reject images that would be resized to too many pixels, before any image is read.
 
     Args:
-        source: file that names the images.
-        records: ``id``, ``file_name``, ``height`` and ``width`` of each.
+        source: file that lists the images.
+        records: ``id``, ``file_name``, ``height`` and ``width`` of each image.
         resizing: ``short_side``, ``scale`` and ``max_long_side`` of `target_size`.
         options: views of the images, or None.
 
@@ -135,18 +137,19 @@ def predict_coco(
     Args:
         checkpoint: file written by `train.py`.
         annotations: COCO ground truth.
-        images: image folder; None looks beside the annotations.
-        batch_size: images a batch; None takes the checkpoint's, which gives its logged number.
-        bad_data: what becomes of faulty images and annotations.
+        images: image folder; None searches next to the annotations.
+        batch_size: images per batch; None uses the checkpoint's, which reproduces its logged
+            metric.
+        bad_data: treatment of faulty images and annotations.
         scale: factor on the size of every image, instead of the checkpoint's sizes.
-        inference: values of `InferenceOptions` that win over the checkpoint's.
-        truth: what `engine.deploy.checked_coco.read_to_predict` found in the annotations, where
-            several checkpoints predict them; None reads and checks them.
+        inference: values of `InferenceOptions` that override the checkpoint's.
+        truth: content of the annotations from `engine.deploy.checked_coco.read_to_predict`, to
+            share it between checkpoints; None reads and checks the file.
 
     Raises:
-        ValueError: a file is missing, broken, or means other classes than the checkpoint,
-            ``inference`` does not go together with the checkpoint's options, or an image would
-            become too large.
+        ValueError: a file is missing or broken, its classes differ from the checkpoint's,
+            ``inference`` is incompatible with the checkpoint's options, or an image would become
+            too large.
     """
     restored = restored_as(checkpoint, SegmentationModule)
     data = coco_data(restored, annotations, images, batch_size, bad_data, scale, truth=truth)
@@ -174,12 +177,12 @@ def predict_bags(
 
     Args:
         checkpoint: file written by `train.py`.
-        data_file: an npz file or a CSV of slides, all of whose bags are scored, unless the
-            checkpoint was trained on this very file: then the test split of that training. Or a
-            recipe, whose test split is scored.
-        features: folder of the slides' features, where it cannot be told from the CSV or the
+        data_file: an npz file or a CSV of slides, of which all bags are scored. If the checkpoint
+            was trained on the same file, only the test split of that training is scored. A recipe
+            is also allowed; its test split is scored.
+        features: folder of the slides' features, if it does not follow from the CSV or the
             checkpoint.
-        bad_data: ``skip`` leaves faulty bags out, whatever a recipe or the training said.
+        bad_data: ``skip`` leaves out faulty bags, regardless of the recipe or the training.
 
     Raises:
         ValueError: a file is missing, broken, or does not fit the checkpoint, or its bags have no
@@ -220,13 +223,13 @@ def _check_labels(data: MILDataModule, source: Path, split: BagSplit) -> None:
     labels = data.contents(split)[0]
     if labels.size and (labels < 0).all():
         raise ValueError(
-            f"{source}: the bags have no labels, so they cannot be scored; add them, or write "
-            "scores alone by `train.py predict`"
+            f"{source}: the bags have no labels, so they cannot be scored; add labels, or write "
+            "only scores by `train.py predict`"
         )
 
 
 def _check_bags(data: Any, source: Path, links: dict[str, Any]) -> None:
-    """Refuse data that the model was not built for."""
+    """Reject data that does not match the model."""
     if not isinstance(data, MILDataModule):
         raise ValueError(f"{source}: holds no bags ({type(data).__name__})")
     if data.in_features != links["in_features"]:

@@ -1,4 +1,4 @@
-"""Segmentation checkpoints in the form in which `evaluation/speed/latency.py` times them."""
+"""Adapters that let `evaluation/speed/latency.py` time segmentation checkpoints."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from models.seg.inference.views import LARGEST_FRAME
 from models.seg.protocol import TimedSegModel
 from structures import BadDataPolicy, SegBatch
 
-NOISE_SIDE = 640  # pixels of generated images where no size is given
-NOISE_IMAGES = 16  # different ones
+NOISE_SIDE = 640  # side of generated images in pixels if no size is given
+NOISE_IMAGES = 16  # number of different generated images
 
 
 @dataclass(frozen=True, slots=True)
 class ImagesToTime:
-    """Which images models are timed on.
+    """Images that models are timed on.
 
     Attributes:
-        annotations: COCO file that names them; None for images of noise, which are in memory.
-        images: their folder; None looks beside the annotations.
-        size: pixels of the longer side after resizing, and side of images of noise; None for what
-            each checkpoint was validated with, and `NOISE_SIDE`.
-        scale: factor on the size of every image of a file, instead.
-        bad_data: what becomes of faulty images.
+        annotations: COCO file that lists the images; None for images of noise in memory.
+        images: image folder; None searches next to the annotations.
+        size: longer side in pixels after resizing, or the side of images of noise; None for the
+            validation size of each checkpoint, or `NOISE_SIDE`.
+        scale: factor on the size of every image, as an alternative to ``size``.
+        bad_data: treatment of faulty images.
 
     Raises:
-        ValueError: a size or factor is out of range, both are given, or a folder or a factor is
-            given and no annotations.
+        ValueError: a size or factor is out of range, both are given, or a folder or factor is
+            given without annotations.
     """
 
     annotations: Path | None = None
@@ -77,7 +77,7 @@ class ImagesToTime:
             side = self.size or NOISE_SIDE
             return (
                 f"{NOISE_IMAGES} images of noise, {side} x {side}, in memory: nothing is read "
-                "or decoded, and post-processing depends on what is found in noise"
+                "or decoded, and post-processing depends on the detections in noise"
             )
         how = "resized as in validation"
         if self.size is not None:
@@ -89,7 +89,7 @@ class ImagesToTime:
 
 @dataclass(frozen=True)
 class NoiseSource:
-    """Square images of uniform noise, made once; equal for equal sizes.
+    """Square images of uniform noise; equal for equal sizes.
 
     Attributes:
         images: (n, side, side, 3) uint8.
@@ -127,16 +127,16 @@ def timed_models(
     device: torch.device,
     inference: Mapping[str, Any] | None = None,
 ) -> list[TimedModel]:
-    """Restore checkpoints on a device, each with the images as it sees them.
+    """Restore checkpoints on a device, each with its own preprocessing of the images.
 
-    Instances of the images are not read: a deployed model has none. Thresholds are those of
-    validation (A254).
+    Annotated instances are not read, because a deployed model has none. The thresholds are the
+    validation thresholds (A254).
 
     Args:
-        checkpoints: of segmentation models, written by `train.py`.
-        images: which.
-        device: where networks and batches go.
-        inference: values of `InferenceOptions` that win over the checkpoints'.
+        checkpoints: segmentation checkpoints written by `train.py`.
+        images: the images to time on.
+        device: device of the networks and batches.
+        inference: values of `InferenceOptions` that override the checkpoints'.
 
     Raises:
         ValueError: a file is missing or broken, or a model cannot be timed.
@@ -184,7 +184,7 @@ def _timed_model(
 def _dataset(
     restored: Any, images: ImagesToTime, options: InferenceOptions | None
 ) -> tuple[SegDataset, int]:
-    """Return images without instances, prepared as in validation, and the padding's multiple."""
+    """Return images without instances, preprocessed as in validation, and the size multiple."""
     prepared = dict(restored.facts["preprocessing"])
     source: ImageSource
     if images.annotations is None:
@@ -212,7 +212,7 @@ def _dataset(
 
 @contextlib.contextmanager
 def threads(number: int | None) -> Iterator[None]:
-    """Let torch and OpenCV compute with that many threads inside the block; None changes nothing.
+    """Set the number of threads of torch and OpenCV inside the block; None changes nothing.
 
     Raises:
         ValueError: the number is not positive.
@@ -238,7 +238,7 @@ def device_named(name: str) -> torch.device:
     """Return the device of ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        ValueError: there is no such device.
+        ValueError: the name is unknown or CUDA is not available.
     """
     available = torch.cuda.is_available()
     if name == "cuda" and not available:

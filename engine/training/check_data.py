@@ -1,4 +1,4 @@
-"""Checking a recipe and its data as `train.py fit` would read them, without building a model."""
+"""Checks of a recipe and its data as `train.py fit` reads them, without building a model."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from structures import BadDataPolicy, DataProblems, Problem
 
 
 class CheckedData(NamedTuple):
-    """What a check found.
+    """Result of a data check.
 
     Attributes:
-        problems: everything that is wrong with the data.
+        problems: all problems of the data.
         fatal: whether the data cannot be used even when faulty records are left out.
-        counts: split -> name -> how much of it was checked.
-        policy: what the recipe wants to become of faulty records.
+        counts: split -> name -> number of checked items.
+        policy: the recipe's ``bad_data``.
     """
 
     problems: list[Problem]
@@ -31,7 +31,7 @@ class CheckedData(NamedTuple):
 
 
 class RecipeReader(SegmilCLI):
-    """Parses what `train.py fit` would be given, and stops there.
+    """Parser of the arguments of `train.py fit` that builds and trains nothing.
 
     Attributes:
         data: ``class_path`` and ``init_args`` of the datamodule.
@@ -40,7 +40,7 @@ class RecipeReader(SegmilCLI):
     data: dict[str, Any]
 
     def before_instantiate_classes(self) -> None:
-        """Choose no run folder: nothing is written."""
+        """Do nothing: no run folder is needed."""
 
     def instantiate_classes(self) -> None:
         """Build nothing; keep the datamodule's configuration."""
@@ -49,15 +49,15 @@ class RecipeReader(SegmilCLI):
         self.trainer: Any = self
 
     def fit(self, **arguments: Any) -> None:
-        """Stand in for the trainer's method."""
+        """Replace the trainer's method; do nothing."""
         del arguments
 
 
 def check_data(arguments: list[str]) -> CheckedData:
-    """Parse a recipe and check all of its data, every image or bag to its end.
+    """Parse a recipe and check all of its data, reading every image or bag completely.
 
     Args:
-        arguments: what would follow ``train.py fit``.
+        arguments: the arguments of ``train.py fit``.
 
     Raises:
         ArgumentError: a key of the recipe is unknown or a value has the wrong type.
@@ -71,7 +71,7 @@ def check_data(arguments: list[str]) -> CheckedData:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep datamodules from logging as left out what the caller is about to list."""
+    """Silence the log lines about left-out records, which the caller lists itself."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -81,7 +81,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _checked(data: dict[str, Any]) -> CheckedData:
-    if "bad_data" in data.get("init_args", {}):  # so that the rest of a faulty set can be read
+    if "bad_data" in data.get("init_args", {}):  # read the remaining records of a faulty set
         data["init_args"]["bad_data"] = "skip"
     try:
         module: Any = instantiate_data(data, {})
@@ -94,7 +94,7 @@ def _checked(data: dict[str, Any]) -> CheckedData:
             return CheckedData(list(own.problems), True, {})
         raise
     if isinstance(module, SegDataModule):
-        module.setup("fit")  # builds the augmentation, whose names may be wrong
+        module.setup("fit")  # builds the augmentation, which checks its names
     problems, counts = module.check(thorough=True), module.summary()
     emptied = any(0 < c.get("pictures", 0) == c.get("left_out_pictures") for c in counts.values())
     return CheckedData(problems, emptied, counts)

@@ -10,7 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 import yaml
 from jsonargparse import ArgumentError
-from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
+from pytorch_lightning.callbacks import ModelCheckpoint, ModelSummary, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from callbacks.run.best_values import BestValues
 from callbacks.run.checkpoints import RunCheckpoint
 from callbacks.run.ema import EMA, EMAOptions
+from callbacks.run.model_size import ModelSize
 from callbacks.standard import StandardCallbacks
 from engine.checkpoints.atomic_io import AtomicCheckpointIO
 from engine.checkpoints.continuation import Continuation, continuation
@@ -46,9 +47,9 @@ class SegmilCLI(LightningCLI):
     """`train.py fit | validate | test | predict`.
 
     Args:
-        args: words of the command line.
-        folder: where a first stage runs, None for a run of its own.
-        command: words that the user gave, where they are not ``args``.
+        args: the words of the command line.
+        folder: run folder of a first stage; None for an ordinary run.
+        command: the words that the user gave, if they differ from ``args``.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class SegmilCLI(LightningCLI):
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """Return the command asked for alone: building the parsers of the others takes as long."""
+        """Return only the requested command: building the other parsers takes as long again."""
         every = LightningCLI.subcommands()
         asked = self._args[0] if self._args else ""
         return {asked: every[asked]} if asked in every else every
@@ -98,7 +99,7 @@ class SegmilCLI(LightningCLI):
             parser.set_defaults({"weights_only": True})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the arguments given; a wrong one raises and leaves no usage text behind."""
+        """Parse the arguments; a wrong one raises a ValueError without printing usage text."""
         if self._args[0] in _STAGES:
             Recipe.of_words(self._args).check(trains=self._args[0] == "fit")
         try:
@@ -135,7 +136,7 @@ class SegmilCLI(LightningCLI):
         self._loggers = lambda: build_loggers(self.run_dir, config.wandb, step)
 
     def _continuation(self, config: Any) -> Continuation | None:
-        """Return the run to go on with; a name or another parent folder asks for a new one."""
+        """Return the run to continue; a name or another parent folder asks for a new run."""
         named = take_flag(self._args, "--name")[1] is not None
         if self.subcommand != "fit" or named or config.trainer.fast_dev_run:
             return None
@@ -151,12 +152,16 @@ class SegmilCLI(LightningCLI):
         return goes_on
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Build the trainer with our loggers, CSV first: its folder is the run folder."""
+        """Build the trainer with our loggers; CSV comes first, its folder is the run folder."""
         config = self.config_init[self.subcommand].trainer
         own = config.callbacks or []
         config.callbacks = self.config_init[self.subcommand].callbacks.build(
             own if isinstance(own, list) else [own], config.enable_progress_bar
         )
+        if config.enable_model_summary is not False:
+            own_summary = any(isinstance(c, ModelSummary) for c in config.callbacks)
+            config.callbacks += [] if own_summary else [ModelSize()]
+        config.enable_model_summary = False  # Lightning's own
         if config.enable_progress_bar is None:  # Lightning would put in its own where ours is off
             config.enable_progress_bar = any(isinstance(c, ProgressBar) for c in config.callbacks)
         if self.config_init[self.subcommand].wandb is not None:
@@ -170,7 +175,7 @@ class SegmilCLI(LightningCLI):
         return super().instantiate_trainer(**arguments)
 
     def instantiate_classes(self) -> None:
-        """Hand the module its resolved configuration, which its checkpoints carry."""
+        """Store the resolved configuration in the module, which saves it in its checkpoints."""
         super().instantiate_classes()  # type: ignore[no-untyped-call]
         config = self.config[self.subcommand]
         if self.subcommand == "fit":
@@ -185,7 +190,7 @@ class SegmilCLI(LightningCLI):
         }
 
     def before_fit(self) -> None:
-        """Train the first of two stages and hand its weights on."""
+        """Train the first of two stages and pass its weights to the second."""
         config, module = plain(self.config[self.subcommand]), self.model
         section = first_stage_section(config["model"])
         if section is None or config["ckpt_path"] or not isinstance(module, StagedMILModule):
@@ -196,7 +201,7 @@ class SegmilCLI(LightningCLI):
     def _first_stage(
         self, config: dict[str, Any], section: dict[str, Any], wanted: str
     ) -> dict[str, Tensor]:
-        """Run the first stage in a folder of the run's own and return the weights of its model."""
+        """Run the first stage in a subfolder of the run and return the weights of its model."""
         from loggers.run import finish_loggers, is_first_process, stay_inside
 
         silent = bool(self.trainer.fast_dev_run)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Running one command of `train.py`."""
+"""Execution of one command of `train.py`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from engine.training.cli import SegmilCLI
 def predict_arguments(args: list[str], folder: Path) -> list[str]:
     """Turn `predict --ckpt_path C [--data PATH]` into arguments with a configuration file.
 
-    The file is made from what the checkpoint carries, so every other flag works as with a recipe.
+    The file is made from the configuration in the checkpoint, so all other flags work as usual.
 
     Args:
         args: the user's arguments, beginning with ``predict``.
@@ -60,10 +60,10 @@ def run_arguments(args: list[str]) -> list[str]:
 
     Args:
         args: the user's arguments, beginning with ``fit``, ``validate`` or ``test``; other flags
-            win over the recipe.
+            override the recipe.
 
     Raises:
-        ValueError: the file is not a segmil checkpoint, or does not lie in a run's folder.
+        ValueError: the file is not a segmil checkpoint, or is not in a run's folder.
     """
     checkpoint = take_flag(args[1:], "--ckpt_path")[1]
     if checkpoint is None:
@@ -72,7 +72,7 @@ def run_arguments(args: list[str]) -> list[str]:
     run = interrupted_run(Path(checkpoint)) or Path(checkpoint).parent.parent
     recipe = run / "config.yaml"
     if not recipe.is_file():
-        raise ValueError(f"{recipe}: no such file to take the recipe from; give --config RECIPE")
+        raise ValueError(f"{recipe}: no such file to read the recipe from; give --config RECIPE")
     return [args[0], "--config", str(recipe), *args[1:]]
 
 
@@ -83,11 +83,11 @@ def run(args: list[str]) -> SegmilCLI:
         ValueError: the input is wrong.
     """
     configured = any(a.split("=")[0] in ("--config", "-c") for a in args)
-    elsewise = {"-h", "--help", "--model", "--ckpt_path"} & {a.split("=")[0] for a in args}
+    other_source = {"-h", "--help", "--model", "--ckpt_path"} & {a.split("=")[0] for a in args}
     others, checkpoint = take_flag(args, "--ckpt_path")
     if args[0] == "fit" and checkpoint is not None:
         args = [*others, "--ckpt_path", str(unfinished_stage(Path(checkpoint)))]
-    if args[0] in ("fit", "validate", "test") and not configured and not elsewise:
+    if args[0] in ("fit", "validate", "test") and not configured and not other_source:
         needs = "" if args[0] == "fit" else "--ckpt_path FILE or "
         raise ValueError(f"{args[0]} needs {needs}--config RECIPE.yaml; recipes are in configs/")
     if args[0] in ("fit", "validate", "test") and not configured:
@@ -109,5 +109,5 @@ def _run(args: list[str]) -> SegmilCLI:
     saved = cli.trainer.checkpoint_callback
     trained = cli.subcommand == "fit" and not cli.trainer.fast_dev_run  # type: ignore[attr-defined]
     if trained and isinstance(saved, ModelCheckpoint) and not saved.best_model_path:
-        rank_zero_warn(f"nothing gave {saved.monitor}, so there is no best.ckpt: use last.ckpt")
+        rank_zero_warn(f"{saved.monitor} was never logged, so there is no best.ckpt: use last.ckpt")
     return cli

@@ -18,12 +18,12 @@ from loggers.provenance import PROVENANCE_FILE, provenance, write_provenance
 class RunConfigCallback(SaveConfigCallback):
     """Save the resolved configuration as ``config.yaml`` in the run folder.
 
-    A run that goes on in its folder keeps an earlier, different one as ``config_<k>.yaml``, and an
-    earlier record of where it came from as ``provenance_<k>.json``.
+    A run that is resumed in its folder keeps an earlier, different configuration as
+    ``config_<k>.yaml`` and an earlier, different provenance as ``provenance_<k>.json``.
 
     Args:
         given: parser and configuration, see `SaveConfigCallback`.
-        command: words of the command line.
+        command: the words of the command line.
         options: further arguments of `SaveConfigCallback`.
     """
 
@@ -32,7 +32,7 @@ class RunConfigCallback(SaveConfigCallback):
         self.command = command
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Save at once, but when resuming only after the checkpoint has turned out to fit."""
+        """Save the configuration; when resuming, wait until the checkpoint has been loaded."""
         if stage != "fit" or not self.config.get("ckpt_path"):
             super().setup(trainer, pl_module, stage)
 
@@ -40,7 +40,7 @@ class RunConfigCallback(SaveConfigCallback):
         """Save the configuration of a resumed run."""
         if self.already_saved:
             return
-        folder = Path(str(trainer.log_dir))  # every process asks: they agree on it by a broadcast
+        folder = Path(str(trainer.log_dir))  # a broadcast, so every process has to call it
         files = [folder / self.config_filename, folder / PROVENANCE_FILE]
         before = {f: f.read_text() for f in files if trainer.is_global_zero and f.is_file()}
         super().setup(trainer, pl_module, "fit")
@@ -50,7 +50,7 @@ class RunConfigCallback(SaveConfigCallback):
                 file.with_name(f"{file.stem}_{kept}{file.suffix}").write_text(text)
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Also write what the run comes from (``provenance.json``), and tell W&B both."""
+        """Write ``provenance.json`` and log the configuration and the provenance to W&B."""
         del pl_module, stage
         config = plain(self.config)
         data = type(trainer.datamodule)  # type: ignore[attr-defined]
@@ -61,5 +61,5 @@ class RunConfigCallback(SaveConfigCallback):
 
 
 def _choices(text: str) -> dict[str, Any]:
-    """Return what a YAML or JSON file says, but for the checkpoint that a run goes on from."""
+    """Return the content of a YAML or JSON file without the checkpoint that a run continues."""
     return {k: v for k, v in yaml.safe_load(text).items() if k != "ckpt_path"}

@@ -1,4 +1,4 @@
-"""Two models' predictions of the same bags or images: read, paired, compared, put into tables."""
+"""Comparison of the predictions of two models for the same bags or images."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ from evaluation.statistics.paired import Difference, Paired, compare_bags
 from formats.coco.results import read_ground_truth, read_results
 from structures import BadDataPolicy, Problem
 
-_FEW = 10  # bags, patients or images below which intervals hold the truth too seldom (A187)
+_FEW = 10  # bags, patients or images below which the coverage of intervals is too low (A187)
 _COLUMNS = ["metric", "A", "B", "A - B", "2.5 %", "97.5 %", "p"]
 
 
 class Settings(NamedTuple):
-    """How to compare.
+    """Settings of a comparison.
 
     Attributes:
-        thresholds: decision threshold for both models or one for each; empty for that of the run,
-            or 0.5.
+        thresholds: decision threshold for both models or one for each; empty for the threshold of
+            the run, or 0.5.
         max_dets: caps on detections, see `evaluation.seg.coco.evaluate_results`; empty for 1, 10,
-        100. draws: of the bootstrap. seed: of the bootstrap. bad_data: ``skip`` leaves out faulty
-        lines and rows, and bags that one model lacks. tell: called with the number of draws done
-        and of all.
+            100.
+        draws: number of draws of the bootstrap.
+        seed: seed of the bootstrap.
+        bad_data: ``skip`` leaves out faulty lines and rows, and bags that one model lacks.
+        progress: called with the number of finished draws and the number of all draws.
     """
 
     thresholds: Sequence[float] = ()
@@ -37,19 +39,19 @@ class Settings(NamedTuple):
     draws: int = 1000
     seed: int = 0
     bad_data: BadDataPolicy = "error"
-    tell: Callable[[int, int], None] | None = None
+    progress: Callable[[int, int], None] | None = None
 
 
 class Comparison(NamedTuple):
-    """What a comparison found.
+    """The result of a comparison.
 
     Attributes:
         tables: title, names of the columns and rows of each table.
-        notes: what the reader has to know.
-        problems: of what was left out.
-        files: that were read.
-        metrics: of each model, by its name.
-        extra: the rest for a JSON record.
+        notes: remarks for the reader.
+        problems: problems of the records that were left out.
+        files: files that were read.
+        metrics: metrics of each model, by its name.
+        extra: further entries of the JSON record.
     """
 
     tables: list[tuple[str, list[str], list[tuple[Any, ...]]]]
@@ -67,21 +69,21 @@ def compare_files(
 
     Args:
         sources: two files or run folders (see `find_predictions`): tables of bags, or COCO results
-            where ``annotations`` is given.
+            if ``annotations`` is given.
         annotations: COCO ground truth.
-        settings: how to compare.
+        settings: settings of the comparison.
 
     Raises:
-        ValueError: a file is missing, broken or of the other kind, the two do not belong together,
-            or a setting is out of range.
+        ValueError: a file is missing, broken or of the other kind, the two files do not belong
+            together, or a setting is out of range.
     """
     how = settings or Settings()
     if annotations is None:
         if how.max_dets:
-            raise ValueError("--max-dets caps detections in images; bags have none")
+            raise ValueError("--max-dets limits detections in images; bags have no detections")
         return _compare_bag_files(sources, how)
     if how.thresholds:
-        raise ValueError("--threshold decides on bags; COCO metrics take every confidence")
+        raise ValueError("--threshold applies to bags; COCO metrics use every confidence")
     found = [find_predictions(path, "images") for path in sources]
     truth, problems = read_ground_truth(annotations, how.bad_data)
     results = [read_results(one.file, truth, how.bad_data) for one in found]
@@ -92,7 +94,7 @@ def compare_files(
         max_dets=how.max_dets or 100,
         draws=how.draws,
         seed=how.seed,
-        tell=how.tell,
+        progress=how.progress,
     )
     title = f"{annotations}: {len(truth['images'])} images, {how.draws} draws of images"
     problems += results[0][1] + results[1][1]
@@ -117,7 +119,7 @@ def _compare_bag_files(sources: Sequence[Path], how: Settings) -> Comparison:
     title = (
         f"{count} bags, {how.draws} draws {unit}, thresholds {thresholds[0]:g}, {thresholds[1]:g}"
     )
-    tests, said = _delong(bags)
+    tests, test_notes = _delong(bags)
     extra: dict[str, Any] = {"bags": count, "patients": patients or None, "draws": how.draws}
     extra |= {"thresholds": thresholds, "delong": {k: t._asdict() for k, t in tests.items()}}
     problems = tables[0].problems + tables[1].problems + bags.problems
@@ -129,40 +131,40 @@ def _compare_bag_files(sources: Sequence[Path], how: Settings) -> Comparison:
     held = units_per_class(bags)
     rarest = min(held, key=lambda name: held[name])
     few = _too_few(held[rarest], "patient" if patients else "bag", rarest)
-    result.notes.extend([*notes, *few, *said])
+    result.notes.extend([*notes, *few, *test_notes])
     return result
 
 
 def _too_few(units: int, kind: str, holder: str) -> list[str]:
     if units >= _FEW:
         return []
-    several = "" if units == 1 else "s"
-    told = f"{holder} has {units} {kind}{several}"
-    return [f"{told}: intervals of the bootstrap are too narrow and its p too small"]
+    plural = "" if units == 1 else "s"
+    count = f"{holder} has {units} {kind}{plural}"
+    return [f"{count}: the bootstrap intervals are too narrow and the p-values too small"]
 
 
 def _thresholds(
     found: Sequence[Predictions], given: Sequence[float]
 ) -> tuple[tuple[float, float], list[str]]:
     if len(given) > 2 or not all(0 <= value <= 1 for value in given):
-        told = " ".join(f"{value:g}" for value in given)
-        raise ValueError(f"--threshold takes one or two probabilities in [0, 1], got {told}")
+        values = " ".join(f"{value:g}" for value in given)
+        raise ValueError(f"--threshold takes one or two probabilities in [0, 1], got {values}")
     if given:
         return (given[0], given[-1]), []
     first, second = (0.5 if one.threshold is None else one.threshold for one in found)
-    alone = any(one.threshold is not None for one in found)  # else both files count alike
+    any_known = any(one.threshold is not None for one in found)  # else both files use 0.5
     notes = []
     for one in found:
-        note = one.note or (f"{one.file}: a file alone tells no threshold" if alone else "")
+        note = one.note or (f"{one.file}: a single file has no threshold" if any_known else "")
         if one.threshold is None and note:
-            notes.append(f"{note}; threshold 0.5 is taken")
+            notes.append(f"{note}; threshold 0.5 is used")
     return (first, second), list(dict.fromkeys(notes))
 
 
 def _delong(bags: PairedBags) -> tuple[dict[str, DeLongTest], list[str]]:
     """Test the AUROC of a binary task, or of each class against the rest."""
     if bags.groups and max(Counter(bags.groups).values()) > 1:  # A184
-        note = "DeLong's test takes bags as independent and is left out: a patient has several"
+        note = "DeLong's test assumes independent bags and is left out: a patient has several bags"
         return {}, [f"{note}. The bootstrap above draws whole patients"]
     truth = one_against_rest(bags)
     scores = bags.first.probabilities, bags.second.probabilities
@@ -193,11 +195,11 @@ def _comparison(
         for place, name in enumerate(names)
     }
     difference = {k: _without_values(d) for k, d in paired.differences.items()}
-    told = {"first": names[0], "second": names[1], "difference": difference}
-    told["intervals"] = dict(zip(names, paired.intervals, strict=True))
+    entries = {"first": names[0], "second": names[1], "difference": difference}
+    entries["intervals"] = dict(zip(names, paired.intervals, strict=True))
     heading = f"A: {names[0]}\nB: {names[1]}\n{title}"
     tables: list[tuple[str, list[str], list[tuple[Any, ...]]]] = [(heading, _COLUMNS, rows)]
-    return Comparison(tables, [], problems, files, metrics, {**extra, **told})
+    return Comparison(tables, [], problems, files, metrics, {**extra, **entries})
 
 
 def _shown(p: float) -> float | str:

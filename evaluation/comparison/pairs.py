@@ -1,4 +1,4 @@
-"""Two tables of bag predictions brought into the same order."""
+"""Pairing of two tables of bag predictions by bag."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from structures import BadDataPolicy, MILTask, Problem, settle
 
 
 class PairedBags(NamedTuple):
-    """Predictions of the same B bags in the same order, that of the first table.
+    """Predictions of two models for the same B bags, in the order of the first table.
 
     Attributes:
         first: scores of the first model.
-        second: of the second, with the labels and bags of the first.
-        task: what the scores mean.
-        classes: names of the classes, the same in both; empty for a binary task.
+        second: scores of the second model.
+        task: task of the scores.
+        classes: names of the classes, the same in both tables; empty for a binary task.
         groups: the patient of each bag, or empty.
-        problems: of bags left out.
+        problems: problems of the bags that were left out.
     """
 
     first: BagScores
@@ -41,13 +41,13 @@ def pair_bags(
     """Bring two tables of predictions into the same order.
 
     Args:
-        files: named in messages.
-        tables: as read from them.
-        policy: ``skip`` leaves out bags that only one of them holds.
+        files: the files of the tables, for messages.
+        tables: the content of the files.
+        policy: ``skip`` leaves out bags that only one table has.
 
     Raises:
-        DataProblems: a bag is in one table only and the policy is ``error``; label or patient of a
-            bag differ.
+        DataProblems: a bag is in one table only and the policy is ``error``; or the label or the
+            patient of a bag differs.
         ValueError: the tasks or the names or order of the classes differ, or no bag is in both.
     """
     _refuse_other_classes(files, tables)
@@ -56,7 +56,7 @@ def pair_bags(
     lacking = [(files[1], files[0], bag) for bag in one.bag_ids if bag not in place]
     known = set(one.bag_ids)
     lacking += [(files[0], files[1], bag) for bag in two.bag_ids if bag not in known]
-    remedy = "score both on the same bags, or compare those in both by --bad-data skip"
+    remedy = "score both on the same bags, or compare the shared bags by --bad-data skip"
     problems = settle(
         [Problem(f, b, None, f"is only in {o}", remedy, kind="bag") for f, o, b in lacking], policy
     )
@@ -71,7 +71,7 @@ def pair_bags(
 
 
 def one_against_rest(bags: PairedBags) -> BoolArray:
-    """Return (B, C) whether a bag is of a class; a binary task has C = 2."""
+    """Return (B, C) bool, True if a bag belongs to a class; a binary task has C = 2."""
     labels = bags.first.labels
     several = bags.task == "multilabel"
     found: BoolArray = (
@@ -81,9 +81,9 @@ def one_against_rest(bags: PairedBags) -> BoolArray:
 
 
 def units_per_class(bags: PairedBags) -> dict[str, int]:
-    """Count the bags, or the patients where they are known, that hold each class that is there.
+    """Return the number of bags, or of patients if known, for each class that occurs.
 
-    Of several labels a bag, those without a label are counted too.
+    For a multilabel task, bags without each class are counted too.
     """
     names = bags.classes or ("0", "1")
     members = one_against_rest(bags)
@@ -100,14 +100,14 @@ def _refuse_other_classes(
 ) -> None:
     shapes = [(table.task, len(table.classes)) for table in tables]
     if shapes[0] != shapes[1]:
-        told = [
+        tasks = [
             f"{file}: {task}" + (f" of {classes} classes" if classes else "")
             for file, (task, classes) in zip(files, shapes, strict=True)
         ]
-        raise ValueError(f"{told[0]}, but {told[1]}; compare predictions of the same task")
+        raise ValueError(f"{tasks[0]}, but {tasks[1]}; compare predictions of the same task")
     if tables[0].classes != tables[1].classes:
         names = [f"{f} scores {', '.join(t.classes)}" for f, t in zip(files, tables, strict=True)]
-        raise ValueError(f"{names[0]}, but {names[1]}; name the same classes in the same order")
+        raise ValueError(f"{names[0]}, but {names[1]}; write the same classes in the same order")
 
 
 def _taken(scores: BagScores, numbers: IntArray) -> BagScores:
@@ -121,7 +121,7 @@ def _taken(scores: BagScores, numbers: IntArray) -> BagScores:
 
 
 def _disagreements(files: tuple[Path, Path], first: BagScores, second: BagScores) -> list[Problem]:
-    remedy = f"mend the one that is wrong, here or in {files[0]}"
+    remedy = f"fix the wrong one, here or in {files[0]}"
     problems = []
     for n, bag in enumerate(first.bag_ids):
         labels = first.labels[n].tolist(), second.labels[n].tolist()

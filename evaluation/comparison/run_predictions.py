@@ -1,7 +1,7 @@
-"""Predictions by the name of a file or of a run folder that holds them.
+"""Search for the predictions and the decision threshold in a run folder.
 
 `train.py test` and `predict` write ``RUN/predictions/bags.csv`` or ``RUN/predictions/test.json``
-(``predict.json``); ``RUN/config.yaml`` names the checkpoint, which holds the decision threshold.
+(``predict.json``); ``RUN/config.yaml`` names the checkpoint, which has the decision threshold.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 
 Kind = Literal["bags", "images"]
 
-# ValueError: no number, or an archive that is refused.
+# ValueError: not a number, or an archive that is refused.
 _UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, BadZipFile, pickle.UnpicklingError)
 
 _NAMES: dict[Kind, tuple[str, ...]] = {
@@ -26,9 +26,9 @@ class Predictions(NamedTuple):
     """A file of predictions.
 
     Attributes:
-        file: where it is.
-        threshold: decision threshold that came with the run, or None.
-        note: what the user should know about the threshold, or nothing.
+        file: the file.
+        threshold: decision threshold of the run, or None.
+        note: remark on the threshold for the user, or empty.
     """
 
     file: Path
@@ -37,15 +37,15 @@ class Predictions(NamedTuple):
 
 
 def find_predictions(path: Path, kind: Kind) -> Predictions:
-    """Return the predictions that a path stands for.
+    """Return the predictions in a file or a run folder.
 
     Args:
         path: a file; a run folder ``runs/NAME/version_K``; its ``predictions`` folder; or
-            ``runs/NAME`` where one version holds predictions.
+            ``runs/NAME`` if only one version has predictions.
         kind: bags (CSV) or images (COCO results).
 
     Raises:
-        ValueError: a folder holds no such predictions or several, or a file is of the other kind.
+        ValueError: a folder has no such predictions or several, or a file is of the other kind.
     """
     other = {"bags": ".json", "images": ".csv"}[kind]
     if not path.is_dir():
@@ -59,7 +59,7 @@ def find_predictions(path: Path, kind: Kind) -> Predictions:
         found = [f for v in versions for name in _NAMES[kind] if (f := v / name).is_file()]
     if len(found) > 1:
         listed = ", ".join(str(f) for f in found)
-        raise ValueError(f"{path}: holds several predictions, name one of them: {listed}")
+        raise ValueError(f"{path}: has several predictions, give one of them: {listed}")
     if not found:
         raise ValueError(f"{path}: {_nothing_found(path, kind)}")
     if kind == "images":
@@ -77,16 +77,16 @@ def _nothing_found(path: Path, kind: Kind) -> str:
     opposite: Kind = "images" if kind == "bags" else "bags"
     for folder in (path, *sorted(path.glob("version_*"))):
         if any((folder / "predictions" / name).is_file() for name in _NAMES[opposite]):
-            return f"holds predictions of {opposite}; {_of_the_other_kind(kind)}"
+            return f"has predictions of {opposite}; {_of_the_other_kind(kind)}"
     wanted = " or ".join(f"predictions/{name}" for name in _NAMES[kind])
     return (
-        f"holds no {wanted}; write it by `train.py test --config RUN/config.yaml --ckpt_path "
-        "RUN/checkpoints/best.ckpt`, which makes a run folder of its own, and give that"
+        f"has no {wanted}; write it by `train.py test --config RUN/config.yaml --ckpt_path "
+        "RUN/checkpoints/best.ckpt` and give the new run folder that this command creates"
     )
 
 
 def _threshold(run: Path) -> tuple[float | None, str]:
-    """Return the threshold that a run decided by, as `MILModule.restore_facts` takes it."""
+    """Return the decision threshold of a run, following the rule of `MILModule.restore_facts`."""
     import yaml
 
     try:
@@ -94,11 +94,11 @@ def _threshold(run: Path) -> tuple[float | None, str]:
         given = config["model"]["init_args"].get("threshold")
         checkpoint = config.get("ckpt_path")
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
-        return None, f"{run}: no config.yaml that tells the threshold"
+        return None, f"{run}: no config.yaml with the threshold"
     if isinstance(given, int | float):
         return float(given), ""
     if not isinstance(checkpoint, str):
-        return None, f"{run}: no checkpoint is named that would tell the threshold"
+        return None, f"{run}: its config.yaml has neither a threshold nor a checkpoint"
     return _recorded(Path(checkpoint))
 
 
@@ -112,4 +112,4 @@ def _recorded(checkpoint: Path) -> tuple[float | None, str]:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
         return float(content["segmil"]["facts"]["threshold"]), ""
     except (*_UNREADABLE, KeyError, TypeError):
-        return None, f"{checkpoint}: cannot be read for the threshold"
+        return None, f"{checkpoint}: the threshold cannot be read from it"

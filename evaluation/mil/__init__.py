@@ -1,1 +1,1 @@
-"""Evaluation of bags."""
+"""Evaluation of bag predictions."""

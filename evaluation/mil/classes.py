@@ -1,4 +1,4 @@
-"""Bag scores class by class, each class against the rest."""
+"""Bag metrics per class, each class against the rest."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def class_scores(
     threshold: float = 0.5,
     class_names: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """Return one row a class: numbers of bags, ranking and decision scores.
+    """Return one row per class with numbers of bags, ranking metrics and decision metrics.
 
     Args:
         labels: see `evaluation.mil.scores.evaluate_bags`.
         probabilities: see `evaluation.mil.scores.evaluate_bags`.
-        task: what the numbers mean; a binary task has the rows of both classes.
+        task: task of the predictions; a binary task has a row for each of its two classes.
         threshold: probability from which a class counts as present (``binary``, ``multilabel``).
-        class_names: names by label; numbers where there are none.
+        class_names: names by label; labels without a name are shown as numbers.
 
     Returns:
         Rows with ``label``, ``name``, ``bags``, ``predicted``, ``auroc``, ``auprc``,
@@ -43,18 +43,18 @@ def class_scores(
             true, says = table.labels[:, c] == 1, decided[:, c] == 1
         else:
             true, says = table.labels == c, decided == c
-        hits, found, there = int((true & says).sum()), int(says.sum()), int(true.sum())
+        hits, found, present = int((true & says).sum()), int(says.sum()), int(true.sum())
         rows.append(
             {
                 "label": c,
                 "name": class_names[c] if c < len(class_names) else str(c),
-                "bags": there,
+                "bags": present,
                 "predicted": found,
                 "auroc": float(auroc(true, scores[:, c], ones)[0]),
                 "auprc": float(average_precision(true, scores[:, c], ones)[0]),
                 "precision": hits / found if found else float("nan"),
-                "recall": hits / there if there else float("nan"),
-                "f1": 2 * hits / (found + there) if found + there else float("nan"),
+                "recall": hits / present if present else float("nan"),
+                "f1": 2 * hits / (found + present) if found + present else float("nan"),
             }
         )
     return rows

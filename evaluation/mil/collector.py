@@ -1,4 +1,4 @@
-"""Bag-level predictions of a whole split, collected batch by batch and process by process."""
+"""Collection of the bag predictions of a split over batches and processes."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class BagScores:
-    """Predictions of B bags, each once, sorted by their number in the data set.
+    """Predictions of B bags, sorted by their number in the data set.
 
     Attributes:
-        bag_ids: names.
-        index: (B,) int64.
+        bag_ids: names of the bags.
+        index: (B,) int64, number of each bag in the data set.
         labels: (B,) int64, or (B, C) for a multilabel task.
         probabilities: (B,) of the positive class for a binary task, else (B, C).
         groups: the patient of each bag, or empty.
-        witness: (B,) AUROC of the attention for witnesses against the rest, NaN for bags that
-            lack either or whose instance labels are unknown.
+        witness: (B,) AUROC of the attention for witnesses against the rest, NaN for bags without
+            both kinds or without known instance labels.
     """
 
     bag_ids: tuple[str, ...]
@@ -38,14 +38,14 @@ class BagScores:
 
     @property
     def known(self) -> npt.NDArray[np.bool_]:
-        """(B,) whether the bag's label is known; an unknown one is negative."""
+        """(B,) bool, True if the label of the bag is known; an unknown label is negative."""
         least = self.labels.min(axis=1) if self.labels.ndim == 2 else self.labels
         known: npt.NDArray[np.bool_] = least >= 0
         return known
 
 
 class BagCollector:
-    """Keeps one small row a bag; a bag seen twice counts once."""
+    """Collects one row per bag; a bag that is added twice counts once."""
 
     def __init__(self) -> None:
         self._rows: dict[int, dict[str, Any]] = {}
@@ -82,7 +82,7 @@ class BagCollector:
         return self._rows
 
     def merge(self, states: Iterable[dict[int, dict[str, Any]]]) -> None:
-        """Take over the rows of other processes."""
+        """Add the rows of other processes."""
         for state in states:
             self._rows.update(state)
 

@@ -1,4 +1,4 @@
-"""Scores of a cross-validation: every metric by fold, with mean and spread."""
+"""Scores of a cross-validation: every metric per fold, with mean and standard deviation."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class FoldSummary(TypedDict):
     """One metric of a cross-validation.
 
     Attributes:
-        mean: mean over the folds where the metric is defined.
-        std: their standard deviation (of all folds of all repeats, without Bessel's correction).
-        folds: the value of each fold, repeat after repeat; NaN where it is undefined, such as
+        mean: mean over all folds of all repeats in which the metric is defined.
+        std: standard deviation over the same folds, without Bessel's correction.
+        folds: the value of each fold, ordered by repeat; NaN where it is undefined, such as
             AUROC in a fold without positive bags.
     """
 
@@ -35,18 +35,18 @@ def summarise_folds(
     task: MILTask,
     thresholds: Mapping[tuple[int, int], float] | None = None,
 ) -> dict[str, FoldSummary]:
-    """Score each fold's test bags on their own and average over folds.
+    """Score the test bags of each fold separately and average over folds.
 
     Args:
         labels: (B,) classes.
-        probabilities: (R, B) or (R, B, C): what the model that did not train on bag b in repeat r
-            says about it.
+        probabilities: (R, B) or (R, B, C): prediction for bag b in repeat r by the model that did
+            not train on it.
         folds: (R, B) test fold of each bag in each repeat.
-        task: what the numbers mean.
-        thresholds: of each (repeat, fold); None for 0.5 everywhere.
+        task: task of the predictions.
+        thresholds: decision threshold of each (repeat, fold); None for 0.5 everywhere.
 
     Returns:
-        A summary a metric of `evaluate_bags`.
+        A summary of each metric of `evaluate_bags`.
 
     Raises:
         ValueError: shapes disagree.
@@ -63,7 +63,7 @@ def summarise_folds(
             test = fold_of[repeat] == fold
             threshold = 0.5 if thresholds is None else thresholds[repeat, fold]
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # small folds: NaN says it all
+                warnings.simplefilter("ignore", UserWarning)  # small folds have NaN values
                 rows.append(evaluate_bags(truth[test], scores[repeat][test], task, threshold))
     return {name: _summary([row[name] for row in rows]) for name in rows[0]}
 

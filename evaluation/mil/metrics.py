@@ -1,7 +1,7 @@
-"""Bag metrics of many weighted samples at once.
+"""Bag metrics of many weighted samples, vectorized over the samples.
 
-Every function takes R rows of B non-negative weights and returns R values, so one sample (weights
-of 1) and a thousand bootstrap draws (how often a bag was drawn) go through the same arithmetic.
+Every function takes R rows of B non-negative weights and returns R values, so that one sample
+(weights of 1) and a thousand bootstrap draws (how often each bag was drawn) use the same code.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 class BagTable(NamedTuple):
-    """Checked truth and predictions of B bags.
+    """Checked labels and predictions of B bags.
 
     Attributes:
         labels: (B,) int64 classes, or (B, C) of zeros and ones for a multilabel task.
         probabilities: (B,) of the positive class for a binary task, else (B, C).
-        task: what the numbers mean.
+        task: task of the predictions.
     """
 
     labels: IntArray
@@ -33,15 +33,15 @@ class BagTable(NamedTuple):
 
 
 def bag_table(labels: npt.ArrayLike, probabilities: npt.ArrayLike, task: MILTask) -> BagTable:
-    """Check and convert truth and predictions.
+    """Check and convert labels and predictions.
 
     Args:
         labels: see `BagTable`.
         probabilities: see `BagTable`.
-        task: what the numbers mean.
+        task: task of the predictions.
 
     Raises:
-        ValueError: no bags, shapes that do not belong to the task, labels that are not classes, or
+        ValueError: no bags, shapes that do not match the task, labels that are not classes, or
             probabilities that are not finite or outside [0, 1]; the message names the first row.
     """
     truth, scores = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
@@ -49,10 +49,10 @@ def bag_table(labels: npt.ArrayLike, probabilities: npt.ArrayLike, task: MILTask
     if (truth.ndim, scores.ndim) != wanted or len(truth) != len(scores) or len(truth) == 0:
         raise ValueError(
             f"a {task} task needs labels with {wanted[0]} axes and probabilities with {wanted[1]}, "
-            f"as many rows each and at least one; got {truth.shape} and {scores.shape}"
+            f"with the same number of rows, at least one; got {truth.shape} and {scores.shape}"
         )
     if task == "multilabel" and truth.shape != scores.shape:
-        raise ValueError(f"labels are {truth.shape} but probabilities {scores.shape}")
+        raise ValueError(f"labels are {truth.shape} but probabilities are {scores.shape}")
     classes = scores.shape[1] if task == "multiclass" else 2
     _refuse_rows(~((truth >= 0) & (truth < classes) & (truth == np.floor(truth))), truth, "label")
     _refuse_rows(~((scores >= 0) & (scores <= 1)), scores, "probability")
@@ -66,12 +66,12 @@ def _refuse_rows(bad: BoolArray, values: npt.NDArray[np.generic], kind: str) -> 
 
 
 def predicted_classes(table: BagTable, threshold: float) -> IntArray:
-    """Return the decision for each bag.
+    """Return the predicted class of each bag.
 
     Args:
-        table: truth and predictions.
+        table: labels and predictions.
         threshold: probability from which a binary or multilabel class counts as present; a
-            multiclass task takes the most probable class instead.
+            multiclass task uses the most probable class instead.
 
     Returns:
         (B,) classes, or (B, C) of zeros and ones for a multilabel task.
@@ -83,10 +83,10 @@ def predicted_classes(table: BagTable, threshold: float) -> IntArray:
 
 
 def auroc(positive: BoolArray, scores: FloatArray, weights: FloatArray) -> FloatArray:
-    """Return the chance that a positive scores higher than a negative, ties counting half.
+    """Return the probability that a positive scores higher than a negative; ties count half.
 
     Args:
-        positive: (B,).
+        positive: (B,) bool.
         scores: (B,) finite.
         weights: (R, B).
 
@@ -100,10 +100,10 @@ def auroc(positive: BoolArray, scores: FloatArray, weights: FloatArray) -> Float
 
 
 def average_precision(positive: BoolArray, scores: FloatArray, weights: FloatArray) -> FloatArray:
-    """Return the mean over positives of the precision at their score (step-wise, no interpolation).
+    """Return the mean over positives of the precision at their score, without interpolation.
 
     Args:
-        positive: (B,).
+        positive: (B,) bool.
         scores: (B,) finite.
         weights: (R, B).
 
@@ -113,18 +113,18 @@ def average_precision(positive: BoolArray, scores: FloatArray, weights: FloatArr
     positives, negatives = _by_score(positive, scores, weights)
     hits = positives[:, ::-1].cumsum(axis=1)[:, ::-1]
     alarms = negatives[:, ::-1].cumsum(axis=1)[:, ::-1]
-    precision = np.nan_to_num(_divide(hits, hits + alarms))  # no weight at all up there: no share
+    precision = np.nan_to_num(_divide(hits, hits + alarms))  # 0 / 0 where all weights are 0
     total = positives.sum(axis=1)
     value = _divide((positives * precision).sum(axis=1), total)
     return np.where(negatives.sum(axis=1) > 0, value, np.nan)
 
 
 def confusion(truth: IntArray, decided: IntArray, classes: int, weights: FloatArray) -> FloatArray:
-    """Return (R, C, C) summed weights, rows by true class and columns by decision.
+    """Return (R, C, C) summed weights, rows by true class and columns by predicted class.
 
     Args:
-        truth: (B,).
-        decided: (B,).
+        truth: (B,) true classes.
+        decided: (B,) predicted classes.
         classes: C.
         weights: (R, B).
     """
@@ -137,8 +137,8 @@ def confusion(truth: IntArray, decided: IntArray, classes: int, weights: FloatAr
 def decision_metrics(matrix: FloatArray) -> dict[str, FloatArray]:
     """Return accuracy, balanced accuracy, macro F1 and Cohen's kappa of confusion matrices.
 
-    A class takes part in balanced accuracy if it has true bags, and in macro F1 if it has true or
-    predicted ones. Kappa is NaN where chance agreement is complete.
+    A class is included in balanced accuracy if it has true bags, and in macro F1 if it has true or
+    predicted bags. Kappa is NaN if chance agreement is complete.
 
     Args:
         matrix: (R, C, C), see `confusion`.
@@ -159,7 +159,7 @@ def decision_metrics(matrix: FloatArray) -> dict[str, FloatArray]:
     }
 
 
-# Log names of what `all_metrics` returns.
+# Log names of the metrics that `all_metrics` returns.
 METRICS = tuple(
     f"bag_{name}" for name in ("auroc", "auprc", "accuracy", "balanced_accuracy", "f1", "kappa")
 )
@@ -171,12 +171,12 @@ def all_metrics(table: BagTable, threshold: float, weights: FloatArray) -> dict[
     Definitions are in `evaluation.mil.scores.evaluate_bags`.
 
     Args:
-        table: truth and predictions.
+        table: labels and predictions.
         threshold: see `predicted_classes`.
         weights: (R, B).
 
     Returns:
-        (R,) each.
+        (R,) values of each metric.
     """
     columns = _columns(table)
     metrics = {
@@ -193,7 +193,7 @@ def all_metrics(table: BagTable, threshold: float, weights: FloatArray) -> dict[
 
 
 def _columns(table: BagTable) -> list[tuple[BoolArray, FloatArray]]:
-    """Return (is positive, score) for each one-against-the-rest question of the task."""
+    """Return (is positive, score) for each one-against-the-rest problem of the task."""
     if table.task == "binary":
         return [(table.labels == 1, table.probabilities)]
     scores = table.probabilities
@@ -217,7 +217,7 @@ def _multilabel_metrics(
 def _by_score(
     positive: BoolArray, scores: FloatArray, weights: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Return the weight of positives and of negatives at each distinct score, (R, U) ascending."""
+    """Return the weights of positives and negatives at each distinct score, (R, U) ascending."""
     order = np.argsort(scores, kind="stable")
     starts = np.flatnonzero(np.concatenate(([True], np.diff(scores[order]) > 0)))
     sorted_weights, sorted_positive = weights[:, order], positive[order]
@@ -234,6 +234,6 @@ def _divide(top: FloatArray, bottom: FloatArray) -> FloatArray:
 
 
 def _mean_defined(values: FloatArray) -> FloatArray:
-    """Average (R, C) over the classes whose value is defined; NaN where none is."""
+    """Average (R, C) over the classes whose value is defined; NaN if none is defined."""
     defined = np.isfinite(values)
     return _divide(np.where(defined, values, 0.0).sum(axis=1), defined.sum(axis=1).astype(float))

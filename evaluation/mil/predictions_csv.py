@@ -1,4 +1,4 @@
-"""Reading and writing tables of bag predictions; every fault is named with its line and bag."""
+"""Reading and writing tables of bag predictions."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from evaluation.mil.collector import BagScores
 from formats.files import write_csv
 from structures import BadDataPolicy, DataProblems, MILTask, Problem, settle
 
-_PATIENTS = ("patient_id", "patient", "group")  # column of the patient, the first that is there
-_NEEDS = "needed are bag_id, label and score, or score_<class> for each class"
+_PATIENTS = ("patient_id", "patient", "group")  # column of the patient; the first one found is used
+_NEEDS = "the file needs bag_id, label and score, or score_<class> for each class"
 
 
 class BagPredictions(NamedTuple):
     """Predictions of bags, from a checkpoint or from a table.
 
     Attributes:
-        scores: one row a bag.
-        task: what the scores mean.
-        problems: of the bags or lines that were left out.
+        scores: one row per bag.
+        task: task of the scores.
+        problems: problems of the bags or lines that were left out.
         classes: name of each class as in ``score_<class>`` of a table; empty for a binary task and
             for a checkpoint.
-        threshold: positive probability that the checkpoint's validation chose; 0.5 for a table.
+        threshold: decision threshold chosen in the validation of the checkpoint; 0.5 for a table.
         files: the files that were read.
     """
 
@@ -40,7 +40,7 @@ class BagPredictions(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """Which columns hold what."""
+    """Columns of labels, scores and patients."""
 
     labels: list[str]
     scores: list[str]
@@ -54,7 +54,7 @@ class _Layout(NamedTuple):
 
     @property
     def classes(self) -> int:
-        """Values that a label may have."""
+        """Number of values that a label may have."""
         return len(self.scores) if self.task == "multiclass" else 2
 
 
@@ -66,20 +66,20 @@ class _Line(NamedTuple):
 
 
 def read_bag_csv(path: Path, policy: BadDataPolicy = "error") -> BagPredictions:
-    """Read predictions as `write_bag_csv` writes them.
+    """Read predictions in the format of `write_bag_csv`.
 
     Args:
         path: CSV with ``bag_id`` and either ``label`` and ``score`` (binary: probability of class
-            1), ``label`` and one ``score_<class>`` column a class, or one ``label_<class>`` and one
-            ``score_<class>`` column a class (multilabel). A column ``patient_id`` (or ``patient``
-            or ``group``) keeps the bags of a patient together when intervals are drawn; with a
-            warning it is left aside where it does not tell the patient of every bag.
+            1), ``label`` and one ``score_<class>`` column per class, or one ``label_<class>`` and
+            one ``score_<class>`` column per class (multilabel). A column ``patient_id`` (or
+            ``patient`` or ``group``) keeps the bags of a patient together in the bootstrap; it is
+            ignored with a warning if the patient of a bag is missing.
         policy: ``skip`` leaves out faulty lines.
 
     Raises:
-        DataProblems: columns are missing, nothing is in the file, or a line is wrong and the
-            policy is ``error``: a bag occurs twice, a label is missing or no class, a score is
-            missing, no number or outside [0, 1].
+        DataProblems: columns are missing, the file has no bags, or a line is wrong and the policy
+            is ``error``: a bag occurs twice, a label is missing or not a class, a score is
+            missing, not a number or outside [0, 1].
     """
     header, rows = _read(path)
     layout = _layout(path, header)
@@ -97,21 +97,21 @@ def read_bag_csv(path: Path, policy: BadDataPolicy = "error") -> BagPredictions:
     skipped = settle(problems, policy)
     if not lines:
         reason = "no bag is left" if skipped else "no bags in the file"
-        raise DataProblems([*skipped, Problem(path, None, None, reason, "write one line a bag")])
-    untold = sum(not line.patient for line in lines)
-    if layout.patient and 0 < untold < len(lines):
-        told = f"{path}: {untold} of {len(lines)} bags have no {layout.patient}"
-        warnings.warn(f"{told}, so each bag is taken for a patient of its own", stacklevel=2)
+        raise DataProblems([*skipped, Problem(path, None, None, reason, "write one line per bag")])
+    unknown = sum(not line.patient for line in lines)
+    if layout.patient and 0 < unknown < len(lines):
+        found = f"{path}: {unknown} of {len(lines)} bags have no {layout.patient}"
+        warnings.warn(f"{found}, so each bag is treated as a separate patient", stacklevel=2)
     names = tuple(c.removeprefix("score_") for c in layout.scores if c != "score")
     return BagPredictions(_scores(lines, layout), layout.task, skipped, names, files=(path,))
 
 
 def write_bag_csv(path: Path, scores: BagScores) -> None:
-    """Write ``bag_id,label,score[,patient_id]``, numbers in full precision.
+    """Write ``bag_id,label,score[,patient_id]`` with numbers in full precision.
 
     A binary task has one score, the positive probability; otherwise there is a column ``score_c``
     for each class c. A multilabel task also has a column ``label_c`` for each class. An unknown
-    label (negative) is left empty. The patient is there where the bags have one.
+    label (negative) is left empty. The patient is written if it is known for the bags.
     """
     labels = scores.labels.reshape(len(scores.bag_ids), -1)
     columns = scores.probabilities.reshape(len(scores.bag_ids), -1)
@@ -146,7 +146,7 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:
     except OSError as error:
         reason, remedy = f"cannot be read ({error.strerror})", "give the path of a CSV file"
     except (UnicodeDecodeError, csv.Error) as error:
-        reason, remedy = f"is no CSV text ({error})", "write it as UTF-8 with commas"
+        reason, remedy = f"is not CSV text ({error})", "write it as UTF-8 with commas"
     raise DataProblems([Problem(path, None, None, reason, remedy)])
 
 
@@ -160,14 +160,14 @@ def _layout(path: Path, header: Sequence[str]) -> _Layout:
     for name in sorted({name for name in header if list(header).count(name) > 1}):
         faults.append((f"column {name} occurs twice", "remove one"))
     if "score" in scores and len(scores) > 1:
-        faults.append(("has both score and score_<class> columns", "keep one kind"))
+        faults.append(("has both score and score_<class> columns", "keep only one kind"))
     if len(scores) == 1 and scores != ["score"] and labels == ["label"]:
-        faults.append((f"{scores[0]} is the only score", "name the positive class's score: score"))
+        faults.append((f"{scores[0]} is the only score", "name the column of class 1: score"))
     numbers = [c.removeprefix("score_") for c in scores]
     # A84
     if all(map(str.isdecimal, numbers)) and numbers != [str(c) for c in range(len(scores))]:
         reason = f"score columns are {', '.join(scores)}"
-        faults.append((reason, "number the classes from 0, in order and without a gap"))
+        faults.append((reason, "number the classes from 0, in order and without gaps"))
     wanted = [c.replace("score_", "label_") for c in scores]
     if labels and labels != ["label"] and sorted(labels) != sorted(wanted):
         reason = f"label columns {', '.join(labels)} don't match {', '.join(scores)}"
@@ -183,14 +183,14 @@ def _has(name: str, header: Sequence[str]) -> bool:
 
 
 def _faults(row: dict[str, Any], layout: _Layout, seen: set[str]) -> Iterator[tuple[str, str]]:
-    """Yield reason and remedy of everything that is wrong with a line."""
+    """Yield reason and remedy of every fault of a line."""
     if None in row:
-        yield "has more values than there are columns", "quote values that hold commas"
+        yield "has more values than there are columns", "quote values that contain commas"
     bag = row.get("bag_id")
     if not bag:
         yield "has no bag_id", "name the bag"
     elif bag in seen:
-        yield f"bag {bag} occurs more than once", "keep one line a bag"
+        yield f"bag {bag} occurs more than once", "keep one line per bag"
     for name in layout.labels:
         label = _number(row.get(name))
         if not row.get(name):

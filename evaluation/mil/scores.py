@@ -1,4 +1,4 @@
-"""Scores of bag predictions, decision thresholds, curves, and attention against witnesses."""
+"""Metrics, decision thresholds and curves of bag predictions, and AUROC of attention."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from structures import MILTask
 
 
 class RocCurve(NamedTuple):
-    """Points (P,) from threshold infinity down: false- and true-positive rates, both rising."""
+    """ROC curve with (P,) points, thresholds descending from infinity, both rates ascending."""
 
     false_positive_rate: FloatArray
     true_positive_rate: FloatArray
@@ -29,7 +29,7 @@ class RocCurve(NamedTuple):
 
 
 class PrCurve(NamedTuple):
-    """Points (P,) from threshold infinity down: rising recall and the precision there."""
+    """Precision-recall curve with (P,) points, thresholds descending from infinity."""
 
     recall: FloatArray
     precision: FloatArray
@@ -41,9 +41,9 @@ def evaluate_bags(
 ) -> dict[str, float]:
     """Score the predictions for B bags.
 
-    - ``bag_auroc``, ``bag_auprc``: area under the ROC curve and average precision; over several
-      classes the mean of one against the rest.
-    - ``bag_accuracy``; over several labels the share of correct bag-label pairs.
+    - ``bag_auroc``, ``bag_auprc``: area under the ROC curve and average precision; for several
+      classes the mean over one-against-the-rest problems.
+    - ``bag_accuracy``: accuracy; for a multilabel task the share of correct bag-label pairs.
     - ``bag_balanced_accuracy``: mean recall of the classes.
     - ``bag_f1``: mean F1 of the classes, both of them for a binary task; for a multilabel task the
       mean F1 of the labels.
@@ -52,13 +52,13 @@ def evaluate_bags(
     Args:
         labels: (B,) classes, or (B, C) of zeros and ones for a multilabel task.
         probabilities: (B,) of the positive class for a binary task, else (B, C).
-        task: what the numbers mean.
+        task: task of the predictions.
         threshold: probability from which a class counts as present (``binary``, ``multilabel``).
             Choose it on validation data, never on the bags scored here.
 
     Returns:
-        The six metrics. What is undefined is NaN, with a warning: ranking metrics without both
-        positives and negatives, kappa where everything is one class.
+        The six metrics. Undefined metrics are NaN, with a warning: ranking metrics without both
+        positives and negatives, kappa if there is only one class.
 
     Raises:
         ValueError: see `evaluation.mil.metrics.bag_table`.
@@ -78,12 +78,12 @@ def evaluate_bags(
 def confusion_matrix(
     labels: npt.ArrayLike, probabilities: npt.ArrayLike, task: MILTask, threshold: float = 0.5
 ) -> IntArray:
-    """Count bags by true class (rows) and decision (columns).
+    """Count bags by true class (rows) and predicted class (columns).
 
     Args:
         labels: see `evaluate_bags`.
         probabilities: see `evaluate_bags`.
-        task: what the numbers mean.
+        task: task of the predictions.
         threshold: see `evaluate_bags`.
 
     Returns:
@@ -102,14 +102,14 @@ def confusion_matrix(
 
 
 def roc_curve(labels: npt.ArrayLike, scores: npt.ArrayLike) -> RocCurve:
-    """Return the ROC curve of a binary task, one point for every distinct score.
+    """Return the ROC curve of a binary task with one point for every distinct score.
 
     Args:
         labels: (B,) zeros and ones.
-        scores: (B,) in [0, 1]; a bag counts as positive from the threshold on.
+        scores: (B,) in [0, 1]; a bag counts as positive if its score >= threshold.
 
     Returns:
-        The curve; a rate without bags to count is NaN.
+        The curve; a rate is NaN if its class has no bags.
     """
     hits, alarms, thresholds = _counts_above(labels, scores)
     with np.errstate(invalid="ignore"):
@@ -117,11 +117,11 @@ def roc_curve(labels: npt.ArrayLike, scores: npt.ArrayLike) -> RocCurve:
 
 
 def pr_curve(labels: npt.ArrayLike, scores: npt.ArrayLike) -> PrCurve:
-    """Return the precision-recall curve of a binary task, one point for every distinct score.
+    """Return the precision-recall curve of a binary task with one point for every distinct score.
 
     Args:
         labels: (B,) zeros and ones.
-        scores: (B,) in [0, 1]; a bag counts as positive from the threshold on.
+        scores: (B,) in [0, 1]; a bag counts as positive if its score >= threshold.
 
     Returns:
         The curve. It starts at recall 0, precision 1; recall is NaN without positives.
@@ -136,15 +136,15 @@ def pr_curve(labels: npt.ArrayLike, scores: npt.ArrayLike) -> PrCurve:
 def youden_threshold(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
     """Return the threshold with the largest sensitivity + specificity (Youden 1950).
 
-    It lies half-way between two neighbouring scores; of equally good ones the nearest to 0.5 is
-    taken. Use validation bags only: on the bags that are scored it inflates every decision metric.
+    It is the midpoint of two neighbouring scores; among equally good thresholds, the nearest to
+    0.5 is used. Choose it on validation bags: on the scored bags it inflates decision metrics.
 
     Args:
         labels: (B,) zeros and ones.
         scores: (B,) in [0, 1].
 
     Returns:
-        The threshold; 0.5, with a warning, where no threshold beats chance or a class is missing.
+        The threshold; 0.5, with a warning, if no threshold beats chance or a class is missing.
     """
     hits, alarms, scores_down = _counts_above(labels, scores)
     if hits[-1] > 0 and alarms[-1] > 0:
@@ -152,7 +152,7 @@ def youden_threshold(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
         if gain.size and gain.max() > 0:
             above, below = scores_down[1:-1], scores_down[2:]
             middle = (above + below) / 2
-            middle = np.where(middle > below, middle, above)  # neighbouring floats have no middle
+            middle = np.where(middle > below, middle, above)  # adjacent floats have no midpoint
             best = middle[gain >= gain.max() - 1e-12]
             return float(best[np.abs(best - 0.5).argmin()])
     warnings.warn("no threshold separates the classes of these bags; using 0.5", stacklevel=2)
@@ -160,11 +160,11 @@ def youden_threshold(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
 
 
 def instance_auroc(attention: npt.ArrayLike, instance_labels: npt.ArrayLike) -> float:
-    """Return how well attention ranks the witnesses of one bag above its other instances.
+    """Return the AUROC of attention for the witnesses of one bag against its other instances.
 
     Args:
         attention: (N,) weights or logits.
-        instance_labels: (N,) 1 for a witness, -1 where unknown (left out).
+        instance_labels: (N,) 1 for a witness, -1 if unknown (left out).
 
     Returns:
         AUROC in [0, 1]; NaN for a bag without both kinds.
@@ -173,7 +173,7 @@ def instance_auroc(attention: npt.ArrayLike, instance_labels: npt.ArrayLike) -> 
     truth = np.asarray(instance_labels)
     if scores.ndim != 1 or scores.shape != truth.shape:
         raise ValueError(
-            f"attention and instance labels must be (N,) both, got {scores.shape} and {truth.shape}"
+            f"attention and instance labels must both be (N,), got {scores.shape} and {truth.shape}"
         )
     known = truth != -1
     if not known.any():
@@ -184,15 +184,15 @@ def instance_auroc(attention: npt.ArrayLike, instance_labels: npt.ArrayLike) -> 
 def witness_auroc(
     attention: npt.ArrayLike, instance_labels: npt.ArrayLike, offsets: npt.ArrayLike
 ) -> float:
-    """Average `instance_auroc` over the bags that hold witnesses and other instances.
+    """Average `instance_auroc` over the bags that have witnesses and other instances.
 
     Args:
-        attention: (N,) of all bags.
-        instance_labels: (N,) 1 for a witness, -1 where unknown.
+        attention: (N,) attention of all bags.
+        instance_labels: (N,) 1 for a witness, -1 if unknown.
         offsets: (B + 1,); bag b owns rows ``offsets[b]:offsets[b + 1]``.
 
     Returns:
-        Mean in [0, 1]; NaN where no bag holds both kinds.
+        Mean in [0, 1]; NaN if no bag has both kinds.
     """
     cuts = np.asarray(offsets)[1:-1]
     parts = zip(
@@ -207,7 +207,7 @@ def witness_auroc(
 def _counts_above(
     labels: npt.ArrayLike, scores: npt.ArrayLike
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return hits and false alarms at each threshold: infinity, then the distinct scores down."""
+    """Return hits and false alarms at each threshold: infinity, then scores in descending order."""
     table = bag_table(labels, scores, "binary")
     distinct, place = np.unique(table.probabilities, return_inverse=True)
     positives = np.bincount(place, table.labels, minlength=distinct.size)

@@ -1,9 +1,8 @@
-"""Aggregators by their dotted name: imported, built, adapted, and tried on two bags.
+"""Import of aggregators by their dotted name, with a check on two bags.
 
-`import_model` is where something that a user wrote meets the algorithmic unit tests, so everything
-that can be wrong with it is told there, before anything is trained: the name, the arguments of the
-constructor, what the module is, what it does with bags. How modules are called is in
-`evaluation.mil_assumptions.bag_models`.
+`import_model` loads code of the user for the algorithmic unit tests, so it reports every fault
+before any training: in the name, the arguments of the constructor, the type of the module and its
+output for bags. The ways to call modules are in `evaluation.mil_assumptions.bag_models`.
 """
 
 from __future__ import annotations
@@ -48,24 +47,24 @@ _ADAPTERS: dict[str, type[ModuleModel]] = {
     "packed": PackedModel,
 }
 _OURS = "models."
-_TRIED = (2, 45)  # bags and instances, as the tests have them
+_TRIED = (2, 45)  # bags and instances, as in the tests
 
 
 def adapt(module: nn.Module, adapter: AdapterName, name: str = "") -> BagModel:
-    """Return a module as the tests call it.
+    """Wrap a module in an adapter, through which the tests call it.
 
     Args:
         module: the aggregator.
-        adapter: how it takes bags.
-        name: what messages call it; its class if empty.
+        adapter: name of the adapter.
+        name: name of the module in messages; its class if empty.
 
     Raises:
-        ValueError: it is no module, or the adapter is unknown.
+        ValueError: the aggregator is not a module, or the adapter is unknown.
     """
     if not isinstance(module, nn.Module):
         raise ValueError(
-            f"{name or 'the model'} is a {type(module).__name__}, not a torch.nn.Module; name a "
-            "module's class, or a function that returns a module"
+            f"{name or 'the model'} is a {type(module).__name__}, not a torch.nn.Module; give the "
+            "class of a module, or a function that returns a module"
         )
     if adapter not in _ADAPTERS:
         raise ValueError(f"adapter is one of {get_args(AdapterName)}, got {adapter!r}")
@@ -74,14 +73,14 @@ def adapt(module: nn.Module, adapter: AdapterName, name: str = "") -> BagModel:
 
 @dataclass(frozen=True)
 class NamedModel:
-    """Builds the aggregator of a name; can be sent to another process.
+    """Picklable function that builds an aggregator by its dotted name.
 
     Attributes:
-        name: dotted.
-        adapter: how its modules take bags.
-        init_args: arguments of its constructor.
-        in_features: D, told to the models of this repository.
-        choice: how the adapter was chosen, in words.
+        name: dotted name.
+        adapter: name of the adapter.
+        init_args: arguments of the constructor.
+        in_features: D, an argument of the models of this repository.
+        choice: reason for the choice of the adapter.
     """
 
     name: str
@@ -92,14 +91,14 @@ class NamedModel:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Return what was read: nothing that the user names as a file."""
+        """Return the files that were read: none, since the user gives no file."""
         return ()
 
     def __call__(self, seed: int) -> BagModel:
         """Return the model with the weights of a seed.
 
         Raises:
-            ValueError: it cannot be built.
+            ValueError: the model cannot be built.
         """
         return adapt(
             _module(self.name, self.init_args, self.in_features, seed), self.adapter, self.name
@@ -112,26 +111,26 @@ def import_model(
     adapter: AdapterName | None = None,
     in_features: int = 16,
 ) -> NamedModel:
-    """Return what builds the aggregator of a dotted name, after having tried it on two bags.
+    """Return a function that builds the aggregator of a dotted name, after a check on two bags.
 
-    Names under ``models.`` are learners of this repository: they get ``in_features``, two classes
-    and the task ``binary`` besides the arguments given, which may hold ``{class_path, init_args}``
-    as in recipes. Everything else is built from its arguments and nothing else.
+    Names under ``models.`` are models of this repository: they get ``in_features``, two classes
+    and the task ``binary`` in addition to the given arguments, which may contain
+    ``{class_path, init_args}`` as in recipes. Other classes get only the given arguments.
 
     Args:
-        name: of a module's class, or of a function that returns a module.
+        name: dotted name of the class of a module, or of a function that returns a module.
         init_args: arguments of the constructor.
-        adapter: how it takes bags. None: ``packed`` for names under ``models.``; else ``batch``
-            where ``forward`` has a place for a mask, and ``bag`` where it has not.
+        adapter: name of the adapter. None: ``packed`` for names under ``models.``; else ``batch``
+            if ``forward`` accepts a mask, and ``bag`` if it does not.
         in_features: D.
 
     Raises:
-        ValueError: it cannot be imported, built or called, is no module, or does not return one
-            finite logit a bag that depends on its parameters (if it has any).
+        ValueError: the aggregator cannot be imported, built or called, is not a module, or does not
+            return one finite logit per bag that depends on its parameters (if it has any).
     """
     given = dict(init_args or {})
     module = _module(name, given, in_features, 0)
-    choice = "as asked for"
+    choice = "as requested"
     if adapter is None:
         adapter, choice = _chosen(name, module)
     model = adapt(module, adapter, name)
@@ -145,15 +144,15 @@ def _chosen(name: str, module: nn.Module) -> tuple[AdapterName, str]:
         return "packed", f"a name under {_OURS}; {others}"
     place = mask_place(module)
     if place == "keyword":
-        return "batch", f"its forward has a place for a mask; {others}"
+        return "batch", f"its forward accepts a mask; {others}"
     if place == "second":
         second = list(inspect.signature(module.forward).parameters)[1]
         return "batch", f"its forward gets the mask as its second argument, {second}; {others}"
-    return "bag", f"its forward has no place for a mask; {others}"
+    return "bag", f"its forward accepts no mask; {others}"
 
 
 def _try(model: BagModel, name: str, in_features: int) -> None:
-    """Refuse a model that no test could do anything with."""
+    """Check that a model returns finite logits and a loss that can be trained."""
     count, size = _TRIED
     generator = torch.Generator().manual_seed(0)
     bags = torch.randn(count, size, in_features, generator=generator)
@@ -188,19 +187,19 @@ def _module(name: str, init_args: Mapping[str, Any], in_features: int, seed: int
         else:
             module = maker(**init_args)
     except (Exception, SystemExit) as error:  # the user's class may raise anything
-        told = f" with {dict(init_args)}" if init_args else " without arguments"
+        given = f" with {dict(init_args)}" if init_args else " without arguments"
         message = " ".join(str(error).split())
         raise ValueError(
-            f"{name} cannot be built{told}: {type(error).__name__}: {message}; give the arguments "
+            f"{name} cannot be built{given}: {type(error).__name__}: {message}; give the arguments "
             "of its constructor as JSON, e.g. --init-args '{\"width\": 64}'"
         ) from error
     if not isinstance(module, nn.Module):
-        adapt(module, "bag", name)  # refuses it
+        adapt(module, "bag", name)  # raises the error
     return module  # type: ignore[no-any-return]
 
 
 def _parsed(maker: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-    """Build from arguments that may name classes, as a recipe's do."""
+    """Build a model from arguments that may name classes, as in a recipe."""
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)
@@ -209,13 +208,13 @@ def _parsed(maker: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
 
 
 def _maker(name: str) -> Callable[..., Any]:
-    """Import what builds a model.
+    """Import the class or function that builds a model.
 
-    The working folder is searched last, as it is for scripts that lie in it.
+    The working folder is searched last.
     """
     path, _, attribute = name.rpartition(".")
     if not path or not all(part.isidentifier() for part in name.split(".")):
-        raise ValueError(f"{name!r} is no dotted name; write package.module.Class")
+        raise ValueError(f"{name!r} is not a dotted name; write package.module.Class")
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:
         sys.path.append(here)
@@ -224,7 +223,7 @@ def _maker(name: str) -> Callable[..., Any]:
     except (Exception, SystemExit) as error:  # the user's file may raise anything
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing and (path == missing or path.startswith(f"{missing}.")):
-            remedy = "install it, or run from the folder it lies in"
+            remedy = "install it, or run from the folder that contains it"
             if name.startswith(_OURS):
                 remedy = f"names under {_OURS} are models of this repository"
             raise ValueError(f"{name}: there is no module {missing!r}; {remedy}") from None

@@ -1,13 +1,13 @@
-"""Any aggregator of bags as the one thing that the algorithmic unit tests ask: bags in, logits out.
+"""Adapters that give any aggregator of bags the interface of the algorithmic unit tests.
 
-Three ways in which modules take bags, by the name of their adapter:
+Modules take bags in one of three ways, by the name of the adapter:
 
     batch    module(X, mask)   X (B, N, D) padded with 0, mask (B, N) True = real -> (B,) or (B, 1)
     bag      module(X)         X (N, D), one bag -> one logit of any shape
     packed   module(BagBatch)  -> MILOutput with logits (B, 1), as all models of models/mil
 
-Of a tuple the first item counts. Logits are log-odds of class 1. What a module does wrong with them
-is a ValueError that names the module, what it was given, what it returned and what to do.
+If a module returns a tuple, its first item is used. Logits are log-odds of class 1. Faults of a
+module raise a ValueError that names the module, its input, its output and a remedy.
 
 Letters: N instances of a bag or of all bags, B bags, D features of an instance.
 """
@@ -29,13 +29,13 @@ Bags = Sequence[Tensor] | Tensor  # B tensors (n_i, D), or (B, N, D) for bags of
 
 
 class BagModel(Protocol):
-    """What the tests see of any aggregator.
+    """Interface of an aggregator for the tests.
 
     Attributes:
-        adapter: the name that tables tell.
-        module: for modes, parameters and dtype.
-        permutation_invariant: what its class declares about the order of instances, None if it
-            says nothing.
+        adapter: name of the adapter, for tables.
+        module: the module, for modes, parameters and dtype.
+        permutation_invariant: whether its class declares that the order of instances does not
+            matter; None if it declares nothing.
     """
 
     adapter: str
@@ -47,36 +47,37 @@ class BagModel(Protocol):
         ...
 
     def loss(self, bags: Bags, labels: Tensor) -> Tensor:
-        """Return the scalar to train by; labels (B,) int64 are 0 or 1."""
+        """Return the scalar training loss; labels (B,) int64 are 0 or 1."""
         ...
 
     def instance_scores(self, bags: Bags) -> tuple[Tensor, Tensor] | None:
         """Return logits (B,) and the logits of all instances (N, 1), None if the module has none.
 
-        The second are the very tensor that the first are computed from, where they are: what can be
-        differentiated by it.
+        If the bag logits are computed from the instance logits, the second tensor is part of their
+        autograd graph, so that they can be differentiated by it.
         """
         ...
 
     def first_stage(self) -> BagModel | None:
-        """Return what has to be trained before, in the same way on the same bags, or None."""
+        """Return the model to train first, in the same way on the same bags, or None."""
         ...
 
     def before_training(self, labels: Tensor, sizes: Tensor) -> None:
-        """Take label and instances of each training bag, (n,) both, and the first stage's end."""
+        """Prepare for training, with the label and size of each training bag, (n,) each."""
         ...
 
     def before_step(self, progress: float, numbers: Tensor) -> None:
-        """Take the share of the training that is done and which training bags the step has.
+        """Prepare for a training step.
 
         Args:
-            progress: in [0, 1).
-            numbers: (B,) int64, places of the step's bags among those of ``before_training``.
+            progress: finished share of the training, in [0, 1).
+            numbers: (B,) int64, positions of the bags of the step in the arguments of
+                ``before_training``.
         """
         ...
 
     def after_step(self) -> None:
-        """Do what follows a step of the optimizer."""
+        """Run after each step of the optimizer."""
         ...
 
 
@@ -84,14 +85,14 @@ BuildModel = Callable[[int], BagModel]  # seed -> a model with new weights
 
 
 class ModuleModel:
-    """What the adapters have in common; subclasses say how a module is called.
+    """Base class of the adapters; subclasses define how a module is called.
 
     Args:
         module: the aggregator.
-        name: what messages call it.
+        name: name of the module in messages.
 
     Attributes:
-        network: what is called, the module or its part.
+        network: the module that is called, or the called part of it.
     """
 
     adapter: str
@@ -112,12 +113,12 @@ class ModuleModel:
         return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
 
     def instance_scores(self, bags: Bags) -> tuple[Tensor, Tensor] | None:
-        """Return None: which of a plain module's results are scores of instances is unknown."""
+        """Return None, because it is unknown which output of a module has scores of instances."""
         del bags
         return None
 
     def first_stage(self) -> BagModel | None:
-        """Return None: there is none."""
+        """Return None, because there is no first stage."""
         return None
 
     def before_training(self, labels: Tensor, sizes: Tensor) -> None:
@@ -130,15 +131,15 @@ class ModuleModel:
         """Do nothing."""
 
     def call(self, given: str, *args: Any, **kwargs: Any) -> Any:
-        """Return what the module answers.
+        """Return the output of the module.
 
         Args:
-            given: the arguments in words.
-            *args: of the module.
-            **kwargs: of the module.
+            given: description of the arguments, for messages.
+            *args: arguments of the module.
+            **kwargs: arguments of the module.
 
         Raises:
-            ValueError: the module raises anything; it is the user's, so anything may come.
+            ValueError: the module, which may be code of the user, raises any error.
         """
         try:
             return self.network(*args, **kwargs)
@@ -149,13 +150,13 @@ class ModuleModel:
             ) from error
 
     def one_logit(self, answer: Any, given: str, bags: int) -> Tensor:
-        """Return a module's answer as (bags,), refusing any other number of values."""
+        """Return the output of a module as (bags,); any other number of values is an error."""
         first = answer[0] if isinstance(answer, tuple | list) and len(answer) else answer
         what = f"{self.name} returned {{}} when the adapter {self.adapter} called it with {given}"
         if not isinstance(first, Tensor) or not first.is_floating_point():
             kind = str(first.dtype) if isinstance(first, Tensor) else type(first).__name__
             raise ValueError(f"{what.format(kind)}; logits are a tensor of floats; {self.remedy}")
-        # One bag has one value of any shape: some modules squeeze it.
+        # For one bag, a single value of any shape is accepted, as some modules squeeze it.
         fits = first.numel() == 1 if bags == 1 else tuple(first.shape) in {(bags,), (bags, 1)}
         if not fits:
             expected = "one logit" if bags == 1 else f"({bags},) or ({bags}, 1)"
@@ -167,16 +168,16 @@ class ModuleModel:
 
 
 class PaddedModel(ModuleModel):
-    """A module of padded batches: (B, N, D) and, where its ``forward`` takes one, a mask (B, N).
+    """Adapter for modules of padded batches (B, N, D) and, if accepted, a mask (B, N).
 
     Args:
         module: the aggregator.
-        name: what messages call it.
-        padding: standard deviation of normal noise in the rows that are no instances; 0 for zeros.
+        name: name of the module in messages.
+        padding: standard deviation of the normal noise in padded rows; 0 for zeros.
 
     Attributes:
-        takes_mask: whether ``forward`` has a place for the mask: an argument ``mask``, or a second
-            one without a default.
+        takes_mask: whether ``forward`` accepts a mask: as an argument ``mask``, or as a second
+            argument without a default.
     """
 
     adapter = "batch"
@@ -193,7 +194,7 @@ class PaddedModel(ModuleModel):
         self.takes_mask = self._place != "none"
 
     def with_padding(self, noise: float) -> PaddedModel:
-        """Return the same module, padded with noise of a standard deviation."""
+        """Return an adapter of the same module that pads with noise of a standard deviation."""
         return PaddedModel(self.module, self.name, noise)
 
     def logits(self, bags: Bags) -> Tensor:
@@ -224,13 +225,13 @@ class PaddedModel(ModuleModel):
 
 
 class SingleBagModel(ModuleModel):
-    """A module of one bag (N, D), called for each bag of a step in turn."""
+    """Adapter for modules of one bag (N, D), called for each bag of a step in turn."""
 
     adapter = "bag"
     remedy = (
         "it calls module(X) with the instances X (N, D) of one bag and needs one logit; arguments "
         "of the constructor go in --init-args, and --adapter batch calls module(X, mask), or "
-        "module(X) where forward takes no mask, with padded bags (B, N, D)"
+        "module(X) if forward takes no mask, with padded bags (B, N, D)"
     )
 
     def logits(self, bags: Bags) -> Tensor:
@@ -238,13 +239,13 @@ class SingleBagModel(ModuleModel):
         each = []
         for bag in bags:
             given = f"X {tuple(bag.shape)}"
-            answer = self.call(given, bag.clone())  # it may write into what it gets
+            answer = self.call(given, bag.clone())  # the module may write to its input
             each.append(self.one_logit(answer, given, 1))
         return torch.cat(each)
 
 
 class PackedModel(ModuleModel):
-    """A module of a `BagBatch`, with its own loss where it has ``losses``."""
+    """Adapter for modules of a `BagBatch`; uses the loss of the module if it has ``losses``."""
 
     adapter = "packed"
     remedy = (
@@ -261,7 +262,7 @@ class PackedModel(ModuleModel):
         return self._answer(pack_bags(bags))[1]
 
     def loss(self, bags: Bags, labels: Tensor) -> Tensor:
-        """Return the sum of the module's loss terms; of a module without, cross-entropy."""
+        """Return the sum of the loss terms of the module, or cross-entropy if it has none."""
         batch = pack_bags(bags, labels, self._numbers)
         output, logits = self._answer(batch)
         losses = getattr(self.module, "losses", None)
@@ -271,7 +272,7 @@ class PackedModel(ModuleModel):
         return torch.stack([*terms.values()]).sum()
 
     def instance_scores(self, bags: Bags) -> tuple[Tensor, Tensor] | None:
-        """Return logits (B,) and instance logits (N, 1), None where there is not one each."""
+        """Return logits (B,) and instance logits (N, 1), None without one logit per instance."""
         output, logits = self._answer(pack_bags(bags))
         scores = getattr(output, "instance_logits", None)
         if not isinstance(scores, Tensor) or scores.ndim != 2 or scores.shape[1] != 1:
@@ -279,13 +280,13 @@ class PackedModel(ModuleModel):
         return logits, scores
 
     def before_training(self, labels: Tensor, sizes: Tensor) -> None:
-        """Tell a model that wants to know it."""
+        """Pass labels and sizes to a model that has ``set_training_bags``."""
         see = getattr(self.module, "set_training_bags", None)
         if see is not None:
             see(torch.arange(len(labels)), labels, sizes)
 
     def before_step(self, progress: float, numbers: Tensor) -> None:
-        """Number the bags of the step, for models that keep something of each."""
+        """Store the numbers of the bags of the step, for models with state per bag."""
         self._numbers = numbers
 
     def _answer(self, batch: BagBatch) -> tuple[Any, Tensor]:
@@ -301,7 +302,7 @@ class PackedModel(ModuleModel):
 
 
 def mask_place(module: nn.Module) -> Literal["keyword", "second", "none"]:
-    """Say how a module's ``forward`` takes a mask of padded rows, from its signature."""
+    """Return how the ``forward`` of a module takes a mask of padded rows, by its signature."""
     parameters = list(inspect.signature(module.forward).parameters.values())
     if any(p.name == "mask" and p.kind is not p.POSITIONAL_ONLY for p in parameters):
         return "keyword"
@@ -314,10 +315,10 @@ def mask_place(module: nn.Module) -> Literal["keyword", "second", "none"]:
 
 
 def pack_bags(bags: Bags, labels: Tensor | None = None, numbers: Tensor | None = None) -> BagBatch:
-    """Return bags as a batch; without labels or numbers all have label or number 0.
+    """Return bags as a batch; without labels or numbers, all bags have label or number 0.
 
-    Some models draw by a bag's number, which is its own in a data set. With one number for all,
-    what a bag gets depends on no place in a batch (A165).
+    Some models draw random numbers by the number of a bag in its data set. With the same number for
+    all bags, the draws do not depend on the position in a batch (A165).
     """
     sizes = torch.tensor([len(bag) for bag in bags])
     features = bags.flatten(0, 1) if isinstance(bags, Tensor) else torch.cat(list(bags))
@@ -330,5 +331,5 @@ def pack_bags(bags: Bags, labels: Tensor | None = None, numbers: Tensor | None =
 
 
 def _first_line(error: Exception) -> str:
-    """Return what an error says, without the traces that some libraries add."""
+    """Return the first line of an error message, without traces that some libraries add."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")

@@ -1,10 +1,10 @@
-"""Bags in which breaking the assumption of multiple-instance learning is easier than keeping it.
+"""Bags for which violating the assumption of multiple-instance learning is the easier solution.
 
 Raff & Holt, "Reproducibility in Multiple Instance Learning: A Case For Algorithmic Unit Tests",
-NeurIPS 2023. Training bags hold a shortcut that reverses in the test bags, so that a model that
-took it ranks the test bags the wrong way round. Instances are drawn from N(mean, standard
+NeurIPS 2023. Training bags contain a shortcut that is reversed in the test bags, so that a model
+that learnt it ranks the test bags the wrong way round. Instances are drawn from N(mean, standard
 deviation) in each of D coordinates, independently; background from N(0, 1). Half of the bags are
-positive. How many of each kind a bag holds, ends included:
+positive. Number of instances of each kind in a bag (ranges include both ends):
 
     1  one concept decides            poison N(-10, 0.1)  indicator N(0, 3)        background
        train negative                 1                   0                        1..9
@@ -26,9 +26,9 @@ positive. How many of each kind a bag holds, ends included:
        test negative                                      35..39 of A, or (5/9) B   1..9
        shortcut: "many hits, so positive"
 
-Bags are filled up with background to one size, so that their number of instances says nothing.
-What is an indicator's coin in the text of the first test and a variant of the second is offered
-besides (A155, A156). Instances lie in random order (A157).
+Bags are filled up with background to one size, so that their size carries no information. The
+mixed indicator described for the first test and a variant of the second test are options
+(A155, A156). Instances are in random order (A157).
 
 Letters: N instances of B bags, D features.
 """
@@ -62,16 +62,16 @@ _NAMES = {
     2: ("background", "poison", "concept A", "concept B"),
     3: ("background", "", "concept A", "concept B"),
 }
-_MOST = {1: 4, 2: 9, 3: 39}  # instances of a bag that are no background
+_MOST = {1: 4, 2: 9, 3: 39}  # largest number of instances of a bag that are not background
 
 
 class AssumptionBags(NamedTuple):
     """B bags of one split of a test.
 
     Attributes:
-        features: a tensor (n, D) float32 a bag.
-        labels: (B,) int64, zeros and ones in turn.
-        kinds: (N,) int64, what each instance is: 0 background, 1 poison, 2 the indicator of test 1
+        features: one (n, D) float32 tensor per bag.
+        labels: (B,) int64, alternating zeros and ones.
+        kinds: (N,) int64, kind of each instance: 0 background, 1 poison, 2 the indicator of test 1
             or concept A, 3 concept B.
     """
 
@@ -81,15 +81,15 @@ class AssumptionBags(NamedTuple):
 
     @property
     def sizes(self) -> Tensor:
-        """Return (B,) int64, instances a bag."""
+        """Return (B,) int64, instances per bag."""
         return torch.tensor([len(bag) for bag in self.features])
 
     def kinds_of(self, bag: int) -> Tensor:
-        """Return (n,), what each instance of one bag is."""
+        """Return (n,), the kind of each instance of one bag."""
         return torch.split(self.kinds, self.sizes.tolist())[bag]
 
     def scaled(self, mean: Tensor, std: Tensor) -> AssumptionBags:
-        """Return the same bags with features (x - mean) / std, both (D,)."""
+        """Return the bags with features (x - mean) / std, where mean and std are (D,)."""
         packed = (torch.cat(self.features) - mean) / std
         return self._replace(features=torch.split(packed, self.sizes.tolist()))
 
@@ -100,7 +100,7 @@ class AssumptionBags(NamedTuple):
 
 
 def kind_names(test: TestNumber) -> tuple[str, ...]:
-    """Return what kinds 0 to 3 are in words; empty for one that the test has not."""
+    """Return the names of kinds 0 to 3; empty for a kind that the test does not have."""
     return _NAMES[test]
 
 
@@ -115,17 +115,18 @@ def concept_bags(
     indicator: Indicator = "subtle",
     empty_negatives: bool = False,
 ) -> AssumptionBags:
-    """Draw bags of one test; see the top of this file.
+    """Draw bags of one test; see the module docstring.
 
     Args:
         test: 1, 2 or 3.
-        split: ``train`` holds the shortcut, in ``test`` it misleads.
+        split: ``train`` contains the shortcut, in ``test`` it is reversed.
         bags: B, at least 2.
-        seed: fixes the bags together with the other arguments, not negative.
-        size: instances of every bag; None for as many as are drawn.
+        seed: seed of the bags, not negative.
+        size: instances of every bag; None for the number that is drawn.
         dim: D.
-        indicator: of test 1: ``subtle`` is N(0, 3), ``mixed`` each with chance 1/2 N(1, 1) instead.
-        empty_negatives: of test 2: a third of the negative training bags has neither A nor B.
+        indicator: for test 1: ``subtle`` is N(0, 3); with ``mixed``, each is N(1, 1) with
+            probability 1/2.
+        empty_negatives: for test 2: a third of the negative training bags has neither A nor B.
 
     Raises:
         ValueError: an argument is out of range, or the test has bags that exceed the size.
@@ -164,15 +165,15 @@ def _check(test: int, split: str, bags: int, size: int | None, dim: int, indicat
         raise ValueError(f"need at least 2 bags of at least 1 feature, got {bags} and {dim}")
     if size is not None and size <= _MOST[test]:
         raise ValueError(
-            f"bags of test {test} have up to {_MOST[test]} instances beside the background; "
-            f"a size must exceed that, got {size}"
+            f"bags of test {test} have up to {_MOST[test]} instances in addition to background; "
+            f"the size must be larger, got {size}"
         )
 
 
 def _counts(
     test: int, late: bool, positive: BoolArray, empty: bool, rng: np.random.Generator
 ) -> IntArray:
-    """Return (B, 4), instances of each kind a bag; ``late`` in the split that misleads."""
+    """Return (B, 4), instances of each kind per bag; ``late`` is True for test bags."""
     bags = len(positive)
     counts = np.zeros((bags, 4), dtype=np.int64)
 

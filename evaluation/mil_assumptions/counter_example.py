@@ -1,11 +1,10 @@
-"""Looking for an instance that argues a bag down: counter-examples to monotonicity.
+"""Search for counter-examples to monotonicity: instances that lower the score of a bag.
 
 A score s is monotone if s(X with x) >= s(X) for every bag X and every instance x. One pair that
-breaks this proves that a model weighs evidence against the bag; that none is found proves nothing,
-so the search tries what is likely to work: given candidates first, and where they all fail, descent
-of the gradient of s from the candidates that did least harm to its chances. Modules whose numbers
-are float32 are searched in float64 where they can be converted, so that what is found is no
-rounding (A163).
+violates this proves that a model counts evidence against the bag; finding none proves nothing. The
+search therefore first tries given candidates, and if they all fail, gradient descent of s from the
+candidates with the smallest change of s. Modules of float32 are searched in float64 if they can be
+converted, so that a finding is not due to rounding (A163).
 
 Letters: B bags, C candidates, D features of an instance.
 """
@@ -22,20 +21,20 @@ from torch import Tensor, nn
 
 from evaluation.mil_assumptions.bag_models import BagModel
 
-_ROWS_AT_ONCE = 2000  # instances of a call
-_TIMES_NOISE = 10.0  # of a module that draws random numbers in evaluation (A168)
+_ROWS_AT_ONCE = 2000  # instances per call
+_TIMES_NOISE = 10.0  # factor on the noise of a module that is random in evaluation mode (A168)
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5}
 
 
 @dataclass(frozen=True, slots=True)
 class CounterExample:
-    """A bag and an instance that changes its logit in a way that a property forbids.
+    """A bag and an added instance that changes its logit and so violates a property.
 
     Attributes:
         bag: (n, D).
-        added: (D,) the further instance.
+        added: (D,) the added instance.
         before: logit of the bag.
-        after: logit of the bag with the further instance.
+        after: logit of the bag with the added instance.
     """
 
     bag: Tensor
@@ -44,14 +43,14 @@ class CounterExample:
     after: float
 
     def describe(self) -> str:
-        """Return the example in one line; only ends of long rows are shown."""
+        """Return the example in one line; long instances are shortened."""
         count = len(self.bag)
         bag = f"a bag of {count} instance{'' if count == 1 else 's'}"
         added = f"with {_row(self.added)} it has {self.after:.4g}"
         return f"{bag} has the logit {self.before:.4g}; {added}"
 
     def record(self) -> dict[str, Any]:
-        """Return it for JSON, with the whole bag."""
+        """Return the example for JSON, with the whole bag."""
         return {
             "bag": self.bag.tolist(),
             "added": self.added.tolist(),
@@ -68,20 +67,20 @@ def search_counter_example(
     refined: int = 8,
     steps: int = 25,
 ) -> CounterExample | None:
-    """Look for an instance that lowers the logit of a bag that it is added to.
+    """Search for an instance that lowers the logit of a bag when added to it.
 
-    The model is asked in evaluation mode and left in the mode and the dtype it had.
+    The model is called in evaluation mode; its mode and dtype are restored afterwards.
 
     Args:
-        model: trained or not.
-        bags: B bags (n_i, D) to add to.
+        model: a model, trained or not.
+        bags: B bags (n_i, D).
         candidates: (C, D) instances; each is added to each bag.
-        refined: pairs from which the gradient is followed, where no candidate does it.
-        steps: of the gradient each.
+        refined: number of pairs from which gradient descent starts if no candidate succeeds.
+        steps: gradient steps per pair.
 
     Returns:
-        The candidate that lowers a logit most; where none does, the instance that the gradient led
-        to and that lowers one most; None if neither is found.
+        The candidate that lowers a logit most; if there is none, the instance found by gradient
+        descent that lowers a logit most; None if neither exists.
     """
     with evaluated(model, bags[0]) as dtype:
         rows = [bag.to(dtype) for bag in bags]
@@ -90,7 +89,7 @@ def search_counter_example(
         change = _changes(model, rows, candidates, before)  # (B, C)
         again = (scores(model, rows) - before).abs().max()
         limit = tolerance(before) + _TIMES_NOISE * again
-        # What is infinite or not a number argues for nothing.
+        # Infinite and NaN values are no evidence.
         change = change.where(change.isfinite(), torch.inf)
         drop = change + limit.unsqueeze(1)
         if bool((drop < 0).any()):
@@ -111,7 +110,7 @@ def search_counter_example(
 
 
 def tolerance(logits: Tensor) -> Tensor:
-    """Return by how much each logit may change by rounding alone, from its size and dtype (A163).
+    """Return the largest change of each logit that rounding can cause, by size and dtype (A163).
 
     >>> (tolerance(torch.tensor([-20.0, 0.5], dtype=torch.float64)) * 1e6).round().tolist()
     [20.0, 1.0]
@@ -120,7 +119,7 @@ def tolerance(logits: Tensor) -> Tensor:
 
 
 def scores(model: BagModel, bags: Sequence[Tensor]) -> Tensor:
-    """Return (B,) logits without gradients, for bags of about one size at a time."""
+    """Return (B,) logits without gradients, computed in groups of bags of similar size."""
     order = sorted(range(len(bags)), key=lambda place: len(bags[place]))
     parts: list[Tensor] = []
     start, count = 0, 0
@@ -136,14 +135,14 @@ def scores(model: BagModel, bags: Sequence[Tensor]) -> Tensor:
 
 @contextlib.contextmanager
 def evaluated(model: BagModel, bag: Tensor) -> Iterator[torch.dtype]:
-    """Put a model in evaluation mode, in float64 where it can be; both are undone afterwards.
+    """Put a model in evaluation mode and, if possible, in float64; restore both afterwards.
 
     Args:
-        model: any.
-        bag: (n, D) to try it with.
+        model: the model.
+        bag: (n, D) bag for trying float64.
 
     Yields:
-        The dtype that the model's features need.
+        The dtype of the features for the model.
     """
     module = model.module
     training = module.training
@@ -154,7 +153,7 @@ def evaluated(model: BagModel, bag: Tensor) -> Iterator[torch.dtype]:
         yield torch.float64 if double or dtypes == {torch.float64} else torch.float32
     finally:
         if double:
-            module.float()  # exact: they were float32
+            module.float()  # exact, because the values were float32
         module.train(training)
 
 
@@ -164,18 +163,18 @@ def _dtypes(module: nn.Module) -> set[torch.dtype]:
 
 
 def _works_in_double(model: BagModel, bag: Tensor) -> bool:
-    """Convert a module to float64, and back if it cannot be called any more."""
+    """Convert a module to float64, and back if it then fails."""
     model.module.double()
     try:
         scores(model, [bag.double()])
-    except ValueError:  # it computes in float32 whatever it is given, or keeps tensors aside
+    except ValueError:  # it always computes in float32, or has tensors that are not converted
         model.module.float()
         return False
     return True
 
 
 def _changes(model: BagModel, bags: Sequence[Tensor], added: Tensor, before: Tensor) -> Tensor:
-    """Return (B, C), by how much each candidate changes the logit of each bag."""
+    """Return (B, C), the change of the logit of each bag by each candidate."""
     larger = [torch.cat([bag, row.unsqueeze(0)]) for bag in bags for row in added]
     return scores(model, larger).view(len(bags), len(added)) - before.unsqueeze(1)
 
@@ -183,20 +182,20 @@ def _changes(model: BagModel, bags: Sequence[Tensor], added: Tensor, before: Ten
 def _descend(
     model: BagModel, bags: Sequence[Tensor], starts: Tensor, before: Tensor, steps: int
 ) -> tuple[Tensor, Tensor]:
-    """Follow the gradient of the logits by an added instance downwards.
+    """Minimise logits over an added instance by gradient descent.
 
-    A step is a tenth of the instance's length, so that large instances get anywhere, and of at
-    least a tenth of that of a normal one.
+    The length of a step is a tenth of the length of the instance, but at least a tenth of the
+    typical length of a normal instance, so that large instances move far enough.
 
     Args:
-        model: in evaluation mode.
+        model: a model in evaluation mode.
         bags: P bags.
-        starts: (P, D) an instance each.
-        before: (P,) logits of the bags alone.
-        steps: how many.
+        starts: (P, D), one initial instance per bag.
+        before: (P,) logits of the bags without the instance.
+        steps: number of steps.
 
     Returns:
-        (P, D) the best instances on the way and (P,) by how much they change the logits.
+        (P, D) the best instances found, and (P,) the changes of the logits by them.
     """
     added, best = starts, starts
     lowest = torch.full_like(before, torch.inf)
@@ -210,7 +209,7 @@ def _descend(
                 return best, lowest
             (slope,) = torch.autograd.grad(logits.sum(), added, allow_unused=True)
         change = logits.detach() - before
-        better = change < lowest  # not where it is no number
+        better = change < lowest  # False for NaN
         lowest = torch.where(better, change, lowest)
         best = torch.where(better.unsqueeze(1), added.detach(), best)
         if slope is None or not bool(slope.nan_to_num_(0.0, 0.0, 0.0).any()):
@@ -226,7 +225,7 @@ def _example(bag: Tensor, added: Tensor, before: Tensor, change: Tensor) -> Coun
 
 
 def _row(values: Tensor) -> str:
-    """Return an instance in words: its mean and spread, and its first features."""
+    """Return a description of an instance: its first features, mean and standard deviation."""
     first = ", ".join(f"{value:.3g}" for value in values[:4].tolist())
     more = ", ..." if len(values) > 4 else ""
     spread = float(values.std(correction=0))

@@ -1,8 +1,8 @@
-"""Bags of the algorithmic unit tests that lose score by a further instance, in words.
+"""Counter-examples for trained models: bags whose score falls with an added instance.
 
-The search itself is `evaluation.mil_assumptions.counter_example`. Here it starts from the instances
-that a test has (A160), because a model that learnt a shortcut reacts to those most, and what it
-finds is told by its kind and in the units that the bags were drawn in.
+The search itself is in `evaluation.mil_assumptions.counter_example`. Here it starts from the
+instances of a test (A160), because a model that learnt a shortcut reacts most to them. The results
+are reported with the kind of the instance and in the units of the bags as drawn.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from evaluation.mil_assumptions.bags import AssumptionBags, Split, TestNumber, k
 from evaluation.mil_assumptions.counter_example import search_counter_example
 from evaluation.mil_assumptions.training import DrawnBags
 
-_BAGS = 16  # of each split
-_EACH_KIND = 8  # candidates
-_MADE = "one that the search made"
-_SHOWN = 6  # instances of a table
+_BAGS = 16  # bags of each split
+_EACH_KIND = 8  # candidates of each kind
+_MADE = "found by the search"
+_SHOWN = 6  # instances in a table
 
 Row = tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class FoundExample:
-    """A bag that scores less with one more instance. Features are in the units of the data.
+    """A bag whose score falls with one more instance. Features are in the units of the data.
 
     Attributes:
-        split: where the bag is from.
-        number: its place there, from 0 on.
+        split: split of the bag.
+        number: number of the bag in its split, from 0.
         label: 0 or 1.
-        contents: how many instances of each kind it has.
-        rows: kind and features (D,) of each of its instances.
-        added: what the further instance is: a kind, or that the search made it.
-        values: (D,) features of it.
+        contents: number of instances of each kind in the bag.
+        rows: kind and features (D,) of each instance of the bag.
+        added: kind of the added instance, or a note that the search found it.
+        values: (D,) features of the added instance.
         before: logit of the bag.
-        after: logit with the further instance.
+        after: logit with the added instance.
     """
 
     split: Split
@@ -64,7 +64,7 @@ class FoundExample:
         )
 
     def table(self) -> list[tuple[str, str, str, str, str]]:
-        """Return rows (instance, mean, std, lowest, highest feature); background is counted."""
+        """Return rows (instance, mean, std, lowest, highest feature); background has one row."""
         special = [row for row in self.rows if row[0] != "background"]
         lines = [(kind, *_summary(values)) for kind, values in special[:_SHOWN]]
         left = len(special) - len(lines)
@@ -80,11 +80,11 @@ class FoundExample:
 
 
 def find_example(model: BagModel, bags: DrawnBags, test: TestNumber) -> FoundExample | None:
-    """Search a trained model for a bag that scores less with one more instance.
+    """Search for a bag whose score falls with one more instance.
 
     Args:
         model: the trained model.
-        bags: those of its test.
+        bags: the bags of its test.
         test: 1, 2 or 3.
     """
     splits: list[tuple[Split, AssumptionBags]] = [("train", bags.train), ("test", bags.test)]
@@ -117,11 +117,11 @@ def find_example(model: BagModel, bags: DrawnBags, test: TestNumber) -> FoundExa
 
 
 def _first(part: AssumptionBags) -> range:
-    return range(min(_BAGS, len(part.features)))  # classes take turns
+    return range(min(_BAGS, len(part.features)))  # classes alternate
 
 
 def _candidates(splits: Sequence[tuple[Split, AssumptionBags]]) -> tuple[Tensor, Tensor]:
-    """Return instances (C, D) of every kind that the bags have, and their kinds (C,)."""
+    """Return instances (C, D) of every kind in the bags, and their kinds (C,)."""
     packed = torch.cat([bag for _, part in splits for bag in part.features])
     kinds = torch.cat([part.kinds for _, part in splits])
     rows = torch.cat([(kinds == kind).nonzero()[:_EACH_KIND, 0] for kind in range(4)])

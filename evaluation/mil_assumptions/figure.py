@@ -1,9 +1,9 @@
-"""Figure of the algorithmic unit tests: how far each model falls from training to test bags.
+"""Figure of the algorithmic unit tests: AUC of each model on training and test bags.
 
-A panel a test and a line a learner: from the area under the ROC curve of the training bags, an open
-circle, to that of the test bags, a filled one for each seed. Below .5 the test bags are ranked the
-wrong way round, which is what a shortcut does; that half is shaded. A pass has both to the right of
-the dotted line. Who passes is at the top.
+There is one panel per test and one line per model, from the area under the ROC curve of the
+training bags (open circle) to the area of the test bags (one filled circle per seed). Below .5
+(shaded), the test bags are ranked the wrong way round, which is the effect of a shortcut. For a
+pass, both are to the right of the dotted line. Models that pass are at the top.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def plot_assumptions(results: Mapping[str, Sequence[SeedResult]]) -> Figure:
     """Plot training and test AUC by model and test.
 
     Args:
-        results: by model, one a test and seed.
+        results: results by model, one per test and seed.
 
     Raises:
-        ValueError: there is no result.
+        ValueError: there are no results.
     """
     from matplotlib.figure import Figure
 
@@ -59,7 +59,7 @@ def plot_assumptions(results: Mapping[str, Sequence[SeedResult]]) -> Figure:
 
 
 def rank(results: Sequence[SeedResult]) -> tuple[int, int, float]:
-    """Return what puts a model higher: more tests passed, fewer violated, a larger mean AUC."""
+    """Return the sort key of a model: passed tests, violated tests (negative), mean test AUC."""
     verdicts = [
         verdict_of([result.vote for result in results if result.test == test])
         for test in sorted({result.test for result in results})

@@ -1,20 +1,20 @@
-"""Structural tests of an aggregator with random weights: what its form allows, before any training.
+"""Structural tests of an aggregator with random weights, before any training.
 
-What a score s of a bag X should be free of, or may be asked to be free of (Raff & Holt, NeurIPS
+Properties that the score s of a bag X should have, or may be required to have (Raff & Holt, NeurIPS
 2023):
 
     permutation    the order of the instances changes nothing
-    padding        what else is in the batch changes nothing: bags alone and in one batch; for
-                   padded modules also with noise in the rows that are no instances
-    monotonicity   s(X with x) >= s(X): no further instance argues a bag down. Random pairs, then a
+    padding        other bags in the batch change nothing: bags alone and in one batch; for padded
+                   modules also with noise in the padded rows
+    monotonicity   s(X with x) >= s(X): no added instance lowers the score. Random pairs, then a
                    search (`evaluation.mil_assumptions.counter_example`)
     duplication    s(X with a copy of one of its instances) = s(X)
     bag copies     s(X twice) = s(X)
     gradient sign  d s / d s_n >= 0 for the instance scores s_n that s is computed from
 
-A property ``fails`` where one case breaks it; that it ``holds`` means that none of the cases did,
-with no network. Bags have from one instance to 45, so a form that is monotone only from k
-instances on, or only among bags of one size, fails and names the sizes (A164).
+A property ``fails`` if one case violates it; it ``holds`` if no case of any network does. Bags have
+from 1 to 45 instances, so an aggregator that is monotone only from k instances on, or only among
+bags of one size, fails and the sizes are reported (A164).
 """
 
 from __future__ import annotations
@@ -67,20 +67,20 @@ _NAMES = (
 
 _PROBABILITIES = (
     "all its outputs lie in [0, 1]; are they probabilities? They are trained as log-odds of class "
-    "1, so leave the last sigmoid out"
+    "1, so leave out the last sigmoid"
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StructureSettings:
-    """How much is tried.
+    """Numbers of networks and bags in the structural tests.
 
     Attributes:
-        seeds: networks, with the weights of seeds 0, 1, ...
-        pairs: bags of a network that get a further instance.
-        bags: bags of a network for the other tests.
-        searched: bags of a network for the search.
-        sizes: fewest and most instances of a bag.
+        seeds: number of networks, with the weights of seeds 0, 1, ...
+        pairs: bags per network that get an added instance.
+        bags: bags per network for the other tests.
+        searched: bags per network for the search.
+        sizes: smallest and largest number of instances of a bag.
     """
 
     seeds: int = 4
@@ -95,13 +95,13 @@ class StructureReport:
     """The properties of an aggregator.
 
     Attributes:
-        permutation: order of instances.
-        padding: other bags in the batch.
-        monotonicity: further instances.
-        duplication: a copy of one instance.
-        bag_copies: the whole bag twice.
+        permutation: effect of the order of instances.
+        padding: effect of other bags in the batch.
+        monotonicity: effect of added instances.
+        duplication: effect of a copy of one instance.
+        bag_copies: effect of having every instance twice.
         gradient_sign: derivative by each instance score.
-        notes: on the module as a whole.
+        notes: remarks on the module as a whole.
     """
 
     permutation: Property
@@ -113,11 +113,11 @@ class StructureReport:
     notes: tuple[str, ...] = ()
 
     def properties(self) -> dict[str, Property]:
-        """Return all of them by name, in the order in which they are told."""
+        """Return all properties by name, in the order of the tables."""
         return {name: getattr(self, name) for name in _NAMES}
 
     def record(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the report for JSON."""
         found = {name: value.record() for name, value in self.properties().items()}
         return {**found, "notes": list(self.notes)}
 
@@ -125,19 +125,19 @@ class StructureReport:
 def check_structure(
     build: BuildModel, dim: int = 16, settings: StructureSettings | None = None
 ) -> StructureReport:
-    """Test the form of an aggregator on random weights, in evaluation mode.
+    """Test the structure of an aggregator with random weights, in evaluation mode.
 
     Args:
-        build: makes it from a seed.
+        build: function that builds the aggregator from a seed.
         dim: D, features of an instance.
-        settings: how much is tried.
+        settings: numbers of networks and bags.
 
     Raises:
-        ValueError: the module fails on bags of every size, or returns what no logit is.
+        ValueError: the module fails on bags of every size, or does not return logits.
     """
     settings = settings or StructureSettings()
     parts: list[dict[str, Property]] = []
-    notes: dict[str, None] = {}  # in order, each once
+    notes: dict[str, None] = {}  # ordered, without duplicates
     saturated = True
     with torch.random.fork_rng(devices=[]):
         for seed in range(settings.seeds):
@@ -155,7 +155,7 @@ def check_structure(
 def _check_network(
     model: BagModel, dim: int, settings: StructureSettings, seed: int
 ) -> tuple[dict[str, Property], list[str]]:
-    """Return the properties of one network, and what is to be said of it."""
+    """Return the properties of one network, and remarks on it."""
     generator = torch.Generator().manual_seed(seed)
     notes = []
     model.module.eval()
@@ -198,15 +198,15 @@ def _smallest(model: BagModel, dim: int, sizes: tuple[int, int]) -> int:
 
 
 def _saturates(model: BagModel, dim: int, size: int) -> bool:
-    """Return whether far instances bring outputs to 0 or 1 and never beyond, as a sigmoid does.
+    """Return whether distant instances bring outputs to 0 or 1 but not beyond, as with a sigmoid.
 
-    Logits of bounded embeddings may stay in between by chance, but not reach the ends.
+    Logits of bounded embeddings may stay in [0, 1] by chance, but do not reach both ends.
     """
     generator = torch.Generator().manual_seed(0)
     model.module.eval()
     lengths = [1.0, -1.0, 30.0, -30.0, 1000.0, -1000.0]
     found = scores(model, [length * draw_instances(size, dim, generator) for length in lengths])
-    beyond = torch.maximum(-found, found - 1)  # (6,) of the nearer end, negative within [0, 1]
+    beyond = torch.maximum(-found, found - 1)  # (6,) distance to the nearer end, negative inside
     return bool(-1e-3 < beyond.max() <= 0) and bool(found.min() < found.max())
 
 
@@ -217,7 +217,7 @@ def _draws(model: BagModel, bags: Sequence[Tensor]) -> bool:
 
 
 def _merged(name: str, parts: Sequence[Property]) -> Property:
-    """Return a property over several networks."""
+    """Return the combined result of a property over several networks."""
     pick: Callable[[Iterable[float]], float] = min if name == "gradient_sign" else max
     tested = [part for part in parts if part.status != "n/a"]
     if not tested:

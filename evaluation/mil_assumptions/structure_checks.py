@@ -1,6 +1,4 @@
-"""The structural tests one by one, on one network.
-
-`evaluation.mil_assumptions.structure` says what they mean.
+"""Structural tests of a single network; see `evaluation.mil_assumptions.structure`.
 
 Every check takes a model in evaluation mode with bags of its dtype and returns a `Property`.
 
@@ -28,25 +26,25 @@ Status = Literal["holds", "fails", "n/a"]
 
 _BACKGROUND = 0.7  # share of instances
 _KINDS = ((-10.0, 0.1), (-2.0, 0.1), (2.0, 0.1), (3.0, 0.1), (0.0, 3.0), (1.0, 1.0))  # mean, std
-_SAME = 10.0  # a logit that should not change may by this times what rounding does to a pair
-_NOISE = 10.0  # standard deviation of rows that are no instances
+_SAME = 10.0  # factor on the rounding error that a logit may change by
+_NOISE = 10.0  # standard deviation of padded rows
 _LARGE = 1000.0
-_PAIRS_AT_ONCE = 50  # large modules need not be asked a thousand times what one answer tells
+_PAIRS_AT_ONCE = 50  # stop after the first group with a counter-example
 
 
 @dataclass(frozen=True, slots=True)
 class Property:
-    """What became of one property.
+    """The result of testing one property.
 
     Attributes:
-        status: ``holds`` where no case breaks it, ``fails``, or ``n/a`` where it has no meaning.
-        tried: cases.
-        broken: cases that break it.
-        worst: largest change of a logit in the forbidden direction; of the gradient sign the
-            smallest derivative. NaN where nothing was tried.
-        note: what a reader should know, or empty.
-        example: a case that breaks it, for monotonicity and duplication.
-        sizes: fewest and most instances of the bags that break monotonicity.
+        status: ``holds`` if no case violates it, ``fails``, or ``n/a`` if it is not applicable.
+        tried: number of cases.
+        broken: number of cases that violate the property.
+        worst: largest change of a logit in the forbidden direction; for the gradient sign, the
+            smallest derivative. NaN without cases.
+        note: remark for the reader, or empty.
+        example: a case that violates the property, for monotonicity and duplication.
+        sizes: smallest and largest size of the bags that violate monotonicity.
     """
 
     status: Status
@@ -58,14 +56,14 @@ class Property:
     sizes: tuple[int, int] | None = None
 
     def record(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the result for JSON."""
         names = ("status", "tried", "broken", "worst", "note", "sizes")
         example = None if self.example is None else self.example.record()
         return {**{name: getattr(self, name) for name in names}, "example": example}
 
 
 def draw_instances(count: int, dim: int, generator: torch.Generator) -> Tensor:
-    """Return (count, dim) instances like those of the trained tests: background and concepts."""
+    """Return (count, dim) instances as in the trained tests: background and concepts."""
     kinds = torch.tensor([(0.0, 1.0), *_KINDS])
     chosen = torch.randint(1, len(kinds), (count,), generator=generator)
     chosen[torch.rand(count, generator=generator) < _BACKGROUND] = 0
@@ -76,7 +74,7 @@ def draw_instances(count: int, dim: int, generator: torch.Generator) -> Tensor:
 def draw_bags(
     count: int, sizes: tuple[int, int], dim: int, generator: torch.Generator
 ) -> list[Tensor]:
-    """Return bags (n, dim), the first two of the smallest and the largest size."""
+    """Return bags (n, dim); the first two have the smallest and the largest size."""
     low, high = sizes
     drawn = torch.randint(low, high + 1, (count,), generator=generator).tolist()
     drawn[:2] = sizes[: len(drawn)]
@@ -84,7 +82,7 @@ def draw_bags(
 
 
 def far_instances(count: int, dim: int, generator: torch.Generator) -> Tensor:
-    """Return (count, dim) normal instances with lengths of a heavy tail, up to 1000 fold."""
+    """Return (count, dim) normal instances scaled by a heavy-tailed factor of up to 1000."""
     tail = torch.rand(count, 1, generator=generator).clamp(min=1 / _LARGE)
     return torch.randn(count, dim, generator=generator) / tail
 
@@ -92,15 +90,15 @@ def far_instances(count: int, dim: int, generator: torch.Generator) -> Tensor:
 def check_permutation(
     model: BagModel, bags: Sequence[Tensor], generator: torch.Generator
 ) -> Property:
-    """Compare bags with themselves in another order."""
+    """Compare bags with the same bags in another order of instances."""
     mixed = [bag[torch.randperm(len(bag), generator=generator)] for bag in bags]
     return _unchanged(scores(model, bags), scores(model, mixed))
 
 
 def check_padding(model: BagModel, bags: Sequence[Tensor]) -> Property:
-    """Compare bags alone with the same in one batch, for padded modules also padded by noise."""
+    """Compare bags alone and in one batch, for padded modules also with noise as padding."""
     if model.adapter == "bag":
-        return Property("n/a", note="one bag a call")
+        return Property("n/a", note="one bag per call")
     with torch.no_grad():
         alone = torch.cat([model.logits([bag]) for bag in bags])
         found = _unchanged(alone, model.logits(bags))
@@ -117,7 +115,7 @@ def check_padding(model: BagModel, bags: Sequence[Tensor]) -> Property:
 def check_duplication(
     model: BagModel, bags: Sequence[Tensor], generator: torch.Generator
 ) -> Property:
-    """Compare bags with the same bags and a copy of one of their instances."""
+    """Compare bags with the same bags plus a copy of one of their instances."""
     copied = [bag[torch.randint(len(bag), (1,), generator=generator)] for bag in bags]
     before = scores(model, bags)
     after = scores(model, _with(bags, torch.cat(copied)))
@@ -132,20 +130,21 @@ def check_duplication(
 
 
 def check_bag_copies(model: BagModel, bags: Sequence[Tensor]) -> Property:
-    """Compare bags with bags that have each of their instances twice."""
+    """Compare bags with bags that have every instance twice."""
     return _unchanged(scores(model, bags), scores(model, [torch.cat([bag, bag]) for bag in bags]))
 
 
 def check_monotonicity(
     model: BagModel, bags: Sequence[Tensor], searched: int, generator: torch.Generator
 ) -> Property:
-    """Add an instance to each bag until one lowers a logit; where none does, search for one.
+    """Add an instance to each bag until one lowers a logit; if none does, search for one.
 
     Args:
-        model: in evaluation mode.
-        bags: P bags, taken some at a time. Half of them get an instance like their own, half any.
-        searched: how many of them the search tries.
-        generator: of the instances.
+        model: a model in evaluation mode.
+        bags: P bags, tested in groups. Half of each group gets an instance from the distribution of
+            the bags, the other half a distant instance.
+        searched: number of bags for the search.
+        generator: random generator of the instances.
     """
     dim, tried = bags[0].shape[1], 0
     change = torch.zeros(0, dtype=bags[0].dtype)
@@ -160,7 +159,7 @@ def check_monotonicity(
         change = (after - before).where(after.isfinite() & before.isfinite(), 0.0)
         lower = change < -tolerance(before)
         if bool(lower.any()):
-            near = lower[:half].any()  # easier to believe than one from far away
+            near = lower[:half].any()  # more convincing than a distant instance
             worst = int((change[:half] if near else change).argmin())
             pair = (some[worst], added[worst], float(before[worst]), float(after[worst]))
             sizes = [len(bag) for bag, broken in zip(some, lower.tolist(), strict=True) if broken]
@@ -175,12 +174,12 @@ def check_monotonicity(
     if found is None:
         return Property("holds", tried, 0, max(0.0, -float(change.min())))
     size = len(found.bag)
-    note, worst_change = "found by the search alone", found.before - found.after
+    note, worst_change = "found only by the search", found.before - found.after
     return Property("fails", tried, 1, worst_change, note, found, (size, size))
 
 
 def search_candidates(dim: int, generator: torch.Generator) -> Tensor:
-    """Return instances (C, dim) that may argue a bag down: concepts, equal and far features."""
+    """Return instances (C, dim) that may lower a score: concepts, equal and distant features."""
     kinds = torch.tensor(_KINDS)
     concepts = kinds[:, :1] + kinds[:, 1:] * torch.randn(len(kinds), dim, generator=generator)
     equal = torch.tensor([s * m for s in (-1.0, 1.0) for m in (1.0, 10.0, 100.0, _LARGE)])
@@ -200,14 +199,14 @@ def check_gradient_sign(model: BagModel, bags: Sequence[Tensor]) -> Property:
         if logits.requires_grad and instances.requires_grad:
             (slope,) = torch.autograd.grad(logits.sum(), instances, allow_unused=True)
     if slope is None:
-        return Property("n/a", note="bags are not scored from the scores of instances")
+        return Property("n/a", note="bag scores are not computed from scores of instances")
     broken = int((~(slope >= 0)).sum())
     status: Status = "fails" if broken else "holds"
     return Property(status, slope.numel(), broken, float(slope.min()))
 
 
 def _with(bags: Sequence[Tensor], added: Tensor) -> list[Tensor]:
-    """Return each bag with one row of (B, D) at its end (A166)."""
+    """Return each bag with one row of (B, D) appended (A166)."""
     return [torch.cat([bag, row.unsqueeze(0)]) for bag, row in zip(bags, added, strict=True)]
 
 

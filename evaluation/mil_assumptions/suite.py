@@ -1,21 +1,22 @@
-"""Algorithmic unit tests of multiple-instance models: does one respect what makes a bag positive?
+"""Algorithmic unit tests of whether multiple-instance models respect the MIL assumption.
 
 Raff & Holt, "Reproducibility in Multiple Instance Learning: A Case For Algorithmic Unit Tests",
 NeurIPS 2023. A model is trained on bags in which an illegal shortcut is easier than the legal rule
-(`evaluation.mil_assumptions.bags`), and tested on bags in which the shortcut reverses. With a and t
-the areas under the ROC curve of training and test bags, one seed votes
+(`evaluation.mil_assumptions.bags`), and tested on bags in which the shortcut is reversed. With a
+and t the areas under the ROC curve of training and test bags, one seed votes
 
     PASS               a >= .90 and t >= .90
-    LEGAL-BUT-LIMITED  .50 <= t < .90, |a - t| <= .15, and the search found no bag that loses score
-                       by a further instance: the model cannot express the rule, but did not cheat
-    VIOLATION          a >= .90 and t <= .50: it learnt the shortcut
+    LEGAL-BUT-LIMITED  .50 <= t < .90, |a - t| <= .15, and the search found no bag whose score falls
+                       with an added instance: the model cannot express the rule, but did not cheat
+    VIOLATION          a >= .90 and t <= .50: the model learnt the shortcut
     INCONCLUSIVE       anything else
 
-The thresholds are ours (A158). A verdict needs the same vote of every seed, else it is
+The thresholds are our choice (A158). A verdict needs the same vote of every seed, else it is
 INCONCLUSIVE. A model respects standard MIL if it passes test 1 and no seed of any test votes
-VIOLATION, and threshold MIL if it passes all three. Test 2 says nothing alone: who counts hits
-passes it, and only test 3 tells counting from presence. Verdicts of tests 2 and 3 may turn with the
-seed and with the layers ahead of the pooling, where rule and shortcut are both within reach (A161).
+VIOLATION, and threshold MIL if it passes all three tests. Test 2 alone is not informative: a model
+that counts hits passes it, and only test 3 distinguishes counting from presence. Verdicts of tests
+2 and 3 may depend on the seed and on the layers before the pooling if both rule and shortcut can be
+learnt (A161).
 """
 
 from __future__ import annotations
@@ -41,16 +42,16 @@ _GOOD, _CHANCE, _NEAR = 0.90, 0.50, 0.15
 
 
 class SeedResult(NamedTuple):
-    """What one test found with one seed.
+    """The result of one test with one seed.
 
     Attributes:
         test: 1, 2 or 3.
-        seed: of bags, weights and training.
+        seed: seed of bags, weights and training.
         train_auc: area under the ROC curve of the training bags, in [0, 1].
-        test_auc: that of the test bags.
-        vote: what this seed says.
-        seconds: of training, scoring and the search.
-        example: a bag that loses score by a further instance, or None where none was found.
+        test_auc: area under the ROC curve of the test bags, in [0, 1].
+        vote: vote of this seed.
+        seconds: time of training, scoring and the search.
+        example: a bag whose score falls with an added instance, or None if none was found.
     """
 
     test: TestNumber
@@ -64,16 +65,16 @@ class SeedResult(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AssumptionReport:
-    """What the tests found.
+    """The results of all tests.
 
     Attributes:
         model: class name of the module.
-        adapter: how it was called.
-        choice: why it was called so, in words, or empty.
-        settings: what was trained.
-        results: one a test and seed; empty where nothing can be trained.
-        structure: of the untrained model.
-        seconds: wall time of all.
+        adapter: name of the adapter.
+        choice: reason for the choice of the adapter, or empty.
+        settings: settings of the training.
+        results: one result per test and seed; empty if the model has nothing to train.
+        structure: report on the untrained model.
+        seconds: total wall time.
     """
 
     model: str
@@ -89,11 +90,11 @@ class AssumptionReport:
         return [result for result in self.results if result.test == test]
 
     def votes(self, test: TestNumber) -> list[Vote]:
-        """Return what each seed says of a test."""
+        """Return the vote of each seed for a test."""
         return [result.vote for result in self.of_test(test)]
 
     def auc(self, test: TestNumber) -> dict[str, float | None]:
-        """Return the means over the seeds, ``train`` and ``test``; None where it was not run."""
+        """Return the mean ``train`` and ``test`` AUC over the seeds; None if not run."""
         results = self.of_test(test)
         if not results:
             return {"train": None, "test": None}
@@ -103,19 +104,19 @@ class AssumptionReport:
         }
 
     def verdict(self, test: TestNumber) -> Verdict:
-        """Return the verdict of a test; n/a where it was not run."""
+        """Return the verdict of a test; n/a if it was not run."""
         return verdict_of(self.votes(test))
 
     @property
     def respects_standard(self) -> bool | None:
-        """Return whether the model respects standard MIL; None where the tests leave it open."""
+        """Return whether the model respects standard MIL; None if the tests cannot decide."""
         if any(result.vote == "VIOLATION" for result in self.results):
             return False
         return True if self.verdict(1) == "PASS" else None
 
     @property
     def respects_threshold(self) -> bool | None:
-        """Return whether the model respects threshold MIL; None where a test was not run."""
+        """Return whether the model respects threshold MIL; None if a test was not run."""
         verdicts = [self.verdict(test) for test in (1, 2, 3)]
         if "n/a" in verdicts and "VIOLATION" not in verdicts:
             return None
@@ -123,12 +124,12 @@ class AssumptionReport:
 
 
 def vote_of(train_auc: float, test_auc: float, counter_example: bool) -> Vote:
-    """Return what one seed says.
+    """Return the vote of one seed.
 
     Args:
         train_auc: area under the ROC curve of the training bags.
-        test_auc: that of the test bags.
-        counter_example: a further instance was found that lowers the score of a bag.
+        test_auc: area under the ROC curve of the test bags.
+        counter_example: True if an added instance was found that lowers the score of a bag.
 
     >>> vote_of(0.83, 0.84, counter_example=False)
     'LEGAL-BUT-LIMITED'
@@ -143,7 +144,7 @@ def vote_of(train_auc: float, test_auc: float, counter_example: bool) -> Vote:
 
 
 def verdict_of(votes: Sequence[Vote]) -> Verdict:
-    """Return the vote that all seeds share, INCONCLUSIVE where they differ, n/a without any."""
+    """Return the common vote of all seeds, INCONCLUSIVE if they differ, n/a without seeds."""
     if not votes:
         return "n/a"
     return votes[0] if len(set(votes)) == 1 else "INCONCLUSIVE"
@@ -152,19 +153,19 @@ def verdict_of(votes: Sequence[Vote]) -> Verdict:
 def run_test(
     build: BuildModel, test: TestNumber, seed: int, settings: AssumptionSettings
 ) -> SeedResult:
-    """Train and judge a model on one test with one seed.
+    """Train and evaluate a model on one test with one seed.
 
     Args:
-        build: makes the model with the weights of a seed.
+        build: function that builds the model with the weights of a seed.
         test: 1, 2 or 3.
         seed: not negative.
-        settings: how to train.
+        settings: settings of the training.
 
     Returns:
-        The same numbers wherever it runs: with one thread and its own random streams.
+        The result, which is the same in any process, as it uses one thread and its own seeds.
 
     Raises:
-        ValueError: the model does not train, or its adapter does not fit.
+        ValueError: the model cannot be trained, or does not match its adapter.
     """
     start = time.perf_counter()
     with alone(seed):
@@ -182,16 +183,17 @@ def check_assumptions(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> AssumptionReport:
-    """Run the structural tests and the trained ones.
+    """Run the structural tests and the trained tests.
 
     Args:
-        build: makes the model with the weights of a seed; picklable.
-        settings: what to train; None for the defaults.
-        workers: processes; no result depends on them. None for as many as torch would use threads.
-        progress: called with (results there, results in all) after each.
+        build: picklable function that builds the model with the weights of a seed.
+        settings: settings of the training; None for the defaults.
+        workers: number of processes, which does not affect results; None for the number of threads
+            of torch.
+        progress: called with the numbers of finished results and all results after each result.
 
     Raises:
-        ValueError: the model does not train, or its adapter does not fit.
+        ValueError: the model cannot be trained, or does not match its adapter.
     """
     start = time.perf_counter()
     settings = settings or AssumptionSettings()

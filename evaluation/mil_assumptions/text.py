@@ -1,4 +1,4 @@
-"""What the algorithmic unit tests found, as tables, sentences and JSON."""
+"""Results of the algorithmic unit tests as tables, sentences and JSON."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _SHORTCUTS = {1: "the absence of poison", 2: "the presence of poison", 3: "the n
 
 
 def settings_of(tests: Sequence[int], seeds: int, bags: int, epochs: int) -> AssumptionSettings:
-    """Return the settings of a command line; half as many bags are tested on as trained on.
+    """Return the settings of a command line, with half as many test bags as training bags.
 
     Raises:
-        ValueError: fewer bags than give two of each class to test on.
+        ValueError: there would be fewer than two test bags of each class.
     """
     if bags < 8:
-        raise ValueError(f"--bags {bags}: at least 8, so that half as many have both classes twice")
+        raise ValueError(f"--bags {bags}: must be at least 8, for two test bags of each class")
     chosen = tuple(test for test in TESTS if test in tests)
     return AssumptionSettings(
         tests=chosen, seeds=seeds, train_bags=bags, test_bags=bags // 2, epochs=epochs
@@ -34,20 +34,20 @@ def settings_of(tests: Sequence[int], seeds: int, bags: int, epochs: int) -> Ass
 
 
 def tables(report: AssumptionReport) -> list[tuple[str, list[str], list[tuple[Any, ...]]]]:
-    """Return (title, columns, rows) of all that is shown as tables."""
+    """Return (title, columns, rows) of all tables."""
     title = f"{report.model} through the adapter {report.adapter}"
     if report.choice:
         title += f" ({report.choice})"
     s = report.settings
     title += f": {s.train_bags} training and {s.test_bags} test bags, {s.epochs} epochs"
     found = [(title, COLUMNS, trained_rows(report))]
-    found.append(("its form, with random weights", _STRUCTURE, structure_rows(report.structure)))
+    found.append(("structure with random weights", _STRUCTURE, structure_rows(report.structure)))
     found += [(title, _EXAMPLE, rows) for title, rows in example_tables(report)]
     return found
 
 
 def trained_rows(report: AssumptionReport) -> list[tuple[Any, ...]]:
-    """Return one row a test for `COLUMNS`; areas are means over the seeds."""
+    """Return one row per test with `COLUMNS`; areas are means over the seeds."""
     rows: list[tuple[Any, ...]] = []
     for test in TESTS:
         results = report.of_test(test)
@@ -79,18 +79,18 @@ def structure_rows(structure: StructureReport) -> list[tuple[Any, ...]]:
 
 
 def sentences(report: AssumptionReport) -> list[str]:
-    """Return notes and broken properties of the form with random weights, then `conclusions`."""
+    """Return notes and failed properties of the structure, then `conclusions`."""
     broken = [
         f"{name.replace('_', ' ')} fails: {found.example.describe()}"
         for name, found in report.structure.properties().items()
         if found.example is not None
     ]
-    notes = [f"its form: {note}" for note in report.structure.notes]
+    notes = [f"structure: {note}" for note in report.structure.notes]
     return [*notes, *broken, *conclusions(report)]
 
 
 def conclusions(report: AssumptionReport) -> list[str]:
-    """Return what may be concluded, in sentences."""
+    """Return the conclusions as sentences."""
     lines = []
     if not report.results:
         lines.append("the module has no parameters to train: the three tests do not apply")
@@ -105,20 +105,20 @@ def conclusions(report: AssumptionReport) -> list[str]:
 
 def _on_test(report: AssumptionReport, test: TestNumber) -> str:
     verdict = report.verdict(test)
-    told = {
+    meaning = {
         "n/a": "",
         "PASS": "learnt the legal rule",
         "VIOLATION": f"learnt the shortcut, {_SHORTCUTS[test]}: it ranks the test bags wrongly",
         "LEGAL-BUT-LIMITED": (
             "learnt a part of the rule (it cannot express all of it, or needs more --epochs), but "
-            "no shortcut, and no further instance was found that lowers a bag"
+            "no shortcut, and no added instance was found that lowers the score of a bag"
         ),
         "INCONCLUSIVE": _why_inconclusive(report, test),
     }[verdict]
-    line = f"test {test}: {verdict}: {told}" if told else ""
+    line = f"test {test}: {verdict}: {meaning}" if meaning else ""
     if test == 2 and verdict == "PASS":
         third = report.verdict(3)
-        line += "; a model that counts hits passes as well, so read it with test 3"
+        line += "; a model that counts hits also passes, so read it together with test 3"
         line += " (n/a here)" if third == "n/a" else f" ({third} here)"
     return line
 
@@ -129,18 +129,18 @@ def _why_inconclusive(report: AssumptionReport, test: TestNumber) -> str:
         return f"seeds disagree ({', '.join(votes)})"
     if any(result.train_auc < 0.9 for result in report.of_test(test)):
         return "does not fit the training bags: it cannot express the rule, or needs more --epochs"
-    return "learnt something of the rule and something of the shortcut"
+    return "learnt parts of both the rule and the shortcut"
 
 
 def _standard(report: AssumptionReport) -> str:
     verdict = report.respects_standard
     bad = [t for t in TESTS if "VIOLATION" in report.votes(t)]
     if verdict is False:
-        return f"no, a seed or more violates test {', '.join(map(str, bad))}"
+        return f"no, at least one seed violates test {', '.join(map(str, bad))}"
     if verdict is None:
         return f"not shown, test 1 is {report.verdict(1)}"
     left = [str(t) for t in TESTS if not report.of_test(t)]
-    return "yes" + (f", as far as it goes without test {', '.join(left)}" if left else "")
+    return "yes" + (f", but without test {', '.join(left)}" if left else "")
 
 
 def _threshold(report: AssumptionReport) -> str:

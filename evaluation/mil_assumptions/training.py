@@ -1,13 +1,12 @@
-"""Training an aggregator on the bags of one algorithmic unit test, and scoring it.
+"""Training and scoring of an aggregator on the bags of one algorithmic unit test.
 
-The protocol is that of the published code (Raff & Holt, NeurIPS 2023) at a smaller budget (A159):
-features standardised by all training instances, AdamW, cross-entropy of the bags, gradients that
-are not numbers set to 0 and all limited to +-5, and the area under the ROC curve with the weights
-of the last step. Bags of both classes take turns in the data, and epochs go through them in an
-order of their own.
+The protocol follows the published code (Raff & Holt, NeurIPS 2023) with a smaller budget (A159):
+features standardised by all training instances, AdamW, cross-entropy of the bags, NaN gradients set
+to 0 and all gradients limited to +-5, and the area under the ROC curve with the weights of the last
+step. Bags of both classes alternate in the data, and every epoch has a new random order.
 
-Everything random depends on (test, seed) alone, and a cell is computed by one thread, so that its
-result is the same in whichever process it runs (A162).
+All random numbers depend only on (test, seed), and each test and seed runs in one thread, so that
+the result is the same in any process (A162).
 """
 
 from __future__ import annotations
@@ -28,29 +27,29 @@ from evaluation.mil.metrics import auroc
 from evaluation.mil_assumptions.bag_models import BagModel, BuildModel
 from evaluation.mil_assumptions.bags import AssumptionBags, Indicator, TestNumber, concept_bags
 
-_SCORED_AT_ONCE = 250  # bags
+_SCORED_AT_ONCE = 250  # bags per call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssumptionSettings:
-    """What is trained, and for how long.
+    """Settings of the trained tests.
 
     Attributes:
-        tests: which of the tests 1 to 3.
-        seeds: how many seeds, from 0 on.
+        tests: the tests to run, out of 1, 2 and 3.
+        seeds: number of seeds, from 0 on.
         train_bags: training bags of a test.
-        test_bags: test bags.
+        test_bags: test bags of a test.
         size: instances of every bag.
         dim: D, features of an instance.
-        indicator: of test 1, see `concept_bags`.
+        indicator: indicator of test 1, see `concept_bags`.
         epochs: passes over the training bags.
-        batch_size: bags of a step; the last step of an epoch takes what is left.
-        learning_rate: of AdamW.
-        weight_decay: of AdamW.
+        batch_size: bags of a step; the last step of an epoch has the remaining bags.
+        learning_rate: learning rate of AdamW.
+        weight_decay: weight decay of AdamW.
         largest_gradient: limit of each entry of a gradient.
 
     Raises:
-        ValueError: a test is unknown or named twice, or a number is not positive.
+        ValueError: a test is unknown or given twice, or a number is not positive.
     """
 
     tests: tuple[TestNumber, ...] = (1, 2, 3)
@@ -68,7 +67,7 @@ class AssumptionSettings:
 
     def __post_init__(self) -> None:
         if not self.tests or set(self.tests) - {1, 2, 3} or len(set(self.tests)) < len(self.tests):
-            raise ValueError(f"tests are some of 1, 2, 3, each once; got {self.tests}")
+            raise ValueError(f"tests must be different numbers out of 1, 2, 3; got {self.tests}")
         for name in ("seeds", "epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
@@ -81,8 +80,8 @@ class DrawnBags:
     Attributes:
         train: training bags.
         test: test bags.
-        mean: (D,) of all training instances before.
-        std: (D,) likewise.
+        mean: (D,) mean of all training instances before standardisation.
+        std: (D,) standard deviation of all training instances before standardisation.
     """
 
     train: AssumptionBags
@@ -96,7 +95,7 @@ class DrawnBags:
 
 
 def draw_bags(test: TestNumber, seed: int, settings: AssumptionSettings) -> DrawnBags:
-    """Draw the bags of one test and scale them by all training instances."""
+    """Draw the bags of one test and standardise them by all training instances."""
     draw = functools.partial(
         concept_bags, test, size=settings.size, dim=settings.dim, indicator=settings.indicator
     )
@@ -109,16 +108,16 @@ def draw_bags(test: TestNumber, seed: int, settings: AssumptionSettings) -> Draw
 def train_model(
     model: BagModel, bags: AssumptionBags, settings: AssumptionSettings, seed: int
 ) -> None:
-    """Train a model on bags, with its first stage before it where it has one.
+    """Train a model on bags, after its first stage if it has one.
 
     Args:
-        model: with the weights to begin with; changed in place.
+        model: model with initial weights; changed in place.
         bags: standardised training bags.
-        settings: how long and how.
-        seed: of the order of the bags; dropout and the like use torch's own stream.
+        settings: settings of the training.
+        seed: seed of the order of the bags; dropout and the like use the generator of torch.
 
     Raises:
-        ValueError: the loss has no gradient, or is not a number throughout an epoch.
+        ValueError: the loss has no gradient, or is not finite in a whole epoch.
     """
     first = model.first_stage()
     if first is not None:
@@ -154,7 +153,7 @@ def train_model(
 
 
 def _fill_lazy(model: BagModel, bags: AssumptionBags) -> None:
-    """Call a module once whose parameters take their shapes from the first bag they see."""
+    """Call a module with lazy parameters once, so that they get their shapes."""
     if any(nn.parameter.is_lazy(p) for p in model.module.parameters()):
         model.module.eval()
         with torch.no_grad():
@@ -164,7 +163,7 @@ def _fill_lazy(model: BagModel, bags: AssumptionBags) -> None:
 def _backward(loss: Tensor, model: BagModel) -> None:
     try:
         loss.backward()  # type: ignore[no-untyped-call]
-    except RuntimeError as error:  # of torch, about what the module did
+    except RuntimeError as error:  # raised by torch
         raise ValueError(f"{name_of(model)}: its loss has no gradient: {error}") from error
 
 
@@ -197,20 +196,20 @@ def score_bags(model: BagModel, bags: AssumptionBags) -> Tensor:
 
 
 def area_under_roc(model: BagModel, bags: AssumptionBags) -> float:
-    """Return the chance that a positive bag scores above a negative one, ties counting half."""
+    """Return the area under the ROC curve of the bags; ties count half."""
     scores = score_bags(model, bags).numpy()
     return float(auroc(bags.labels.numpy() == 1, scores, np.ones((1, len(scores))))[0])
 
 
 def name_of(model: BagModel) -> str:
-    """Return how messages call a model."""
-    network = getattr(model, "network", model.module)  # of a recipe's module, the model
+    """Return the name of a model for messages."""
+    network = getattr(model, "network", model.module)  # the model inside a recipe's module
     return f"{type(network).__name__} through the adapter {model.adapter}"
 
 
 @contextlib.contextmanager
 def alone(seed: int) -> Iterator[None]:
-    """Run with one thread and every random stream seeded, and put all back."""
+    """Run with one thread and all random generators seeded, and restore them afterwards."""
     threads, numpy_state, python_state = (
         torch.get_num_threads(),
         np.random.get_state(),
@@ -220,7 +219,7 @@ def alone(seed: int) -> Iterator[None]:
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            np.random.seed(seed)  # modules of others may draw from these two
+            np.random.seed(seed)  # foreign modules may use these two generators
             random.seed(seed)
             yield
     finally:
@@ -234,11 +233,11 @@ class Trained:
     """A model that was trained on one test.
 
     Attributes:
-        model: in evaluation mode.
-        bags: what it was trained and is tested on.
+        model: the model in evaluation mode.
+        bags: its training and test bags.
         train_auc: area under the ROC curve of the training bags.
-        test_auc: that of the test bags.
-        seconds: of training and scoring.
+        test_auc: area under the ROC curve of the test bags.
+        seconds: time of training and scoring.
     """
 
     model: BagModel
@@ -251,7 +250,7 @@ class Trained:
 def train_on_test(
     build: BuildModel, test: TestNumber, seed: int, settings: AssumptionSettings
 ) -> Trained:
-    """Build a model, train it on one test and score it; call it within `alone`."""
+    """Build a model, train it on one test and score it; must be called within `alone`."""
     start = time.perf_counter()
     bags = draw_bags(test, seed, settings)
     model = build(seed)

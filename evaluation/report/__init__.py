@@ -1,1 +1,1 @@
-"""Records, tables and figures of results."""
+"""Tables, figures and JSON records of results."""

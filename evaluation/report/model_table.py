@@ -1,8 +1,8 @@
-"""One row a model: detection at a confidence, average precision, size and time.
+"""Table with one row per model: detection at a confidence, average precision, size and latency.
 
 The comparison of one-stage and two-stage segmentors in orchards (Sapkota, Ahmed, Karkee 2024,
-arXiv 2312.07935) reports precision and recall at confidence 0.5 and milliseconds an image. These
-rows hold the same for any two models on any set of COCO's format, by one evaluator and one clock.
+arXiv 2312.07935) reports precision and recall at confidence 0.5 and milliseconds per image. These
+rows report the same for any models on any COCO data set, with the same evaluator and clock.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ def model_row(
     parameters: int | None = None,
     latency: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return the tidy row of (model, dataset, confidence).
+    """Return the row of (model, dataset, confidence).
 
     Args:
-        model: its name.
-        dataset: likewise.
+        model: name of the model.
+        dataset: name of the data set.
         point: `OperatingPoint.summary`.
         average_precision: COCO metrics; AP by area and AR are left out.
-        max_dets: cap an image and class that they were computed with.
-        parameters: number of weights, or None.
+        max_dets: cap on detections per image and class of the COCO metrics.
+        parameters: number of parameters, or None.
         latency: the model's row of `measure_latency`, or None.
 
     Returns:
         ``model``, ``dataset``, ``pictures``, ``confidence``, ``iou``, ``iou_type``; the six rates,
         each with ``_low`` and ``_high`` of its 95 % interval; AP of masks and boxes;
-        ``parameters``; and the times. What is not known is None.
+        ``parameters``; and the times. Unknown values are None.
     """
     low_high = point["intervals_95"]
     rates: dict[str, float] = {}
@@ -70,9 +70,10 @@ def model_row(
 
 
 def shown_rows(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:
-    """Return column names and cells of the printed table; models are called A, B, ...
+    """Return column names and cells of the printed table; models are named A, B, ...
 
-    Columns that no model has are left out. Times are medians with the 95th percentile in brackets.
+    Columns without any value are left out. Times are medians, with the 95th percentile in
+    brackets.
     """
     columns: list[tuple[str, list[Any]]] = [("model", [letter(n) for n in range(len(rows))])]
     for key, title in _SHOWN.items():

@@ -1,7 +1,7 @@
 """Figures of metrics: precision-recall and ROC curves, confusion matrices, attention over a bag.
 
-Figures are made without pyplot, so that nothing is shared between them and no display is needed;
-matplotlib is imported when a figure is drawn.
+Figures are created without pyplot, so that they share no state and need no display; matplotlib is
+imported when a figure is drawn.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BLUE, ORANGE, GREY = "#2f6db5", "#e07b1a", "#9aa3ad"
 
 
 def save_figure(figure: Figure, path: str | Path, dpi: int = 130) -> Path:
-    """Write a figure in the format of the path's suffix; missing folders are made."""
+    """Write a figure in the format of the path's suffix; missing folders are created."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=dpi)
@@ -37,8 +37,8 @@ def save_figure(figure: Figure, path: str | Path, dpi: int = 130) -> Path:
 def plot_coco_pr(scores: CocoScores) -> Figure:
     """Plot precision against recall at IoU .50, .75 and on average over .50:.95.
 
-    One panel for boxes and one for masks, as evaluated; curves are means over classes and their
-    means, the APs, stand in the legend.
+    There is one panel per evaluated IoU type. Curves are means over classes; the legend shows their
+    AP.
     """
     figure = _figure(4.6 * len(scores.curves), 4.2)
     panels = figure.subplots(1, len(scores.curves), squeeze=False)[0]
@@ -62,10 +62,9 @@ def plot_pr_roc(
     """Plot ROC and precision-recall curves of bag scores side by side.
 
     Args:
-        curves: by name (a model, or a class against the rest) the 0/1 labels (B,) and the
-            probabilities (B,).
+        curves: 0/1 labels (B,) and probabilities (B,) by name of the model or class.
         threshold: decision threshold to mark on every curve, or None.
-        title: of the figure.
+        title: title of the figure.
 
     Raises:
         ValueError: a curve has labels of one class only, for which neither curve exists.
@@ -93,11 +92,11 @@ def plot_pr_roc(
 def plot_operating_points(points: Mapping[str, OperatingPoint]) -> Figure:
     """Plot precision, recall and F1 against the confidence, and precision against recall.
 
-    Values are means over classes, those without a value left out. A dotted line or a dot marks the
-    confidence of each point; the legend tells where F1 is best, which is tuned on the data shown.
+    Values are means over the classes with a value. A dotted line or a dot marks the confidence of
+    each point; the legend shows the best F1 and its confidence, tuned on the same data.
 
     Args:
-        points: by name of the model, at least one.
+        points: operating points by name of the model, at least one.
     """
     figure = _figure(8.6, 9.0 + 0.22 * len(points))
     panels = figure.subplots(2, 2)
@@ -128,15 +127,15 @@ def plot_operating_points(points: Mapping[str, OperatingPoint]) -> Figure:
 
 
 def plot_confusion(matrix: Values, class_names: Sequence[str], title: str = "") -> Figure:
-    """Plot a confusion matrix: counts as text, the share of each true class as colour.
+    """Plot a confusion matrix with counts as text and the share of each true class as colour.
 
     Args:
-        matrix: (C, C) counts, rows the true class, columns the predicted one.
+        matrix: (C, C) counts, rows by true class, columns by predicted class.
         class_names: C names.
-        title: of the figure.
+        title: title of the figure.
 
     Raises:
-        ValueError: the matrix does not fit the names.
+        ValueError: the size of the matrix does not match the names.
     """
     counts, classes = np.asarray(matrix), len(class_names)
     if counts.shape != (classes, classes):
@@ -167,15 +166,15 @@ def plot_attention(
     ordered: bool = True,
     limit: int = 24,
 ) -> Figure:
-    """Plot the attention over the instances of one bag, witnesses marked.
+    """Plot the attention over the instances of one bag and mark witnesses.
 
     Args:
         attention: (n,) weights that sum to 1.
         images: (n, h, w) grey or (n, h, w, 3) colour images of the instances, or None.
         instance_labels: (n,) with values above 0 for witnesses and below 0 for unknown, or None.
-        title: of the figure.
-        ordered: most attended first; else as in the bag.
-        limit: instances shown; the least attended are left out and the title says so.
+        title: title of the figure.
+        ordered: sort by attention in descending order; else keep the order of the bag.
+        limit: largest number of instances shown; the title says if some are left out.
 
     Raises:
         ValueError: no instances, or lengths that differ.
@@ -235,7 +234,7 @@ def _plot_pr(axes: Axes, name: str, labels: Values, scores: Values, colour: str)
 
 
 def _mark(roc: Axes, pr: Axes, labels: Values, positive: Values, colour: str) -> None:
-    """Mark what a threshold gives on both curves."""
+    """Mark the point of a threshold on both curves."""
     true, false = int(positive[labels == 1].sum()), int(positive[labels == 0].sum())
     recall = true / (labels == 1).sum()
     style: dict[str, Any] = {
@@ -245,7 +244,7 @@ def _mark(roc: Axes, pr: Axes, labels: Values, positive: Values, colour: str) ->
         "zorder": 5,
     }
     roc.plot([false / (labels == 0).sum()], [recall], **style)
-    if true + false:  # precision exists only where something is called positive
+    if true + false:  # precision is undefined without positive predictions
         pr.plot([recall], [true / (true + false)], **style)
 
 
@@ -256,7 +255,7 @@ def _attention_bars(axes: Axes, weights: Values, shown: Values, witness: Values 
         ("witness", marked[shown], ORANGE),
         ("other", ~marked[shown], BLUE),
     ):
-        if not chosen.any():  # an empty bar has another colour in the legend
+        if not chosen.any():  # an empty bar would have a wrong colour in the legend
             continue
         label = None if witness is None else name
         axes.bar(positions[chosen], weights[shown[chosen]], color=colour, width=0.84, label=label)

@@ -1,4 +1,4 @@
-"""What an evaluation script prints for people and writes for programs."""
+"""Printed tables and JSON records of an evaluation."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def report(
     seed: int | None = None,
     **extra: Any,
 ) -> dict[str, Any]:
-    """Return the JSON record of an evaluation: what was run, on what, with which result.
+    """Return the JSON record of an evaluation: command, files, versions, seed and metrics.
 
     Args:
         command: words of the command line.
         metrics: numbers by name, unrounded; NaN becomes null.
-        files: files read; each enters with its hash.
-        seed: seed of anything random, or None.
+        files: files that were read; each is recorded with its hash.
+        seed: seed of the random numbers, or None.
         **extra: further entries.
     """
     record = {
@@ -73,7 +73,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Any:
 
     shown = Table()
     for number, name in enumerate(columns):
-        # A narrow terminal breaks a long word, and never hides its end.
+        # In a narrow terminal, long words are wrapped instead of truncated.
         shown.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:
         shown.add_row(*[_cell(value) for value in row])
@@ -83,7 +83,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Any:
 def problem_table(problems: Sequence[Any]) -> tuple[str, Any]:
     """Return a title and a rich table of `structures.Problem`s with all columns in full.
 
-    Files are named below the folder they share, which the title tells.
+    Files are shown relative to their common folder, which is part of the title.
     """
     from rich.table import Table
 

@@ -1,8 +1,8 @@
 """COCO average precision and recall of boxes and masks, from run-length codes only.
 
-Lin et al., "Microsoft COCO: Common Objects in Context" (ECCV 2014); the protocol is what the COCO
-API computes: greedy matching by score per image and class, precision interpolated at 101
-recalls, IoU .50:.05:.95. The names of the metrics are listed in ``evaluation/seg/coco_scores.py``.
+Lin et al., "Microsoft COCO: Common Objects in Context" (ECCV 2014). The protocol is the same as in
+the COCO API: greedy matching by score per image and class, precision interpolated at 101 recalls,
+IoU .50:.05:.95. The names of the metrics are listed in ``evaluation/seg/coco_scores.py``.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ def evaluate_results(
     """Check ground truth and a COCO results list, and score them.
 
     Args:
-        ground_truth: content of a COCO instances file. Size bins use its ``area``.
-        results: rows with the data set's own ids. Size bins use the area of what is compared: of
-            the mask for ``segm`` even if the row has a box too, of the box for ``bbox``.
-        max_dets: cap on detections an image and class, by score. One number m, alone or in a
-            list, stands for those of 1, 10 and 100 that are below m, and m itself; several are
-            taken as they are. AP and the ARs by size are at the largest.
-        iou_types: ``bbox``, ``segm`` or both; None for what all rows hold.
-        backend: ``fast`` (hotcoco) or ``pycocotools``; their numbers are equal.
-        image_ids: images to evaluate, None for all of the ground truth. An image without
-            results counts as one without detections.
+        ground_truth: content of a COCO instances file. Size ranges use its ``area``.
+        results: rows with the ids of the data set. Size ranges use the area of the mask for
+            ``segm``, even if the row also has a box, and the area of the box for ``bbox``.
+        max_dets: cap on detections per image and class, by score. A single number m, alone or in a
+            list, means m and the smaller of the caps 1, 10 and 100; several numbers are used
+            unchanged. AP and the ARs by size use the largest cap.
+        iou_types: ``bbox``, ``segm`` or both; None for the types that all rows have.
+        backend: ``fast`` (hotcoco) or ``pycocotools``; both give equal numbers.
+        image_ids: images to evaluate, None for all images of the ground truth. An image without
+            results counts as an image without detections.
 
     Raises:
-        ValueError: broken ground truth (see ``check_ground_truth``), rows that do not fit it (see
-            ``check_results``) or lack what ``iou_types`` needs, an unknown image in
-            ``image_ids``, or a bad ``max_dets``.
+        ValueError: invalid ground truth (see ``check_ground_truth``), rows that do not match it
+            (see ``check_results``) or lack a key that ``iou_types`` needs, an unknown image in
+            ``image_ids``, or an invalid ``max_dets``.
     """
     check_ground_truth(ground_truth)
     check_results(results, ground_truth)
@@ -74,14 +74,14 @@ def score_results(
     Args:
         ground_truth: content of a COCO instances file, which has been checked.
         results: rows that have been checked against it.
-        max_dets: this and the other arguments are those of `evaluate_results`.
-        iou_types: what is scored.
-        backend: which library computes.
-        image_ids: images to evaluate.
+        max_dets: see `evaluate_results`.
+        iou_types: see `evaluate_results`.
+        backend: see `evaluate_results`.
+        image_ids: see `evaluate_results`.
 
     Raises:
-        ValueError: rows lack what ``iou_types`` needs, an unknown image in ``image_ids``, or a
-            bad ``max_dets``.
+        ValueError: rows lack a key that ``iou_types`` needs, an unknown image in ``image_ids``, or
+            an invalid ``max_dets``.
     """
     types = _iou_types(ground_truth, results, iou_types)
     caps = detection_caps(max_dets)
@@ -115,7 +115,7 @@ def detection_caps(max_dets: Sequence[int] | int) -> tuple[int, ...]:
     ((1, 10, 100, 500), (1, 10, 50), (20, 100))
 
     Raises:
-        ValueError: no cap, or one below 1.
+        ValueError: there is no cap, or a cap is below 1.
     """
     caps = {max_dets} if isinstance(max_dets, int) else {int(cap) for cap in max_dets}
     if len(caps) == 1:
@@ -128,12 +128,12 @@ def detection_caps(max_dets: Sequence[int] | int) -> tuple[int, ...]:
 class CocoEvaluator:
     """Collects predictions image by image and scores them.
 
-    It holds boxes, scores, labels and compressed masks, never pixels, so its memory grows with the
-    number of predictions only. One for each data set and process; ``merge`` joins processes.
+    It stores boxes, scores, labels and compressed masks, but no pixels, so its memory grows only
+    with the number of predictions. Use one per data set and process; ``merge`` joins processes.
 
     Args:
-        category_map: labels to the data set's category ids.
-        max_dets: cap on detections an image and class (see ``evaluate_results``).
+        category_map: mapping between labels and the category ids of the data set.
+        max_dets: cap on detections per image and class (see ``evaluate_results``).
         backend: ``fast`` or ``pycocotools``.
         iou_types: ``bbox``, ``segm`` or both.
     """
@@ -152,16 +152,16 @@ class CocoEvaluator:
         self._images: dict[int, _Image] = {}
 
     def __len__(self) -> int:
-        """Return the number of images held."""
+        """Return the number of images added."""
         return len(self._images)
 
     def add(self, image_id: int, instances: Instances) -> None:
-        """Add the predictions of one image; an image already held is left as it is.
+        """Add the predictions of one image; an image that was already added is not changed.
 
-        So a sample that a distributed sampler repeats counts once.
+        A sample that a distributed sampler repeats therefore counts once.
 
         Raises:
-            ValueError: there are no masks though ``segm`` is evaluated, or a label is unknown.
+            ValueError: ``segm`` is evaluated but there are no masks, or a label is unknown.
         """
         if image_id in self._images:
             return
@@ -173,7 +173,7 @@ class CocoEvaluator:
         labels = instances.labels.detach().cpu().numpy().astype(np.int64)
         if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.category_map):
             raise ValueError(
-                f"image {image_id} has labels {sorted(set(labels.tolist()))}, the data set has "
+                f"image {image_id} has labels {sorted(set(labels.tolist()))}, but the data set has "
                 f"{len(self.category_map)} classes, numbered from 0"
             )
         masks = None if instances.masks is None else instances.masks.to_coco()
@@ -186,23 +186,23 @@ class CocoEvaluator:
         )
 
     def reset(self) -> None:
-        """Forget all images."""
+        """Remove all images."""
         self._images.clear()
 
     def state(self) -> dict[int, tuple[Any, ...]]:
-        """Return what another process needs: plain tuples and arrays that can be pickled."""
+        """Return the predictions as picklable tuples and arrays, for another process."""
         return {image_id: tuple(image) for image_id, image in self._images.items()}
 
     def merge(self, states: Iterable[Mapping[int, tuple[Any, ...]]]) -> None:
-        """Add the images of other processes' ``state``; those already held stay as they are."""
+        """Add the images in the ``state`` of other processes; existing images are not changed."""
         for state in states:
             for image_id, image in state.items():
                 self._images.setdefault(image_id, _Image(*image))
 
     def results(self) -> list[Row]:
-        """Return the COCO results list, images by ascending id.
+        """Return the COCO results list, sorted by image id.
 
-        Numbers are exact, so that the list written to JSON and read again scores the same.
+        Numbers are exact, so that the list gives the same scores after it is written and read.
         """
         return [
             row
@@ -211,17 +211,17 @@ class CocoEvaluator:
         ]
 
     def compute(self, ground_truth: Mapping[str, Any]) -> CocoScores:
-        """Score the images held against ground truth in the data set's own ids.
+        """Score the added images against ground truth with the ids of the data set.
 
-        Categories that only the model knows are added without instances: they change no mean.
+        Categories that only the model knows are added without instances, which changes no mean.
 
         Args:
-            ground_truth: content of a COCO instances file, checked when it was read. Images of it
-                that were not added are left out, with one warning.
+            ground_truth: content of a COCO instances file, checked when it was read. Its images
+                for which no predictions were added are left out, with one warning.
 
         Raises:
             ValueError: no image was added, an image is unknown or has another size in the ground
-                truth, a category id means something else there, or a score or a box is not finite.
+                truth, a category id has another name there, or a score or a box is not finite.
         """
         if not self._images:
             raise ValueError("no predictions were added, so there is nothing to score")
@@ -247,7 +247,7 @@ class CocoEvaluator:
             if image.size != size:
                 raise ValueError(
                     f"image {image_id} was predicted at (height, width) {image.size}, the ground "
-                    f"truth says {size}; return predictions in the frame of the original image"
+                    f"truth says {size}; return predictions in the size of the original image"
                 )
         if len(self._images) < len(images):
             warnings.warn(
@@ -271,7 +271,7 @@ class CocoEvaluator:
 
 
 class _Image(NamedTuple):
-    """The predictions of one image, compact: K of them, masks as COCO text."""
+    """The K predictions of one image in compact form, masks as COCO text."""
 
     size: tuple[int, int]
     labels: npt.NDArray[np.int64]
@@ -308,10 +308,10 @@ def _iou_types(
         judged = rows or ground_truth["annotations"]
         wanted = [kind for kind in key if all(row.get(key[kind]) for row in judged)]
         if not wanted:
-            raise ValueError("some rows have only a bbox and some only a segmentation")
+            raise ValueError("some rows have only a bbox and others only a segmentation")
     unknown = [kind for kind in wanted if kind not in key]
     if unknown or not wanted:
-        raise ValueError(f"iou_types must be out of 'bbox' and 'segm', got {list(wanted)}")
+        raise ValueError(f"iou_types must be 'bbox', 'segm' or both, got {list(wanted)}")
     for kind in wanted:
         for number, row in enumerate(rows):
             if key[kind] not in row:
@@ -344,8 +344,8 @@ def _warn_if_empty(rows: Sequence[Row], types: Sequence[IouType]) -> None:
         return
     if not any(_has_pixels(row["segmentation"]) for row in rows):
         warnings.warn(
-            f"all {len(rows)} predicted masks are empty, so mask AP is 0; see whether masks are "
-            "thresholded and pasted into the image's frame",
+            f"all {len(rows)} predicted masks are empty, so mask AP is 0; check that masks are "
+            "thresholded and pasted into the image",
             stacklevel=3,
         )
 

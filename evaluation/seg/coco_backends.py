@@ -1,7 +1,7 @@
-"""Two engines behind one function: hotcoco (Rust, quick) and pycocotools (the reference).
+"""COCO evaluation by one of two libraries: hotcoco (Rust, fast) and pycocotools (the reference).
 
 Both get the same renumbered data, so they also agree where the libraries differ on raw files:
-annotation id 0, which pycocotools takes for "no match", negative ids, ``ignore`` fields, and the
+annotation id 0, which pycocotools treats as "no match", negative ids, ``ignore`` fields, and the
 area of a detection that has a box and a mask.
 """
 
@@ -27,14 +27,14 @@ RECALL_THRESHOLDS: FloatArray = np.linspace(0.0, 1.0, 101)
 
 
 class Accumulated(NamedTuple):
-    """What COCO evaluation leaves before the summary; -1 where a class has no ground truth.
+    """Accumulated arrays of a COCO evaluation; -1 where a class has no ground truth.
 
     T = 10 IoU thresholds, R = 101 recall thresholds, K categories by ascending id, A = 4 area
     ranges (all, small, medium, large), M detection caps in ascending order.
 
     Attributes:
         precision: (T, R, K, A, M), interpolated.
-        recall: (T, K, A, M), the largest reached.
+        recall: (T, K, A, M), the largest recall reached.
         scores: (T, R, K, A, M), the score at which each recall is reached.
     """
 
@@ -44,9 +44,9 @@ class Accumulated(NamedTuple):
 
 
 class CocoPair(NamedTuple):
-    """Ground truth and detections as COCO dicts with new ids.
+    """Ground truth and detections as COCO dictionaries with new ids.
 
-    Images and categories count from 0 in ascending order of the old ids, annotations and
+    Images and categories are numbered from 0 in ascending order of the old ids, annotations and
     detections from 1.
     """
 
@@ -55,7 +55,7 @@ class CocoPair(NamedTuple):
 
 
 class ImageMatches(NamedTuple):
-    """How the D detections of one class in one image were matched, best score first.
+    """Matches of the D detections of one class in one image, sorted by descending score.
 
     T = 10 IoU thresholds.
 
@@ -64,9 +64,9 @@ class ImageMatches(NamedTuple):
         category: number of the class by ascending id.
         area: number of the area range: all, small, medium, large.
         scores: (D,).
-        hits: (T, D) whether a detection finds a ground truth that counts in the area range.
-        alarms: (T, D) whether it counts as wrong; the rest (crowds, other areas) is ignored.
-        positives: ground truths that count in the area range.
+        hits: (T, D) bool, True for a match with a ground truth that counts in the area range.
+        alarms: (T, D) bool, True for a false positive; the rest (crowds, other areas) is ignored.
+        positives: number of ground truths that count in the area range.
     """
 
     image: int
@@ -88,11 +88,11 @@ def accumulate(
     """Match detections to ground truth and accumulate precision and recall.
 
     Args:
-        truth: COCO ground truth; its images are the images evaluated.
-        rows: COCO results rows of those images, each with ``bbox`` or ``segmentation`` as
-            ``iou_type`` needs.
+        truth: COCO ground truth; all its images are evaluated.
+        rows: COCO results rows of these images, with ``bbox`` or ``segmentation`` as ``iou_type``
+            needs.
         iou_type: overlap of boxes or of masks.
-        max_dets: ascending caps on detections an image and class.
+        max_dets: ascending caps on detections per image and class.
         backend: ``fast`` or ``pycocotools``.
 
     Raises:
@@ -113,13 +113,13 @@ def match_images(
     max_det: int,
     backend: Backend = "fast",
 ) -> list[ImageMatches]:
-    """Match detections to ground truth and return the outcome image by image.
+    """Match detections to ground truth and return the matches per image.
 
     Args:
         truth: see `accumulate`.
         rows: see `accumulate`.
         iou_type: see `accumulate`.
-        max_det: cap on detections an image and class.
+        max_det: cap on detections per image and class.
         backend: see `accumulate`.
 
     Returns:
@@ -159,7 +159,7 @@ def _evaluate(
     max_dets: Sequence[int],
     backend: Backend,
 ) -> Any:
-    """Return the library's evaluation after the matching."""
+    """Return the evaluation object of the library after matching."""
     if backend not in ("fast", "pycocotools"):
         raise ValueError(f"unknown backend {backend!r}; choose 'fast' or 'pycocotools'")
     run = _with_hotcoco if backend == "fast" else _with_pycocotools
@@ -168,7 +168,7 @@ def _evaluate(
 
 @contextlib.contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Save the searches for cycles that a hundred thousand new dictionaries would set off."""
+    """Disable the garbage collector, which the many new dictionaries would trigger repeatedly."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -271,7 +271,7 @@ def _with_pycocotools(pair: CocoPair, iou_type: IouType, max_dets: list[int]) ->
         for detection in pair.detections:
             detection["area"] = float(coco_mask.area(detection["segmentation"]))
     shared = {key: pair.truth[key] for key in ("images", "categories")}
-    # The library reports its progress by `print`; nothing it prints is needed here.
+    # The library prints its progress, which is not needed here.
     with contextlib.redirect_stdout(io.StringIO()):
         truth, detections = COCO(), COCO()
         truth.dataset = pair.truth

@@ -1,7 +1,7 @@
 """Paired bootstrap of COCO metrics over images (A185).
 
-Each draw is a data set of as many images, taken with replacement and scored as
-`evaluation.seg.coco_weighted` says; both models are scored on the same draws.
+Each draw is a data set of the same number of images, drawn with replacement and scored by
+`evaluation.seg.coco_weighted`; both models are scored on the same draws.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from evaluation.statistics.paired import Paired, joined, paired_differences
 from evaluation.statistics.resampling import draw_counts
 from formats.coco.results import Row
 
-_CELLS_PER_BLOCK = 2_000_000  # draws x detections of a class held at once
+_CELLS_PER_BLOCK = 2_000_000  # draws x detections of a class per block
 
 
 def compare_images(
@@ -31,24 +31,24 @@ def compare_images(
     draws: int = 1000,
     level: float = 0.95,
     seed: int = 0,
-    tell: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Paired:
     """Compare the checked results of two models on the same images by the paired bootstrap.
 
-    Boxes and masks are compared where both hold them.
+    Boxes and masks are compared if both results have them.
 
     Args:
         ground_truth: content of a COCO instances file, which has been checked.
         first: COCO results rows of the first model, which have been checked against it.
-        second: of the second.
+        second: COCO results rows of the second model.
         max_dets: see `evaluation.seg.coco.evaluate_results`.
         draws: number of resampled data sets, the same for both.
         level: coverage of the intervals, in (0, 1).
-        seed: of the draws.
-        tell: called with the number of draws done and of all.
+        seed: seed of the draws.
+        progress: called with the number of finished draws and the number of all draws.
 
     Raises:
-        ValueError: see `score_results`; no kind of overlap that both hold; draws below 1.
+        ValueError: see `score_results`; no IoU type that both results have; draws below 1.
     """
     if draws < 1:
         raise ValueError(f"need draws >= 1, got {draws}")
@@ -56,7 +56,9 @@ def compare_images(
     kinds = [iou_type for iou_type in scores[0].curves if iou_type in scores[1].curves]
     if not kinds:
         held = [" and ".join(KIND[k] for k in one.curves) for one in scores]
-        raise ValueError(f"the first results hold {held[0]}, the second {held[1]}: nothing shared")
+        raise ValueError(
+            f"the first results have {held[0]}, the second {held[1]}: there is nothing to compare"
+        )
     models = [
         [match_once(ground_truth, rows, k, max_dets) for k in kinds] for rows in (first, second)
     ]
@@ -67,15 +69,15 @@ def compare_images(
             values = [weighted_metrics(matches, weights) for matches in model]
             collected.append({name: v for one in values for name, v in one.items()})
         done += len(weights)
-        if tell is not None:
-            tell(done, draws)
+        if progress is not None:
+            progress(done, draws)
     drawn = joined(blocks[0]), joined(blocks[1])
     first_point, second_point = ({n: one.metrics[n] for n in drawn[0]} for one in scores)
     return paired_differences((first_point, second_point), drawn, level)
 
 
 def _image_weights(matches: Sequence[Matches], draws: int, seed: int) -> Iterator[IntArray]:
-    """Return blocks (r, I) of how often each draw took each image; the r sum to ``draws``."""
+    """Return blocks (r, I) of how often each draw contains each image; all r sum to ``draws``."""
     images = matches[0].images
     if images == 0:
         raise ValueError("there are no images to draw from")

@@ -1,6 +1,6 @@
 """The summary of a COCO evaluation: metrics, a table by class, precision-recall curves.
 
-The API's own summary has 100 detections an image written into it, so ours is made from the
+The summary of the COCO API is fixed to 100 detections per image, so this one is computed from the
 accumulated arrays. Names, with ``<kind>`` ``box`` or ``segm``: ``<kind>_map``, ``_map_50``,
 ``_map_75``, ``_map_small``, ``_map_medium``, ``_map_large``, ``<kind>_ar_<cap>`` for each detection
 cap, and ``<kind>_ar_small``, ``_ar_medium``, ``_ar_large``. A value without any ground truth is NaN
@@ -47,11 +47,12 @@ class CocoScores:
     """The scores of one set of results.
 
     Attributes:
-        metrics: value by name (see ``evaluation.seg.coco_scores``), NaN where there is no ground
-        truth. max_dets: the ascending caps on detections an image and class; AP is taken at the
-        last. categories: (id, name) by ascending id, the order of axis K. truth_counts: (K,)
-        ground-truth instances that are not crowd regions. num_images: images evaluated. curves:
-        what the metrics were read from, by IoU type.
+        metrics: value by name (see ``evaluation.seg.coco_scores``), NaN without ground truth.
+        max_dets: ascending caps on detections per image and class; AP uses the last one.
+        categories: (id, name) by ascending id, the order of axis K.
+        truth_counts: (K,) ground-truth instances that are not crowd regions.
+        num_images: number of images evaluated.
+        curves: precision and recall by IoU type, from which the metrics were computed.
     """
 
     metrics: dict[str, float]
@@ -62,7 +63,7 @@ class CocoScores:
     curves: dict[IouType, PrecisionRecall]
 
     def per_class(self) -> list[dict[str, Any]]:
-        """Return one row a category: id, name, ground-truth count and AP, AP50, AP75 by kind."""
+        """Return one row per category: id, name, ground-truth count and AP, AP50, AP75 by kind."""
         rows: list[dict[str, Any]] = []
         for k, (identifier, name) in enumerate(self.categories):
             row: dict[str, Any] = {
@@ -82,7 +83,7 @@ class CocoScores:
         """Return a precision-recall curve averaged over the classes that have ground truth.
 
         Args:
-            iou_type: one of those evaluated.
+            iou_type: an evaluated IoU type.
             iou: 0.50, 0.55, ..., 0.95, or None for the mean over all ten.
 
         Returns:

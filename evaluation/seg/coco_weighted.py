@@ -1,16 +1,17 @@
-"""COCO metrics of many resampled data sets: matched once, accumulated for all draws at a time.
+"""COCO metrics of many resampled data sets, matched once and accumulated for all draws together.
 
-A draw takes images with replacement, and its metrics are those of the data set in which an image
-drawn w times is there w times under new ids, copies side by side. No image needs to be matched
-again: its detections enter the sorted list w times. Over the hits of one class at one IoU
+A draw samples images with replacement. Its metrics equal the metrics of a data set that has w
+copies, with new ids and next to each other, of an image drawn w times. No image needs to be
+matched again: its detections enter the sorted list w times. Over the hits of one class at one IoU
 threshold, in order of score, with TP_j and FP_j the weighted counts up to hit j and P the weighted
 ground truths:
 
-    recall_j = TP_j / P,  precision_j = TP_j / (TP_j + FP_j),  envelope_j = max over k >= j of them
+    recall_j = TP_j / P,  precision_j = TP_j / (TP_j + FP_j)
+    envelope_j = max over k >= j of precision_k
     AP = sum_j envelope_j (thresholds in (recall_j-1, recall_j]) / 101
 
-which is the API's rule, as precision is largest at a hit and the copies of a hit follow one
-another. Where detections of one image and class tie, the copies alternate (a b a b), so each copy
+which is the rule of the COCO API, as precision is largest at a hit and the copies of a hit are
+consecutive. If detections of one image and class tie, the copies alternate (a b a b), so each copy
 has its own place in the list. Letters: R draws, I images, K classes, T IoU thresholds, E places.
 """
 
@@ -38,15 +39,15 @@ from formats.coco.results import Row
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
-_ONE_ULP = np.spacing(1)  # what the API adds to the denominator of a precision
+_ONE_ULP = np.spacing(1)  # the COCO API adds it to the denominator of a precision
 
 
 class ClassMatches(NamedTuple):
-    """The D detections of one class in all images, best score first, then by image.
+    """The D detections of one class in all images, by descending score and then by image.
 
     Attributes:
         image: (D,) number of the image.
-        place: (D,) place among the detections of its image, from 0.
+        place: (D,) rank among the detections of its image, from 0.
         scores: (D,).
         hits: (A, T, D), see `ImageMatches`; A = 4 area ranges.
         alarms: (A, T, D).
@@ -62,13 +63,13 @@ class ClassMatches(NamedTuple):
 
 
 class Matches(NamedTuple):
-    """All that the metrics of a resampled data set need.
+    """Matches of a data set, from which the metrics of its resamples are computed.
 
     Attributes:
         kind: ``box`` or ``segm``.
-        caps: ascending caps on detections an image and class.
+        caps: ascending caps on detections per image and class.
         images: I.
-        classes: those with a ground truth or a detection.
+        classes: matches of the classes with a ground truth or a detection.
     """
 
     kind: str
@@ -87,12 +88,12 @@ def match_once(
 
     Args:
         ground_truth: content of a COCO instances file.
-        results: COCO results rows that fit it.
+        results: COCO results rows that match it.
         iou_type: overlap of boxes or of masks.
         max_dets: see `evaluation.seg.coco.evaluate_results`.
 
     Raises:
-        ValueError: an annotation lacks the mask that ``segm`` needs, or a bad ``max_dets``.
+        ValueError: an annotation lacks the mask that ``segm`` needs, or an invalid ``max_dets``.
     """
     caps = detection_caps(max_dets)
     images = len(ground_truth["images"])
@@ -104,7 +105,7 @@ def match_once(
 
 
 def weighted_metrics(matches: Matches, weights: IntArray) -> dict[str, FloatArray]:
-    """Return the metrics of R data sets in which each image occurs a number of times.
+    """Return the metrics of R data sets in which image i occurs ``weights[r, i]`` times.
 
     Args:
         matches: see `match_once`.
@@ -112,7 +113,7 @@ def weighted_metrics(matches: Matches, weights: IntArray) -> dict[str, FloatArra
 
     Returns:
         (R,) by the names of `evaluation.seg.coco_scores`; NaN without ground truth. A class without
-        ground truth in a draw does not enter the means of this draw, as in the API.
+        ground truth in a draw is left out of the means of this draw, as in the COCO API.
     """
     draws, areas, last = len(weights), len(AREAS), len(matches.caps) - 1
     precision = np.zeros((areas, draws, len(IOU_THRESHOLDS)))
@@ -171,7 +172,7 @@ def _recall(
 
 
 def _add_precisions(of_class: ClassMatches, weights: IntArray, total: FloatArray) -> None:
-    """Add the class's average precisions to ``total`` (A, R, T), 0 without ground truth."""
+    """Add the average precisions of a class to ``total`` (A, R, T), 0 without ground truth."""
     detection, copy = _places(of_class, weights.max(axis=0))
     times = weights[:, of_class.image[detection]]  # (R, E)
     drawn = np.where(copy == 0, times, times >= copy).astype(np.float64)
@@ -192,9 +193,9 @@ def _average_precision(
 
     Args:
         drawn: (R, E) how often each place of the sorted list occurs.
-        hits: (E,).
-        counted: (E,) hits and false alarms.
-        truths: (R,) ground truths; where 0 nothing is hit, and the result is 0.
+        hits: (E,) bool.
+        counted: (E,) bool, True for hits and false positives.
+        truths: (R,) number of ground truths; the result is 0 where it is 0.
     """
     where = np.flatnonzero(hits[counted])
     if not where.size:
@@ -211,11 +212,11 @@ def _average_precision(
 
 
 def _places(of_class: ClassMatches, most: IntArray) -> tuple[IntArray, IntArray]:
-    """Return detection and copy at each place of the sorted list; copy 0 stands for all of them.
+    """Return detection and copy at each place of the sorted list; copy 0 means all copies.
 
     Args:
         of_class: the detections.
-        most: (I,) how often an image is drawn at most.
+        most: (I,) largest number of times that each image is drawn.
     """
     image, scores = of_class.image, of_class.scores
     count = scores.size
@@ -233,7 +234,7 @@ def _places(of_class: ClassMatches, most: IntArray) -> tuple[IntArray, IntArray]
 
 
 def _named(matches: Matches, precision: FloatArray, recall: FloatArray) -> dict[str, FloatArray]:
-    """Name precision (A, R, T) and recall (M + A - 1, R), averaged over classes."""
+    """Return precision (A, R, T) and recall (M + A - 1, R), averaged over classes, by name."""
     kind = matches.kind
     metrics = {f"{kind}_map": precision[0].mean(axis=1)}
     for percent, t in ((50, 0), (75, 5)):

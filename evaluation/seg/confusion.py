@@ -1,7 +1,8 @@
-"""Which class is taken for which, in instance segmentation, with the background as one more class.
+"""Confusion matrix of instance segmentation, with the background as an additional class.
 
-Detections and truths of an image are paired whatever their classes: in order of score, each
-detection takes the free truth of highest overlap, if that reaches the threshold.  # A76
+Detections and ground truths of an image are paired regardless of their classes: in order of score,
+each detection is paired with the free ground truth of highest overlap, if the overlap reaches the
+threshold.  # A76
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ IntArray = npt.NDArray[np.int64]
 
 
 class Pairing(NamedTuple):
-    """Detections and truths of one image.
+    """Pairs of detections and ground truths of one image.
 
     Attributes:
-        truth: (P,) numbers of the paired truths.
-        found: (P,) numbers of their detections.
+        truth: (P,) indices of the paired ground truths.
+        found: (P,) indices of the paired detections.
         overlap: (P,) IoU of each pair.
-        missed: numbers of the truths left over, without crowd regions.
-        wrong: numbers of the detections left over, without those inside a crowd region.
+        missed: indices of unpaired ground truths, without crowd regions.
+        wrong: indices of unpaired detections, without detections inside a crowd region.
     """
 
     truth: IntArray
@@ -45,7 +46,7 @@ def pair_detections(
     iou: float = 0.5,
     iou_type: IouType = "segm",
 ) -> Pairing:
-    """Pair the detections of one image with its truths, whatever the classes.
+    """Pair the detections of one image with its ground truths, regardless of their classes.
 
     Args:
         truth: COCO annotations of the image.
@@ -88,14 +89,14 @@ def detection_confusion(
     Args:
         ground_truth: content of a COCO instances file; images without results count as well.
         results: COCO results rows.
-        score: detections below are left out.
-        iou: overlap that makes a pair.
+        score: detections below this score are left out.
+        iou: a pair needs at least this overlap.
         iou_type: overlap of masks or of boxes.
 
     Returns:
-        (K + 1, K + 1) counts, rows the true class, columns the predicted one, and the K + 1 names
-        by ascending category id. The last is the background: its row counts detections of nothing,
-        its column instances that were missed.
+        (K + 1, K + 1) counts, rows by true class, columns by predicted class, and the K + 1 names
+        by ascending category id. The last is the background: its row counts false positives, its
+        column counts missed instances.
     """
     categories = sorted((int(c["id"]), str(c["name"])) for c in ground_truth["categories"])
     place = {identifier: k for k, (identifier, _) in enumerate(categories)}

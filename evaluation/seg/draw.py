@@ -1,7 +1,8 @@
-"""Images of instances: translucent masks, contours, boxes and names, in numpy and PIL.
+"""Drawing of instances with translucent masks, contours, boxes and names, in numpy and PIL.
 
-Small images are enlarged by a whole factor before drawing, so that lines and text stay readable
-and every source pixel remains a square. In dense images contours alone are drawn.
+Small images are enlarged by an integer factor before drawing, so that lines and text stay readable
+and every source pixel remains a square. In images with many instances, only masks and contours are
+drawn.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ LONG_SIDE = 480  # images with a shorter long side are enlarged to at least this
 DENSE = 25  # with more instances than this, names and boxes would hide the image
 FILL = 0.35  # opacity of a mask
 
-# Hue in degrees; neighbours in the list differ most, as neighbouring labels often meet.
+# Hue in degrees; neighbours in the list differ most, as neighbouring labels often occur together.
 _HUES = (0, 205, 55, 285, 120, 25, 180, 325, 85, 250)
 _RINGS = ((0.85, 1.0), (0.5, 1.0), (0.95, 0.65))  # saturation and value, one ring every ten labels
 
 
 def colour_of(label: int) -> Colour:
-    """Return the RGB colour of a label: distinct for the first 30, the same in every image."""
+    """Return the RGB colour of a label, distinct for the first 30 and the same in every image."""
     saturation, value = _RINGS[label // len(_HUES) % len(_RINGS)]
     red, green, blue = colorsys.hsv_to_rgb(_HUES[label % len(_HUES)] / 360, saturation, value)
     return round(255 * red), round(255 * green), round(255 * blue)
@@ -47,8 +48,8 @@ def draw_instances(
 ) -> ImageArray:
     """Draw instances over an image.
 
-    Colour tells the class; in a data set of one class it tells instances apart and the name is not
-    repeated. The best score is drawn last, on top.
+    Colours show classes; in a data set of one class they show instances and the name is omitted.
+    The highest score is drawn last, on top.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -57,13 +58,13 @@ def draw_instances(
         masks: K masks of size (H, W), or None to draw boxes only.
         class_names: name by label.
         scores: (K,) in [0, 1], or None for ground truth.
-        crowd: (K,) bool, regions of many objects, hatched; None for none.
+        crowd: (K,) bool, True for regions of many objects, which are hatched; None for none.
 
     Returns:
-        (s H, s W, 3) uint8 with the whole factor s >= 1 of ``enlargement``.
+        (s H, s W, 3) uint8 with the integer factor s >= 1 of ``enlargement``.
 
     Raises:
-        ValueError: the image is not (H, W, 3) uint8, or lengths or mask size disagree with it.
+        ValueError: the image is not (H, W, 3) uint8, or lengths or the mask size do not match.
     """
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     labels = np.asarray(labels, dtype=np.int64)
@@ -89,19 +90,19 @@ def draw_instances(
 
 
 def enlargement(height: int, width: int) -> int:
-    """Return the whole factor by which an image of this size is enlarged before drawing."""
+    """Return the integer factor by which an image of this size is enlarged before drawing."""
     return max(1, -(-LONG_SIDE // max(height, width, LONG_SIDE // 8)))
 
 
 def enlarge(image: ImageArray, scale: int) -> ImageArray:
-    """Return a copy in which every pixel is a square of ``scale`` pixels a side."""
+    """Return a copy in which every pixel becomes a square of ``scale`` x ``scale`` pixels."""
     return image.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def side_by_side(
     truth: ImageArray, prediction: ImageArray, captions: tuple[str, str] = ("truth", "prediction")
 ) -> ImageArray:
-    """Return the two images next to each other under their captions."""
+    """Return two images next to each other under their captions."""
     return contact_sheet([truth, prediction], columns=2, captions=captions)
 
 
@@ -115,12 +116,12 @@ def contact_sheet(
 
     Args:
         images: (H, W, 3) uint8 each, at least one; sizes may differ.
-        columns: images a row, at least 1.
+        columns: images per row, at least 1.
         captions: one line above each image, or None.
         gap: white pixels around each cell.
 
     Raises:
-        ValueError: no images or columns, or another number of captions.
+        ValueError: there are no images or columns, or the number of captions differs.
     """
     if not images or columns < 1:
         raise ValueError(f"cannot lay out {len(images)} images in {columns} columns")
@@ -168,7 +169,7 @@ def _paint(
     width: int,
     hatched: bool,
 ) -> None:
-    """Blend one mask into the canvas in place and draw its contour just inside."""
+    """Blend one mask into the canvas in place and draw its contour along the inner border."""
     x1, y1, x2, y2 = rle.bounding_box(runs, size)
     if x2 == x1:
         return
@@ -181,13 +182,13 @@ def _paint(
     tint = np.array(colour, dtype=np.float32)
     window[fill] = np.round((1 - FILL) * window[fill] + FILL * tint).astype(np.uint8)
     inside = _eroded(mask, width)
-    if width > 1:  # a dark line tells the contour from an object of the same colour
+    if width > 1:  # a dark line separates the contour from an object of the same colour
         window[inside & ~_eroded(inside, 1)] //= 2
     window[mask & ~inside] = colour
 
 
 def _eroded(mask: npt.NDArray[np.bool_], times: int) -> npt.NDArray[np.bool_]:
-    """Return the pixels whose 4-neighbours are all in, ``times`` over; outside counts as out."""
+    """Return the mask eroded ``times`` times with the 4-neighbourhood; outside counts as False."""
     for _ in range(times):
         padded = np.pad(mask, 1)
         mask = mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
@@ -201,7 +202,7 @@ def _annotate(
     colours: Sequence[Colour],
     order: npt.NDArray[np.int64],
 ) -> ImageArray:
-    """Draw the boxes, and the names (if any) best first, in pixels of the canvas."""
+    """Draw the boxes and the names (if any), highest score first, in pixels of the canvas."""
     drawing = Image.fromarray(canvas)
     pen = ImageDraw.Draw(drawing)
     for k in order:
@@ -221,7 +222,7 @@ def _write(
     order: Sequence[int],
     size: tuple[int, int],
 ) -> None:
-    """Write each name at its box where no earlier one stands; one without room is left out."""
+    """Write each name at its box without overlap; a name without free space is left out."""
     font = _font(14)
     taken: list[tuple[float, float, float, float]] = []
     for k in order:
@@ -246,7 +247,7 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 
 
 def _ink(colour: Colour) -> str:
-    """Return black or white, whichever reads better on the colour (Rec. 601 luma)."""
+    """Return black or white, the one with more contrast to the colour (Rec. 601 luma)."""
     luma = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
     return "black" if luma > 140 else "white"
 

@@ -1,9 +1,9 @@
 """Greedy matching of detections to ground truth at one overlap threshold.
 
-By image and class, in order of score, each detection takes the unmatched ground truth of highest
-overlap, if that reaches the threshold. One left over that lies in a crowd region (intersection over
-its own area) is not counted, any other is wrong. Dropping the detections below a score changes no
-match above it, so one pass serves every confidence.
+Per image and class, in order of score, each detection is matched to the free ground truth of
+highest overlap, if the overlap reaches the threshold. An unmatched detection inside a crowd region
+(intersection over the area of the detection) is not counted; any other is a false positive.
+Removing detections below a score changes no match above it, so one pass serves every confidence.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from formats.coco.results import Row, image_sizes
 
 
 class Matched(NamedTuple):
-    """The outcome in one image for one class.
+    """The matches of one class in one image.
 
     Attributes:
-        detections: (score, right) of each detection, best score first, without those that a crowd
-            region absorbs.
-        positives: ground truths to find (crowd regions are not).
+        detections: (score, correct) of each detection by descending score, without detections in
+            crowd regions.
+        positives: number of ground truths, without crowd regions.
     """
 
     detections: list[tuple[float, bool]]
@@ -43,16 +43,16 @@ def match_detections(
 
     Args:
         ground_truth: content of a COCO instances file.
-        results: COCO results rows that fit it (see ``formats.coco.results.check_results``).
+        results: COCO results rows that match it (see ``formats.coco.results.check_results``).
         iou: a match needs at least this overlap, in (0, 1].
         iou_type: overlap of masks (``segm``) or of boxes (``bbox``).
-        max_dets: detections kept an image over all classes, by score; ties keep their order.
+        max_dets: detections kept per image over all classes, by score; ties keep their order.
 
     Returns:
-        The outcome by (image id, category id), for those with a ground truth or a detection.
+        The matches by (image id, category id), for pairs with a ground truth or a detection.
 
     Raises:
-        ValueError: a record lacks what ``iou_type`` needs.
+        ValueError: a record lacks the key that ``iou_type`` needs.
     """
     sizes = image_sizes(ground_truth)
     truths: dict[tuple[Any, Any], list[Mapping[str, Any]]] = defaultdict(list)
@@ -78,10 +78,10 @@ def _match(
     iou: float,
     iou_type: IouType,
 ) -> Matched:
-    """Match one image's detections of one class, given best score first."""
+    """Match the detections of one class in one image, sorted by descending score."""
     crowd = np.array([bool(t.get("iscrowd", 0)) for t in truth], dtype=bool)
     overlap = overlaps(truth, found, crowd, size, iou_type)
-    needed = min(iou, 1 - 1e-10)  # so that 1.0 can be reached in floating point, as the API does
+    needed = min(iou, 1 - 1e-10)  # as in the COCO API, so that rounding cannot prevent IoU 1.0
     free = ~crowd
     detections = []
     for number, row in enumerate(found):
@@ -102,7 +102,7 @@ def overlaps(
     size: tuple[int, int],
     iou_type: IouType,
 ) -> FloatArray:
-    """Return (detections, truths) IoU; for a crowd region intersection over the detection."""
+    """Return (detections, truths) IoU; intersection over detection area for crowd regions."""
     from pycocotools import mask as coco_mask
 
     if not truth or not found:

@@ -1,10 +1,11 @@
 """Precision, recall and F1 of detections at a fixed confidence, with intervals over images.
 
-COCO's metrics integrate over all confidences; a deployed detector has one. The protocol serves any
-model that writes COCO results, so that two models are compared by the same rule:
+COCO metrics integrate over all confidences; a deployed detector has one. The protocol works for
+any model that writes COCO results, so that two models are compared by the same rule:
 
-1. keep the ``max_dets`` best detections of an image, then those with score >= the confidence;
-2. match them by image and class as ``evaluation/seg/matching.py`` says;
+1. keep the ``max_dets`` best detections per image, and of these the ones with score >= the
+   confidence;
+2. match them by image and class as described in ``evaluation/seg/matching.py``;
 3. sum over images. Precision TP / (TP + FP), recall TP / (TP + FN), F1 2 TP / (2 TP + FP + FN);
    a ratio 0 / 0 is NaN and left out of the mean over classes.
 """
@@ -28,11 +29,11 @@ from formats.coco.results import Row, check_ground_truth, check_results
 IntArray = npt.NDArray[np.int64]
 RATES = ("precision", "recall", "f1")
 CONFIDENCES: FloatArray = np.linspace(0.0, 1.0, 1000)  # of the curves
-RECORDED_CLASSES = 20  # at most, curves by class are part of records (A261)
+RECORDED_CLASSES = 20  # records have curves by class for at most this many classes (A261)
 
 
 class Interval(NamedTuple):
-    """A value with its bootstrap interval; NaN where undefined in every resample."""
+    """A value with its bootstrap interval; NaN if undefined in every resample."""
 
     value: float
     low: float
@@ -40,7 +41,7 @@ class Interval(NamedTuple):
 
 
 class TunedPoint(NamedTuple):
-    """The confidence of best class-mean F1, chosen on the very data it is reported on."""
+    """The confidence with the best class-mean F1, chosen on the data that it is reported on."""
 
     score: float
     precision: float
@@ -50,13 +51,13 @@ class TunedPoint(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """Counts of one model on one data set. I images, C classes; counts are (TP, FP, FN).
+    """Counts (TP, FP, FN) of one model on one data set with I images and C classes.
 
     Attributes:
-        score: confidence from which detections count.
-        iou: overlap from which a detection is right.
+        score: smallest confidence of a detection that counts.
+        iou: smallest overlap of a match.
         iou_type: overlap of masks (``segm``) or of boxes (``bbox``).
-        max_dets: cap on detections an image.
+        max_dets: cap on detections per image.
         categories: (id, name) by ascending id.
         image_ids: images by ascending id.
         counts: (I, C, 3) at ``score``.
@@ -75,7 +76,7 @@ class OperatingPoint:
     curve_counts: IntArray
 
     def per_class(self) -> list[dict[str, Any]]:
-        """Return one row a category: id, name, tp, fp, fn, precision, recall, f1."""
+        """Return one row per category: id, name, tp, fp, fn, precision, recall, f1."""
         totals = self.counts.sum(axis=0)
         values = _rates(totals)
         return [
@@ -98,16 +99,16 @@ class OperatingPoint:
         return {name: values[..., number] for number, name in enumerate(RATES)}
 
     def mean_curves(self) -> dict[str, FloatArray]:
-        """Return (1000,) of each of ``metrics`` over ``confidences``, NaN where undefined."""
+        """Return (1000,) values of each metric over ``confidences``, NaN where undefined."""
         return dict(zip(_METRICS, _means(self.curve_counts).T, strict=True))
 
     def curve_record(self) -> dict[str, Any]:
         """Return the curves as lists of 1000 numbers, ready for JSON (A261).
 
         Returns:
-            ``mean_precision``, ``micro_f1`` and so on; ``per_class``, a row a category with
-            ``category_id``, ``name``, ``precision``, ``recall``, ``f1``, none where there are more
-            than 20.
+            ``mean_precision``, ``micro_f1`` and so on; ``per_class``, one row per category with
+            ``category_id``, ``name``, ``precision``, ``recall``, ``f1``, empty if there are more
+            than 20 categories.
         """
         record: dict[str, Any] = {name: v.tolist() for name, v in self.mean_curves().items()}
         named = self.categories if len(self.categories) <= RECORDED_CLASSES else ()
@@ -123,9 +124,10 @@ class OperatingPoint:
         return record
 
     def tuned(self) -> TunedPoint:
-        """Return the point of best class-mean F1, the lowest of equal ones.
+        """Return the point with the best class-mean F1, the lowest confidence of equal ones.
 
-        It is chosen on the data it is reported on, so it does not belong beside fixed ones.
+        It is chosen on the same data that it is reported on, so do not compare it with fixed
+        points.
         """
         means = _means(self.curve_counts)
         if np.isnan(means[:, 2]).all():
@@ -140,14 +142,14 @@ class OperatingPoint:
 
         Args:
             resamples: number of resampled data sets.
-            seed: of the resampling.
+            seed: seed of the resampling.
             level: coverage in (0, 1).
         """
         samples = _resampled(self.counts, resamples, seed)
         return _intervals(_means(self.counts.sum(axis=0)), samples, level)
 
     def summary(self, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
-        """Return everything but the curves as plain containers, ready for JSON."""
+        """Return everything except the curves as plain containers, ready for JSON."""
         intervals = self.intervals(resamples, seed)
         return {
             "score": self.score,
@@ -162,7 +164,7 @@ class OperatingPoint:
         }
 
 
-_Outcome = tuple[int, int, Matched]  # image number, class number, what was matched
+_Outcome = tuple[int, int, Matched]  # image number, class number, matches
 _METRICS = tuple(f"{kind}_{rate}" for kind in ("mean", "micro") for rate in RATES)
 
 
@@ -174,7 +176,7 @@ def operating_point(
     iou_type: IouType = "segm",
     max_dets: int = 300,
 ) -> OperatingPoint:
-    """Check ground truth and results, and count as `count_at_confidence` does.
+    """Check ground truth and results, and count true and false positives at a confidence.
 
     Args:
         ground_truth: content of a COCO instances file.
@@ -182,11 +184,11 @@ def operating_point(
         score: detections with at least this score count, in [0, 1].
         iou: a match needs at least this overlap, in (0, 1].
         iou_type: ``segm`` or ``bbox``.
-        max_dets: detections kept an image over all classes, by score.
+        max_dets: detections kept per image over all classes, by score.
 
     Raises:
-        ValueError: broken ground truth, rows that do not fit it or lack what ``iou_type`` needs, or
-            a threshold out of range.
+        ValueError: invalid ground truth, rows that do not match it or lack the key that
+            ``iou_type`` needs, or a threshold out of range.
     """
     check_ground_truth(ground_truth)
     check_results(results, ground_truth)
@@ -201,18 +203,18 @@ def count_at_confidence(
     iou_type: IouType = "segm",
     max_dets: int = 300,
 ) -> OperatingPoint:
-    """Count true and false positives and misses at a confidence.
+    """Count true positives, false positives and false negatives at a confidence.
 
     Args:
         ground_truth: content of a COCO instances file, which has been checked.
         results: COCO results rows that have been checked against it.
-        score: this and the other arguments are those of `operating_point`.
-        iou: overlap of a match.
-        iou_type: ``segm`` or ``bbox``.
-        max_dets: detections kept per image.
+        score: see `operating_point`.
+        iou: see `operating_point`.
+        iou_type: see `operating_point`.
+        max_dets: see `operating_point`.
 
     Raises:
-        ValueError: rows lack what ``iou_type`` needs, or a threshold is out of range.
+        ValueError: rows lack the key that ``iou_type`` needs, or a threshold is out of range.
     """
     if not 0 < iou <= 1 or max_dets < 1:
         raise ValueError(f"iou must be in (0, 1] and max_dets >= 1, got {iou} and {max_dets}")
@@ -248,11 +250,11 @@ def paired_bootstrap(
 ) -> dict[str, Interval]:
     """Return ``first`` minus ``second`` of every metric with an interval over shared resamples.
 
-    Both models are scored on the same resampled images, so what makes an image hard for both
-    cancels and the interval is narrower than that of two separate ones.
+    Both models are scored on the same resampled images, so the difficulty of an image for both
+    cancels and the interval is narrower than for two independent resamplings.
 
     Raises:
-        ValueError: the two were not computed on the same images, classes and overlap rule.
+        ValueError: the two points were not computed on the same images, classes and overlap rule.
     """
     for name in ("image_ids", "categories", "iou", "iou_type"):
         if getattr(first, name) != getattr(second, name):
@@ -311,7 +313,7 @@ def _means(counts: npt.NDArray[Any]) -> FloatArray:
 
 
 def _resampled(counts: IntArray, resamples: int, seed: int) -> FloatArray:
-    """Return (resamples, 6) metrics of data sets drawn with replacement; the seed fixes which."""
+    """Return (resamples, 6) metrics of data sets drawn with replacement."""
     images = counts.shape[0]
     if images == 0 or resamples < 1:
         raise ValueError(f"cannot draw {resamples} resamples of {images} images")

@@ -1,1 +1,1 @@
-"""Latency and memory."""
+"""Measurement of latency and memory."""

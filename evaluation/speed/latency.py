@@ -1,17 +1,17 @@
-"""How long segmentation models take for an image, from file to run-length masks, part by part.
+"""Latency of segmentation models per image, from file to run-length masks, by section.
 
-Every batch is a pass of four sections, between which the clock is read after the device has done
-all it was given:
+Every batch is a pass of three sections; the clock is read between them after the device has
+finished all its work:
 
     load      reading and decoding the file, resizing, padding, copying to the device
-    network   `network_outputs`: normalising and every learned layer
+    network   `network_outputs`: normalisation and every learned layer
     post      `instances`: suppression, masks at the size of the original image, run lengths
     total     the sum of the three
 
-Models are measured in turn, a batch each, so that a machine that slows down or is disturbed does so
-for all of them; the first passes of each are not counted, and every file has been read once before
-it is timed, so it is in the system's cache. The protocol follows what a comparison of
-Sapkota, Ahmed, Karkee 2024 (arXiv 2312.07935) leaves unsaid (A250).
+Models are measured in turn, one batch each, so that a slowdown of the machine affects all of them.
+The first passes of each model are not counted, and every file is read once before it is timed, so
+that it is in the cache of the system. The protocol fills in details that the comparison of
+Sapkota, Ahmed, Karkee 2024 (arXiv 2312.07935) does not specify (A250).
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ _MEMORY_PASSES = 3
 
 @dataclass(frozen=True, slots=True)
 class TimedModel:
-    """What is called of a model.
+    """The functions of a model that are timed.
 
     Attributes:
-        name: for the table.
-        images: how many different ones there are; passes begin anew after the last.
-        load: from the numbers of images to their batch on the device.
-        network: from the batch to the raw outputs.
-        post: from these and the batch to a list of predictions, one an image.
-        parameters: number of weights.
-        weight_bytes: of weights and buffers.
-        note: what a reader of its row has to know.
+        name: name of the model in the table.
+        images: number of different images; after the last one, passes start from the first again.
+        load: function from the indices of images to their batch on the device.
+        network: function from the batch to the raw outputs.
+        post: function from raw outputs and batch to a list of predictions, one per image.
+        parameters: number of parameters.
+        weight_bytes: bytes of parameters and buffers.
+        note: remark on the model for the reader of the table.
     """
 
     name: str
@@ -61,17 +61,17 @@ class TimedModel:
 
 @dataclass(frozen=True, slots=True)
 class LatencySettings:
-    """How to measure.
+    """Settings of a latency measurement.
 
     Attributes:
-        batch_size: images a pass.
-        warmup: images before the first that count, rounded up to whole batches.
-        images: images that count, likewise.
-        precision: as Lightning's: ``32-true``, ``16-mixed`` or ``bf16-mixed``.
-        device: where networks and batches are.
+        batch_size: images per pass.
+        warmup: images that are not counted at the start, rounded up to whole batches.
+        images: images that are counted, rounded up to whole batches.
+        precision: ``32-true``, ``16-mixed`` or ``bf16-mixed``, as in Lightning.
+        device: device of the networks and batches.
 
     Raises:
-        ValueError: a number is out of range, or the precision is another.
+        ValueError: a number is out of range, or the precision is unknown.
     """
 
     batch_size: int = 1
@@ -103,20 +103,20 @@ def measure_latency(
     progress: Callable[[int, int], None] | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[dict[str, Any]]:
-    """Time models side by side.
+    """Measure the latency of models.
 
     Args:
-        models: in the order of the rows.
-        settings: how.
-        progress: told the passes that are done and how many there are.
-        clock: seconds.
+        models: models in the order of the rows.
+        settings: settings of the measurement.
+        progress: called with the number of finished passes and the number of all passes.
+        clock: function that returns the time in seconds.
 
     Returns:
-        A row a model: ``model``, ``batch_size``, ``pictures`` that were counted; median and 95th
-        percentile over batches in milliseconds an image, ``load_ms``, ``load_ms_p95`` and so on
-        for every section and ``total``; ``pictures_per_second`` from the median; ``detections``,
-        the mean an image; ``parameters``; ``peak_memory_mib``, weights and what a pass adds at
-        most; the entries of `machine`; and the model's ``note``.
+        One row per model: ``model``, ``batch_size``, ``pictures`` that were counted; median and
+        95th percentile over batches in milliseconds per image, ``load_ms``, ``load_ms_p95`` and so
+        on for every section and ``total``; ``pictures_per_second`` from the median;
+        ``detections``, the mean per image; ``parameters``; ``peak_memory_mib``, weights plus the
+        largest rise in a pass; the entries of `machine`; and the ``note`` of the model.
 
     Raises:
         ValueError: a model has no image.
@@ -130,7 +130,7 @@ def measure_latency(
     detections = [0] * len(models)
     with torch.inference_mode(), _autocast(settings):
         for number in range(skipped + counted):
-            for model in models:  # so that nobody finds files that only others have in the cache
+            for model in models:  # all models find the files in the cache
                 model.load(_numbers(model, number, settings.batch_size))
             for m, model in enumerate(models):
                 parts, found = _timed_pass(model, number, settings, clock)
@@ -158,11 +158,11 @@ def measure_latency(
 
 
 def machine(settings: LatencySettings) -> dict[str, Any]:
-    """Return what the numbers depend on beside the model.
+    """Return the properties of the machine that affect the numbers.
 
     Returns:
-        ``device``, the processor's name; ``threads`` of torch; ``dtype`` of the networks'
-        arithmetic; ``tf32`` whether the GPU may round convolutions to it; ``torch``.
+        ``device``, name of the processor; ``threads`` of torch; ``dtype`` of the arithmetic of the
+        networks; ``tf32``, whether the GPU may use it for convolutions; version of ``torch``.
     """
     cuda = settings.device.type == "cuda"
     low = PRECISIONS[settings.precision]
@@ -176,7 +176,7 @@ def machine(settings: LatencySettings) -> dict[str, Any]:
 
 
 def processor_name(info: Path = Path("/proc/cpuinfo")) -> str:
-    """Return the name of the CPU, as far as the system tells it."""
+    """Return the name of the CPU, if the system provides it."""
     if info.is_file():
         for line in info.read_text().splitlines():
             name, _, value = line.partition(":")
@@ -216,7 +216,7 @@ def _timed_pass(
 
 
 def _peak_mib(model: TimedModel, settings: LatencySettings) -> float | None:
-    """Return weights and the most that passes add to them (A251)."""
+    """Return the size of the weights plus the largest rise of memory in a pass (A251)."""
 
     def one_pass(number: int) -> None:
         batch = model.load(_numbers(model, number, settings.batch_size))
@@ -231,7 +231,7 @@ def _peak_mib(model: TimedModel, settings: LatencySettings) -> float | None:
 
 
 def _statistics(seconds: Any) -> dict[str, float]:
-    """Turn (batches, 3) seconds an image into medians and 95th percentiles in milliseconds."""
+    """Turn (batches, 3) seconds per image into medians and 95th percentiles in milliseconds."""
     columns = dict(zip(SECTIONS, seconds.T * 1000, strict=True))
     columns["total"] = seconds.sum(axis=1) * 1000
     result: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""How much memory a computation needs at most, on the CPU or a GPU."""
+"""Peak memory of a computation on the CPU or a GPU."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def peak_memory(work: Callable[[], Any], device: torch.device) -> float | None:
-    """Run ``work`` and return how far memory rose above what it was before, in MiB.
+    """Run ``work`` and return the largest rise of memory above its value before, in MiB.
 
-    On a GPU these are tensors, as torch's allocator counts them; on the CPU the resident set of
-    the process, with everything that libraries hold. What was there before, weights among it, is
-    not included.
+    On a GPU this is the memory of tensors counted by the allocator of torch; on the CPU it is the
+    resident set of the process, including memory of libraries. Memory that was used before, such
+    as for weights, is not included.
 
     Args:
-        work: what to do.
-        device: where its tensors are.
+        work: function to run.
+        device: device of its tensors.
 
     Returns:
-        MiB, at least 0; None where the system does not tell (the CPU of anything but Linux).
+        MiB, at least 0; None if the system does not provide the value (CPU on other systems than
+        Linux).
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -44,7 +45,7 @@ def peak_memory(work: Callable[[], Any], device: torch.device) -> float | None:
 
 
 def _begin_peak() -> bool:
-    """Give free memory back to the system and let its peak begin anew; False if it can't."""
+    """Return free memory to the system and reset its peak; return False if not supported."""
     with contextlib.suppress(OSError, AttributeError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)
     try:

@@ -1,1 +1,1 @@
-"""Resampling and tests."""
+"""Resampling and statistical tests."""

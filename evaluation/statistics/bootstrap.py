@@ -11,7 +11,7 @@ from evaluation.mil.metrics import BagTable, FloatArray, IntArray, all_metrics, 
 from evaluation.statistics.resampling import draw_counts, percentile_interval
 from structures import MILTask
 
-_CELLS_PER_BLOCK = 1_000_000  # draws x bags held at once, about 50 MB with all temporaries
+_CELLS_PER_BLOCK = 1_000_000  # draws x bags per block, about 50 MB with all temporaries
 
 
 def bootstrap_intervals(
@@ -28,25 +28,25 @@ def bootstrap_intervals(
     """Return percentile intervals of every metric of `evaluation.mil.scores.evaluate_bags`.
 
     Bags are drawn with replacement within their class, so every draw has the class counts of the
-    data. Where groups are given, whole groups are drawn, within the groups that hold the same set
-    of classes. A multilabel task has no single class to stratify by and is drawn as a whole.
+    data. If groups are given, whole groups are drawn, within the groups that have the same set of
+    classes. A multilabel task has no single class to stratify by and is drawn without strata.
 
     Args:
         labels: see `evaluate_bags`.
         probabilities: see `evaluate_bags`.
-        task: what the numbers mean.
+        task: task of the predictions.
         threshold: see `evaluate_bags`; fixed over the draws.
         groups: (B,) the patient of each bag, or empty.
         draws: number of draws.
         level: share of the draws inside the interval, in (0, 1).
-        seed: of the draws; the same seed gives the same intervals.
+        seed: seed of the draws; the same seed gives the same intervals.
 
     Returns:
-        (low, high) a metric; NaN where the metric is undefined in every draw.
+        (low, high) of each metric; NaN if the metric is undefined in every draw.
 
     Raises:
-        ValueError: bad predictions (see `bag_table`), draws below 1, a level outside (0, 1), or
-            groups that do not name every bag.
+        ValueError: invalid predictions (see `bag_table`), draws below 1, a level outside (0, 1), or
+            a number of groups that differs from the number of bags.
     """
     table = bag_table(labels, probabilities, task)
     if draws < 1 or not 0 < level < 1:
@@ -64,14 +64,14 @@ def bootstrap_intervals(
 def bootstrap_weights(
     table: BagTable, groups: Sequence[str], draws: int, seed: int
 ) -> Iterator[FloatArray]:
-    """Yield blocks (r, B) of how often each draw took each bag; the r sum to ``draws``.
+    """Yield blocks (r, B) of how often each draw contains each bag; all r sum to ``draws``.
 
     Raises:
-        ValueError: groups that do not name every bag.
+        ValueError: the number of groups differs from the number of bags.
     """
     count = len(table.labels)
     if groups and len(groups) != count:
-        raise ValueError(f"{len(groups)} groups for {count} bags; name every bag or none")
+        raise ValueError(f"{len(groups)} groups for {count} bags; give one for every bag or none")
     unit = np.unique(groups, return_inverse=True)[1] if groups else np.arange(count)
     strata = _strata(table, unit.astype(np.int64))
     for taken in draw_counts(strata, draws, seed, max(1, _CELLS_PER_BLOCK // count)):
@@ -79,7 +79,7 @@ def bootstrap_weights(
 
 
 def _strata(table: BagTable, unit: IntArray) -> list[IntArray]:
-    """Return the numbers of the units that are exchanged for one another."""
+    """Return the numbers of the units of each stratum."""
     if table.task == "multilabel":
         return [np.unique(unit)]
     classes: dict[int, set[int]] = {}

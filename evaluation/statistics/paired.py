@@ -1,4 +1,4 @@
-"""The difference of two models over draws that both were scored on."""
+"""Paired differences of two models that are scored on the same draws."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from evaluation.statistics.bootstrap import bootstrap_weights
 from evaluation.statistics.resampling import percentile_interval
 from structures import MILTask
 
-_ROUNDING = 1e-12  # what equal values that were summed in another order may differ by
+_ROUNDING = 1e-12  # largest difference of equal values that were summed in another order
 
 
 class Difference(NamedTuple):
-    """A metric of two models and first minus second; NaN where undefined.
+    """A metric of two models and their difference; NaN if undefined.
 
     Attributes:
-        first: value of the first model on all of the data.
-        second: value of the second.
+        first: value of the first model on all data.
+        second: value of the second model on all data.
         value: first - second.
         low: lower end of the interval of the difference.
-        high: upper end.
-        p: two-sided, from the share of draws at or below zero.
+        high: upper end of the interval.
+        p: two-sided p-value, from the share of draws at or below zero.
     """
 
     first: float
@@ -37,11 +37,11 @@ class Difference(NamedTuple):
 
 
 class Paired(NamedTuple):
-    """Two models compared.
+    """Comparison of two models.
 
     Attributes:
-        differences: by metric.
-        intervals: (low, high) of each model alone, by metric.
+        differences: difference by metric.
+        intervals: (low, high) of each model by metric.
     """
 
     differences: dict[str, Difference]
@@ -55,13 +55,13 @@ def paired_differences(
 ) -> Paired:
     """Compare two models metric by metric.
 
-    The interval is that of percentiles over the draws in which both values are defined. Of n such
-    draws let k differ by 0 or less, l by 0 or more: p = 2 (1 + min(k, l)) / (1 + n), at most 1
+    The interval is the percentile interval over the draws in which both values are defined. If k of
+    n such draws differ by 0 or less and l by 0 or more, p = 2 (1 + min(k, l)) / (1 + n), at most 1
     (A183).
 
     Args:
-        points: value by metric on all of the data, of either model.
-        draws: (R,) values by metric, of either model; draw r is the same data for both.
+        points: value by metric on all data, for each model.
+        draws: (R,) values by metric, for each model; draw r has the same data for both.
         level: coverage, in (0, 1).
 
     Raises:
@@ -97,19 +97,19 @@ def compare_bags(
 ) -> Paired:
     """Compare two models on the same bags by the stratified bootstrap.
 
-    Draws are those of `evaluation.statistics.bootstrap.bootstrap_intervals`, the same for both
-    models: what makes a bag hard for both cancels.
+    Bags are drawn as in `evaluation.statistics.bootstrap.bootstrap_intervals`, with the same draws
+    for both models, so that the difficulty of a bag for both cancels.
 
     Args:
         labels: see `evaluation.mil.scores.evaluate_bags`.
-        first: probabilities of the first model, see there.
-        second: of the second.
-        task: what the numbers mean.
-        thresholds: decision threshold of either model; fixed over the draws.
+        first: probabilities of the first model, see `evaluate_bags`.
+        second: probabilities of the second model.
+        task: task of the predictions.
+        thresholds: decision threshold of each model; fixed over the draws.
         groups: (B,) the patient of each bag, or empty.
         draws: number of draws.
         level: coverage, in (0, 1).
-        seed: of the draws.
+        seed: seed of the draws.
 
     Raises:
         ValueError: see `bootstrap_intervals`.
@@ -122,7 +122,7 @@ def compare_bags(
     for table, threshold in zip(tables, thresholds, strict=True):
         values = all_metrics(table, threshold, whole)
         points.append({name: float(value[0]) for name, value in values.items()})
-        weights = bootstrap_weights(table, groups, draws, seed)  # labels and seed fix the draws
+        weights = bootstrap_weights(table, groups, draws, seed)  # the same draws for both models
         drawn.append(joined([all_metrics(table, threshold, block) for block in weights]))
     return paired_differences((points[0], points[1]), (drawn[0], drawn[1]), level)
 

@@ -1,4 +1,4 @@
-"""Drawing with replacement from strata, and intervals over what the draws give."""
+"""Stratified resampling with replacement, and percentile intervals."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ IntArray = npt.NDArray[np.int64]
 def draw_counts(
     strata: Sequence[IntArray], draws: int, seed: int, per_block: int
 ) -> Iterator[IntArray]:
-    """Yield how often each draw takes each unit.
+    """Yield how often each draw contains each unit.
 
     A draw takes as many units of each stratum as the stratum has, with replacement. Numbers are
-    drawn block by block and within a block stratum by stratum: with several strata, what is drawn
-    also depends on ``per_block``.
+    drawn block by block and within a block stratum by stratum: with several strata, the draws also
+    depend on ``per_block``.
 
     Args:
         strata: numbers of the units of each stratum; together 0 to U - 1, each once.
         draws: number of draws R.
-        seed: of the draws.
+        seed: seed of the draws.
         per_block: draws in a block, at least 1.
 
     Yields:
-        (r, U); the r of all blocks sum to R.
+        (r, U) counts; r sums to R over all blocks.
     """
     units = sum(members.size for members in strata)
     random = np.random.default_rng(seed)
@@ -43,7 +43,7 @@ def draw_counts(
 
 
 def percentile_interval(values: FloatArray, level: float) -> tuple[float, float]:
-    """Return the interval that holds a share ``level`` of the finite values, NaN without any."""
+    """Return the percentile interval of the finite values with coverage ``level``, NaN if empty."""
     finite = values[np.isfinite(values)]
     if not finite.size:
         return float("nan"), float("nan")

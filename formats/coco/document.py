@@ -1,6 +1,6 @@
-"""What makes a COCO instances file sound: one check for the data that train and those that judge.
+"""Checks of COCO instances files, the same for training and for evaluation.
 
-The checks are about the text alone; image files are looked at by `formats.coco.image_checks`.
+The checks read only the JSON file; image files are checked by `formats.coco.image_checks`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _LARGEST_ID = 2**63
 
 
 class CocoFindings(NamedTuple):
-    """What a check found.
+    """The result of a check.
 
     Attributes:
-        problems: all of them: categories, then images, then annotations in the order of the file.
-        fatal: one of them concerns the file as a whole, so that leaving out records cannot help.
+        problems: all problems: categories, then images, then annotations in the order of the file.
+        fatal: True if a problem affects the whole file, so that leaving out records cannot help.
         data: the three lists without the records that have a problem, and without the annotations
-            of images that have one.
+            of images that have a problem.
     """
 
     problems: list[Problem]
@@ -39,10 +39,10 @@ def read_json(path: Path, what: str) -> Any:
 
     Args:
         path: the file.
-        what: what the user should give instead, for the message.
+        what: description of the expected file, for the message.
 
     Raises:
-        DataProblems: the file is missing, cannot be read or is no JSON.
+        DataProblems: the file is missing, cannot be read or is not JSON.
     """
     try:
         return json.loads(path.read_bytes())
@@ -51,15 +51,15 @@ def read_json(path: Path, what: str) -> Any:
     except OSError as error:
         reason, remedy = f"cannot be read ({error.strerror})", f"give the path of {what}"
     except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError
-        reason, remedy = f"not valid JSON ({error})", f"export it again; needed is {what}"
+        reason, remedy = f"not valid JSON ({error})", f"export {what} again"
     raise DataProblems([Problem(path, None, None, reason, remedy)])
 
 
 def load_coco(path: Path) -> dict[str, Any]:
-    """Parse a COCO instances file and check that its three lists are there.
+    """Parse a COCO instances file and check that its three lists exist.
 
     Raises:
-        DataProblems: the file is missing, is no JSON or lacks a list.
+        DataProblems: the file is missing, is not JSON or lacks a list.
     """
     data = read_json(path, "the annotations of a data set")
     lacking = [k for k in LISTS if not isinstance(data, dict) or not isinstance(data.get(k), list)]
@@ -82,12 +82,13 @@ def check_coco(
     """Check the records of a parsed file.
 
     Args:
-        path: of the file, for the messages.
-        data: what ``load_coco`` returned.
-        image_keys: what an image's record must have.
-        annotation_keys: what an annotation must have. ``segmentation``, ``bbox`` and ``area`` are
-            checked wherever they are; an empty list of polygons is one where they are not needed.
-        unusable: what is wrong with image files, by position in ``data["images"]``.
+        path: path of the file, for the messages.
+        data: the output of ``load_coco``.
+        image_keys: keys that the record of an image must have.
+        annotation_keys: keys that an annotation must have. ``segmentation``, ``bbox`` and ``area``
+            are checked wherever they exist; an empty list of polygons is accepted unless
+            ``segmentation`` is required.
+        unusable: problems of image files, by position in ``data["images"]``.
     """
     problems: list[Problem] = []
     categories = _categories(path, data["categories"], problems)
@@ -116,7 +117,7 @@ def check_coco(
 def _categories(
     path: Path, records: Sequence[Any], problems: list[Problem]
 ) -> list[dict[str, Any]]:
-    """Return the complete categories and tell what is wrong with them."""
+    """Return the complete categories and append the problems of all categories."""
     categories = [c for _, c in _complete(path, records, ("id", "name"), "category", problems)]
     names = Counter(str(category["name"]) for category in categories)
     for name in sorted(name for name, count in names.items() if count > 1):
@@ -134,9 +135,9 @@ def _images(
     unusable: Mapping[int, Problem],
     problems: list[Problem],
 ) -> tuple[dict[int, dict[str, Any]], set[int]]:
-    """Return the sound images by id, and the ids of faulty ones, whose objects can't be judged.
+    """Return the valid images by id, and the ids of faulty ones, whose objects are not checked.
 
-    Of two images with one id the first is taken.
+    The first of two images with the same id is kept.
     """
     sound: dict[int, dict[str, Any]] = {}
     for position, image in _complete(path, records, keys, "image", problems):
@@ -152,7 +153,7 @@ def _images(
 def _complete(
     path: Path, records: Sequence[Any], keys: Sequence[str], kind: str, problems: list[Problem]
 ) -> list[tuple[int, dict[str, Any]]]:
-    """Return the complete records with their positions; tell what is wrong with the others."""
+    """Return the complete records with their positions; append the problems of the others."""
     good: list[tuple[int, dict[str, Any]]] = []
     seen: set[int] = set()
     for number, record in enumerate(records):
@@ -171,9 +172,9 @@ def _complete(
 def _record_fault(
     record: Any, keys: Sequence[str], name: str, kind: str, seen: Collection[int]
 ) -> tuple[str, str] | None:
-    """Return reason and remedy, or None where the record is complete and its id is new."""
+    """Return reason and remedy, or None if the record is complete and its id is new."""
     if not isinstance(record, dict):
-        reason = f"{name} is {type(record).__name__}, no object"
+        reason = f"{name} is {type(record).__name__}, not an object"
         return reason, f"write an object with {', '.join(keys)} or remove it"
     missing = [key for key in keys if key not in record]
     if missing:
@@ -181,7 +182,7 @@ def _record_fault(
         return reason, "add the key or remove the record"
     number = record["id"]
     if not isinstance(number, int) or isinstance(number, bool) or abs(number) >= _LARGEST_ID:
-        return f"{name} has the id {number!r}, which is no integer", "number it"
+        return f"{name} has the id {number!r}, which is not an integer", "write an integer id"
     if number in seen:
         return f"{kind} id {number} occurs twice", "renumber one of them"
     return None
@@ -190,7 +191,7 @@ def _record_fault(
 def _image_problem(path: Path, image: Mapping[str, Any]) -> Problem | None:
     size = (image["height"], image["width"])
     if not all(type(side) is int and 0 < side < _LARGEST_ID for side in size):
-        reason, remedy = f"has size {size}", "write height and width as positive whole numbers"
+        reason, remedy = f"has size {size}", "write height and width as positive integers"
         return Problem(path, image["id"], None, reason, remedy)
     name = image.get("file_name", "-")
     if not isinstance(name, str) or not name or "\0" in name:
@@ -200,7 +201,7 @@ def _image_problem(path: Path, image: Mapping[str, Any]) -> Problem | None:
 
 
 def _covered(annotations: Sequence[Mapping[str, Any]]) -> list[int | None]:
-    """Return the pixels that each mask covers, None where the mask is no run-length text."""
+    """Return the pixels that each mask covers, None where the mask is not a run-length text."""
     covered: list[int | None] = [None] * len(annotations)
     texts = {}
     for number, annotation in enumerate(annotations):
@@ -218,7 +219,7 @@ def _mask_reason(
     covered: int | None,
     needed: bool,
 ) -> str:
-    """Return what is wrong with a mask; of unknown images nothing can be said."""
+    """Return the fault of a mask, or nothing; masks of unknown images are not checked."""
     mask, image_id = annotation.get("segmentation"), annotation["image_id"]
     if not is_known(image_id, images) or (not needed and mask in (None, [])):  # A53
         return ""

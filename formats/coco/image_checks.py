@@ -1,4 +1,4 @@
-"""What can be wrong with a COCO data set: its annotation file together with its image files."""
+"""Checks of a COCO data set: its annotation file together with its image files."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from formats.images import Depth, header_size, read_rgb
 from structures import Problem
 
 _IMAGE_KEYS = ("id", "file_name", "height", "width")
-_THREADS = 2  # decoding releases the interpreter; more of them only compete for the disk
+_THREADS = 2  # decoding releases the interpreter lock; more threads only compete for the disk
 
 
 def examine_coco(
     path: Path, data: Mapping[str, Any], images: Path | None, depth: Depth = "name"
 ) -> CocoFindings:
-    """Check a parsed COCO file and the images it names.
+    """Check a parsed COCO file and the images it refers to.
 
     Args:
-        path: of the file, for the messages.
-        data: what ``formats.coco.document.load_coco`` returned.
-        images: folder of the images; None to look at the file alone.
-        depth: how far each image file is read: ``name`` (it is there), ``header`` (its size is
-            the stated one) or ``pixels`` (it can be decoded as well).
+        path: path of the file, for the messages.
+        data: the output of ``formats.coco.document.load_coco``.
+        images: folder of the images; None to check only the annotation file.
+        depth: how far each image file is read: ``name`` (it exists), ``header`` (its size equals
+            the annotated size) or ``pixels`` (it can also be decoded).
     """
     if images is None:
         return check_coco(path, data, image_keys=_IMAGE_KEYS)
@@ -41,13 +41,13 @@ def examine_coco(
 def category_problems(
     file: Path, categories: Sequence[Mapping[str, Any]], names: Mapping[int, str], source: str
 ) -> list[Problem]:
-    """Compare the categories of a file, which may lack some, with those that are declared.
+    """Compare the categories of a file, which may lack some, with the declared categories.
 
     Args:
-        file: the file compared.
+        file: the file to compare.
         categories: its complete records.
         names: declared id -> name.
-        source: where they are declared, for the message.
+        source: where the categories are declared, for the message.
 
     Returns:
         One problem for each category whose id is not declared or has another name.
@@ -69,12 +69,12 @@ def category_problems(
 def unusable_images(
     path: Path, records: Sequence[Any], folder: Path, depth: Depth
 ) -> dict[int, Problem]:
-    """Return what is wrong with image files, by position of the record.
+    """Return the problems of image files, by position of the record.
 
     Args:
         path: the annotation file, for the messages.
-        records: its list of images, sound or not.
-        folder: where their files are.
+        records: its list of images, valid or not.
+        folder: folder of the image files.
         depth: see ``examine_coco``.
     """
     named = [
@@ -89,7 +89,7 @@ def unusable_images(
         stated = (item[1].get("height"), item[1].get("width"))
         return image_fault(folder / item[1]["file_name"], stated, depth)
 
-    if depth == "name":  # too quick to be worth a thread
+    if depth == "name":  # too fast to be worth a thread
         faults = [look(item) for item in named]
     else:
         with ThreadPoolExecutor(_THREADS) as pool:
@@ -110,10 +110,10 @@ def image_fault(file: Path, stated: tuple[Any, Any], depth: Depth) -> tuple[str,
         depth: see ``examine_coco``.
     """
     try:
-        there = file.is_file()
+        exists = file.is_file()
     except OSError as error:  # for example a name that is too long
         return f"image file {str(file)[:200]}: {error.strerror}", "rename or remove the image"
-    if not there:
+    if not exists:
         return f"image file {file} is missing", "add the file or remove the image"
     if depth == "name":
         return None
@@ -130,11 +130,11 @@ def image_fault(file: Path, stated: tuple[Any, Any], depth: Depth) -> tuple[str,
 def size_mismatch(
     file: Path, stated: tuple[Any, Any], stored: tuple[int, int], shown: tuple[int, int]
 ) -> tuple[str, str]:
-    """Word the reason and the remedy for an image of another (height, width) than stated."""
+    """Return reason and remedy for an image whose (height, width) differs from the annotations."""
     reason = (
-        f"{file} is {stored[0]} px high and {stored[1]} px wide, stated are {stated[0]} and "
-        f"{stated[1]}"
+        f"{file} is {stored[0]} px high and {stored[1]} px wide, but the annotations say "
+        f"{stated[0]} and {stated[1]}"
     )
     if stated == shown:
-        return reason, "its EXIF orientation turns it: save it upright and without that tag"
-    return reason, "annotate the image anew or correct height and width"
+        return reason, "its EXIF orientation rotates it: save it upright and without that tag"
+    return reason, "annotate the image again or correct height and width"

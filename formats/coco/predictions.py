@@ -12,15 +12,15 @@ from structures import Problem
 
 @dataclass(frozen=True, slots=True)
 class CocoPredictions:
-    """Checked predictions with the checked ground truth that they are scored against.
+    """Checked predictions with the checked ground truth for scoring them.
 
     Attributes:
-        ground_truth: content of a COCO instances file; with a checkpoint only the categories that
-            it knows.
+        ground_truth: content of a COCO instances file; for a checkpoint, only the categories that
+            the model knows.
         rows: COCO results rows.
-        max_dets: the checkpoint's limit on detections per image; None for a results file.
-        parameters: number of the checkpoint's weights; None for a results file.
-        problems: of the images, annotations and rows that were left out.
+        max_dets: limit on detections per image of the checkpoint; None for a results file.
+        parameters: number of parameters of the checkpoint; None for a results file.
+        problems: problems of the images, annotations and rows that were left out.
     """
 
     ground_truth: dict[str, Any]
@@ -30,22 +30,22 @@ class CocoPredictions:
     problems: tuple[Problem, ...] = ()
 
     def class_agnostic(self) -> CocoPredictions:
-        """Return the same with every category merged into one."""
+        """Return a copy with all categories merged into one."""
         truth, rows = merge_categories(self.ground_truth, self.rows)
         return replace(self, ground_truth=truth, rows=rows)
 
     @property
     def most_per_image(self) -> int:
-        """Largest number of rows of one image; 0 for a results file, which has no limit."""
+        """Largest number of rows per image; 0 for a results file, which has no limit."""
         return self._most("image_id")
 
     @property
     def most_per_class(self) -> int:
-        """Largest number of rows of one image and category; 0 for a results file."""
+        """Largest number of rows per image and category; 0 for a results file."""
         return self._most("image_id", "category_id")
 
     def _most(self, *keys: str) -> int:
-        if self.max_dets is None:  # a file may hold more rows than should be counted
+        if self.max_dets is None:  # a file may have more rows than should be counted
             return 0
         counted = Counter(tuple(row[key] for key in keys) for row in self.rows)
         return max(counted.values(), default=0)

@@ -1,7 +1,7 @@
-"""What can be wrong with the rows of a COCO results list, told with row, reason and remedy.
+"""Checks of the rows of a COCO results list; each fault is reported with row, reason and remedy.
 
-Sound lists are recognised column by column, which for 50 000 rows takes a fraction of the time
-that scoring them does; rows are looked at one by one only where a column is not sound.
+Valid lists are recognised column by column, which for 50 000 rows takes a fraction of the time of
+scoring them; rows are checked one by one only if a column is not valid.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def find_result_problems(
 
     Args:
         rows: the list.
-        ground_truth: the sound data set that the rows must refer to, or None to check them alone.
-            Without ``categories`` any category will do.
-        path: of the file, for the messages.
-        decode: also read every run-length text to its end.
+        ground_truth: the valid data set that the rows must refer to, or None to check only the
+            rows. Without ``categories``, any category is accepted.
+        path: path of the file, for the messages.
+        decode: also decode every run-length text.
 
     Returns:
-        One problem for each fault, with the number of its row, which counts from 0.
+        One problem for each fault, with the number of its row, starting at 0.
     """
     sizes = None if ground_truth is None else image_sizes(ground_truth)
     categories = None
@@ -51,7 +51,7 @@ def find_result_problems(
     if decode:
         faulty = {problem.annotation for problem in problems}
         problems += [
-            _problem(path, number, rows[number], reason, "write its mask anew")
+            _problem(path, number, rows[number], reason, "write its mask again")
             for number, reason in _broken_masks(rows, faulty)
         ]
     return sorted(problems, key=lambda problem: int(problem.annotation or 0))
@@ -73,7 +73,7 @@ def _problem(path: Path, number: int, row: Any, reason: str, remedy: str) -> Pro
 def _are_sound(
     rows: Sequence[Any], sizes: Sizes | None, categories: Collection[Any] | None
 ) -> bool:
-    """Tell quickly whether no row has a fault; False where it is not sure."""
+    """Return True if a quick check shows that no row has a fault, False if unsure."""
     try:
         scores = [row["score"] for row in rows]
         images = [row["image_id"] for row in rows]
@@ -107,7 +107,7 @@ def _boxes(boxes: Sequence[Any]) -> bool:
 
 
 def _masks(rows: Sequence[Any], sizes: Sizes | None) -> bool:
-    # a plain loop that makes no containers, which would wake the garbage collector
+    # a plain loop that creates no containers, which would trigger the garbage collector
     expected = {} if sizes is None else {number: list(size) for number, size in sizes.items()}
     for row in rows:
         if "segmentation" in row:
@@ -126,7 +126,7 @@ def _row_faults(
 ) -> Iterator[tuple[str, str]]:
     """Yield reason and remedy of every fault of a row."""
     if not isinstance(row, Mapping):
-        yield f"is {type(row).__name__}, no object", "write an object or remove it"
+        yield f"is {type(row).__name__}, not an object", "write an object or remove it"
         return
     missing = [key for key in _KEYS if key not in row]
     if missing:
@@ -153,7 +153,7 @@ def _unknown_ids(
             return
         shown = sorted(categories, key=str) if len(categories) <= 12 else f"{len(categories)} ids"
         reason = f"category_id {row['category_id']!r} is not among the categories ({shown})"
-        yield reason, "write the data set's own ids, not labels from 0"
+        yield reason, "write the category ids of the data set, not labels from 0"
 
 
 def _is_in(value: Any, table: Collection[Any]) -> bool:
@@ -161,10 +161,10 @@ def _is_in(value: Any, table: Collection[Any]) -> bool:
 
 
 def box_reason(box: Any) -> str:
-    """Return what is wrong with a box of a result, wherever it lies, or nothing."""
+    """Return the fault of a box of a result, or nothing; its position does not matter."""
     if not isinstance(box, list | tuple) or len(box) != 4 or not all(map(is_number, box)):
         return f"bbox is {box!r}"
-    # a detector may well find a box without area, and it costs only its own score  # A54
+    # a detector may predict a box without area, which lowers only its own score  # A54
     return f"bbox {list(box)} has a negative side" if min(box[2:]) < 0 else ""
 
 
@@ -172,14 +172,14 @@ def _mask_fault(row: Mapping[str, Any], sizes: Sizes | None) -> tuple[str, str] 
     mask = row["segmentation"]
     if not isinstance(mask, Mapping) or not {"size", "counts"} <= set(mask):
         remedy = 'write {"size": [height, width], "counts": ...}'
-        return "segmentation is no RLE with size and counts", remedy
+        return "segmentation is not an RLE with size and counts", remedy
     size = mask["size"]
     if not isinstance(size, list | tuple) or not _are_sides(size):
         return f"RLE has the size {size!r}", "write [height, width] in whole pixels"
     expected = None if sizes is None or not _is_in(row.get("image_id"), sizes) else row["image_id"]
     if sizes is not None and expected is not None and tuple(size) != sizes[expected]:
         reason = f"RLE of size {list(size)} in an image of size {list(sizes[expected])}"
-        return reason, "write masks as [height, width] in the frame of the original image"
+        return reason, "write masks as [height, width] of the original image"
     return None
 
 
@@ -203,10 +203,10 @@ def _broken_masks(rows: Sequence[Any], faulty: Collection[Any]) -> Iterator[tupl
 
 
 def is_number(value: Any) -> bool:
-    """Tell whether a value is a finite number, also one of numpy; a truth value is none."""
+    """Return whether a value is a finite Python or numpy number; booleans are not numbers."""
     if not isinstance(value, _NUMBERS) or isinstance(value, bool):
         return False
     try:
         return math.isfinite(value)
-    except OverflowError:  # a whole number beyond what a float holds
+    except OverflowError:  # an integer too large for a float
         return False

@@ -1,9 +1,9 @@
 """Reading, checking and writing the JSON files that scores are computed from.
 
-Ground truth is a COCO instances file; results are the COCO results list: a row for a detection,
+Ground truth is a COCO instances file; results are the COCO results list: one row per detection,
 with ``image_id``, ``category_id``, ``score`` and ``bbox`` (x, y, width, height) or ``segmentation``
-(RLE) or both. A file that cannot be scored is refused with its name, the place and the remedy,
-because the COCO tools ignore most mistakes and return a lower number instead.
+(RLE) or both. A file that cannot be scored raises an error with its name, the location and the
+remedy, because the COCO tools ignore most mistakes and return a lower score instead.
 """
 
 from __future__ import annotations
@@ -64,24 +64,24 @@ def read_ground_truth(
     image_keys: Sequence[str] = IMAGE_KEYS,
     annotation_keys: Sequence[str] = ANNOTATION_KEYS,
 ) -> tuple[dict[str, Any], tuple[Problem, ...]]:
-    """Read a COCO instances file with the checks that training makes too.
+    """Read a COCO instances file with the same checks as in training.
 
-    ``bbox`` and ``area`` must be there; ``segmentation`` may be absent or empty where only boxes
-    are to be scored.
+    ``bbox`` and ``area`` are required; ``segmentation`` may be missing or empty if only boxes are
+    scored.
 
     Args:
         path: JSON file.
         policy: ``skip`` leaves out faulty images and annotations.
-        look: given the records of the images, returns what is wrong with their files by position.
+        look: function from the records of the images to the problems of their files by position.
         image_keys: keys that the record of an image must have.
         annotation_keys: keys that an annotation must have.
 
     Returns:
-        The file's content and the problems of what was left out.
+        The file's content and the problems of the records that were left out.
 
     Raises:
-        DataProblems: a record is wrong and the policy is ``error``; or the file is missing, is no
-            COCO file, or its categories are wrong.
+        DataProblems: a record is wrong and the policy is ``error``; or the file is missing, is not
+            a COCO file, or its categories are wrong.
     """
     path = Path(path)
     content = load_coco(path)
@@ -95,8 +95,8 @@ def load_results(path: str | Path, ground_truth: GroundTruth | None = None) -> l
     """Read a COCO results file and check every row, including that each mask can be decoded.
 
     Args:
-        path: JSON file holding a list of rows.
-        ground_truth: the data set that the rows must refer to, or None to check the rows alone.
+        path: JSON file with a list of rows.
+        ground_truth: the data set that the rows must refer to, or None to check only the rows.
 
     Raises:
         DataProblems: see ``read_results``.
@@ -110,13 +110,13 @@ def read_results(
     """Read a COCO results file and check every row, including that each mask can be decoded.
 
     Args:
-        path: JSON file holding a list of rows.
-        ground_truth: the data set that the rows must refer to, or None to check the rows alone;
-            without ``categories`` any category will do.
+        path: JSON file with a list of rows.
+        ground_truth: the data set that the rows must refer to, or None to check only the rows;
+            without ``categories``, any category is accepted.
         policy: ``skip`` leaves out faulty rows.
 
     Returns:
-        The rows and the problems of those left out.
+        The rows, and the problems of the rows that were left out.
 
     Raises:
         DataProblems: rows are wrong (all are listed) and the policy is ``error``; or the file is
@@ -139,16 +139,16 @@ def read_results(
 
 
 def write_results(path: Path, rows: Sequence[Row]) -> None:
-    """Write a COCO results list, numbers in full precision."""
+    """Write a COCO results list with numbers in full precision."""
     write_json(path, rows)
 
 
 def check_ground_truth(content: Any, source: str = "ground truth") -> None:
-    """Refuse ground truth that would be scored wrongly or not at all.
+    """Check ground truth for everything that scoring relies on.
 
     Args:
-        content: what a COCO instances file holds.
-        source: how to name it in messages.
+        content: content of a COCO instances file.
+        source: name of the ground truth in messages.
 
     Raises:
         ValueError: a list or a key is missing, an id occurs twice or is unknown, a size, a box or
@@ -185,12 +185,12 @@ def check_results(
     ground_truth: GroundTruth | None = None,
     source: str = "results",
 ) -> None:
-    """Refuse results that would be scored wrongly.
+    """Check results for everything that scoring relies on.
 
     Args:
         rows: a COCO results list.
-        ground_truth: the data set that the rows must refer to, or None to check the rows alone.
-        source: how to name the rows in messages.
+        ground_truth: the data set that the rows must refer to, or None to check only the rows.
+        source: name of the rows in messages.
 
     Raises:
         DataProblems: a key is missing, a score or a box is not finite, an image or category id is
@@ -212,7 +212,7 @@ def _check_unique(ids: Sequence[Any], where: str) -> None:
     seen: set[Any] = set()
     for identifier in ids:
         if identifier in seen:
-            raise ValueError(f"{where}: id {identifier} occurs twice; number them anew")
+            raise ValueError(f"{where}: id {identifier} occurs twice; renumber them")
         seen.add(identifier)
 
 
@@ -228,7 +228,7 @@ def _check_reference(
         shown = sorted(categories, key=str) if len(categories) <= 12 else f"{len(categories)} ids"
         raise ValueError(
             f"{where}: category_id {record['category_id']!r} is not among the categories of the "
-            f"annotations ({shown}); write the data set's own ids, not labels from 0"
+            f"annotations ({shown}); write the category ids of the data set, not labels from 0"
         )
 
 
@@ -247,14 +247,14 @@ def _check_size(mask: Any, size: tuple[int, int] | None, where: str) -> None:
     if size is not None and tuple(mask["size"]) != size:
         raise ValueError(
             f"{where}: RLE of size {list(mask['size'])} in an image of size {list(size)} (height, "
-            "width); write masks in the frame of the original image"
+            "width); write masks in the size of the original image"
         )
 
 
 def merge_categories(
     ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return truth and results with every category merged into one, ``object`` with id 1."""
+    """Return ground truth and results with all categories merged into ``object`` with id 1."""
     truth = {
         **ground_truth,
         "categories": [{"id": 1, "name": "object"}],

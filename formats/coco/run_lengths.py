@@ -1,4 +1,4 @@
-"""Reading many run-length texts at once, where one by one would cost more than the scoring."""
+"""Vectorized decoding of many run-length texts; a loop over them would be slower than scoring."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
-_CHARACTERS = 1 << 20  # of one pass: bounds the memory of what is in work
+_CHARACTERS = 1 << 20  # per pass; bounds the memory
 
 
 def covered_pixels(texts: Iterable[str]) -> Ints:
-    """Return how many pixels each text covers, -1 for a text that `rle.from_bytes` refuses.
+    """Return how many pixels each text covers, -1 for a text that `rle.from_bytes` rejects.
 
     Args:
         texts: the ``counts`` of N COCO run-length masks.
@@ -43,7 +43,7 @@ def _chunks(texts: Iterable[str]) -> Iterator[list[bytes]]:
 def _covered(chunk: list[bytes]) -> Ints:
     lengths = np.array([len(text) for text in chunk], dtype=np.int64)
     covered = np.zeros(lengths.size, dtype=np.int64)
-    full = np.flatnonzero(lengths)  # empty texts cover nothing and would upset ``reduceat``
+    full = np.flatnonzero(lengths)  # empty texts cover nothing and would break ``reduceat``
     if full.size == 0:
         return covered
     starts = np.concatenate([[0], np.cumsum(lengths[full])[:-1]])
@@ -52,7 +52,7 @@ def _covered(chunk: list[bytes]) -> Ints:
     last = (codes & 0x20) == 0
     ends = starts + lengths[full] - 1
     broken |= ~last[ends]
-    last[ends] = True  # so that a text that breaks off does not reach into the next
+    last[ends] = True  # so that a truncated text does not continue into the next
     values, long_ones = _numbers(codes, last)
     counts = np.add.reduceat(last.astype(np.int64), starts)
     firsts = np.concatenate([[0], np.cumsum(counts)[:-1]])
@@ -64,7 +64,7 @@ def _covered(chunk: list[bytes]) -> Ints:
 
 
 def _numbers(codes: Ints, last: npt.NDArray[np.bool_]) -> tuple[Ints, npt.NDArray[np.bool_]]:
-    """Join groups of 5 bits to signed numbers; also tell which have more than 60 bits."""
+    """Join groups of 5 bits to signed numbers; also return which have more than 60 bits."""
     stops = np.flatnonzero(last)
     firsts = np.concatenate([[0], stops[:-1] + 1])
     place = np.arange(codes.size) - np.repeat(firsts, stops - firsts + 1)
@@ -81,6 +81,6 @@ def _undo_differences(values: Ints, firsts: Ints, counts: Ints) -> Ints:
     runs = np.where(place == 0, values, 0)
     for chain in (place % 2 == 1, (place % 2 == 0) & (place > 0)):
         total = np.cumsum(np.where(chain, values, 0))
-        before = np.concatenate([[0], total])[firsts]  # what other texts have added
+        before = np.concatenate([[0], total])[firsts]  # the sum over preceding texts
         runs = np.where(chain, total - before[owner], runs)
     return runs

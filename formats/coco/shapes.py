@@ -1,4 +1,4 @@
-"""Whether boxes, polygons and run-length masks are sound and lie in their image."""
+"""Checks that boxes, polygons and run-length masks are valid and lie in their image."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ TOLERANCE = 2.0  # pixels that a polygon or a box may reach beyond the border  #
 
 
 def is_known(number: Any, table: Collection[int]) -> bool:
-    """Tell whether an id of whatever type is one of ``table``."""
+    """Return whether an id of any type is in ``table``."""
     return isinstance(number, int | float) and type(number) is not bool and number in table
 
 
 def is_number(value: Any) -> bool:
-    """Tell whether a value is a finite number; a truth value is none."""
+    """Return whether a value is a finite number; booleans are not numbers."""
     return type(value) is not bool and are_finite([value])
 
 
 def are_finite(values: Sequence[Any]) -> bool:
-    """Tell whether all values are finite numbers."""
+    """Return whether all values are finite numbers."""
     try:
         return math.isfinite(sum(values))
     except (TypeError, OverflowError):
@@ -30,7 +30,7 @@ def are_finite(values: Sequence[Any]) -> bool:
 
 
 def box_reason(box: Any, height: int, width: int) -> str:
-    """Return what is wrong with [x, y, width, height] in an image, or nothing."""
+    """Return the fault of a box [x, y, width, height] in an image, or nothing."""
     if not (isinstance(box, list) and len(box) == 4 and are_finite(box)):
         return f"bbox is {box!r}"
     if box[2] <= 0 or box[3] <= 0:  # A51
@@ -39,17 +39,17 @@ def box_reason(box: Any, height: int, width: int) -> str:
 
 
 def polygon_reason(polygons: Sequence[Any], height: int, width: int) -> str:
-    """Return what is wrong with a list of polygons [x1, y1, x2, y2, ...], or nothing."""
+    """Return the fault of a list of polygons [x1, y1, x2, y2, ...], or nothing."""
     if not polygons:
         return "has no polygon"
     for polygon in polygons:
         if not isinstance(polygon, list):
-            return f"a polygon is a {type(polygon).__name__}, no list of numbers"
+            return f"a polygon is a {type(polygon).__name__}, not a list of numbers"
         if len(polygon) < 6 or len(polygon) % 2:
             why = "fewer than 6 (3 points)" if len(polygon) < 6 else "which are not pairs"
             return f"a polygon has {len(polygon)} numbers, {why}"
         if not are_finite(polygon):
-            return "a polygon has a coordinate that is no finite number"
+            return "a polygon has a coordinate that is not a finite number"
         if reason := _outside_reason("a polygon", polygon[::2], polygon[1::2], height, width):
             return reason
     return ""
@@ -64,7 +64,7 @@ def _outside_reason(
     *,
     sized: bool = False,
 ) -> str:
-    """Tell of coordinates beyond the border; ``sized``: the second of each are lengths."""
+    """Return a reason for coordinates beyond the border; ``sized``: the second ones are lengths."""
     left, top = (xs[0], ys[0]) if sized else (min(xs), min(ys))
     right, bottom = (sum(xs), sum(ys)) if sized else (max(xs), max(ys))
     reach = max(-left, -top, right - width, bottom - height)
@@ -77,13 +77,13 @@ def _outside_reason(
 
 
 def rle_reason(segmentation: Any, height: int, width: int, covered: int | None = None) -> str:
-    """Return what is wrong with a run-length record in an image, or nothing.
+    """Return the fault of a run-length record in an image, or nothing.
 
     Args:
         segmentation: the record.
-        height: of the image.
-        width: of the image.
-        covered: pixels that its text covers where that is known (see `rle_batch.covered_pixels`).
+        height: height of the image.
+        width: width of the image.
+        covered: pixels that its text covers, if known (see `run_lengths.covered_pixels`).
     """
     if not isinstance(segmentation, dict) or not {"size", "counts"} <= set(segmentation):
         return "segmentation is neither polygons nor a run-length record with size and counts"
@@ -92,7 +92,7 @@ def rle_reason(segmentation: Any, height: int, width: int, covered: int | None =
     total, counts = height * width, segmentation["counts"]
     if isinstance(counts, list):
         if not all(type(run) is int and 0 <= run <= total for run in counts):
-            return f"run lengths hold a value that is no whole number from 0 to {total}"
+            return f"run lengths have a value that is not an integer from 0 to {total}"
         covered = sum(counts)
     elif not isinstance(counts, str):
         return f"run lengths are a {type(counts).__name__}, not a text or a list"

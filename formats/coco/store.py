@@ -1,7 +1,7 @@
-"""The annotations of a split as a few flat arrays instead of a million Python objects.
+"""Storage of the annotations of a split in a few flat arrays instead of Python objects.
 
-Worker processes share memory with their parent until one of them writes; reading a Python object
-writes its reference count, so dictionaries are copied into every worker. Arrays are not.
+Worker processes share memory with their parent until one of them writes. Reading a Python object
+changes its reference count, so dictionaries would be copied into every worker; arrays are not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class PackedBytes:
-    """A list of byte strings: one buffer and the place where each begins and ends."""
+    """A list of byte strings in one buffer, with the offset of each string."""
 
     buffer: npt.NDArray[np.uint8]
     offsets: Ints
@@ -44,14 +44,14 @@ class PackedBytes:
 
 
 def encode_segmentation(segmentation: Any, height: int, width: int) -> bytes:
-    """Return the COCO run-length text of polygons, of run lengths or of such a text.
+    """Return the COCO run-length text of a segmentation.
 
-    Polygons are rasterised by pycocotools, so that masks equal those of the COCO tools.
+    Polygons are rasterised by pycocotools, so that the masks equal the masks of the COCO tools.
 
     Args:
         segmentation: list of polygons [x1, y1, x2, y2, ...], or a record with ``counts``.
-        height: of the image in pixels.
-        width: of the image in pixels.
+        height: height of the image in pixels.
+        width: width of the image in pixels.
     """
     from pycocotools import mask as coco_mask
 
@@ -74,7 +74,7 @@ class ImageAnnotations(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AnnotationStore:
-    """P images by ascending id with M annotations, by image and ascending annotation id.
+    """P images sorted by id, with M annotations sorted by image and annotation id.
 
     Attributes:
         image_ids: (P,).
@@ -84,9 +84,9 @@ class AnnotationStore:
         ids: (M,) annotation ids.
         labels: (M,) 0-based classes.
         crowd: (M,) bool.
-        pixels: (M,) pixels of the masks.
-        areas: (M,) square pixels as the file states them, else ``pixels``.
-        boxes: (M, 4) x, y, width, height as the file states them, else those of the masks.
+        pixels: (M,) number of foreground pixels of the masks.
+        areas: (M,) areas in square pixels from the file, or ``pixels`` if the file has none.
+        boxes: (M, 4) x, y, width, height from the file, or of the masks if the file has none.
         rles: COCO run-length texts of the masks.
     """
 
@@ -107,7 +107,7 @@ class AnnotationStore:
         """Pack a COCO dictionary that passed ``formats.coco.document.check_coco``.
 
         Args:
-            data: with ``images`` and ``annotations``.
+            data: dictionary with ``images`` and ``annotations``.
             labels: category id -> label; annotations of other categories are left out.
         """
         from pycocotools import mask as coco_mask
@@ -165,12 +165,12 @@ class AnnotationStore:
         return ImageAnnotations(masks, self.labels[start:stop], self.crowd[start:stop])
 
     def counts(self) -> Ints:
-        """Return (P,), annotations of every image that are not crowds."""
+        """Return (P,), the number of annotations per image that are not crowds."""
         owners = np.repeat(np.arange(len(self)), np.diff(self.offsets))
         return np.bincount(owners[~self.crowd], minlength=len(self)).astype(np.int64)
 
     def count_degenerate(self) -> int:
-        """Return how many annotations have a mask without a pixel."""
+        """Return the number of annotations whose mask has no pixel."""
         return int((self.pixels == 0).sum())
 
     def image_records(self) -> list[dict[str, Any]]:
@@ -182,7 +182,7 @@ class AnnotationStore:
         ]
 
     def to_coco(self, category_map: CategoryMap) -> dict[str, Any]:
-        """Return a COCO dictionary in the data set's own ids, masks as RLE with text counts."""
+        """Return a COCO dictionary with the ids of the data set and masks as RLE text."""
         owners = np.repeat(np.arange(len(self)), np.diff(self.offsets))
         columns = zip(
             self.ids.tolist(),

@@ -1,1 +1,1 @@
-"""Files of weights."""
+"""Readers of weight files."""

@@ -1,4 +1,4 @@
-"""What makes a file of ``torch.save`` safe to open: its archive holds what it seems to."""
+"""Safety check of the zip archives that ``torch.save`` writes."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from pathlib import Path
 
 
 def check_archive(path: Path) -> None:
-    """Refuse a zip archive that ``torch.save`` cannot have written as it is.
+    """Check that a zip archive has the layout that ``torch.save`` writes.
 
-    ``torch.save`` stores values as they are. An archive that a zip program has written anew may
-    have packed them: it can grow to any size in memory, and where tensors are mapped from the file
-    their packed bytes would be taken for values.
+    ``torch.save`` stores values without compression. An archive that a zip program has repacked may
+    be compressed: it can grow to any size in memory, and if tensors are memory-mapped, compressed
+    bytes would be read as values.
 
     Args:
-        path: an existing file; one that is no zip archive is left to its reader.
+        path: an existing file; a file that is not a zip archive is not checked.
 
     Raises:
-        ValueError: an entry is packed, or entries share bytes of the file.
+        ValueError: an entry is compressed, or entries share bytes of the file.
     """
     if not zipfile.is_zipfile(path):
         return
@@ -30,5 +30,6 @@ def check_archive(path: Path) -> None:
     )
     if packed or size > path.stat().st_size:
         raise ValueError(
-            f"an archive with packed entries that grows to {size} bytes, not one of torch.save"
+            f"an archive with compressed entries that grows to {size} bytes, not written by "
+            "torch.save"
         )

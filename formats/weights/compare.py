@@ -1,4 +1,4 @@
-"""How the weights of two networks differ, by name and shape."""
+"""Comparison of the weights of two networks by name and shape."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ Shape = tuple[int, ...]
 
 
 class WeightDifferences(NamedTuple):
-    """What keeps weights from being those of a network; all empty where nothing does.
+    """Differences between given weights and a network; all fields are empty if there are none.
 
     Attributes:
         missing: names that the network has and the weights lack.
         unexpected: names that the weights have and the network lacks.
-        mismatched: by name, the shape of the weight and that of the network.
+        mismatched: by name, the shape in the weights and the shape in the network.
     """
 
     missing: list[str]
@@ -23,10 +23,10 @@ class WeightDifferences(NamedTuple):
 
 
 def compare_weights(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> WeightDifferences:
-    """Compare the names and shapes of weights with those of a network.
+    """Compare the names and shapes of weights with a network.
 
     Args:
-        found: weights by name; what is no tensor counts as one without axes.
+        found: weights by name; a value that is not a tensor counts as one without axes.
         wanted: ``state_dict`` of the network.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Reading weight files and checkpoints without executing what they carry."""
+"""Reading weight files and checkpoints without executing code in them."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from formats.weights.foreign import ORIGINAL, read_foreign_weights, unpickling_r
 
 
 class ForeignContentError(ValueError):
-    """A file holds more than tensors and plain containers."""
+    """Error for a file with more than tensors and plain containers."""
 
 
 @runtime_checkable
 class ConvertsNames(Protocol):
-    """A model that knows weights of another implementation by their names."""
+    """A model that can convert the weight names of another implementation."""
 
     def convert_weights(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return weights by the model's own names; names it does not know stay as they are.
+        """Return weights by the names of the model; unknown names are kept.
 
         Raises:
             ValueError: the weights are of another network.
@@ -36,15 +36,15 @@ class ConvertsNames(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What became of each tensor of a weight file.
+    """Report on loading the tensors of a weight file.
 
     Attributes:
         source: the file.
-        loaded: number of tensors taken over.
+        loaded: number of tensors loaded.
         missing: names the model has and the file lacks.
         unexpected: names the file has and the model lacks.
         mismatched: ``name: shape in file -> shape in model``.
-        notes: what else is to be said of the file.
+        notes: further remarks on the file.
     """
 
     source: str
@@ -72,8 +72,8 @@ def read_file(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint or weight file (torch or safetensors) on the CPU.
 
     Raises:
-        ValueError: the file is missing, broken, or carries anything but tensors and plain
-            containers. Nothing in it is executed.
+        ValueError: the file is missing, broken, or contains anything but tensors and plain
+            containers. No code in the file is executed.
     """
     path = Path(path)
     if not path.is_file():
@@ -88,7 +88,7 @@ def read_file(path: str | Path) -> dict[str, Any]:
             f"{path}: refused, because it holds more than tensors and plain containers, or is "
             f"broken ({reason}). {_remedy(path, reason)}"
         ) from None
-    except Exception as error:  # the readers raise whatever the broken bytes lead them to
+    except Exception as error:  # broken bytes can make the readers raise any error
         if not _starts_as_weights(path):
             raise _no_weights(path) from None
         raise ValueError(f"{path}: broken file, cannot be read as weights ({error!r})") from None
@@ -98,7 +98,7 @@ def read_file(path: str | Path) -> dict[str, Any]:
 
 
 def _starts_as_weights(path: Path) -> bool:
-    """Tell whether a file begins like a zip archive, a pickle or, by its name, safetensors."""
+    """Return whether a file begins like a zip archive or a pickle, or is named .safetensors."""
     with path.open("rb") as stream:
         start = stream.read(4)
     return path.suffix == ".safetensors" or start == b"PK\3\4" or start[:1] == b"\x80"
@@ -106,7 +106,7 @@ def _starts_as_weights(path: Path) -> bool:
 
 def _no_weights(path: Path) -> ValueError:
     return ValueError(
-        f"{path}: holds no weights: it is neither a zip archive nor a pickle; name a checkpoint, "
+        f"{path}: has no weights: it is neither a zip archive nor a pickle; give a checkpoint, "
         "or a file written by torch.save or safetensors"
     )
 
@@ -130,7 +130,7 @@ def _read_tensors(path: Path) -> Any:
 
 
 def state_dict_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Find the model's weights in a file: our checkpoint, a trainer's, or a bare state_dict."""
+    """Return the weights in the content of a checkpoint of any trainer or a bare state_dict."""
     state = content
     for key in ("state_dict", "model"):
         if isinstance(state.get(key), Mapping):
@@ -142,10 +142,10 @@ def state_dict_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], list[str]]:
-    """Read weights to start from, also out of a file that holds a whole network of other classes.
+    """Read initial weights, also from a file with a whole network of foreign classes.
 
     Returns:
-        The weights by the names in the file, and notes on where they come from.
+        The weights by the names in the file, and notes on their origin.
 
     Raises:
         ValueError: see `read_file` and `read_foreign_weights`.
@@ -155,7 +155,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], list[str]]:
     except ForeignContentError as error:
         if not zipfile.is_zipfile(path):
             raise ValueError(
-                f"{error} Whole networks are read from zip archives alone, not from the format "
+                f"{error} Whole networks are read only from zip archives, not from the format "
                 "of PyTorch before 1.6."
             ) from None
     foreign = read_foreign_weights(path)
@@ -164,13 +164,13 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], list[str]]:
 
 
 def load_weights(model: nn.Module, path: str | Path) -> LoadReport:
-    """Start a model from a file of weights; tensors of another shape keep their initial value.
+    """Load the weights of a file into a model; tensors of another shape keep their initial value.
 
     Returns:
-        The report, by name and shape.
+        A report on the loaded, missing, unexpected and mismatched tensors.
 
     Raises:
-        ValueError: the file cannot be read, is of another network or nothing in it fits.
+        ValueError: the file cannot be read, belongs to another network or has no matching tensor.
     """
     wanted = model.state_dict()
     found, notes = read_weights(path)

@@ -1,12 +1,12 @@
-"""Weights out of archives that hold whole networks of classes which are not installed.
+"""Reading weights from archives of whole networks whose classes are not installed.
 
 ``torch.save`` of a network writes a pickle that names the classes of all layers.
 `read_foreign_weights` reads it with ``torch.load(weights_only=True)``, which creates objects of
 allowed classes only. Each class that PyTorch does not know is allowed under its name as a stub
 that keeps its state and does nothing, so no foreign code is needed or run. The layers are found by
-PyTorch's own attributes ``_modules``, ``_parameters`` and ``_buffers``. Assumptions A246 to A247.
+PyTorch's attributes ``_modules``, ``_parameters`` and ``_buffers``. Assumptions A246 to A247.
 
-Objects of the file may carry attributes that hide methods, so dictionaries are read by
+Objects in the file may have attributes that hide methods, so dictionaries are read by
 ``dict.get(value, ...)`` and not by ``value.get(...)``.
 """
 
@@ -26,7 +26,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 from formats.weights.archive import check_archive
 
 ORIGINAL: Final = "ultralytics."  # modules of the package whose networks are read
-# Calls that are recorded although they have arguments: numpy's numbers, of no use to us.
+# Numpy values, the only calls with arguments that are accepted; their values are not used.
 _VALUES: Final = ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 _DTYPES: Final = (
     torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64
@@ -41,10 +41,10 @@ class ForeignWeights:
     """Weights of a network of foreign classes.
 
     Attributes:
-        tensors: by the network's own names, as its ``state_dict`` would give them; floating-point
-            numbers are float32.
-        part: which of the file's networks: ``ema``, ``model``, or empty for the only one.
-        kind: the name of its class.
+        tensors: weights by the names in the ``state_dict`` of the network; floating-point tensors
+            are float32.
+        part: entry of the file that has the network: ``ema``, ``model``, or empty for the only one.
+        kind: class name of the network.
     """
 
     tensors: dict[str, Tensor]
@@ -55,14 +55,14 @@ class ForeignWeights:
 def read_foreign_weights(path: str | Path) -> ForeignWeights:
     """Read the weights of a network that was saved as a whole, without its classes.
 
-    Of a trainer's file with an averaged network under ``ema`` and one under ``model`` the average
-    is taken, as the original does (A247).
+    If a file has an averaged network under ``ema`` and another one under ``model``, the average
+    is used, as in the original (A247).
 
     Args:
         path: archive of ``torch.save``.
 
     Raises:
-        ValueError: the file is no archive or broken, holds no network, asks for a call that is
+        ValueError: the file is not an archive or broken, has no network, asks for a call that is
             refused, or its tensors and storages do not agree. The message begins with the path.
     """
     path = Path(path)
@@ -75,7 +75,7 @@ def read_foreign_weights(path: str | Path) -> ForeignWeights:
         raise ValueError(f"{path}: refused: {reason}. Nothing in it was executed.") from None
     except ValueError as error:
         raise ValueError(f"{path}: refused: {error}. Nothing in it was executed.") from None
-    except Exception as error:  # the reader raises whatever the broken bytes lead it to
+    except Exception as error:  # broken bytes can make the reader raise any error
         reason = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
         raise ValueError(f"{path}: broken archive, cannot be read as weights ({reason})") from None
     if not tensors:
@@ -90,7 +90,7 @@ def unpickling_reason(error: pickle.UnpicklingError) -> str:
 
 
 def _check_entries(path: Path) -> None:
-    """Refuse archives that ``torch.save`` has not written, are damaged or have a huge pickle."""
+    """Raise for archives that are not from ``torch.save``, damaged, or have a huge pickle."""
     check_archive(path)
     with zipfile.ZipFile(path) as archive:
         pickles = [e for e in archive.infolist() if e.filename.endswith("/data.pkl")]
@@ -110,19 +110,19 @@ def _check_entries(path: Path) -> None:
 
 
 class _Stub:
-    """An object of a class that is not installed: its state is kept, its arguments are not."""
+    """Placeholder for an object of a class that is not installed; keeps only its state."""
 
     __slots__ = ("state",)
     state: Any
 
     def __new__(cls, *_: Any) -> _Stub:
-        """Create an object without a state; a pickle also does so without calling the class."""
+        """Create an object without a state, as a pickle does without calling the class."""
         made = super().__new__(cls)
         made.state = None
         return made
 
     def __init__(self, *arguments: Any) -> None:
-        """Refuse what a pickle calls, but for values and empty namespaces of the original."""
+        """Raise for calls in a pickle, except numpy values and empty classes of the original."""
         name = type(self).__name__
         if name not in _VALUES and (arguments or not name.startswith(ORIGINAL)):
             raise _refused_call(name, arguments)
@@ -138,7 +138,7 @@ def _refused_call(name: str, arguments: tuple[Any, ...]) -> ValueError:
 
 
 def _method(*arguments: Any) -> None:
-    """Stand for ``getattr``: the original keeps methods of its classes by name (A246)."""
+    """Replace ``getattr``: the original stores methods of its classes by name (A246)."""
     owner = arguments[0] if arguments else None
     kind = owner if isinstance(owner, type) else type(owner)
     known = issubclass(kind, _Stub) and kind.__name__.startswith(ORIGINAL)
@@ -147,12 +147,12 @@ def _method(*arguments: Any) -> None:
 
 
 def _load(path: Path) -> Any:
-    """Read an archive with a stub for each class and function that PyTorch does not allow."""
+    """Load an archive with a stub for each class and function that PyTorch does not allow."""
     names = get_unsafe_globals_in_checkpoint(path)
     for name in names:
         if not name.isprintable():  # it is shown to users
             raise ValueError(f"its pickle names a class {name[:40]!r}")
-    if len(names) > _MAX_CLASSES:  # the reader looks through all of them at each step
+    if len(names) > _MAX_CLASSES:  # the reader searches all of them at each step
         raise ValueError(f"its pickle names {len(names)} classes, more than {_MAX_CLASSES}")
     stubs: dict[str, Any] = {name: type(name, (_Stub,), {"__slots__": ()}) for name in names}
     if "builtins.getattr" in stubs:
@@ -162,7 +162,7 @@ def _load(path: Path) -> Any:
 
 
 def _network(content: Any) -> tuple[str, _Stub]:
-    """Choose the network of a file."""
+    """Return the name and the network of the entry to read from a file."""
     if isinstance(content, _Stub):
         return "", content
     if isinstance(content, dict):
@@ -170,11 +170,11 @@ def _network(content: Any) -> tuple[str, _Stub]:
             found = dict.get(content, part)
             if isinstance(found, _Stub):
                 return part, found
-    raise ValueError("it holds no network, neither under 'ema' nor under 'model'")
+    raise ValueError("it has no network, neither under 'ema' nor under 'model'")
 
 
 def _tensors(network: _Stub) -> Iterator[tuple[str, Tensor]]:
-    """Walk over the layers of a network; yield names and tensors of what a state_dict has."""
+    """Yield the names and tensors of the state_dict of a network."""
     waiting, seen = [("", network, 0)], 0
     while waiting:
         prefix, module, depth = waiting.pop()
@@ -198,18 +198,20 @@ def _attribute(module: _Stub, name: str) -> dict[Any, Any]:
     """Return one of the three dictionaries of a layer."""
     value = dict.get(module.state, name) if isinstance(module.state, dict) else None
     if not isinstance(value, dict):
-        raise ValueError(f"{type(module).__name__[:100]!r} is no PyTorch module: it has no {name}")
+        raise ValueError(
+            f"{type(module).__name__[:100]!r} is not a PyTorch module: it has no {name}"
+        )
     return dict(dict.items(value))
 
 
 def _without_hidden(buffers: dict[Any, Any], module: _Stub) -> dict[Any, Any]:
-    """Leave out buffers that are not part of a state_dict."""
+    """Return the buffers that are part of a state_dict."""
     hidden = dict.get(module.state, "_non_persistent_buffers_set")
     return {k: v for k, v in buffers.items() if not isinstance(hidden, set) or k not in hidden}
 
 
 def _joined(prefix: str, name: Any) -> str:
-    """Return the name of a part; long ones would be copied to all parts below."""
+    """Return the full name of a part; long names are refused, as all child names repeat them."""
     whole = prefix + name if isinstance(name, str) else prefix + type(name).__name__
     if len(whole) > _MAX_NAME or not whole.isprintable() or not isinstance(name, str):
         raise ValueError(
@@ -219,12 +221,12 @@ def _joined(prefix: str, name: Any) -> str:
 
 
 def _sound(value: Any, name: str) -> Tensor:
-    """Return a tensor that is a plain one and repeats no values of its storage."""
+    """Return the value detached, after a check that it is a plain tensor that fits its storage."""
     if type(value) not in (Tensor, nn.Parameter) or vars(value):
         raise ValueError(f"{name[:80]!r} is not a tensor")
     if value.dtype not in _DTYPES or value.layout != torch.strided or value.device.type != "cpu":
         raise ValueError(
-            f"it holds a tensor of {value.dtype}, {value.layout} and {value.device.type}; read "
+            f"it has a tensor of {value.dtype}, {value.layout} and {value.device.type}; supported "
             f"are {', '.join(map(str, _DTYPES))} on the CPU"
         )
     stored = value.untyped_storage().nbytes()
@@ -237,10 +239,10 @@ def _sound(value: Any, name: str) -> Tensor:
 
 
 def _copied(tensors: dict[str, Tensor], file_size: int) -> dict[str, Tensor]:
-    """Return copies; floating-point numbers become float32.
+    """Return copies of the tensors; floating-point tensors become float32.
 
     Raises:
-        ValueError: together they are larger than the file, copies of the same values.
+        ValueError: the tensors together are larger than the file, so they share values.
     """
     total = sum(value.nbytes for value in tensors.values())
     if total > file_size:

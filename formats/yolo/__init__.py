@@ -1,1 +1,1 @@
-"""YOLO segmentation data."""
+"""YOLO segmentation data sets."""

@@ -1,4 +1,4 @@
-"""From the label files of a YOLO split to a COCO dictionary, and all that is wrong with them."""
+"""Reading and checking a YOLO split as a COCO dictionary."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from formats.yolo.data_yaml import YoloSet
 from formats.yolo.labels import label_path, read_labels
 from structures import DataProblems, Problem
 
-_OPEN_FILES = 8  # headers read at a time: a network answers slowly, but many at once
-_NOT_LABELS = ("classes.txt",)  # labelling tools leave the class names beside the labels
+_OPEN_FILES = 8  # threads that read headers; network file systems have a high latency
+_NOT_LABELS = ("classes.txt",)  # labelling tools write the class names next to the labels
 
 
 class YoloFindings(NamedTuple):
-    """A split as COCO dictionary.
+    """A split as a COCO dictionary, with its problems.
 
     Attributes:
-        folder: of the images.
-        data: ``images``, ``annotations`` and ``categories``, without what has a problem and
-            without the annotations of images that have one.
-        problems: all that is wrong with the split.
-        counts: ``pictures`` of the split, of them ``unlabelled`` ones without a label file and
-            ``left_out_pictures``; ``annotations``, ``left_out_annotations`` of other images.
+        folder: folder of the images.
+        data: ``images``, ``annotations`` and ``categories``, without records that have a problem
+            and without the annotations of images that have a problem.
+        problems: all problems of the split.
+        counts: numbers of images (``pictures``), of images without a label file (``unlabelled``)
+            and of images left out (``left_out_pictures``); numbers of ``annotations`` and of
+            ``left_out_annotations`` in the images that were kept.
     """
 
     folder: Path
@@ -43,20 +44,20 @@ def read_split(
     depth: Depth = "header",
     limit: float = math.inf,
 ) -> YoloFindings:
-    """Read the annotations of a split; fractions become pixels by every image's header.
+    """Read the annotations of a split; fractions become pixels by the size in each image's header.
 
-    Images have ids from 1 by sorted name, faulty ones counted, and annotations ids from 1 by
-    image and line. Boxes are those of the polygons.
+    Images have ids from 1 by sorted name, faulty images included, and annotations have ids from 1
+    by image and line. Boxes enclose the polygons.
 
     Args:
         dataset: the content of a ``data.yaml``.
         split: ``train``, ``val`` or ``test``.
         boxes_as_masks: see ``read_labels``.
         depth: ``header``, or ``pixels`` to decode every image as well.
-        limit: of more images only the headers are read.
+        limit: if there are more images, only their headers are read.
 
     Returns:
-        What was found; no image where the split could not be listed at all.
+        The split and its problems; without images if the split could not be listed.
     """
     try:
         folder, names, problems = dataset.images(split)
@@ -82,11 +83,11 @@ def read_split(
             problems += found
             bad_lines += len(found)
         else:
-            problems.append(Problem(path, name, None, size, "mend it or remove the image"))
+            problems.append(Problem(path, name, None, size, "fix it or remove the image"))
     missing = sum(not labels.is_file() for labels in owners)
     if missing == len(owners) > 0:
         reason = f"none of the {len(paths)} images of {split} has a label file"
-        remedy = f"put them where they are looked for, such as {label_path(paths[0])}"
+        remedy = f"put the label files in the expected place, such as {label_path(paths[0])}"
         problems.append(Problem(dataset.file, None, None, reason, remedy))
     counts = {
         "pictures": len(paths),
@@ -105,7 +106,7 @@ def _read_image(
     labels: Path,
     boxes_as_masks: bool,
 ) -> list[Problem]:
-    """Add an image (id, name, size) and its objects to ``data``; return what is wrong."""
+    """Add an image (id, name, size) and its objects to ``data``; return the problems."""
     image_id, name, size = image
     data["images"].append({"id": image_id, "file_name": name, "height": size[0], "width": size[1]})
     lines, faults = read_labels(labels, dataset.names, size, boxes_as_masks)
@@ -130,13 +131,13 @@ def _sizes_or_faults(paths: Sequence[Path], depth: Depth) -> list[tuple[int, int
 
 
 def _size_or_fault(path: Path, depth: Depth) -> tuple[int, int] | str:
-    """Return (height, width) of an image, or what is wrong with it."""
+    """Return (height, width) of an image, or the reason why it cannot be used."""
     try:
         size, _ = header_size(path)
         if not is_upright(path):  # A66
             return (
-                "its EXIF orientation turns it, so that labels may belong to either frame: save "
-                "it upright and without that tag"
+                "its EXIF orientation rotates it, so the labels may refer to either orientation: "
+                "save it upright and without that tag"
             )
         if depth == "pixels":
             read_rgb(path)
@@ -146,10 +147,10 @@ def _size_or_fault(path: Path, depth: Depth) -> tuple[int, int] | str:
 
 
 def _stray_labels(images: Sequence[Path]) -> Iterator[Problem]:
-    """Find label files in ``labels`` folders that belong to no image."""
+    """Yield a problem for each label file in ``labels`` folders that belongs to no image."""
     folders = {label_path(path).parent: path.parent for path in images}
     for labels, folder in sorted(folders.items()):
-        if labels == folder or not labels.is_dir():  # beside images any text file may lie
+        if labels == folder or not labels.is_dir():  # a folder of images may have any text file
             continue
         stems = {f.stem for f in folder.iterdir() if f.suffix.lower() in SUFFIXES}
         stems |= {path.stem for path in images if path.parent == folder}

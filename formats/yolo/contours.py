@@ -1,4 +1,4 @@
-"""From the mask of an object to one closed path that rasterises to it."""
+"""Conversion of a mask to one closed path that rasterises to the mask."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def _partners(order: Nodes) -> list[int]:
 
 
 def trace(mask: npt.NDArray[Any]) -> list[Points]:
-    """Return the borders of a mask, outer ones and those of holes, along the edges of pixels.
+    """Return the borders of a mask along the edges of pixels, including the borders of holes.
 
-    Filled by the even-odd rule the paths give the mask exactly. Where two pixels touch at a corner
-    only, the four edges meeting there are shared out between the paths in an arbitrary way, which
-    the even-odd rule does not notice.
+    Filled by the even-odd rule, the paths give the mask exactly. Where two pixels touch only at a
+    corner, the four edges meeting there are assigned to the paths in an arbitrary way, which does
+    not affect the even-odd rule.
 
     Args:
         mask: (h, w), nonzero inside.
 
     Returns:
-        One (n, 2) array of corners (x, y) a border, in integers from 0 to w and 0 to h.
+        One (n, 2) array of corners (x, y) per border, integers from 0 to w and 0 to h.
 
     >>> trace(np.array([[0, 1], [0, 1]]))[0].tolist()
     [[1.0, 0.0], [2.0, 0.0], [2.0, 2.0], [1.0, 2.0]]
@@ -59,16 +59,16 @@ def trace(mask: npt.NDArray[Any]) -> list[Points]:
 
 
 def join(paths: Sequence[Points]) -> Points:
-    """Connect closed paths by bridges of no width, walked there and back, into one closed path.
+    """Connect closed paths into one closed path by bridges of zero width.
 
-    A bridge crosses every column twice at one height, so the even-odd rule fills what it filled
-    before, and the COCO tools fill by that rule.
+    A bridge crosses every column twice at the same height, so it does not change the area filled by
+    the even-odd rule, which the COCO tools use.
 
     Args:
         paths: at least one array (n, 2) of corners (x, y).
 
     Returns:
-        (n, 2), the first path with the others let in.
+        (n, 2), the first path with the others inserted.
     """
     joined = paths[0]
     for path in paths[1:]:

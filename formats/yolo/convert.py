@@ -1,4 +1,4 @@
-"""COCO instances to YOLO segmentation text and back; between them stands a COCO dictionary."""
+"""Conversion between COCO instances and YOLO segmentation text."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Form = Literal["coco", "yolo"]
 
 
 class Conversion(NamedTuple):
-    """What a conversion did.
+    """The result of a conversion.
 
     Attributes:
-        counts: images and objects written, and what was left out.
+        counts: numbers of images and objects written and left out.
         source: the file that was read.
-        folder: of the images that belong to what was written.
-        content: the COCO dictionary to write, None where files were written already.
+        folder: folder of the images that the output refers to.
+        content: the COCO dictionary to write, None if the files are already written.
     """
 
     counts: dict[str, int]
@@ -48,24 +48,24 @@ def convert(
     """Convert one split of a data set.
 
     Args:
-        source: form of what is read.
-        target: form of what is written.
+        source: format to read.
+        target: format to write.
         out: folder of the YOLO set to write; unused for COCO.
         annotations: COCO file to read, with ``images``.
-        images: folder of its images.
+        images: folder of the images of the COCO file.
         data_yaml: YOLO set to read, with ``split``.
-        root: folder of its data instead of what the file says.
-        split: the split to read, or the name of the one to write.
+        root: folder of the YOLO data; overrides the folder in the file.
+        split: name of the split to read or to write.
         skip_crowds: see ``coco_to_yolo``.
         boxes_as_masks: see ``yolo_to_coco``.
         placing: see ``coco_to_yolo``.
-        bad_data: what becomes of faulty images and annotations.
+        bad_data: policy for faulty images and annotations.
 
     Raises:
         ValueError: an argument or a file is missing or wrong.
     """
     if source == target:
-        raise ValueError(f"--from {source} --to {target} changes nothing; name two formats")
+        raise ValueError(f"--from {source} --to {target} changes nothing; give two formats")
     if source == "coco":
         if annotations is None or images is None:
             raise ValueError("--from coco needs --annotations FILE.json and --images DIR")
@@ -97,19 +97,19 @@ def yolo_to_coco(
 ) -> tuple[dict[str, Any], Path, dict[str, int]]:
     """Read a split of a YOLO data set as COCO instances.
 
-    Ids, boxes and areas (pixels of the mask) are those of ``YoloTxtDataModule``, so that both score
-    alike.
+    Ids, boxes and areas (pixels of the mask) are the same as in ``YoloTxtDataModule``, so that both
+    give the same scores.
 
     Args:
         data_yaml: the file that declares the set.
         split: ``train``, ``val`` or ``test``.
-        root: folder of the data instead of what the file says.
+        root: folder of the data; overrides the folder in the file.
         boxes_as_masks: see ``YoloTxtDataModule``.
-        bad_data: what becomes of faulty images and lines.
+        bad_data: policy for faulty images and lines.
 
     Returns:
-        The COCO dictionary, the folder that its file names are relative to, and how many images
-        and objects it has and were left out.
+        The COCO dictionary, the folder that its file names are relative to, and the numbers of
+        images and objects read and left out.
 
     Raises:
         ValueError: a file is missing or wrong.

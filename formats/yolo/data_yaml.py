@@ -1,4 +1,4 @@
-"""What a ``data.yaml`` of a YOLO data set says: classes, splits and the images they hold."""
+"""Reading the ``data.yaml`` of a YOLO data set: classes, splits and their images."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Images(NamedTuple):
     """The images of a split by sorted name.
 
     Attributes:
-        folder: what the names are relative to.
-        names: with forward slashes; an absolute path where an image lies elsewhere.
-        problems: images that are listed and missing, or listed twice.
+        folder: folder that the names are relative to.
+        names: names with forward slashes; an absolute path if an image is elsewhere.
+        problems: images that are listed but missing, or listed twice.
     """
 
     folder: Path
@@ -50,15 +50,15 @@ class YoloSet:
 
         Args:
             file: the file.
-            root: folder of the data, instead of what ``path`` says. A relative ``path`` is
-                relative to the folder of the file; without one that exists, so are the splits.
+            root: folder of the data; overrides ``path`` in the file. A relative ``path`` is
+                relative to the folder of the file; if it does not exist, the splits are.
 
         Raises:
-            DataProblems: the file is missing, is no YAML, or has no usable names or splits.
+            DataProblems: the file is missing, is not YAML, or has no usable names or splits.
         """
         content = _load_yaml(file)
         if "kpt_shape" in content:
-            raise _fault(file, "kpt_shape marks a set of key points", "export polygons instead")
+            raise _fault(file, "kpt_shape marks a keypoint data set", "export polygons instead")
         names = _names(file, content)
         entries = {s: _entries(file, s, content[s]) for s in SPLITS if content.get(s)}
         if not entries:
@@ -77,7 +77,7 @@ class YoloSet:
         return CategoryMap(tuple(self.names), tuple(self.names.values()))
 
     def images(self, split: str) -> Images:
-        """List the images of a split; folders are searched with all folders within.
+        """List the images of a split; folders are searched recursively.
 
         Raises:
             DataProblems: the split is not declared, or an entry is missing or without images.
@@ -101,7 +101,7 @@ class YoloSet:
         return Images(folder, sorted(counts), problems)
 
     def _place(self, split: str, entry: str) -> Path:
-        """Return the folder or file of an entry; A65 is about the second place that is tried."""
+        """Return the folder or file of an entry; see A65 for the second path that is tried."""
         tried = [self.root / entry]
         if entry.startswith("../"):
             tried.append(self.root / entry.removeprefix("../"))
@@ -119,10 +119,10 @@ class YoloSet:
         try:
             lines = file.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            remedy = "give a folder of images, or a text file with an image a line"
+            remedy = "give a folder of images, or a text file with one image per line"
             raise _fault(file, f"cannot be read ({error})", remedy) from error
         if not any(line.strip() for line in lines):
-            raise _fault(file, "lists no image", "write an image a line")
+            raise _fault(file, "lists no image", "write one image per line")
         for number, line in enumerate(lines, start=1):
             name = line.strip()
             if not name:
@@ -148,9 +148,9 @@ def _load_yaml(file: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise _fault(file, "no such file", "give the data.yaml of a YOLO data set") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise _fault(file, f"is no readable YAML file ({error})", "write it anew") from error
+        raise _fault(file, f"is not a readable YAML file ({error})", "write it again") from error
     if not isinstance(content, dict):
-        raise _fault(file, "holds no keys", "a data.yaml has train, val and names")
+        raise _fault(file, "has no keys", "a data.yaml has train, val and names")
     return content
 
 
@@ -163,7 +163,7 @@ def _names(file: Path, content: Mapping[Any, Any]) -> dict[int, str]:
     found: dict[int, str] = {}
     for number, name in listed.items():
         if type(number) is not int or number < 0:
-            raise _fault(file, f"{number!r} is no class number", "number the names from 0")
+            raise _fault(file, f"{number!r} is not a class number", "number the names from 0")
         if isinstance(name, bool) or not isinstance(name, str | int | float) or name == "":
             remedy = "write a text, in quotes where YAML reads something else (yes, no, null)"
             raise _fault(file, f"the name of class {number} is {name!r}", remedy)
@@ -180,7 +180,7 @@ def _names(file: Path, content: Mapping[Any, Any]) -> dict[int, str]:
 def _entries(file: Path, split: str, value: Any) -> list[str]:
     listed = value if isinstance(value, list) else [value]
     if not all(isinstance(entry, str) and entry and "\0" not in entry for entry in listed):
-        remedy = "write a folder, a text file that lists images, or a list of those"
+        remedy = "write a folder, a text file that lists images, or a list of folders and files"
         raise _fault(file, f"{split} is {value!r}", remedy)
     return listed
 
@@ -188,7 +188,7 @@ def _entries(file: Path, split: str, value: Any) -> list[str]:
 def _image_files(file: Path, split: str, folder: Path) -> list[Path]:
     found = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES]
     if not found:
-        reason = f"the {split} folder {folder} holds no image ({', '.join(SUFFIXES)})"
+        reason = f"the {split} folder {folder} has no image ({', '.join(SUFFIXES)})"
         raise _fault(file, reason, "correct the path")
     return found
 
@@ -196,11 +196,11 @@ def _image_files(file: Path, split: str, folder: Path) -> list[Path]:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # a line that no file can be named after
+    except (OSError, ValueError):  # a line that is not a valid file name
         return False
 
 
 def _relative(file: Path, folder: Path) -> str:
-    """Name a file relative to a folder if it is below it, with links left alone."""
+    """Return the path of a file relative to a folder if it is inside, else the absolute path."""
     inside = file.is_relative_to(folder) and ".." not in file.relative_to(folder).parts
     return (file.relative_to(folder) if inside else file.absolute()).as_posix()

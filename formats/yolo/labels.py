@@ -1,4 +1,4 @@
-"""The lines of YOLO segmentation label files: ``class x1 y1 x2 y2 ...``, fractions of the sides."""
+"""Reading and writing YOLO segmentation labels: ``class x1 y1 x2 y2 ...``, as fractions."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-TOLERANCE = 1e-3  # A64: how far beyond 0 and 1 rounding may have carried a coordinate
+TOLERANCE = 1e-3  # A64: how far rounding may have moved a coordinate beyond 0 and 1
 _DIGITS_WRITTEN = 10
 _DIGITS_READ = 6
 _SHOWN = 10
 
 
 class LabelLine(NamedTuple):
-    """One object.
+    """One object of a label file.
 
     Attributes:
-        number: of the line in its file, from 1.
+        number: number of the line in its file, from 1.
         category: class number.
         polygon: x1, y1, x2, y2, ... in pixels.
     """
@@ -37,7 +37,7 @@ class LabelLine(NamedTuple):
 
 
 class LabelFault(NamedTuple):
-    """What is wrong with a line, or with the whole file where ``number`` is None."""
+    """The fault of a line, or of the whole file if ``number`` is None."""
 
     number: int | None
     reason: str
@@ -45,9 +45,9 @@ class LabelFault(NamedTuple):
 
 
 def label_path(image: Path) -> Path:
-    """Return where the labels of an image are looked for.
+    """Return the path of the label file of an image.
 
-    The last folder named ``images`` becomes ``labels``; without one, labels lie beside images.
+    The last folder named ``images`` becomes ``labels``; without one, labels are next to the images.
     """
     parts = list(image.parts)
     for at in range(len(parts) - 2, -1, -1):
@@ -60,16 +60,16 @@ def label_path(image: Path) -> Path:
 def read_labels(
     file: Path, classes: Collection[int], size: tuple[int, int], boxes_as_masks: bool = False
 ) -> tuple[list[LabelLine], list[LabelFault]]:
-    """Read a label file; one that is missing or empty belongs to an image without objects.
+    """Read a label file; a missing or empty file belongs to an image without objects.
 
     Args:
         file: the label file.
         classes: the class numbers that exist.
         size: (height, width) of the image in pixels.
-        boxes_as_masks: take lines of detection sets (``class cx cy w h``) as rectangles.
+        boxes_as_masks: read lines of detection sets (``class cx cy w h``) as rectangles.
 
     Returns:
-        The good lines and what is wrong with the others.
+        The valid lines and the faults of the others.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
@@ -106,7 +106,7 @@ def parse_labels(
 
 
 def _numbers(words: Sequence[str]) -> list[float]:
-    """Return the numbers of a line up to the first word that is no finite number."""
+    """Return the numbers of a line up to the first word that is not a finite number."""
     try:
         numbers = [float(word) for word in words]
         if math.isfinite(sum(numbers)):
@@ -126,10 +126,10 @@ def _number(word: str) -> float:
 def _fault(
     words: Sequence[str], numbers: Sequence[float], classes: Collection[int], boxes_as_masks: bool
 ) -> tuple[str, str] | None:
-    """Return the reason and the remedy for a line that cannot be used, else None."""
+    """Return reason and remedy for a line that cannot be used, else None."""
     if len(numbers) < len(words):
-        reason = f"{words[len(numbers)][:30]!r} is no finite number"
-        return reason, "write numbers with blanks between them"
+        reason = f"{words[len(numbers)][:30]!r} is not a finite number"
+        return reason, "write numbers separated by spaces"
     category, *values = numbers
     if category not in classes:
         known = ", ".join(map(str, sorted(classes)[:_SHOWN]))
@@ -143,15 +143,15 @@ def _polygon_fault(values: Sequence[float]) -> tuple[str, str] | None:
     if len(values) % 2:
         return f"{len(values)} coordinates, which are not pairs", "redraw or remove the line"
     if len(values) < 6:
-        reason = f"{len(values)} coordinates, and a polygon needs at least 3 points"
+        reason = f"{len(values)} coordinates, but a polygon needs at least 3 points"
         return reason, "redraw or remove the line"
     return _range_fault(values)
 
 
 def _box_fault(values: Sequence[float], boxes_as_masks: bool) -> tuple[str, str] | None:
     if not boxes_as_masks:
-        reason = "4 coordinates are a box (or 2 points), and a mask is needed"
-        return reason, "export polygons, or set boxes_as_masks: true to take boxes as masks"
+        reason = "4 coordinates are a box (or 2 points), but a mask is needed"
+        return reason, "export polygons, or set boxes_as_masks: true to use boxes as masks"
     if min(values[2:]) <= 0:
         return f"the box is {values[2]:g} wide and {values[3]:g} high", "redraw or remove the line"
     return _range_fault(_rectangle(values))
@@ -163,7 +163,7 @@ def _range_fault(values: Sequence[float]) -> tuple[str, str] | None:
         return None
     worst = high if high - 1 > -low else low
     reason = f"the coordinate {worst:g} is outside 0 to 1"
-    return reason, "divide x by the image's width and y by its height, and cut at its border"
+    return reason, "divide x by the image's width and y by its height, and clip at its border"
 
 
 def _rectangle(values: Sequence[float]) -> list[float]:
@@ -174,9 +174,9 @@ def _rectangle(values: Sequence[float]) -> list[float]:
 
 
 def _to_pixels(fractions: Sequence[float], size: tuple[int, int]) -> list[float]:
-    """Scale to pixels, cut at the border and rounded to 1e-6.
+    """Return pixel coordinates, clipped at the border and rounded to 1e-6.
 
-    Coordinates of few digits come back exactly by that. Rasterisation has steps at multiples of
+    Rounding restores coordinates of few digits exactly. Rasterisation has steps at multiples of
     0.1 px, where an error of 1e-13 would move a border (A63).
     """
     height, width = size
@@ -186,7 +186,7 @@ def _to_pixels(fractions: Sequence[float], size: tuple[int, int]) -> list[float]
 
 
 def format_line(category: int, polygon: Sequence[float], size: tuple[int, int]) -> str:
-    """Write one object; points beyond the border of the image are moved onto it.
+    """Return the line of one object; points beyond the border of the image are moved onto it.
 
     Args:
         category: class number.

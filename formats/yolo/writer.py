@@ -1,9 +1,9 @@
 """Writing COCO instances as YOLO segmentation text.
 
-YOLO text knows one closed path an object. Parts and holes are joined by bridges of no width, which
+YOLO text has one closed path per object. Parts and holes are joined by bridges of zero width, which
 change no pixel under the even-odd rule of the COCO tools; a mask that no such path gives (run
-lengths, overlapping parts, parts beyond the border) is traced along its pixels. Either way the
-text rasterises to the very mask that it came from. Crowd regions have no form in YOLO text.
+lengths, overlapping parts, parts beyond the border) is traced along its pixels. In both cases the
+text rasterises to exactly the original mask. Crowd regions cannot be expressed in YOLO text.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Outline(NamedTuple):
 
     Attributes:
         polygon: x1, y1, x2, y2, ... in pixels.
-        kind: ``kept`` as it was, ``joined`` from several parts, or ``traced`` from the mask.
+        kind: ``kept`` unchanged, ``joined`` from several parts, or ``traced`` from the mask.
     """
 
     polygon: list[float]
@@ -42,7 +42,7 @@ class Outline(NamedTuple):
 
 
 def outline(segmentation: Any, size: tuple[int, int]) -> Outline | None:
-    """Return one path whose YOLO line rasterises to the mask of a COCO segmentation.
+    """Return one closed path whose YOLO line rasterises to the mask of a COCO segmentation.
 
     Args:
         segmentation: list of polygons, or a run-length record.
@@ -67,7 +67,7 @@ def outline(segmentation: Any, size: tuple[int, int]) -> Outline | None:
 
 
 def _written(polygon: list[float], size: tuple[int, int]) -> bytes:
-    """Return the mask of a polygon once written as text and read again."""
+    """Return the mask of a polygon after writing it as text and reading it again."""
     lines, _ = parse_labels(format_line(0, polygon, size), (0,), size)
     return encode_segmentation([lines[0].polygon], *size) if lines else b""
 
@@ -82,26 +82,26 @@ def coco_to_yolo(
     placing: Placing = "copy",
     bad_data: BadDataPolicy = "error",
 ) -> dict[str, int]:
-    """Write a COCO file as the split of a YOLO data set.
+    """Write a COCO file as a split of a YOLO data set.
 
     Writes ``out/images/SPLIT``, ``out/labels/SPLIT`` and ``out/data.yaml``. Further splits go into
-    the same folder; classes are numbered by the categories of the first one, sorted by id.
+    the same folder; classes are numbered by the categories of the first split, sorted by id.
 
     Args:
         annotations: COCO instances file.
         images: folder of its images.
         out: folder to write.
-        split: its name; None takes it from ``instances_SPLIT.json``.
-        skip_crowds: leave crowd regions out and count them, instead of stopping.
+        split: name of the split; None takes it from ``instances_SPLIT.json``.
+        skip_crowds: leave out and count crowd regions instead of raising an error.
         placing: ``copy`` the images, or ``link`` to them.
-        bad_data: what becomes of faulty images and annotations.
+        bad_data: policy for faulty images and annotations.
 
     Returns:
-        How many images and objects were written in which way, and what was left out.
+        Numbers of images and objects written, by kind of outline, and of those left out.
 
     Raises:
-        ValueError: the file is wrong, has crowds, does not fit the classes in ``out``, or ``out``
-            has that split already.
+        ValueError: the file is wrong, has crowds, does not match the classes in ``out``, or ``out``
+            already has that split.
     """
     split = split or annotations.stem.removeprefix("instances_")
     data, left_out = _sound(annotations, images, bad_data)
@@ -133,7 +133,7 @@ def coco_to_yolo(
 def _sound(
     annotations: Path, images: Path, bad_data: BadDataPolicy
 ) -> tuple[dict[str, list[dict[str, Any]]], int]:
-    """Return what of a COCO file can be written, and the number of problems left out."""
+    """Return the records of a COCO file that can be written, and the number of problems."""
     findings = examine_coco(annotations, load_coco(annotations), images, "header")
     turned = [] if findings.fatal else _turned(annotations, findings.data["images"], images)
     problems = [*findings.problems, *turned]
@@ -148,8 +148,11 @@ def _sound(
 
 
 def _turned(file: Path, records: Iterable[Mapping[str, Any]], folder: Path) -> list[Problem]:
-    """Refuse images that readers of YOLO sets may turn while the labels stay (A66)."""
-    reason = "its EXIF orientation turns it, which readers of YOLO sets apply and COCO's don't"
+    """Return problems for images that readers of YOLO sets may rotate without the labels (A66)."""
+    reason = (
+        "its EXIF orientation rotates it, which readers of YOLO sets apply but readers of COCO "
+        "sets ignore"
+    )
     return [
         Problem(file, image["id"], None, reason, "save it upright and without that tag")
         for image in records
@@ -160,16 +163,16 @@ def _turned(file: Path, records: Iterable[Mapping[str, Any]], folder: Path) -> l
 def _class_numbers(
     out: Path, split: str, file: Path, categories: Iterable[Mapping[str, Any]]
 ) -> list[str]:
-    """Return the class names by number: those of ``out/data.yaml``, or of the categories."""
+    """Return the class names by number, from ``out/data.yaml`` if it exists."""
     own = CategoryMap.from_coco(categories).names
     existing = out / "data.yaml"
     if not existing.exists():
         return list(own)
-    there = YoloSet.read(existing)
-    if split in there.entries:
-        raise ValueError(f"{existing} has a {split} split already; choose another folder")
-    names = list(there.names.values())
-    if list(there.names) != list(range(len(names))) or not set(own) <= set(names):
+    dataset = YoloSet.read(existing)
+    if split in dataset.entries:
+        raise ValueError(f"{existing} already has a {split} split; choose another folder")
+    names = list(dataset.names.values())
+    if list(dataset.names) != list(range(len(names))) or not set(own) <= set(names):
         raise ValueError(
             f"{file}: categories {sorted(set(own) - set(names))[:10]} are not among the names of "
             f"{existing}; convert the file with all categories first, or choose another folder"
@@ -180,7 +183,7 @@ def _class_numbers(
 def _targets(
     out: Path, split: str, file: Path, records: Iterable[Mapping[str, Any]]
 ) -> dict[int, Path]:
-    """Return where each image goes, or refuse names that would collide or leave the folder."""
+    """Return the target path of each image by id; names must not collide or leave the folder."""
     folder = out / "images" / split
     for place in (folder, label_path(folder / "x").parent):
         if place.is_dir() and any(place.iterdir()):
@@ -210,7 +213,7 @@ def _lines(
     numbers: Mapping[int, int],
     counts: Counter[str],
 ) -> Iterable[str]:
-    """Yield the lines of an image and count how each came about."""
+    """Yield the lines of an image and count the kinds of their outlines."""
     size = int(image["height"]), int(image["width"])
     for annotation in objects:
         path = outline(annotation["segmentation"], size)
@@ -238,7 +241,7 @@ def _declare(out: Path, split: str, names: list[str]) -> None:
     import yaml
 
     file = out / "data.yaml"
-    there = YoloSet.read(file).entries if file.exists() else {}
-    entries = {name: listed[0] if len(listed) == 1 else listed for name, listed in there.items()}
+    existing = YoloSet.read(file).entries if file.exists() else {}
+    entries = {name: listed[0] if len(listed) == 1 else listed for name, listed in existing.items()}
     content = entries | {split: f"images/{split}", "names": dict(enumerate(names))}
     file.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "utf-8")

@@ -1,6 +1,7 @@
-"""The cross-stage-partial backbone of YOLOv8 and the five scales of that family.
+"""Cross-stage-partial backbone of YOLOv8 and its five scales.
 
-Architecture after the published network; parameter counts equal its five (docs/METHODS.md).
+The architecture follows the published network; the parameter counts of all five scales are equal
+(docs/METHODS.md).
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ ScaleName = Literal["n", "s", "m", "l", "x"]
 
 @dataclass(frozen=True)
 class Scale:
-    """How deep and wide a network of the family is.
+    """Depth and width of a network of the YOLOv8 family.
 
     Attributes:
         depth: factor on the repeats of a block, positive.
         width: factor on channels, positive.
-        max_channels: channels before ``width`` is applied are cut here, at least 1.
+        max_channels: upper limit of the channels before ``width`` is applied, at least 1.
 
     Raises:
         ValueError: a factor is not positive or ``max_channels`` is below 1.
@@ -68,10 +69,10 @@ SCALES: dict[ScaleName, Scale] = {
 
 
 def named_scale(scale: ScaleName | Scale) -> Scale:
-    """Return the scale of that name; a ``Scale`` is returned as it is.
+    """Return the scale with a given name; a ``Scale`` is returned unchanged.
 
     Raises:
-        ValueError: there is no scale of that name.
+        ValueError: no scale has that name.
     """
     if isinstance(scale, Scale):
         return scale
@@ -81,17 +82,17 @@ def named_scale(scale: ScaleName | Scale) -> Scale:
 
 
 class CSPBackbone(nn.Module):
-    """Five halvings of the resolution; the last three end in the levels P3, P4, P5.
+    """Backbone with five downsampling stages, the last three of which give levels P3, P4, P5.
 
     ``forward`` takes (B, 3, H, W), sides multiples of 32, and returns three maps at strides 8, 16
     and 32 with ``feature_channels`` channels. Spatial pyramid pooling is part of the neck.
 
     Args:
-        scale: name or ``Scale``.
-        norm: norm of all layers.
+        scale: name of a scale, or a ``Scale``.
+        norm: normalisation of all layers.
 
     Raises:
-        ValueError: there is no scale of that name.
+        ValueError: no scale has that name.
     """
 
     feature_channels: tuple[int, int, int]

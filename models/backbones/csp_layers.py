@@ -1,7 +1,7 @@
 """Building blocks of cross-stage-partial networks (CSP, Wang et al. 2020, arXiv 1911.11929).
 
-Batch norms have eps 1e-3 and momentum .03; ``convert_norm`` exchanges them. Convolutions start with
-PyTorch's own weights (A202).
+Batch norms have eps 1e-3 and momentum .03; ``convert_norm`` replaces them. Convolutions keep
+PyTorch's default initialisation (A202).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class ConvNormAct(nn.Module):
         in_channels: channels of the input.
         out_channels: channels of the output.
         kernel_size: odd side of the kernel; padding is half of it.
-        stride: of the convolution.
+        stride: stride of the convolution.
     """
 
     def __init__(
@@ -38,12 +38,12 @@ class ConvNormAct(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return the activated map."""
         normed = self.norm(self.conv(features))
-        # In place saves a map; where a gradient is needed autograd would copy it all the same.
+        # In place saves one map; with gradients, autograd would copy it anyway.
         return F.silu(normed, inplace=not torch.is_grad_enabled())
 
 
 class Bottleneck(nn.Module):
-    """Two 3x3 convolutions of one width, with the input added if ``shortcut``."""
+    """Two 3x3 convolutions of equal width, with the input added if ``shortcut``."""
 
     def __init__(self, channels: int, shortcut: bool) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class C2f(nn.Module):
         in_channels: channels of the input.
         out_channels: channels of the output, even.
         repeats: bottlenecks in the chain, at least 1.
-        shortcut: the bottlenecks add their input.
+        shortcut: add the input of each bottleneck to its output.
     """
 
     def __init__(self, in_channels: int, out_channels: int, repeats: int, shortcut: bool) -> None:
@@ -90,12 +90,12 @@ class C2f(nn.Module):
 class SPPF(nn.Module):
     """Spatial pyramid pooling (He et al. 2015, arXiv 1406.4729) by chained 5x5 maximum pools.
 
-    Three pools of stride 1 after each other see 5, 9 and 13 cells; the map before and the three
-    after them are concatenated between two 1x1 convolutions.
+    Three consecutive pools of stride 1 cover 5, 9 and 13 cells; their input and their three
+    outputs are concatenated between two 1x1 convolutions.
 
     Args:
         in_channels: channels of the input.
-        out_channels: channels of the output; half as many inside.
+        out_channels: channels of the output; the hidden layers have half as many.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:

@@ -1,4 +1,4 @@
-"""Embeddings of tiles by a self-supervised vision transformer, as Self-ViT-MIL takes them.
+"""Embeddings of tiles by a self-supervised vision transformer, as used by Self-ViT-MIL.
 
 Caron et al., "Emerging Properties in Self-Supervised Vision Transformers" (DINO), ICCV 2021, arXiv
 2104.14294, and Gul et al. 2022, arXiv 2210.09021. A tile's embedding is, side by side,
@@ -6,19 +6,20 @@ Caron et al., "Emerging Properties in Self-Supervised Vision Transformers" (DINO
     the class tokens of the last four blocks, in the order of the blocks      4 D
     the mean of the last block's patch tokens                                 1 D
 
-each after the transformer's last normalisation (A98), where it has one ahead of the pooling;
-register tokens enter neither. Any timm vision transformer with a class token will do:
-`vit_base_patch16_224.dino` gives 3 840 numbers. The authors use the teacher that DINO has trained
-on the tiles themselves: `dino_teacher` takes it out of a checkpoint of DINO's training script.
+each after the transformer's last normalisation (A98), if it has one ahead of the pooling;
+register tokens are ignored. Any timm vision transformer with a class token is supported:
+`vit_base_patch16_224.dino` gives 3 840 values. The authors use the teacher that DINO has trained
+on the tiles themselves: `dino_teacher` extracts it from a checkpoint of DINO's training script.
 
-For a folder of tiles, with a file for `datamodules.mil.features.FeatureBagsDataModule` a slide:
+For a folder of tiles, writing one file per slide for
+`datamodules.mil.features.FeatureBagsDataModule`:
 
     checkpoint = torch.load("checkpoint.pth", map_location="cpu", weights_only=False)
     torch.save(dino_teacher(checkpoint), "teacher.pt")
     network = DinoEmbedding("vit_base_patch16_224", weights="teacher.pt", mean=SELF_VIT_MEAN,
                             std=SELF_VIT_STD).cuda()
     files, parts = sorted(folder.glob("*.png")), []
-    for start in range(0, len(files), 256):  # all tiles of a slide at once fill the memory
+    for start in range(0, len(files), 256):  # all tiles of a slide may not fit into memory
         tiles = torch.stack([read_image(str(f)) for f in files[start : start + 256]]) / 255
         parts.append(embed_tiles(network, tiles))
     numpy.save("features/slide_7.npy", torch.cat(parts).numpy())
@@ -37,10 +38,10 @@ from torch import Tensor, nn
 from models.backbones.lazy_timm import load_timm
 from models.backbones.weights import load_backbone_weights
 
-# Channel statistics of CAMELYON16's tissue that the authors of Self-ViT-MIL normalise with.
+# Channel statistics of CAMELYON16 tissue, used for normalisation by the authors of Self-ViT-MIL.
 SELF_VIT_MEAN = (0.6223, 0.4763, 0.6009)
 SELF_VIT_STD = (0.2012, 0.2190, 0.1722)
-_CLASS_TOKENS = 4  # blocks whose class token is taken
+_CLASS_TOKENS = 4  # number of last blocks whose class token is used
 
 
 class DinoEmbedding(nn.Module):
@@ -50,9 +51,10 @@ class DinoEmbedding(nn.Module):
         name: timm's name of a vision transformer.
         pretrained: load timm's own weights, which timm downloads unless they are in its cache.
         weights: file with a state dict of the timm model ``name`` instead.
-        image_size: side of the tiles, where it is not the model's own; positions are resampled.
-        mean: of the channels of training tiles in [0, 1]; None for the model's own.
-        std: likewise.
+        image_size: side of the tiles, if not the model's default; position embeddings are
+            resampled.
+        mean: channel means of the training tiles in [0, 1]; None for the model's own.
+        std: channel standard deviations; None for the model's own.
 
     Attributes:
         out_features: 5 D.
@@ -113,13 +115,13 @@ class DinoEmbedding(nn.Module):
 
 @torch.no_grad()
 def embed_tiles(network: nn.Module, tiles: Tensor, chunk: int = 64) -> Tensor:
-    """Embed any number of tiles, a few at a time.
+    """Embed any number of tiles in chunks.
 
     Args:
         network: `DinoEmbedding` or another network of tiles; evaluated in eval mode, on the device
-            of its parameters, and left as it was.
+            of its parameters; its training mode is restored.
         tiles: (N, 3, H, W) RGB in [0, 1], on any device.
-        chunk: tiles at a time.
+        chunk: number of tiles per forward pass.
 
     Returns:
         (N, E) on the host, in float32.
@@ -148,11 +150,11 @@ def embed_tiles(network: nn.Module, tiles: Tensor, chunk: int = 64) -> Tensor:
 def dino_teacher(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the teacher's backbone from a checkpoint of DINO's training script.
 
-    Its tensors have the names of timm's vision transformers once the prefixes of the data-parallel
-    wrapper and the multi-crop wrapper are gone; the projection head stays behind.
+    The prefixes of the data-parallel and multi-crop wrappers are removed, which leaves the tensor
+    names of timm's vision transformers; the projection head is dropped.
 
     Raises:
-        ValueError: there is no ``teacher`` with a backbone.
+        ValueError: the checkpoint has no ``teacher`` with a backbone.
     """
     teacher = {
         key.removeprefix("module."): value for key, value in checkpoint.get("teacher", {}).items()

@@ -1,4 +1,4 @@
-"""timm, loaded when the first model of it is built, which takes a second."""
+"""Lazy import of timm, which takes a second and is deferred until the first timm model is built."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Normalisation layers of detection backbones and their exchange in a built model."""
+"""Normalisation layers of detection backbones and their replacement in a built model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def group_norm(width: int, eps: float = 1e-5) -> nn.GroupNorm:
 
 
 def num_groups(width: int) -> int:
-    """Return the largest power of 2 up to 32 that divides the width with >= 2 channels a group.
+    """Return the largest power of 2 up to 32 that divides ``width`` into groups of >= 2 channels.
 
     Group Normalization (arXiv 1803.08494) uses 32 groups; narrow layers get fewer, because a group
     of one channel on a 1 x 1 map is always zero.
@@ -31,7 +31,7 @@ def num_groups(width: int) -> int:
 
 
 def norm_layer(norm: Norm | None) -> Callable[[int], nn.Module] | None:
-    """Return the constructor (number of channels -> layer) of a norm; None stays None."""
+    """Return the constructor (number of channels -> layer) of a norm, or None for None."""
     if norm is None:
         return None
     layers: dict[str, Callable[[int], nn.Module]] = {
@@ -51,12 +51,12 @@ def convert_norm(module: nn.Module, norm: Norm) -> nn.Module:
 
     Args:
         module: a built model; changed in place.
-        norm: what to replace with; ``bn`` leaves batch norms alone.
+        norm: type of the new layers; ``bn`` leaves batch norms unchanged.
 
     Returns:
         ``module``, or its replacement if it is a batch norm itself.
     """
-    layers: Any = sys.modules.get("timm.layers")  # without timm loaded no layer can be one of its
+    layers: Any = sys.modules.get("timm.layers")  # if timm is not loaded, no layer comes from it
     if layers is not None and isinstance(module, layers.BatchNormAct2d):
         return _convert_with_activation(module, norm)
     if isinstance(module, nn.BatchNorm2d):

@@ -11,18 +11,18 @@ _STAGES = ("layer4", "layer3", "layer2", "layer1", "conv1")
 
 
 class ResNet50FPN(BackboneWithFPN):  # type: ignore[misc]  # torchvision is not typed
-    """ResNet-50 + FPN whose ``state_dict`` is that of torchvision's detection models.
+    """ResNet-50 + FPN whose ``state_dict`` has the keys of torchvision's detection models.
 
     ``forward`` takes (B, 3, H, W) and returns an ``OrderedDict`` of levels ``0`` to ``3``
     (strides 4 to 32) and ``pool`` (stride 64), each (B, fpn_width, h, w).
 
     Args:
-        norm: norm of the ResNet.
-        norm_eps: its epsilon; torchvision's COCO_V1 weights of the v1 model were made with 0.
-        fpn_norm: norm after the convolutions of the pyramid, or None.
+        norm: normalisation of the ResNet.
+        norm_eps: epsilon of the norm; torchvision's COCO_V1 weights of v1 were trained with 0.
+        fpn_norm: normalisation after the convolutions of the pyramid, or None.
         fpn_width: channels of every level.
-        trainable_stages: how many of the 5 stages train, counted from the coarsest; 5 also trains
-            the first norm, as in torchvision.
+        trainable_stages: number of trainable stages out of 5, counted from the coarsest; 5 also
+            trains the first norm, as in torchvision.
 
     Raises:
         ValueError: ``trainable_stages`` is not in 0..5.

@@ -1,4 +1,4 @@
-"""A convolutional timm model cut at chosen strides: weights, norms and frozen stages."""
+"""Convolutional timm models with outputs at chosen strides: weights, norms and frozen stages."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def build_timm_body(
     weights: str | None,
     trainable_stages: int | None,
 ) -> Any:
-    """Return timm's feature extractor of that name.
+    """Return timm's feature extractor for a model name.
 
     Args:
         name: timm model name, for example ``resnet18``.
         strides: strides of its outputs, each twice the one before.
-        norm: its batch norms become this.
+        norm: normalisation that replaces the model's batch norms.
         pretrained: load timm's own weights, which timm downloads unless they are in its cache.
         weights: see ``load_backbone_weights``, or None.
-        trainable_stages: how many stages train, counted from the coarsest; None for all. A stage
-            ends where the resolution falls; the stem is part of the first.
+        trainable_stages: number of trainable stages, counted from the coarsest; None for all. A
+            stage ends where the resolution falls; the stem is part of the first.
 
     Raises:
         ValueError: the model has no level at a stride, the weights do not fit, both sources of
-            weights are given, or there are not so many stages.
+            weights are given, or the model has fewer stages.
     """
     if pretrained and weights is not None:
         raise ValueError("give either pretrained: true or weights, not both")
@@ -64,9 +64,9 @@ def body_levels(body: Any, images: Tensor) -> list[Tensor]:
 
 
 def _freeze(body: Any, last: int, trainable_stages: int | None) -> None:
-    """Stop gradients of the first stages, and of layers behind the coarsest level in use.
+    """Freeze the first stages and the layers after the coarsest level in use.
 
-    timm lists stages by the module that ends each; its order of modules is the order of execution.
+    timm lists each stage by its last module; its order of modules is the order of execution.
     """
     info: list[dict[str, Any]] = body.feature_info.info
     stages = last + 1

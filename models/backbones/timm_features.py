@@ -1,4 +1,4 @@
-"""Any convolutional timm model as the backbone of a one-stage network."""
+"""Convolutional timm models as backbones of one-stage networks."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ _STRIDES = (8, 16, 32)
 
 
 class TimmFeatures(nn.Module):
-    """The levels of strides 8, 16 and 32 of a timm model.
+    """Feature extractor that returns the levels of strides 8, 16 and 32 of a timm model.
 
     ``forward`` takes (B, 3, H, W), sides multiples of 32, and returns three maps with
     ``feature_channels`` channels.
 
     Args:
         name: timm model name, for example ``resnet18`` or ``convnext_atto``.
-        norm: batch norms of the model become this.
+        norm: normalisation that replaces the model's batch norms.
         pretrained: load timm's own weights, which timm downloads unless they are in its cache.
         weights: ``efficientnet_lite0`` (weights of the extra ``pretrained``, for
             ``tf_efficientnet_lite0``; normalise with mean = std = 0.5) or a state-dict file.
-        trainable_stages: how many stages of the model train, counted from the coarsest; None for
-            all. A stage ends where the resolution falls; the stem is part of the first.
+        trainable_stages: number of trainable stages, counted from the coarsest; None for all. A
+            stage ends where the resolution falls; the stem is part of the first.
 
     Raises:
         ValueError: the model lacks one of the strides, the weights do not fit, both sources of
-            weights are given, or there are not so many stages.
+            weights are given, or the model has fewer stages.
     """
 
     feature_channels: tuple[int, int, int]

@@ -1,4 +1,4 @@
-"""Any convolutional timm model as the bottom-up path of a feature pyramid (arXiv 1612.03144)."""
+"""Convolutional timm models as the bottom-up path of a feature pyramid (arXiv 1612.03144)."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class TimmFPN(nn.Module):
         name: timm model name, for example ``resnet18`` or ``convnext_atto``.
         fpn_width: channels of every level.
         strides: strides of the levels taken from the model, each twice the one before.
-        norm: batch norms of the model become this.
-        fpn_norm: norm after the convolutions of the pyramid, or None.
+        norm: normalisation that replaces the model's batch norms.
+        fpn_norm: normalisation after the convolutions of the pyramid, or None.
         pretrained: load timm's own weights, which timm downloads unless they are in its cache.
         weights: ``efficientnet_lite0`` (weights of the extra ``pretrained``, for
             ``tf_efficientnet_lite0``; normalise with mean = std = 0.5) or a state-dict file.
-        trainable_stages: how many stages of the model train, counted from the coarsest; None for
-            all. A stage ends where the resolution falls; the stem is part of the first.
+        trainable_stages: number of trainable stages, counted from the coarsest; None for all. A
+            stage ends where the resolution falls; the stem is part of the first.
 
     Raises:
         ValueError: the model has no level at a stride, the weights do not fit, both sources of
-            weights are given, or there are not so many stages.
+            weights are given, or the model has fewer stages.
     """
 
     out_channels: int

@@ -1,4 +1,4 @@
-"""Backbone weights from files on disk, with nothing executed and nothing lost silently."""
+"""Backbone weights from files on disk, read without executing code and with strict checks."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _LITE0_BLOCK = {
 
 
 def efficientnet_lite0_state_dict() -> dict[str, Tensor]:
-    """Return ImageNet weights under the names of timm's ``tf_efficientnet_lite0``.
+    """Return ImageNet weights with the tensor names of timm's ``tf_efficientnet_lite0``.
 
-    The file comes with the package of the extra ``pretrained`` (Apache-2.0). Images must be
-    normalised with mean = std = 0.5.
+    The file is part of the package that the extra ``pretrained`` installs (Apache-2.0). Images must
+    be normalised with mean = std = 0.5.
 
     Raises:
         ValueError: the package is not installed.
@@ -72,13 +72,13 @@ def _lite0_key(key: str) -> str:
 
 
 def load_backbone_weights(body: nn.Module, name: str, weights: str) -> None:
-    """Fill a timm feature extractor from the weights of the whole classifier.
+    """Load a timm feature extractor from the weights of the whole classifier.
 
     Args:
-        body: ``timm.create_model(name, features_only=True)``, batch norms not yet exchanged.
+        body: ``timm.create_model(name, features_only=True)``, batch norms not yet replaced.
         name: timm's model name.
         weights: ``efficientnet_lite0`` or the path of a state dict (``torch.save``) of the timm
-            model ``name``. Layers that the classifier has beyond the extractor are not used.
+            model ``name``. Further layers of the classifier are ignored.
 
     Raises:
         ValueError: the weights belong to another model: a tensor is missing, has another shape,
@@ -115,9 +115,9 @@ def _read(name: str, weights: str) -> Mapping[str, Tensor]:
         raise ValueError(f"weights: {weights} is neither {_LITE0!r} nor a file")
     try:
         state = torch.load(weights, map_location="cpu", weights_only=True)
-    except Exception as error:  # the reader raises whatever the broken bytes lead it to
+    except Exception as error:  # a broken file can raise any exception type
         raise ValueError(
-            f"weights: {weights} is no state dict of tensors alone; write one with "
+            f"weights: {weights} is not a state dict of tensors alone; write one with "
             "torch.save(model.state_dict(), FILE)"
         ) from error
     if not isinstance(state, Mapping):
@@ -126,7 +126,7 @@ def _read(name: str, weights: str) -> Mapping[str, Tensor]:
 
 
 def _source_key(key: str, source: Mapping[str, Tensor]) -> str | None:
-    """Find a tensor of the extractor, whose top-level names timm may join with an underscore."""
+    """Find an extractor's tensor in the source; timm may join top-level names by underscores."""
     for candidate in (key, _dotted(key)):
         if candidate in source:
             return candidate

@@ -14,7 +14,7 @@ from structures import MILTask
 def bag_classification_loss(logits: Tensor, labels: Tensor, task: MILTask) -> Tensor:
     """Return the negative log-likelihood of each bag's label.
 
-    Computed from logits in float32 at least, so no probability has to be clamped.
+    The loss is computed from logits in at least float32, so no probability has to be clamped.
 
     Args:
         logits: (B, 1) log-odds of class 1 for ``binary``, else (B, C).
@@ -34,10 +34,10 @@ def bag_classification_loss(logits: Tensor, labels: Tensor, task: MILTask) -> Te
 def mean_over_bags(losses: Tensor) -> Tensor:
     """Average over the bags of a step on all processes.
 
-    Processes may hold different numbers of bags: each divides by the average number, so that the
-    gradients that DDP averages are those of the mean over all bags. Without gradients, where
-    processes may hold different numbers of batches and must not wait for one another, it is the
-    mean over this process's bags.
+    Processes may hold different numbers of bags: each divides by the average number, so that DDP's
+    average of the gradients is the gradient of the mean over all bags. Without gradients, when
+    processes may hold different numbers of batches and must not wait for one another, the result
+    is the mean over the bags of this process.
 
     Args:
         losses: (B,).

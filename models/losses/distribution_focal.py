@@ -13,8 +13,8 @@ def distribution_focal_loss(logits: Tensor, distances: Tensor) -> Tensor:
     """Return the cross-entropy of the two bins around each true distance, averaged over sides.
 
     DFL = -((y_{i+1} - y) log S_i + (y - y_i) log S_{i+1}) with y_i <= y < y_{i+1}; the bins are
-    0, 1, ..., K - 1, S is the softmax over them. It is smallest where the expectation of the bins
-    is y.
+    0, 1, ..., K - 1, S is the softmax over them. The loss is smallest where the expectation of the
+    bins is y.
 
     Args:
         logits: (N, S K), side-major.
@@ -24,7 +24,7 @@ def distribution_focal_loss(logits: Tensor, distances: Tensor) -> Tensor:
         (N,) non-negative, at least float32.
 
     Raises:
-        ValueError: ``logits`` do not have the same number of bins for each side, at least 2.
+        ValueError: ``logits`` do not have the same number of bins, at least 2, for each side.
 
     >>> import torch
     >>> distribution_focal_loss(torch.zeros(1, 16), torch.ones(1, 4))  # log 4

@@ -1,7 +1,7 @@
 """Classification losses of bags for unequal class frequencies.
 
-The same as `bag_classification_loss` but for what each adds. With ``binary`` counted as a task of
-two classes, and ``multilabel`` as one binary task a class over which the loss is averaged.
+Each extends `bag_classification_loss`. ``binary`` is treated as a task of two classes, and
+``multilabel`` as one binary task per class, over which the loss is averaged.
 """
 
 from __future__ import annotations
@@ -36,10 +36,11 @@ def class_counts(labels: Tensor, num_classes: int, task: MILTask) -> Tensor:
 def inverse_frequency_weights(counts: Tensor, beta: float | None = None) -> Tensor:
     """Return class weights whose mean over the bags is 1.
 
-    Without beta w_c is proportional to 1 / n_c, so w_c = n / (C n_c). With it, to (1 - beta) /
-    (1 - beta^n_c), the inverse of the effective number of Cui et al. 2019 (arXiv 1901.05555), eq.
-    (2): beta near 0 gives 1 to all and beta near 1 the former. A class without bags has the weight
-    of one with one bag. Without any bag all weights are 1.
+    Without beta, w_c is proportional to 1 / n_c, so w_c = n / (C n_c). With beta, it is
+    proportional to (1 - beta) / (1 - beta^n_c), the inverse of the effective number of Cui et al.
+    2019 (arXiv 1901.05555), eq. (2): beta near 0 gives weight 1 to all classes, beta near 1 the
+    weights without beta. A class without bags is weighted as if it had one. Without any bag all
+    weights are 1.
 
     Args:
         counts: (..., C) n_c.
@@ -66,8 +67,8 @@ def weighted_loss(logits: Tensor, labels: Tensor, task: MILTask, weights: Tensor
         weights: (C,), or (C, 2) for ``multilabel``.
 
     Returns:
-        (B,). Its mean is not divided by the weights of the batch, so that a bag's loss does not
-        depend on the others (A125).
+        (B,). The loss is not divided by the sum of the weights of the batch, so that a bag's loss
+        does not depend on the other bags (A125).
     """
     return (_entries(logits, labels, task) * _of_labels(weights, labels, task)).mean(dim=1)
 
@@ -84,14 +85,14 @@ def focal_loss(
         labels: (B,), or (B, C) for ``multilabel``.
         task: what the logits mean.
         gamma: at least 0; 0 gives the negative log-likelihood.
-        alpha: weight of class 1, with 1 - alpha for class 0, where there are two; None for 1.
+        alpha: weight of class 1, with 1 - alpha for class 0, for two classes; None for weight 1.
 
     Returns:
         (B,).
     """
     entries = _entries(logits, labels, task)  # -log p_t
     missing = -torch.expm1(-entries)  # 1 - p_t
-    # At 0 the derivative of a root is infinite, and its product with 0 no number.
+    # At 0 the derivative of a root is infinite, and its product with 0 is NaN.
     factors = missing.clamp(min=torch.finfo(missing.dtype).tiny) ** gamma
     if alpha is not None:
         pair = torch.tensor([1 - alpha, alpha], device=logits.device, dtype=entries.dtype)
@@ -104,27 +105,27 @@ def logit_adjusted_loss(
 ) -> Tensor:
     """Return the negative log-likelihood of each bag under logits plus tau log prior.
 
-    Menon et al. 2021 (arXiv 2007.07314), eq. (10). What the unchanged logits then decide is the
-    class of the largest likelihood, as if all classes were equally frequent.
+    Menon et al. 2021 (arXiv 2007.07314), eq. (10). The unadjusted logits then predict the class of
+    the largest likelihood, as if all classes were equally frequent.
 
     Args:
         logits: (B, 1) for ``binary``, else (B, C).
         labels: (B,), or (B, C) for ``multilabel``.
         task: what the logits mean.
-        counts: (C,) bags of each class, or (C, 2) for ``multilabel``; none counts as one.
-        tau: 1 for the prior itself.
+        counts: (C,) bags of each class, or (C, 2) for ``multilabel``; 0 is treated as 1.
+        tau: factor of the log prior; 1 for the prior itself.
 
     Returns:
         (B,).
     """
     logs = counts.clamp(min=1).to(at_least_float32(logits).dtype).log()
-    # The softmax does not feel the number of all bags, by which a prior is divided.
+    # The softmax is invariant to the total number of bags, by which a prior would be divided.
     shift = logs if task == "multiclass" else logs[..., 1] - logs[..., 0]
     return _entries(at_least_float32(logits) + tau * shift, labels, task).mean(dim=1)
 
 
 def _entries(logits: Tensor, labels: Tensor, task: MILTask) -> Tensor:
-    """Return the negative log-likelihoods that a bag's loss averages: (B, 1), or (B, C)."""
+    """Return the negative log-likelihoods averaged in a bag's loss: (B, 1), or (B, C)."""
     logits = at_least_float32(logits)
     if task == "multiclass":
         return F.cross_entropy(logits, labels, reduction="none").unsqueeze(1)

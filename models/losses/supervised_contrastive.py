@@ -1,4 +1,4 @@
-"""Supervised contrastive loss: embeddings of a class attract each other and repel all others."""
+"""Supervised contrastive loss, which attracts embeddings of a class and repels all others."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def supervised_contrastive_loss(
         L = 1/|I'| sum_{i in I'} -1/|P(i)| sum_{p in P(i)} log( exp(u_i.u_p / t)
                                                              / sum_{a != i} exp(u_i.u_a / t) )
 
-    A row whose P(i) is empty is no anchor and still one of those that others are told from.
+    A row whose P(i) is empty is not an anchor, but remains a negative of other anchors.
 
     Args:
         embeddings: (I, M) u, of unit length.
-        labels: (I,) classes, or (I, C) of several labels a row, of which all have to agree (A124).
+        labels: (I,) classes, or (I, C) several labels per row, all of which have to agree (A124).
         temperature: t, positive.
 
     Returns:
@@ -38,7 +38,7 @@ def supervised_contrastive_loss(
     with torch.autocast(embeddings.device.type, enabled=False):
         similarity = embeddings @ embeddings.T / temperature  # (I, I)
     itself = torch.eye(count, dtype=torch.bool, device=embeddings.device)
-    # The lowest number instead of minus infinity: a row that is alone gives 0 and not NaN.
+    # The lowest finite number instead of minus infinity, so that a single row gives 0, not NaN.
     others = similarity.masked_fill(itself, torch.finfo(similarity.dtype).min)
     log_shares = others.log_softmax(dim=1)
     rows = labels.reshape(count, -1)

@@ -1,1 +1,1 @@
-"""Multiple-instance models, one method a file or a folder."""
+"""Multiple-instance models, one file or folder per method."""

@@ -9,10 +9,10 @@ weights come from a small network that sees one instance at a time:
     a_k = softmax_k( w^T (tanh(V h_k) * sigmoid(U h_k)) )     gated, eq. (9)
     p   = sigmoid(c^T z + b)
 
-Bags are packed without padding: softmax and sum run over segments, so a batch of B bags gives what
-B single bags give. K attention branches pool K times and the classifier sees the K pooled vectors
-side by side. V and U have a bias, as in the authors' code; w has none, because it would cancel in
-the softmax.
+Bags are packed without padding: softmax and sum run over segments, so a batch of B bags gives the
+same result as B single bags. K attention branches pool K times and the classifier sees the
+concatenation of the K pooled vectors. V and U have a bias, as in the authors' code; w has none,
+because it would cancel in the softmax.
 
 Letters: N instances of B bags, D input width, E embedding width, L attention width, K branches,
 C logits.
@@ -39,22 +39,22 @@ class ABMIL(nn.Module):
     Args:
         in_features: D.
         num_classes: classes of the task, counting the negative one of a binary task.
-        task: ``binary`` has one logit, the others one a class.
+        task: ``binary`` has one logit, the others one per class.
         hidden_sizes: widths of the fully connected layers that embed an instance, each followed
-            by ``activation``; empty to pool the features as they are.
-        dropout: chance of dropping an entry of the embedding, ahead of attention and pooling.
-        input_dropout: chance of dropping an entry of the input of the fully connected layers.
+            by ``activation``; empty to pool the features directly.
+        dropout: dropout probability of the embedding, before attention and pooling.
+        input_dropout: dropout probability of the input of the fully connected layers.
         attention_dim: L.
         gated: use the gate of eq. (9).
         branches: K.
-        encoder: network ahead of the fully connected layers, for instances that are images; its
-            ``out_features`` takes the place of D.
-        activation: follows each fully connected layer that embeds an instance.
-        attention_activation: takes the place of tanh.
+        encoder: network before the fully connected layers, for instances that are images; its
+            ``out_features`` replaces D.
+        activation: activation after each fully connected layer that embeds an instance.
+        attention_activation: activation that replaces tanh.
         attention_bias: give V and U a bias.
         embedding_bias: give the layers that embed an instance a bias.
-        xavier_init: draw the weights of all linear layers by Glorot's normal rule and begin with
-            biases of 0, which the line of MHIM does; otherwise torch's own rule.
+        xavier_init: initialise all linear layers with Glorot's normal distribution and zero
+            biases, as MHIM and related methods do, instead of torch's default.
 
     Raises:
         ValueError: a width is not positive, or a binary task has other than two classes.
@@ -126,11 +126,11 @@ class ABMIL(nn.Module):
         )
 
     def instance_contributions(self, bags: BagBatch, output: MILOutput) -> Tensor:
-        """Return what each instance adds to the logits, sum_k W_k (a_nk h_n): (N, C).
+        """Return the contribution of each instance to the logits, sum_k W_k (a_nk h_n): (N, C).
 
         Args:
-            bags: of embedded instances.
-            output: what ``pool`` returned for them.
+            bags: bags of embedded instances.
+            output: output of ``pool`` for these bags.
         """
         assert output.attention is not None
         attention = output.attention.view(bags.features.shape[0], 1, -1)  # (N, 1, K)
@@ -140,7 +140,7 @@ class ABMIL(nn.Module):
         return (by_branch * attention).sum(dim=2)
 
     def class_scores(self, bags: BagBatch, output: MILOutput) -> Tensor:
-        """Return the probability of the class that each instance's share speaks for, (N,)."""
+        """Return the probability of the class favoured by each instance's contribution, (N,)."""
         return class_probability(self.instance_contributions(bags, output), self.task)
 
     def losses(

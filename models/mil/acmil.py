@@ -1,10 +1,10 @@
 """ACMIL: attention-challenging multiple-instance learning.
 
 Zhang et al., "Attention-Challenging Multiple Instance Learning for Whole Slide Image
-Classification", ECCV 2024, arXiv 2311.07125. Attention that settles on a few instances overfits;
-two measures spread it. Several maps, each with a classifier of its own and unlike each other,
-attend to different patterns (MBA), and in training some of the strongest instances of each map are
-left out (STKIM):
+Classification", ECCV 2024, arXiv 2311.07125. Attention that concentrates on a few instances
+overfits; two measures spread it. Several dissimilar maps, each with its own classifier, attend to
+different patterns (MBA), and in training some of the strongest instances of each map are masked
+(STKIM):
 
     h_n   = relu(P x_n)
     s_nk  = w_k^T (tanh(V h_n) * sigmoid(U h_n)),  a_nk = softmax_n(s_nk)                K maps
@@ -15,8 +15,8 @@ left out (STKIM):
 Losses: ``bag``; ``branch``, the mean over the K branches; ``similarity``, the mean over pairs of
 maps of the cosine between (a_nk)_n and (a_nl)_n.
 
-Which of a map's T strongest are left out is a function of (key, bag, instance); their number is
-rounded down, so that one is always left. Masked maps are what all three losses see (A110).
+The instances masked among a map's T strongest are a function of (key, bag, instance); their number
+is rounded down, so that at least one remains. All three losses use the masked maps (A110).
 
 Letters: N instances of B bags, E embedding width, K maps, C logits.
 """
@@ -38,7 +38,7 @@ from models.ops.bags.ragged_order import segment_rank
 from models.ops.precision import at_least_float32
 from structures import BagBatch, MILOutput, MILTask
 
-_LEFT_OUT = -1e9  # score of an instance that a map must not see; finite, for the entropy of maps
+_LEFT_OUT = -1e9  # score of a masked instance; finite, for the entropy of maps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,17 +53,17 @@ class ACMILOutput(MILOutput):
 
 
 class ACMIL(nn.Module):
-    """Attention pooling by several unlike maps whose strongest instances are left out at random.
+    """Attention pooling by several dissimilar maps whose strongest instances are masked at random.
 
     Args:
         in_features: width of an instance's features.
         num_classes: classes of the task, counting the negative one of a binary task.
-        task: ``binary`` has one logit, the others one a class.
+        task: ``binary`` has one logit, the others one per class.
         hidden_size: E.
         attention_dim: width of the attention.
         branches: K.
-        masked_top: T, how many of a map's strongest instances may be left out.
-        mask_drop: share of them that is, in [0, 1).
+        masked_top: T, number of a map's strongest instances that may be masked.
+        mask_drop: fraction of them that is masked, in [0, 1).
 
     Raises:
         ValueError: a number is not positive, or the share is outside [0, 1).
@@ -121,12 +121,12 @@ class ACMIL(nn.Module):
         )
 
     def left_out(self, scores: Tensor, bags: BagBatch, key: int) -> Tensor:
-        """Return (N, K) bool, True where a map must not see an instance.
+        """Return (N, K) bool, True where an instance is masked in a map.
 
         Args:
             scores: (N, K) before the softmax.
             bags: the bags.
-            key: of the random choice.
+            key: key of the random choice.
         """
         counts = [int(top * self.mask_drop) for top in range(self.masked_top + 1)]
         reachable = bags.sizes().clamp(max=self.masked_top)
@@ -143,7 +143,7 @@ class ACMIL(nn.Module):
         """Return ``bag``, ``branch`` and ``similarity``: scalars, or (B,).
 
         Raises:
-            TypeError: the output is not this model's.
+            TypeError: the output is not an ``ACMILOutput``.
         """
         if not isinstance(output, ACMILOutput) or output.attention is None:
             raise TypeError(f"ACMIL's losses need an ACMILOutput, got {type(output).__name__}")
@@ -166,7 +166,7 @@ def map_similarity(attention: Tensor, offsets: Tensor) -> Tensor:
         offsets: (B + 1,) int64.
 
     Returns:
-        (B,) in [0, 1]; 0 where there is one map.
+        (B,) in [0, 1]; 0 for a single map.
     """
     maps = attention.shape[1]
     products = segment_weighted_sum(attention, attention, offsets)  # (B, K, K)

@@ -1,4 +1,4 @@
-"""Additive MIL: a bag's logit is a sum of what its instances contribute.
+"""Additive MIL: attention pooling whose bag logits are sums of instance contributions.
 
 Javed, Juyal, Padigela, Taylor-Weiner, Yu, Prakash, "Additive MIL: Intrinsically Interpretable
 Multiple Instance Learning for Pathology", NeurIPS 2022, arXiv 2206.01794. Attention as in ABMIL
@@ -6,14 +6,14 @@ Multiple Instance Learning for Pathology", NeurIPS 2022, arXiv 2206.01794. Atten
 
     logits = sum_n psi(a_n h_n)
 
-so ``instance_logits`` say exactly how much each instance moves each logit. In the paper's sum the
-bias of psi would count once an instance, and a bag's logit would grow with its size. Here
+so ``instance_logits`` are exactly the contribution of each instance to each logit. In the paper's
+sum the bias of psi would count once per instance, and a bag's logit would grow with its size. Here
 
     contribution_n = psi(a_n h_n) - psi(0) + a_n b,     psi without a last bias
 
-which still adds up to the logits without remainder: an instance without attention contributes
-nothing, and b counts once, as the attention sums to 1 (A88). With a linear psi this is ABMIL with
-the classifier (W, b).
+which still adds up exactly to the logits: an instance without attention contributes nothing, and b
+counts once, as the attention sums to 1 (A88). With a linear psi this is ABMIL with the classifier
+(W, b).
 
 Letters: N instances of B bags, D input width, E embedding width, L attention width, C logits.
 """
@@ -43,10 +43,10 @@ class AdditiveMIL(nn.Module):
     Args:
         in_features: D.
         num_classes: classes of the task, counting the negative one of a binary task.
-        task: ``binary`` has one logit, the others one a class.
+        task: ``binary`` has one logit, the others one per class.
         hidden_sizes: widths of the fully connected layers that embed an instance, each followed
-            by a ReLU; empty to take the features as they are.
-        dropout: chance of dropping an entry of the embedding, ahead of attention and classifier.
+            by a ReLU; empty to use the features without embedding.
+        dropout: dropout probability of the embedding, before attention and classifier.
         attention_dim: L.
         gated: use the gate of ABMIL's eq. (9).
         classifier_sizes: widths of the hidden layers of psi, each followed by a ReLU; empty for a
@@ -104,8 +104,8 @@ class AdditiveMIL(nn.Module):
         )
 
     def _contributions(self, weighted: Tensor, attention: Tensor) -> Tensor:
-        # In a large bag psi(a h) and psi(0) agree to the last digits, and the errors of all their
-        # differences add up. So each layer passes on by how much its units differ from those at 0:
+        # In a large bag psi(a h) and psi(0) agree to the last digits, and the rounding errors of
+        # their differences add up. So each layer propagates the difference of its units to psi(0):
         # relu(c + d) - relu(c) = max(d, -c) + min(c, 0), c the unit before the ReLU at 0.
         difference, at_zero = weighted, torch.zeros_like(weighted[:1])
         for layer in self.hidden:

@@ -1,16 +1,16 @@
 """AEM: attention entropy maximisation.
 
 Zhang et al., "AEM: Attention Entropy Maximization for Multiple Instance Learning based Whole Slide
-Image Classification", MICCAI 2025, arXiv 2406.15303. Any attention model, with one more loss that
-keeps attention from settling on a few instances:
+Image Classification", MICCAI 2025, arXiv 2406.15303. Any attention model, with an additional loss
+that keeps attention from concentrating on a few instances:
 
     L = L_bag + lambda_t L_ent,   L_ent = (1/K) sum_k sum_n a_nk log a_nk
 
-the negative entropy of the K maps of a bag: 0 where each sees one instance, -log N where all see
-every instance alike. It is not divided by log N, so it weighs large bags more.
+the negative entropy of the K maps of a bag: 0 if each map attends to one instance, -log N if all
+are uniform. It is not divided by log N, so large bags have larger losses.
 
 The recipe's ``loss_weights`` hold lambda. It is constant, as in the paper's second version, or
-falls along half a cosine, as in its third (A111):
+decays along half a cosine, as in its third (A111):
 
     lambda_t = lambda (1 + cos(pi t / T)) / 2
 
@@ -37,16 +37,16 @@ from structures import BagBatch, MILOutput, MILTask
 
 
 class AEM(nn.Module):
-    """A model with the negative entropy of its attention among its losses.
+    """Attention model with the negative entropy of its attention as an additional loss.
 
-    Its losses are the model's and ``entropy``; everything else is the model's.
+    The loss terms are those of the attention model and ``entropy``; all outputs are unchanged.
 
     Args:
         in_features: width of an instance's features.
         num_classes: classes of the task.
         task: what the logits mean.
         learner: makes the attention model; its output must have ``attention_logits``.
-        annealing: how the weight of ``entropy`` changes during training.
+        annealing: schedule of the weight of ``entropy`` during training.
 
     Raises:
         ValueError: the annealing is unknown.
@@ -70,7 +70,7 @@ class AEM(nn.Module):
         self.permutation_invariant = getattr(self.learner, "permutation_invariant", True)
 
     def set_training_bags(self, numbers: Tensor, labels: Tensor, sizes: Tensor) -> None:
-        """Tell the model, if it asks."""
+        """Pass the training bags on to a model that uses them."""
         if isinstance(self.learner, UsesTrainingBags):
             self.learner.set_training_bags(numbers, labels, sizes)
 
@@ -80,7 +80,7 @@ class AEM(nn.Module):
         return output
 
     def embed_bags(self, bags: BagBatch) -> BagBatch:
-        """Return the bags with instances embedded by the learner."""
+        """Return the bags with instances embedded by the attention model."""
         return self._in_two_parts().embed_bags(bags)
 
     def pool(self, bags: BagBatch) -> MILOutput:
@@ -89,7 +89,9 @@ class AEM(nn.Module):
 
     def _in_two_parts(self) -> TwoPartModel:
         if not isinstance(self.learner, TwoPartModel):
-            raise TypeError(f"{type(self.learner).__name__} does not part embedding and pooling")
+            raise TypeError(
+                f"{type(self.learner).__name__} does not separate embedding and pooling"
+            )
         return self.learner
 
     def losses(
@@ -98,18 +100,18 @@ class AEM(nn.Module):
         """Return the model's losses and ``entropy``: scalars, or (B,).
 
         Raises:
-            TypeError: the model gives no attention logits.
+            TypeError: the model returns no attention logits.
         """
         if output.attention_logits is None:
             name = type(self.learner).__name__
-            raise TypeError(f"AEM needs a model with attention logits, {name} gives none")
+            raise TypeError(f"AEM needs a model with attention logits, {name} returns none")
         losses = negative_entropy(output.attention_logits, bags.offsets)
         entropy = losses if reduction == "none" else mean_over_bags(losses)
         learned: dict[str, Tensor] = self.learner.losses(output, bags, reduction)  # type: ignore[operator]
         return learned | {"entropy": entropy}
 
     def loss_factors(self, progress: float) -> dict[str, float]:
-        """Return the factor of ``entropy`` beside the model's own factors."""
+        """Return the factor of ``entropy`` together with the attention model's own factors."""
         factors = {}
         if isinstance(self.learner, ScheduledLosses):
             factors = self.learner.loss_factors(progress)
@@ -119,7 +121,7 @@ class AEM(nn.Module):
 
 
 def negative_entropy(attention_logits: Tensor, offsets: Tensor) -> Tensor:
-    """Return sum_n a_n log a_n of each bag, the mean over its maps.
+    """Return sum_n a_n log a_n of each bag, averaged over its maps.
 
     Args:
         attention_logits: (N,) or (N, K) before the softmax, finite.

@@ -2,15 +2,15 @@
 
 Lu, Williamson, Chen, Chen, Barbieri, Mahmood, "Data-efficient and weakly supervised computational
 pathology on whole-slide images", Nature Biomedical Engineering 2021, arXiv 2004.09666. Gated
-attention as in ABMIL, with one map (CLAM-SB) or one a class (CLAM-MB), and a second task for the
-instances that the maps put first and last:
+attention as in ABMIL, with one map (CLAM-SB) or one per class (CLAM-MB), and a second task on the
+instances with the largest and smallest attention:
 
     h_n  = dropout(relu(W x_n))
     A    = softmax_n( w (tanh(V h_n) * sigmoid(U h_n)) ), with dropout on both factors
     SB:  z = sum_n A_n h_n          l_c = w_c . z + b_c
     MB:  z_c = sum_n A_nc h_n       l_c = w_c . z_c + b_c
 
-C binary classifiers see single instances. With T_c and F_c the k instances of largest and smallest
+C binary classifiers rate single instances. With T_c and F_c the k instances of largest and smallest
 attention in the map of class c (the one map for SB), k = min(instances, N), and l the smooth top-1
 support-vector loss (`models.losses.smooth_svm`, tau = alpha = 1),
 
@@ -19,11 +19,11 @@ support-vector loss (`models.losses.smooth_svm`, tau = alpha = 1),
     instance = sum over classes of the bag of in_c
     instance = ( that + sum over the other classes of out_c ) / C        with ``subtyping``
 
-Every class is treated alike, also class 0 of a binary task (its bags' own top instances are class
-0's evidence). A bag of several classes has an in_c for each (A96). In a bag of fewer than 2 k
-instances some are both first and last, and get both labels (A95). A binary task has two classes
-inside; the MB logit is l_1 - l_0, which makes its sigmoid the softmax of the two, and the attention
-it shows is class 1's (A143).
+All classes are treated in the same way, also class 0 of a binary task (the top instances of its
+bags are evidence for class 0). A bag of several classes has an in_c for each (A96). In a bag of
+fewer than 2 k instances some are in both sets and get both labels (A95). A binary task has two
+classes internally; the MB logit is l_1 - l_0, whose sigmoid is the softmax of the two, and the
+returned attention is that of class 1 (A143).
 
 Letters: N instances of B bags, D input width, E embedding width, L attention width, K maps,
 C classes, k chosen instances.
@@ -49,12 +49,12 @@ from structures import BagBatch, MILOutput, MILTask
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CLAMOutput(MILOutput):
-    """Output with what the instance classifiers say of the chosen instances.
+    """Output with the instance classifiers' scores of the chosen instances.
 
     Attributes:
         first: (B, k, C, 2) scores of the most attended instances, best first, by the classifier
             of each class.
-        last: (B, k, C, 2) of the least attended.
+        last: (B, k, C, 2) scores of the least attended instances.
         chosen: (B, k) bool, False where the bag has fewer instances.
     """
 
@@ -64,21 +64,21 @@ class CLAMOutput(MILOutput):
 
 
 class CLAM(nn.Module):
-    """Gated attention with a clustering task for the instances it puts first and last.
+    """Gated attention with a clustering task on the most and least attended instances.
 
     Args:
         in_features: D.
         num_classes: C, counting the negative class of a binary task.
-        task: ``binary`` has one logit, the others one a class.
-        multi_branch: one attention map a class (CLAM-MB) instead of one (CLAM-SB).
+        task: ``binary`` has one logit, the others one per class.
+        multi_branch: one attention map per class (CLAM-MB) instead of one (CLAM-SB).
         hidden_sizes: widths of the fully connected layers that embed an instance, each followed
             by a ReLU and dropout.
-        dropout: chance of dropping an entry of an embedding.
+        dropout: dropout probability of the embedding.
         attention_dim: L.
-        attention_dropout: chance of dropping an entry of each factor of the attention.
-        instances: largest k, the instances chosen from either end.
-        subtyping: also tell classifiers of other classes that the first instances are not theirs;
-            for classes that exclude each other.
+        attention_dropout: dropout probability of each factor of the attention.
+        instances: largest k, the number of instances chosen at either end.
+        subtyping: also train the classifiers of the other classes with the top instances as
+            negatives; for mutually exclusive classes.
 
     Raises:
         ValueError: a width is not positive, or a binary task has other than two classes.
@@ -137,7 +137,7 @@ class CLAM(nn.Module):
         first, chosen = segment_topk(scores, bags.offsets, self.instances)  # (B, k, K)
         last, _ = segment_topk(scores, bags.offsets, self.instances, largest=False)
         judged = self._judge(instances[torch.cat([first, last], dim=1)])
-        # One map, class 1's of two (A143), or one a class.
+        # One map, that of class 1 of two (A143), or one per class.
         shown = slice(None) if self.multi_branch and self.task != "binary" else -1
         return CLAMOutput(
             logits=self._logits(pooled),
@@ -150,7 +150,7 @@ class CLAM(nn.Module):
         )
 
     def _logits(self, pooled: Tensor) -> Tensor:
-        """Return logits (B, C) or (B, 1) of pooled maps (B, K, E)."""
+        """Return logits (B, C) or (B, 1) for pooled embeddings (B, K, E)."""
         if not self.multi_branch:
             logits: Tensor = self.classifier(pooled[:, 0])
             return logits
@@ -170,7 +170,7 @@ class CLAM(nn.Module):
         """Return ``bag`` and ``instance``: scalars, or (B,).
 
         Raises:
-            TypeError: the output is another model's.
+            TypeError: the output is not a ``CLAMOutput``.
         """
         if not isinstance(output, CLAMOutput):
             raise TypeError(f"losses of CLAM need a CLAMOutput, got {type(output).__name__}")
@@ -195,7 +195,7 @@ class CLAM(nn.Module):
 
 
 def _xavier(module: nn.Module) -> None:
-    """Start with normal weights after Glorot and zero biases, as CLAM's releases did (A99)."""
+    """Initialise with Glorot's normal distribution and zero biases, as in CLAM's releases (A99)."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_normal_(module.weight)
         if module.bias is not None:

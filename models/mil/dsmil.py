@@ -3,24 +3,24 @@
 Li, Li, Eliceiri, "Dual-stream Multiple Instance Learning Network for Whole Slide Image
 Classification with Self-supervised Contrastive Learning", CVPR 2021, arXiv 2011.08939. One stream
 scores instances and takes the best of each class, the critical instance m_c; the other pools the
-bag by how alike each instance's query is to that of the critical one:
+bag by the similarity of each instance's query to the query of the critical instance:
 
     s_n  = W h_n + b                                     (N, C)
     m_c  = argmax_n s_nc        max_c = s_(m_c, c)       instance stream
     A_nc = softmax_n( q(h_n) . q(h_(m_c)) / sqrt(L) )
     z_c  = sum_n A_nc v(h_n)                             bag stream
-    l    = W' (z_1 ... z_C) + b'     every class sees the vectors of all classes
+    l    = W' (z_1 ... z_C) + b'     every class uses the vectors of all classes
     loss = loss_weights.bag L(l, y) + loss_weights.instance L(max, y)
 
 q is Linear(E, L) ReLU Linear(L, L) Tanh, or linear; v is the identity, linear, or linear with ReLU.
-No gradient passes through the choice of m_c. The bag's prediction is that of the bag stream, or the
-mean of the probabilities of both streams (A94).
+No gradient passes through the choice of m_c. The bag is predicted by the bag stream, or by the mean
+of the probabilities of both streams (A94).
 
 L(., y) follows the task: one sigmoid (``binary``, as the authors on CAMELYON16), C sigmoids
-(``multilabel``, as on TCGA), or softmax (``multiclass``, A93). No class is special by its number.
+(``multilabel``, as on TCGA), or softmax (``multiclass``, A93). All classes are treated equally.
 
 A linear v is applied after the pooling: the attention of a bag sums to 1, so that
-sum_n A_n (V h_n + b) = V (sum_n A_n h_n) + b, at the cost of one row a bag instead of N.
+sum_n A_n (V h_n + b) = V (sum_n A_n h_n) + b, at the cost of one row per bag instead of N.
 
 Letters: N instances of B bags, D input width, E embedding width, L attention width, C logits.
 """
@@ -52,7 +52,7 @@ Value = Literal["identity", "linear", "nonlinear"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DSMILOutput(MILOutput):
-    """Output with both streams; ``logits`` is what the bag is predicted by.
+    """Output with the logits of both streams; ``logits`` are the prediction of the bag.
 
     Attributes:
         bag_logits: (B, C) of the bag stream.
@@ -71,22 +71,22 @@ class DSMIL(nn.Module):
     Args:
         in_features: D.
         num_classes: classes of the task, counting the negative one of a binary task.
-        task: ``binary`` has one logit, the others one a class.
+        task: ``binary`` has one logit, the others one per class.
         hidden_sizes: widths of fully connected layers that embed an instance, each followed by a
-            ReLU; empty to take the features as they are, as the paper does.
-        dropout: chance of dropping an entry of the embedding, ahead of both streams.
+            ReLU; empty to use the features without embedding, as the paper does.
+        dropout: dropout probability of the embedding, before both streams.
         attention_dim: L.
         query: ``nonlinear`` or ``linear`` q.
         value: ``identity``, ``linear`` or ``nonlinear`` v.
-        value_dropout: chance of dropping an entry of what v sees.
+        value_dropout: dropout probability of the input of v.
         average: predict by the mean of both streams' probabilities instead of the bag stream's.
-        orthogonal_init: orthogonal weights and zero biases; torch's own start otherwise.
-        balance: weigh what a sigmoid pays for a positive bag by negative over positive training
+        orthogonal_init: orthogonal weights and zero biases instead of torch's default.
+        balance: weight the loss of positive bags by the ratio of negative to positive training
             bags; for ``binary`` and ``multilabel``.
 
     Raises:
         ValueError: a width is not positive, a binary task has other than two classes, q or v is
-            unknown, or ``balance`` is asked of a ``multiclass`` task.
+            unknown, or ``balance`` is set for a ``multiclass`` task.
     """
 
     positive_weight: Tensor
@@ -134,7 +134,7 @@ class DSMIL(nn.Module):
             self.apply(_orthogonal)
 
     def set_training_bags(self, numbers: Tensor, labels: Tensor, sizes: Tensor) -> None:
-        """Take the weights of positive bags, negative over positive training bags (C,)."""
+        """Set the weights of positive bags, negative over positive training bags (C,)."""
         del numbers, sizes
         if self.balance:
             labels = labels.view(labels.shape[0], -1)
@@ -190,7 +190,7 @@ class DSMIL(nn.Module):
         """Return ``bag`` and ``instance``, the losses of the two streams: scalars, or (B,).
 
         Raises:
-            TypeError: the output is another model's.
+            TypeError: the output belongs to another model.
         """
         if not isinstance(output, DSMILOutput):
             raise TypeError(f"losses of DSMIL need a DSMILOutput, got {type(output).__name__}")
@@ -212,9 +212,9 @@ class DSMIL(nn.Module):
 
 
 def _similarity(queries: Tensor, critical: Tensor, offsets: Tensor) -> Tensor:
-    """Return scaled products of queries (N, L) with those of critical rows (B, C), (N, C)."""
-    # All instances times all bags' critical queries is one small matrix product; a row then keeps
-    # the products with its own bag's. Copying those queries to every row would cost more.
+    """Return scaled products (N, C) of queries (N, L) with queries of critical rows (B, C)."""
+    # One small matrix product of all instances with the critical queries of all bags, of which each
+    # row keeps its own bag's, is cheaper than copying the critical queries to every row.
     with torch.autocast(queries.device.type, enabled=False):
         queries = at_least_float32(queries)
         keys = queries[critical].flatten(0, 1)  # (B C, L)

@@ -2,26 +2,26 @@
 
 Zhang et al., "DTFD-MIL: Double-Tier Feature Distillation Multiple Instance Learning for
 Histopathology Whole Slide Image Classification", CVPR 2022, arXiv 2203.12081. A bag is split at
-random into pseudo-bags that inherit its label, which makes more bags of few. Tier 1 is attention
-pooling on each pseudo-bag; from each a few features are distilled, and tier 2 is attention pooling
-on the distilled features of a bag:
+random into pseudo-bags that inherit its label, which increases the number of bags. Tier 1 is
+attention pooling on each pseudo-bag; a few features are distilled from each, and tier 2 is
+attention pooling on the distilled features of a bag:
 
     h_n   = relu(P x_n)
     s_n   = w^T (tanh(V h_n) * sigmoid(U h_n)),  a_n = softmax of s_n over its pseudo-bag
     z_g   = sum_{n in g} a_n h_n,                l_g = W z_g + b                         tier 1
-    L_nc  = w_c^T (a_n h_n)     what instance n adds to logit c: Grad-CAM of this pooling
-    bag   = W' sum_j a'_j d_j + b', with a'_j from an attention of its own               tier 2
+    L_nc  = w_c^T (a_n h_n)     contribution of instance n to logit c: Grad-CAM of this pooling
+    bag   = W' sum_j a'_j d_j + b', with a'_j from a separate attention                  tier 2
 
-What is distilled from a pseudo-bag (d_j): ``afs`` its pooled z_g; ``maxs`` the h_n of the k largest
-L_nc; ``maxmins`` those of the k largest and the k smallest; ``mas`` those of the k largest a_n.
+Features d_j distilled from a pseudo-bag: ``afs`` its pooled z_g; ``maxs`` the h_n of the k largest
+L_nc; ``maxmins`` the h_n of the k largest and the k smallest L_nc; ``mas`` the h_n of the k
+largest a_n.
 
 Losses: ``pseudo_bag``, the mean over a bag's pseudo-bags, trains tier 1 and P; ``bag`` trains
-tier 2 alone, since what tier 2 sees is detached. That is what the authors' two optimizers do, with
-one.
+tier 2 alone, since the inputs of tier 2 are detached. One optimizer thus equals the authors' two.
 
 The split is a function of (key, bag, instance); a bag of fewer instances than groups has one
-pseudo-bag an instance (A106). Evaluation averages probabilities over splits under constant keys
-(A107). Which logit instances are ranked by: A109.
+pseudo-bag per instance (A106). Evaluation averages probabilities over splits under constant keys
+(A107). The logit by which instances are ranked is described in A109.
 
 Letters: N instances of B bags, G groups, R splits, k kept, E embedding width, C logits, M distilled
 features of a bag.
@@ -64,29 +64,29 @@ class DTFDOutput(MILOutput):
 
 
 class DTFD(nn.Module):
-    """Attention pooling on random pseudo-bags and again on what is distilled from them.
+    """Attention pooling on random pseudo-bags and then on the features distilled from them.
 
-    ``attention`` is that of tier 1 in the undivided bag, whose order within a pseudo-bag is that of
-    a_n (A108); ``instance_logits`` are the L_nc, ``embeddings`` what the classifier of tier 2 sees,
-    both averaged over the splits.
+    ``attention`` is the attention of tier 1 in the undivided bag, which orders the instances of a
+    pseudo-bag as a_n does (A108); ``instance_logits`` are the L_nc and ``embeddings`` the inputs of
+    the classifier of tier 2, both averaged over the splits.
 
     Args:
         in_features: width of an instance's features.
         num_classes: classes of the task, counting the negative one of a binary task.
-        task: ``binary`` has one logit, the others one a class.
+        task: ``binary`` has one logit, the others one per class.
         hidden_size: E.
         attention_dim: width of both attentions.
         gated: gate both attentions.
         num_groups: G, pseudo-bags of a bag.
-        distill: what tier 2 sees.
-        kept: k, of no meaning for ``afs``.
-        inference_rounds: R in evaluation; in training there is one new split a step.
+        distill: features distilled for tier 2.
+        kept: k, ignored for ``afs``.
+        inference_rounds: R in evaluation; in training there is one new split per step.
 
     Raises:
         ValueError: a number is not positive, or the distillation unknown.
     """
 
-    # Which instances form a pseudo-bag depends on their numbers.
+    # The instances of a pseudo-bag depend on their indices.
     permutation_invariant = False
 
     def __init__(
@@ -155,10 +155,10 @@ class DTFD(nn.Module):
     def _split(
         self, bags: BagBatch, scores: Tensor, present: Tensor, groups: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return l_g (B, G, C), L_nc (N, C) and what tier 2 pools (B, E) for groups (N,)."""
+        """Return l_g (B, G, C), L_nc (N, C) and the input of tier 2 (B, E) for groups (N,)."""
         instances = bags.features
         member = groups.unsqueeze(1) == torch.arange(self.num_groups, device=groups.device)
-        # Finite outside the own group: an empty group has weights too, which nothing sees.
+        # Finite outside the own group, so that the unused weights of an empty group are no NaN.
         own = scores.unsqueeze(1).masked_fill(~member, torch.finfo(scores.dtype).min)
         attention = segment_softmax(own, bags.offsets)  # (N, G), zero outside the own group
         pooled = segment_weighted_sum(instances, attention, bags.offsets)  # (B, G, E)
@@ -177,7 +177,7 @@ class DTFD(nn.Module):
         return logits, added, self._second_pool(features.detach(), valid)
 
     def _chosen(self, values: Tensor, member: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return rows (B, M) of the instances distilled from the groups, and which are real."""
+        """Return rows (B, M) of the distilled instances and a mask (B, M) of the valid ones."""
         counts = segment_sum(member.float(), offsets).unsqueeze(1)  # (B, 1, G)
         places = torch.arange(self.kept, device=member.device).view(1, -1, 1)
         own, member = values.unsqueeze(1), member.to(values.device)
@@ -186,7 +186,7 @@ class DTFD(nn.Module):
         if self.distill == "maxmins":
             low = own.masked_fill(~member, torch.inf)
             lowest, _ = segment_topk(low, offsets, self.kept, largest=False)
-            # An instance that is among the largest is not distilled again.
+            # An instance that is among the largest is not distilled twice.
             valid = torch.cat([valid, places < counts - self.kept], dim=1)
             rows = torch.cat([rows, lowest], dim=1)
         return rows.flatten(1), valid.flatten(1)
@@ -203,7 +203,7 @@ class DTFD(nn.Module):
         """Return ``bag`` and ``pseudo_bag``: scalars, or (B,).
 
         Raises:
-            TypeError: the output is not this model's.
+            TypeError: the output belongs to another model.
         """
         if not isinstance(output, DTFDOutput):
             raise TypeError(f"DTFD's losses need a DTFDOutput, got {type(output).__name__}")
@@ -219,18 +219,18 @@ class DTFD(nn.Module):
 
 
 def pseudo_bag_of_each(bags: BagBatch, num_groups: int, key: int, stream: int = 0) -> Tensor:
-    """Deal the instances of each bag out at random, (N,) int64 in [0, num_groups).
+    """Assign the instances of each bag to random groups, (N,) int64 in [0, num_groups).
 
-    Sizes of a bag's pseudo-bags differ by one at most; the first ones are the larger ones, so that
-    only the last can be empty.
+    Sizes of a bag's pseudo-bags differ by at most one; the first ones are larger, so that only the
+    last ones can be empty.
     """
     return segment_rank(random_order(bags, key, stream), bags.offsets) % num_groups
 
 
 def evidence(added: Tensor, favoured: Tensor, task: MILTask) -> Tensor:
-    """Return numbers in the order of the instances' Grad-CAM probability of one class, (N,).
+    """Return values that rank instances by their Grad-CAM probability of one class, (N,).
 
-    It is class 1 of a binary task, else the class that the pseudo-bag's own logits favour.
+    The class is 1 for a binary task, otherwise the one favoured by the pseudo-bag's own logits.
 
     Args:
         added: L_nc, (N, C).
@@ -238,6 +238,6 @@ def evidence(added: Tensor, favoured: Tensor, task: MILTask) -> Tensor:
         task: what the logits mean.
     """
     if task == "multiclass":
-        # What one of ten thousand instances adds is too little for float32 beside log C.
+        # The contribution of one of ten thousand instances is too small for float32 next to log C.
         added = as_float64(added).log_softmax(dim=1)
     return added.gather(1, favoured.unsqueeze(1).to(added.device))[:, 0]

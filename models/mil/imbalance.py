@@ -1,17 +1,17 @@
-"""Classification losses for unequal class frequencies, around any learner.
+"""Classification losses for unequal class frequencies, around any model.
 
-The baselines that supervised contrastive learning is compared to. Each changes the term ``bag`` of
-the model that it is built around, and nothing else:
+These are the baselines of supervised contrastive learning. Each only replaces the term ``bag`` of
+the model that it wraps:
 
     focal             -(1 - p_t)^gamma log p_t             Lin et al. 2017, arXiv 1708.02002
     class-weighted    -w_c log p_t, w_c = n / (C n_c)      or by Cui et al. 2019, arXiv 1901.05555
     logit adjustment  -log p_t of logits + tau log n_c/n   Menon et al. 2021, arXiv 2007.07314
 
-(formulas: `models.losses.imbalance`). Further terms of the model stay as they are. A fourth
-baseline, balanced sampling, is the datamodule's ``sampler`` alone.
+(formulas: `models.losses.imbalance`). Further terms of the model are unchanged. A fourth baseline,
+balanced sampling, only needs the datamodule's ``sampler``.
 
-The number of training bags of each class is told before training, is the same on all processes and
-is a buffer, so that a checkpoint knows it. Until it is told, classes count as equally frequent.
+The number of training bags of each class is set before training, is the same on all processes and
+is a buffer, so that checkpoints contain it. Until it is set, classes count as equally frequent.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from structures import BagBatch, MILOutput, MILTask
 
 
 class _AroundModel(nn.Module):
-    """A model with another classification loss; a subclass gives ``bag_losses``.
+    """Wrapper that replaces the classification loss of a model; subclasses give ``bag_losses``.
 
     Args:
         in_features: width of an instance's features.
         num_classes: classes of the task, counting the negative one of a binary task.
         task: what the logits mean.
-        learner: makes the learner.
+        learner: constructor of the model whose loss is replaced.
     """
 
     counts: Tensor
@@ -77,7 +77,7 @@ class _AroundModel(nn.Module):
     def losses(
         self, output: MILOutput, bags: BagBatch, reduction: Reduction = "mean"
     ) -> dict[str, Tensor]:
-        """Return the model's terms, ``bag`` replaced: scalars, or (B,)."""
+        """Return the model's terms with ``bag`` replaced: scalars, or (B,)."""
         terms = cast(MILModel, self.learner).losses(output, bags, reduction)
         losses = self.bag_losses(output.logits, bags.labels)
         return terms | {"bag": losses if reduction == "none" else mean_over_bags(losses)}
@@ -93,19 +93,19 @@ class _AroundModel(nn.Module):
 
 
 class FocalMIL(_AroundModel):
-    """A model that minds bags less the surer it is of their label.
+    """Model with the focal loss, which down-weights bags that are already classified well.
 
     Args:
         in_features: width of an instance's features.
         num_classes: classes of the task, counting the negative one of a binary task.
         task: what the logits mean.
-        learner: makes the learner.
+        learner: constructor of the model whose loss is replaced.
         gamma: at least 0; 0 gives the plain loss.
-        alpha: weight of class 1, and 1 - alpha that of class 0; None for 1. Not for
+        alpha: weight of class 1, with 1 - alpha for class 0; None for weight 1. Not for
             ``multiclass``.
 
     Raises:
-        ValueError: gamma or alpha is out of range, or alpha has no meaning.
+        ValueError: gamma or alpha is out of range, or alpha is given for ``multiclass``.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class FocalMIL(_AroundModel):
         if gamma < 0 or not 0 < (0.5 if alpha is None else alpha) < 1:
             raise ValueError(f"gamma is at least 0 and alpha in (0, 1), got {gamma} and {alpha}")
         if alpha is not None and task == "multiclass":
-            raise ValueError("alpha weights two classes against each other; leave it out here")
+            raise ValueError("alpha weights two classes against each other; omit it for multiclass")
         self.gamma, self.alpha = gamma, alpha
 
     def bag_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -131,14 +131,14 @@ class FocalMIL(_AroundModel):
 
 
 class ClassWeightedMIL(_AroundModel):
-    """A model whose loss weights bags by the inverse frequency of their class.
+    """Model whose loss weights bags by the inverse frequency of their class.
 
     Args:
         in_features: width of an instance's features.
         num_classes: classes of the task, counting the negative one of a binary task.
         task: what the logits mean.
-        learner: makes the learner.
-        beta: of the effective number of bags, in (0, 1); None for the number itself.
+        learner: constructor of the model whose loss is replaced.
+        beta: beta of the effective number of bags, in (0, 1); None for the number of bags.
 
     Raises:
         ValueError: beta is out of range.
@@ -165,13 +165,13 @@ class ClassWeightedMIL(_AroundModel):
 
 
 class LogitAdjustedMIL(_AroundModel):
-    """A model whose loss adds the logarithm of the class frequencies to the logits.
+    """Model whose loss adds the logarithm of the class frequencies to the logits.
 
     Args:
         in_features: width of an instance's features.
         num_classes: classes of the task, counting the negative one of a binary task.
         task: what the logits mean.
-        learner: makes the learner.
+        learner: constructor of the model whose loss is replaced.
         tau: factor of the logarithm.
 
     Raises:

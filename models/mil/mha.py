@@ -1,4 +1,4 @@
-"""Pooling by multi-head attention of one learned query: the aggregator that AEM uses by default.
+"""MHA: pooling by multi-head attention of one learned query, the default aggregator of AEM.
 
 Zhang et al., "AEM: Attention Entropy Maximization for Multiple Instance Learning based Whole Slide
 Image Classification", arXiv 2406.15303; attention of Vaswani et al. 2017 (arXiv 1706.03762),
@@ -9,12 +9,12 @@ eq. (1):
     o     = concatenation over j of sum_n a_nj (W_v h_n + b_v)_j
     z     = LayerNorm(dropout(W_o o + b_o)),   bag = W z + b
 
-The query q is the same for all bags, so W_k and W_v need not be applied to instances, which would
-cost 2 N E^2 for keys and values:
+The query q is the same for all bags, so W_k and W_v need not be applied to the instances, which
+would cost 2 N E^2 for keys and values:
 
     s_nj = h_n^T (W_k,j^T q_j) / sqrt(d),   sum_n a_nj W_v,j h_n = W_v,j sum_n a_nj h_n
 
-Keys have no bias: it adds the same to all scores of a head and cancels in the softmax (A112).
+Keys have no bias: it adds the same value to all scores of a head and cancels in the softmax (A112).
 
 Letters: N instances of B bags, E embedding width, J heads of width d = E / J.
 """
@@ -40,10 +40,10 @@ class MHA(nn.Module):
     Args:
         in_features: width of an instance's features.
         num_classes: classes of the task, counting the negative one of a binary task.
-        task: ``binary`` has one logit, the others one a class.
+        task: ``binary`` has one logit, the others one per class.
         hidden_size: E.
         heads: J.
-        dropout: chance of dropping an entry of the pooled vector ahead of its normalisation.
+        dropout: dropout probability of the pooled vector before its normalisation.
 
     Raises:
         ValueError: a number is not positive, or the heads do not divide the width.

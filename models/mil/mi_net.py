@@ -1,8 +1,8 @@
 """mi-Net and MI-Net, with deep supervision (DS) and residual connections (RC).
 
 Wang, Yan, Tang, Bai, Liu, "Revisiting multiple instance neural networks", Pattern Recognition 2018,
-arXiv 1610.02501. Networks of the classic sets, three fully connected layers h_1, h_2, h_3 with
-ReLU, trained from bag labels alone; M pools over the instances of a bag (max, mean or LSE):
+arXiv 1610.02501. Networks for the classic data sets: three fully connected layers h_1, h_2, h_3
+with ReLU, trained from bag labels alone; M pools over the instances of a bag (max, mean or LSE):
 
     mi-Net      logits = M( W h_3 + b )
     MI-Net      logits = W M(h_3) + b
@@ -10,9 +10,9 @@ ReLU, trained from bag labels alone; M pools over the instances of a bag (max, m
                 the mean of the three probabilities
     MI-Net RC   X_l = M(h_l) + X_(l-1), X_0 = 0;  logits = W X_3 + b;  equal widths
 
-What is pooled is dropped out, what goes on to the next layer is not (A90). Weights start as the
-authors' did, uniformly in +-sqrt(6 / (fan in + fan out)), biases at 0. Their L2 penalty has to be
-given as twice its factor in ``weight_decay`` (A91).
+Dropout is applied to the pooled values, not to the input of the next layer (A90). Weights are
+initialised as by the authors, uniformly in +-sqrt(6 / (fan in + fan out)), biases with 0. Their L2
+penalty corresponds to a ``weight_decay`` of twice its factor (A91).
 
 Letters: N instances of B bags, D input width, E embedding width, K layers, C logits.
 """
@@ -39,7 +39,7 @@ MINetPool = Literal["max", "mean", "lse"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayersOutput(MILOutput):
-    """Output of a network with a classifier a layer.
+    """Output of a network with one classifier per layer.
 
     Attributes:
         layer_logits: (B, K, C) logits of each layer's own classifier.
@@ -49,16 +49,16 @@ class LayersOutput(MILOutput):
 
 
 class InstanceMINet(InstancePooling):
-    """mi-Net: scores of instances, pooled.
+    """mi-Net, which pools scores of instances.
 
     Args:
         in_features: D.
         num_classes: classes of the task, counting the negative one of a binary task.
-        task: ``binary`` has one logit, the others one a class.
+        task: ``binary`` has one logit, the others one per class.
         hidden_sizes: widths of the layers.
-        dropout: chance of dropping an entry of the last layer.
+        dropout: dropout probability of the last layer.
         pool: M, over the scores.
-        sharpness: of ``lse``.
+        sharpness: r of ``lse``.
     """
 
     def __init__(
@@ -85,16 +85,16 @@ class InstanceMINet(InstancePooling):
 
 
 class MINet(EmbeddingPooling):
-    """MI-Net: pooled embeddings, classified.
+    """MI-Net, which classifies pooled embeddings.
 
     Args:
         in_features: D.
         num_classes: classes of the task, counting the negative one of a binary task.
-        task: ``binary`` has one logit, the others one a class.
+        task: ``binary`` has one logit, the others one per class.
         hidden_sizes: widths of the layers.
-        dropout: chance of dropping an entry of the last layer.
+        dropout: dropout probability of the last layer.
         pool: M, over the embeddings.
-        sharpness: of ``lse``.
+        sharpness: r of ``lse``.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class MINet(EmbeddingPooling):
 
 
 class _AllLayers(nn.Module):
-    """Embeds an instance by what all layers say about it, side by side."""
+    """Base of networks that embed an instance by the concatenated outputs of all layers."""
 
     def __init__(self, task: MILTask, widths: Sequence[int], dropout: float, pool: Pool) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class _AllLayers(nn.Module):
         return self.pool(self.embed_bags(bags))
 
     def embed_bags(self, bags: BagBatch) -> BagBatch:
-        """Return the bags with the layers of each instance side by side, (N, sum of widths)."""
+        """Return the bags with the concatenated layers of each instance, (N, sum of widths)."""
         values, layers = bags.features, []
         for layer in self.layers:
             values = layer(values).relu()
@@ -157,16 +157,16 @@ class _AllLayers(nn.Module):
 
 
 class MINetDS(_AllLayers):
-    """MI-Net with deep supervision: a classifier of the bag on every layer.
+    """MI-Net with deep supervision, one bag classifier per layer.
 
     Args:
         in_features: D.
         num_classes: classes of the task, counting the negative one of a binary task.
-        task: ``binary`` has one logit, the others one a class.
+        task: ``binary`` has one logit, the others one per class.
         hidden_sizes: widths of the layers.
-        dropout: chance of dropping an entry of what is pooled.
+        dropout: dropout probability of the pooled values.
         pool: M.
-        sharpness: of ``lse``.
+        sharpness: r of ``lse``.
 
     Raises:
         ValueError: a width is not positive, or a binary task has other than two classes.
@@ -206,7 +206,7 @@ class MINetDS(_AllLayers):
         """Return ``bag``, the mean over the layers of the negative log-likelihood of the labels.
 
         Raises:
-            TypeError: the output is that of another learner.
+            TypeError: the output belongs to another model.
         """
         if not isinstance(output, LayersOutput):
             raise TypeError(f"losses of MINetDS need a LayersOutput, got {type(output).__name__}")
@@ -219,17 +219,17 @@ class MINetDS(_AllLayers):
 
 
 class MINetRC(_AllLayers):
-    """MI-Net with residual connections: what a layer pools is added to what those before it did.
+    """MI-Net with residual connections between the pooled outputs of its layers.
 
     Args:
         in_features: D.
         num_classes: classes of the task, counting the negative one of a binary task.
-        task: ``binary`` has one logit, the others one a class.
-        width: of every layer.
+        task: ``binary`` has one logit, the others one per class.
+        width: width of every layer.
         num_layers: K.
-        dropout: chance of dropping an entry of what is pooled.
+        dropout: dropout probability of the pooled values.
         pool: M.
-        sharpness: of ``lse``.
+        sharpness: r of ``lse``.
 
     Raises:
         ValueError: a width is not positive, or a binary task has other than two classes.

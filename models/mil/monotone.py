@@ -1,23 +1,23 @@
-"""Models that respect the standard and the presence assumption by construction.
+"""Monotone models that respect the standard and the presence assumption by construction.
 
-What a bag may be judged by (Raff & Holt, "Reproducibility in Multiple Instance Learning: A Case For
-Algorithmic Unit Tests", NeurIPS 2023): concepts that are present in it, and nothing that is
-absent or how often. Every score s = G(z) with
+Under these assumptions (Raff & Holt, "Reproducibility in Multiple Instance Learning: A Case For
+Algorithmic Unit Tests", NeurIPS 2023) a bag is classified by the concepts that are present in it,
+not by absent ones or by counts. Every score s = G(z) with
 
     z_k = max_n f_k(x_n),   k = 1..K concepts,   G non-decreasing in every z_k
 
-has these properties and no other shape is needed: another instance never lowers s, a copy of an
-instance changes nothing, and yet "A and B are present" can be told from "A" and from "two A". Two
-forms of G, each with its own logit a class:
+has these properties and no other form is needed: another instance never lowers s, a copy of an
+instance changes nothing, and yet "A and B are present" can be distinguished from "A" and from
+"two A". There are two forms of G, each with one logit per class:
 
     MonotoneMax     G(z) = softplus(C)^T tanh(softplus(A)^T z + b) + c
     MinMaxLattice   G(z) = max_g min_k z_gk         an OR over groups of ANDs over concepts
 
 The lattice follows Sill, "Monotonic Networks", NeurIPS 1998. Softplus keeps weights positive, and
-they start small. A multiclass task takes the softmax of the logits (A87): evidence for one class
-lowers the others' probabilities, so there only the logits are monotone, not the probabilities.
+their initial values are small. A multiclass task takes the softmax of the logits (A87): evidence
+for one class lowers the probabilities of the others, so only the logits are monotone there.
 
-``instance_logits`` are what a bag of that instance alone would get; none exceeds its bag's.
+``instance_logits`` are the logits of a bag of that instance alone; none exceeds its bag's.
 
 Letters: N instances of B bags, D input width, E embedding width, K concepts, G groups, H hidden
 units, C logits.
@@ -39,11 +39,11 @@ from models.ops.bags.ragged import segment_max
 from structures import BagBatch, MILOutput, MILTask
 
 _START = -2.0  # softplus(-2) = 0.13
-_SPREAD = 0.1  # tells hidden units apart (A92)
+_SPREAD = 0.1  # makes hidden units differ (A92)
 
 
 class _MonotoneModel(nn.Module):
-    """Scores each instance on concepts and leaves to subclasses what their maxima say."""
+    """Base of models that score instances on concepts; subclasses classify the maxima."""
 
     def __init__(
         self, task: MILTask, widths: Sequence[int], num_concepts: int, dropout: float
@@ -86,15 +86,15 @@ class _MonotoneModel(nn.Module):
 
 
 class MonotoneMax(_MonotoneModel):
-    """A network with positive weights on the largest score of each concept.
+    """Network with positive weights on the largest score of each concept.
 
     Args:
         in_features: D.
         num_classes: classes of the task, counting the negative one of a binary task.
-        task: ``binary`` has one logit, the others one a class.
+        task: ``binary`` has one logit, the others one per class.
         hidden_sizes: widths of the layers that embed an instance, each followed by a leaky ReLU
-            and dropout; empty to score the features as they are.
-        dropout: chance of dropping an entry after each of them.
+            and dropout; empty to score the features directly.
+        dropout: dropout probability after each of these layers.
         num_concepts: K.
         head_width: H.
 
@@ -130,16 +130,16 @@ class MonotoneMax(_MonotoneModel):
 
 
 class MinMaxLattice(_MonotoneModel):
-    """The best group of concepts counts, and in it the worst concept.
+    """Lattice that takes the best group of concepts and in it the worst concept.
 
     Args:
         in_features: D.
         num_classes: classes of the task, counting the negative one of a binary task.
-        task: ``binary`` has one logit, the others one a class.
+        task: ``binary`` has one logit, the others one per class.
         hidden_sizes: widths of the layers that embed an instance, each followed by a leaky ReLU
-            and dropout; empty to score the features as they are.
-        dropout: chance of dropping an entry after each of them.
-        num_groups: G, of every class.
+            and dropout; empty to score the features directly.
+        dropout: dropout probability after each of these layers.
+        num_groups: G, groups of every class.
         group_size: concepts of a group.
 
     Raises:

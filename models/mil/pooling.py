@@ -1,15 +1,15 @@
 """Pooling without attention, of embeddings or of instance scores.
 
-The two ways to make one prediction of many instances (Wang et al., "Revisiting multiple instance
-neural networks", Pattern Recognition 2018, arXiv 1610.02501; "MeanMIL" and "MaxMIL" are the second
-one on slides):
+There are two ways to make one prediction from many instances (Wang et al., "Revisiting multiple
+instance neural networks", Pattern Recognition 2018, arXiv 1610.02501; "MeanMIL" and "MaxMIL" are
+the second one on slides):
 
     embedding level:  logits = W pool_n h(x_n) + b
     instance level:   logits = pool_n (W h(x_n) + b)
 
 The first weighs evidence for and against; the second, with max, is the standard assumption: one
-positive instance makes the bag positive. With mean both are the same function, and only the second
-says what each instance scores. Pools of the values s_n of one column over N instances:
+positive instance makes the bag positive. With mean both are the same function, but only the second
+gives scores of instances. Pools of the values s_n of one column over N instances:
 
     mean      (1/N) sum_n s_n
     max       max_n s_n
@@ -18,15 +18,16 @@ says what each instance scores. Pools of the values s_n of one column over N ins
     lse_sum   (1/r) log( sum_n exp(r s_n) )           grows with the bag
     noisy_or  log-odds of 1 - prod_n (1 - sigmoid(s_n))
 
-Noisy-OR is the chance that anything is there if each instance decides by itself. It is computed
+Noisy-OR is the probability that at least one of independent instances is positive. It is computed
 from T = -sum_n log sigmoid(-s_n) as T + log(1 - exp(-T)), without a probability that could round
 to 0 or 1. A bag of N undecided instances is almost surely positive, so its scores have to start
-near -log N (``first_bias``) or training stalls. Of its C log-odds a multiclass task takes the
-softmax: p_c / (1 - p_c) is, up to a common factor, the chance that class c alone is there (A87).
+near -log N (``first_bias``) or training stalls. A multiclass task takes the softmax of the C
+log-odds: p_c / (1 - p_c) is, up to a common factor, the probability that only class c is present
+(A87).
 
-Noisy-OR of embeddings needs values that are log-odds, which a ReLU cannot give: a further linear
-layer turns an embedding into as many concepts, and the classifier sees the log-odds that each is in
-the bag (A86).
+Noisy-OR of embeddings needs values that are log-odds, which a ReLU does not give: a further linear
+layer maps an embedding to as many concepts, and the classifier sees the log-odds that each is
+present in the bag (A86).
 
 Letters: N instances of B bags, D input width, E embedding width, C logits.
 """
@@ -55,11 +56,11 @@ PoolName = Literal["mean", "max", "top_k", "lse", "lse_sum", "noisy_or"]
 
 @dataclass(frozen=True)
 class Pool:
-    """One value a bag out of one value an instance, column by column.
+    """Pooling function that reduces one value per instance to one value per bag, by column.
 
     Attributes:
-        name: see the top of this file.
-        k: of ``top_k``, at least 1; None for the others.
+        name: name of the pool, see the module docstring.
+        k: k of ``top_k``, at least 1; None for the others.
         sharpness: r of ``lse`` and ``lse_sum``, positive; None for the others.
 
     Raises:
@@ -119,8 +120,8 @@ def top_k_mean(values: Tensor, offsets: Tensor, k: int) -> Tensor:
 def noisy_or(scores: Tensor, offsets: Tensor) -> Tensor:
     """Return the log-odds of 1 - prod(1 - sigmoid(score)) over each bag, column by column.
 
-    Finite for any finite scores. Where the chance is so small that rounding would take it for 0, it
-    is the sum of the instances' odds.
+    Finite for any finite scores. If the probability is so small that it would be rounded to 0, the
+    result is the logarithm of the sum of the instances' odds.
 
     Args:
         scores: (N, C) log-odds.
@@ -133,7 +134,7 @@ def noisy_or(scores: Tensor, offsets: Tensor) -> Tensor:
     tensor([[3.]])
     """
     scores = at_least_float32(scores)
-    surprise = segment_sum(-F.logsigmoid(-scores), offsets)  # T = -log(chance of nothing)
+    surprise = segment_sum(-F.logsigmoid(-scores), offsets)  # T = -log P(no positive instance)
     smallest = torch.finfo(surprise.dtype).eps
     usual = surprise.clamp(min=smallest)
     log_odds = usual + (-torch.expm1(-usual)).log()
@@ -141,7 +142,7 @@ def noisy_or(scores: Tensor, offsets: Tensor) -> Tensor:
 
 
 class _PooledModel(nn.Module):
-    """Embeds instances, pools in a way that subclasses choose, and learns bag labels alone."""
+    """Base of models that embed and pool instances; subclasses define the pooling."""
 
     def __init__(
         self, task: MILTask, in_features: int, hidden_sizes: Sequence[int], dropout: float
@@ -172,20 +173,20 @@ class _PooledModel(nn.Module):
 
 
 class EmbeddingPooling(_PooledModel):
-    """Linear classifier on pooled embeddings.
+    """Linear classifier of pooled embeddings.
 
     Args:
         in_features: D.
         num_classes: classes of the task, counting the negative one of a binary task.
-        task: ``binary`` has one logit, the others one a class.
-        pool: how embeddings become one.
+        task: ``binary`` has one logit, the others one per class.
+        pool: pool of the embeddings.
         hidden_sizes: widths of the fully connected layers that embed an instance, each followed
-            by a ReLU; empty to pool the features as they are.
-        dropout: chance of dropping an entry of the embedding.
-        k: of ``top_k``.
-        sharpness: of ``lse`` and ``lse_sum``.
-        first_bias: of ``noisy_or``: bias with which the scores of its concepts start; near minus
-            the logarithm of the usual number of instances. None for the others.
+            by a ReLU; empty to pool the features directly.
+        dropout: dropout probability of the embedding.
+        k: k of ``top_k``.
+        sharpness: r of ``lse`` and ``lse_sum``.
+        first_bias: initial bias of the concept scores of ``noisy_or``, near minus the logarithm of
+            the usual number of instances. None for the others.
 
     Raises:
         ValueError: a width is not positive, an option is missing or of another pool, or a binary
@@ -219,20 +220,20 @@ class EmbeddingPooling(_PooledModel):
 
 
 class InstancePooling(_PooledModel):
-    """Scores of instances, pooled.
+    """Linear classifier of instances whose scores are pooled.
 
     Args:
         in_features: D.
         num_classes: classes of the task, counting the negative one of a binary task.
-        task: ``binary`` has one logit, the others one a class.
-        pool: how scores become logits.
+        task: ``binary`` has one logit, the others one per class.
+        pool: pool of the scores.
         hidden_sizes: widths of the fully connected layers that embed an instance, each followed
-            by a ReLU; empty to score the features as they are.
-        dropout: chance of dropping an entry of the embedding.
-        k: of ``top_k``.
-        sharpness: of ``lse`` and ``lse_sum``.
-        first_bias: bias with which the scores start, or None for a random one. ``noisy_or`` needs
-            one near minus the logarithm of the usual number of instances.
+            by a ReLU; empty to score the features directly.
+        dropout: dropout probability of the embedding.
+        k: k of ``top_k``.
+        sharpness: r of ``lse`` and ``lse_sum``.
+        first_bias: initial bias of the scores, or None for a random one. ``noisy_or`` needs a bias
+            near minus the logarithm of the usual number of instances.
 
     Raises:
         ValueError: a width is not positive, an option is missing or of another pool, or a binary

@@ -1,4 +1,4 @@
-"""What multiple-instance models offer to training and evaluation."""
+"""Protocols of multiple-instance models in training and evaluation."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from models.ops.precision import as_float64
 from structures import BagBatch, MILOutput, MILTask
 
 Reduction = Literal["mean", "none"]
-# A model that another one is built around: made from in_features, num_classes and task, which are
-# known from the data; the recipe gives the rest.
+# Constructor of a model that another model wraps: called with in_features, num_classes and task,
+# which are known from the data; the recipe sets the other arguments.
 ModelFactory = Callable[[int, int, MILTask], nn.Module]
 
 
@@ -36,13 +36,13 @@ class MILModel(Protocol):
     def losses(
         self, output: MILOutput, bags: BagBatch, reduction: Reduction = "mean"
     ) -> dict[str, Tensor]:
-        """Return unweighted loss terms by name; ``none`` gives one value a bag, (B,)."""
+        """Return unweighted loss terms by name; ``none`` gives one value per bag, (B,)."""
         ...
 
 
 @runtime_checkable
 class TwoPartModel(MILModel, Protocol):
-    """A model in two parts, so that another can choose instances in between.
+    """Model in two parts, between which a wrapper can choose instances.
 
     ``model(bags)`` is ``pool(embed_bags(bags))``.
     """
@@ -52,50 +52,51 @@ class TwoPartModel(MILModel, Protocol):
         ...
 
     def pool(self, bags: BagBatch) -> MILOutput:
-        """Return the output for bags of embedded instances, any subset of them."""
+        """Return the output for bags of any subset of the embedded instances."""
         ...
 
 
 @runtime_checkable
 class ScoresInstances(Protocol):
-    """A model that says how strongly an instance speaks for a class."""
+    """Model that scores instances by the class they are evidence for."""
 
     def class_scores(self, bags: BagBatch, output: MILOutput) -> Tensor:
-        """Return the probability of the class that each instance speaks for, (N,).
+        """Return the probability of the class that each instance is evidence for, (N,).
 
         Args:
-            bags: of embedded instances.
-            output: what ``pool`` returned for them.
+            bags: bags of embedded instances.
+            output: output of ``pool`` for these bags.
         """
         ...
 
 
 @runtime_checkable
 class ScheduledLosses(Protocol):
-    """A model whose loss terms change their weight during training."""
+    """Model whose loss terms change their weights during training."""
 
     def loss_factors(self, progress: float) -> dict[str, float]:
-        """Return factors of loss terms, beside the recipe's, after a share of training in [0, 1].
+        """Return factors of the loss terms, applied in addition to those of the recipe.
 
-        A term that is not named keeps the factor 1.
+        A term that is not named keeps the factor 1. ``progress`` is the fraction of the training
+        that is done, in [0, 1].
         """
         ...
 
 
 @runtime_checkable
 class UsesTrainingBags(Protocol):
-    """A model that has to know the training bags before training starts."""
+    """Model that needs the training bags before training starts."""
 
     def set_training_bags(self, numbers: Tensor, labels: Tensor, sizes: Tensor) -> None:
-        """Take number (``BagBatch.index``), label and number of instances of each bag, all (n,)."""
+        """Set index (``BagBatch.index``), label and number of instances of each bag, all (n,)."""
         ...
 
 
 def num_logits(num_classes: int, task: MILTask) -> int:
-    """Return how many logits a bag has: one for a binary task, else one a class.
+    """Return the number of logits: one for a binary task, otherwise one per class.
 
     Raises:
-        ValueError: there is no class, or a binary task has other than two.
+        ValueError: there is no class, or a binary task does not have two classes.
     """
     if num_classes < 1:
         raise ValueError(f"num_classes must be positive, got {num_classes}")
@@ -105,7 +106,7 @@ def num_logits(num_classes: int, task: MILTask) -> int:
 
 
 def class_targets(labels: Tensor, num_classes: int, task: MILTask) -> Tensor:
-    """Return which classes each bag has, (B, C) zeros and ones in float32, both of a binary task.
+    """Return the classes of each bag as (B, C) zeros and ones in float32, also for binary tasks.
 
     Args:
         labels: (B,) classes, or (B, C) for ``multilabel``.
@@ -119,17 +120,17 @@ def class_targets(labels: Tensor, num_classes: int, task: MILTask) -> Tensor:
 
 
 def class_probability(logits: Tensor, task: MILTask) -> Tensor:
-    """Return the probability of the class that each row of logits speaks for.
+    """Return the probability of the most probable class of each row of logits.
 
     Args:
         logits: (N, C), for ``binary`` (N, 1) log-odds.
         task: what the logits mean.
 
     Returns:
-        (N,) float64: shares of one of 100 000 instances in a logit are so small that float32 keeps
-        a few dozen of their probabilities apart. For ``binary`` that of the more probable of the
-        two classes, which is what a softmax over two logits gives; for ``multilabel`` that of the
-        most probable class (A116). On the host where the device has no float64.
+        (N,) float64: the contributions of 100 000 instances to a logit are so small that float32
+        distinguishes only a few dozen of their probabilities. For ``binary``, the probability of
+        the more probable of the two classes, as a softmax over two logits gives; for
+        ``multilabel``, of the most probable class (A116). On the host if the device has no float64.
     """
     logits = as_float64(logits)
     if task == "multiclass":
@@ -138,10 +139,10 @@ def class_probability(logits: Tensor, task: MILTask) -> Tensor:
 
 
 def positive_widths(**widths: int | Sequence[int]) -> None:
-    """Refuse widths and counts that are not positive.
+    """Check that widths and counts are positive.
 
     Raises:
-        ValueError: one is below 1; the message names it.
+        ValueError: a value is below 1; the message names it.
     """
     for name, value in widths.items():
         values = [value] if isinstance(value, int) else list(value)

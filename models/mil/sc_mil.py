@@ -1,24 +1,24 @@
-"""SC-MIL: supervised contrastive learning of bag embeddings beside their classifier.
+"""SC-MIL: supervised contrastive learning of bag embeddings together with their classifier.
 
 Juyal, Shingi, Javed et al., "SC-MIL: Supervised Contrastive Multiple Instance Learning for
 Imbalanced Classification in Pathology", WACV 2024, arXiv 2303.13405. For unequal class frequencies:
-the embedding is learnt by comparing bags, in which a rare class has as much to say as a common
-one, and training moves from the embedding to the classifier step by step. Around any model that
+the embedding is learnt by comparing bags, where rare classes have as much influence as common
+ones, and training moves gradually from the embedding to the classifier. It wraps any model that
 embeds a bag:
 
     u_i   = g(z_i) / |g(z_i)|,   g = Linear(M, M) - ReLU - Linear(M, 128)
     L_sc  = supervised contrastive loss of u over the bags of a step on all processes
             (formula: `models.losses.supervised_contrastive`)
     L     = alpha L_sc + (1 - alpha) L_classifier
-    alpha = 1 - p  |  1 - p^2  |  (1 + cos(pi p)) / 2      p: share of the training that is done
+    alpha = 1 - p  |  1 - p^2  |  (1 + cos(pi p)) / 2      p: fraction of the training that is done
 
-Every bag is seen twice, as two parts of its instances of a fixed number, so that a bag has a
-partner even if it is the only one of its class. Which instances a part holds depends on (key, bag,
-instance); what the bags of a step are is the datamodule's choice (``sampler: balanced_batches``).
+Every bag is used twice, as two views of a fixed number of its instances, so that a bag has a
+partner even if it is the only one of its class. The instances of a view depend on (key, bag,
+instance); the datamodule chooses the bags of a step (``sampler: balanced_batches``).
 
-The model is left with two kinds of parameters: those that reach the embedding, and the head. The
-head can be trained on an embedding that takes no gradient from it, or after it, on a frozen one
-(`lightning_modules.sc_mil`).
+The parameters of the wrapped model are divided into those of the embedding and the head. The head
+can be trained together with the embedding without passing gradients to it, or later, on a frozen
+embedding (`lightning_modules.sc_mil`).
 
 Letters: N instances of B bags, v instances of a view, M embedding width.
 """
@@ -62,24 +62,24 @@ _ALPHA: dict[str, Callable[[float], float]] = {
 
 
 class SCMIL(nn.Module):
-    """A model whose bag embeddings are also compared with each other.
+    """Model with an additional contrastive loss of its bag embeddings.
 
     Args:
         in_features: width of an instance's features.
         num_classes: classes of the task, counting the negative one of a binary task.
         task: what the logits mean.
-        learner: makes the model, of feature vectors and not of images; its output needs
-            ``embeddings``, and one embedding a class counts as one long one.
-        view_instances: v; a bag with fewer is whole in both views, one with 2 v or more has no
-            instance in both.
+        learner: constructor of the model, which takes feature vectors, not images; its output needs
+            ``embeddings``, and several embeddings of a bag are concatenated.
+        view_instances: v; a smaller bag is complete in both views, the views of a bag with at least
+            2 v instances are disjoint.
         projection_dim: width of u.
-        temperature: of the contrastive loss.
-        curriculum: shape of alpha; ``contrastive`` is 1 throughout, for a first stage.
-        stop_gradient: keep the gradient of the classifier's terms from the embedding.
+        temperature: temperature of the contrastive loss.
+        curriculum: shape of alpha; ``contrastive`` is always 1, for a first stage.
+        stop_gradient: do not pass gradients of the classifier's terms to the embedding.
 
     Raises:
-        ValueError: a width or the temperature is not positive, or the model embeds no bag, or
-            not so that a gradient reaches a parameter.
+        ValueError: a width or the temperature is not positive, or the model returns no embeddings,
+            or no gradient of the embeddings reaches a parameter.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class SCMIL(nn.Module):
         self._facts = in_features, num_classes
         self.learner = learner(in_features, num_classes, task)
         self.permutation_invariant = getattr(self.learner, "permutation_invariant", True)
-        # Terms in which the bags of a batch are compared: a batch is not the mean of its bags.
+        # Terms that compare the bags of a batch, so that a batch is not the mean of its bags.
         self.joint_terms = ("contrastive", *getattr(self.learner, "joint_terms", ()))
         self.parts = _parts_of(self.learner, in_features, num_classes, task)
         width = self.parts.width
@@ -115,26 +115,26 @@ class SCMIL(nn.Module):
         self.stop_gradient = stop_gradient
 
     def set_training_bags(self, numbers: Tensor, labels: Tensor, sizes: Tensor) -> None:
-        """Tell the model, if it asks."""
+        """Pass the training bags on to a model that uses them."""
         if isinstance(self.learner, UsesTrainingBags):
             self.learner.set_training_bags(numbers, labels, sizes)
 
     def forward(self, bags: BagBatch) -> MILOutput:
-        """Return the model's output for whole bags."""
+        """Return the model's output for complete bags."""
         output: MILOutput = self.learner(bags)
         return output
 
     def losses(
         self, output: MILOutput, bags: BagBatch, reduction: Reduction = "mean"
     ) -> dict[str, Tensor]:
-        """Return the terms of the model, which is the classifier."""
+        """Return the loss terms of the wrapped model, the classifier."""
         return cast(MILModel, self.learner).losses(output, bags, reduction)
 
     def training_losses(self, bags: BagBatch) -> dict[str, Tensor]:
-        """Return the terms of a training step: ``contrastive`` and those of the learner.
+        """Return the terms of a training step: ``contrastive`` and those of the wrapped model.
 
-        ``contrastive`` compares the bags of all processes, which must all call this; the model's
-        terms are means over both views of the same bags (A130).
+        ``contrastive`` compares the bags of all processes, which must all call this; the wrapped
+        model's terms are means over both views of the same bags (A130).
         """
         views = two_views(bags, self.view_instances, draw_key() if self.training else 0)
         output: MILOutput = self.learner(views)
@@ -150,21 +150,21 @@ class SCMIL(nn.Module):
         }
 
     def loss_factors(self, progress: float) -> dict[str, float]:
-        """Return alpha for ``contrastive``, 1 - alpha times its own factors for the learner."""
+        """Return alpha for ``contrastive`` and 1 - alpha times the wrapped model's own factors."""
         alpha, own = _ALPHA[self.curriculum](progress), self.model_factors(progress)
         terms = {name: (1 - alpha) * own.get(name, 1.0) for name in self.parts.terms}
         return {**terms, "contrastive": alpha}
 
     def model_factors(self, progress: float) -> dict[str, float]:
-        """Return the factors of the model's terms, if it has any."""
+        """Return the factors of the wrapped model's terms, if it has any."""
         learner = self.learner
         return learner.loss_factors(progress) if isinstance(learner, ScheduledLosses) else {}
 
     def unreached(self) -> tuple[str, ...]:
-        """Return parameters of the model that its embedding depends on without a gradient.
+        """Return parameters on which the embedding depends without receiving a gradient.
 
-        By a choice such as the instance of the largest score, or behind a stopped gradient: what
-        the contrastive term cannot train.
+        The contrastive term cannot train them: they only affect a choice, such as the instance of
+        the largest score, or lie behind a stopped gradient.
         """
         probed = copy.deepcopy(self.learner).eval().float().cpu()
         generator = torch.Generator().manual_seed(0)
@@ -176,7 +176,7 @@ class SCMIL(nn.Module):
             for name in self.parts.head:
                 parameter = probed.get_parameter(name)
                 before = parameter.clone()
-                for _ in range(8):  # one other value may lead to the same choice
+                for _ in range(8):  # a single other value may lead to the same choice
                     parameter.normal_(generator=generator)
                     if not torch.equal(_embeddings(probed(bag)), wanted):
                         found.append(name)
@@ -186,24 +186,24 @@ class SCMIL(nn.Module):
 
 
 def two_views(bags: BagBatch, most: int, key: int) -> BagBatch:
-    """Return two parts of each bag: a batch of 2 B bags, the first parts before the second.
+    """Return two views of each bag: a batch of 2 B bags, the first views before the second.
 
-    The instances of a bag are put in random order; the first ``most`` are one part and the last
-    ``most`` the other. So parts are disjoint where a bag is large enough, and whole where it is
-    not larger than one (A129). Bags that the batch holds twice are parted differently each time.
+    The instances of a bag are shuffled; the first ``most`` are one view and the last ``most`` the
+    other. The views are disjoint if the bag is large enough, and complete if it has at most
+    ``most`` instances (A129). Bags that occur twice in the batch get different views.
 
     Args:
         bags: packed bags.
-        most: instances of a part.
-        key: of the random order, see `models.ops.bags.keyed_random`.
+        most: number of instances of a view.
+        key: key of the random order, see `models.ops.bags.keyed_random`.
     """
     total = bags.features.shape[0]
     ids = segment_ids(bags.offsets, total)
     same = bags.index.unsqueeze(1) == bags.index
     times_before = same.tril(-1).sum(dim=1)
-    # A number of its own for each occurrence: index is far below 2^32.
-    told_apart = dataclasses.replace(bags, index=bags.index | (times_before << 32))
-    place = segment_rank(random_order(told_apart, key), bags.offsets)
+    # A separate number for each occurrence; the index is far below 2^32.
+    numbered = dataclasses.replace(bags, index=bags.index | (times_before << 32))
+    place = segment_rank(random_order(numbered, key), bags.offsets)
     taken = torch.cat([place < most, place >= bags.sizes()[ids] - most])
     rows = taken.nonzero()[:, 0] % total
     sizes = bags.sizes().clamp(max=most).repeat(2)
@@ -222,13 +222,13 @@ def two_views(bags: BagBatch, most: int, key: int) -> BagBatch:
 
 
 class _Parts(NamedTuple):
-    """What a model consists of.
+    """Parameters and loss terms of a wrapped model.
 
     Attributes:
         width: M.
         encoder: names of the parameters that a gradient of the embedding reaches.
-        head: those of the others; parameters that are frozen are in neither.
-        terms: names of its loss terms.
+        head: names of the other parameters; frozen parameters are in neither.
+        terms: names of the loss terms.
     """
 
     width: int
@@ -238,7 +238,7 @@ class _Parts(NamedTuple):
 
 
 def _parts_of(learner: nn.Module, in_features: int, num_classes: int, task: MILTask) -> _Parts:
-    """Find out by one small bag; the model and torch's random numbers stay as they are."""
+    """Find the parts with one small bag; model and torch's random state are left unchanged."""
     probed = copy.deepcopy(learner).eval()
     bag = _probe(1, in_features, num_classes, task)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
@@ -262,7 +262,7 @@ def _probe(size: int, in_features: int, num_classes: int, task: MILTask) -> BagB
 
 
 def _embeddings(output: MILOutput) -> Tensor:
-    """Return (B, M)."""
+    """Return the bag embeddings, (B, M)."""
     if output.embeddings is None:
         raise ValueError("SC-MIL compares embeddings of bags, and this model's output has none")
     return output.embeddings.flatten(1)

@@ -2,10 +2,9 @@
 
 Gul, Cetin, Reich, Flinner, Prangemeier, Koeppl, "Histopathological image classification based on
 self-supervised vision transformer and weak labels", Medical Imaging 2022 (SPIE 12039),
-arXiv 2210.09021. What is new is the embedding: a vision transformer trained by DINO on the tiles
-gives its class tokens and mean patch token (`models.backbones.dino_embedding`, 5 times the
-transformer's width D). The aggregator is that of `models.mil.dsmil` with a linear query and a
-linear value:
+arXiv 2210.09021. New is the embedding: the class tokens and the mean patch token of a vision
+transformer trained by DINO on the tiles (`models.backbones.dino_embedding`, 5 times the
+transformer's width D). The aggregator is `models.mil.dsmil` with a linear query and a linear value:
 
     A_nc = softmax_n( (Q h_n + p) . (Q h_(m_c) + p) / sqrt(L) )
     z_c  = sum_n A_nc (V h_n + u)           V is (E, E)
@@ -22,12 +21,12 @@ from structures import MILTask
 
 
 class SelfViTMIL(DSMIL):
-    """DSMIL with linear query and value, on embeddings of a vision transformer.
+    """DSMIL with linear query and value on embeddings of a vision transformer.
 
     Args:
         in_features: E.
         num_classes: classes of the task, counting the negative one of a binary task.
-        task: ``binary`` has one logit, the others one a class.
+        task: ``binary`` has one logit, the others one per class.
         attention_dim: L.
 
     Raises:

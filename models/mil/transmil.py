@@ -1,9 +1,9 @@
 """TransMIL: a transformer over the instances of a bag.
 
 Shao, Bian, Chen, Wang, Zhang, Ji, Zhang, "TransMIL: Transformer based Correlated Multiple Instance
-Learning for Whole Slide Image Classification", NeurIPS 2021, arXiv 2106.00908. Instances see one
-another through Nystrom attention (`models.ops.attention.nystrom`), and a pyramid of convolutions
-(PPEG) gives them positions on a square grid:
+Learning for Whole Slide Image Classification", NeurIPS 2021, arXiv 2106.00908. Instances attend to
+one another through Nystrom attention (`models.ops.attention.nystrom`), and a pyramid of
+convolutions (PPEG) encodes their positions on a square grid:
 
     h_n = act(W x_n + b)
     H   = [cls, h_1, ..., h_N, h_1, ..., h_(S^2 - N)]       S = ceil(sqrt(N)), Algorithm 2
@@ -14,16 +14,17 @@ another through Nystrom attention (`models.ops.attention.nystrom`), and a pyrami
 
     attention(X) = W_o [Nystrom(Q, K, V) + conv33(V)] + b_o,    Q, K, V = X W_qkv
 
-Of the second attention only the row of cls is computed, since nothing else is used. The weighted
-mean of the values is then the projection of the weighted mean of X, so its values of all
-tokens are never formed. The three convolutions and the identity are one 7 x 7 convolution.
+Only the row of cls is computed in the second attention, since nothing else is used. The weighted
+mean of the values is then the projection of the weighted mean of X, so the values of all tokens
+are never formed. The three convolutions and the identity are one 7 x 7 convolution.
 
 Bags of equal S (of equal N with ``square: ppeg``) form one dense batch: no bag is padded to another
-bag's size, and B bags give what B single bags give. The sizes are read once a batch.
+bag's size, and B bags give the same result as B single bags. The sizes are read once per batch.
 
-Attention is that of cls in the first layer, a map a head: the weights of repeated tokens are
-added to the originals', negative parts of the approximation are cut, and a bag's sum is 1 (A101).
-It carries no gradient. Grids below 7 x 7 are filled by zeros inside PPEG (A102).
+The returned attention is that of cls in the first layer, one map per head: the weights of repeated
+tokens are added to the originals', negative parts of the approximation are clamped, and the weights
+of a bag sum to 1 (A101). It carries no gradient. Grids below 7 x 7 are zero-padded inside PPEG
+(A102).
 
 Letters: N instances of B bags, E width, h heads, d = E / h, C logits; b bags of T tokens each.
 """
@@ -51,22 +52,22 @@ _SMALLEST_GRID = 7  # the side of PPEG's largest kernel
 
 
 class TransMIL(nn.Module):
-    """Two layers of Nystrom attention with positions in between; the bag is its class token.
+    """Two layers of Nystrom attention with position encoding in between and a class token.
 
     Args:
         in_features: width of an instance.
         num_classes: classes of the task, counting the negative one of a binary task.
-        task: ``binary`` has one logit, the others one a class.
+        task: ``binary`` has one logit, the others one per class.
         width: E.
         heads: h, divides E.
-        landmarks: of the Nystrom attention.
+        landmarks: number of landmarks of the Nystrom attention.
         iterations: steps of its pseudo-inverse.
-        residual_kernel: taps of the convolution of the values, odd.
-        dropout: chance of dropping an entry of what an attention adds.
-        embed_dropout: chance of dropping an entry of an embedded instance.
-        activation: of the embedding.
-        square: ``before`` fills the grid ahead of the first layer, as in the paper; ``ppeg`` only
-            around the convolutions, so that no instance is there twice, as in MHIM.
+        residual_kernel: kernel size of the convolution of the values, odd.
+        dropout: dropout probability of the output of each attention.
+        embed_dropout: dropout probability of an embedded instance.
+        activation: activation of the embedding.
+        square: ``before`` fills the grid before the first layer, as in the paper; ``ppeg`` only
+            for the convolutions, so that no instance is repeated, as in MHIM.
 
     Raises:
         ValueError: a width or count is not positive, ``heads`` does not divide ``width``, the
@@ -132,7 +133,7 @@ class TransMIL(nn.Module):
             chosen = instances.index_select(0, rows.flatten()).view(*rows.shape, -1)
             cls = self.cls_token.expand(len(bucket), 1, -1)
             tokens, row = self.layer1(torch.cat([cls, chosen], dim=1))
-            # Adding up gives the weight of a repeated token to the instance.
+            # Adds the weight of a repeated token to its instance.
             attention.index_add_(0, rows.flatten(), row.transpose(1, 2).flatten(0, 1))
             classes.append(self.layer2.first(self.positions(tokens)))
             members.append(bucket)
@@ -144,16 +145,16 @@ class TransMIL(nn.Module):
         )
 
     def class_scores(self, bags: BagBatch, output: MILOutput) -> Tensor:
-        """Return how strongly each instance speaks for a class, (N,) in [0, 1], without gradient.
+        """Return the evidence of each instance for a class, (N,) in [0, 1], without gradient.
 
-        An instance's values in the first layer, weighted by its attention in each head, go through
-        the projection and the classifier; the score is the largest class probability (1/2 at
-        least, for a binary task). Neither has its bias here, so an instance without attention
-        speaks for none.  # A103
+        An instance's values in the first layer, weighted by its attention in each head, pass
+        through the projection and the classifier; the score is the largest class probability (at
+        least 1/2 for a binary task). Both are applied without bias, so that an instance without
+        attention is no evidence for any class (A103).
 
         Args:
-            bags: embedded, as `pool` takes them.
-            output: of `pool`.
+            bags: bags of embedded instances.
+            output: output of `pool` for these bags.
 
         Raises:
             ValueError: the output has no attention.
@@ -174,7 +175,7 @@ class TransMIL(nn.Module):
         return {"bag": losses if reduction == "none" else mean_over_bags(losses)}
 
     def _buckets(self, bags: BagBatch) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the bags of equal T, (b,), and the instances that fill them, (b, T)."""
+        """Yield the bags of equal T, (b,), and the rows of their instances, (b, T)."""
         buckets: dict[int, list[int]] = {}
         for bag, size in enumerate(bags.sizes().tolist()):
             tokens = grid_side(size) ** 2 if self.square == "before" else size
@@ -190,7 +191,7 @@ class TransMIL(nn.Module):
 
 
 class TransLayer(nn.Module):
-    """x + attention(LN(x)), without a feed-forward part; see `TransMIL` for the arguments."""
+    """Layer x + attention(LN(x)) without a feed-forward part; arguments as in `TransMIL`."""
 
     def __init__(
         self,
@@ -218,13 +219,13 @@ class TransLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the tokens, and the attention of the first to the others, (b, h, T).
+        """Return the tokens and the attention of the first token to the others, (b, h, T).
 
         Args:
             tokens: (b, 1 + T, E), cls first.
         """
         normed = self.norm(tokens)
-        padded = F.pad(normed, (0, 0, 1, 0))  # a zero token ahead, for all the zeros of Nystrom
+        padded = F.pad(normed, (0, 0, 1, 0))  # one zero token stands for all zeros of Nystrom
         qkv = self.qkv(padded).view(*padded.shape[:2], 3, self.heads, -1)
         queries, keys, values = qkv.permute(2, 0, 3, 1, 4)  # each (b, h, 2 + T, d)
         attention = self._landmarks(normed)
@@ -242,7 +243,7 @@ class TransLayer(nn.Module):
         keys = self._heads(F.linear(padded, key_weight)).transpose(1, 2)
         query = self._heads(F.linear(normed[:, :1], query_weight)).transpose(1, 2)
         row = self._landmarks(normed).row(query, keys)  # (b, h, 2 + T)
-        # The convolution of the values adds fixed weights to the first token and those behind it.
+        # The convolution of the values adds fixed weights to the first token and its successors.
         taps = self.residual.weight[:, 0, self.residual.weight.shape[2] // 2 :, 0]
         taps = taps[:, : tokens.shape[1]]  # (h, at most 1 + T)
         row = row + F.pad(taps, (1, row.shape[2] - 1 - taps.shape[1]))
@@ -270,7 +271,7 @@ class TransLayer(nn.Module):
 
 
 class PPEG(nn.Module):
-    """Positions by convolutions: G + conv7(G) + conv5(G) + conv3(G), channel by channel.
+    """Position encoding by convolutions, G + conv7(G) + conv5(G) + conv3(G) by channel.
 
     Args:
         width: E.
@@ -283,10 +284,10 @@ class PPEG(nn.Module):
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return the tokens, (b, 1 + T, E), cls as it was.
+        """Return the tokens, (b, 1 + T, E), with cls unchanged.
 
         Args:
-            tokens: (b, 1 + T, E), cls first. T that is no square is filled by the first tokens.
+            tokens: (b, 1 + T, E), cls first. If T is not a square, the first tokens fill the grid.
         """
         instances = tokens[:, 1:]
         count = instances.shape[1]
@@ -310,7 +311,7 @@ class PPEG(nn.Module):
 
 
 def grid_side(tokens: int) -> int:
-    """Return the side of the smallest square that holds so many tokens.
+    """Return the side of the smallest square grid that holds this many tokens.
 
     >>> [grid_side(tokens) for tokens in (1, 2, 4, 5)]
     [1, 2, 2, 3]
@@ -319,7 +320,7 @@ def grid_side(tokens: int) -> int:
 
 
 def _normalised(attention: Tensor, offsets: Tensor) -> Tensor:
-    """Cut negative weights and let each bag's sum to 1; all equal where nothing is left."""
+    """Clamp negative weights and normalise each bag's to sum 1; uniform if all are 0."""
     attention = attention.clamp(min=0)  # (N, h)
     ids = segment_ids(offsets, attention.shape[0])
     totals = segment_sum(attention, offsets)[ids]

@@ -1,4 +1,4 @@
-"""Loss denominators that count over all images of a step, whatever the number of processes."""
+"""Loss denominators counted over all images of a step on all processes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Reduction = Literal["mean", "none"]
 
 @dataclass(frozen=True, slots=True)
 class LossTerm:
-    """A loss before its division, kept by image.
+    """Loss sums and denominators of each image.
 
     Attributes:
         total: (B,) sum of the loss over an image's elements.
-        count: (B,) number of elements the sum is to be divided by.
+        count: (B,) number of elements that divides the sum.
     """
 
     total: Tensor
@@ -37,12 +37,12 @@ def global_mean_count(count: Tensor, dtype: torch.dtype = torch.float32) -> Tens
 
     Args:
         count: any shape, non-negative; every process passes the same shape.
-        dtype: of the result, that of the loss: counts are exact up to 2^24 in float32.
+        dtype: data type of the result, as the loss; counts are exact up to 2^24 in float32.
 
     Returns:
-        Tensor of the same shape, at least 1 / W. Equals ``max(count, 1)`` in one process, and
-        where gradients are off: in evaluation processes may make different numbers of calls, and a
-        collective would wait for ever.
+        Tensor of the same shape, at least 1 / W. Equals ``max(count, 1)`` in one process and
+        without gradients: in evaluation processes may make different numbers of calls, and a
+        collective would wait forever.
     """
     total = count.detach().to(dtype)
     if not torch.is_grad_enabled():
@@ -54,7 +54,7 @@ def reduce_terms(terms: Mapping[str, LossTerm], reduction: Reduction) -> dict[st
     """Divide loss sums by their counts.
 
     Args:
-        terms: sums and counts by image.
+        terms: sums and counts of each image.
         reduction: ``mean`` divides the sum over the batch by the count over the batch (and over
             all processes, in one collective call); ``none`` divides image by image.
 
@@ -72,7 +72,7 @@ def reduce_terms(terms: Mapping[str, LossTerm], reduction: Reduction) -> dict[st
 
 
 def sum_by_image(values: Tensor, image: Tensor, batch: int) -> Tensor:
-    """Add up values (N,) by image number (N,).
+    """Sum values (N,) by image index (N,).
 
     >>> sum_by_image(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1, 0, 1]), 3).tolist()
     [2.0, 5.0, 0.0]

@@ -1,4 +1,4 @@
-"""Number formats inside losses and geometry."""
+"""Conversion of number formats in losses and geometry."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """Widen half-precision numbers (and integers) to float32; float64 stays as it is.
+    """Convert half-precision numbers and integers to float32; float64 is left unchanged.
 
     >>> at_least_float32(torch.zeros(1, dtype=torch.float16)).dtype
     torch.float32
@@ -17,11 +17,11 @@ def at_least_float32(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-_WITHOUT_FLOAT64 = {"mps"}  # Apple's
+_WITHOUT_FLOAT64 = {"mps"}  # Apple GPUs
 
 
 def has_float64(device: torch.device) -> bool:
-    """Tell whether a device computes in float64; Apple's do not.
+    """Return True if a device supports float64, which Apple GPUs do not.
 
     >>> has_float64(torch.device("cpu")), has_float64(torch.device("mps"))
     (True, False)
@@ -30,14 +30,13 @@ def has_float64(device: torch.device) -> bool:
 
 
 def as_float64(values: Tensor) -> Tensor:
-    """Convert to float64, on the host where the device has none; differentiable."""
+    """Convert to float64, on the host if the device does not support it; differentiable."""
     return (values if has_float64(values.device) else values.cpu()).double()
 
 
 def back_to(like: Tensor, wide: Tensor) -> Tensor:
-    """Give what `as_float64` was given for the format and the device of another tensor again.
+    """Convert a float64 tensor back to the dtype and device of another tensor; differentiable.
 
-    In two steps: a gradient that comes back by one would have to leave a device without float64
-    as float64.
+    The dtype is converted before the device, so that gradients also reach a device without float64.
     """
     return wide.to(like.dtype).to(like.device)

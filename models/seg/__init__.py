@@ -1,1 +1,1 @@
-"""Instance segmentation models, one method a file or a folder."""
+"""Instance segmentation models, one file or folder per method."""

@@ -1,4 +1,4 @@
-"""What every segmentation model offers to training, evaluation and export."""
+"""Protocols of segmentation models in training, evaluation and export."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class SegModel(Protocol):
     """Contract of a segmentation model (see docs/ARCHITECTURE.md).
 
     Attributes:
-        max_dets: cap on predictions an image; evaluation follows it.
+        max_dets: largest number of predictions per image, also used by evaluation.
     """
 
     max_dets: int
@@ -24,13 +24,13 @@ class SegModel(Protocol):
     def losses(
         self, batch: SegBatch, reduction: Reduction = "mean", key: int = 0
     ) -> dict[str, Tensor]:
-        """Return unweighted loss terms by name, in training and in eval mode alike.
+        """Return unweighted loss terms by name, in training and in eval mode.
 
         Args:
-            batch: images with targets; images without instances are ordinary.
+            batch: images with targets; images without instances are allowed.
             reduction: ``mean`` gives scalars; ``none`` gives (B,) values, each equal to the
                 scalar of a batch that holds this image alone.
-            key: seeds random choices (RoI sampling) together with each image's ``index``.
+            key: seed of random choices (RoI sampling), together with each image's ``index``.
         """
         ...
 
@@ -41,24 +41,24 @@ class SegModel(Protocol):
 
 @runtime_checkable
 class TimedSegModel(SegModel, Protocol):
-    """A model whose predictions are made in two parts, so that each can be timed by itself.
+    """Model whose prediction has two parts that can be timed separately.
 
     ``predict(batch)`` is ``instances(network_outputs(batch), batch)``, without gradients.
     """
 
     def network_outputs(self, batch: SegBatch) -> Any:
-        """Return what the learned layers give, all of them, on the model's device.
+        """Return the outputs of all learned layers, on the model's device.
 
-        Padding and normalising images is part of it, and so is every choice that a later layer
-        depends on: the mask head of Mask R-CNN needs the boxes that suppression leaves.
+        Includes padding and normalisation of the images, and every choice that a later layer
+        depends on: the mask head of Mask R-CNN needs the boxes after suppression.
         """
         ...
 
     def instances(self, outputs: Any, batch: SegBatch) -> list[Instances]:
-        """Return the predictions: everything after the last learned layer.
+        """Return the predictions, computed from the outputs of the last learned layer.
 
         Args:
-            outputs: of ``network_outputs`` for the same batch.
-            batch: gives the sizes; images and targets are not read.
+            outputs: output of ``network_outputs`` for the same batch.
+            batch: batch whose sizes are read; images and targets are not.
         """
         ...

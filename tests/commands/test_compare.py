@@ -77,7 +77,7 @@ def test_patients_leave_delong_out(tables, tmp_path, capsys):
     found = compared(tmp_path, "--predictions", several, two, "--draws", 50)
     assert found["delong"] == {}
     assert found["patients"] == 10
-    assert "takes bags as independent and is left out" in capsys.readouterr().out
+    assert "assumes independent bags and is left out" in capsys.readouterr().out
     out = tmp_path / "alone.json"
     assert run("mil", "--predictions", several, "--draws", 50, "--out", out) == 0
     assert found["intervals"][str(several)] == json.loads(out.read_text())["intervals"]
@@ -127,7 +127,7 @@ def test_few_bags_patients_or_images_are_told(tables, tmp_path, capsys):
         return notes[0] if notes else ""
 
     assert note(positives[:10]) == ""  # ten are left
-    assert note(positives[:11]).startswith("class 1 has 9 bags: intervals of the bootstrap are too")
+    assert note(positives[:11]).startswith("class 1 has 9 bags: the bootstrap intervals are too")
     assert note(positives[1:]).startswith("class 1 has 1 bag: ")
     assert note((), ",patient_id", "p").startswith("class 0 has 1 patient: ")
     truth, found = random_case(5)
@@ -138,7 +138,7 @@ def test_few_bags_patients_or_images_are_told(tables, tmp_path, capsys):
         file.write_text(json.dumps(content))
     words = ["--predictions", files[1], files[1], "--annotations", files[0], "--draws", 5]
     count = len(truth["images"])
-    assert compared(tmp_path, *words)["notes"][0].startswith(f"the ground truth has {count} pic")
+    assert compared(tmp_path, *words)["notes"][0].startswith(f"the ground truth has {count} image")
 
 
 def test_a_file_beside_a_run_is_told_to_lack_a_threshold(tables, tmp_path, capsys):
@@ -149,10 +149,10 @@ def test_a_file_beside_a_run_is_told_to_lack_a_threshold(tables, tmp_path, capsy
     (tmp_path / "run" / "config.yaml").write_text("model: {init_args: {threshold: 0.3}}")
     found = compared(tmp_path, "--predictions", one, tmp_path / "run", "--draws", 5)
     assert found["thresholds"] == [0.5, 0.3]
-    assert found["notes"] == [f"{one}: a file alone tells no threshold; threshold 0.5 is taken"]
+    assert found["notes"] == [f"{one}: a single file has no threshold; threshold 0.5 is used"]
     (tmp_path / "run" / "config.yaml").unlink()
     found = compared(tmp_path, "--predictions", tmp_path / "run", tmp_path / "run", "--draws", 5)
-    assert found["notes"][0].endswith("tells the threshold; threshold 0.5 is taken")
+    assert found["notes"][0].endswith("with the threshold; threshold 0.5 is used")
     assert len(found["notes"]) == 2  # the other is of DeLong's test
     assert capsys.readouterr().out.count("no config.yaml") == 1
 
@@ -187,7 +187,7 @@ def test_a_file_against_itself(tables, tmp_path):
     assert set(found["metrics"]) == {f"{one} (first)", f"{one} (second)"}
     assert found["difference"]["bag_auroc"] == {"value": 0, "low": 0, "high": 0, "p": 1}
     assert found["difference"]["bag_accuracy"]["value"] != 0
-    assert "alike" in found["delong"]["bag_auroc"]["note"]
+    assert "equally" in found["delong"]["bag_auroc"]["note"]
 
 
 def test_bags_of_one_file_are_left_out_on_demand(tables, tmp_path, capsys):
@@ -218,7 +218,7 @@ def test_bags_of_one_file_are_left_out_on_demand(tables, tmp_path, capsys):
         (["{json}", "{json}", "--annotations", "{json}", "--threshold", "0.5"], "--threshold"),
         (["{one}", "{json}", "--annotations", "{json}"], "COCO results"),
         (["{one}", "{missing}"], "missing.csv: no such file"),
-        (["{one}", "{folder}"], "holds no predictions/bags.csv"),
+        (["{one}", "{folder}"], "has no predictions/bags.csv"),
     ],
 )
 def test_wrong_input_ends_with_code_2(tables, tmp_path, capsys, words, message):

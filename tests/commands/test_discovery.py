@@ -118,7 +118,7 @@ def test_a_module_put_into_the_folder_is_a_command(extended, tmp_path):
     assert out.read_text() == '{"lines": 2, "words": ["--data.root", "x"]}\n'
     done = call(extended, "count-lines", "--file", file, "--out", file)
     assert done.returncode == 2
-    assert f"--out {file} is the file of --file, which would be lost" in done.stderr
+    assert f"--out {file} is the file of --file and would replace it" in done.stderr
     done = call(extended, "count-lines", "--file", tmp_path / "none")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 

@@ -43,14 +43,14 @@ def test_attention_of_others_is_caught_and_shown(tmp_path, capsys, monkeypatch):
     assert "torch" in record["versions"]
     # and for people
     assert "GatedAttention through the adapter bag" in shown
-    assert "no place for a mask; --adapter chooses another" in shown
+    assert "accepts no mask; --adapter chooses another" in shown
     assert "V │ VIOLATION" in shown
     assert f"has the logit {example['before']:.4g}; with one more instance, poison" in shown
     assert f"it has {example['after']:.4g}" in shown
     assert "added: poison" in shown
     assert "background instances" in shown
     assert "monotonicity fails: a bag of" in shown
-    assert "respects standard MIL: no, a seed or more violates test 1" in shown
+    assert "respects standard MIL: no, at least one seed violates test 1" in shown
 
 
 def test_a_padded_module_and_a_model_of_ours(tmp_path):
@@ -82,11 +82,11 @@ def test_a_recipe_with_changes(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "Nothing"], "'Nothing' is no dotted name"),
+        (["--model", "Nothing"], "'Nothing' is not a dotted name"),
         (["--model", "no.such.Thing"], "no module 'no'"),
         (["--model", FOREIGN + "Nope"], "no class or function 'Nope'"),
         (["--model", FOREIGN + "MaxOfScores", "--init-args", '{"depth": 2}'], "depth"),
-        (["--model", FOREIGN + "MaxOfScores", "--init-args", "{width"], "is no JSON"),
+        (["--model", FOREIGN + "MaxOfScores", "--init-args", "{width"], "is not JSON"),
         (["--model", FOREIGN + "MaxOfScores", "--init-args", "[1]"], "no JSON object"),
         (["--model", FOREIGN + "MaxOfScores", "--adapter", "packed"], "adapter packed"),
         (["--model", FOREIGN + "MaxOfScores", "--adapter", "sparse"], "invalid choice: 'sparse'"),

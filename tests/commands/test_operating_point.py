@@ -165,7 +165,7 @@ def test_predictions_beyond_the_cap_are_told_and_can_be_counted(tmp_path, capsys
     many = [{**BOX, "score": 0.95}] * 301 + [{**BOX, "score": 0.4}] * 9
     code, record = run(tmp_path, a=many)
     assert code == 0
-    assert "a.json has up to 301 predictions of at least 0.5 an image; the best 300" in (
+    assert "a.json has up to 301 predictions per image of at least 0.5; the best 300" in (
         capsys.readouterr().out
     )
     assert record["table"][0]["micro_precision"] == pytest.approx(1 / 300)

@@ -41,7 +41,7 @@ TO_YOLO = "convert --from coco --to yolo --annotations a.json --images images"
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (f"{SCORE} --out a.json", "--out a.json is the file of --annotations, which would be lost"),
+        (f"{SCORE} --out a.json", "--out a.json is the file of --annotations and would replace it"),
         (f"{SCORE} --out ./images/../a.json", "is the file of --annotations"),
         (f"{SCORE} --out linked.json", "--out linked.json is the file of --annotations"),
         (f"{SCORE} --out twin.json", "--out twin.json is the file of --predictions"),
@@ -50,11 +50,11 @@ TO_YOLO = "convert --from coco --to yolo --annotations a.json --images images"
         (f"{PREDICT} --save-predictions o.json --out ./o.json", "cannot both be written"),
         (f"{PREDICT} --save-predictions o --out o/p.json", "cannot both be written"),
         (f"{PREDICT} --save-predictions o/p.json --out o", "cannot both be written"),
-        (f"{PREDICT} --images images --out images/1.png", "is there already, among the files of"),
+        (f"{PREDICT} --images images --out images/1.png", "already exists among the files of"),
         (f"{POINTS} --out d.ckpt", "--out d.ckpt is the file of --ckpt"),
         (f"{POINTS} --out o.png --curves o.png", "--curves o.png and --out o.png cannot both"),
-        (f"{POINTS} --out a.json/o.json", "a.json is no folder; name a file in a folder"),
-        (f"{POINTS} --out /dev/null", "/dev/null is no ordinary file; name a file"),
+        (f"{POINTS} --out a.json/o.json", "a.json is not a folder; name a file in a folder"),
+        (f"{POINTS} --out /dev/null", "/dev/null is not a regular file; name a file"),
         ("export --ckpt c.ckpt --out c.ckpt", "--out c.ckpt is the file of --ckpt"),
         ("export --ckpt c.ckpt --out m.onnx --report c.ckpt", "--report c.ckpt is the file of"),
         ("export --ckpt c.ckpt --out m --report m", "--report m and --out m cannot both"),
@@ -65,8 +65,8 @@ TO_YOLO = "convert --from coco --to yolo --annotations a.json --images images"
         ("mil-cv --config r.yaml --data bags.npz --out r.yaml", "is the file of --config"),
         ("mil-assumptions --model r.yaml --out r.yaml", "is the file of --model"),
         ("compare --predictions p.json q.json --out q.json", "is the file of --predictions"),
-        ("compare --predictions run q.json --out run/predictions/test.json", "is there already"),
-        ("compare --predictions run q.json --out run/config.yaml", "is there already, among"),
+        ("compare --predictions run q.json --out run/predictions/test.json", "already exists"),
+        ("compare --predictions run q.json --out run/config.yaml", "already exists among"),
         ("check-data --config r.yaml --out r.yaml", "is the file of --config"),
         ("check-data --config r.yaml --data.file bags.npz --out bags.npz", "of --data.file"),
         ("check-data --config r.yaml --data.file=bags.npz --out bags.npz", "of --data.file"),
@@ -115,7 +115,7 @@ def test_other_files_may_be_written(folder, words):
 
 def test_a_folder_that_may_not_be_written_in(folder, monkeypatch):
     monkeypatch.setattr(commands._outputs.os, "access", lambda path, mode: path.name != "run")
-    with pytest.raises(ValueError, match=r"--out run/new/o.json: nothing may be written in .*run;"):
+    with pytest.raises(ValueError, match=r"--out run/new/o.json: no permission to write in .*run;"):
         check(f"{SCORE} --out run/new/o.json")
     check(f"{SCORE} --out new/o.json")
 

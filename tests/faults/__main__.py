@@ -1,6 +1,6 @@
-"""`python -m tests.faults [WORD ...]`: run the corpus, count it by kind, list what got through.
+"""`python -m tests.faults [WORD ...]`: run the corpus, count cases by kind and list failures.
 
-Words choose the cases whose name holds one of them; then nothing runs in a process of its own.
+Words select the cases whose name contains one of them; then no case runs in a separate process.
 """
 
 import os
@@ -14,12 +14,12 @@ from tempfile import TemporaryDirectory
 from tests.faults.case import ROOT, Case, judge, run_apart, run_here, words_of
 from tests.faults.corpus import APART, CASES
 
-LIMIT = 20.0  # seconds from which a case counts as a hang
-LIMIT_APART = 90.0  # with starting Python and importing everything
+LIMIT = 20.0  # seconds after which a case counts as a hang
+LIMIT_APART = 90.0  # same in a separate process, with the start of Python and all imports
 
 
 def run_case(case: Case, apart: bool = False) -> tuple[list[str], str]:
-    """Run one case in a folder of its own and return its failures and its stderr."""
+    """Run one case in a temporary folder and return its failures and its stderr."""
     with TemporaryDirectory(prefix="segmil-fault-") as name:
         folder = Path(name)
         words = words_of(case, folder)
@@ -28,7 +28,7 @@ def run_case(case: Case, apart: bool = False) -> tuple[list[str], str]:
 
 
 def run_all(jobs: Iterable[tuple[str, Case, bool]]) -> int:
-    """Run cases, each under the title that it is counted by; return how many failed."""
+    """Run cases, count them by title and return the number of failures."""
     seen, failed = Counter[str](), Counter[str]()
     start = time.perf_counter()
     for title, case, apart in jobs:
@@ -38,18 +38,18 @@ def run_all(jobs: Iterable[tuple[str, Case, bool]]) -> int:
             failed[title] += 1
             sys.stdout.write(f"{case}: {'; '.join(faults)}\n    {message[:600]!r}\n")
     for title, count in seen.items():
-        sys.stdout.write(f"{title:<28}{count - failed[title]:4} of {count:4} refused as promised\n")
+        sys.stdout.write(f"{title:<28}{count - failed[title]:4} of {count:4} rejected correctly\n")
     total, bad, seconds = seen.total(), failed.total(), time.perf_counter() - start
     sys.stdout.write(f"{'in all':<28}{total - bad:4} of {total:4} in {seconds:.0f} s\n")
     return bad if total else 1
 
 
 def main(chosen: list[str]) -> int:
-    """Return the exit code: 0 where every case was refused as promised."""
+    """Return the exit code: 0 if every case was rejected correctly."""
     os.chdir(ROOT)
     cases = [c for c in CASES if not chosen or any(word in str(c) for word in chosen)]
     jobs = [(case.kind, case, False) for case in cases]
-    jobs += [] if chosen else [("in a process of its own", case, True) for case in APART]
+    jobs += [] if chosen else [("in a separate process", case, True) for case in APART]
     return min(run_all(jobs), 1)
 
 

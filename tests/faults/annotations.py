@@ -17,7 +17,7 @@ _IMAGE = sets.truth()["images"][0]
 
 
 def scored(folder: Path, content: bytes | str | dict[str, Any] | None = None) -> list[object]:
-    """Score sound predictions on ``truth.json``, written here unless it is there already."""
+    """Score sound predictions on ``truth.json``, which is written unless it exists."""
     file, predictions = folder / "truth.json", folder / "predictions.json"
     if isinstance(content, bytes):
         file.write_bytes(content)
@@ -33,7 +33,7 @@ def file_case(name: str, content: bytes | str, *expected: str) -> Case:
 
 
 def record_case(name: str, change: Change, *expected: str) -> Case:
-    """Break one record of a sound file and score with it."""
+    """Break one record of a valid file and score with it."""
 
     def build(folder: Path) -> list[object]:
         data = sets.truth()
@@ -49,7 +49,7 @@ def set_case(
     *expected: str,
     fit: bool = False,
 ) -> Case:
-    """Break the training file of a COCO folder, or a file beside it; convert it, or train on it."""
+    """Break the training file of a COCO folder, or another file; convert it or train on it."""
 
     def build(folder: Path) -> list[object]:
         sets.write_coco(folder)
@@ -63,7 +63,7 @@ def set_case(
 
 
 def converted(folder: Path, file: Path) -> list[object]:
-    """Read images and annotations as training does, in a tenth of the time that it needs."""
+    """Read images and annotations as in training, in a tenth of the time."""
     where = ["--annotations", file, "--images", folder / "images/train", "--out", folder / "yolo"]
     return ["evaluate", "convert", "--from", "coco", "--to", "yolo", *where, "--skip-crowds"]
 
@@ -143,12 +143,12 @@ RECORDS = [
     record_case("an image as a name", lambda d: d.update(images=["11.png"]), "image number 0"),
     record_case("an image without id", without("images", "id"), "lacks id"),
     record_case("an image without height", without("images", "height"), "lacks height", "11"),
-    record_case("an image id as text", image(id="11"), "'11'", "number it"),
-    record_case("an image id with a fraction", image(id=11.5), "11.5", "number it"),
-    record_case("an image id null", image(id=None), "none", "number it"),
-    record_case("an image id true", image(id=True), "true", "number it"),
-    record_case("an image id of 70 bits", image(id=2**70), str(2**70), "number it"),
-    record_case("an image id as a list", image(id=[11]), "[11]", "number it"),
+    record_case("an image id as text", image(id="11"), "'11'", "integer id"),
+    record_case("an image id with a fraction", image(id=11.5), "11.5", "integer id"),
+    record_case("an image id null", image(id=None), "none", "integer id"),
+    record_case("an image id true", image(id=True), "true", "integer id"),
+    record_case("an image id of 70 bits", image(id=2**70), str(2**70), "integer id"),
+    record_case("an image id as a list", image(id=[11]), "[11]", "integer id"),
     record_case("the same image id twice", image(id=12), "12 occurs twice", "renumber"),
     record_case("height 0", image(height=0), "image 11", "height and width"),
     record_case("height negative", image(height=-32), "image 11", "-32"),
@@ -164,8 +164,8 @@ RECORDS = [
                 "lacks image_id", "101"),
     record_case("an annotation without category", without("annotations", "category_id"),
                 "lacks category_id", "101"),
-    record_case("an annotation id as text", annotation(id="101"), "'101'", "number it"),
-    record_case("an annotation id with a fraction", annotation(id=1.5), "1.5", "number it"),
+    record_case("an annotation id as text", annotation(id="101"), "'101'", "integer id"),
+    record_case("an annotation id with a fraction", annotation(id=1.5), "1.5", "integer id"),
     record_case("the same annotation id twice", annotation(id=102), "102 occurs twice"),
     record_case("an unknown image", annotation(image_id=99), "99", "101", "no such image"),
     record_case("an image named as text", annotation(image_id="11"), "101", "no such image"),
@@ -226,7 +226,7 @@ RECORDS = [
     record_case("a category as a name", lambda d: d.update(categories=["cell"]),
                 "category number 0"),
     record_case("a category without name", without("categories", "name"), "lacks name", "3"),
-    record_case("a category id as text", category(id="3"), "'3'", "number it"),
+    record_case("a category id as text", category(id="3"), "'3'", "integer id"),
     record_case("the same category id twice", category(id=7), "7 occurs twice", "renumber"),
     record_case("the same category name twice", category(name="dot"), "'dot' occurs twice",
                 "rename"),

@@ -20,7 +20,7 @@ def crossed(folder: Path, file: Path) -> list[object]:
 
 
 def array_case(name: str, changes: Callable[[], dict[str, Any]], *expected: str) -> Case:
-    """Cross-validate on a file some of whose arrays are changed, or left out where None."""
+    """Cross-validate on a file with some arrays changed, or left out if None."""
 
     def build(folder: Path) -> list[object]:
         return crossed(folder, sets.write_bags(folder / "bags.npz", **changes()))
@@ -29,7 +29,7 @@ def array_case(name: str, changes: Callable[[], dict[str, Any]], *expected: str)
 
 
 def file_case(name: str, change: Callable[[bytes], bytes], *expected: str) -> Case:
-    """Cross-validate on a file whose bytes are changed."""
+    """Cross-validate on a file with changed bytes."""
 
     def build(folder: Path) -> list[object]:
         file = sets.write_bags(folder / "bags.npz")
@@ -50,7 +50,7 @@ def fit_case(name: str, changes: dict[str, Any], words: list[object], *expected:
 
 
 def applied_case(name: str, changes: Callable[[], dict[str, Any]], *expected: str) -> Case:
-    """Score a sound checkpoint on a wrong file."""
+    """Score a valid checkpoint on a wrong file."""
 
     def build(folder: Path) -> list[object]:
         file = sets.write_bags(folder / "other.npz", **changes())
@@ -73,7 +73,7 @@ def of(array: str, change: Callable[[Any], Any]) -> Callable[[], dict[str, Any]]
 
 
 class Code:
-    """Pickles to a call that leaves a marker."""
+    """Object that writes a marker file when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self._marker = marker
@@ -83,7 +83,7 @@ class Code:
 
 
 def _member(header: bytes) -> bytes:
-    """Return an npz whose X is the bytes of a header and nothing else."""
+    """Return an npz file whose X consists of the given header only."""
     file = io.BytesIO()
     np.savez(file, **{k: v for k, v in sets.bags().items() if k != "X"})
     with zipfile.ZipFile(file, "a") as archive:

@@ -1,7 +1,7 @@
-"""One broken input, the command that reads it, and whether the command refuses it as promised.
+"""Test cases of a broken input and the command that has to reject it.
 
-Promised are exit code 2 and one message on stderr that names the place and the remedy; never a
-traceback, a hang, silence, or a run with a checkpoint. Code inside a file must not run.
+A command must reject a broken input with exit code 2 and one message on stderr that names the place
+and the remedy. It must not print a traceback, hang, stay silent, train, or run code in a file.
 """
 
 import contextlib
@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-MARKER = "code-was-run"  # what code inside a file would write beside it
-LONGEST = 4000  # characters of one message: twenty problems with their places and remedies
+MARKER = "code-was-run"  # file that code inside an input would write
+LONGEST = 4000  # characters of a message: twenty problems with their places and remedies
 _MESSAGE = re.compile(r"^(?:\w+\.py(?: [\w-]+)?: )?error: ", re.MULTILINE)
 _SECOND = re.compile(
     r"Traceback|^\w*(?:Error|Exception)\b|HDF5-DIAG|Exception ignored", re.MULTILINE
@@ -31,15 +31,15 @@ _TRAINING = ("fit", "validate", "test", "predict")
 
 @dataclass(frozen=True)
 class Case:
-    """A fault that a user's input can have.
+    """A fault of a user's input.
 
     Attributes:
-        kind: sort of file.
-        name: what is wrong, unique within the kind.
+        kind: kind of file.
+        name: description of the fault, unique within the kind.
         build: writes the broken files into an empty folder and returns the command's words,
             ``train`` or ``evaluate`` first.
-        expected: parts of the message, upper and lower case alike.
-        long: whether it takes a good part of a second, by a recipe of many keys.
+        expected: required parts of the message, ignoring case.
+        long: whether the case is slow, because its recipe has many keys.
     """
 
     kind: str
@@ -54,10 +54,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command did.
+    """Result of a command.
 
     Attributes:
-        code: exit code; None where it did not end by itself.
+        code: exit code; None if the command did not end by itself.
         out: standard output.
         err: standard error.
         seconds: wall time.
@@ -70,7 +70,7 @@ class Outcome:
 
 
 class Hang(BaseException):
-    """Raised by the alarm; no ``except Exception`` may take it."""
+    """Raised by the alarm; not an Exception, so that ``except Exception`` does not catch it."""
 
 
 def words_of(case: Case, folder: Path) -> list[str]:
@@ -97,7 +97,7 @@ def run_here(words: list[str], limit: float) -> Outcome:
             code = main(words[1:])
         except Hang:
             pass
-        except BaseException as error:  # whatever leaves main is the finding
+        except BaseException as error:  # any exception that leaves main is a failure
             fallen = f"Traceback: {type(error).__name__} left main: {error}\n"
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -108,7 +108,7 @@ def run_here(words: list[str], limit: float) -> Outcome:
 
 
 def run_apart(words: list[str], limit: float) -> Outcome:
-    """Run a command in a process of its own, as a user does."""
+    """Run a command in a separate process, as a user does."""
     command = [sys.executable, str(ROOT / f"{words[0]}.py"), *words[1:]]
     start = time.perf_counter()
     try:
@@ -121,7 +121,7 @@ def run_apart(words: list[str], limit: float) -> Outcome:
 
 
 def judge(case: Case, outcome: Outcome, folder: Path) -> list[str]:
-    """Return what the command did not keep of its promise, nothing if all is well."""
+    """Return the failures of a command, an empty list if it rejected the input correctly."""
     faults = []
     if outcome.code is None:
         faults.append(f"did not end by itself ({outcome.seconds:.1f} s)")
@@ -157,7 +157,7 @@ def _message_faults(outcome: Outcome) -> list[str]:
 
 @contextlib.contextmanager
 def _captured() -> Iterator[Callable[[], tuple[str, str]]]:
-    """Catch what Python writes and what libraries write to the descriptors past Python."""
+    """Capture the output of Python and of libraries that write to the file descriptors."""
     streams = io.StringIO(), io.StringIO()
     sys.stdout.flush()
     sys.stderr.flush()

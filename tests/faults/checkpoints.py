@@ -1,4 +1,4 @@
-"""Broken checkpoints and weight files, and sound ones of the wrong kind."""
+"""Broken checkpoints and weight files, and valid ones of the wrong kind."""
 
 import io
 import pickle
@@ -58,7 +58,7 @@ def detected(folder: Path, file: Path) -> list[object]:
 def bytes_case(
     name: str, change: Callable[[bytes], bytes], *expected: str, use: Words = scored
 ) -> Case:
-    """Use a sound checkpoint whose bytes are changed."""
+    """Use a checkpoint with changed bytes."""
 
     def build(folder: Path) -> list[object]:
         file = folder / "broken.ckpt"
@@ -76,7 +76,7 @@ def content_case(
     of: Callable[[], Path] = sets.mil_checkpoint,
     named: str = "broken.ckpt",
 ) -> Case:
-    """Use a sound checkpoint whose content is changed, in place or for what is returned."""
+    """Use a checkpoint with changed content; ``change`` works in place or returns new content."""
 
     def build(folder: Path) -> list[object]:
         content = torch.load(of(), weights_only=True)
@@ -111,7 +111,7 @@ def _plain_pickle(folder: Path) -> list[object]:
 
 
 def _repacked(content: bytes, lost: str) -> bytes:
-    """Return an archive without the members whose name holds ``lost``."""
+    """Return an archive without the members whose name contains ``lost``."""
     whole, rest = zipfile.ZipFile(io.BytesIO(content)), io.BytesIO()
     with zipfile.ZipFile(rest, "w") as archive:
         for name in whole.namelist():
@@ -135,7 +135,7 @@ def _flipped(content: bytes) -> bytes:
 
 
 def record(key: str, value: Any = None) -> Callable[[dict[str, Any]], None]:
-    """Set ``a.b`` of the record, or remove it where the value is None."""
+    """Set ``a.b`` of the record, or remove it if the value is None."""
 
     def change(content: dict[str, Any]) -> None:
         section = content["segmil"]

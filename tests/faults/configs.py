@@ -20,12 +20,12 @@ def fit(file: Path, *words: object) -> list[object]:
 
 
 def briefly(file: Path, *words: object) -> list[object]:
-    """Train for an epoch; nothing that concerns the trainer is set aside for it."""
+    """Train for an epoch with the trainer settings of the recipe."""
     return ["train", "fit", "--config", file, "--trainer.max_epochs", 1, *words]
 
 
 def file_case(name: str, content: bytes | str, *expected: str) -> Case:
-    """Train by a recipe that is these bytes."""
+    """Train with a recipe of the given bytes."""
 
     def build(folder: Path) -> list[object]:
         file = folder / "recipe.yaml"
@@ -43,7 +43,7 @@ def key_case(
     recipe: str = _MIL,
     start: Callable[..., list[object]] = fit,
 ) -> Case:
-    """Set one key of a sound recipe, given as ``a.b.c``."""
+    """Set one key of a valid recipe, given as ``a.b.c``."""
 
     def build(folder: Path) -> list[object]:
         content = yaml.safe_load(recipe)
@@ -65,7 +65,7 @@ def seg_case(name: str, key: str, value: Any, *expected: str) -> Case:
 def flag_case(
     name: str, words: list[object], *expected: str, start: Callable[..., list[object]] = fit
 ) -> Case:
-    """Give a wrong flag beside a sound recipe."""
+    """Pass a wrong flag with a valid recipe."""
     recipe = Path("configs/quickstart/abmil.yaml")
     return Case("flags", name, lambda _: start(recipe, *words), expected)
 
@@ -317,7 +317,7 @@ FLAGS = [
 
 
 def scored_case(name: str, words: list[object], *expected: str, command: str = "coco") -> Case:
-    """Score sound files with a wrong number."""
+    """Score valid files with a wrong number."""
 
     def build(folder: Path) -> list[object]:
         files = folder / "truth.json", folder / "found.json"

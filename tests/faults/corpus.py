@@ -1,4 +1,4 @@
-"""All cases, and those of them that also run as a user runs them."""
+"""All cases, and the cases that also run in a separate process."""
 
 from tests.faults import annotations, bags, checkpoints, configs, features, predictions, yolo
 from tests.faults.case import Case
@@ -6,7 +6,7 @@ from tests.faults.case import Case
 KINDS = (annotations, yolo, predictions, bags, features, configs, checkpoints)
 CASES: list[Case] = [case for kind in KINDS for case in kind.CASES]
 
-# One a command, for a process of its own.
+# One case per command.
 _APART = (
     "config: a tab",  # fit
     "checkpoint: cut in half, to validate",

@@ -21,14 +21,14 @@ SLIDES = [f"s{k}" for k in range(8)]
 
 
 def arrays(slide: str) -> dict[str, Any]:
-    """Return 5 instances of 4 features and their places."""
+    """Return 5 instances of 4 features and their coordinates."""
     rng = np.random.default_rng(int(slide[1:]))
     features = rng.normal(size=(5, 4)).astype(np.float16)
     return {"features": features, "coords": np.arange(10).reshape(5, 2) * 256}
 
 
 def lines() -> list[dict[str, str]]:
-    """Return the lines of a sound table; two slides a patient."""
+    """Return the lines of a valid table with two slides per patient."""
     return [
         {"slide_id": s, "patient_id": f"p{k // 2}", "label": ("benign", "tumour")[k // 2 % 2]}
         for k, s in enumerate(SLIDES)
@@ -36,7 +36,7 @@ def lines() -> list[dict[str, str]]:
 
 
 def write_set(folder: Path) -> tuple[Path, Path]:
-    """Write a table and features in four formats; return both places."""
+    """Write a table and features in four formats; return both paths."""
     import h5py
     from safetensors.numpy import save_file
 
@@ -74,7 +74,7 @@ def crossed(folder: Path, *words: object) -> list[object]:
 
 
 def table_case(name: str, change: Callable[[list[dict[str, str]]], Any], *expected: str) -> Case:
-    """Change the lines of the table, in place or for what is returned: lines, or text."""
+    """Change the lines of the table; ``change`` works in place or returns lines or text."""
 
     def build(folder: Path) -> list[object]:
         write_set(folder)
@@ -105,7 +105,7 @@ def file_case(
 
 
 def fit_case(name: str, words: list[object], *expected: str) -> Case:
-    """Train on a sound set with arguments that do not fit it."""
+    """Train on a valid set with arguments that do not fit it."""
 
     def build(folder: Path) -> list[object]:
         table, place = write_set(folder)
@@ -227,7 +227,7 @@ def _half(content: bytes) -> bytes:
 
 
 def h5(**changes: Any) -> Callable[[Path], None]:
-    """Write an h5 file with some arrays changed, or left out where None."""
+    """Write an h5 file with some arrays changed, or left out if None."""
 
     def change(file: Path) -> None:
         import h5py

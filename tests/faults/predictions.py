@@ -13,7 +13,7 @@ _MASK = sets.results()[0]["segmentation"]
 
 
 def results_case(name: str, content: bytes | str, *expected: str, command: str = "coco") -> Case:
-    """Score a broken results file against sound annotations."""
+    """Score a broken results file against valid annotations."""
 
     def build(folder: Path) -> list[object]:
         file, truth = folder / "found.json", folder / "truth.json"
@@ -179,7 +179,7 @@ TABLES = [
 
 
 def compared_case(name: str, second: str, *expected: str) -> Case:
-    """Compare a sound table of bags with one that does not belong to it."""
+    """Compare a valid table of bags with a table that does not match it."""
 
     def build(folder: Path) -> list[object]:
         files = folder / "first.csv", folder / "second.csv"

@@ -1,4 +1,4 @@
-"""Small sound inputs, made once; every case breaks a copy."""
+"""Small valid inputs, made once; every case breaks a copy."""
 
 import atexit
 import copy
@@ -47,7 +47,7 @@ def truth() -> dict[str, Any]:
 
 
 def results() -> list[dict[str, Any]]:
-    """Return sound predictions for ``truth``."""
+    """Return valid predictions for ``truth``."""
     row = {"image_id": 11, "category_id": 3, "score": 0.9, "bbox": [4, 4, 12, 12]}
     rows = [row, row | {"image_id": 12, "category_id": 7, "score": 0.4}]
     return copy.deepcopy([r | {"segmentation": _RUNS} for r in rows])
@@ -72,21 +72,21 @@ def write_coco(root: Path) -> Path:
 
 
 def bags() -> dict[str, Any]:
-    """Return the arrays of 20 bags of 3 instances with 4 features; bag b is of patient b // 2."""
+    """Return arrays of 20 bags of 3 instances with 4 features; bag b is from patient b // 2."""
     labels = np.arange(20) // 2 % 2
     features = np.random.default_rng(0).normal(size=(60, 4)) + labels.repeat(3)[:, None]
     return {"X": features, "bag_index": np.arange(60) // 3, "y": labels}
 
 
 def write_bags(file: Path, **changes: Any) -> Path:
-    """Write ``bags`` with some arrays changed, or left out where None."""
+    """Write ``bags`` with some arrays changed, or left out if None."""
     arrays = {k: v for k, v in (bags() | changes).items() if v is not None}
     np.savez(file, **arrays)
     return file
 
 
 def write_recipe(file: Path, source: str = "configs/mil/abmil.yaml", **trainer: Any) -> Path:
-    """Write a shipped recipe that trains for three steps, or as ``trainer`` says."""
+    """Write a recipe of configs/ that trains for three steps, or with the given ``trainer``."""
     recipe = yaml.safe_load((ROOT / source).read_text())
     recipe["trainer"] |= {"max_steps": 3} | trainer
     recipe["model"]["init_args"]["threshold"] = 0.5  # a fold of small sets has nothing to choose by
@@ -96,7 +96,7 @@ def write_recipe(file: Path, source: str = "configs/mil/abmil.yaml", **trainer: 
 
 @functools.cache
 def shared() -> Path:
-    """Return a folder that lives as long as this process, for what takes long to make."""
+    """Return a folder that exists until the process ends, for inputs that are slow to make."""
     folder = Path(tempfile.mkdtemp(prefix="segmil-faults-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

@@ -1,4 +1,4 @@
-"""The corpus of broken inputs, the sound ones beside it, and the judge itself."""
+"""Tests of the corpus of broken inputs, of the valid inputs, and of the judge."""
 
 import json
 import os
@@ -30,12 +30,12 @@ def test_names_are_unique_and_every_command_has_a_case_of_its_own(tmp_path):
         "fit", "validate", "test", "predict",
         "check-data", "coco", "operating-point", "mil", "mil-cv", "compare", "convert",
     }  # fmt: skip
-    started = [words_of(case, tmp_path)[0] for case in ONE_A_PROGRAM]
+    started = [words_of(case, tmp_path)[0] for case in ONE_PER_PROGRAM]
     assert started == ["train", "evaluate"]
 
 
 def marked(number, case):
-    """Parsing a recipe takes a third of a second, so every fourth such case is a quick one."""
+    """Parsing a recipe takes a third of a second, so three of four such cases are slow tests."""
     slow = case.long or (case.kind == "config" and number % 4)
     return pytest.param(case, id=str(case), marks=[pytest.mark.slow] if slow else [])
 
@@ -46,14 +46,14 @@ def test_refused_with_one_message_and_code_2(case):
     assert faults == [], message
 
 
-# Starting Python takes seconds: `make faults` does it for every command, this for both programs.
-# What a command itself does with such a case is the same in this process, above.
-ONE_A_PROGRAM = [c for c in APART if str(c) in ("config: a tab", "annotations: cut in half")]
-ONE_A_PROGRAM.sort(key=str, reverse=True)
+# Starting Python takes seconds: `make faults` does it for every command, this test for one case per
+# program. The commands are tested in this process above.
+ONE_PER_PROGRAM = [c for c in APART if str(c) in ("config: a tab", "annotations: cut in half")]
+ONE_PER_PROGRAM.sort(key=str, reverse=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ONE_A_PROGRAM, ids=str)
+@pytest.mark.parametrize("case", ONE_PER_PROGRAM, ids=str)
 def test_refused_in_a_process_of_its_own(case):
     faults, message = run_case(case, apart=True)
     assert faults == [], message
@@ -116,7 +116,7 @@ SOUND = {
 
 @pytest.mark.parametrize("name", SOUND)
 def test_the_sound_input_is_taken(name, tmp_path):
-    """Else every case that breaks it would pass for a wrong reason."""
+    """Otherwise every case that breaks it would pass for the wrong reason."""
     outcome = run_here(words_of(Case("sound", name, SOUND[name], ()), tmp_path), 60)
     assert outcome.code == 0, outcome.err
 

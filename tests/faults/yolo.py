@@ -1,4 +1,4 @@
-"""Broken YOLO sets, conversions that cannot be done, and sets that `check-data` refuses."""
+"""Broken YOLO sets, impossible conversions, and sets that `check-data` rejects."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ _LABELS = {"11": _LINE * 2, "12": _LINE.replace("0 ", "1 ", 1), "13": ""}
 
 
 def write_yolo(root: Path) -> Path:
-    """Write a sound set of three images a split, the last without objects."""
+    """Write a valid set of three images per split, the last without objects."""
     for split in ("train", "val"):
         sets.write_images(root / "images" / split)
         (root / "labels" / split).mkdir(parents=True)
@@ -37,7 +37,7 @@ def converted(root: Path, *words: object) -> list[object]:
 def set_case(
     name: str, change: Callable[[Path], object], *expected: str, fit: bool = False
 ) -> Case:
-    """Break a sound set, then convert it, or train on it."""
+    """Break a valid set, then convert it or train on it."""
 
     def build(folder: Path) -> list[object]:
         change(write_yolo(folder))
@@ -58,7 +58,7 @@ def yaml_case(name: str, content: bytes | str, *expected: str) -> Case:
 
 
 def line_case(name: str, line: bytes | str, *expected: str, number: int = 2) -> Case:
-    """Put a line behind a sound one."""
+    """Append a line to a valid one."""
 
     def change(root: Path) -> None:
         content = line if isinstance(line, bytes) else line.encode()
@@ -116,7 +116,7 @@ YOLO = [
     yaml_case("a name twice", _YAML.replace("dot", "cell"), "'cell' occurs twice"),
     yaml_case("a name that YAML reads as no", _YAML.replace("dot", "no"), "class 1", "quotes"),
     yaml_case("another number of classes", _YAML + "nc: 3\n", "nc", "2 names"),
-    yaml_case("key points", _YAML + "kpt_shape: [17, 3]\n", "polygons"),
+    yaml_case("keypoints", _YAML + "kpt_shape: [17, 3]\n", "polygons"),
     yaml_case("no splits", "names: [cell, dot]\n", "train"),
     yaml_case("a split of another name", _YAML.replace("train:", "training:"), "train"),
     yaml_case("a folder that is missing", _YAML.replace("images/train", "images/all"),
@@ -149,7 +149,7 @@ YOLO = [
     line_case("a class alone", "0\n", "3 points"),
     line_case("a box of a detection set", "0 0.5 0.5 0.2 0.2\n", "boxes_as_masks"),
     line_case("a NaN", "0 nan 0.1 0.5 0.1 0.5 0.5\n", "nan"),
-    line_case("commas", _LINE.replace(" ", ","), "blanks"),
+    line_case("commas", _LINE.replace(" ", ","), "spaces"),
     line_case("decimal commas", "0 0,1 0,1 0,5 0,1 0,5 0,5\n", "0,1"),
     line_case("UTF-16", _LINE.encode("utf-16"), "plain text", number=0),
 ]  # fmt: skip

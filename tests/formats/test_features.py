@@ -131,7 +131,7 @@ def test_packed_archives_are_refused(tmp_path):
     ):
         for name in old.namelist():
             new.writestr(name, old.read(name))
-    with pytest.raises(DataProblems, match=r"b\.pt.*: refused: an archive with packed entries"):
+    with pytest.raises(DataProblems, match=r"b\.pt.*: refused: an archive with compressed entries"):
         read_features(tmp_path / "b.pt")
 
 
@@ -172,10 +172,10 @@ def safetensors_with(**entry):
         (safetensors_with(shape=[3, 2]), r"of shape \(3, 2\) lies at 0:8"),
         (safetensors_with(shape=[10**9, 10**9, 10**9]), "lies at 0:8"),
         (safetensors_with(dtype="F8_E4M3"), "holds F8_E4M3"),
-        (safetensors_with(data_offsets=[0, 9]), "bytes, its header tells"),
-        (safetensors_with(data_offsets=[8, 0]), "bytes, its header tells"),
+        (safetensors_with(data_offsets=[0, 9]), "bytes, its header says"),
+        (safetensors_with(data_offsets=[8, 0]), "bytes, its header says"),
         ((1 << 60).to_bytes(8, "little"), "broken header"),
-        ((2).to_bytes(8, "little") + b"[]", "no table"),
+        ((2).to_bytes(8, "little") + b"[]", "not a table"),
         ((2).to_bytes(8, "little") + b"{}", "no tensor 'features'"),
     ],
 )
@@ -227,7 +227,7 @@ def test_what_is_no_feature_file(tmp_path):
     torch.save([torch.ones(2)], tmp_path / "list.pt")
     torch.save(torch.eye(3).to_sparse(), tmp_path / "sparse.pt")
     for name in ("list.pt", "sparse.pt"):
-        with pytest.raises(DataProblems, match="no dense tensor"):
+        with pytest.raises(DataProblems, match="not a dense tensor"):
             read_header(tmp_path / name)
 
 

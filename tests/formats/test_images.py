@@ -68,7 +68,7 @@ def test_what_cannot_be_read_is_named(tmp_path):
         with pytest.raises(ValueError, match=r"short\.png cannot be read: Truncated IHDR"):
             read(tmp_path / "short.png")
     Image.fromarray(np.ones((4, 4), dtype=np.float32)).save(tmp_path / "float.tif")
-    with pytest.raises(ValueError, match=r"float\.tif has pixels of kind F"):
+    with pytest.raises(ValueError, match=r"float\.tif has pixels of mode F"):
         read_rgb(tmp_path / "float.tif")
     Image.fromarray(np.full((4, 4), 70000, dtype=np.int32)).save(tmp_path / "int.tif")
     with pytest.raises(ValueError, match="values from 70000"):

@@ -214,7 +214,7 @@ def test_what_does_not_fit_together():
 
     model = SCMIL(64, 2, "binary", learner=headless, view_instances=4)
     module(model)
-    with pytest.raises(ValueError, match="no parameter beside those of its embedding"):
+    with pytest.raises(ValueError, match="no parameter to train except those of its embedding"):
         module(model, two_stage=True)
 
 

@@ -65,7 +65,7 @@ def test_precision_that_would_halve_boxes_is_refused(precision):
     module = SegmentationModule(make_model(), adamw)
     module._trainer = Trainer()
     module._trainer.precision = precision
-    with pytest.raises(ValueError, match=f"{precision} would halve .* set {precision[:-4]}mixed"):
+    with pytest.raises(ValueError, match=f"{precision} would convert .* set {precision[:-4]}mixed"):
         module.setup("fit")
 
 

@@ -242,7 +242,7 @@ def test_a_service_that_died_between_two_runs_is_replaced(
 def test_a_service_of_a_parent_process_that_is_gone_is_replaced(
     loggers, offline_wandb, monkeypatch, caplog
 ):
-    wandb_logger._forget_service()
+    wandb_logger._discard_service()
     monkeypatch.setenv("WANDB_SERVICE", f"3-{os.getpid()}-unix-{offline_wandb}/gone")
     both = loggers()
     with caplog.at_level(logging.WARNING):
@@ -327,9 +327,9 @@ def test_the_environment_can_switch_an_online_run_off(asked, mode, offline_wandb
 
 def test_waiting_for_the_end_is_bounded():
     with pytest.raises(TimeoutError, match=r"0\.05 s"):
-        wandb_logger._within(0.05, lambda: time.sleep(2))
+        wandb_logger._run_with_timeout(0.05, lambda: time.sleep(2))
     with pytest.raises(KeyError):
-        wandb_logger._within(5, lambda: {}["x"])
+        wandb_logger._run_with_timeout(5, lambda: {}["x"])
 
 
 def test_processes_after_the_first_touch_nothing(loggers, offline_wandb, monkeypatch):

@@ -11,7 +11,6 @@ import re
 import numpy as np
 import pytest
 
-import evaluate
 from tests.support.copied_tree import copy_tree, run_python, walk_through
 
 pytestmark = pytest.mark.slow  # half a minute
@@ -83,9 +82,6 @@ def test_a_datamodule_reads_its_suffix_in_evaluation(tree, trained):
     }  # fmt: skip
 
 
-@pytest.mark.skipif(
-    not hasattr(evaluate, "command_modules"), reason="evaluate.py lists its commands by hand"
-)
 def test_a_command_is_found(tree):
     done = run_python(tree, "evaluate.py", "count-rows", "three.bags")
     assert (done.returncode, done.stdout) == (0, "three.bags: 6 rows\n"), done.stderr

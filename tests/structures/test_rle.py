@@ -107,7 +107,7 @@ def test_packed_masks_round_trip_and_select():
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("5 3", "alphabet"), ("P" * 3, "breaks off"), (b"\xff", "alphabet"), ("M", "negative")],
+    [("5 3", "alphabet"), ("P" * 3, "in the middle"), (b"\xff", "alphabet"), ("M", "negative")],
 )
 def test_broken_text_is_refused(text, message):
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""Models and protocols that cannot be trained together with other folds, each by one fault."""
+"""Models and protocols that cannot be trained together with other folds, each for one reason."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ from structures import MILOutput
 
 
 class Counting(InstanceMINet):
-    """Holds state that a pass changes."""
+    """Has a buffer that a forward pass changes."""
 
     def __init__(self, *facts):
         super().__init__(*facts, hidden_sizes=[4])
@@ -27,7 +27,7 @@ class Counting(InstanceMINet):
 
 
 class Normalising(InstanceMINet):
-    """Looks at all bags of a step."""
+    """Uses the mean over all bags of a step."""
 
     def pool(self, bags):
         return super().pool(
@@ -36,7 +36,7 @@ class Normalising(InstanceMINet):
 
 
 class Leaking(InstanceMINet):
-    """Adds nothing but a gradient of all bags of a step."""
+    """Adds zero with a gradient to all bags of a step."""
 
     def pool(self, bags):
         mean = bags.features.mean()
@@ -45,7 +45,7 @@ class Leaking(InstanceMINet):
 
 
 class Weighing(InstanceMINet):
-    """Has a number a class that differs between folds and fits one network only."""
+    """Has a value that differs between folds and is read as a single number."""
 
     def __init__(self, *facts):
         super().__init__(*facts, hidden_sizes=[4])
@@ -60,7 +60,7 @@ class Weighing(InstanceMINet):
 
 
 class Noisy(InstanceMINet):
-    """Draws random numbers that are no dropout."""
+    """Draws random numbers outside dropout layers."""
 
     def pool(self, bags):
         factor = torch.rand(1) if self.training else 1.0
@@ -95,7 +95,7 @@ class Normed(InstanceMINet):
 
 
 class Small(InstanceMINet):
-    """What the models below are made of; ``calls`` counts losses in training."""
+    """Base class of the models below; ``calls`` counts the losses in training."""
 
     calls = 0
 
@@ -108,7 +108,7 @@ class Small(InstanceMINet):
 
 
 class Silent(Small):
-    """Looks at all bags of a step, which a classifier of zeros hides in the first one."""
+    """Uses all bags of a step, which a classifier of zeros hides in the first step."""
 
     def __init__(self, *facts):
         super().__init__(*facts)
@@ -120,7 +120,7 @@ class Silent(Small):
 
 
 class Remembering(Small):
-    """Holds state that is no buffer."""
+    """Has state outside its buffers."""
 
     def losses(self, output, bags, reduction="mean"):
         terms = super().losses(output, bags, reduction)
@@ -128,7 +128,7 @@ class Remembering(Small):
 
 
 class Late(Small):
-    """Draws random numbers of its own after a few steps."""
+    """Draws random numbers outside dropout layers, but only after a few steps."""
 
     def pool(self, bags):
         factor = torch.rand(1) if self.training and self.calls > 3 else 1.0
@@ -136,7 +136,7 @@ class Late(Small):
 
 
 class Functional(Small):
-    """Drops out by a function; so little that a step mostly is as it would be without."""
+    """Uses functional dropout with a small p, so that most steps are the same as without."""
 
     def pool(self, bags):
         features = F.dropout(bags.features, 0.01, self.training)
@@ -144,8 +144,10 @@ class Functional(Small):
 
 
 class Growing(Small):
-    """Has a term that compares bags and weighs nothing at first; ``joint`` leaves it out of a bag's
-    own terms."""
+    """Has a term that compares bags and has weight 0 at first.
+
+    ``joint`` leaves the term out of the losses per bag.
+    """
 
     joint = False
 
@@ -171,7 +173,7 @@ class ReadingBias(Small):
 
 
 class Hooked(Small):
-    """Has a linear layer whose weights are made of others."""
+    """Has a linear layer whose weight is computed from other parameters."""
 
     def __init__(self, *facts):
         super().__init__(*facts)
@@ -179,7 +181,7 @@ class Hooked(Small):
 
 
 class Second(StagedMILModule):
-    """Goes on from a first stage and trains like any other module."""
+    """Starts from a first stage and trains like any other module."""
 
     def load_first_stage(self, state):
         self.model.load_state_dict(state)
@@ -191,7 +193,7 @@ class Rooted(MILModule):
 
 
 class Following(MILModule):
-    """Does something after a step."""
+    """Changes a weight after each step."""
 
     def after_optimizer_step(self):
         with torch.no_grad():

@@ -1,8 +1,8 @@
-"""A segmentor without a network, to test what is built around segmentors.
+"""Segmentor without a network, to test code that uses segmentors.
 
-Images are painted: channel 0 is the number of an object / 250, channel 1 its class / 10, black is
-background. What it finds are the connected parts of one colour in the image that it is given,
-which may be a tile or a mirrored view, with a score that falls with the object's number.
+Channel 0 of an image is the number of an object / 250, channel 1 its class / 10, and black is
+background. The segmentor detects the connected components of one colour in an image, which may be a
+tile or a mirrored view, with a score that decreases with the object's number.
 """
 
 from typing import ClassVar
@@ -55,9 +55,9 @@ class ColourSegmentor:
 
 
 class ColourModel(nn.Module):
-    """The same as a network that can be trained, saved and named in a recipe."""
+    """`ColourSegmentor` as a module that can be trained, saved and named in a recipe."""
 
-    shapes: ClassVar[list] = []  # of the batches that any model has seen
+    shapes: ClassVar[list] = []  # shapes of the batches that any instance has predicted
 
     def __init__(self, num_classes: int, max_dets: int = 100):
         super().__init__()
@@ -73,7 +73,7 @@ class ColourModel(nn.Module):
 
 
 def to_size(pixels, size):
-    """Return the nearest pixels of a (C, h, w) image at another size."""
+    """Resize a (C, h, w) image by nearest neighbour."""
     rows, columns = (
         (np.arange(new) * 2 + 1) * old // (2 * new)
         for old, new in zip(pixels.shape[1:], size, strict=True)
@@ -84,7 +84,7 @@ def to_size(pixels, size):
 def paint(size, shapes):
     """Return a (3, h, w) image of shapes, later ones on top.
 
-    A shape is ("disc", x, y, radius), ("bar", x1, y1, x2, y2), with its class last.
+    A shape is ("disc", x, y, radius, class) or ("bar", x1, y1, x2, y2, class).
     """
     pixels = torch.zeros(3, *size)
     rows, columns = torch.arange(size[0])[:, None] + 0.5, torch.arange(size[1]) + 0.5
@@ -100,7 +100,7 @@ def paint(size, shapes):
 
 
 def as_batch(frames, originals=None):
-    """Return images of any sizes as a batch without targets."""
+    """Return images of different sizes as a batch without targets."""
     sizes = [tuple(pixels.shape[1:]) for pixels in frames]
     height, width = (max(side) for side in zip(*sizes, strict=True))
     images = torch.zeros(len(frames), 3, height, width)
@@ -121,7 +121,7 @@ def as_batch(frames, originals=None):
 
 
 def assert_same(found, expected):
-    """Assert that two predictions are equal in everything, to the bit."""
+    """Assert that two predictions are equal, bit for bit."""
     assert len(found) == len(expected)
     assert found.size == expected.size
     for name in ("scores", "labels", "boxes"):

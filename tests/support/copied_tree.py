@@ -1,4 +1,4 @@
-"""A copy of the source tree, into which tests write new files and nothing else."""
+"""Copy of the source tree, to which tests only add new files."""
 
 import os
 import re
@@ -28,19 +28,19 @@ def method_files():
 
 
 def copy_tree(target, new_files):
-    """Copy the repository, tests and documents included, and add files that it does not have."""
+    """Copy the repository with tests and documents, and add new files."""
     for folder in (*FOLDERS, "tests", "configs", "docs"):
         ignored = shutil.ignore_patterns("__pycache__", ".*")
         shutil.copytree(ROOT / folder, target / folder, ignore=ignored)
     for script in [*ROOT.glob("*.py"), ROOT / "pyproject.toml", *ROOT.glob("*.md")]:
         shutil.copy(script, target)
     for path, content in new_files.items():
-        assert not (target / path).exists(), f"{path} is no new file"
+        assert not (target / path).exists(), f"{path} is not a new file"
         (target / path).write_text(content)
 
 
 def run_python(tree, *words):
-    """Run Python with some words in a copied tree; return what came of it, with its output."""
+    """Run Python with arguments in a copied tree and return the completed process."""
     return subprocess.run(
         [sys.executable, *map(str, words)],
         cwd=tree,

@@ -1,4 +1,4 @@
-"""COCO data sets written by the tests themselves."""
+"""Fixtures that write small COCO and YOLO data sets."""
 
 import json
 from pathlib import Path
@@ -12,12 +12,12 @@ SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 @pytest.fixture
 def shared_data():
-    """Return a function that gives a folder of the shared real data or skips."""
+    """Return a function that returns a folder of the shared real data or skips the test."""
 
     def folder(name):
         path = SHARED / name
         if not path.is_dir():
-            pytest.skip(f"real data {name} are not at ../shared/data beside the checkout")
+            pytest.skip(f"real data {name} are not in ../shared/data next to the checkout")
         return path
 
     return folder
@@ -25,7 +25,7 @@ def shared_data():
 
 @pytest.fixture
 def write_coco():
-    """Return a function that writes one split of a COCO data set and gives its two paths."""
+    """Return a function that writes a split of a COCO data set and returns its two paths."""
 
     def write(root, split, *, images, annotations, categories, pixels=None):
         folder = Path(root) / "images" / split
@@ -50,8 +50,8 @@ def write_coco():
 def small_coco():
     """Return the records of a split of three images with every kind of annotation.
 
-    Images 7 (12 x 16), 3 (20 x 10) and 11 (without objects) are not in the order of their ids;
-    categories 11, 5, 8 and 0 are shuffled too.
+    Images 7 (12 x 16), 3 (20 x 10) and 11 (without objects) are not sorted by id, and neither are
+    the categories 11, 5, 8 and 0.
     """
     square = [2.0, 2.0, 8.0, 2.0, 8.0, 8.0, 2.0, 8.0]  # columns 2-7, rows 2-7
     far = [10.0, 1.0, 14.0, 1.0, 14.0, 4.0, 10.0, 4.0]  # columns 10-13, rows 1-3

@@ -1,4 +1,4 @@
-"""A small INS, bags and their memory for its tests."""
+"""A small INS model with bags and memory, for its tests."""
 
 import torch
 

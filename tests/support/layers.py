@@ -1,4 +1,4 @@
-"""The folders of the source tree and the layers that they belong to; see docs/ARCHITECTURE.md."""
+"""Folders of the source tree and their layers; see docs/ARCHITECTURE.md."""
 
 from pathlib import Path
 
@@ -18,6 +18,6 @@ SCRIPTS = ("train.py", "evaluate.py", "quickstart.py")
 
 
 def earlier(folder):
-    """Return the folders that a folder may import besides itself."""
+    """Return the folders that a folder may import in addition to itself."""
     number = next(n for n, layer in enumerate(LAYERS) if folder in layer)
     return {name for layer in LAYERS[:number] for name in layer}

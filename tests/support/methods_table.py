@@ -1,8 +1,8 @@
-"""`python -m tests.support.methods_table [--write]`: the models' table of docs/METHODS.md.
+"""`python -m tests.support.methods_table [--write]`: the table of models in docs/METHODS.md.
 
-A row a learner: title and paper from the docstring of its file, recipes with the parameters that
-tests/configs/recipes.yaml has for them (512 features, binary). What the document says about a
-model's status stays; a new one gets a first word, to be replaced by what is known.
+There is one row per model: title and paper from the docstring of its file, and its recipes with the
+numbers of parameters in tests/configs/recipes.yaml (512 features, binary). The status of a model in
+the document is kept; a new model gets a default status, to be edited by hand.
 """
 
 import ast
@@ -35,20 +35,20 @@ def file_of(name):
 
 
 def recipe_of(name):
-    """Return a recipe with its number of parameters and the model that its model is around."""
+    """Return a recipe with its number of parameters and the inner model, if there is one."""
     inner = settings(name)["model"]["init_args"]["model"].get("init_args", {}).get("learner")
     around = f" (around `{resolved(inner['class_path']).__name__}`)" if inner else ""
     return f"`configs/mil/{name}.yaml` {count_of(name)}{around}"
 
 
 def count_of(name):
-    """Return the number of parameters as the table writes it, or None where no one has noted it."""
+    """Return the number of parameters in the format of the table, or None if it is unknown."""
     known = yaml.safe_load(COUNTS.read_text()).get(f"configs/mil/{name}.yaml")
     return None if known is None else f"{known['parameters']:,}".replace(",", " ")
 
 
 def title_and_papers(file):
-    """Return what a file's docstring calls it, and its arXiv numbers or else its first citation."""
+    """Return the title in a file's docstring, and its arXiv numbers or else its first citation."""
     text = ast.get_docstring(ast.parse((ROOT / file).read_text())) or ""
     papers = dict.fromkeys(re.findall(r"(?:arXiv )(\d{4}\.\d{4,5})", text))
     named = re.search(r"([A-Z][\w'-]+(?:,| and| et al\.| &)[^.]*?\b(?:19|20)\d\d)", text)
@@ -58,7 +58,7 @@ def title_and_papers(file):
 
 
 def rows():
-    """Return the rows, models in the order of their files and classes."""
+    """Yield the rows, sorted by file and class of the model."""
     of_class = {}
     for name in NAMES:
         of_class.setdefault((file_of(name), class_of(name).__name__), []).append(name)
@@ -71,21 +71,21 @@ def rows():
 
 
 def table_of(text):
-    """Return the lines of the table in a document, without its two heads."""
+    """Return the lines of the table in a document, without its two header lines."""
     found = text.partition(HEADER)[2].lstrip("\n").splitlines()[1:]
     end = next((k for k, line in enumerate(found) if not line.startswith("|")), len(found))
     return found[:end]
 
 
 def statuses():
-    """Return what the document says about each model, by file and class."""
+    """Return the status of each model in the document, by file and class."""
     table = table_of(DOCUMENT.read_text())
     cells = [[c.strip() for c in row.strip("| ").split(" | ")] for row in table]
     return {(c[2].strip("`"), c[0].split("`")[1]): c[-1] for c in cells}
 
 
 def main(arguments):
-    """Print the table, or put it into the document in place of the one that is there."""
+    """Print the table, or replace the table in the document."""
     table = "\n".join([HEADER, "|---|---|---|---|---|", *rows()])
     if "--write" not in arguments:
         sys.stdout.write(f"{table}\n")

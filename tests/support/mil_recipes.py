@@ -1,4 +1,4 @@
-"""The recipes of configs/mil as modules on small bags, for tests that run over every learner."""
+"""The recipes of configs/mil as modules on small bags, for tests of all models."""
 
 import copy
 import functools
@@ -16,17 +16,17 @@ from structures import BagBatch
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "configs/mil").glob("*.yaml"))
 NAMES = [path.stem for path in RECIPES]
-WIDTH = 12  # of an instance's features
+WIDTH = 12  # number of features of an instance
 
 
 @functools.cache
 def settings(name):
-    """Return the recipe as it is written."""
+    """Return the content of the recipe's file."""
     return yaml.safe_load((ROOT / f"configs/mil/{name}.yaml").read_text())
 
 
 def class_paths(node):
-    """Return every class that a recipe's section names."""
+    """Return all class paths in a section of a recipe."""
     if isinstance(node, dict):
         own = [node["class_path"]] if "class_path" in node else []
         return own + [path for value in node.values() for path in class_paths(value)]
@@ -56,12 +56,12 @@ def _built(name, in_features, num_classes, task):
 
 
 def build(name, task="binary", num_classes=2, in_features=WIDTH):
-    """Return a module of its own with the recipe's widths; the weights are always the same."""
+    """Return a new module with the recipe's widths; the weights are always the same."""
     return copy.deepcopy(_built(name, in_features, num_classes, task))
 
 
 def random_bags(sizes, task="binary", num_classes=2, seed=0, dtype=torch.float32, width=WIDTH):
-    """Return bags of noise; labels take turns, numbers are neither dense nor from 0."""
+    """Return bags of noise; labels alternate, and bag numbers have gaps and do not start at 0."""
     generator = torch.Generator().manual_seed(seed)
     numbers = torch.arange(len(sizes))
     labels = numbers % num_classes
@@ -76,14 +76,14 @@ def random_bags(sizes, task="binary", num_classes=2, seed=0, dtype=torch.float32
 
 
 def prepare(module, bags, progress=0.5):
-    """Tell a module of its training bags and put it in the middle of its training."""
+    """Set the training bags of a module and its progress."""
     module.set_training_bags(*(np.asarray(c) for c in (bags.index, bags.labels, bags.sizes())))
     module.progress = progress
     return module
 
 
 def without_dropout(module):
-    """Set every chance of dropping an entry to 0."""
+    """Set all dropout probabilities to 0."""
     for part in module.modules():
         if isinstance(part, torch.nn.modules.dropout._DropoutNd):
             part.p = 0.0

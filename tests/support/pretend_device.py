@@ -1,10 +1,10 @@
-"""An accelerator that is not there, for tests of code that a machine without one never runs.
+"""Simulated accelerator, to test device code on machines without one.
 
-Its tensors say that they are on ``mps:0``, are computed on the processor, and mind the rules of a
-real device: an operation refuses tensors of the host beside them, NumPy does not see them, and
-there is no float64, as on Apple's GPUs. What makes the host wait for the device is counted.
+Its tensors report the device ``mps:0`` and are computed on the CPU, but follow the rules of a real
+device: operations reject CPU tensors together with them, NumPy cannot read them, and there is no
+float64, as on Apple's GPUs. Operations that make the host wait for the device are counted.
 
-It shows where a tensor is on the wrong device, not what a device computes.
+It detects tensors on the wrong device, not differences in the results of a device.
 """
 
 import collections
@@ -28,9 +28,9 @@ _INDEXING = {
     aten.index.Tensor, aten.index_put.default, aten.index_put_.default,
     aten._index_put_impl_.default, aten._unsafe_index.Tensor,
 }  # fmt: skip
-# They take no numbers of the host either.
+# These do not accept scalar tensors of the host either.
 _NO_SCALARS = {aten.stack.default, aten.cat.default, aten.index_select.default}
-# Their result has a shape that only the device knows, or is a number for the host.
+# The shape of their result is known only on the device, or the result is a number on the host.
 _WAITS = {
     aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default,
     aten._unique2.default, aten.unique_dim.default, aten.unique_consecutive.default,
@@ -39,7 +39,7 @@ _WAITS = {
 
 
 class OnDevice(torch.Tensor):
-    """A tensor of the device; ``held`` is where its numbers really are."""
+    """A tensor of the device; ``held`` is the CPU tensor with its values."""
 
     @staticmethod
     def __new__(cls, held):
@@ -58,7 +58,7 @@ class OnDevice(torch.Tensor):
         return f"OnDevice({self.held})"
 
     def __reduce_ex__(self, protocol):
-        """Files hold the numbers; the place is that of the reader."""
+        """Pickle the CPU tensor, so that files do not contain the device."""
         return self.held.__reduce_ex__(protocol)
 
     @classmethod
@@ -67,7 +67,7 @@ class OnDevice(torch.Tensor):
 
 
 class _Operations(TorchDispatchMode):
-    """Runs each operation on the processor, after looking where its tensors are."""
+    """Runs each operation on the CPU after a check of the devices of its tensors."""
 
     def __init__(self, float64):
         super().__init__()
@@ -76,7 +76,7 @@ class _Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if function._can_decompose():  # as without gradients; its parts have the device by name
+        if function._can_decompose():  # same as without gradients; the parts are checked instead
             with self:
                 return function.decompose(*args, **kwargs)
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
@@ -118,7 +118,7 @@ class _Operations(TorchDispatchMode):
             raise RuntimeError(f"{function}: some tensors are on the device, {shapes} are not")
 
     def _count(self, function, args, kwargs, here, on_device):
-        if not here:  # from the host: one that does not block has to be asked for
+        if not here:  # copies from the host block unless non_blocking is given
             if function in _COPIES and not kwargs.get("non_blocking"):
                 self.waits[str(function)] += 1
             return
@@ -141,12 +141,12 @@ class _Operations(TorchDispatchMode):
 
 
 def _indexed(value):
-    """Give the device its number; torch asks the real device for it otherwise."""
+    """Add the index to the device; otherwise torch would query the real device for it."""
     return DEVICE if isinstance(value, str | torch.device) and str(value) == "mps" else value
 
 
 class _Functions(TorchFunctionMode):
-    """What does not come through the dispatcher, or asks the real device."""
+    """Functions that bypass the dispatcher or query the real device."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -172,13 +172,13 @@ class _Functions(TorchFunctionMode):
 
 @contextlib.contextmanager
 def pretend_device(float64=False):
-    """Make the device exist inside the block, for ``Module.to`` too.
+    """Simulate the device inside the block, also for ``Module.to``.
 
     Args:
-        float64: whether it has float64, as NVIDIA's have.
+        float64: whether the device supports float64, as NVIDIA's do.
 
     Yields:
-        A counter of what made the host wait for the device, by the operation.
+        A counter of the operations that made the host wait for the device.
     """
     swap = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(True)
@@ -216,7 +216,7 @@ class _Strategy(SingleDeviceStrategy):
         super().__init__(**(options | {"device": DEVICE}))
 
     def teardown(self):
-        """Leave the network where it is: nobody needs it any more."""
+        """Do nothing: the network does not need to move to the CPU."""
 
 
 # Use: `--trainer.accelerator pretend --trainer.strategy pretend` inside of `pretend_device`.

@@ -1,4 +1,4 @@
-"""Stand-ins for data and modules; what they predict is known exactly."""
+"""Stand-ins for data and modules with known predictions."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -20,12 +20,12 @@ NUM_IMAGES = 6
 
 
 def image(index):
-    """One image of 24 x 32 read from a file of 48 x 64, padded to 32 x 40; two rectangles.
+    """Return an image of 24 x 32, resized from 48 x 64 and padded to 32 x 40, with two rectangles.
 
-    In the file's frame the square covers columns 8 + 2 index to 24 + 2 index and rows 8 to 24, the
-    bar columns 40 to 60 and rows 32 to 40.
+    In the original frame the square covers columns 8 + 2 index to 24 + 2 index and rows 8 to 24,
+    the bar columns 40 to 60 and rows 32 to 40.
     """
-    images = torch.ones(1, 3, 32, 40)  # white padding, which must never be seen
+    images = torch.ones(1, 3, 32, 40)  # white padding, which must never be used
     images[:, :, :24, :32] = 0.25
     boxes = torch.tensor([[4.0 + index, 4, 12 + index, 12], [20, 16, 30, 20]])
     masks = torch.zeros(2, 32, 40, dtype=torch.bool)
@@ -47,7 +47,7 @@ def image(index):
 
 
 def join(batches):
-    """One batch of several images of one padded size."""
+    """Join batches of one padded size into one batch."""
     tensors = {
         field.name: torch.cat([getattr(b, field.name) for b in batches])
         for field in dataclasses.fields(SegBatch)
@@ -57,7 +57,10 @@ def join(batches):
 
 
 def found(index):
-    """Predictions in the file's frame: the square moved by 4 columns, the bar exact, one weak."""
+    """Return predictions in the original frame.
+
+    The square is moved by 4 columns, the bar is exact, and one false detection has a low score.
+    """
     size = (48, 64)
     rows = [(12 + 2 * index, 8, 28 + 2 * index, 24), (40, 32, 60, 40), (0, 40, 8, 48)]
     dense = np.zeros((3, *size), dtype=bool)
@@ -73,7 +76,7 @@ def found(index):
 
 
 def ground_truth():
-    """The truth of all images as a COCO dictionary."""
+    """Return the ground truth of all images as a COCO dictionary."""
     annotations = []
     for index in range(NUM_IMAGES):
         boxes = [(8 + 2 * index, 8, 16, 16), (40, 32, 20, 8)]
@@ -96,7 +99,7 @@ def ground_truth():
 
 
 class SegModule(pl.LightningModule):
-    """Predicts `found` and scores it, as SegmentationModule does."""
+    """Module that predicts `found` and scores it like SegmentationModule."""
 
     def __init__(self, losses=(1.0,)):
         super().__init__()
@@ -138,7 +141,7 @@ class SegModule(pl.LightningModule):
 
 
 def bag(index, sizes=(3, 2, 4, 2)):
-    """Bag ``index``: positive where odd; 2 x 2 pixels an instance; the last instance is witness."""
+    """Return bag ``index`` of 2 x 2 px instances; if it is odd, its last instance is a witness."""
     count = sizes[index % len(sizes)]
     features = torch.arange(count * 4, dtype=torch.float32).reshape(count, 4) / 16
     witness = torch.zeros(count, dtype=torch.int64)
@@ -154,7 +157,7 @@ def bag(index, sizes=(3, 2, 4, 2)):
 
 
 class BagModule(pl.LightningModule):
-    """Binary learner: attention in proportion to 1, 2, 3, ...; logit = bag number - 2."""
+    """Binary module with attention proportional to 1, 2, 3, ... and logit = bag number - 2."""
 
     task = "binary"
     class_names = ("absent", "present")
@@ -209,18 +212,18 @@ class BagModule(pl.LightningModule):
 
 
 def loader(items):
-    """A loader that yields the batches as they are."""
+    """Return a loader that yields the batches unchanged."""
     return DataLoader(items, batch_size=None)
 
 
 def images(batch_size=2):
-    """All images in batches."""
+    """Return a loader of all images."""
     singles = [image(i) for i in range(NUM_IMAGES)]
     return loader([join(singles[i : i + batch_size]) for i in range(0, len(singles), batch_size)])
 
 
 def bags(numbers=range(8), batch_size=3):
-    """Bags in batches."""
+    """Return a loader of bags."""
     singles = [bag(i) for i in numbers]
     return loader(
         [BagBatch.collate(singles[i : i + batch_size]) for i in range(0, len(singles), batch_size)]
@@ -229,7 +232,7 @@ def bags(numbers=range(8), batch_size=3):
 
 @pytest.fixture
 def stand_in():
-    """Everything above by name."""
+    """Return the stand-ins of this module by name."""
     return SimpleNamespace(
         categories=CATEGORIES,
         image=image,

@@ -1,4 +1,4 @@
-"""Untrained checkpoints of tiny segmentors, as `train.py` writes them, in a moment."""
+"""Untrained checkpoints of tiny segmentors in the format of `train.py`."""
 
 import torch
 from jsonargparse import ArgumentParser
@@ -37,10 +37,10 @@ def write_checkpoint(path, model, seed=0, liven=0.0, preprocessing=None, **init_
     Args:
         path: file to write.
         model: class_path and init_args of the network.
-        seed: of its weights.
-        liven: deviation of what is added to the biases of class scores, so that scores differ.
-        preprocessing: changes of how images are resized.
-        init_args: further ones of the LightningModule.
+        seed: seed of the weights.
+        liven: standard deviation of noise on the biases of class scores, so that scores differ.
+        preprocessing: changes of the resizing of images.
+        init_args: further arguments of the LightningModule.
     """
     data = DigitScenesDataModule(eval_batch_size=2)
     section = {
@@ -57,7 +57,7 @@ def write_checkpoint(path, model, seed=0, liven=0.0, preprocessing=None, **init_
     module = parser.instantiate_classes(parser.parse_object({"model": section})).model
     with torch.no_grad():
         for layer in module.modules():
-            if isinstance(layer, torch.nn.BatchNorm2d):  # as training leaves them: not the identity
+            if isinstance(layer, torch.nn.BatchNorm2d):  # not the identity, same as after training
                 layer.running_mean.normal_(0, 0.1)
                 layer.running_var.uniform_(0.5, 2)
         for name, bias in module.named_parameters():

@@ -1,4 +1,4 @@
-"""Names of YOLOSeg's weights in the original, as its own list of layers has them."""
+"""Names of YOLOSeg's weights in the original, in the order of its list of layers."""
 
 LAYERS = [
     *("backbone.stem", "backbone.stage2.0", "backbone.stage2.1", "backbone.stage3.0"),

@@ -1,11 +1,11 @@
-"""INS: a bag classifier that is nothing but a good classifier of instances.
+"""INS: instance-level supervision by contrastive learning and prototypes.
 
 Qu et al., "Rethinking multiple instance learning for whole slide image classification: a good
 instance classifier is all you need", IEEE TCSVT 2024, arXiv 2307.02249. An instance of a negative
-bag is negative; one of a positive bag may be either. That is learning with candidate labels, and
-new is to solve it for bags by instance contrast and prototypes, as PiCO (Wang et al., ICLR 2022)
-does for images. Here the instances are frozen features, and their two views differ by dropped
-entries (A131).
+bag is negative; one of a positive bag may be either. This is learning with candidate labels, which
+INS solves for bags by instance contrast and prototypes, as PiCO (Wang et al., ICLR 2022) does for
+images. Here the instances are frozen features, and their two views differ by dropped entries
+(A131).
 
     Y_i  = {0} in a negative bag, {0, c} in a bag of class c
     z_i  = argmax over Y_i of the classifier's p_i                        pseudo label (A137)
@@ -14,14 +14,14 @@ entries (A131).
     L_instance = - sum_c s_ic log p_ic
     L_contrast = - mean_{a in P(i)} log( exp(q_i . a / tau) / sum_{b in A(i)} exp(q_i . b / tau) )
 
-q and k are unit projections by the network and by one that follows it with a momentum. A(i) is all
-q but q_i, all k, and a queue of former k; P(i) is what of A(i) has the pseudo label of q_i. In the
-warm-up there are no pseudo labels to trust: P(i) = {k_i} and A(i) adds the queue alone (InfoNCE),
-s stays as it began, uniform over Y_i, and a linear head on the mean embedding of each bag helps
-along (L_pooled, one softmax, where the authors' code takes two).
+q and k are unit projections by the network and by its momentum copy. A(i) is all q but q_i, all k,
+and a queue of earlier k; P(i) is the subset of A(i) with the pseudo label of q_i. In the warm-up
+pseudo labels are not used: P(i) = {k_i} and A(i) adds only the queue (InfoNCE), s keeps its initial
+uniform distribution over Y_i, and a linear head on the mean embedding of each bag is also trained
+(L_pooled, one softmax, where the authors' code takes two).
 
-A bag's score is the mean, the largest or the LSE of its instances' probabilities (A136). In
-evaluation there is no more to INS than embedding, classifier and that.
+A bag's score is the mean, the largest or the LSE of its instances' probabilities (A136).
+Evaluation uses only the embedding, the classifier and this score.
 
 Letters: N instances of B bags, D input width, E embedding width, P projection width, C classes,
 Q queue length, S instances of a step in the contrastive loss.
@@ -59,10 +59,10 @@ Pooling = Literal["mean", "max", "lse"]
 
 
 class INS(nn.Module):
-    """Classifier of instances that learns from candidate labels, and scores bags by its instances.
+    """Instance classifier that learns from candidate labels and scores bags by their instances.
 
-    `losses` is what a bag's score is worth; what INS learns from are the `training_losses`, for
-    which `lightning_modules.ins.INSModule` keeps the memory.
+    `losses` evaluates the scores of bags; INS is trained on `training_losses`, for which
+    `lightning_modules.ins.INSModule` keeps the memory.
 
     Args:
         in_features: D.
@@ -70,28 +70,28 @@ class INS(nn.Module):
         task: ``binary`` or ``multiclass``.
         hidden_sizes: widths of the fully connected layers that embed an instance, each followed by
             a ReLU.
-        dropout: chance of dropping an entry of the embedding.
-        view_dropout: chance of dropping a feature, drawn for each of the two views.
+        dropout: dropout probability of the embedding.
+        view_dropout: dropout probability of a feature, drawn for each of the two views.
         projection_dim: P.
         queue_size: Q.
-        key_momentum: what remains of the second network in each step.
+        key_momentum: momentum of the second network, the fraction kept in each step.
         prototype_momentum: m.
         target_momentum: phi at the beginning and at the end of training.
         temperature: tau.
-        warmup: share of the training's steps before pseudo labels are trusted.
-        least_positives: instances of a positive bag whose pseudo label is the bag's class whatever
-            the classifier says: the likeliest ones. 0 for the authors' rule (A137).
-        max_anchors: instances of a bag that a step's contrastive loss, prototypes and queue see, a
-            random choice of larger bags; bounds the memory (A134).
-        pooling: how the probabilities of a bag's instances make its score.
-        sharpness: r of ``lse``, (1/r) log mean exp(r p): towards 0 the mean, the larger the nearer
-            to the maximum.
+        warmup: fraction of the training steps before pseudo labels are used.
+        least_positives: number of most likely instances of a positive bag that always get the
+            bag's class as pseudo label. 0 for the authors' rule (A137).
+        max_anchors: largest number of instances of a bag that a step uses for contrastive loss,
+            prototypes and queue, chosen at random; bounds the memory (A134).
+        pooling: pooling of the instances' probabilities to the score of a bag.
+        sharpness: r of ``lse``, (1/r) log mean exp(r p): the mean for r -> 0, the maximum for
+            large r.
 
     Raises:
         ValueError: a number is out of range, or the task is multilabel.
     """
 
-    # Compares instances of a batch with one another.
+    # The loss compares instances of a batch with one another.
     joint_terms = ("contrast",)
 
     def __init__(
@@ -160,7 +160,7 @@ class INS(nn.Module):
         return INSMemory(self.num_classes, self.projection_dim, self.queue_size)
 
     def forward(self, bags: BagBatch) -> MILOutput:
-        """Return logits (B, C), the share of each instance in the bag's positives, embeddings."""
+        """Return logits (B, C), each instance's fraction of the bag's positives and embeddings."""
         return self.pool(self.embed_bags(bags))
 
     def embed_bags(self, bags: BagBatch) -> BagBatch:
@@ -174,7 +174,7 @@ class INS(nn.Module):
         positive = log_probs[:, 1:].logsumexp(dim=1)
         return MILOutput(
             logits=self.bag_logits(log_probs, bags.offsets),
-            # softmax(log p) = p / sum p: the instance's share of what its bag has of positives
+            # softmax(log p) = p / sum p: the fraction of the bag's positive probability
             attention=segment_softmax(positive, bags.offsets),
             attention_logits=positive,
             embeddings=segment_mean(bags.features, bags.offsets),
@@ -184,8 +184,8 @@ class INS(nn.Module):
     def bag_logits(self, log_probs: Tensor, offsets: Tensor) -> Tensor:
         """Return the logits of the bags, (B, 1) or (B, C), from (N, C) log-probabilities.
 
-        Class c has the score pool_n p_nc, and the negative class 1 - pool_n (1 - p_n0), which with
-        two classes is what the positive one leaves. Computed without forming 1 - p.
+        Class c has the score pool_n p_nc, and the negative class 1 - pool_n (1 - p_n0), which for
+        two classes is the complement of the positive class. Computed without forming 1 - p.
         """
         sign = torch.ones_like(log_probs[0])
         sign[0] = -1
@@ -197,7 +197,7 @@ class INS(nn.Module):
         else:
             steep = sign * self.sharpness
             means = segment_mean((steep * log_probs.exp()).expm1(), offsets)
-            least = torch.finfo(means.dtype).tiny  # where probabilities vanish
+            least = torch.finfo(means.dtype).tiny  # for probabilities that underflow
             scores = (means.log1p() / steep).clamp(min=least).log()
         return scores.diff(dim=1) if self.task == "binary" else scores
 
@@ -211,16 +211,16 @@ class INS(nn.Module):
     def training_losses(
         self, bags: BagBatch, progress: float, memory: INSMemory
     ) -> dict[str, Tensor]:
-        """Return the terms of a training step, and move the memory by the step.
+        """Return the terms of a training step and update the memory.
 
         Args:
             bags: training bags, whole or in part.
-            progress: share of the training that is done.
-            memory: has seen the training bags.
+            progress: fraction of the training that is done.
+            memory: memory that knows the training bags.
 
         Returns:
             ``instance``, ``contrast``, ``pooled`` for the warm-up, and ``bag``, the term of
-            `losses`, which is there to be watched.
+            `losses`, for monitoring only.
         """
         warm, offsets = progress < self.warmup, bags.offsets
         embedded = self.embed(self.view(bags.features))  # (N, E)
@@ -255,10 +255,11 @@ class INS(nn.Module):
     def _pseudo_labels(
         self, log_probs: Tensor, candidates: Tensor, bags: BagBatch
     ) -> tuple[Tensor, Tensor]:
-        """Return z (N,), and which instances (N,) are positive by the bag's label itself.
+        """Return z (N,) and a mask (N,) of the instances made positive by the bag's label.
 
-        Targets of at most one half hardly ever let p_ic be the largest, and once no instance is
-        positive, none will be. But a positive bag has positives: its likeliest ones.  # A137
+        With targets of at most one half, p_ic is rarely the largest, and once no instance is
+        positive, none becomes positive again. A positive bag has positive instances, so its most
+        likely ones are taken (A137).
         """
         own = bags.labels[segment_ids(bags.offsets, bags.features.shape[0])]
         likely = log_probs.gather(1, own.unsqueeze(1))[:, 0]
@@ -281,16 +282,16 @@ class INS(nn.Module):
         Args:
             features: (s, D) of this process's anchors.
             queries: (s, P).
-            names: (s, 3) row in the table, pseudo label, and a number to order by.
+            names: (s, 3) row in the table, pseudo label, and a number to sort by.
             memory: prototypes and queue.
-            warm: contrast with the own key and the queue alone.
+            warm: contrast only with the own key and the queue.
         """
         with torch.no_grad():
             keys = unit(self.key_project(self.key_embed(self.view(features))))
         all_queries, all_keys, all_names = map(gather_rows, (queries, keys, names))  # S rows
         labels = all_names[:, 1]
         allowed, positive = _pairs(names, all_names, memory.queue_labels, warm)
-        # A copy, because the queue changes before the backward pass.
+        # Copied because the queue changes before the backward pass.
         others = torch.cat([all_queries, all_keys, memory.queue.to(all_keys)])
         losses = contrastive_loss(queries, others, allowed, positive, self.temperature)
         order = all_names[:, 2].argsort(stable=True)
@@ -303,7 +304,7 @@ class INS(nn.Module):
 
     @torch.no_grad()
     def update_keys(self) -> None:
-        """Let the second network follow the first one, after an optimizer step."""
+        """Update the second network towards the first, after an optimizer step."""
         for key, query in (
             *zip(self.key_embed.parameters(), self.embed.parameters(), strict=True),
             *zip(self.key_project.parameters(), self.project.parameters(), strict=True),
@@ -316,7 +317,7 @@ def _pairs(
 ) -> tuple[Tensor, Tensor]:
     """Return A(i) and P(i) among S queries, S keys and the queue, each (s, 2 S + Q) bool.
 
-    An instance that is twice in a step is not contrasted with itself.  # A135
+    An instance that occurs twice in a step is not contrasted with itself (A135).
     """
     own = names[:, :1] == all_names[:, 0]
     filled = (queue_labels >= 0).expand(names.shape[0], -1)
@@ -332,21 +333,21 @@ def _pairs(
 def contrastive_loss(
     queries: Tensor, others: Tensor, allowed: Tensor, positive: Tensor, temperature: float
 ) -> Tensor:
-    """Return how badly each query is told to be like its positives among what is allowed.
+    """Return the contrastive loss of each query against its positives among the allowed rows.
 
     Args:
         queries: (n, P) of length 1.
         others: (M, P) of length 1.
         allowed: (n, M) bool, A(i).
-        positive: (n, M) bool, P(i): allowed ones, at least one a query.
+        positive: (n, M) bool, P(i): a subset of the allowed rows, at least one per query.
         temperature: tau.
 
     Returns:
-        (n,), InfoNCE where there is one positive.
+        (n,), InfoNCE for a single positive.
     """
     scores = products(queries, others) / temperature
     log_probs = scores.masked_fill(~allowed, -torch.inf).log_softmax(dim=1)
-    # A product would make NaN of what is not allowed.
+    # A product with the mask would give NaN where a row is not allowed.
     sums = log_probs.masked_fill(~positive, 0.0).sum(dim=1)
     return -sums / positive.sum(dim=1)
 
@@ -359,8 +360,8 @@ def _check_task(num_classes: int, task: MILTask) -> None:
     num_logits(num_classes, task)
     if task == "multilabel":
         raise ValueError(
-            "INS takes an instance for negative or of its bag's one class, which a multilabel task "
-            "does not tell; use binary or multiclass"
+            "INS treats an instance as negative or as of its bag's only class, which a multilabel "
+            "task does not define; use binary or multiclass"
         )
 
 

@@ -1,7 +1,7 @@
-"""What INS keeps between steps: prototypes, a queue of keys, and a pseudo target an instance.
+"""Memory of INS between steps: prototypes, a queue of keys and one pseudo target per instance.
 
-See `models.mil.ins.ins` for the method and the letters. All of it is in buffers, which every
-process changes alike: what the processes saw in a step is gathered first.
+See `models.mil.ins.ins` for the method and the letters. Everything is stored in buffers, which all
+processes update in the same way, from the gathered instances of a step.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from structures import BagBatch
 
 
 class INSMemory(nn.Module):
-    """What INS keeps between steps, equal on all processes and saved with the weights.
+    """Memory of INS between steps, equal on all processes and saved with the weights.
 
     Args:
         num_classes: C.
@@ -27,13 +27,13 @@ class INSMemory(nn.Module):
         queue_size: Q.
 
     Attributes:
-        prototypes: (C, P) of length 1, or 0 where no instance had the class yet.
+        prototypes: (C, P) of length 1, or 0 while no instance had the class yet.
         queue: (Q, P) keys of earlier steps.
-        queue_labels: (Q,) int64 their pseudo labels, -1 where the queue is not filled yet.
-        queue_next: place of the queue that is written next.
+        queue_labels: (Q,) int64 pseudo labels of the keys, -1 where the queue is not filled yet.
+        queue_next: position of the queue that is written next.
         targets: (T, C) pseudo targets of the instances of all training bags.
-        starts: the row of ``targets`` at which a bag begins, by its number; T for a bag that is
-            not for training, which no row belongs to.
+        starts: first row of each bag in ``targets``, by the index of the bag; T for bags that are
+            not in the training set and have no rows.
     """
 
     prototypes: Tensor
@@ -53,12 +53,12 @@ class INSMemory(nn.Module):
         self.register_buffer("starts", torch.zeros(0, dtype=torch.int64))
 
     def set_training_bags(self, numbers: Tensor, labels: Tensor, sizes: Tensor) -> None:
-        """Make the table: targets uniform over the candidates of each bag's instances.
+        """Create the table of targets, uniform over the candidates of each bag's instances.
 
         Args:
-            numbers: (n,) of the bags.
-            labels: (n,) their classes.
-            sizes: (n,) their instances.
+            numbers: (n,) indices of the bags.
+            labels: (n,) classes of the bags.
+            sizes: (n,) numbers of instances.
         """
         numbers, labels, sizes = (t.to(self.starts) for t in (numbers, labels, sizes))
         candidates = candidate_classes(labels, self.targets.shape[1]).to(self.targets)
@@ -68,10 +68,10 @@ class INSMemory(nn.Module):
         self.starts[numbers] = sizes.cumsum(0) - sizes
 
     def rows(self, bags: BagBatch) -> Tensor:
-        """Return the row of each instance in the table, (N,); no row of another bag's or none's.
+        """Return the row of each instance in the table, (N,); at least T for bags without rows.
 
         Raises:
-            ValueError: there is no table.
+            ValueError: the table has not been created.
         """
         if not self.starts.numel():
             raise ValueError("INS has to see the training bags before it trains")
@@ -79,36 +79,36 @@ class INSMemory(nn.Module):
         return starts[segment_ids(bags.offsets, bags.features.shape[0])] + bags.numbers()
 
     def update_targets(self, rows: Tensor, classes: Tensor, negative: Tensor, phi: float) -> None:
-        """Move the targets of instances towards the classes that the prototypes say.
+        """Move the targets of instances towards the classes of their nearest prototypes.
 
         Args:
-            rows: (N,) of the table.
+            rows: (N,) rows of the table.
             classes: (N,) int64.
-            negative: (N,) bool, instances of negative bags: class 0 beyond doubt.
-            phi: what remains of the target there was.
+            negative: (N,) bool, instances of negative bags, which are certainly of class 0.
+            phi: fraction of the old target that is kept.
         """
         moves = gather_rows(torch.stack([rows, classes, negative.long()], dim=1))
-        # A bag that is twice in a step has two views: the first one's class counts for both, so
-        # that the order in which equal rows are written does not matter.  # A135
+        # A bag that occurs twice in a step has two views: the class of the first counts for both,
+        # so that the order in which equal rows are written does not matter (A135).
         moves = moves[moves[:, 0].argsort(stable=True)]
         places = torch.arange(moves.shape[0], device=moves.device)
         repeated = F.pad(moves[1:, 0] == moves[:-1, 0], (1, 0))
         first = places.masked_fill(repeated, 0).cummax(0).values
         rows, classes, negative = moves[:, 0], moves[first, 1], moves[:, 2] > 0
-        told = F.one_hot(classes, self.targets.shape[1]).to(self.targets)
-        pinned = torch.zeros_like(told)
+        observed = F.one_hot(classes, self.targets.shape[1]).to(self.targets)
+        pinned = torch.zeros_like(observed)
         pinned[:, 0] = 1
-        moved = phi * self.targets[rows] + (1 - phi) * told
+        moved = phi * self.targets[rows] + (1 - phi) * observed
         self.targets[rows] = torch.where(negative.unsqueeze(1), pinned, moved)
 
     def update_prototypes(self, queries: Tensor, labels: Tensor, momentum: float) -> None:
-        """Move the prototypes by one query after the other, and normalise at the end (A133).
+        """Update the prototypes by the queries in order, and normalise at the end (A133).
 
         mu <- m mu + (1 - m) q for q_1, ..., q_n of a class is m^n mu + (1 - m) sum m^(n - i) q_i.
 
         Args:
-            queries: (S, P) in the order in which they count.
-            labels: (S,) their pseudo labels.
+            queries: (S, P) in the order of the updates.
+            labels: (S,) pseudo labels of the queries.
             momentum: m.
         """
         one_hot = F.one_hot(labels, self.prototypes.shape[0]).to(queries)  # (S, C)
@@ -119,7 +119,7 @@ class INSMemory(nn.Module):
         self.prototypes.copy_(unit(kept + products(weights.T, queries.T)))
 
     def enqueue(self, keys: Tensor, labels: Tensor) -> None:
-        """Write keys and labels over the oldest ones; more than Q leave the last Q."""
+        """Overwrite the oldest keys and labels; of more than Q keys the last Q remain."""
         size, count = self.queue.shape[0], keys.shape[0]
         places = (self.queue_next + torch.arange(count, device=keys.device)) % size
         self.queue[places[-size:]] = keys[-size:].to(self.queue)
@@ -127,7 +127,7 @@ class INSMemory(nn.Module):
         self.queue_next.add_(count).remainder_(size)
 
     def make_room(self, state: dict[str, Any], prefix: str) -> None:
-        """Give the table the size it has in a checkpoint, that of other training bags maybe."""
+        """Resize the table to its size in a checkpoint, possibly of other training bags."""
         for name in ("targets", "starts"):
             found, own = state.get(prefix + name), getattr(self, name)
             if found is not None and found.shape[1:] == own.shape[1:]:
@@ -139,7 +139,7 @@ class INSMemory(nn.Module):
 
 
 def candidate_classes(labels: Tensor, num_classes: int) -> Tensor:
-    """Return which classes the instances of a bag may have: 0, and the bag's own.
+    """Return a mask of the classes that the instances of a bag may have: 0 and the bag's own.
 
     >>> candidate_classes(torch.tensor([0, 2]), 3).long().tolist()
     [[1, 0, 0], [1, 0, 1]]
@@ -149,7 +149,7 @@ def candidate_classes(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def unit(rows: Tensor) -> Tensor:
-    """Scale rows to length 1, in float32 at least; zeros stay."""
+    """Scale rows to length 1, in at least float32; zero rows remain zero."""
     return F.normalize(at_least_float32(rows), dim=1)
 
 

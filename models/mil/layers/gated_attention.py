@@ -1,4 +1,4 @@
-"""Attention scores that look at one instance at a time, for models that pool with them.
+"""Attention scores that depend on a single instance each, for attention pooling.
 
 Ilse, Tomczak, Welling 2018 (arXiv 1802.04712), eqs. (8) and (9), before the softmax:
 

@@ -1,4 +1,4 @@
-"""The fully connected layers that embed an instance, shared by models of pooled embeddings."""
+"""Fully connected layers that embed an instance, shared by models of pooled embeddings."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from models.mil.protocol import positive_widths
 def instance_layers(
     in_features: int, hidden_sizes: Sequence[int], dropout: float = 0.0
 ) -> nn.Sequential:
-    """Return Linear and ReLU for each width, and dropout of the embedding.
+    """Return Linear and ReLU for each width, followed by dropout.
 
     Args:
         in_features: D.
-        hidden_sizes: widths of the layers; empty to leave the features as they are.
-        dropout: chance of dropping an entry of the embedding.
+        hidden_sizes: widths of the layers; empty to use the features directly.
+        dropout: dropout probability of the embedding.
 
     Raises:
         ValueError: a width is not positive.

@@ -1,4 +1,4 @@
-"""The small convolutional network that embeds digit images in the MNIST-bags experiments."""
+"""Small convolutional network that embeds digit images in the MNIST-bags experiments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class LeNetEncoder(nn.Module):
         out_features: width of the embedding.
 
     Raises:
-        ValueError: an image too small to be pooled twice.
+        ValueError: the images are too small to be pooled twice.
     """
 
     def __init__(self, side: int, channels: int = 1, out_features: int = 500) -> None:

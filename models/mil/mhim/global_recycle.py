@@ -1,4 +1,4 @@
-"""Global recycling of MHIM-v2: instances that the student would not see become a few tokens.
+"""Global recycling of MHIM-v2: compression of discarded instances into a few tokens.
 
 Tang et al., "Multiple Instance Learning Framework with Masked Hard Instance Mining for Gigapixel
 Histopathology Image Analysis", IJCV 2025, arXiv 2509.11526. K global queries attend to a bag's
@@ -8,8 +8,8 @@ instances h_n, with H heads of width d and layer norms on both sides:
     z_k   = W_o concat_h( sum_n a_kn (W_v LN(h_n))_h ) + b_o
     q_k  <- m q_k + (1 - m) mean over bags of z_k                        after each optimizer step
 
-The queries are not trained by gradients. They are a buffer that travels in the checkpoint, and the
-mean is taken over the bags of all processes, so that all have the same queries.
+The queries are not trained by gradients. They are a buffer saved in checkpoints, and the mean is
+taken over the bags of all processes, so that all processes have the same queries.
 
 Letters: N instances of B bags, E embedding width, K queries, H heads, d head width.
 """
@@ -29,14 +29,14 @@ from structures.processes import sum_over_processes
 
 
 class GlobalRecycle(nn.Module):
-    """K tokens of each bag by cross-attention of global queries.
+    """Cross-attention of K global queries that gives K tokens per bag.
 
     Args:
-        width: E, of the instances and of the tokens.
+        width: E, width of the instances and the tokens.
         tokens: K.
         heads: H.
         head_width: d.
-        dropout: chance of dropping an entry of a token.  # A118
+        dropout: dropout probability of the tokens.  # A118
         momentum: m.
 
     Raises:
@@ -67,7 +67,7 @@ class GlobalRecycle(nn.Module):
         self.value = nn.Linear(width, heads * head_width, bias=False)
         self.out = nn.Linear(heads * head_width, width)
         self.dropout = nn.Dropout(dropout)
-        bound = math.sqrt(6 / (3 * 16 * 16 + width))  # the authors' code, of a ViT's tokens
+        bound = math.sqrt(6 / (3 * 16 * 16 + width))  # authors' code, as for the tokens of a ViT
         self.register_buffer("queries", torch.empty(tokens, width).uniform_(-bound, bound))
 
     def forward(self, bags: BagBatch) -> Tensor:
@@ -78,7 +78,7 @@ class GlobalRecycle(nn.Module):
         """
         if bags.features.shape[1] != self.queries.shape[1]:
             raise ValueError(
-                f"instances are embedded to {bags.features.shape[1]} values, the recycling has "
+                f"instances are embedded to {bags.features.shape[1]} values, but GlobalRecycle has "
                 f"width={self.queries.shape[1]}"
             )
         queries = self._by_head(self.query(self.query_norm(self.queries)))  # (K, H, d)
@@ -87,7 +87,7 @@ class GlobalRecycle(nn.Module):
         values = self._by_head(self.value(instances))
         logits = torch.einsum("khd,nhd->nkh", queries, keys) / math.sqrt(keys.shape[2])
         attention = segment_softmax(logits.flatten(1), bags.offsets).view_as(logits)
-        # One head after the other: (N, K, H, d) at once would take gigabytes for large slides.
+        # Head by head, because (N, K, H, d) would take gigabytes for large slides.
         pooled = [
             segment_weighted_sum(values[:, h], attention[:, :, h], bags.offsets)  # (B, K, d)
             for h in range(self.heads)
@@ -100,11 +100,11 @@ class GlobalRecycle(nn.Module):
 
     @torch.no_grad()
     def update_queries(self, total: Tensor, bags: int) -> None:
-        """Move the queries towards the tokens of an optimizer step; every process must call it.
+        """Update the queries by the tokens of an optimizer step; every process must call it.
 
         Args:
             total: (K, E), sum of the tokens over this process's bags.
-            bags: how many they are.
+            bags: number of these bags.
         """
         together = sum_over_processes(torch.cat([total.flatten(), total.new_tensor([bags])]))
         mean = (together[:-1] / together[-1]).view_as(self.queries)
@@ -112,11 +112,11 @@ class GlobalRecycle(nn.Module):
 
 
 def append_tokens(bags: BagBatch, tokens: Tensor) -> BagBatch:
-    """Return the bags with further instances, which have no coordinates, label or number >= 0.
+    """Return the bags with additional instances, which have no coordinates, label or index >= 0.
 
     Args:
-        bags: of embedded instances, (N, E).
-        tokens: (B, K, E), which come after the bag's own instances.
+        bags: bags of embedded instances, (N, E).
+        tokens: (B, K, E), appended to the instances of each bag.
     """
     count, each = tokens.shape[:2]
     ids = segment_ids(bags.offsets, bags.features.shape[0])

@@ -1,17 +1,17 @@
-"""The masks of MHIM: which instances of a bag the student does not see.
+"""Masks of MHIM, which hide instances of a bag from the student.
 
-Tang et al., ICCV 2023, arXiv 2307.15254, sections 3.2 and 3.3. Of the N_b instances of a bag, which
-a teacher has scored, are dropped the union of
+Tang et al., ICCV 2023, arXiv 2307.15254, sections 3.2 and 3.3. Of the N_b instances of a bag,
+scored by the teacher, the union of the following is masked:
 
     random   ceil(r N_b) at random
     low      the ceil(r_l N_b) with the smallest scores
-    high     of the c = ceil(r_h(t) / rho N_b) with the largest scores ceil(rho c) at random;
+    high     ceil(rho c) at random of the c = ceil(r_h(t) / rho N_b) with the largest scores;
              where r_h(t) / rho > 1 all N_b are candidates and rho is r_h(t)
 
-    r_h(t) = r_h (1 + cos(pi t)) / 2        t the share of the training that is done
+    r_h(t) = r_h (1 + cos(pi t)) / 2        t the fraction of the training that is done
 
-Each is counted on all N_b; together they may overlap. A bag never loses all: the instance with the
-largest score stays in that case.
+Each number refers to all N_b; the three sets may overlap. A bag is never masked completely: in that
+case the instance with the largest score stays.
 
 Letters: N instances of B bags, K heads of attention.
 """
@@ -41,7 +41,7 @@ RANDOM, HIGH = 0, 1  # streams of random choices under one key
 
 @dataclass(frozen=True)
 class MaskRatios:
-    """Shares of a bag's instances that the student does not see.
+    """Fractions of a bag's instances that are masked for the student.
 
     Attributes:
         random: r.
@@ -49,10 +49,10 @@ class MaskRatios:
         high: r_h, at the start of the training.
         high_drop_share: rho, in (0, 1].
         decay: let r_h fall to 0 over the training.
-        fusion: how several heads of attention choose together, see `extreme_instances`.
+        fusion: combination of several heads of attention, see `extreme_instances`.
 
     Raises:
-        ValueError: a share is out of range.
+        ValueError: a fraction is out of range.
     """
 
     random: float = 0.0
@@ -73,17 +73,17 @@ class MaskRatios:
             warnings.warn("masks: all shares are 0, so no instance is masked", stacklevel=2)
 
     def high_at(self, progress: float) -> float:
-        """Return r_h(t) after a share of the training in [0, 1]."""
+        """Return r_h(t) after a fraction ``progress`` of the training, in [0, 1]."""
         return self.high * half_cosine(progress) if self.decay else self.high
 
     def kept(self, scores: Tensor, bags: BagBatch, progress: float, key: int) -> Tensor:
-        """Return which instances the student sees.
+        """Return a mask of the instances that the student sees.
 
         Args:
-            scores: (N,), or (N, K) with one column a head.
-            bags: of N instances.
-            progress: share of the training that is done, in [0, 1].
-            key: of the random choices, see `models.ops.bags.keyed_random`.
+            scores: (N,), or (N, K) with one column per head.
+            bags: bags of N instances.
+            progress: fraction of the training that is done, in [0, 1].
+            key: key of the random choices, see `models.ops.bags.keyed_random`.
 
         Returns:
             (N,) bool, at least one instance of each bag (A115).

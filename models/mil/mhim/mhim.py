@@ -1,23 +1,23 @@
-"""MHIM: masked hard instance mining, a student trained without what its teacher finds easy.
+"""MHIM: masked hard instance mining with a student and a momentum teacher.
 
 Tang et al., "Multiple Instance Learning Framework with Masked Hard Instance Mining for Whole Slide
 Image Classification", ICCV 2023, arXiv 2307.15254; "MHIM-v2", IJCV 2025, arXiv 2509.11526. Student
-S and teacher T are one model with two sets of weights. In a training step the teacher, without
-gradients but with its dropout, scores the instances of a bag, and the student sees those that the
-masks of `models.mil.mhim.masking` leave.
+S and teacher T are the same model with two sets of weights. In a training step the teacher, without
+gradients but with dropout, scores the instances of a bag, and the student sees the instances that
+the masks of `models.mil.mhim.masking` keep.
 
     L     = L_S + alpha L_con             alpha in the recipe's loss_weights
     L_con = - sum_d softmax(z_T / tau_T)_d log softmax(z_S / tau_S)_d     z the bag's embedding
     T    <- m(t) T + (1 - m(t)) S         after each optimizer step; buffers are copied
-    m(t)  = m, or 1 - (1 - m) (1 + cos(pi t)) / 2      t the share of the training that is done
+    m(t)  = m, or 1 - (1 - m) (1 + cos(pi t)) / 2      t the fraction of the training that is done
 
-Prediction is the student's on all instances. The teacher begins with the weights of the plain
-model trained before (`lightning_modules.mhim`), the student with those of its embedding. MHIM-v2
-scores instances by the share that they have in the logits, and compresses a random part of the kept
-instances into tokens (`models.mil.mhim.global_recycle`).
+The student predicts on all instances. The teacher starts from the weights of the plain model
+trained before (`lightning_modules.mhim`), the student from its embedding weights. MHIM-v2 scores
+instances by their contribution to the logits, and compresses a random part of the kept instances
+into tokens (`models.mil.mhim.global_recycle`).
 
-The instances are chosen before the student embeds them, which embeds each by itself: the terms are
-those of choosing afterwards, at the cost of the kept instances alone.
+Instances are chosen before the student embeds them. Each is embedded by itself, so the losses equal
+those of choosing after the embedding, while only the kept instances are computed.
 
 Letters: N instances of B bags, E embedding width, C logits, K heads of attention.
 """
@@ -48,27 +48,27 @@ from models.ops.precision import at_least_float32
 from structures import BagBatch, MILOutput, MILTask
 
 Scores = Literal["attention", "instance_logits", "class_aware"]
-_RECYCLE = 2  # stream of random choices, beside those of the masks
+_RECYCLE = 2  # stream of random choices, different from the streams of the masks
 
 
 class MHIM(nn.Module):
-    """A student and its teacher.
+    """Student model with a momentum teacher that masks easy instances.
 
     Args:
         in_features: D.
         num_classes: classes of the task.
         task: see `MILTask`.
-        learner: makes the model, a `TwoPartModel`; its ``embed`` embeds an instance.
-        masks: which instances the student does not see.
-        scores: what the teacher ranks instances by: its ``attention``; the largest of an instance's
-            own ``instance_logits`` (A153); or ``class_aware``, the probability of the class that an
-            instance's share in the logits speaks for (v2).
-        recycle: compresses a part of the kept instances into tokens (v2), or None.
-        recycle_keep_ratio: share of the kept instances that stays as it is.
+        learner: constructor of the model, a `TwoPartModel`; its ``embed`` embeds an instance.
+        masks: fractions of the instances that are masked for the student.
+        scores: scores by which the teacher ranks instances: its ``attention``; the largest of an
+            instance's own ``instance_logits`` (A153); or ``class_aware``, the probability of the
+            class favoured by an instance's contribution to the logits (v2).
+        recycle: module that compresses a part of the kept instances into tokens (v2), or None.
+        recycle_keep_ratio: fraction of the kept instances that is not compressed.
         momentum: m.
         momentum_schedule: ``constant``, or ``cosine`` from m to 1.
-        student_init: what the student takes of the first stage: ``fc`` the embedding of an
-            instance, ``all``, or ``none``.
+        student_init: weights of the first stage that the student starts from: ``fc`` for the
+            embedding of an instance, ``all``, or ``none``.
         student_temperature: tau_S.
         teacher_temperature: tau_T.
 
@@ -102,21 +102,21 @@ class MHIM(nn.Module):
             raise ValueError(f"momentum lies in [0, 1], got {momentum}")
         if (recycle is None) != (recycle_keep_ratio == 1) or not 0 < recycle_keep_ratio <= 1:
             raise ValueError(
-                "recycle needs recycle_keep_ratio in (0, 1), and without it the ratio is 1; got "
-                f"{recycle_keep_ratio}"
+                "recycle needs recycle_keep_ratio in (0, 1), and without recycle the ratio must be "
+                f"1, got {recycle_keep_ratio}"
             )
         if min(student_temperature, teacher_temperature) <= 0:
             raise ValueError(
                 f"temperatures are positive, got {student_temperature} and {teacher_temperature}"
             )
-        # Equal until the first stage is taken over; only `update_teacher` moves it.
+        # Equal to the student until the first stage is loaded; only `update_teacher` changes it.
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.masks, self.scores = masks, scores
         self.recycle, self.recycle_keep_ratio = recycle, recycle_keep_ratio
         self.momentum, self.momentum_schedule = momentum, momentum_schedule
         self.student_init = student_init
         self.temperatures = (student_temperature, teacher_temperature)
-        self._tokens: list[Tensor] = []  # of the batches since the last optimizer step
+        self._tokens: list[Tensor] = []  # tokens of the batches since the last optimizer step
 
     def _check_learner(self, scores: Scores, student_init: str) -> None:
         name = type(self.student).__name__
@@ -135,17 +135,17 @@ class MHIM(nn.Module):
     def losses(
         self, output: MILOutput, bags: BagBatch, reduction: Reduction = "mean"
     ) -> dict[str, Tensor]:
-        """Return the terms of the student's learner."""
+        """Return the loss terms of the student."""
         terms: dict[str, Tensor] = self._learner.losses(output, bags, reduction)
         return terms
 
     def loss_factors(self, progress: float) -> dict[str, float]:
-        """Return the factors of the student's learner."""
+        """Return the loss factors of the student."""
         student: Any = self.student
         return student.loss_factors(progress) if isinstance(student, ScheduledLosses) else {}
 
     def set_training_bags(self, numbers: Tensor, labels: Tensor, sizes: Tensor) -> None:
-        """Tell both models."""
+        """Pass the training bags on to student and teacher."""
         for learner in (self.student, self.teacher):
             if isinstance(learner, UsesTrainingBags):
                 learner.set_training_bags(numbers, labels, sizes)
@@ -156,11 +156,11 @@ class MHIM(nn.Module):
         return student  # type: ignore[no-any-return]
 
     def training_losses(self, bags: BagBatch, progress: float) -> dict[str, Tensor]:
-        """Return the terms of a training step: the student's on what it sees, and ``consistency``.
+        """Return the student's terms on the kept instances, and ``consistency``.
 
         Args:
-            bags: whole bags.
-            progress: share of the training that is done, in [0, 1].
+            bags: complete bags.
+            progress: fraction of the training that is done, in [0, 1].
         """
         key = draw_key() if self.training else 0
         target, kept = self.teach(bags, progress, key)
@@ -174,12 +174,12 @@ class MHIM(nn.Module):
 
     @torch.no_grad()
     def teach(self, bags: BagBatch, progress: float, key: int) -> tuple[Tensor, Tensor]:
-        """Return the teacher's embeddings of the bags and which instances the student sees.
+        """Return the teacher's embeddings of the bags and a mask of the student's instances.
 
         Args:
-            bags: whole bags.
-            progress: share of the training that is done, in [0, 1].
-            key: of the random choices.
+            bags: complete bags.
+            progress: fraction of the training that is done, in [0, 1].
+            key: key of the random choices.
 
         Returns:
             (B, E) or (B, C, E), and (N,) bool.
@@ -191,7 +191,7 @@ class MHIM(nn.Module):
         return _embeddings(output), self.masks.kept(scores, bags, progress, key)
 
     def _scores(self, embedded: BagBatch, output: MILOutput) -> Tensor:
-        """Return what the teacher ranks instances by, (N,) or (N, K)."""
+        """Return the scores by which the teacher ranks instances, (N,) or (N, K)."""
         if self.scores == "class_aware":
             teacher: Any = self.teacher
             probabilities: Tensor = teacher.class_scores(embedded, output)
@@ -206,7 +206,7 @@ class MHIM(nn.Module):
         """Replace a random part of each bag's instances by tokens."""
         sizes, offsets = seen.sizes(), seen.offsets
         order = random_order(seen, key, _RECYCLE)
-        # One instance stays in any case; where it is the only one, the tokens are of it.  # A117
+        # At least one instance is kept; if it is the only one, the tokens are made from it (A117).
         counts = floor_share(sizes, self.recycle_keep_ratio).clamp(min=1)
         stays = random_instances(torch.ones_like(order, dtype=torch.bool), order, offsets, counts)
         alone = (sizes == 1)[segment_ids(offsets, order.shape[0])]
@@ -216,7 +216,7 @@ class MHIM(nn.Module):
         return append_tokens(seen.keep(stays), tokens)
 
     def start_from_teacher(self) -> None:
-        """Give the student what `student_init` says of the teacher's weights."""
+        """Copy the teacher's weights selected by `student_init` to the student."""
         teacher, student = self.teacher.state_dict(), self.student.state_dict()
         taken = {"fc": "embed.", "all": "", "none": None}[self.student_init]
         if taken is not None:
@@ -225,12 +225,12 @@ class MHIM(nn.Module):
 
     @torch.no_grad()
     def update_teacher(self, progress: float) -> None:
-        """Move the teacher towards the student after an optimizer step, and the global queries.
+        """Update the teacher and the global queries after an optimizer step.
 
         Every process must call it.
 
         Args:
-            progress: share of the training that was done before the step, in [0, 1].
+            progress: fraction of the training that was done before the step, in [0, 1].
         """
         momentum = self.momentum
         if self.momentum_schedule == "cosine":
@@ -249,13 +249,13 @@ class MHIM(nn.Module):
 def embedding_consistency(
     student: Tensor, teacher: Tensor, student_temperature: float, teacher_temperature: float
 ) -> Tensor:
-    """Return the cross-entropy of the student's embedding relative to the teacher's, by bag.
+    """Return the cross-entropy of the student's embedding relative to the teacher's for each bag.
 
     Args:
         student: (B, E), or (B, C, E) whose C embeddings are taken as one of C E values (A152).
-        teacher: likewise; no gradient reaches it.
-        student_temperature: divides the student's values ahead of the softmax.
-        teacher_temperature: likewise the teacher's.
+        teacher: of the same shape; receives no gradient.
+        student_temperature: divisor of the student's values before the softmax.
+        teacher_temperature: divisor of the teacher's values before the softmax.
 
     Returns:
         (B,), at least the teacher's entropy.
@@ -267,5 +267,5 @@ def embedding_consistency(
 
 def _embeddings(output: MILOutput) -> Tensor:
     if output.embeddings is None:
-        raise ValueError("MHIM needs a model that gives an embedding of each bag")
+        raise ValueError("MHIM needs a model that returns an embedding of each bag")
     return output.embeddings

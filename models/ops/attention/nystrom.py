@@ -1,8 +1,8 @@
-"""Nystrom attention: softmax attention through landmarks, linear in the number of tokens.
+"""Nystrom attention, an approximation of softmax attention with linear cost in the tokens.
 
 Xiong, Zeng, Chakraborty, Tan, Fung, Li, Singh, "Nystromformer: A Nystrom-Based Algorithm for
 Approximating Self-Attention", AAAI 2021, arXiv 2102.03902. Landmarks are the means of R segments
-of consecutive tokens, Q~ and K~ their queries and keys, and
+of consecutive tokens, Q~ and K~ are their queries and keys, and
 
     softmax(Q K^T / sqrt(d)) V  ~  F Z B V
     F = softmax(Q K~^T / sqrt(d))    A = softmax(Q~ K~^T / sqrt(d))    B = softmax(Q~ K^T / sqrt(d))
@@ -12,10 +12,10 @@ Z is the pseudo-inverse of A after a fixed number of steps (Razavi et al. 2014):
     Z_0 = A^T / (largest row sum of A x largest column sum of A)
     Z_k+1 = Z_k p(A Z_k),    p(Y) = (13 I - Y (15 I - Y (7 I - Y))) / 4
 
-Where T is no multiple of R, zeros are put in front of the tokens. They fill whole segments and a
-part of one, and B attends to them. As zeros are all alike, none but one is stored: the landmark of
-zeros stands for w segments by log w on its logits, and one zero token for all of them. That gives
-exactly what the zeros written out give, and bags of few instances cost little.
+If T is not a multiple of R, zeros are put in front of the tokens. They fill complete segments and a
+part of one, and B attends to them. As all zeros are equal, only one is stored: the landmark of
+zeros represents w segments by adding log w to its logits, and one zero token represents all zeros.
+The result is exactly that of explicit zeros, and bags of few instances cost little.
 
 Letters: b bags of equally many tokens, T tokens, h heads, d width of a head, E width, M distinct
 landmarks.
@@ -35,12 +35,12 @@ from models.ops.precision import at_least_float32
 
 
 class Segments(NamedTuple):
-    """How a number of tokens is divided for landmarks.
+    """Division of tokens into segments for landmarks.
 
     Attributes:
-        length: places of a segment.
+        length: number of positions of a segment.
         first: tokens in the first segment that holds any, in [1, length].
-        zeros: segments in front of it, which hold zeros alone.
+        zeros: segments in front of it, which hold only zeros.
         padding: zeros in front of the tokens.
     """
 
@@ -51,7 +51,7 @@ class Segments(NamedTuple):
 
 
 def divide(tokens: int, landmarks: int) -> Segments:
-    """Divide tokens into segments of one length, with zeros in front where they don't fill them.
+    """Divide tokens into segments of equal length, with zeros in front to fill the segments.
 
     >>> divide(10, 4)
     Segments(length=3, first=1, zeros=0, padding=2)
@@ -64,7 +64,7 @@ def divide(tokens: int, landmarks: int) -> Segments:
 
 
 def segment_means(tokens: Tensor, segments: Segments) -> Tensor:
-    """Return the distinct landmarks, (b, M, E): the zeros' first, where there is one.
+    """Return the distinct landmarks, (b, M, E), beginning with that of the zeros, if any.
 
     Args:
         tokens: (b, T, E).
@@ -79,21 +79,21 @@ def segment_means(tokens: Tensor, segments: Segments) -> Tensor:
 
 
 class PseudoInverse:
-    """Approximate pseudo-inverse of stochastic matrices, in float32 at least.
+    """Approximate pseudo-inverse of stochastic matrices, in at least float32.
 
-    The last step is made on what the inverse is applied to, which is cheaper than on the inverse.
+    The last step is applied to the operand of the inverse, which is cheaper than to the inverse.
 
     Args:
         matrix: (b, h, M, M), rows that sum to 1.
-        weights: (M,), how many equal rows and columns of the full matrix each one stands for; a
-            column holds the sum of the columns that it stands for.
+        weights: (M,), number of equal rows and columns of the full matrix that each one represents;
+            a column holds the sum of the columns that it represents.
         iterations: steps, at least 1.
     """
 
     def __init__(self, matrix: Tensor, weights: Tensor, iterations: int) -> None:
         with torch.autocast(matrix.device.type, enabled=False):
-            full = matrix * (weights.unsqueeze(1) / weights)  # what one column has of all rows
-            # Rows sum to 1. The bag's heads share a scale, as in the authors' code.  # A100
+            full = matrix * (weights.unsqueeze(1) / weights)  # single columns, sums over all rows
+            # Rows sum to 1. The heads of a bag share a scale, as in the authors' code (A100).
             largest = full.sum(2, keepdim=True).amax((1, 3), keepdim=True)
             inverse = full.transpose(2, 3) / largest
             eye = torch.eye(len(weights), dtype=matrix.dtype, device=matrix.device)
@@ -128,12 +128,12 @@ class PseudoInverse:
 
 
 class LandmarkAttention:
-    """Attention of one sequence a bag through its landmarks.
+    """Attention through landmarks, for one sequence per bag.
 
     Args:
-        query_marks: (b, h, M, d), queries of `segment_means`.
-        key_marks: (b, h, M, d), their keys.
-        segments: how the tokens were divided.
+        query_marks: (b, h, M, d), queries of the landmarks (`segment_means`).
+        key_marks: (b, h, M, d), keys of the landmarks.
+        segments: division of the tokens.
         iterations: steps of the pseudo-inverse.
     """
 
@@ -160,8 +160,8 @@ class LandmarkAttention:
 
         Args:
             queries: (b, h, t, d).
-            keys: (b, h, 1 + T, d), the first of them 0: it stands for all zeros.
-            values: as the keys, the first 0.
+            keys: (b, h, 1 + T, d), the first of them 0, representing all zeros.
+            values: same shape as ``keys``, the first 0.
         """
         dtype = queries.dtype
         padding = keys.new_zeros(1, keys.shape[2])
@@ -172,11 +172,11 @@ class LandmarkAttention:
         return F.scaled_dot_product_attention(queries, self.key_marks, values, attn_mask=bias)
 
     def row(self, query: Tensor, keys: Tensor) -> Tensor:
-        """Return the row F Z B of one token, (b, h, 1 + T): sums to about 1, may have negatives.
+        """Return the row F Z B of one token, (b, h, 1 + T); sums to about 1, may be negative.
 
         Args:
             query: (b, h, 1, d).
-            keys: (b, h, 1 + T, d), the first of them 0: it stands for all zeros.
+            keys: (b, h, 1 + T, d), the first of them 0, representing all zeros.
         """
         factor = self.inverse.after(self._to_marks(query)).squeeze(2)
         marks = at_least_float32(self.query_marks) * self.scale
@@ -185,10 +185,10 @@ class LandmarkAttention:
 
 
 class _Row(torch.autograd.Function):
-    """f softmax(Q~ K^T): the landmarks' attention B weighted by a factor each.
+    """Autograd function f softmax(Q~ K^T), the landmarks' attention B weighted by factors f.
 
-    B is formed head by head, in the backward pass anew: all heads of a large bag together would
-    be most of the memory of a training step. With g the gradient of the row,
+    B is formed head by head and recomputed in the backward pass, because all heads of a large bag
+    would need most of the memory of a training step. With g the gradient of the row,
 
         dL/df = g B^T        dL/dlogits = B (g - dL/df^T) f^T, entry by entry
     """

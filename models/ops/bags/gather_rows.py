@@ -1,4 +1,4 @@
-"""Rows of all processes in one tensor, with gradients, whatever number each process has."""
+"""Differentiable gathering of rows from all processes, with any number of rows per process."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from structures.processes import rank_and_world_size, sum_over_processes, world_
 def gather_rows(rows: Tensor) -> Tensor:
     """Concatenate the rows of all processes in the order of their ranks.
 
-    A loss of the gathered rows that every process computes alike has, after DDP's averaging, the
-    gradient of that one loss: the backward pass adds up what the processes say about a row.
+    If every process computes the same loss of the gathered rows, DDP's averaged gradient is the
+    gradient of that loss: the backward pass sums the gradients of a row over the processes.
 
     Args:
-        rows: (n, ...), n may differ between processes and be 0; what follows may not. Every
+        rows: (n, ...); n may differ between processes and be 0, the other axes may not. Every
             process must call it.
 
     Returns:
-        (sum of n, ...), the very tensor in one process.
+        (sum of n, ...); ``rows`` itself in a single process.
     """
     if world_size() == 1:
         return rows

@@ -1,9 +1,8 @@
-"""Random choices about instances that depend on a key, the bag and the instance alone.
+"""Random choices of instances that only depend on a key, the bag and the instance.
 
-A model draws one key a forward pass, with `draw_key`. What it then decides about an instance is a
-hash of (key, number of the bag, number of the instance): a bag's groups, masks and views do not
-depend on the bags that share its batch, on the process or on the device, and nothing is drawn bag
-by bag.
+A model draws one key per forward pass, with `draw_key`. A choice is then a hash of (key, index of
+the bag, index of the instance): groups, masks and views of a bag do not depend on the other bags of
+its batch, on the process or on the device, and need no random draw per bag.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ def draw_key() -> int:
 
 
 def random_order(bags: BagBatch, key: int, stream: int = 0) -> Tensor:
-    """Return a random number for each instance, to sort by.
+    """Return a random number for each instance as a sort key.
 
     Args:
-        bags: N instances.
-        key: of this choice, see `draw_key`; a constant for a choice that never changes.
+        bags: bags of N instances.
+        key: key of the choice, see `draw_key`; a constant for a choice that never changes.
         stream: separates choices under the same key.
 
     Returns:
@@ -55,6 +54,6 @@ def _mix(words: Tensor) -> Tensor:
 
 
 def _shifted(words: Tensor, bits: int) -> Tensor:
-    """Shift to the right and fill with zeros, which ``>>`` of a signed number does not."""
+    """Shift to the right and fill with zeros, unlike ``>>`` of a signed number."""
     shifted: Tensor = (words >> bits) & (2 ** (64 - bits) - 1)
     return shifted

@@ -12,11 +12,11 @@ from structures import MILTask
 
 
 def logits_of_mean_probability(logits: Tensor, task: MILTask) -> Tensor:
-    """Return logits whose probabilities are the mean of those of several predictions.
+    """Return logits whose probabilities are the mean probabilities of several predictions.
 
     Args:
-        logits: (B, K, C) of K predictions.
-        task: what they mean.
+        logits: (B, K, C) logits of K predictions.
+        task: what the logits mean.
 
     Returns:
         (B, C), in float32 at least: log-odds of the mean probability; for ``multiclass`` its

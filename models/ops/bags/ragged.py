@@ -1,8 +1,8 @@
 """Reductions over the segments of packed rows.
 
-N rows hold B segments one after the other: segment b is rows ``offsets[b]:offsets[b + 1]``, so
-``offsets`` (B + 1,) runs from 0 to N and never decreases. Nothing loops over segments or reads a
-tensor back to the host, and everything is computed in float32 at least, also under autocast.
+N rows hold B consecutive segments: segment b is rows ``offsets[b]:offsets[b + 1]``, so ``offsets``
+(B + 1,) runs from 0 to N and never decreases. No function loops over segments or reads a tensor
+back to the host, and all compute in at least float32, also under autocast.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from models.ops.precision import as_float64, at_least_float32, back_to
 
-# Up to how many pairs of a segment and a column of weights a matrix product over all of them is
-# cheaper than adding row by row: 64 columns cost an eighth of a layer with 512 outputs.
+# Up to this many pairs of segment and weight column, one matrix product over all pairs is cheaper
+# than adding row by row: 64 columns cost an eighth of a layer with 512 outputs.
 _DENSE_COLUMNS = 64
 _NARROW = 16  # columns of rows that are added up in float64
 
@@ -36,14 +36,14 @@ def segment_ids(offsets: Tensor, num_rows: int) -> Tensor:
 
 
 def segment_counts(ids: Tensor, segments: int, chosen: Tensor | None = None) -> Tensor:
-    """Count the rows of each segment, in whatever order they are.
+    """Count the rows of each segment; the rows may be in any order.
 
-    ``bincount`` would make the host wait for the device, to learn the largest id.
+    ``bincount`` would make the host wait for the device, because it needs the largest id.
 
     Args:
-        ids: (N,) int64 in [0, segments), whose row is whose.
+        ids: (N,) int64 in [0, segments), segment of each row.
         segments: B.
-        chosen: (N,) bool, which rows count; all by default.
+        chosen: (N,) bool, True for rows to count; all by default.
 
     Returns:
         (B,) int64.
@@ -65,8 +65,8 @@ def segment_sum(values: Tensor, offsets: Tensor) -> Tensor:
     values = at_least_float32(values)
     if offsets.shape[0] == 2:
         return values.sum(dim=0, keepdim=True)
-    # Rows are added one after the other, by which ten thousands of them would lose digits that a
-    # single bag's sum keeps. Wide rows would cost too much, and are pooled by a matrix product.
+    # Rows are added one after the other, so that the sum of many thousand rows would lose
+    # precision in float32. Wide rows would cost too much and are pooled by a matrix product.
     narrow = math.prod(values.shape[1:]) <= _NARROW
     terms = as_float64(values) if narrow else values
     sums = terms.new_zeros(offsets.shape[0] - 1, *values.shape[1:])
@@ -91,7 +91,7 @@ def segment_mean(values: Tensor, offsets: Tensor) -> Tensor:
 def segment_max(values: Tensor, offsets: Tensor) -> Tensor:
     """Take the largest row of each segment, column by column.
 
-    Rows that tie share the gradient equally.
+    Equal largest rows share the gradient equally.
 
     Args:
         values: (N, ...).
@@ -119,7 +119,7 @@ def segment_softmax(logits: Tensor, offsets: Tensor) -> Tensor:
         offsets: (B + 1,) int64.
 
     Returns:
-        The shape of ``logits``, in [0, 1]. Empty segments own no rows and need no value.
+        The shape of ``logits``, in [0, 1]. Empty segments have no rows.
     """
     logits = at_least_float32(logits)
     # The largest logit only guards against overflow and cancels, so it needs no gradient.
@@ -145,8 +145,8 @@ def segment_weighted_sum(values: Tensor, weights: Tensor, offsets: Tensor) -> Te
         parts = [segment_sum(values * weights[:, k : k + 1], offsets) for k in range(columns)]
         return torch.stack(parts, dim=1)
     if segments > 1:
-        # Zero outside its own segment: one matrix product needs neither (N, K, E) memory nor
-        # atomic additions that all meet in the same few cells.
+        # Zero outside its own segment, so that one matrix product needs neither (N, K, E) memory
+        # nor atomic additions to the same few cells.
         ids = segment_ids(offsets, values.shape[0]).view(-1, 1, 1).expand(-1, 1, columns)
         spread = weights.new_zeros(weights.shape[0], segments, columns)
         weights = spread.scatter(1, ids, weights.unsqueeze(1)).flatten(1)
@@ -155,7 +155,7 @@ def segment_weighted_sum(values: Tensor, weights: Tensor, offsets: Tensor) -> Te
 
 
 def segment_log_softmax(logits: Tensor, offsets: Tensor) -> Tensor:
-    """Return the logarithm of `segment_softmax` without forming small weights first.
+    """Return the logarithm of `segment_softmax` without computing the weights themselves.
 
     Args:
         logits: (N,) or (N, K), finite.
@@ -186,9 +186,9 @@ def segment_logsumexp(values: Tensor, offsets: Tensor) -> Tensor:
 
 
 def _of_each_row(values: Tensor, offsets: Tensor, rows: Tensor) -> Tensor:
-    """Give each row what belongs to its segment, (N, ...) of (B, ...).
+    """Expand values of segments (B, ...) to their rows (N, ...).
 
-    The gradient adds up as many numbers as a segment has rows, hence as in `segment_sum`.
+    The gradient is a sum over the rows of a segment, with the precision of `segment_sum`.
     """
     if offsets.shape[0] == 2:
         return values.expand_as(rows)

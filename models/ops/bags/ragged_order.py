@@ -1,7 +1,7 @@
 """Order within the segments of packed rows: ranks, the k largest, random choices.
 
-Segments as in `models.ops.bags.ragged`. Nothing loops over segments or reads a tensor back to the
-host: numbers of rows are known from shapes or stay on the device.
+Segments as in `models.ops.bags.ragged`. No function loops over segments or reads a tensor back to
+the host: numbers of rows are known from shapes or stay on the device.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ def segment_order(values: Tensor, offsets: Tensor, descending: bool = False) -> 
     """Sort the rows of each segment, column by column.
 
     Args:
-        values: (N,) or (N, K); rows that tie keep their order. They may be on the host while the
+        values: (N,) or (N, K); equal values keep their order. They may be on the host if the
             offsets are on a device that lacks their precision.
         offsets: (B + 1,) int64.
         descending: largest first.
 
     Returns:
-        int64 of the shape of ``values``, where the offsets are: rows, segment after segment, each
-        sorted.
+        int64 of the shape of ``values``, on the device of ``offsets``: the rows of each segment in
+        sorted order, segment after segment.
     """
     order = values.detach().argsort(dim=0, descending=descending, stable=True).to(offsets.device)
     if offsets.shape[0] == 2:
@@ -33,10 +33,10 @@ def segment_order(values: Tensor, offsets: Tensor, descending: bool = False) -> 
 
 
 def segment_rank(values: Tensor, offsets: Tensor, descending: bool = False) -> Tensor:
-    """Return each row's place in its sorted segment, column by column, from 0.
+    """Return each row's rank in its sorted segment, column by column, from 0.
 
     Args:
-        values: (N,) or (N, K); of rows that tie the earlier comes first.
+        values: (N,) or (N, K); of equal values the earlier one comes first.
         offsets: (B + 1,) int64.
         descending: largest first.
 
@@ -63,11 +63,11 @@ def segment_topk(
         values: (N,) or (N, K).
         offsets: (B + 1,) int64, no segment empty.
         k: at least 1; a smaller segment gives fewer rows.
-        largest: whether to take the largest.
+        largest: take the largest values instead of the smallest.
 
     Returns:
-        ``rows`` (B, k) or (B, k, K) int64 and ``valid``, bool of the same shape: where a segment
-        has fewer than k rows, the surplus entries repeat its last one and are not valid.
+        ``rows`` (B, k) or (B, k, K) int64 and ``valid``, bool of the same shape: if a segment has
+        fewer than k rows, the surplus entries repeat its last one and are not valid.
     """
     order = segment_order(values, offsets, descending=largest)
     places = torch.arange(k, device=offsets.device)

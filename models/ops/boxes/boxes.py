@@ -1,4 +1,4 @@
-"""Box arithmetic that torchvision has no function for. Boxes are (x1, y1, x2, y2), half-open."""
+"""Box operations missing in torchvision. Boxes are (x1, y1, x2, y2), half-open."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _EPSILON = 1e-7  # keeps the quotients of boxes without extent finite
 
 
 def covered_fraction(boxes: Tensor, regions: Tensor) -> Tensor:
-    """Return how much of each box lies in the region that covers most of it.
+    """Return the fraction of each box covered by the region that covers most of it.
 
     Args:
         boxes: (N, 4).
@@ -32,7 +32,7 @@ def covered_fraction(boxes: Tensor, regions: Tensor) -> Tensor:
 
 
 def rescale_boxes(boxes: Tensor, old_size: Tensor, new_size: Tensor) -> Tensor:
-    """Move boxes from an image of one size to the same image at another size.
+    """Rescale boxes from one image size to another.
 
     Args:
         boxes: (N, 4) float.
@@ -92,7 +92,7 @@ def complete_iou(boxes: Tensor, targets: Tensor) -> Tensor:
     hull = torch.maximum(high, target_high) - torch.minimum(low, target_low)
     diagonal = hull.square().sum(dim=-1).clamp(min=_EPSILON)
     apart = ((low + high - target_low - target_high) / 2).square().sum(dim=-1)
-    # clamped before the angle: that of a point has no gradient
+    # clamped before the angle, which has no gradient for a point
     shape = torch.atan2(width.clamp(min=_EPSILON), height.clamp(min=_EPSILON))
     unlike = 4 / math.pi**2 * (torch.atan2(target_width, target_height) - shape).square()
     with torch.no_grad():

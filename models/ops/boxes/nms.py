@@ -1,13 +1,13 @@
 """Non-maximum suppression by class for the images of a whole batch.
 
-Boxes of different classes and images must not suppress each other. Moving each group by a
-distance of its own does that with one call of the plain algorithm, but in float32 the distance
-takes digits from the coordinates: with 80 classes of 16 images of 1024 pixels boxes are rounded
-to an eighth of a pixel, in half precision there is no such number at all. Here coordinates are
-float64 multiples of 2^-20 pixels and distances whole pixels, so every sum and difference is exact
-and each IoU, bit by bit, that of the group alone (A222).
+Boxes of different classes and images must not suppress each other. Shifting each group by its own
+offset achieves this with one call of the plain algorithm, but in float32 the offset costs precision
+of the coordinates: with 80 classes of 16 images of 1024 pixels boxes are rounded to an eighth of a
+pixel, and in half precision the offsets overflow. Here coordinates are float64 multiples of 2^-20
+pixels and offsets whole pixels, so every sum and difference is exact and each IoU equals that of
+the group alone bit for bit (A222).
 
-Letters: N candidates, K that stay.
+Letters: N candidates, K kept boxes.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torchvision.ops import nms
 
 from models.ops.precision import has_float64
 
-_STEPS = 2.0**20  # a pixel
-_LARGEST = 2.0**32  # pixels: with the steps 52 bits, of 53
-_FIRST_LOOK = 4  # candidates looked at first, in multiples of the boxes that are wanted
+_STEPS = 2.0**20  # steps per pixel
+_LARGEST = 2.0**32  # pixels: together with the steps 52 of 53 bits
+_FIRST_LOOK = 4  # candidates examined first, in multiples of the requested boxes
 _GROWTH = 4
-_AT_ONCE = 1 << 16  # boxes a call on an accelerator: 0.5 GiB there, growing with the square
+_AT_ONCE = 1 << 16  # boxes per call on an accelerator: 0.5 GiB, growing with the square
 
 
 def class_nms(
@@ -34,26 +34,26 @@ def class_nms(
     iou_thresh: float,
     max_dets: int,
 ) -> Tensor:
-    """Return which boxes stay, by image and in it by score.
+    """Return the kept boxes, sorted by image and by score within an image.
 
-    Greedy: in the order of scores, of equal ones the first, a box stays unless its IoU with one
-    that stays, of its class and image, is above the threshold. What comes after the first
-    ``max_dets`` that stay cannot change them, so only the best candidates are looked at, and more
-    where these do not suffice.
+    Greedy: in order of descending scores (the first of equal ones), a box is kept unless its IoU
+    with a kept box of its class and image is above the threshold. Boxes after the first
+    ``max_dets`` kept ones cannot change them, so only the best candidates are examined, and more
+    only if these do not suffice.
 
     Args:
         boxes: (N, 4) float of any precision, finite.
         scores: (N,) float.
         labels: (N,) int64, not negative.
         images: (N,) int64, not negative.
-        iou_thresh: in [0, 1].
-        max_dets: boxes of an image that stay at most.
+        iou_thresh: IoU threshold in [0, 1].
+        max_dets: largest number of kept boxes per image.
 
     Returns:
         (K,) int64 positions; images ascending, scores of an image descending.
 
     Raises:
-        ValueError: labels times the extent of the boxes reach 2^32 pixels, which is inexact.
+        ValueError: labels times the extent of the boxes reach 2^32 pixels and would be inexact.
     """
     device = boxes.device
     if not has_float64(device):
@@ -73,7 +73,7 @@ def _class_nms(
     order = order[images[order].argsort(stable=True)]
     counts = torch.bincount(images)
     rank = torch.arange(len(order), device=order.device)
-    rank = rank - (counts.cumsum(0) - counts)[images[order]]  # in its image
+    rank = rank - (counts.cumsum(0) - counts)[images[order]]  # within its image
     exact = (boxes[order].double() * _STEPS).round() / _STEPS
     classes, owner = labels[order], images[order]
     look, short, kept = _FIRST_LOOK * max_dets, counts > 0, order[:0]
@@ -96,11 +96,11 @@ def _class_nms(
 
 
 def _suppress(boxes: Tensor, labels: Tensor, images: Tensor, iou_thresh: float) -> Tensor:
-    """Return which boxes stay, ascending; they are sorted by image and score.
+    """Return the positions of the kept boxes, ascending; boxes are sorted by image and score.
 
-    One call for all images on an accelerator, or for as many as its table of all pairs has room
-    for. On the host, where a call compares each box that stays with all that follow, of whatever
-    image, one call an image takes a fraction of that.
+    On an accelerator one call handles all images, or as many as its table of all pairs can hold. On
+    the host, where a call compares each kept box with all later ones of any image, one call per
+    image is much faster.
     """
     if not len(boxes):
         return labels
@@ -112,7 +112,7 @@ def _suppress(boxes: Tensor, labels: Tensor, images: Tensor, iou_thresh: float) 
     if float(distance.max() + span + torch.maximum(high.abs(), low.abs())) >= _LARGEST:
         raise ValueError(
             f"boxes {float(span):g} pixels apart of {int(group.max()) + 1} classes in all images "
-            "are too many for exact arithmetic; predict fewer images at once"
+            "are too many for exact arithmetic; predict fewer images per batch"
         )
     moved = boxes.clone()
     moved[:, 0::2] += distance.unsqueeze(1)
@@ -133,7 +133,7 @@ def _on_host(boxes: Tensor) -> bool:
 
 
 def _calls(counts: list[int], most: int) -> list[int]:
-    """Join the boxes of neighbouring images to up to ``most``; an image's stay together."""
+    """Group the boxes of consecutive images up to ``most``; an image is never split."""
     found: list[int] = []
     for count in counts:
         if found and found[-1] + count <= most:

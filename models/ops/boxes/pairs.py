@@ -1,8 +1,8 @@
-"""Which boxes overlap, without comparing every box with every other.
+"""Pairs of overlapping boxes, found without comparing all boxes with each other.
 
-Boxes are put into square cells. A box is filed under the level whose cells are the smallest that
-are no smaller than it, so that it lies in four of them at most; it is looked for on its own and all
-coarser levels. The time is linear in boxes and pairs for boxes of one size or of many.
+Boxes are put into square cells. Each box is stored at the level of the smallest cells that are not
+smaller than the box, so that it lies in at most four of them; it is searched at its own and all
+coarser levels. The time is linear in the numbers of boxes and pairs for any box sizes.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ Floats = npt.NDArray[np.float64]
 
 
 def overlapping_pairs(boxes: Floats, labels: Ints) -> Ints:
-    """Return all pairs of boxes of one label that have a positive area in common.
+    """Return all pairs of boxes of equal label whose intersection has a positive area.
 
     Args:
-        boxes: (N, 4), (x1, y1, x2, y2); those without extent overlap nothing.
+        boxes: (N, 4), (x1, y1, x2, y2); boxes without extent overlap nothing.
         labels: (N,), not negative.
 
     Returns:
-        (P, 2) int64, the smaller number first, in ascending order.
+        (P, 2) int64, the smaller index first, in ascending order.
 
     >>> overlapping_pairs(np.array([[0., 0, 4, 4], [2, 2, 6, 6], [4, 0, 9, 4]]), np.zeros(3, int))
     array([[0, 1],
@@ -53,7 +53,7 @@ def overlapping_pairs(boxes: Floats, labels: Ints) -> Ints:
 
 
 def _cells(corners: Floats, labels: Ints, rows: Ints, level: int) -> Ints:
-    """Return (rows, 4) numbers of the cells a box lies in, -1 where it lies in fewer."""
+    """Return (rows, 4) ids of the cells that a box lies in, padded with -1."""
     cell = np.floor(corners / 2.0**level).astype(np.int64)
     wide = int(cell[:, 2].max()) + 1
     high = int(cell[:, 3].max()) + 1
@@ -67,7 +67,7 @@ def _cells(corners: Floats, labels: Ints, rows: Ints, level: int) -> Ints:
 
 
 def _joined(filed: Ints, filed_cells: Ints, sought: Ints, sought_cells: Ints) -> tuple[Ints, Ints]:
-    """Return all (filed, sought) that share a cell, once for every cell they share."""
+    """Return all pairs (filed, sought) that share a cell, once for every shared cell."""
     cells, owner = filed_cells.ravel(), np.repeat(filed, 4)
     order = np.argsort(cells, kind="stable")
     order = order[cells[order] >= 0]

@@ -1,10 +1,10 @@
 """RoIAlign over a feature pyramid (arXiv 1703.06870 sec. 3, arXiv 1612.03144 eq. 1).
 
-torchvision's operator walks over sampling points and its backward pass runs on one CPU core. A
+torchvision's operator iterates over sampling points and its backward pass runs on one CPU core. A
 bilinear sample is a product of a row weight and a column weight, so averaging the points of a
 cell is two matrix products: out[p, q] = sum_y sum_x row[p, y] * map[y, x] * column[q, x]. Forward
-and backward together these are several times faster on small maps on a CPU; everywhere else, and
-where no gradient is wanted, torchvision's operator is used. Both compute the same to rounding.
+and backward together, these are several times faster on small maps on a CPU; in all other cases,
+and without gradients, torchvision's operator is used. Both are equal up to rounding.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torchvision.ops import roi_align
 from models.ops.boxes.boxes import fpn_levels
 from models.ops.precision import at_least_float32
 
-_DENSE_CELLS = 2048  # map cells per sampling point up to which the products win (measured, 1 core)
+_DENSE_CELLS = 2048  # cells per sampling point up to which products are faster (measured, 1 core)
 
 
 def pool_regions(
@@ -29,14 +29,14 @@ def pool_regions(
     sampling_ratio: int,
     canonical_size: float = 224.0,
 ) -> Tensor:
-    """Pool each region from the level that suits its size.
+    """Pool each region from the level that corresponds to its size.
 
     Args:
         levels: (B, F, h, w) each, finest first, each at half the resolution of the one before.
         rois: (R, 5) rows (image, x1, y1, x2, y2) in pixels, images in order.
-        stride: pixels a cell of the first level, a power of 2.
-        side: cells a side of a pooled region.
-        sampling_ratio: sampling points a side of a cell, at least 1.
+        stride: pixels per cell of the first level, a power of 2.
+        side: cells per side of a pooled region.
+        sampling_ratio: sampling points per side of a cell, at least 1.
         canonical_size: side in pixels of a region that is pooled at stride 16.
 
     Returns:
@@ -73,9 +73,9 @@ def separable_roi_align(
     Args:
         features: (B, F, h, w).
         rois: (R, 5) rows (image, x1, y1, x2, y2) in pixels, images in order.
-        scale: cells a pixel.
-        side: cells a side of the output.
-        sampling_ratio: sampling points a side of a cell, at least 1.
+        scale: cells per pixel.
+        side: cells per side of the output.
+        sampling_ratio: sampling points per side of a cell, at least 1.
 
     Returns:
         (R, F, side, side) float32 or float64.
@@ -101,7 +101,7 @@ def separable_roi_align(
 
 
 def _cell_weights(start: Tensor, stop: Tensor, cells: int, ratio: int, length: int) -> Tensor:
-    """Return (R, cells, length): weight of each map cell in each output cell along one axis.
+    """Return the weight of each map cell in each output cell along one axis, (R, cells, length).
 
     Points up to one cell outside the map take the border's value and points further out are 0;
     regions are at least one cell long. All three are conventions of the operator.
@@ -116,7 +116,7 @@ def _cell_weights(start: Tensor, stop: Tensor, cells: int, ratio: int, length: i
 
 
 def _dtype(features: Tensor) -> torch.dtype:
-    """Return the type that pooling computes in."""
+    """Return the data type used for pooling."""
     return torch.promote_types(features.dtype, torch.float32)
 
 
@@ -126,11 +126,11 @@ def project_masks(
     """Crop instance masks to boxes and resample them to side x side cells by RoIAlign.
 
     Args:
-        masks: (M, h, w) bool, ``mask_stride`` pixels a cell.
-        rows: (K,) which mask each box takes.
+        masks: (M, h, w) bool, ``mask_stride`` pixels per cell.
+        rows: (K,) index of the mask of each box.
         boxes: (K, 4) in pixels.
-        side: cells a side.
-        mask_stride: pixels a cell of ``masks``.
+        side: cells per side.
+        mask_stride: pixels per cell of ``masks``.
 
     Returns:
         (K, side, side) in [0, 1], of the dtype of ``boxes``.

@@ -1,4 +1,4 @@
-"""Random choices inside a loss that depend on a key and an image, not on batch or process."""
+"""Random choices inside a loss that only depend on a key and the image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def image_generator(key: int, index: int, stream: int = 0) -> torch.Generator:
 
     Args:
         key: changes from step to step, for example the optimizer step.
-        index: the image's stable number in its data set.
+        index: stable index of the image in its data set.
         stream: separates independent choices made for the same image.
     """
     seed = _mix(_mix(_mix(key & _MASK64) ^ (index & _MASK64)) ^ (stream & _MASK64))
@@ -35,8 +35,8 @@ def choose(positions: Tensor, limit: int, generator: torch.Generator) -> Tensor:
 
     Args:
         positions: (P,) int64.
-        limit: how many to keep.
-        generator: a CPU generator; untouched when all positions are kept.
+        limit: largest number of positions to keep.
+        generator: a CPU generator; not advanced if all positions are kept.
 
     Returns:
         (min(P, limit),) of ``positions``, in their original order.
@@ -55,7 +55,7 @@ def sample_balanced(
 
     Args:
         labels: (A,), >= 1 positive, 0 negative, < 0 ignored.
-        number: budget of elements.
+        number: total number of elements.
         positive_fraction: at most ``int(number * positive_fraction)`` positives.
         generator: a CPU generator.
 

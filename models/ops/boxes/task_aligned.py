@@ -1,8 +1,8 @@
 """Task-aligned assignment of anchors to objects (TOOD, Feng et al. 2021, arXiv 2108.07755).
 
-Anchors compete for an object by t = s^alpha u^beta (eq. 5): s is the score they give its class
-and u the overlap of their box with its box. Both are computed only for pairs of an anchor and an
-object around it; nothing loops over images or objects.
+Anchors compete for an object by t = s^alpha u^beta (eq. 5): s is the anchor's score for the class
+of the object and u the overlap of the predicted with the true box. Both are computed only for pairs
+of an anchor and an object around it, without loops over images or objects.
 
 Letters: B images, A anchors, C classes, M objects of all images, Q pairs, P positives.
 """
@@ -23,7 +23,7 @@ _EPSILON = 1e-9  # A212
 
 
 class Objects(NamedTuple):
-    """What anchors are assigned to.
+    """Objects that anchors are assigned to.
 
     Attributes:
         boxes: (M, 4) xyxy in pixels.
@@ -37,12 +37,12 @@ class Objects(NamedTuple):
 
 
 class Positives(NamedTuple):
-    """Anchors that got an object, those of one object together.
+    """Anchors that are assigned to an object, grouped by object.
 
     Attributes:
-        rows: (P,) int64 in [0, B A), image x A + anchor; no number twice.
+        rows: (P,) int64 in [0, B A), image x A + anchor; unique.
         objects: (P,) int64 in [0, M), ascending.
-        scores: (P,) in [0, 1], what the class score is to be.
+        scores: (P,) in [0, 1], target of the class score.
     """
 
     rows: Tensor
@@ -79,24 +79,25 @@ def assign_anchors(
     beta: float = 6.0,
     min_side: float = 16.0,
 ) -> Positives:
-    """Give each object the anchors inside it that predict it best.
+    """Assign to each object the anchors inside it that predict it best.
 
-    Candidates are the anchors whose point lies in the object's box, sides shorter than ``min_side``
-    being widened for that (A211). The ``top_k`` of them with the largest t = s^alpha max(u, 0)^beta
-    are chosen, none with t = 0, s = sigmoid of the logit of its class, u = CIoU with the true box;
-    of equal ones the first. An anchor that several objects choose goes to that with the largest u
-    of all whose candidate it is (A212). The target score is t (largest u of the object / (largest t
-    of the object + 1e-9)), over the anchors it has got: TOOD's normalised t.
+    Candidates are the anchors whose point lies in the object's box, whose sides are widened to at
+    least ``min_side`` for this test (A211). The ``top_k`` candidates with the largest t = s^alpha
+    max(u, 0)^beta > 0 are chosen (the first of equal ones), with s = sigmoid of the logit of the
+    object's class and u = CIoU with the true box. An anchor chosen by several objects is assigned
+    to the one with the largest u among all objects it is a candidate of (A212). The target score is
+    t (largest u of the object / (largest t of the object + 1e-9)), over the anchors assigned to the
+    object: TOOD's normalised t.
 
     Args:
         class_logits: (B, A, C).
         boxes: (B, A, 4) predicted, xyxy in pixels.
         points: (A, 2) in pixels.
-        objects: of all images; none is ordinary.
-        top_k: anchors an object can get, at least 1.
-        alpha: weight of the score.
-        beta: weight of the overlap.
-        min_side: pixels, 0 for the boxes as they are.
+        objects: objects of all images; may be empty.
+        top_k: largest number of anchors per object, at least 1.
+        alpha: exponent of the score.
+        beta: exponent of the overlap.
+        min_side: smallest side in pixels, 0 to leave the boxes unchanged.
 
     Raises:
         ValueError: ``top_k`` is below 1.
@@ -123,13 +124,13 @@ def assign_anchors(
 
 
 def _widened(boxes: Tensor, min_side: float) -> Tensor:
-    """Move the sides of boxes (M, 4) apart that are closer together, about the same centre."""
+    """Widen sides of boxes (M, 4) shorter than ``min_side``, keeping the centres."""
     missing = (min_side - (boxes[:, 2:] - boxes[:, :2])).clamp(min=0) / 2
     return boxes + torch.cat([-missing, missing], dim=1)
 
 
 def _best_of_each(row: Tensor, overlap: Tensor, rows: int) -> Tensor:
-    """Return (Q,) bool: the pair with the largest overlap of each row, of equal ones the first."""
+    """Return (Q,) bool, True for the first pair with the largest overlap of each row."""
     best = overlap.new_full((rows,), -torch.inf).scatter_reduce(0, row, overlap, "amax")
     pairs, none = torch.arange(row.shape[0], device=row.device), row.shape[0]
     leading = pairs.where(overlap == best[row], none)

@@ -1,7 +1,7 @@
-"""Which instances of packed bags are chosen: a share of each bag, by score or at random.
+"""Choice of instances in packed bags: a fraction of each bag, by score or at random.
 
-Segments as in `models.ops.bags.ragged`. How many rows a bag gives is a tensor on the device, so
-nothing loops over bags or reads a tensor back to the host.
+Segments as in `models.ops.bags.ragged`. The number of chosen rows per bag is a tensor on the
+device, so no function loops over bags or reads a tensor back to the host.
 
 Letters: N instances of B bags, K heads.
 """
@@ -17,7 +17,7 @@ from models.ops.bags.ragged import segment_ids, segment_sum
 from models.ops.bags.ragged_order import segment_rank
 
 HeadFusion = Literal["vote", "mean"]
-# Shares are whole billionths: 100 x 0.07 means 7, and is 7.000000000000001 in doubles.  # A113
+# Fractions are whole billionths: 100 x 0.07 means 7, but is 7.000000000000001 in doubles (A113).
 _PARTS = 10**9
 
 
@@ -49,13 +49,13 @@ def extreme_instances(
     """Choose the instances of each bag with the largest or the smallest scores.
 
     Args:
-        scores: (N,), or (N, K) with one column a head.
+        scores: (N,), or (N, K) with one column per head.
         offsets: (B + 1,) int64.
-        counts: (B,) int64, how many of each bag, k.
-        largest: whether the largest are meant.
-        fusion: what several heads choose. ``vote``: each votes for its own k, and the k with most
-            votes are taken, of equals those with the more extreme mean score (A114). ``mean``:
-            each chooses k // K, and all that any has chosen are taken.
+        counts: (B,) int64, number k of chosen instances of each bag.
+        largest: choose the largest scores instead of the smallest.
+        fusion: combination of several heads. ``vote``: each head votes for its own k, and the k
+            instances with most votes are chosen, ties broken by the more extreme mean score (A114).
+            ``mean``: each head chooses k // K, and the union is taken.
 
     Returns:
         (N,) bool.
@@ -75,10 +75,10 @@ def random_instances(candidates: Tensor, order: Tensor, offsets: Tensor, counts:
     """Choose instances of each bag at random.
 
     Args:
-        candidates: (N,) bool, those that may be chosen.
-        order: (N,) int64, a random number each (`models.ops.bags.keyed_random.random_order`).
+        candidates: (N,) bool, instances that may be chosen.
+        order: (N,) int64, random numbers (`models.ops.bags.keyed_random.random_order`).
         offsets: (B + 1,) int64.
-        counts: (B,) int64, how many of each bag; all of its candidates where they are fewer.
+        counts: (B,) int64, number of instances of each bag; all candidates if there are fewer.
 
     Returns:
         (N,) bool.
@@ -89,11 +89,11 @@ def random_instances(candidates: Tensor, order: Tensor, offsets: Tensor, counts:
 
 
 def keep_one(kept: Tensor, scores: Tensor, offsets: Tensor) -> Tensor:
-    """Give bags that have lost every instance the one with the largest score back.
+    """Keep the instance with the largest score in bags that would lose all instances.
 
     Args:
         kept: (N,) bool.
-        scores: (N,), or (N, K) of which the mean counts.
+        scores: (N,), or (N, K), whose mean over K is used.
         offsets: (B + 1,) int64.
 
     Returns:

@@ -1,8 +1,8 @@
-"""Which predictions are one object: across tiles, and across views of an image.
+"""Grouping of predictions that belong to one object, across tiles and across views of an image.
 
-Both go by masks of one class, as run lengths, and compare only masks whose boxes overlap. Tiles see
-different parts of an object, so two parts are compared where both tiles look; views see the same,
-so masks are compared whole.
+Both compare run-length masks of one class whose boxes overlap. Tiles show different parts of an
+object, so two parts are compared in the area that both tiles cover; views show the same area, so
+complete masks are compared.
 
 Letters: N predictions, T tiles, V views.
 """
@@ -18,24 +18,24 @@ from structures.rle_packed import areas_in, overlaps
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-_BORDER = 2  # pixels from a tile's border within which a mask counts as cut off by it
+_BORDER = 2  # pixels; a mask this close to a tile's border counts as cut off by it
 
 
 def tile_groups(
     masks: RLEMasks, scores: Floats, labels: Ints, tile: Ints, rectangles: Ints, threshold: float
 ) -> tuple[Ints, npt.NDArray[np.bool_]]:
-    """Number the objects that predictions of overlapping tiles are parts of.
+    """Number the objects that the predictions of overlapping tiles belong to.
 
-    With R the strip that the tiles of a and b share, a and b are partners where
+    With R the strip that the tiles of a and b share, a and b are partners if
 
         |a & b| >= threshold x |(a | b) & R|   (IoU within the strip).
 
-    Partners become one object one pair after another, those first whose weaker one scores best,
-    unless the object then had two predictions of one tile: what a tile tells apart stays apart.
-    What a tile's border cuts off has less to agree on, so a mask that ends at a border inside the
-    image and whose object has nothing in a neighbouring tile joins the mask of that tile that
-    covers most of it, if |a & b| >= threshold x |a & R| and if it scores at least half as well: it
-    is a fragment (A240).
+    Partners are joined pair by pair, in descending order of the lower score of a pair, unless the
+    object would then have two predictions of one tile, since objects separated in a tile stay
+    separate. A mask cut off by a tile's border has less overlap, so a mask that ends at a border
+    inside the image, and whose object has no prediction in a neighbouring tile, joins the mask of
+    that tile that covers most of it, if |a & b| >= threshold x |a & R| and if it scores at least
+    half as well: it is a fragment (A240).
 
     Args:
         masks: N masks in the frame of the image.
@@ -43,17 +43,17 @@ def tile_groups(
         labels: (N,), not negative.
         tile: (N,) in [0, T).
         rectangles: (T, 4) area of each tile, (x1, y1, x2, y2), half-open.
-        threshold: in (0, 1].
+        threshold: threshold in (0, 1].
 
     Returns:
-        (N,) int64 numbers of objects, from 0 without gaps, and (N,) bool which are fragments.
+        (N,) int64 object numbers, from 0 without gaps, and (N,) bool, True for fragments.
     """
     boxes = masks.boxes().astype(np.float64)
     pairs = overlapping_pairs(boxes, labels)
     pairs = pairs[tile[pairs[:, 0]] != tile[pairs[:, 1]]]
     common = overlaps(masks, pairs)
     pairs, common = pairs[common > 0], common[common > 0]
-    pairs = np.concatenate((pairs, pairs[:, ::-1]))  # each way
+    pairs = np.concatenate((pairs, pairs[:, ::-1]))  # in both directions
     common = np.concatenate((common, common))
     part, whole = pairs.T
     seen = areas_in(masks, part, rectangles[tile[whole]])
@@ -69,7 +69,7 @@ def tile_groups(
     cut = _cut_off(boxes, rectangles[tile], masks.size)[part]
     rows = np.flatnonzero(cut & covered & alike & ~np.isin(sight, known))
     where = part[rows] * len(rectangles) + tile[whole[rows]]
-    order = np.lexsort((-common[rows], where))  # of each place the largest is first
+    order = np.lexsort((-common[rows], where))  # the largest of each place comes first
     rows = rows[order][np.unique(where[order], return_index=True)[1]]
     fragment = np.zeros(len(masks), dtype=bool)
     fragment[part[rows]] = True
@@ -79,7 +79,7 @@ def tile_groups(
 
 
 def _joined(pairs: Ints, tile: Ints, apart: bool = True) -> Ints:
-    """Join pairs in their order; with ``apart`` only where an object then has one of a tile."""
+    """Join pairs in order; with ``apart``, an object has at most one prediction per tile."""
     parent = list(range(tile.size))
     tiles: list[set[int]] = [{int(t)} for t in tile]
 
@@ -98,7 +98,7 @@ def _joined(pairs: Ints, tile: Ints, apart: bool = True) -> Ints:
 
 
 def _cut_off(boxes: Floats, tiles: Ints, size: Size) -> npt.NDArray[np.bool_]:
-    """Return which boxes reach a border of their tile that is inside the image."""
+    """Return (N,) bool, True if a box reaches a border of its tile inside the image."""
     height, width = size
     inner = np.stack(
         [tiles[:, 0] > 0, tiles[:, 1] > 0, tiles[:, 2] < width, tiles[:, 3] < height], axis=1
@@ -109,23 +109,23 @@ def _cut_off(boxes: Floats, tiles: Ints, size: Size) -> npt.NDArray[np.bool_]:
 def view_clusters(
     masks: RLEMasks, boxes: Floats, scores: Floats, labels: Ints, view: Ints, threshold: float
 ) -> Ints:
-    """Number the objects that several views of an image have found.
+    """Number the objects found in several views of an image.
 
-    Greedy by score, as weighted boxes fusion clusters boxes (Solovyev et al. 2021, arXiv
-    1910.13302, sec. 3), here by mask IoU: a prediction joins the object whose best prediction it
-    overlaps most, if by at least ``threshold`` and if nothing of its own view is there; otherwise
-    it is a new object (A242).
+    Predictions are clustered greedily by score, as in weighted boxes fusion (Solovyev et al. 2021,
+    arXiv 1910.13302, sec. 3), but by mask IoU: a prediction joins the object whose best prediction
+    it overlaps most, if by at least ``threshold`` and if the object has no prediction of the same
+    view; otherwise it starts a new object (A242).
 
     Args:
         masks: N masks.
-        boxes: (N, 4); predictions without a pixel are compared by their boxes.
-        scores: (N,); of equal ones the first comes first.
+        boxes: (N, 4); predictions with empty masks are compared by their boxes.
+        scores: (N,); equal scores keep their order.
         labels: (N,), not negative.
         view: (N,) in [0, V).
-        threshold: in (0, 1].
+        threshold: threshold in (0, 1].
 
     Returns:
-        (N,) int64 numbers of objects from 0, in the order of their best predictions.
+        (N,) int64 object numbers from 0, in the order of their best predictions.
     """
     neighbours = _neighbours(masks, boxes, labels, view, threshold)
     cluster = np.full(len(masks), -1, dtype=np.int64)
@@ -148,7 +148,7 @@ def view_clusters(
 def _neighbours(
     masks: RLEMasks, boxes: Floats, labels: Ints, view: Ints, threshold: float
 ) -> dict[int, list[int]]:
-    """Return what each prediction may join, most overlap first."""
+    """Return the candidates that each prediction may join, largest overlap first."""
     areas = masks.areas()
     nothing = areas == 0
     extents = np.where(nothing[:, None], boxes, masks.boxes())

@@ -1,4 +1,4 @@
-"""From soft masks in boxes to run-length masks of the image, without full-size masks."""
+"""Conversion of soft masks in boxes to run-length masks of the image."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from structures.rle import RLEMasks, Runs, Size, encode_window
 def paste_to_rle(soft: Tensor, boxes: Tensor, size: Size, threshold: float = 0.5) -> RLEMasks:
     """Resize each soft mask to its box and encode the pixels at or above the threshold.
 
-    The arithmetic is that of torchvision's ``paste_masks_in_image`` followed by
-    ``mask >= threshold``: a border of one zero cell, the box grown by the same factor and cut to
-    integers, bilinear interpolation with half-pixel centres. Only the window of the box is
-    computed.
+    Equals torchvision's ``paste_masks_in_image`` followed by ``mask >= threshold``: a border of one
+    zero cell, the box grown by the same factor and truncated to integers, bilinear interpolation
+    with half-pixel centres. Only the window of the box is computed, never a full-size mask.
 
     Args:
         soft: (K, S, S) float, probabilities in [0, 1].
         boxes: (K, 4) float, pixels of the image; parts outside are cut off.
         size: (height, width) of the image.
-        threshold: pixels with a value >= threshold are in.
+        threshold: pixels with a value >= threshold belong to the mask.
 
     Returns:
         K run-length masks of ``size``.

@@ -1,13 +1,13 @@
 """Mask loss of prototypes and coefficients (YOLACT, Bolya et al. 2019, arXiv 1904.02689, sec. 3.1).
 
-A mask is sigmoid(coefficients @ prototypes) (eq. 1), and its loss the binary cross-entropy in the
-object's box. The plain way multiplies every positive with the whole map and throws away what is
-outside of the box. Here the cells of each window are gathered once for all anchors of an object, in
-tiles of equal size, and multiplied tile by tile; the loss's own derivative is kept, so that the
-backward pass needs neither logits nor gathered prototypes.
+A mask is sigmoid(coefficients @ prototypes) (eq. 1), and its loss is the binary cross-entropy in
+the object's box. A direct implementation multiplies every positive with the whole map and discards
+the cells outside the box. Here the cells of each window are gathered once for all anchors of an
+object, in tiles of equal size, and multiplied tile by tile; the derivative of the loss is stored,
+so that the backward pass needs neither logits nor gathered prototypes.
 
-Letters: B images, E prototypes, h x w cells, O objects, P positives, K positives of an object at
-most, Q tiles of T cells.
+Letters: B images, E prototypes, h x w cells, O objects, P positives, K the largest number of
+positives of an object, Q tiles of T cells.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from models.ops.precision import at_least_float32
 
 _TILE = 32  # cells that are multiplied together (measured: fewer are slow, more are padding)
 _NOTHING = -1e4  # logit of padding: loss and derivative are exactly 0
-_CHUNK = 1 << 21  # numbers gathered at once
+_CHUNK = 1 << 21  # values gathered per chunk
 
 
 def window_mask_losses(
@@ -37,11 +37,11 @@ def window_mask_losses(
         coefficients: (P, E).
         prototypes: (B, E, h, w).
         objects: (P,) int64 in [0, O), ascending.
-        windows: of the O objects, on the same maps.
+        windows: windows of the O objects on the same maps.
 
     Returns:
-        (P,), at least float32; 0 where the window has no cell. Without a positive, too, both
-        inputs get a (zero) gradient. There is no second derivative.
+        (P,), at least float32; 0 for a window without cells. Both inputs get a gradient, zero if
+        there are no positives. There is no second derivative.
     """
     by_cell = at_least_float32(prototypes).permute(0, 2, 3, 1).reshape(-1, prototypes.shape[1])
     tiles = _tiles(objects, windows)
@@ -58,7 +58,7 @@ class _Tiles(NamedTuple):
     Attributes:
         owner: (Q,) int64 in [0, O).
         start: (Q,) int64 first cell in the packed list.
-        slot: (P,) int64 in [0, K), a positive's number among those of its object.
+        slot: (P,) int64 in [0, K), index of a positive among the positives of its object.
         width: K.
     """
 
@@ -125,7 +125,7 @@ class _WindowLosses(torch.autograd.Function):
         by_coefficient = unit[objects, tiles.slot] * gradients[0].unsqueeze(1)
         if not ctx.needs_input_grad[1]:
             return by_coefficient, None, None, None, None
-        weighted = torch.zeros_like(table)  # coefficients times what arrives
+        weighted = torch.zeros_like(table)  # coefficients times incoming gradients
         weighted[objects, tiles.slot] = table[objects, tiles.slot] * gradients[0].unsqueeze(1)
         by_cell = table.new_zeros(ctx.cells)
         with torch.autocast(table.device.type, enabled=False):
@@ -138,14 +138,14 @@ class _WindowLosses(torch.autograd.Function):
 
 
 def _chunks(tiles: _Tiles, table: Tensor) -> list[slice]:
-    """Cut the tiles so that what is held of a chunk is bounded."""
+    """Split the tiles into chunks of bounded memory."""
     _, width, channels = table.shape
     step = max(1, _CHUNK // (_TILE * (channels + 3 * width)))
     return [slice(start, start + step) for start in range(0, tiles.owner.shape[0], step)]
 
 
 def _cells_of(start: Tensor, owner: Tensor, windows: MaskWindows) -> tuple[Tensor, Tensor, Tensor]:
-    """Return cells (q, T), targets (q, T, 1) and which of them are not padding (q, T, 1)."""
+    """Return cells (q, T), targets (q, T, 1) and a mask of those that are not padding (q, T, 1)."""
     place = start.unsqueeze(1) + torch.arange(_TILE, device=start.device)
     last = windows.offsets[owner + 1].unsqueeze(1)
     valid = place < last

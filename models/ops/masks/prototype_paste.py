@@ -1,13 +1,14 @@
-"""From prototypes and coefficients to run-length masks of the image (YOLACT, arXiv 1904.02689).
+"""Conversion of prototypes and coefficients to run-length masks (YOLACT, arXiv 1904.02689).
 
-A mask's logits are coefficients @ prototypes (eq. 1 before the sigmoid), brought to the image's
-own resolution by bilinear interpolation; a pixel is in where the logit is above 0. Everything is
-computed in the window of the box alone, column by column as run lengths are. Pixel X of an image
-W wide that the network saw w wide has its centre at the prototype coordinate
+A mask's logits are coefficients @ prototypes (eq. 1 before the sigmoid), resized to the original
+resolution of the image by bilinear interpolation; a pixel belongs to the mask if its logit is above
+0. Only the window of the box is computed, in column order as in run-length encoding. Pixel X of an
+image of width W that the network processed at width w has its centre at the prototype coordinate
 
     u(X) = (X + 1/2) (w / W) / stride - 1/2      (cell c has its centre at c)
 
-held between the first and the last cell that sees the image: padding plays no part (A220).
+clamped between the first and the last cell that covers the image, so that padding has no effect
+(A220).
 
 Letters: K masks, P prototypes, h x w cells, H x W pixels.
 """
@@ -29,13 +30,13 @@ Ints = npt.NDArray[np.int64]
 
 
 class _Axis(NamedTuple):
-    """What the pixels of one axis read, and the windows of K boxes on it.
+    """Interpolation weights of the pixels of one axis, and the windows of K boxes on it.
 
     Attributes:
-        low: (W,) the cell at or before a pixel's centre; ascending.
-        weight: (W,) of the next cell, in [0, 1].
-        pixels: K pairs, first and end of the pixels to compute.
-        cells: K pairs, first and end of the cells to compute.
+        low: (W,) cell at or before the centre of each pixel; ascending.
+        weight: (W,) weight of the next cell, in [0, 1].
+        pixels: K pairs, start and stop of the pixels to compute.
+        cells: K pairs, start and stop of the cells to compute.
     """
 
     low: Ints
@@ -61,12 +62,12 @@ def paste_prototypes(
         coefficients: (K, P) float.
         boxes: (K, 4) float, finite, pixels of the original image; parts outside are cut off. A
             box without a pixel's centre has an empty mask.
-        valid: (height, width) of the image as the network saw it, without padding.
+        valid: (height, width) of the image as processed by the network, without padding.
         size: (height, width) of the original image.
         stride: pixels of the network's image per cell.
-        crop: ``after``: logits are interpolated, then pixels whose centre is outside of the box
-            are left out; ``before``: cells outside of the box (as in the mask loss, A215) are zero
-            before the interpolation, and masks may reach up to a cell beyond the box.
+        crop: ``after``: logits are interpolated, then pixels whose centre is outside the box are
+            removed; ``before``: cells outside the box (as in the mask loss, A215) are set to zero
+            before the interpolation, and masks may extend up to a cell beyond the box.
 
     Returns:
         K run-length masks of ``size``.
@@ -86,7 +87,7 @@ def paste_prototypes(
 
 
 def _axis(sides: Floats, valid: int, size: int, stride: int, crop: MaskCrop) -> _Axis:
-    """Describe one axis; ``sides`` (K, 2) are the low and high sides of the boxes."""
+    """Return the description of one axis; ``sides`` (K, 2) are the low and high box sides."""
     cells = -(-valid // stride)
     ratio = valid / size
     place = ((np.arange(size) + 0.5) * ratio / stride - 0.5).clip(0, cells - 1)
@@ -97,7 +98,7 @@ def _axis(sides: Floats, valid: int, size: int, stride: int, crop: MaskCrop) -> 
         read = np.add(seen, [0, 2]).clip(max=cells)
     else:
         read = np.ceil(sides * (ratio / stride)).clip(0, cells).astype(np.int64)
-        pixels = np.searchsorted(low, np.subtract(read, [1, 0]))  # their low or next cell is in
+        pixels = np.searchsorted(low, np.subtract(read, [1, 0]))  # low or next cell is inside
     weight = (place - low).astype(np.float32)
     return _Axis(low, weight, pixels.tolist(), read.tolist())
 
@@ -119,9 +120,9 @@ def _encode(
 
 
 def _interpolate(values: Floats, axis: _Axis, pixels: slice, start: int) -> Floats:
-    """Interpolate (cells, n) to (pixels, n); ``start`` is the number of the first cell."""
+    """Interpolate (cells, n) to (pixels, n); ``start`` is the index of the first cell."""
     low = axis.low[pixels] - start
-    high = np.minimum(low + 1, len(values) - 1)  # beyond the last only with weight 0
+    high = np.minimum(low + 1, len(values) - 1)  # clamped only where the weight is 0
     lower = values[low]
     lower += (values[high] - lower) * axis.weight[pixels, None]
     return lower

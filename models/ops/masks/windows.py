@@ -1,7 +1,8 @@
-"""Mask targets of objects, read only at the prototype cells in the window of each object's box.
+"""Mask targets of objects at the prototype cells in the window of each object's box.
 
-A cell is ``stride`` pixels a side. Windows have all sizes and are packed one after the other, so
-that cost and memory follow the area of the objects and not their number times the whole map.
+A cell is ``stride`` pixels wide and high. Windows have different sizes and are packed one after the
+other, so that cost and memory scale with the area of the objects, not with their number times the
+whole map.
 
 Letters: B images, M rows of masks, O objects, N cells of all windows, h x w cells of a map.
 """
@@ -21,9 +22,9 @@ class MaskWindows(NamedTuple):
 
     Attributes:
         cells: (N,) int64, (image x h + row) x w + column.
-        targets: (N,) bool, whether the object is there.
+        targets: (N,) bool, True where the cell belongs to the object's mask.
         offsets: (O + 1,) int64, object o has the cells ``offsets[o]:offsets[o + 1]``, none if its
-            box is so small that it holds no cell.
+            box is too small to contain a cell.
     """
 
     cells: Tensor
@@ -32,7 +33,7 @@ class MaskWindows(NamedTuple):
 
 
 class _Places(NamedTuple):
-    """Where the cells of packed windows are; owner, row and column are (N,) int64."""
+    """Positions of the cells of packed windows; owner, row and column are (N,) int64."""
 
     owner: Tensor
     row: Tensor
@@ -50,29 +51,29 @@ def mask_windows(
     mask_stride: int,
     smallest_owns: bool = True,
 ) -> MaskWindows:
-    """Cut the mask of each object out at the cells in its box.
+    """Read the mask of each object at the cells in its box.
 
-    A cell is in the window of box (x1, y1, x2, y2) if its number c fulfils x1 <= stride c < x2,
-    and likewise below (A215). It is in the mask if at least half of its pixels are, those beyond
-    the border counting as out (A214).
+    A cell is in the window of box (x1, y1, x2, y2) if its column c fulfils x1 <= stride c < x2,
+    and its row the same condition for y (A215). It is in the mask if at least half of its pixels
+    are; pixels beyond the border count as outside (A214).
 
     Args:
-        boxes: (O, 4) in pixels; parts outside the map are left out.
+        boxes: (O, 4) in pixels; parts outside the map are ignored.
         images: (O,) int64 in [0, B).
         masks: (M, H / mask_stride, W / mask_stride) bool.
-        rows: (O,) int64, which mask is whose.
+        rows: (O,) int64, index of the mask of each object.
         size: (B, h, w) of the maps.
-        stride: pixels a cell of the maps.
-        mask_stride: pixels a cell of ``masks``.
-        smallest_owns: whether a cell in several masks is left to the one with the fewest cells,
-            of equal ones the first (A216); otherwise it is in all of them.
+        stride: pixels per cell of the maps.
+        mask_stride: pixels per cell of ``masks``.
+        smallest_owns: assign a cell in several masks to the one with the fewest cells, the first
+            of equal ones (A216); otherwise the cell belongs to all of them.
 
     Raises:
         ValueError: ``mask_stride`` does not divide ``stride``.
     """
     if stride % mask_stride:
         raise ValueError(
-            f"masks at stride {mask_stride} have no whole number of cells in one of stride {stride}"
+            f"mask_stride must divide the stride {stride} of the prototypes, got {mask_stride}"
         )
     batch, height, width = size
     corners = boxes / stride
@@ -90,7 +91,7 @@ def mask_windows(
 
 
 def _places(corners: Tensor, size: tuple[int, int]) -> _Places:
-    """List all cells that boxes (O, 4), in cells, have a part in."""
+    """List all cells that overlap boxes (O, 4), given in cells."""
     height, width = size
     low = corners[:, :2].floor().long().clamp(min=0)
     right, bottom = corners[:, 2:].ceil().long().unbind(dim=1)
@@ -107,7 +108,7 @@ def _places(corners: Tensor, size: tuple[int, int]) -> _Places:
 
 
 def _read(masks: Tensor, rows: Tensor, places: _Places, factor: int) -> Tensor:
-    """Return (N,) bool: whether at least half of the ``factor`` x ``factor`` pixels are set."""
+    """Return (N,) bool, True if at least half of the ``factor`` x ``factor`` pixels are set."""
     _, height, width = masks.shape
     flat, start = masks.flatten(), rows[places.owner] * (height * width)
     count = torch.zeros_like(start)

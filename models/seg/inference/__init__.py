@@ -1,1 +1,1 @@
-"""Prediction in tiles and several views."""
+"""Prediction in tiles and in several views."""

@@ -1,7 +1,7 @@
-"""Prediction of any segmentor in tiles and in several views (test-time augmentation).
+"""Prediction with any segmentation model in tiles and several views (test-time augmentation).
 
-A view is the image at another size or mirrored; each is predicted whole or in tiles, and what the
-views have found is fused (models/seg/inference/views.py, models/seg/inference/tiled.py).
+A view is a resized or mirrored image; each is predicted as a whole or in tiles, and the predictions
+of the views are fused (models/seg/inference/views.py, models/seg/inference/tiled.py).
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from models.seg.inference.views import View, fuse_views, restored, transformed
 from models.seg.protocol import SegModel
 from structures import Instances, SegBatch
 
-LARGEST_SCALE: Final = 16.0  # factor on the size of images (A256)
+LARGEST_SCALE: Final = 16.0  # largest factor on the size of images (A256)
 
 
 @dataclass(frozen=True)
 class InferenceOptions:
-    """How images are predicted; the defaults are one view of the whole image.
+    """Options of prediction in tiles and views; the default is one view of the whole image.
 
     Attributes:
-        tile: longest side of a tile in pixels of the image as the network gets it, or None to
-            predict images whole.
-        overlap: pixels that neighbouring tiles share at least; None for a fifth of ``tile``. Best
-            as large as most objects.
-        merge_iou: agreement from which predictions of two tiles are one object, see
+        tile: longest side of a tile in pixels of the image as the network receives it, or None to
+            predict whole images.
+        overlap: smallest overlap of neighbouring tiles in pixels; None for a fifth of ``tile``.
+            Should be as large as most objects.
+        merge_iou: overlap from which predictions of two tiles are joined to one object, see
             ``models.ops.masks.merge.tile_groups``.
-        tile_batch: tiles the network gets at once.
-        tile_max_dets: objects kept of an image that is cut into tiles, best first; None for all
-            that its tiles have found, each of them up to the model's ``max_dets`` (A255).
+        tile_batch: number of tiles per forward pass.
+        tile_max_dets: objects kept per image that is cut into tiles, best first; None for all
+            objects of its tiles, each tile with up to the model's ``max_dets`` (A255).
         flip: also predict the image mirrored left to right.
-        flip_vertical: also predict it mirrored top to bottom, with ``flip`` also both.
+        flip_vertical: also predict it mirrored top to bottom, and with ``flip`` mirrored both ways.
         scales: factors on the size of the image, in (0, 16]; each is predicted with every flip.
-        fuse_iou: mask IoU from which predictions of two views are one object.
+        fuse_iou: mask IoU from which predictions of two views are fused to one object.
 
     Raises:
         ValueError: a value is out of range.
@@ -61,13 +61,13 @@ class InferenceOptions:
             raise ValueError(f"merge_iou must be in (0, 1], got {self.merge_iou}")
         if not 0.5 <= self.fuse_iou <= 1:
             raise ValueError(
-                f"fuse_iou must be in [0.5, 1], got {self.fuse_iou}: below one half masks of one "
-                "object need have no pixel in common"
+                f"fuse_iou must be in [0.5, 1], got {self.fuse_iou}: below one half the masks of "
+                "an object may have no pixel in common"
             )
         unlike = sorted(set(self.scales)) == sorted(self.scales)
         if not self.scales or not unlike or not all(0 < s <= LARGEST_SCALE for s in self.scales):
             raise ValueError(
-                f"scales must be different factors in (0, {LARGEST_SCALE:g}], at least one, "
+                f"scales must be one or more different factors in (0, {LARGEST_SCALE:g}], "
                 f"got {self.scales}"
             )
 
@@ -87,8 +87,8 @@ class InferenceOptions:
         if self.tile_max_dets is not None:
             if self.tile is None:
                 raise ValueError(
-                    f"tile_max_dets of {self.tile_max_dets} needs tiles: give tile as well; of "
-                    "whole images the model's max_dets is the cap"
+                    f"tile_max_dets of {self.tile_max_dets} needs tiles: give tile as well; whole "
+                    "images are limited by the model's max_dets"
                 )
             if self.tile_max_dets < 1:
                 raise ValueError(
@@ -97,11 +97,11 @@ class InferenceOptions:
 
     @property
     def whole(self) -> bool:
-        """Whether images are predicted whole and once, as a model does by itself."""
+        """True if images are predicted as a whole in a single view, as by the model itself."""
         return self.tile is None and self.views() == [View(1.0, False, False)]
 
     def views(self) -> list[View]:
-        """Return the views of an image, the first scale as it is first."""
+        """Return the views of an image, beginning with the first scale without flip."""
         horizontal = (False, True) if self.flip else (False,)
         vertical = (False, True) if self.flip_vertical else (False,)
         return [View(s, h, v) for s in self.scales for v in vertical for h in horizontal]
@@ -110,15 +110,15 @@ class InferenceOptions:
 def changed_options(
     options: InferenceOptions | None, changes: Mapping[str, Any]
 ) -> InferenceOptions | None:
-    """Return options of which some were changed, None where they ask for nothing.
+    """Return options with some values replaced, or None if they equal the defaults.
 
     Args:
-        options: None for the defaults.
-        changes: values by name. Another ``tile`` without an ``overlap`` has the usual one, and
-            without tiles their cap goes too.
+        options: options to change; None for the defaults.
+        changes: new values by name. A new ``tile`` without ``overlap`` resets the overlap to its
+            default, and removing tiles also removes ``tile_max_dets``.
 
     Raises:
-        ValueError: the values do not go together.
+        ValueError: the values are inconsistent.
     """
     renewed = {"overlap": None} if "tile" in changes else {}
     if "tile" in changes and changes["tile"] is None:
@@ -131,20 +131,20 @@ def changed_options(
 def predict(
     model: SegModel, batch: SegBatch, options: InferenceOptions | None = None
 ) -> list[Instances]:
-    """Predict images in views and tiles; without options as ``model.predict``.
+    """Predict images in views and tiles; without options equal to ``model.predict``.
 
     Args:
-        model: of any kind; its ``max_dets`` caps tiles, and images that are not cut into tiles.
+        model: segmentation model; its ``max_dets`` limits each tile, or images without tiles.
         batch: images; targets are not read.
-        options: how.
+        options: options of tiles and views.
 
     Returns:
-        Predictions of each image in its original frame, best score first. Boxes end where the
-        image does.
+        Predictions of each image in its original frame, best score first. Boxes are clipped to the
+        image.
 
     Raises:
-        ValueError: there is something to merge and the model gives no masks, or a view is too large
-            (`models.seg.inference.views.LARGEST_FRAME`).
+        ValueError: predictions have to be merged and the model returns no masks, or a view is too
+            large (`models.seg.inference.views.LARGEST_FRAME`).
     """
     found = model.predict(batch) if options is None else _predicted(model, batch, options)
     return [_inside(instances) for instances in found]
@@ -153,7 +153,7 @@ def predict(
 def _predicted(model: SegModel, batch: SegBatch, options: InferenceOptions) -> list[Instances]:
     views = options.views()
     found = []
-    cut: set[int] = set()  # images that have tiles in any view
+    cut: set[int] = set()  # images that are cut into tiles in any view
     for view in views:
         seen = transformed(batch, view)
         if options.tile is None:
@@ -177,19 +177,20 @@ def _predicted(model: SegModel, batch: SegBatch, options: InferenceOptions) -> l
 
 
 def _best(instances: Instances, count: int | None) -> Instances:
-    """Return the first ``count`` objects, and say where that leaves some out; None for all."""
+    """Return the first ``count`` objects, None for all; warn if some are dropped."""
     if count is None or len(instances) <= count:
         return instances
     warnings.warn(
-        f"an image has more objects in its tiles than tile_max_dets of {count}, the weakest are "
-        "left out; raise it by model.init_args.inference.tile_max_dets or --tile-max-dets",
+        f"an image has more objects in its tiles than tile_max_dets of {count}; those with the "
+        "lowest scores are dropped; raise the limit by model.init_args.inference.tile_max_dets or "
+        "--tile-max-dets",
         stacklevel=2,
     )
     return instances.select(torch.arange(count, device=instances.scores.device))
 
 
 def _inside(instances: Instances) -> Instances:
-    """Cut boxes at the borders, which rounding may have moved them across (A257)."""
+    """Clip boxes to the image, because rounding may have moved them beyond its borders (A257)."""
     height, width = instances.size
     columns = instances.boxes[:, 0::2].clamp(0, width)  # (K, 2)
     rows = instances.boxes[:, 1::2].clamp(0, height)

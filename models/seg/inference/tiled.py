@@ -1,10 +1,11 @@
 """Prediction of large images in overlapping tiles, merged by mask.
 
-Tiles are cut from the image as the network gets it, and each is predicted in its own part of the
-original image, so masks have the original's resolution. What several tiles have found of one
-object is joined by ``models.ops.masks.merge.tile_groups``: the best score counts, and a mask is
-that of the best prediction wherever its tile looks, beyond it that of the next, and so on; the box
-grows with it (A241). Everything is run lengths; no mask of full size is made.
+Tiles are cut from the image as the network receives it, and each is predicted in its own part of
+the original image, so masks have the original resolution. Predictions of one object in several
+tiles are joined by ``models.ops.masks.merge.tile_groups``: the object has the best score and, in
+the area of the tile of the best prediction, its mask; in the remaining area that of the next best,
+and so on; the box is enlarged accordingly (A241). All masks are run-length encoded; no full-size
+mask is created.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from structures.rle_packed import combine, concatenate, place, without
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-_SNAP = 8  # tiles of at least so many units are cut at whole pixels of both images
+_SNAP = 8  # tiles of at least this many units are cut at whole pixels of both images
 
 
 class Span(NamedTuple):
-    """A tile along one axis: [``start``, ``stop``) of the image as the network gets it.
+    """Extent of a tile along one axis, [``start``, ``stop``) in pixels of the network's image.
 
-    [``first``, ``last``) is the same in pixels of the original image.
+    [``first``, ``last``) is the same extent in pixels of the original image.
     """
 
     start: int
@@ -41,25 +42,25 @@ class Span(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """A tile of an image."""
+    """Tile of an image."""
 
     rows: Span
     columns: Span
 
 
 def spans(length: int, original: int, tile: int, overlap: int) -> list[Span]:
-    """Cut one axis of an image into tiles of equal length, evenly spread (A245).
+    """Divide one axis of an image into evenly spaced tiles of equal length (A245).
 
     Args:
-        length: pixels of the image as the network gets it.
-        original: pixels of the original.
-        tile: at most so many pixels a tile.
-        overlap: at least so many pixels shared with the next; at most half of ``tile``.
+        length: pixels of the image as the network receives it.
+        original: pixels of the original image.
+        tile: largest length of a tile.
+        overlap: smallest overlap of neighbouring tiles; at most half of ``tile``.
 
     Returns:
-        Tiles in order; the first begins and the last ends with the image. Where the ratio of the
-        two lengths is one of small numbers, tiles begin and end at whole pixels of both images;
-        elsewhere a tile is moved by up to half a pixel of the original (A244).
+        Tiles in order; the first begins and the last ends with the image. If the ratio of the two
+        lengths is a fraction of small numbers, tiles begin and end at whole pixels of both images;
+        otherwise a tile is shifted by up to half a pixel of the original (A244).
     """
     if length <= tile:
         return [Span(0, length, 0, original)]
@@ -88,19 +89,19 @@ def predict_tiled(
     """Predict images in tiles.
 
     Args:
-        model: of any kind.
-        batch: images; those that fit into a tile are predicted whole.
+        model: segmentation model.
+        batch: images; an image that fits into one tile is predicted as a whole.
         tile: longest side of a tile in pixels of ``batch.images``.
-        overlap: pixels shared by neighbours at least.
+        overlap: smallest overlap of neighbouring tiles in pixels.
         merge_iou: see ``tile_groups``.
-        tile_batch: tiles predicted at once.
+        tile_batch: number of tiles per forward pass.
 
     Returns:
-        Predictions in the original frame, best first. ``model.max_dets`` caps each tile; what
-        the tiles of an image have found is all kept.
+        Predictions in the original frame, best first. ``model.max_dets`` limits each tile; all
+        objects of the tiles of an image are kept.
 
     Raises:
-        ValueError: the model gives no masks, and an image has several tiles.
+        ValueError: the model returns no masks, and an image has several tiles.
     """
     sizes, originals = batch.sizes.tolist(), batch.original_sizes.tolist()
     if all(max(size) <= tile for size in sizes):
@@ -122,7 +123,7 @@ def predict_tiled(
 def _predictions(
     model: SegModel, batch: SegBatch, plans: Sequence[Sequence[Tile]], tile_batch: int
 ) -> list[list[Instances]]:
-    """Predict the tiles of all images, those of one shape together."""
+    """Predict the tiles of all images, batching tiles of equal shape."""
     shapes: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for image, plan in enumerate(plans):
         for number, (rows, columns) in enumerate(plan):
@@ -170,14 +171,14 @@ def merge_tiles(
     """Join the predictions of an image's tiles.
 
     Args:
-        parts: of each tile, in the frame of its part of the original image.
-        tiles: where they are.
+        parts: predictions of each tile, in the frame of its part of the original image.
+        tiles: positions of the tiles.
         size: (height, width) of the original image.
         merge_iou: see ``tile_groups``.
 
     Returns:
-        Objects in the frame of the original image, best score first. Label and mask quality are
-        those of the prediction with the best score.
+        Objects in the frame of the original image, best score first, with label and mask quality
+        of the prediction with the best score.
 
     Raises:
         ValueError: predictions have no masks, and there are several tiles.
@@ -188,8 +189,8 @@ def merge_tiles(
     for part, (rows, columns) in zip(parts, tiles, strict=True):
         if part.masks is None:
             raise ValueError(
-                "tiles are merged by masks and these predictions have none; predict images "
-                "whole (without tile)"
+                "tiles are merged by masks and these predictions have none; predict whole images "
+                "(without tile)"
             )
         packs.append(place(part.masks, rows.first, columns.first, size))
         boxes.append(part.boxes + part.boxes.new_tensor([columns.first, rows.first] * 2))
@@ -217,12 +218,12 @@ def _merged(whole: Instances, tile: Ints, rectangles: Ints, merge_iou: float) ->
     scores = whole.scores.cpu().double().numpy()
     group, fragment = tile_groups(whole.masks, scores, labels, tile, rectangles, merge_iou)
     count = int(group.max(initial=-1)) + 1
-    ranked = np.lexsort((-scores, fragment))  # fragments last, whatever their score
+    ranked = np.lexsort((-scores, fragment))  # fragments last, regardless of their score
     own = _beyond_better_tiles(whole.masks, group, ranked, tile, rectangles)
     masks = combine(own, group, np.ones(count, dtype=np.int64))
     hulls = _hulls(whole.boxes.cpu().double().numpy(), own, group, ranked)
     order = np.argsort(-scores, kind="stable")
-    best = np.unique(group[order], return_index=True)[1]  # of each object
+    best = np.unique(group[order], return_index=True)[1]  # best prediction of each object
     kept = order[np.sort(best)]
     chosen = torch.from_numpy(kept).to(whole.scores.device)
     return Instances(
@@ -236,7 +237,7 @@ def _merged(whole: Instances, tile: Ints, rectangles: Ints, merge_iou: float) ->
 
 
 def _hulls(boxes: Floats, own: RLEMasks, group: Ints, ranked: Ints) -> Floats:
-    """Return by object the hull of its best prediction's box and of what others add to its mask."""
+    """Return the hull of each object's best box and of the parts that others add to its mask."""
     extents = own.boxes().astype(np.float64)
     adds = own.areas() > 0
     first = ranked[np.unique(group[ranked], return_index=True)[1]]
@@ -250,13 +251,13 @@ def _hulls(boxes: Floats, own: RLEMasks, group: Ints, ranked: Ints) -> Floats:
 def _beyond_better_tiles(
     masks: RLEMasks, group: Ints, order: Ints, tile: Ints, rectangles: Ints
 ) -> RLEMasks:
-    """Take out of each mask what tiles of better predictions of its object look at."""
+    """Remove from each mask the areas of tiles with better predictions of the same object."""
     boxes = masks.boxes()
-    ranks: dict[int, dict[int, int]] = {}  # of the tiles of each object, by their best prediction
+    ranks: dict[int, dict[int, int]] = {}  # tiles of each object, ranked by best prediction
     for one in order.tolist():
         tiles = ranks.setdefault(int(group[one]), {})
         tiles.setdefault(int(tile[one]), len(tiles))
-    found: dict[int, list[Ints]] = {}  # by mask: what to take out
+    found: dict[int, list[Ints]] = {}  # areas to remove from each mask
     for one in range(len(masks)):
         tiles = ranks[int(group[one])]
         better = [rectangles[t] for t, rank in tiles.items() if rank < tiles[int(tile[one])]]

@@ -1,10 +1,10 @@
-"""Views of an image and the fusion of what they show (test-time augmentation).
+"""Views of an image and fusion of their predictions (test-time augmentation).
 
-Weighted boxes fusion (Solovyev et al. 2021, arXiv 1910.13302, sec. 3) carried over to masks: boxes
-are the means of a cluster's boxes weighted by score, the score is the cluster's mean times
-min(T, V) / V for T predictions in V views, and a pixel is in where the predictions that have it
-hold at least half of the cluster's score (A243). With one prediction a view and cluster the score
-is the sum over V: a view that has missed the object counts as 0.
+Weighted boxes fusion (Solovyev et al. 2021, arXiv 1910.13302, sec. 3) extended to masks: boxes are
+the means of a cluster's boxes weighted by score, the score is the cluster's mean times
+min(T, V) / V for T predictions in V views, and a pixel belongs to the mask if the predictions that
+contain it have at least half of the cluster's score (A243). With one prediction per view and
+cluster the score is the sum over V: a view that missed the object counts as 0.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from structures.rle_packed import combine, concatenate, flip
 LARGEST_FRAME: Final = 1 << 28  # pixels of a resized image: 3 GiB of float32 (A256)
 
 Floats = npt.NDArray[np.float64]
-_VOTES = 1 << 20  # of a score of 1: whole numbers are summed exactly
+_VOTES = 1 << 20  # votes of a score of 1: integers are summed exactly
 
 
 class View(NamedTuple):
-    """An image at ``scale`` times its size, mirrored left to right, top to bottom, or both."""
+    """View of an image at ``scale`` times its size, mirrored horizontally, vertically or both."""
 
     scale: float = 1.0
     horizontal: bool = False
@@ -38,10 +38,10 @@ class View(NamedTuple):
 
 
 def transformed(batch: SegBatch, view: View) -> SegBatch:
-    """Return the images of a batch as a view, without targets.
+    """Return a view of the images of a batch, without targets.
 
-    Only the valid area is resized and mirrored; it stays in the upper left corner. Predictions are
-    still asked for in the frame of the original images.
+    Only the valid area is resized and mirrored; it stays in the upper left corner. Predictions
+    still refer to the frame of the original images.
 
     Raises:
         ValueError: an image would have more than ``LARGEST_FRAME`` pixels.
@@ -56,9 +56,9 @@ def transformed(batch: SegBatch, view: View) -> SegBatch:
             size = [max(1, int(side * view.scale + 0.5)) for side in (height, width)]
             if size[0] * size[1] > LARGEST_FRAME:
                 raise ValueError(
-                    f"image {name}, {height} px high and {width} px wide as the network gets it, "
+                    f"image {name}, {height} px high and {width} px wide at the network's input, "
                     f"would be a view of {size[0]} x {size[1]} at scale {view.scale:g}; at most "
-                    f"{LARGEST_FRAME} pixels are predicted: choose smaller scales"
+                    f"{LARGEST_FRAME} pixels can be predicted: choose smaller scales"
                 )
             pixels = _resized(pixels, size)
         axes = [axis for axis, on in ((2, view.horizontal), (1, view.vertical)) if on]
@@ -80,7 +80,7 @@ def transformed(batch: SegBatch, view: View) -> SegBatch:
 
 
 def _resized(pixels: Tensor, size: list[int]) -> Tensor:
-    """Resize (3, h, w) with aligned borders; shrinking averages, so that texture can't alias."""
+    """Resize (3, h, w) with aligned borders; shrinking averages pixels to prevent aliasing."""
     found = F.interpolate(
         pixels[None].float(), size=size, mode="bilinear", align_corners=False, antialias=True
     )
@@ -88,7 +88,7 @@ def _resized(pixels: Tensor, size: list[int]) -> Tensor:
 
 
 def restored(instances: Instances, view: View) -> Instances:
-    """Bring the predictions of a view back into the frame of the original image."""
+    """Transform the predictions of a view back to the frame of the original image."""
     boxes, masks = instances.boxes, instances.masks
     height, width = instances.size
     if view.horizontal:
@@ -103,12 +103,12 @@ def restored(instances: Instances, view: View) -> Instances:
 
 
 def fuse_views(found: Sequence[Instances], fuse_iou: float, max_dets: int | None) -> Instances:
-    """Fuse what the views of one image have found.
+    """Fuse the predictions of the views of one image.
 
     Args:
         found: predictions of each view, in the frame of the original image.
-        fuse_iou: mask IoU from which predictions are one object; at least one half.
-        max_dets: objects kept; None for all.
+        fuse_iou: mask IoU from which predictions are fused to one object; at least one half.
+        max_dets: largest number of objects; None for all.
 
     Returns:
         Objects, best score first. Mask quality is the mean weighted by score.

@@ -2,10 +2,10 @@
 
 Two stages: a proposal network (models/seg/mask_rcnn/rpn.py) and heads for class, box and mask on
 RoIAlign features (models/seg/mask_rcnn/roi_heads.py). The loss of a region is L = L_cls + L_box +
-L_mask (sec. 3); L_mask is the mean binary cross-entropy of the mask of the true class alone. Made
-of torchvision's parts and equal to torchvision's models in losses and detections; beyond them
-losses work in evaluation mode and by image, sampling is keyed, crowds are ignored and masks go to
-run-length code through the window of their box.
+L_mask (sec. 3); L_mask is the mean binary cross-entropy of the mask of the true class alone. The
+model consists of torchvision's parts and equals torchvision's models in losses and detections; in
+addition, losses are available in evaluation mode and for each image, sampling is keyed, crowds are
+ignored and masks are run-length encoded in the window of their box.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ _RPN, _BOX, _MASK = RPNOptions(), BoxHeadOptions(), MaskHeadOptions()
 
 
 class FoundMasks(NamedTuple):
-    """One image's detections and their soft masks (K, S, S) in [0, 1]."""
+    """Detections of one image and their soft masks (K, S, S) in [0, 1]."""
 
     found: Detections
     soft: Tensor
 
 
 class MaskRCNN(nn.Module):
-    """Mask R-CNN behind the protocol ``TimedSegModel``.
+    """Mask R-CNN with the protocol ``TimedSegModel``.
 
     Args:
-        num_classes: foreground classes; the background is added inside.
-        backbone: maps (B, 3, H, W) to an ordered dict of levels, each at half the resolution of
-            the one before, with the attribute ``out_channels``. A level named ``pool`` serves
-            proposals only.
+        num_classes: foreground classes; the background is added internally.
+        backbone: network from (B, 3, H, W) to an ordered dict of levels, each at half the
+            resolution of the one before, with the attribute ``out_channels``. A level named
+            ``pool`` is used for proposals only.
         rpn: options of the proposal network.
         box: options of the box head.
         mask: options of the mask head.
-        score_thresh: detections must score more.
+        score_thresh: score that detections must exceed.
         nms_thresh: IoU above which the weaker of two detections of a class is dropped.
-        max_dets: detections kept an image.
-        image_mean: subtracted from RGB in [0, 1].
-        image_std: divided by after that.
+        max_dets: detections kept per image.
+        image_mean: channel means, subtracted from RGB in [0, 1].
+        image_std: channel standard deviations, which divide the result.
 
     Raises:
         ValueError: the backbone has no ``out_channels``, a count or a deviation is not positive, or
@@ -109,10 +109,10 @@ class MaskRCNN(nn.Module):
 
         Args:
             batch: images with targets. Crowd instances are never positive; anchors and regions
-                inside them are no negatives either.
+                inside them are not negative either.
             reduction: ``mean`` gives scalars with torchvision's denominators, counted over all
                 processes; ``none`` gives (B,) values.
-            key: seeds the sampling of anchors and regions, with each image's index.
+            key: seed of the sampling of anchors and regions, together with each image's index.
 
         Raises:
             ValueError: a box is empty or not finite, or a label is not in [0, num_classes).
@@ -136,7 +136,7 @@ class MaskRCNN(nn.Module):
     def network_outputs(self, batch: SegBatch) -> list[FoundMasks]:
         """Return boxes and soft masks of each image, in the padded frame.
 
-        The mask head looks at the boxes that suppression leaves, so choosing them is part of this.
+        Includes the choice of boxes by non-maximum suppression, because the mask head needs them.
         """
         images, sizes = self._preprocess(batch)
         levels = self.backbone(images)
@@ -151,11 +151,11 @@ class MaskRCNN(nn.Module):
 
     @torch.no_grad()
     def instances(self, outputs: list[FoundMasks], batch: SegBatch) -> list[Instances]:
-        """Bring boxes to the original frame, resize masks to them and encode.
+        """Transform boxes to the original frame, resize masks to them and encode.
 
         Args:
-            outputs: of ``network_outputs`` for the same images.
-            batch: where ``sizes`` and ``original_sizes`` are read.
+            outputs: output of ``network_outputs`` for the same images.
+            batch: batch whose ``sizes`` and ``original_sizes`` are read.
         """
         return [
             _in_original_frame(found, soft, *sizes)
@@ -195,20 +195,20 @@ def _in_original_frame(
 
 
 class MaskRCNNResNet50FPN(MaskRCNN):
-    """The network of torchvision's ``maskrcnn_resnet50_fpn``, with its state-dict keys.
+    """Network of torchvision's ``maskrcnn_resnet50_fpn`` with the same state-dict keys.
 
     Args:
         num_classes: foreground classes (torchvision counts one more).
-        norm: norm of the ResNet.
-        norm_eps: its epsilon; 0 for torchvision's COCO_V1 weights.
-        trainable_stages: stages of the ResNet that train, of 5, counted from the coarsest; 3 is
-            usual with trained weights.
-        rpn: see ``MaskRCNN``, as all others.
+        norm: normalisation of the ResNet.
+        norm_eps: epsilon of the norm; 0 for torchvision's COCO_V1 weights.
+        trainable_stages: number of trainable stages of the ResNet out of 5, counted from the
+            coarsest; 3 is usual with pretrained weights.
+        rpn: options of the proposal network.
         box: options of the box head.
         mask: options of the mask head.
-        score_thresh: detections must score more.
-        nms_thresh: IoU of suppression.
-        max_dets: detections kept an image.
+        score_thresh: score that detections must exceed.
+        nms_thresh: IoU threshold of non-maximum suppression.
+        max_dets: detections kept per image.
     """
 
     def __init__(
@@ -243,21 +243,22 @@ _MASK_V2 = MaskHeadOptions(norm="bn")
 
 
 class MaskRCNNResNet50FPNV2(MaskRCNN):
-    """The network of torchvision's ``maskrcnn_resnet50_fpn_v2`` (arXiv 2111.11429).
+    """Network of torchvision's ``maskrcnn_resnet50_fpn_v2`` (arXiv 2111.11429).
 
-    Against v1: batch norm everywhere, two convolutions in the proposal head, a convolutional box
-    head.
+    Differences to v1: batch norm in all parts, two convolutions in the proposal head, a
+    convolutional box head.
 
     Args:
         num_classes: foreground classes (torchvision counts one more).
-        norm: norm of the ResNet and the pyramid; batch norms of the heads become it too.
-        trainable_stages: stages of the ResNet that train, of 5, counted from the coarsest.
-        rpn: see ``MaskRCNN``, as all others.
+        norm: normalisation of the ResNet and the pyramid; also replaces batch norms of the heads.
+        trainable_stages: number of trainable stages of the ResNet out of 5, counted from the
+            coarsest.
+        rpn: options of the proposal network.
         box: options of the box head.
         mask: options of the mask head.
-        score_thresh: detections must score more.
-        nms_thresh: IoU of suppression.
-        max_dets: detections kept an image.
+        score_thresh: score that detections must exceed.
+        nms_thresh: IoU threshold of non-maximum suppression.
+        max_dets: detections kept per image.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""Ground truth of an image and its match with anchors or proposals (arXiv 1506.01497 sec. 3.1.2).
+"""Matching of ground truth with anchors or proposals (arXiv 1506.01497 sec. 3.1.2).
 
-Labels are 1-based inside the two-stage models: 0 is the background and -1 takes no part in a loss.
+Labels are 1-based inside the two-stage models: 0 is the background and -1 is ignored in losses.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class ImageBoxes:
     """Ground truth of one image.
 
     Attributes:
-        boxes: (M, 4) float32 at least, of the instances that are not crowds.
+        boxes: (M, 4) at least float32, boxes of the instances that are not crowds.
         labels: (M,) class + 1.
-        rows: (M,) rows of the batch that they come from.
+        rows: (M,) rows of the instances in the batch.
         crowd: (R, 4) boxes of crowd regions.
-        index: the image's stable number.
+        index: stable index of the image.
     """
 
     boxes: Tensor
@@ -37,7 +37,7 @@ class ImageBoxes:
 
 
 def image_boxes(batch: SegBatch, num_classes: int) -> list[ImageBoxes]:
-    """Split the instances of a batch by image and set crowds apart.
+    """Split the instances of a batch by image and separate crowds.
 
     Raises:
         ValueError: a box is empty or not finite, or a label is not in [0, num_classes).
@@ -63,16 +63,16 @@ def image_boxes(batch: SegBatch, num_classes: int) -> list[ImageBoxes]:
 
 
 def check_targets(batch: SegBatch, num_classes: int) -> None:
-    """Refuse targets that no loss can be computed of.
+    """Check that losses can be computed from the targets.
 
     Raises:
-        ValueError: a box is empty or not finite, or a label is not in [0, num_classes); names the
-            image.
+        ValueError: a box is empty or not finite, or a label is not in [0, num_classes); the message
+            names the image.
     """
     boxes, labels = batch.boxes, batch.labels
     bad_box = ~((boxes[:, 2:] > boxes[:, :2]) & boxes.isfinite().view(-1, 2, 2).all(1)).all(1)
     bad = bad_box | (labels < 0) | (labels >= num_classes)
-    if not bool(bad.any()):  # the host waits for the device once
+    if not bool(bad.any()):  # the only synchronisation with the device
         return
     row = int(bad.nonzero()[0])
     image = int((batch.counts.cumsum(0) <= row).sum())
@@ -91,18 +91,18 @@ def check_targets(batch: SegBatch, num_classes: int) -> None:
 def match_regions(
     regions: Tensor, truth: ImageBoxes, matcher: Matcher, crowd_thresh: float
 ) -> tuple[Tensor, Tensor]:
-    """Give every region an instance or the background.
+    """Match every region with an instance or the background.
 
     Args:
         regions: (N, 4) anchors or proposals.
-        truth: the image's instances.
+        truth: instances of the image.
         matcher: torchvision's matcher with the IoU thresholds.
-        crowd_thresh: background regions with at least this share of their area in the box of one
-            crowd region are ignored.
+        crowd_thresh: background regions with at least this fraction of their area in the box of
+            one crowd region are ignored.
 
     Returns:
         Labels (N,) int64: class + 1, 0 for background, -1 for ignored; and the position (N,) of
-        the matched instance in ``truth``, arbitrary where the label is not positive.
+        the matched instance in ``truth``, arbitrary if the label is not positive.
     """
     matched = torch.full((regions.shape[0],), Matcher.BELOW_LOW_THRESHOLD, device=regions.device)
     labels = torch.zeros_like(matched)

@@ -1,6 +1,6 @@
-"""Options of Mask R-CNN's parts; all defaults are those of torchvision's first model.
+"""Options of the parts of Mask R-CNN; all defaults are equal to torchvision's first model.
 
-Each class raises ValueError for a count below 1 and for thresholds that are out of order.
+Each class raises ValueError for a count below 1 and for thresholds in the wrong order.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from models.backbones.norm import Norm
 
 
 def _check(owner: object, *, at_least_one: tuple[str, ...], in_order: tuple[str, ...]) -> None:
-    """Refuse counts below 1 and fractions that leave [0, 1] or are not ascending."""
+    """Check that counts are at least 1 and that fractions are ascending and within [0, 1]."""
     for name in at_least_one:
         if getattr(owner, name) < 1:
             raise ValueError(
@@ -30,18 +30,18 @@ class RPNOptions:
     """Options of the proposal network; the defaults are torchvision's.
 
     Attributes:
-        anchor_sizes: side in pixels, one a level of the backbone, finest first.
-        anchor_ratios: heights over widths, at every level.
-        conv_depth: 3x3 convolutions before the two outputs.
-        pre_nms_train: best proposals of each level that enter suppression, for losses.
-        pre_nms_test: the same for predictions.
-        post_nms_train: proposals of an image that leave suppression, for losses.
-        post_nms_test: the same for predictions.
+        anchor_sizes: side in pixels, one per level of the backbone, finest first.
+        anchor_ratios: ratios of height to width, the same at every level.
+        conv_depth: number of 3x3 convolutions before the two outputs.
+        pre_nms_train: best proposals per level before suppression, for losses.
+        pre_nms_test: best proposals per level before suppression, for predictions.
+        post_nms_train: proposals per image after suppression, for losses.
+        post_nms_test: proposals per image after suppression, for predictions.
         nms_thresh: IoU above which the weaker of two proposals of a level is dropped.
         fg_iou_thresh: an anchor with at least this IoU is a positive example.
         bg_iou_thresh: an anchor below this IoU with every instance is a negative example.
-        batch_size_per_image: anchors of an image in the loss.
-        positive_fraction: largest share of positives among them.
+        batch_size_per_image: anchors per image in the loss.
+        positive_fraction: largest fraction of positives among them.
     """
 
     anchor_sizes: tuple[float, ...] = (32, 64, 128, 256, 512)
@@ -79,15 +79,15 @@ class BoxHeadOptions:
         width: units of the linear layers.
         conv_width: channels of the convolutions of ``conv``.
         num_convs: convolutions of ``conv``.
-        norm: norm after each convolution of ``conv``, or None.
-        roi_size: cells a side of a pooled region.
-        sampling_ratio: sampling points a side of a cell.
+        norm: normalisation after each convolution of ``conv``, or None.
+        roi_size: cells per side of a pooled region.
+        sampling_ratio: sampling points per side of a cell.
         canonical_size: side in pixels of a region pooled from the level of stride 16, for boxes
             and masks (FPN eq. 1).
         fg_iou_thresh: a proposal with at least this IoU is a positive example.
         bg_iou_thresh: a proposal below this IoU with every instance is a negative example.
-        batch_size_per_image: proposals of an image in the loss.
-        positive_fraction: largest share of positives among them.
+        batch_size_per_image: proposals per image in the loss.
+        positive_fraction: largest fraction of positives among them.
     """
 
     head: Literal["mlp", "conv"] = "mlp"
@@ -117,11 +117,11 @@ class MaskHeadOptions:
     Attributes:
         width: channels of all its convolutions.
         num_convs: 3x3 convolutions before the upsampling.
-        norm: norm after each of them, or None.
-        roi_size: cells a side of a pooled region; masks have twice as many.
-        sampling_ratio: sampling points a side of a cell.
-        max_rois_per_image: positives of an image that reach the mask head in the loss, drawn by
-            key; None for all.
+        norm: normalisation after each of these convolutions, or None.
+        roi_size: cells per side of a pooled region; masks have twice as many.
+        sampling_ratio: sampling points per side of a cell.
+        max_rois_per_image: positives per image that enter the mask loss, drawn by key; None for
+            all.
     """
 
     width: int = 256

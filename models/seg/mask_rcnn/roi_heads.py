@@ -30,15 +30,15 @@ from models.seg.mask_rcnn.options import BoxHeadOptions, MaskHeadOptions
 from models.seg.mask_rcnn.roi_sampling import RoISampler, with_image
 from models.seg.mask_rcnn.rpn import SMOOTH_L1_BETA
 
-_MASK_CHUNK = 128  # RoIs that go through the mask head at once in prediction
+_MASK_CHUNK = 128  # RoIs per pass through the mask head in prediction
 
 
 class Pyramid(NamedTuple):
-    """Levels to pool from.
+    """Levels of a feature pyramid for pooling.
 
     Attributes:
         levels: (B, F, h, w) each, finest first, each at half the resolution of the one before.
-        stride: of the first level.
+        stride: stride of the first level.
     """
 
     levels: Sequence[Tensor]
@@ -54,7 +54,7 @@ class Detections(NamedTuple):
 
 
 class RoIHeads(nn.Module):
-    """Classifies and refines proposals and predicts a mask for each."""
+    """Heads that classify and refine proposals and predict a mask for each."""
 
     def __init__(
         self, in_channels: int, num_classes: int, box: BoxHeadOptions, mask: MaskHeadOptions
@@ -87,15 +87,15 @@ class RoIHeads(nn.Module):
         mask_stride: int,
         key: int,
     ) -> dict[str, LossTerm]:
-        """Return ``classifier``, ``box`` and ``mask`` by image (Mask R-CNN sec. 3).
+        """Return ``classifier``, ``box`` and ``mask`` for each image (Mask R-CNN sec. 3).
 
         Args:
             pyramid: levels to pool from.
-            proposals: (P, 4) an image.
+            proposals: (P, 4) for each image.
             truths: instances of each image.
-            masks: (M, h, w) bool of the whole batch, at ``mask_stride`` pixels a cell.
-            mask_stride: pixels a cell of ``masks``.
-            key: seeds the sampling, with each image's index.
+            masks: (M, h, w) bool of the whole batch, at ``mask_stride`` pixels per cell.
+            mask_stride: pixels per cell of ``masks``.
+            key: seed of the sampling, together with each image's index.
         """
         sample = self.sampler(proposals, truths, key)
         batch = len(truths)
@@ -170,7 +170,7 @@ class RoIHeads(nn.Module):
         return list(torch.split(soft, [len(one.labels) for one in found]))
 
     def _classify(self, pyramid: Pyramid, rois: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (R, C + 1) and box code (R, C + 1, 4), float32 at least."""
+        """Return logits (R, C + 1) and box code (R, C + 1, 4), at least float32."""
         features = self.box_head(self._pool(pyramid, rois, self.box))
         logits, deltas = self.box_predictor(features)
         return at_least_float32(logits), at_least_float32(deltas).view(*logits.shape, 4)
@@ -188,9 +188,9 @@ class RoIHeads(nn.Module):
         )
 
     def _mask_logits(self, pyramid: Pyramid, rois: Tensor, labels: Tensor) -> Tensor:
-        """Return (K, S, S) logits, float32 at least, of the mask of one class a region.
+        """Return (K, S, S) mask logits, at least float32, of one class per region.
 
-        The last convolution is evaluated for that class alone: its weights are picked by label.
+        The last convolution is evaluated only for that class: its weights are selected by label.
         """
         features = self.mask_head(self._pool(pyramid, rois, self.mask))
         predictor = self.mask_predictor
@@ -203,7 +203,7 @@ class RoIHeads(nn.Module):
     def _mask_loss(
         self, pyramid: Pyramid, rois: Tensor, labels: Tensor, targets: Tensor, batch: int
     ) -> LossTerm:
-        """Mean binary cross-entropy of the true class's mask over positive regions and cells."""
+        """Return the binary cross-entropy of the true class's mask over positive regions."""
         logits = self._mask_logits(pyramid, rois, labels)
         loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         image = rois[:, 0].long()

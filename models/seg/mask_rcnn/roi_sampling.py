@@ -1,4 +1,4 @@
-"""Which regions enter the losses of the box and mask heads (arXiv 1703.06870 sec. 3.1)."""
+"""Sampling of the regions for the losses of box and mask heads (arXiv 1703.06870 sec. 3.1)."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _BOX_STREAM, _MASK_STREAM = 1, 2
 
 
 class SampledRoIs(NamedTuple):
-    """The regions of a loss, R in all, P of them positive.
+    """Regions of a loss, R in total, P of them positive.
 
     Attributes:
-        regions: (R, 5) RoIs, or (R, 4) boxes while it is about one image.
+        regions: (R, 5) RoIs, or (R, 4) boxes for a single image.
         labels: (R,) class + 1, 0 for background.
         matched: (P, 4) instance box of each positive region.
-        rows: (P,) row of the batch of that instance.
-        to_mask: (P,) bool, whether it reaches the mask head.
+        rows: (P,) row of that instance in the batch.
+        to_mask: (P,) bool, True if the region enters the mask loss.
     """
 
     regions: Tensor
@@ -43,11 +43,11 @@ def with_image(boxes: Sequence[Tensor]) -> Tensor:
 
 
 class RoISampler:
-    """Draws regions for the heads by key; holds options only.
+    """Keyed sampling of regions for the heads.
 
     Args:
-        options: thresholds and budget of the box head.
-        max_masks: positives of an image that reach the mask head, None for all.
+        options: thresholds and sample sizes of the box head.
+        max_masks: positives per image that enter the mask loss, None for all.
     """
 
     def __init__(self, options: BoxHeadOptions, max_masks: int | None) -> None:
@@ -58,7 +58,7 @@ class RoISampler:
     def __call__(
         self, proposals: Sequence[Tensor], truths: Sequence[ImageBoxes], key: int
     ) -> SampledRoIs:
-        """Choose the regions of the loss; instances are proposals too."""
+        """Choose the regions of the loss; true boxes are added to the proposals."""
         regions, *rest = zip(
             *(
                 self._sample_image(torch.cat([boxes, truth.boxes]), truth, key)

@@ -1,8 +1,8 @@
 """Region proposals of Mask R-CNN (Faster R-CNN, arXiv 1506.01497, on FPN, arXiv 1612.03144).
 
-Shapes: B images, A anchors an image over all levels, M instances of an image. Head, anchors,
-matcher and box code are torchvision's; the orchestration here works in training and evaluation
-mode alike, keeps losses by image and samples by key.
+Shapes: B images, A anchors per image over all levels, M instances of an image. Head, anchors,
+matcher and box code are torchvision's; this implementation computes losses in training and
+evaluation mode and for each image, and samples by key.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _STREAM = 0
 
 
 class RPNOutput(NamedTuple):
-    """What the head says about every anchor, float32 (float64 where the network is).
+    """Outputs of the head for every anchor, float32 (float64 for a float64 network).
 
     Attributes:
         objectness: (B, A) logits.
         deltas: (B, A, 4) box code relative to the anchors.
         anchors: (A, 4) pixels of the padded frame, the same for every image.
-        level_sizes: anchors a level.
+        level_sizes: number of anchors of each level.
     """
 
     objectness: Tensor
@@ -46,7 +46,7 @@ class RPNOutput(NamedTuple):
 
 
 class RegionProposalNetwork(nn.Module):
-    """Proposes boxes and computes the proposal losses."""
+    """Region proposal network with its losses."""
 
     def __init__(self, in_channels: int, options: RPNOptions) -> None:
         super().__init__()
@@ -62,10 +62,10 @@ class RegionProposalNetwork(nn.Module):
         )
 
     def forward(self, images: Tensor, features: Sequence[Tensor]) -> RPNOutput:
-        """Run the head over all levels.
+        """Apply the head to all levels.
 
         Raises:
-            ValueError: the backbone has another number of levels than there are anchor sizes.
+            ValueError: the numbers of backbone levels and anchor sizes differ.
         """
         if len(features) != len(self.options.anchor_sizes):
             raise ValueError(
@@ -74,7 +74,7 @@ class RegionProposalNetwork(nn.Module):
             )
         objectness, deltas = self.head(list(features))
         frame = ImageList(images, [(images.shape[-2], images.shape[-1])])
-        # the generator reads shape, dtype and device of the levels: stand-ins without storage
+        # the generator only reads shape, dtype and device, so the levels need no storage
         cell = at_least_float32(images.new_zeros(()))
         grids = [cell.expand(f.shape) for f in features]
         return RPNOutput(
@@ -91,9 +91,9 @@ class RegionProposalNetwork(nn.Module):
         """Return the best boxes of each image after suppression, (P, 4), best first.
 
         Args:
-            output: of ``forward``.
+            output: output of ``forward``.
             sizes: valid (height, width) of each image; boxes are clipped to it.
-            for_losses: which of the two sets of limits applies.
+            for_losses: use the limits for losses instead of those for predictions.
         """
         options = self.options
         before = options.pre_nms_train if for_losses else options.pre_nms_test
@@ -119,7 +119,7 @@ class RegionProposalNetwork(nn.Module):
     def losses(
         self, output: RPNOutput, truths: Sequence[ImageBoxes], key: int
     ) -> dict[str, LossTerm]:
-        """Return ``objectness`` and ``rpn_box`` by image.
+        """Return ``objectness`` and ``rpn_box`` for each image.
 
         Faster R-CNN eq. 1 with lambda = 1 and both terms divided by the sampled anchors.
         """
@@ -163,7 +163,7 @@ class RegionProposalNetwork(nn.Module):
 
 
 def _by_anchor(level: Tensor, channels: int) -> Tensor:
-    """Turn (B, R * channels, H, W) into (B, H * W * R, channels), in the order of the anchors."""
+    """Reshape (B, R * channels, H, W) to (B, H * W * R, channels), in the order of the anchors."""
     batch, _, height, width = level.shape
     level = at_least_float32(level).view(batch, -1, channels, height, width)
     return level.permute(0, 3, 4, 1, 2).reshape(batch, -1, channels)

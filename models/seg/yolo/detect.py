@@ -1,10 +1,10 @@
-"""From the raw outputs of the one-stage network to boxes, scores and labels.
+"""Boxes, scores and labels from the raw outputs of the one-stage network.
 
     candidates   pairs of an anchor and a class with sigmoid(class logit) > score_thresh
-    boxes        decoded (yolo_output.py), cut to the image; left out without area (A221)
-    detections   by class-wise suppression, the best max_dets an image
+    boxes        decoded (output.py), clipped to the image; dropped without area (A221)
+    detections   by class-wise suppression, the best max_dets per image
 
-A box may thus be found for several classes. Letters: B images, A anchors, C classes, N
+A box may thus be detected for several classes. Letters: B images, A anchors, C classes, N
 candidates, K detections.
 """
 
@@ -21,18 +21,18 @@ from models.ops.boxes.nms import class_nms
 from models.ops.precision import at_least_float32
 from models.seg.yolo.output import YOLOOutput, decode_boxes
 
-_SLACK = 1e-3  # far more than the rounding of a float32 logit that decides
+_SLACK = 1e-3  # far more than the rounding error of a float32 logit
 
 
 @dataclass(frozen=True, slots=True)
 class DetectOptions:
-    """How detections are chosen.
+    """Options of the choice of detections.
 
     Attributes:
-        score_thresh: detections must score more.
+        score_thresh: score that detections must exceed.
         nms_thresh: IoU above which the weaker of two detections of a class is dropped.
-        max_dets: detections kept an image.
-        pre_nms: candidates of an image that are looked at, at most; the best.
+        max_dets: detections kept per image.
+        pre_nms: largest number of candidates per image, best first.
 
     Raises:
         ValueError: a threshold is outside [0, 1] or a number below 1.
@@ -56,7 +56,7 @@ class DetectOptions:
 
 
 class Found(NamedTuple):
-    """Detections of all images, by image and in it by score.
+    """Detections of all images, sorted by image and by score within an image.
 
     Attributes:
         boxes: (K, 4) at least float32, in pixels of the padded frame, inside the image.
@@ -79,7 +79,7 @@ def detect(output: YOLOOutput, sizes: Tensor, options: DetectOptions) -> Found:
     Args:
         output: of the network.
         sizes: (B, 2) int64 valid (height, width) of the images.
-        options: thresholds and numbers.
+        options: thresholds and limits.
     """
     image, anchor, label, scores = _candidates(output.class_logits, options)
     boxes = decode_boxes(
@@ -87,7 +87,7 @@ def detect(output: YOLOOutput, sizes: Tensor, options: DetectOptions) -> Found:
     )
     limits = sizes.flip(1).repeat(1, 2).to(boxes.dtype)  # (B, 4) width, height, width, height
     boxes = torch.minimum(boxes.clamp(min=0), limits[image])
-    kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1).nonzero().flatten()  # NaN is not
+    kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1).nonzero().flatten()  # also drops NaN
     kept = kept[
         class_nms(
             boxes[kept],
@@ -102,8 +102,8 @@ def detect(output: YOLOOutput, sizes: Tensor, options: DetectOptions) -> Found:
 
 
 def _candidates(logits: Tensor, options: DetectOptions) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return image, anchor, label and score, (N,) each, of at most ``pre_nms`` an image."""
-    # Spares the sigmoid of all others. Not >, for the bound may be rounded up to a half's value.
+    """Return image, anchor, label and score, (N,) each, of at most ``pre_nms`` per image."""
+    # Avoids the sigmoid of all others. Not >, as half precision may round the bound up.
     near = logits >= _logit(options.score_thresh) - _SLACK
     image, anchor, label = near.nonzero(as_tuple=True)
     scores = at_least_float32(logits[image, anchor, label]).sigmoid()

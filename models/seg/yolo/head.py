@@ -1,4 +1,4 @@
-"""Head of the one-stage network: decoupled branches (YOLOX, arXiv 2107.08430) and prototypes.
+"""Head of the one-stage network with decoupled branches (YOLOX, arXiv 2107.08430) and prototypes.
 
 Each level has a branch for boxes as bins of side distances (Li et al. 2020, arXiv 2006.04388), one
 for classes and one for mask coefficients; prototypes are YOLACT's (Bolya et al. 2019,
@@ -16,7 +16,7 @@ from models.backbones.csp_layers import ConvNormAct
 from models.seg.yolo.output import NUM_SIDES, YOLOOutput
 
 STRIDES = (8, 16, 32)
-_REFERENCE_SIDE, _OBJECTS_PER_IMAGE = 640, 5  # of the initial class scores
+_REFERENCE_SIDE, _OBJECTS_PER_IMAGE = 640, 5  # for the initial class scores
 _BOX_BIAS = 1.0
 
 
@@ -25,15 +25,15 @@ class YOLOHead(nn.Module):
 
     With c the channels of N3, a branch is two 3x3 convolutions and a biased 1x1 one; widths are
     max(16, c / 4, 4 bins) for boxes, max(c, min(classes, 100)) for classes, and
-    max(c / 4, prototypes) for coefficients. At the start every class has the probability
-    5 / classes / (640 / stride)^2, as if an image of 640 x 640 held five objects (A201).
+    max(c / 4, prototypes) for coefficients. The initial probability of every class is
+    5 / classes / (640 / stride)^2, as for an image of 640 x 640 with five objects (A201).
 
     Args:
         in_channels: channels of N3, N4, N5.
         num_classes: foreground classes.
-        prototype_width: channels inside the prototype branch.
-        num_bins: bins a side.
-        num_prototypes: prototype masks.
+        prototype_width: hidden channels of the prototype branch.
+        num_bins: number of bins per side.
+        num_prototypes: number of prototype masks.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ def anchor_points(sizes: list[tuple[int, ...]], like: Tensor) -> tuple[Tensor, T
 
     Args:
         sizes: (height, width) of each level in cells.
-        like: a tensor on the wanted device.
+        like: tensor on the target device.
 
     Returns:
         (A, 2) float32 points (x, y) in pixels and (A,) float32 strides in pixels; both exact.

@@ -8,8 +8,8 @@ Anchors are assigned as in TOOD (arXiv 2108.07755); a positive anchor with targe
     mask    BCE(coefficients @ prototypes, mask) in the object's box / the box's area in cells,
             / number of positives                                        (arXiv 1904.02689)
 
-with S = max(1, sum of q). S and the number count over the batch and over all processes. Boxes and
-masks of all images are handled together. Assumptions A210 to A217.
+with S = max(1, sum of q). S and the number of positives are counted over the batch and over all
+processes. Boxes and masks of all images are processed together. Assumptions A210 to A217.
 
 Letters: B images, A anchors, C classes, M instances, P positives.
 """
@@ -45,16 +45,16 @@ class YOLOLossOptions:
     """Options of assignment and losses; the defaults are those of the published models.
 
     Attributes:
-        top_k: anchors an object can get.
-        alpha: weight of the class score in choosing them.
-        beta: weight of the overlap in choosing them.
-        min_side: pixels; shorter sides of a box are widened to it where anchors in the box are
-            looked for, so that objects smaller than a cell get some.
-        smallest_owns: whether a pixel of several masks belongs to the smallest one alone. What
-            the others lose there is then missing in their targets.
+        top_k: largest number of anchors assigned to an object.
+        alpha: exponent of the class score in the assignment.
+        beta: exponent of the overlap in the assignment.
+        min_side: pixels to which shorter sides of a box are widened in the search for anchors, so
+            that objects smaller than a cell get some.
+        smallest_owns: assign a pixel of several masks only to the smallest of them, which removes
+            it from the targets of the others.
 
     Raises:
-        ValueError: ``top_k`` is below 1 or another number negative.
+        ValueError: ``top_k`` is below 1 or another number is negative.
     """
 
     top_k: int = 10
@@ -74,7 +74,7 @@ class YOLOLossOptions:
 
 
 class _Truth(NamedTuple):
-    """Instances of the batch: those to learn, their rows of the batch, and crowd boxes."""
+    """Instances of the batch to learn, their rows in the batch, and crowd boxes."""
 
     objects: Objects
     rows: Tensor
@@ -96,20 +96,20 @@ def yolo_losses(
 
     Args:
         output: of the network for ``batch.images``.
-        batch: images with targets; no instance in an image or in all is ordinary, and every
-            input gets a gradient then, too. Crowd instances are no targets, and negative anchors
-            in a crowd's box take no part (A217). ``mask_stride`` is 1, 2 or 4.
+        batch: images with targets; images or batches without instances are allowed and still give
+            every input a gradient. Crowd instances are not targets, and negative anchors in the
+            box of a crowd are ignored (A217). ``mask_stride`` is 1, 2 or 4.
         num_classes: C.
-        options: of assignment and masks.
+        options: options of assignment and masks.
         reduction: ``mean`` gives scalars, with denominators counted over all processes; ``none``
             gives (B,) values, each equal to the scalar of a batch of that image alone.
 
     Returns:
-        At least float32, also of half-precision outputs and under autocast.
+        Losses in at least float32, also for half-precision outputs and under autocast.
 
     Raises:
         ValueError: a box is empty or not finite, a label is not in [0, num_classes),
-            ``mask_stride`` is another, or the outputs are not of B images and C classes.
+            ``mask_stride`` is not supported, or the outputs are not for B images and C classes.
     """
     _check_output(output, batch, num_classes)
     check_targets(batch, num_classes)
@@ -144,7 +144,7 @@ def _check_output(output: YOLOOutput, batch: SegBatch, num_classes: int) -> None
     images, _, classes = output.class_logits.shape
     if (images, classes) != (len(batch), num_classes):
         raise ValueError(
-            f"class_logits are of {images} images and {classes} classes, the targets of "
+            f"class_logits have {images} images and {classes} classes, but the targets have "
             f"{len(batch)} and {num_classes}"
         )
 

@@ -1,9 +1,9 @@
-"""Names of YOLOv8-seg's weights in `YOLOSeg`.
+"""Conversion of the weight names of YOLOv8-seg to those of `YOLOSeg`.
 
 The original numbers its layers 0 to 22 in the order of the forward pass: 0 to 9 are the backbone
 with its spatial pyramid pooling, 10 to 21 the neck (of which 12, 15, 16, 18, 19, 21 have weights)
-and 22 is the head. A numbered layer is one module here; inside it parts stand in the same order
-and have the same shapes. Found by comparing names and shapes of the two networks.
+and 22 is the head. A numbered layer corresponds to one module here, whose parts have the same order
+and shapes. Derived by comparing names and shapes of the two networks.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _BRANCHES = {
     **{"proto.cv1.": "head.prototypes.0.", "proto.upsample.": "head.prototypes.1."},
     **{"proto.cv2.": "head.prototypes.2.", "proto.cv3.": "head.prototypes.3."},
 }
-_CONSTANTS = "dfl."  # the bins 0 to 15, no parameters here
+_CONSTANTS = "dfl."  # the bins 0 to 15, which are not parameters here
 _NUMBERED = re.compile(r"(?:model\.)?(\d{1,3})\.(.+)")
-_WIDTH_SHOWN_BY = ("neck.halve3.conv.weight", 256)  # its channels are different in all scales
+_WIDTH_SHOWN_BY = ("neck.halve3.conv.weight", 256)  # its channels identify the scale
 
 
 def is_original(names: Mapping[str, object]) -> bool:
-    """Return whether weights are named as the original does, by numbered layers."""
+    """Return whether weights have the names of the original, with numbered layers."""
     return bool(names) and all(_NUMBERED.fullmatch(name) for name in names)
 
 
 def convert_name(name: str) -> str | None:
-    """Return our name of one of the original's weights, None where it has no counterpart.
+    """Return the name in `YOLOSeg` of a weight of the original, None without a counterpart.
 
     >>> convert_name("model.4.m.1.cv2.bn.weight")
     'backbone.stage3.1.chain.1.second.norm.weight'
@@ -58,19 +58,19 @@ def convert_name(name: str) -> str | None:
 
 
 def convert_names(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the original's weights.
+    """Rename the weights of the original.
 
     Args:
-        given: weights by the original's names, with or without ``model.`` before the number.
-        own: the weights that the network has, for its scale.
+        given: weights by their original names, with or without ``model.`` before the number.
+        own: weights of the network, which determine its scale.
 
     Returns:
-        ``given`` by our names; what has no counterpart keeps its name, the 16 constants are left
-        out. Shapes can differ from ``own``.
+        ``given`` with the names of `YOLOSeg`; weights without a counterpart keep their names, the
+        16 constants are dropped. Shapes can differ from ``own``.
 
     Raises:
-        ValueError: the weights are of another family of networks, fused for inference, or of
-            another scale.
+        ValueError: the weights belong to another family of networks or another scale, or were
+            fused for inference.
     """
     numbers = {int(match[1]) for name in given if (match := _NUMBERED.fullmatch(name))}
     if max(numbers) != _HEAD:
@@ -80,7 +80,7 @@ def convert_names(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dic
         )
     if not any(".bn." in name for name in given):
         raise ValueError(
-            "it has no batch norms: the network was fused for inference; take the file from before"
+            "it has no batch norms: the network was fused for inference; use the unfused weights"
         )
     renamed = {
         convert_name(name) or name: value

@@ -1,4 +1,4 @@
-"""Neck of the one-stage network: a path aggregation network (Liu et al. 2018, arXiv 1803.01534)."""
+"""Path aggregation network (Liu et al. 2018, arXiv 1803.01534), the neck of one-stage models."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from models.backbones.csp_layers import SPPF, C2f, ConvNormAct
 
 
 class PathAggregation(nn.Module):
-    """Top-down and bottom-up exchange between the levels of strides 8, 16, 32.
+    """Path aggregation network between the levels of strides 8, 16 and 32.
 
     ``forward`` takes P3, P4, P5 of any widths and returns N3, N4, N5 of the same resolutions and
-    ``out_channels`` channels. Maps meet by concatenation, upsampling is nearest. P5 passes spatial
-    pyramid pooling first, which for the published network is the last layer of its backbone; here
-    every backbone gets it (A200).
+    ``out_channels`` channels. Maps are concatenated, upsampling is nearest-neighbour. P5 first
+    passes through spatial pyramid pooling, which in the published network is the last layer of the
+    backbone; here it is applied to every backbone (A200).
 
     Args:
         in_channels: channels of P3, P4, P5.

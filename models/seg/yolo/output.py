@@ -1,6 +1,6 @@
-"""What a one-stage instance segmentation network returns, and how its boxes are read.
+"""Outputs of a one-stage instance segmentation network and decoding of its boxes.
 
-Letters: B images, A anchors, C classes, K bins a side, P prototypes.
+Letters: B images, A anchors, C classes, K bins per side, P prototypes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ NUM_SIDES = 4
 
 
 class YOLOOutput(NamedTuple):
-    """Raw outputs of every anchor and the prototype masks they combine.
+    """Raw outputs of every anchor and the prototype masks.
 
     Anchors are the cells of the levels P3, P4, P5 in that order, each level row by row.
 
@@ -57,7 +57,7 @@ def expected_distances(box_logits: Tensor) -> Tensor:
     """
     width = box_logits.shape[-1]
     if width == 0 or width % NUM_SIDES:
-        raise ValueError(f"box_logits need 4 x bins values an anchor, got {width}")
+        raise ValueError(f"box_logits need 4 x bins values per anchor, got {width}")
     logits = at_least_float32(box_logits)
     probs = logits.reshape(*logits.shape[:-1], NUM_SIDES, width // NUM_SIDES).softmax(dim=-1)
     bins = torch.arange(probs.shape[-1], dtype=probs.dtype, device=probs.device)

@@ -1,4 +1,4 @@
-"""One-stage instance segmentation after YOLOv8-seg, written from papers and published figures.
+"""One-stage instance segmentation after YOLOv8-seg, implemented from papers and published numbers.
 
 Cross-stage-partial backbone (arXiv 1911.11929), path aggregation (1803.01534), decoupled head
 without anchor boxes and objectness (YOLOX, 2107.08430), box sides as distributions (2006.04388),
@@ -9,8 +9,8 @@ masks as sums of prototypes (YOLACT, 1904.02689), task-aligned assignment (TOOD,
     score            sigmoid(class logit)
     mask             sigmoid(coefficients @ prototypes), at a quarter of the resolution
 
-The five scales have the published numbers of parameters: the published 16 more are the constants
-0 to 15 of the first line, which are no parameter here. Assumptions A200 to A203.
+The five scales have the published numbers of parameters, except for the 16 constants 0 to 15 of the
+first line, which are not parameters here. Assumptions A200 to A203.
 """
 
 from __future__ import annotations
@@ -42,35 +42,35 @@ _LOSS = YOLOLossOptions()
 
 
 class YOLOSeg(nn.Module):
-    """One-stage instance segmentation: backbone, neck, head.
+    """One-stage instance segmentation model with backbone, neck and head.
 
     ``YOLOSeg("n", 80)`` is the published network of scale n for COCO.
 
     Args:
-        scale: ``n``, ``s``, ``m``, ``l``, ``x``, or a ``Scale`` of one's own.
+        scale: ``n``, ``s``, ``m``, ``l``, ``x``, or a custom ``Scale``.
         num_classes: foreground classes.
-        backbone: maps (B, 3, H, W) to three levels at strides 8, 16 and 32 and says their widths
-            in ``feature_channels``, as ``TimmFeatures`` does. None for the backbone of the scale,
-            which otherwise sets the neck and the head alone.
-        norm: norm of neck, head and the scale's backbone; a given backbone keeps its own.
-        num_bins: bins of a box side; a side is at most (num_bins - 1) x stride long.
-        num_prototypes: prototype masks.
+        backbone: network from (B, 3, H, W) to three levels at strides 8, 16 and 32 with their
+            widths in ``feature_channels``, such as ``TimmFeatures``. None for the backbone of the
+            scale; with a given backbone the scale only sets neck and head.
+        norm: normalisation of neck, head and the scale's backbone; a given backbone keeps its own.
+        num_bins: bins per box side; sides lie within (num_bins - 1) x stride of the cell centre.
+        num_prototypes: number of prototype masks.
         loss: options of assignment and losses.
-        score_thresh: detections must score more.
+        score_thresh: score that detections must exceed.
         nms_thresh: IoU above which the weaker of two detections of a class is dropped.
-        max_dets: detections kept an image.
-        pre_nms: pairs of an anchor and a class that an image's detections are chosen from, the
-            best (A218).
-        mask_crop: whether masks are cut to their boxes ``after`` they were brought to the
-            image's resolution or ``before`` (A219).
-        image_mean: subtracted from RGB in [0, 1].
-        image_std: divided by after that.
+        max_dets: detections kept per image.
+        pre_nms: largest number of pairs of anchor and class per image before suppression, best
+            first (A218).
+        mask_crop: crop masks to their boxes ``after`` or ``before`` resizing them to the
+            resolution of the image (A219).
+        image_mean: channel means, subtracted from RGB in [0, 1].
+        image_std: channel standard deviations, which divide the result.
         pad_value: RGB value in [0, 1] outside the valid area of an image (A203).
 
     Raises:
-        ValueError: there is no scale of that name, the backbone does not say its three widths, a
-            count is below 1 (``num_bins`` below 2), a threshold is outside [0, 1], ``mask_crop``
-            is neither, or a deviation is not positive.
+        ValueError: the scale is unknown, the backbone does not declare its three widths, a count is
+            below 1 (``num_bins`` below 2), a threshold is outside [0, 1], ``mask_crop`` is
+            unknown, or a deviation is not positive.
     """
 
     def __init__(
@@ -128,8 +128,8 @@ class YOLOSeg(nn.Module):
             images: (B, 3, H, W) float RGB in [0, 1]; H and W are multiples of 32.
 
         Raises:
-            ValueError: the shape is another, or the backbone's levels are not at strides 8, 16
-                and 32.
+            ValueError: the shape is wrong, or the backbone's levels are not at strides 8, 16 and
+                32.
         """
         _check_images(images)
         if self._normalises:
@@ -147,9 +147,9 @@ class YOLOSeg(nn.Module):
         Args:
             batch: images of any size with targets; they are padded to a multiple of 32.
             reduction: ``mean`` gives scalars, with denominators counted over all processes;
-                ``none`` gives (B,) values. A batch norm in training mode makes the values of a
-                image depend on its batch mates.
-            key: unused, nothing is drawn.
+                ``none`` gives (B,) values. A batch norm in training mode makes the values of an
+                image depend on the other images of the batch.
+            key: unused, since nothing is sampled.
 
         Raises:
             ValueError: see ``yolo_losses``.
@@ -158,10 +158,10 @@ class YOLOSeg(nn.Module):
         return yolo_losses(self(padded.images), padded, self.num_classes, self.loss, reduction)
 
     def convert_weights(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return weights by this network's names; those of YOLOv8-seg are renamed (A248).
+        """Return weights with the names of this network; YOLOv8-seg's are renamed (A248).
 
         Raises:
-            ValueError: they are of another kind of network or of another scale.
+            ValueError: the weights belong to another kind of network or another scale.
         """
         return convert_names(given, self.state_dict()) if is_original(given) else dict(given)
 
@@ -172,7 +172,7 @@ class YOLOSeg(nn.Module):
 
     @torch.no_grad()
     def network_outputs(self, batch: SegBatch) -> YOLOOutput:
-        """Return what the network gives for images of any size, padded as in ``losses``."""
+        """Return the outputs for images of any size, padded as in ``losses``."""
         output: YOLOOutput = self(pad_batch(batch, self.pad_value).images)
         return output
 
@@ -181,8 +181,8 @@ class YOLOSeg(nn.Module):
         """Choose detections and encode their masks.
 
         Args:
-            outputs: of ``network_outputs`` for the same images.
-            batch: where ``sizes`` and ``original_sizes`` are read.
+            outputs: output of ``network_outputs`` for the same images.
+            batch: batch whose ``sizes`` and ``original_sizes`` are read.
         """
         found = detect(outputs, batch.sizes, self.detection)
         counts = torch.bincount(found.images, minlength=len(batch)).tolist()
@@ -225,11 +225,11 @@ def pad_batch(batch: SegBatch, value: float, multiple: int = _SIZE_DIVISIBLE) ->
 
     Args:
         batch: images of any size.
-        value: what images hold outside ``batch.sizes``, in the padding there was before, too.
-        multiple: of pixels.
+        value: pixel value outside ``batch.sizes``, also in existing padding.
+        multiple: number of pixels that divides both sides afterwards.
 
     Returns:
-        A new batch; boxes and ``sizes`` stay as they are.
+        New batch with unchanged boxes and ``sizes``.
     """
     height, width = batch.images.shape[-2:]
     images = batch.images
@@ -255,7 +255,7 @@ def _feature_channels(backbone: nn.Module) -> tuple[int, int, int]:
     channels = getattr(backbone, "feature_channels", None)
     if not isinstance(channels, tuple) or len(channels) != len(STRIDES):
         raise ValueError(
-            f"{type(backbone).__name__} does not say the widths of its levels of strides 8, 16 "
+            f"{type(backbone).__name__} does not declare the widths of its levels of strides 8, 16 "
             "and 32 in feature_channels; use TimmFeatures"
         )
     return channels

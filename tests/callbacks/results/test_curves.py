@@ -52,9 +52,9 @@ def test_one_kind_of_bags_has_no_curve():
     assert one_against_rest(scores([1, 1], [0.1, 0.8]), ()) == {}
 
 
-@pytest.mark.parametrize("kind", ["pictures", "bags"])
+@pytest.mark.parametrize("kind", ["images", "bags"])
 def test_files_of_a_run(kind, stand_in, make_trainer, tmp_path):
-    module = stand_in.SegModule() if kind == "pictures" else stand_in.BagModule()
+    module = stand_in.SegModule() if kind == "images" else stand_in.BagModule()
     data = getattr(stand_in, kind)()
     trainer = make_trainer([Curves()], max_epochs=2)
     trainer.fit(module, data, data)

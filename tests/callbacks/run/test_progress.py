@@ -34,14 +34,16 @@ def test_one_line_a_validation_in_a_file(stand_in, make_trainer, output, clock):
     trainer.fit(module, stand_in.images(3), stand_in.images(3))
     # Two steps an epoch; weights .25, .5 of losses 4, 1; then .0625, .125, .25, .5 of 4, 1, 0, 2.
     assert lines(output) == [
-        "epoch 1/2, step 2: train/loss 2.000, lr 1.2e-01, val/segm_map 0.650, pictures/s 3.0",
+        "epoch 1/2, step 2: train/loss 2.000, lr 1.2e-01, val/segm_map 0.650, pictures/s 3.0, "
+        "left 0:00:03",  # the epoch began 1 s after the start, and each of its two steps took 1 s
         "epoch 2/2, step 4: train/loss 1.467, lr 1.2e-01, val/segm_map 0.650, pictures/s 3.0",
     ]
     assert "\x1b" not in output.getvalue()
 
 
 def test_epochs_without_validation_have_a_line(stand_in, make_trainer, output):
-    trainer = make_trainer([ProgressBar()], max_epochs=3, check_val_every_n_epoch=2)
+    bar = ProgressBar(calm_seconds=0)
+    trainer = make_trainer([bar], max_epochs=3, check_val_every_n_epoch=2)
     trainer.fit(stand_in.BagModule(), stand_in.bags(), stand_in.bags())
     assert [line.split(":")[0] for line in lines(output)] == [
         "epoch 1/3, step 3",
@@ -59,6 +61,29 @@ def test_long_epochs_have_lines_in_between(stand_in, make_trainer, output, clock
     # The clock ticks once a batch and once a line; six batches.
     steps = [line.split(":")[0] for line in lines(output)]
     assert steps == ["epoch 1/1, step 2", "epoch 1/1, step 5", "epoch 1/1, step 6"]
+
+
+def test_short_epochs_have_few_lines_but_the_first_and_the_last(
+    stand_in, make_trainer, output, clock
+):
+    """An epoch of three steps takes 5 s of this clock, with 1 s at its start and 1 s at its end."""
+    bar = ProgressBar(calm_seconds=12, line_seconds=1000)
+    make_trainer([bar], max_epochs=6).fit(stand_in.BagModule(), stand_in.bags())
+    assert [line.split(",")[0] for line in lines(output)] == ["epoch 1/6", "epoch 4/6", "epoch 6/6"]
+    left = [line.rpartition("left ")[2] for line in lines(output)]
+    assert left[:2] == ["0:00:20", "0:00:10"]
+    assert "left" not in left[2]
+
+
+def test_an_endless_training_has_no_time_left(stand_in, make_trainer, output):
+    class Stop(pl.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            trainer.should_stop = trainer.global_step == 4
+
+    trainer = make_trainer([ProgressBar(calm_seconds=0), Stop()], max_epochs=-1)
+    trainer.fit(stand_in.BagModule(), stand_in.bags())
+    assert lines(output)
+    assert not any("left" in line for line in lines(output))
 
 
 def test_accumulated_batches_count_in_full(stand_in, make_trainer, output):

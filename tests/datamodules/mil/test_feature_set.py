@@ -112,7 +112,7 @@ def spoil(table):
     np.save(folder / "s8.npy", np.ones((0, 4)))
     return {
         "s1": "cannot be read as .h5",
-        "s4": "5 features, 8 other slides have 4; extract all slides by one encoder",
+        "s4": "5 features, but 8 other slides have 4; extract all slides with one encoder",
         "s6": "no feature file in",
         "s8": "no instances",
     }
@@ -184,7 +184,7 @@ def test_a_patient_in_two_parts_is_fatal(write_slides, column, policy):
     slides = [("s0", "slide"), ("s4", "slide")]
     assert found == [("p", "patient"), ("q", "patient"), *slides]
     one, other = values[:2]
-    assert f"patient p: bags in {column}s {one}, {other}; a patient" in str(error.value)
+    assert f"patient p: bags in {column}s {one}, {other}; put all" in str(error.value)
 
 
 def test_a_patient_with_two_labels(write_slides):
@@ -206,7 +206,7 @@ def test_the_usual_width_is_right(write_slides, odd):
 
 def test_two_slides_of_one_file(write_slides):
     table = write_slides(2, slide_id=["s0.svs", "s0.tif"])
-    with pytest.raises(DataProblems, match=r"slide s0\.tif: is also the file of slide s0\.svs"):
+    with pytest.raises(DataProblems, match=r"slide s0\.tif: slide s0\.svs has the same file"):
         FeatureSet(table)
 
 
@@ -226,10 +226,10 @@ def test_classes_and_task(write_slides):
     assert FeatureSet(write_slides(4), task="multiclass").task == "multiclass"
     unlabelled = write_slides(4, label=None)
     assert FeatureSet(unlabelled, class_names=["n", "p"]).labels.tolist() == [-1] * 4
-    with pytest.raises(ValueError, match="no column `label`, so no class is known"):
+    with pytest.raises(ValueError, match="column `label` is missing, so the classes are unknown"):
         FeatureSet(unlabelled)
     for task, names in (("binary", list("abc")), ("multilabel", None)):
-        with pytest.raises(ValueError, match=f"cannot be the task {task}"):
+        with pytest.raises(ValueError, match=f"does not fit the task {task}"):
             FeatureSet(write_slides(4), class_names=names, task=task)
 
 

@@ -160,7 +160,7 @@ def test_without_labels_there_is_nothing_to_train_on(write_slides):
     data = FeatureBagsDataModule(write_slides(4, label=None), class_names=["a", "b"])
     assert splits(data) == {"train": [], "val": [], "test": [], "predict": [0, 1, 2, 3]}
     assert [bags.labels.tolist() for bags in data.predict_dataloader()] == [[-1]] * 4
-    with pytest.raises(ValueError, match="no train bags: without labels they can be predicted"):
+    with pytest.raises(ValueError, match="no training bags; without labels, bags can only be"):
         data.train_dataloader()
 
 

@@ -177,7 +177,7 @@ def test_classes_known_beforehand(write):
     two = TabularBagsDataModule(write(), task="multiclass")
     assert (two.num_classes, two.task) == (2, "multiclass")
     for task, names in (("binary", ["a", "b", "c"]), ("multilabel", None)):
-        with pytest.raises(ValueError, match=f"cannot be the task {task}"):
+        with pytest.raises(ValueError, match=f"does not fit the task {task}"):
             TabularBagsDataModule(write(), class_names=names, task=task)
 
 
@@ -193,7 +193,7 @@ def test_a_file_without_labels_can_be_predicted(write):
     assert sum(len(b) for b in batches) == 40 and {int(b.labels.max()) for b in batches} == {-1}
     with pytest.raises(ValueError, match="array y is missing"):
         TabularBagsDataModule(file)
-    with pytest.raises(ValueError, match="no training bags to standardise features by"):
+    with pytest.raises(ValueError, match="no training bags to standardise features with"):
         TabularBagsDataModule(file, class_names=["n", "p"])
 
 

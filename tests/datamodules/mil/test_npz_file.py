@@ -36,7 +36,7 @@ def test_published_folds_win_over_made_ones(write):
     published = np.array([[0, 1, 0], [1, 0, 1]], dtype=np.int16)
     bags = read_bag_file(write(cv_fold=published))
     assert bags.folds(3, 1, seed=0).tolist() == [1, 0, 1]
-    with pytest.raises(ValueError, match=r"bags\.npz: its published folds have 2 repeats.* got 2"):
+    with pytest.raises(ValueError, match=r"bags\.npz: the published folds have 2 repeats.* got 2"):
         bags.folds(3, 2, seed=0)
     made = read_bag_file(write()).folds(3, 0, seed=0)
     assert sorted(made.tolist()) == [0, 1, 2]
@@ -116,7 +116,7 @@ def test_what_skipping_cannot_help(write, changes):
         ({"groups": np.array(["p"])}, r"groups has shape \(1,\); name the patient of each of 3"),
         (
             {"groups": np.array(["p", "q", "p"]), "cv_fold": np.array([[0, 1, 0], [0, 1, 1]])},
-            "patient p: bags in folds 0, 1; a patient belongs to one fold",
+            "patient p: bags in folds 0, 1; put all bags of a patient into one fold",
         ),
     ],
 )

@@ -173,7 +173,7 @@ def test_batches_are_nearly_full():
 
 def test_more_processes_than_batches(monkeypatch):
     monkeypatch.setattr(processes, "rank_and_world_size", lambda: (0, 4))
-    with pytest.raises(ValueError, match="do not occupy 4 processes; lower token_budget"):
+    with pytest.raises(ValueError, match="are too few for 4 processes; lower token_budget"):
         len(budgeted(budget=10**6, max_bags=15))
 
 

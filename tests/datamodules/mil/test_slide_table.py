@@ -64,7 +64,7 @@ def test_classes(table, labels, given, names, expected):
         (",p,0,train,1,1", "line 4: slide_id is empty; name the slide"),
         ("a,p,0,train,1,1", "slide a, line 4: the slide is also in line 2"),
         ("c,,0,train,1,1", "slide c, line 4: patient_id is empty"),
-        ("c,p,5,train,1,1", "slide c, line 4: label '5' is none of the 2 classes; use negative"),
+        ("c,p,5,train,1,1", "slide c, line 4: label '5' is not one of the 2 classes; use negative"),
         ("c,p,,train,1,1", "slide c, line 4: label is empty"),
         ("c,p,0,valid,1,1", "slide c, line 4: split is 'valid'; use train, val, test"),
         ("c,p,0,train,-1,1", "slide c, line 4: fold is '-1'"),
@@ -95,9 +95,9 @@ def test_every_fault_of_a_table_is_told(table):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["slide,label", "a,0"], "column slide_id missing; the file has slide, label"),
+        (["slide,label", "a,0"], "column slide_id is missing; the file has slide, label"),
         (["slide_id,label"], "no slide in the file"),
-        ([""], "column slide_id missing; the file has none"),
+        ([""], "column slide_id is missing; the file has none"),
         (["slide_id,label,label", "a,0,0"], "column 'label' occurs twice"),
         (["slide_id,case_id,patient_id", "a,0,0"], "column 'patient_id' occurs twice"),
         (["slide_id,label", "a,x", "b,x"], "all slides have label 'x'; at least two classes"),

@@ -83,11 +83,11 @@ def test_published_folds_win_and_a_named_split_has_no_fold():
     with pytest.warns(UserWarning, match="4 published folds; num_folds=10 is ignored"):
         splits = choose_splits(given, SplitOptions(fold=2, repeat=1, val_fraction=0))
     assert parts(splits)["test"] == list(range(20, 30))
-    with pytest.raises(ValueError, match=r"bags\.x.*have 2 repeats, so repeat is 0 to 1, got 2"):
+    with pytest.raises(ValueError, match=r"bags\.x.*2 repeats, so repeat must be 0 to 1, got 2"):
         folds_of(given, 4, 2, 0)
     with pytest.raises(ValueError, match=r"folds are 0 to 3, got 4"):
         choose_splits(given, SplitOptions(fold=4, num_folds=4))
-    with pytest.raises(ValueError, match="names its splits, so fold 0 means nothing"):
+    with pytest.raises(ValueError, match="names the splits, so fold 0 has no effect"):
         choose_splits(bags(FORTY, named=["train"] * 40), SplitOptions(fold=0))
     made = folds_of(bags(FORTY, PATIENTS), 5, 0, 8)
     assert np.array_equal(made, stratified_folds(FORTY, 5, 8, 0, PATIENTS))

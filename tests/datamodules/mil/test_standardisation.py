@@ -39,7 +39,7 @@ def test_lists_restore_it():
 
 
 def test_wrong_statistics_are_refused():
-    with pytest.raises(ValueError, match="one entry a feature"):
+    with pytest.raises(ValueError, match="one entry per feature"):
         Standardisation.from_lists([0.0, 1.0], [1.0])
     with pytest.raises(ValueError, match="below 0"):
         Standardisation.from_lists([0.0], [-1.0])

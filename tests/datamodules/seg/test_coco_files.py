@@ -70,7 +70,7 @@ def test_skip_leaves_faults_out_and_counts_them(root, caplog):
     assert [r["id"] for r in data.image_records("test")] == [3, 7]
     for file, count in ((train, 2), (val, 1), (test, 1)):
         assert f"{file}: {count} problem(s) skipped" in caplog.text
-    assert f"{train}: left out are 1 of 3 images and 2 of 4 annotations" in caplog.text
+    assert f"{train}: left out 1 of 3 images and 2 of 4 annotations" in caplog.text
 
 
 def test_sound_data_say_nothing(root, caplog):
@@ -127,7 +127,7 @@ def test_skipping_all_single_objects_leaves_only_crowds(root):
                 annotation["bbox"] = [0, 0, 0, 0]
 
     edit(root, "train", change)
-    with pytest.raises(UnusableData, match="all 1 annotations that are sound are crowds"):
+    with pytest.raises(UnusableData, match="all 1 annotations that are valid are crowds"):
         CocoDataModule(root=root, bad_data="skip")
 
 

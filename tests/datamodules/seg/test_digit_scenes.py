@@ -265,7 +265,7 @@ def test_number_of_annotated_digits(scenes):
         ({"classes": [3, 12]}, "classes must be digits"),
         ({"classes": []}, "classes must be digits"),
         ({"classes": [1, 2], "known_classes": [2, 3]}, "known_classes"),
-        ({"digits": (3, 2)}, "digits must be a rising range"),
+        ({"digits": (3, 2)}, "digits must be an increasing range"),
         ({"digit_size": (24, 300)}, "do not fit"),
         ({"digits": (2, 300)}, "at most 255"),
         ({"textures": ["paper"]}, "textures"),
@@ -279,5 +279,5 @@ def test_mistakes_are_refused(arguments, message):
 
 
 def test_no_such_scene(scenes):
-    with pytest.raises(IndexError, match="scene 100 of 100"):
+    with pytest.raises(IndexError, match="scene 100 does not exist; there are 100"):
         scenes.source("val").scene(100)

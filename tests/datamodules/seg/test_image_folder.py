@@ -50,7 +50,7 @@ def test_what_it_cannot_do_is_told(folder):
             ask()
     with pytest.raises(ValueError, match="no ground truth"):
         data.ground_truth("predict")
-    with pytest.raises(ValueError, match="holds no image"):
+    with pytest.raises(ValueError, match="contains no image"):
         (folder / "empty").mkdir()
         ImageFolderDataModule(folder / "empty", MAP)
     with pytest.raises(ValueError, match="nowhere is missing"):

@@ -51,7 +51,7 @@ def test_a_recipe_without_usable_data_is_refused(tmp_path):
     with pytest.raises(ValueError, match="r.yaml: the recipe has no `data`"):
         read_data_section(path)
     path.write_text("data: [\n")
-    with pytest.raises(ValueError, match="r.yaml: is no YAML"):
+    with pytest.raises(ValueError, match="r.yaml: is not valid YAML"):
         read_data_section(path)
     wrong = {
         "class_path": "datamodules.mil.digit_bags.DigitBagsDataModule",

@@ -29,7 +29,7 @@ WRONG = [
         "datamodules.mil.digit_bags.DigitBagsDataModule?",
     ),
     ("data: {class_path: nothere.Data}", "data: there is no module nothere; check class_path"),
-    ("just a text", "holds no keys with values at its top"),
+    ("just a text", "its top level is not a mapping"),
     ("trainr: {max_epochs: 3}", "unknown key trainr; did you mean trainer?"),
     ("trainer: {max_epoch: 3}", "unknown key trainer.max_epoch; did you mean max_epochs?"),
     ("checkpoint: {monitr: a}", "unknown key checkpoint.monitr; did you mean monitor?"),

@@ -27,16 +27,16 @@ def config(every=1, monitor="val/segm_map", save_top_k=1, **values):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3\n", "key a of line 1 is there again in line 3"),
+        ("a: 1\nb: 2\na: 3\n", "key a of line 1 is repeated in line 3"),
         ("a: {b: 1, b: 2}\n", "key b of line 1"),
         ("", "is empty"),
         ("# nothing\n", "is empty"),
-        ("- a\n", "no keys"),
+        ("- a\n", "not a mapping of keys"),
         ("a: [1\nb: 2\n", "line 2"),
-        ("a: &x [*x]\n", "an alias names what it is part of"),
-        ("trainer: 3\n", "trainer in line 1 holds no keys"),
-        ("trainer: [1]\n", "trainer in line 1 holds no keys"),
-        ("a: !!python/name:os.system x\n", "no plain YAML in line 1"),
+        ("a: &x [*x]\n", "an alias refers to a node that contains it"),
+        ("trainer: 3\n", "trainer in line 1 is not a mapping of keys"),
+        ("trainer: [1]\n", "trainer in line 1 is not a mapping of keys"),
+        ("a: !!python/name:os.system x\n", "not plain YAML in line 1"),
         ("a: " + "[" * 5000, "nested too deeply"),
     ],
 )
@@ -72,7 +72,7 @@ def test_aliases_are_counted_as_what_they_stand_for(tmp_path, words, taken):
         check_config_file(file)
     else:
         file.write_text(file.read_text() + "c: *a\n")
-        with pytest.raises(ValueError, match="aliases stand for more than 100000"):
+        with pytest.raises(ValueError, match="aliases expand to more than 100000"):
             check_config_file(file)
 
 
@@ -82,11 +82,11 @@ def test_values_that_the_parser_takes():
     check_values(config(monitor=None), links, trains=False)
     check_values(config(monitor=None, save_top_k=0), links, trains=True)
     check_values(config(every=None), links, trains=True)
-    with pytest.raises(ValueError, match="follows from the data"):
+    with pytest.raises(ValueError, match="is set from the data"):
         check_values(config(**{"model.net.in_features": 3}), links, trains=False)
     with pytest.raises(ValueError, match="at least 1, got 0"):
         check_values(config(every=0), links, trains=True)
-    with pytest.raises(ValueError, match=r"best.ckpt would be the last one"):
+    with pytest.raises(ValueError, match=r"best.ckpt would be the last checkpoint"):
         check_values(config(monitor=None), links, trains=True)
 
 

@@ -58,7 +58,7 @@ def test_what_a_group_cannot_do_is_refused():
     layer = GroupedLinear([nn.Linear(3, 2), nn.Linear(3, 2)], rows_of([2, 1]))
     with pytest.raises(CannotGroupError, match="more than two axes"):
         layer(torch.zeros(3, 1, 3))
-    with pytest.raises(CannotGroupError, match="weights of a layer by themselves"):
+    with pytest.raises(CannotGroupError, match="weights of a layer directly"):
         _ = layer.weight
 
 

@@ -100,13 +100,13 @@ def test_a_value_that_was_not_there_is_added(write):
         (("--data.batch_size", "many"), "batch_size"),
         (("--trainer.limit_train_batches", "2"), "does not follow .*limit_train_batches"),
         (("--model.optimizer", "Adam"), r"Adam cannot be laid over torch.optim.SGD; write"),
-        (("--model.model.hidden_sizes", "[8, 4"), r"hidden_sizes: \[8, 4 is no YAML"),
-        (("--trainer.gradient_clip_val", "much"), "gradient_clip_val must be a number from 0"),
-        (("--data.num_folds", "5"), "no part in a cross-validation; .*see --folds"),
-        (("--data.file=b.npz",), "no part in a cross-validation; name the bags by --data"),
+        (("--model.model.hidden_sizes", "[8, 4"), r"hidden_sizes: \[8, 4 is not valid YAML"),
+        (("--trainer.gradient_clip_val", "much"), "gradient_clip_val must be a number >= 0"),
+        (("--data.num_folds", "5"), "no effect in cross-validation; .*see --folds"),
+        (("--data.file=b.npz",), "no effect in cross-validation; name the bags by --data"),
         (
             ("--model.optimizer.class_path", "torch.optim.Adam"),
-            r"torch.optim.Adam cannot be laid over torch.optim.SGD; write a recipe",
+            r"torch.optim.Adam cannot be laid over torch.optim.SGD; write a separate recipe",
         ),
     ],
 )

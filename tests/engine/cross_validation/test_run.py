@@ -59,7 +59,7 @@ def test_folds_together_or_one_by_one_give_the_same(config, data):
     np.testing.assert_allclose(together.probabilities, apart.probabilities, rtol=0, atol=1e-6)
     staged = config(("model.init_args.optimizer.class_path", "torch.optim.RMSprop"))
     told = cross_validate(staged, data, num_folds=4, repeats=1, workers=2).training
-    assert told == "folds trained one by one: RMSprop may not work entry by entry"
+    assert told == "folds trained one by one: RMSprop may not be elementwise"
 
 
 def test_the_command_takes_values_and_says_how_it_trained(config, data, tmp_path, capsys):

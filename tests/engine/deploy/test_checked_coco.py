@@ -79,7 +79,7 @@ def test_faulty_images_are_left_out_and_not_predicted(folder, truth, images):
 
 
 def test_an_image_is_needed(folder, truth, tmp_path):
-    with pytest.raises(DataProblems, match="no image is left; mend some of them"):
+    with pytest.raises(DataProblems, match="no image is left; fix some of them"):
         read_to_predict(truth, folder, "skip")
     with pytest.raises(ValueError, match="cannot guess the image folder; give it by --images"):
         read_to_predict(tmp_path / "one.json", None)

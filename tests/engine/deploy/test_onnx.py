@@ -114,12 +114,12 @@ def test_without_the_packages_the_extra_is_named(checkpoint, tmp_path, monkeypat
     monkeypatch.setattr(export, "to_onnx", lambda *_: b"content")
     words = ["export", "--ckpt", str(checkpoint), "--out", str(tmp_path / "m.onnx")]
     assert evaluate.main([*words, "--check"]) == 2
-    assert "onnxruntime, which pip install 'segmil[export]' brings" in capsys.readouterr().err
+    assert "onnxruntime: pip install 'segmil[export]' installs them" in capsys.readouterr().err
     assert evaluate.main(words) == 0
     assert "not compared, because onnxruntime is not installed" in capsys.readouterr().out
     monkeypatch.setattr(export, "find_spec", lambda _: None)
     assert evaluate.main(words) == 2
-    assert "onnx and onnxscript, which pip install" in capsys.readouterr().err
+    assert "onnx and onnxscript: pip install" in capsys.readouterr().err
 
 
 def test_what_cannot_be_exported_is_told(tmp_path, capsys, monkeypatch):
@@ -132,7 +132,7 @@ def test_what_cannot_be_exported_is_told(tmp_path, capsys, monkeypatch):
     assert "is a folder; name a file to write" in capsys.readouterr().err
     before = other.read_bytes()
     assert evaluate.main([*words, str(other)]) == 2
-    assert "is the file of --ckpt, which would be lost" in capsys.readouterr().err
+    assert "is the file of --ckpt and would replace it" in capsys.readouterr().err
     assert other.read_bytes() == before
 
     def stop(*_, **__):

@@ -236,8 +236,8 @@ def test_predictions_that_ap_leaves_out_are_told(checkpoint, scenes, capsys):
     assert "AP counts the best" not in capsys.readouterr().out
     score(checkpoint, scenes, "--max-dets", "1")
     shown = capsys.readouterr().out
-    assert "note: up to 2 predictions of an image and class, of which AP counts the best 1" in shown
-    assert "more by --max-dets" in shown
+    assert "note: up to 2 predictions per image and class, of which AP counts the best 1" in shown
+    assert "raise --max-dets to count more" in shown
 
 
 def test_train_py_predicts_with_tiles(checkpoint, scenes, tmp_path):

@@ -121,7 +121,7 @@ def test_slides_from_training_to_prediction(write_slides, fit, score, predict, t
     narrow = write_slides(8, name="narrow", width=3)
     assert "bags have 3 features, the checkpoint was trained on 4" in score(checkpoint, narrow)
     wrong = write_slides(8, name="wrong", label=["neg", "mixed"] * 4)
-    assert "label 'mixed' is none of the 2 classes; use neg, pos" in score(checkpoint, wrong)
+    assert "label 'mixed' is not one of the 2 classes; use neg, pos" in score(checkpoint, wrong)
     skipped = score(checkpoint, wrong, "--bad-data", "skip")
     assert len(skipped["bags"]) == 4 and sum(skipped["skipped"].values()) == 4
 

@@ -83,7 +83,7 @@ EXPECTED = [  # item, annotation, part of the reason
     (4, None, "4.png is missing"),
     (5, None, "5.png cannot be read: image file is truncated"),
     (7, None, "7.png cannot be read"),
-    (8, None, "8.png is 9 px high and 9 px wide, stated are 32 and 40"),
+    (8, None, "8.png is 9 px high and 9 px wide, but the annotations say 32 and 40"),
     (6, 1, "annotation id 1 occurs twice"),
     (2, 2, "4 numbers, fewer than 6"),
     (2, 3, "lies outside the image"),
@@ -145,7 +145,7 @@ def test_what_cannot_be_left_out_is_listed_beside_the_rest(faulty, tmp_path, cap
     problems = json.loads(out.read_text())["problems"]
     assert len(problems) == 16  # the truncated image is still found
     assert "category id 2 is 'z' here and 'b' in" in problems[-1]["reason"]
-    assert "error: 16 problem(s), listed above; mend them\n" in capsys.readouterr().err
+    assert "error: 16 problem(s), listed above; fix them\n" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -103,9 +103,11 @@ def test_a_changed_recipe_wins_and_is_told(cut):
     last = ["fit", "--ckpt_path", cut / "checkpoints/last.ckpt", "--trainer.max_epochs", "3"]
     changed = ["--model.init_args.optimizer.init_args.lr", "0.5", "--data.batch_size", "4"]
     changed += ["--model.init_args.lr_scheduler.init_args.final", "1.0"]
-    with pytest.warns(UserWarning, match="the configuration's are used") as told:
+    with pytest.warns(UserWarning, match="those of the configuration are used") as caught:
         run(*last, *changed, "--debug")
-    (message,) = [str(w.message) for w in told if "configuration's are used" in str(w.message)]
+    (message,) = [
+        str(w.message) for w in caught if "of the configuration are used" in str(w.message)
+    ]
     for value in ("optimizer.init_args.lr: 0.001 -> 0.5", "data.init_args.batch_size: 8 -> 4"):
         assert value in message
     # final = 1 keeps the rate constant after warm-up
@@ -118,7 +120,10 @@ def test_a_changed_recipe_wins_and_is_told(cut):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model.init_args.model.init_args.hidden_sizes", "[128, 32]"], "weights are of another"),
+        (
+            ["--model.init_args.model.init_args.hidden_sizes", "[128, 32]"],
+            "weights belong to another",
+        ),
         (
             ["--model.init_args.optimizer", "torch.optim.SGD"],
             "trained by another optimizer",
@@ -165,7 +170,7 @@ def test_without_the_average_training_goes_on_from_the_raw_weights(cut, caplog):
     assert "current_model_state" not in after
     for name, value in saved["current_model_state"].items():
         assert torch.equal(after["state_dict"][name], value), name
-    assert "goes on from the raw weights" in caplog.text
+    assert "continues from the raw weights" in caplog.text
 
 
 def test_the_average_is_what_is_scored_and_rebuilt(finished):

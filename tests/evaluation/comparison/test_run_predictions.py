@@ -42,12 +42,12 @@ def test_several_and_none_are_refused(tmp_path):
         find_predictions(both, "images")
     trained = run_folder(tmp_path / "trained")
     with pytest.raises(
-        ValueError, match=r"holds no predictions/bags.csv; write it by `train.py test"
+        ValueError, match=r"has no predictions/bags.csv; write it by `train.py test"
     ):
         find_predictions(trained, "bags")
-    with pytest.raises(ValueError, match="holds predictions of images; .*--annotations"):
+    with pytest.raises(ValueError, match="has predictions of images; .*--annotations"):
         find_predictions(both, "bags")
-    with pytest.raises(ValueError, match="holds predictions of bags"):
+    with pytest.raises(ValueError, match="has predictions of bags"):
         find_predictions(tmp_path / "name", "images")
 
 
@@ -66,10 +66,10 @@ def test_the_threshold_is_that_of_the_checkpoint_that_was_tested(tmp_path):
     assert threshold(2, f"{named}model:\n  init_args: {{threshold: 0.75}}\n") == (0.75, "")
     gone = f"ckpt_path: {tmp_path / 'gone.ckpt'}\nmodel:\n  init_args: {{}}\n"
     for number, config, words in (
-        (3, gone, "gone.ckpt: cannot be read"),
-        (4, "model:\n  init_args: {}\nckpt_path: null\n", "no checkpoint is named"),
-        (5, "model: [", "no config.yaml that tells"),
-        (6, None, "no config.yaml that tells"),
+        (3, gone, "gone.ckpt: the threshold cannot be read"),
+        (4, "model:\n  init_args: {}\nckpt_path: null\n", "neither a threshold nor a checkpoint"),
+        (5, "model: [", "no config.yaml with"),
+        (6, None, "no config.yaml with"),
     ):
         value, note = threshold(number, config)
         assert value is None

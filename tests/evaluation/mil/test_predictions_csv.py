@@ -53,7 +53,7 @@ def test_columns_in_any_order_with_patients(tmp_path):
     ("text", "reason"),
     [
         ("", "column bag_id, label, score missing"),
-        ("bag_id,label\na,1\n", "column score missing; needed are bag_id, label and score"),
+        ("bag_id,label\na,1\n", "column score missing; the file needs bag_id, label and score"),
         ("bag_id;label;score\na;1;0.5\n", "column bag_id, label, score missing"),
         ("bag_id,score\na,0.5\n", "column label missing"),
         ("bag_id,label,score,score\na,1,0.5,0.5\n", "column score occurs twice"),
@@ -125,10 +125,10 @@ def test_files_that_are_no_text(tmp_path):
     with pytest.raises(DataProblems, match=r"bags\.csv: no such file"):
         read_bag_csv(path)
     path.write_bytes(b"bag_id,label,score\n\xff\xfe,1,0.5\n")
-    with pytest.raises(DataProblems, match=r"bags\.csv: is no CSV text"):
+    with pytest.raises(DataProblems, match=r"bags\.csv: is not CSV text"):
         read_bag_csv(path)
     path.write_text("bag_id,label,score\n" + "a" * 200_000 + ",1,0.5\n")
-    with pytest.raises(DataProblems, match=r"is no CSV text .*field larger"):
+    with pytest.raises(DataProblems, match=r"is not CSV text .*field larger"):
         read_bag_csv(path)
     with pytest.raises(DataProblems, match="cannot be read"):
         read_bag_csv(tmp_path)

@@ -124,7 +124,7 @@ def test_a_class_without_bags_leaves_the_means():
 @pytest.mark.parametrize(
     ("labels", "scores", "message"),
     [
-        ([0, 1], [0.2], "as many rows"),
+        ([0, 1], [0.2], "same number of rows"),
         ([], [], "at least one"),
         ([0, 2], [0.1, 0.2], "bag 1 has the label 2"),
         ([0, 1], [0.1, float("nan")], "bag 1 has the probability nan"),

@@ -72,11 +72,11 @@ def theirs(tmp_path, monkeypatch):
 def test_the_adapter_follows_from_the_signature_and_is_told(theirs):
     built = import_model(f"{theirs}.Good")
     assert (built.adapter, type(built(0))) == ("bag", SingleBagModel)
-    assert "no place for a mask" in built.choice
+    assert "accepts no mask" in built.choice
     assert "--adapter" in built.choice
     built = import_model(f"{theirs}.Masked")
     assert (built.adapter, type(built(0))) == ("batch", PaddedModel)
-    assert "has a place for a mask" in built.choice
+    assert "accepts a mask" in built.choice
     built = import_model(f"{theirs}.Second")
     assert (built.adapter, type(built(0))) == ("batch", PaddedModel)
     assert "gets the mask as its second argument, rows" in built.choice
@@ -137,8 +137,8 @@ def test_what_does_not_fit_is_told(theirs, attribute, adapter, init_args, told):
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("ABMIL", "no dotted name"),
-        ("my model.Net", "no dotted name"),
+        ("ABMIL", "not a dotted name"),
+        ("my model.Net", "not a dotted name"),
         ("no_such_package.Net", "no module 'no_such_package'.*run from the folder"),
         ("models.mil.nothing.Net", "no module 'models.mil.nothing'.*of this repository"),
         ("models.mil.abmil.ABMIIL", "it has the modules ABMIL"),

@@ -224,7 +224,7 @@ def test_names_of_kinds():
         ((1, "val", 10, 0), {}, "'val'"),
         ((1, "train", 1, 0), {}, "at least 2 bags"),
         ((3, "train", 10, 0), {"size": 39}, "up to 39 instances"),
-        ((1, "train", 10, 0), {"size": 4}, "must exceed that, got 4"),
+        ((1, "train", 10, 0), {"size": 4}, "must be larger, got 4"),
         ((1, "train", 10, 0), {"dim": 0}, "at least 1 feature"),
         ((1, "train", 10, 0), {"indicator": "easy"}, "'easy'"),
     ],

@@ -82,7 +82,7 @@ def test_known_functions_of_scores(name):
     found = statuses(report)
     names = ("permutation", "monotonicity", "duplication", "bag_copies")
     assert dict(zip(names, wanted, strict=True)) == {n: found[n] for n in names}
-    assert found["padding"] == NONE  # one bag a call
+    assert found["padding"] == NONE  # one bag per call
     assert found["gradient_sign"] == NONE  # a plain module tells no scores
     assert not report.notes
 
@@ -156,7 +156,7 @@ def test_what_random_pairs_miss_the_search_finds():
     report = structure(Pit, settings=few)
     assert report.monotonicity.status == FAILS
     size = len(report.monotonicity.example.bag)
-    told = f"found by the search alone; bags of {size} to {size} instances"
+    told = f"found only by the search; bags of {size} to {size} instances"
     assert report.monotonicity.note == told
     assert report.monotonicity.broken == 1
     example = report.monotonicity.example

@@ -107,9 +107,9 @@ def test_what_is_told():
     assert rows[2][1:] == (None, None, "-", "n/a", None)
     text = conclusions(report)
     assert "seeds disagree" in text[0]
-    assert "counts hits passes as well" in text[1]
+    assert "counts hits also passes" in text[1]
     assert "(n/a here)" in text[1]
-    assert text[2] == "respects standard MIL: no, a seed or more violates test 1"
+    assert text[2] == "respects standard MIL: no, at least one seed violates test 1"
     found = record(report)
     assert found["verdicts"] == {"test_1": I, "test_2": P, "test_3": "n/a"}
     assert found["auc"]["test_3"] == {"train": None, "test": None}
@@ -119,9 +119,9 @@ def test_what_is_told():
     assert "does not fit the training bags" in conclusions(report_of({1: [I, I]}))[0]
     fitted = report_of({1: [I] * 6})
     fitted = dataclasses.replace(fitted, results=fitted.results[4:])
-    assert "something of the shortcut" in conclusions(fitted)[0]
+    assert "both the rule and the shortcut" in conclusions(fitted)[0]
     one = report_of({1: [P]})
-    assert "as far as it goes without test 2, 3" in conclusions(one)[1]
+    assert "but without test 2, 3" in conclusions(one)[1]
 
 
 def numbers_of(report):

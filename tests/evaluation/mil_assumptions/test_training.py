@@ -229,8 +229,8 @@ def test_weights_that_are_drawn_from_numpy_depend_on_the_seed():
     ("change", "message"),
     [
         ({"tests": (1, 1)}, "each once"),
-        ({"tests": (4,)}, "some of 1, 2, 3"),
-        ({"tests": ()}, "some of 1, 2, 3"),
+        ({"tests": (4,)}, "out of 1, 2, 3"),
+        ({"tests": ()}, "out of 1, 2, 3"),
         ({"seeds": 0}, "seeds must be positive"),
         ({"epochs": 0}, "epochs must be positive"),
         ({"batch_size": 0}, "batch_size must be positive"),

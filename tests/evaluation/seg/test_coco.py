@@ -168,7 +168,7 @@ def test_what_the_rows_hold_is_scored():
         evaluate_results(truth, [boxes[0], masks[1]])
     with pytest.raises(ValueError, match=r"row 0 \(image \d+\) has no 'segmentation'"):
         evaluate_results(truth, boxes, iou_types=("segm",))
-    with pytest.raises(ValueError, match="out of 'bbox' and 'segm'"):
+    with pytest.raises(ValueError, match="'bbox', 'segm' or both"):
         evaluate_results(truth, boxes, iou_types=("box",))
 
 

@@ -49,7 +49,7 @@ def test_blocks_give_the_same_draws(monkeypatch):
     whole = compare_images(truth, rows, other, draws=25)
     monkeypatch.setattr(coco_bootstrap, "_CELLS_PER_BLOCK", 100)
     blocks = compare_images(
-        truth, rows, other, draws=25, tell=lambda done, total: told.append((done, total))
+        truth, rows, other, draws=25, progress=lambda done, total: told.append((done, total))
     )
     np.testing.assert_equal(blocks.differences, whole.differences)
     np.testing.assert_equal(blocks.intervals, whole.intervals)
@@ -71,7 +71,7 @@ def test_what_both_hold_is_compared():
     masks = [{k: v for k, v in row.items() if k != "bbox"} for row in rows]
     found = compare_images(truth, rows, boxes, draws=2)
     assert {name.split("_")[0] for name in found.differences} == {"box"}
-    with pytest.raises(ValueError, match="first results hold box, the second segm"):
+    with pytest.raises(ValueError, match="first results have box, the second segm"):
         compare_images(truth, boxes, masks)
     with pytest.raises(ValueError, match="draws"):
         compare_images(truth, rows, rows, draws=0)

@@ -114,10 +114,10 @@ def test_zero_variance_is_told_in_words():
     assert "both separate the classes completely" in found.note
     assert (found.value, found.standard_error) == (0, 0)
     assert np.isnan(found[4:8]).all()
-    assert "alike" in delong_test(labels, mixed, [0.8, 0.3, 0.6, 0.2]).note
+    assert "equally" in delong_test(labels, mixed, [0.8, 0.3, 0.6, 0.2]).note
     halves = [0.9, 0.1, 0.5, 0.4]  # components of 1 and 0, but no complete separation
-    assert "alike" in delong_test(labels, halves, halves).note
-    assert "alike" not in delong_test(labels, mixed, [0.3, 0.8, 0.6, 0.2]).note
+    assert "equally" in delong_test(labels, halves, halves).note
+    assert "equally" not in delong_test(labels, mixed, [0.3, 0.8, 0.6, 0.2]).note
     assert "same difference" in delong_test(labels, perfect, inverse).note
     one = delong_test(labels, perfect, mixed)
     assert "first separates the classes completely" in one.note
@@ -129,7 +129,7 @@ def test_zero_variance_is_told_in_words():
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match="do not match"):
         areas([1, 0], [[0.1, 0.2, 0.3]])
     with pytest.raises(ValueError, match="finite"):
         delong_test([1, 0, 0], [0.1, np.nan, 0.3], [0.1, 0.2, 0.3])

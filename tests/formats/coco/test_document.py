@@ -49,12 +49,12 @@ def test_a_sound_file_comes_back_whole(data):
     ("kind", "number", "values", "where", "reason", "remedy"),
     [
         ("images", 0, {"height": ...}, (7, None), "number 0 (id 7) lacks height", "add the key"),
-        ("images", 1, {"id": "3"}, ("3", None), "the id '3', which is no integer", "number it"),
-        ("images", 1, {"id": True}, (True, None), "the id True, which is no", "number it"),
-        ("images", 1, {"id": 2**63}, (2**63, None), "which is no integer", "number it"),
-        ("images", 1, {"width": 0}, (3, None), "size (20, 0)", "positive whole numbers"),
-        ("images", 1, {"width": "9"}, (3, None), "size (20, '9')", "positive whole numbers"),
-        ("images", 1, {"width": 9.5}, (3, None), "size (20, 9.5)", "positive whole numbers"),
+        ("images", 1, {"id": "3"}, ("3", None), "id '3', which is not", "integer id"),
+        ("images", 1, {"id": True}, (True, None), "id True, which is not", "integer id"),
+        ("images", 1, {"id": 2**63}, (2**63, None), "not an integer", "integer id"),
+        ("images", 1, {"width": 0}, (3, None), "size (20, 0)", "positive integers"),
+        ("images", 1, {"width": "9"}, (3, None), "size (20, '9')", "positive integers"),
+        ("images", 1, {"width": 9.5}, (3, None), "size (20, 9.5)", "positive integers"),
         ("images", 1, {"file_name": None}, (3, None), "file_name is None", "name of its file"),
         ("images", 1, {"file_name": "a\0b"}, (3, None), "file_name is 'a", "name of its file"),
         ("annotations", 0, {"image_id": 99}, (99, 40), "no such image", "add the image"),
@@ -111,7 +111,7 @@ def test_each_fault_is_placed_and_left_out(data, kind, number, values, where, re
         ([{"id": 8, "name": "pear"}, {"id": 8, "name": "fig"}], "category id 8 occurs twice"),
         ([{"id": 8, "name": "pear"}, {"id": 0, "name": "pear"}], "name 'pear' occurs twice"),
         ([], "declares no category"),
-        ([17], "category number 0 is int, no object"),
+        ([17], "category number 0 is int, not an object"),
     ],
 )
 def test_faults_of_categories_cannot_be_left_out(data, values, reason):

@@ -25,8 +25,8 @@ def test_missing_and_different_images(tmp_path, small_coco, write_coco):
     found = {p.item: p for p in examine_coco(file, small_coco, folder, "header").problems}
     assert set(found) == {3, 7, 11}
     assert "seven.png is missing" in found[7].reason
-    assert "10 px high and 20 px wide, stated are 20 and 10" in found[3].reason
-    assert "annotate the image anew" in found[3].remedy
+    assert "10 px high and 20 px wide, but the annotations say 20 and 10" in found[3].reason
+    assert "annotate the image again" in found[3].remedy
     assert "EXIF" in found[11].remedy
 
 

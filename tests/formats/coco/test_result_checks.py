@@ -66,18 +66,18 @@ def test_sound_rows(change):
         ({"bbox": [1, 2, "3", 4]}, "bbox is", r"\[x, y, width, height\]"),
         ({"bbox": None}, "bbox is None", r"\[x, y, width, height\]"),
         ({"bbox": [3, 3, -1, 2]}, r"bbox \[3, 3, -1, 2\] has a negative side", "in pixels"),
-        ({"segmentation": [[0, 0, 1, 0, 1, 1]]}, "segmentation is no RLE", '{"size"'),
-        ({"segmentation": None}, "segmentation is no RLE", '{"size"'),
-        ({"segmentation": {"size": [4, 6]}}, "segmentation is no RLE", '{"size"'),
+        ({"segmentation": [[0, 0, 1, 0, 1, 1]]}, "segmentation is not an RLE", '{"size"'),
+        ({"segmentation": None}, "segmentation is not an RLE", '{"size"'),
+        ({"segmentation": {"size": [4, 6]}}, "segmentation is not an RLE", '{"size"'),
         ({"segmentation": {**MASK, "size": [6, 4]}}, r"size \[6, 4\] in .*\[4, 6\]", "original"),
         ({"segmentation": {**MASK, "size": None}}, "RLE has the size None", "whole pixels"),
         ({"segmentation": {**MASK, "size": [4, 6, 1]}}, "RLE has the size", "whole pixels"),
         ({"segmentation": {**MASK, "size": [4.0, 6]}}, "RLE has the size", "whole pixels"),
-        ({"segmentation": {**MASK, "counts": [5, 3, 15]}}, "cover 23 of 24 pixels", "anew"),
-        ({"segmentation": {**MASK, "counts": [30, -6]}}, "no whole number from 0 to 24", "anew"),
-        ({"segmentation": {**MASK, "counts": "53_0"}}, "cover 23 of 24 pixels", "anew"),
-        ({"segmentation": {**MASK, "counts": "5 @"}}, "outside the COCO alphabet", "anew"),
-        ({"segmentation": {**MASK, "counts": None}}, "NoneType, not a text or a list", "anew"),
+        ({"segmentation": {**MASK, "counts": [5, 3, 15]}}, "cover 23 of 24 pixels", "again"),
+        ({"segmentation": {**MASK, "counts": [30, -6]}}, "not an integer from 0 to 24", "again"),
+        ({"segmentation": {**MASK, "counts": "53_0"}}, "cover 23 of 24 pixels", "again"),
+        ({"segmentation": {**MASK, "counts": "5 @"}}, "outside the COCO alphabet", "again"),
+        ({"segmentation": {**MASK, "counts": None}}, "NoneType, not a text or a list", "again"),
         ({"bbox": ..., "segmentation": ...}, "neither bbox nor segmentation", "one of them"),
     ],
 )
@@ -96,9 +96,9 @@ def test_each_fault_is_named_by_its_row(change, reason, remedy):
 def test_rows_that_are_no_objects():
     found = problems([], None, "row", ROW)
     assert [(p.annotation, p.reason) for p in found] == [
-        (0, "is list, no object"),
-        (1, "is NoneType, no object"),
-        (2, "is str, no object"),
+        (0, "is list, not an object"),
+        (1, "is NoneType, not an object"),
+        (2, "is str, not an object"),
     ]
 
 

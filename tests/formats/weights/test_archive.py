@@ -6,8 +6,8 @@ import torch
 from formats.weights.archive import check_archive
 
 
-def anew(path, target, method):
-    """Write the entries of an archive anew, as a zip program does."""
+def rewritten(path, target, method):
+    """Write the entries of an archive again, as a zip program does."""
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(target, "w", method) as new:
         for name in old.namelist():
             new.writestr(name, old.read(name))
@@ -20,9 +20,9 @@ def test_packed_archives_are_refused(tmp_path):
     for values in (torch.zeros(1000), torch.rand(1000)):
         torch.save(values, path)
         check_archive(path)
-        check_archive(anew(path, tmp_path / "stored.pt", zipfile.ZIP_STORED))
-        with pytest.raises(ValueError, match=r"packed entries that grows to \d+ bytes"):
-            check_archive(anew(path, tmp_path / "packed.pt", zipfile.ZIP_DEFLATED))
+        check_archive(rewritten(path, tmp_path / "stored.pt", zipfile.ZIP_STORED))
+        with pytest.raises(ValueError, match=r"compressed entries that grows to \d+ bytes"):
+            check_archive(rewritten(path, tmp_path / "packed.pt", zipfile.ZIP_DEFLATED))
 
 
 def test_other_files_are_left_to_their_readers(tmp_path):

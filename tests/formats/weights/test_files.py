@@ -75,7 +75,7 @@ def test_files_of_another_kind_are_told_so(tmp_path, content):
     file = tmp_path / "some.json"
     file.write_bytes(content)
     for read in (read_file, read_weights):
-        with pytest.raises(ValueError, match=r"some.json: holds no weights: .*; name a checkpoint"):
+        with pytest.raises(ValueError, match=r"some.json: has no weights: .*; give a checkpoint"):
             read(file)
 
 

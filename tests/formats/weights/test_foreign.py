@@ -294,7 +294,7 @@ def test_damaged_files(package, tmp_path):
     data = (tmp_path / "w.pt").read_bytes()
     for length in (0, 10, len(data) // 2, len(data) - 10):
         (tmp_path / "cut.pt").write_bytes(data[:length])
-        said = "broken file" if length else "holds no weights"
+        said = "broken file" if length else "has no weights"
         with pytest.raises(ValueError, match=f"cut.pt: {said}"):
             load_weights(nn.Linear(2, 2), tmp_path / "cut.pt")
     place = data.index(torch.ones(500).numpy().tobytes()) + 7

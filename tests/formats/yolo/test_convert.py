@@ -127,6 +127,6 @@ def test_command_line(yolo, tmp_path, capsys):
     assert lines == TEXT["deep/b.png"][1]
     capsys.readouterr()
     assert evaluate.main(back) == 2
-    assert "has a val split already" in capsys.readouterr().err
+    assert "already has a val split" in capsys.readouterr().err
     assert evaluate.main([*there[:-1], "nope", "--out", str(file)]) == 2
     assert "has no nope split, only train, val" in capsys.readouterr().err

@@ -42,8 +42,8 @@ def test_names_as_list_or_as_mapping(tmp_path):
         ("train: a\nnames: [fig, fig]\n", "'fig' occurs twice"),
         ("train: a\nnames: [yes, fig]\n", "the name of class 0 is True"),
         ("train: a\nnames: [fig, null]\n", "the name of class 1 is None"),
-        ("train: a\nnames: {fig: 0}\n", "'fig' is no class number"),
-        ("train: a\nnames: {-1: fig}\n", "-1 is no class number"),
+        ("train: a\nnames: {fig: 0}\n", "'fig' is not a class number"),
+        ("train: a\nnames: {-1: fig}\n", "-1 is not a class number"),
         ("train: a\nnames: [fig]\nnc: 2\n", "nc is 2, but there are 1 names"),
         ("names: [fig]\n", "has none of train, val, test"),
         ("train:\nnames: [fig]\n", "has none of train, val, test"),
@@ -51,11 +51,11 @@ def test_names_as_list_or_as_mapping(tmp_path):
         ("train: [a, 7]\nnames: [fig]\n", "train is ['a', 7]"),
         ("train: {a: b}\nnames: [fig]\n", "train is {'a': 'b'}"),
         ("train: a\nnames: [fig]\npath: [b]\n", "path is ['b']"),
-        ("train: a\nnames: [fig]\nkpt_shape: [17, 3]\n", "key points"),
-        ("train: [a\nnames: [fig]\n", "no readable YAML"),
-        ("- train\n", "holds no keys"),
-        ("", "holds no keys"),
-        ("train: !!python/object/apply:os.getcwd []\nnames: [fig]\n", "no readable YAML"),
+        ("train: a\nnames: [fig]\nkpt_shape: [17, 3]\n", "keypoint"),
+        ("train: [a\nnames: [fig]\n", "not a readable YAML"),
+        ("- train\n", "has no keys"),
+        ("", "has no keys"),
+        ("train: !!python/object/apply:os.getcwd []\nnames: [fig]\n", "not a readable YAML"),
     ],
 )
 def test_what_a_file_may_not_say(tmp_path, text, reason):
@@ -65,7 +65,7 @@ def test_what_a_file_may_not_say(tmp_path, text, reason):
 def test_a_file_that_is_not_there_or_no_text(tmp_path):
     assert "no such file" in refused(tmp_path / "data.yaml")
     (tmp_path / "data.yaml").write_bytes(b"\xff\xfe\x00names")
-    assert "no readable YAML" in refused(tmp_path / "data.yaml")
+    assert "not a readable YAML" in refused(tmp_path / "data.yaml")
 
 
 def test_folders_are_searched_with_all_folders_within(tmp_path, write_yolo):
@@ -149,7 +149,7 @@ def test_a_split_that_cannot_be_listed(tmp_path, write_yolo):
     with pytest.raises(DataProblems, match="has no val split, only train"):
         dataset.images("val")
     (tmp_path / "images" / "train" / "a.png").unlink()
-    with pytest.raises(DataProblems, match="holds no image"):
+    with pytest.raises(DataProblems, match="has no image"):
         dataset.images("train")
     (tmp_path / "train.txt").write_text("\n")
     file = declare(tmp_path, "train: train.txt\nnames: [fig]\n")

@@ -131,7 +131,7 @@ def test_a_second_split_uses_the_numbers_of_the_first(coco, tmp_path):
     coco_to_yolo(*coco, out)
     assert (out / "labels/val/seven.txt").read_text().startswith("2 ")
     assert (out / "data.yaml").read_text().startswith("train: images/train\nval: images/val\n")
-    with pytest.raises(ValueError, match="has a val split already"):
+    with pytest.raises(ValueError, match="already has a val split"):
         coco_to_yolo(*coco, out)
     edit(coco[0], lambda d: d["categories"][0].update(name="grape"))
     with pytest.raises(ValueError, match=r"categories \['grape'\] are not among the names"):

@@ -102,7 +102,7 @@ def test_a_file_with_code_is_refused_unexecuted(tmp_path, zipped):
     path, marker = tmp_path / "evil.pt", tmp_path / "executed"
     state = {"conv1.weight": torch.zeros(1), "x": Spy(marker)}
     torch.save(state, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(ValueError, match=r"evil\.pt is no state dict of tensors alone"):
+    with pytest.raises(ValueError, match=r"evil\.pt is not a state dict of tensors alone"):
         TimmFPN("resnet10t", weights=str(path))
     assert not marker.exists()
 
@@ -110,17 +110,17 @@ def test_a_file_with_code_is_refused_unexecuted(tmp_path, zipped):
 @pytest.mark.parametrize("content", [b"", b"\x80", b"c", b"(", b"PK\x03\x04", bytes(range(256))])
 def test_broken_bytes_are_refused(tmp_path, content):
     (tmp_path / "b.pt").write_bytes(content)
-    with pytest.raises(ValueError, match=r"b\.pt is no state dict of tensors alone"):
+    with pytest.raises(ValueError, match=r"b\.pt is not a state dict of tensors alone"):
         TimmFPN("resnet10t", weights=str(tmp_path / "b.pt"))
 
 
 def test_weights_that_cannot_be_meant(tmp_path):
     broken = tmp_path / "broken.pt"
     broken.write_bytes(b"not a zip file")
-    with pytest.raises(ValueError, match=r"broken\.pt is no state dict"):
+    with pytest.raises(ValueError, match=r"broken\.pt is not a state dict"):
         TimmFPN("resnet10t", weights=str(broken))
     torch.save({"net": torch.nn.Linear(1, 1)}, broken)
-    with pytest.raises(ValueError, match=r"broken\.pt is no state dict"):
+    with pytest.raises(ValueError, match=r"broken\.pt is not a state dict"):
         TimmFPN("resnet10t", weights=str(broken))
     with pytest.raises(ValueError, match="belong to tf_efficientnet_lite0"):
         TimmFPN("resnet10t", weights="efficientnet_lite0")

@@ -207,11 +207,11 @@ def test_the_model_is_told_of_the_training_bags_if_it_asks():
 
 def test_what_a_model_lacks_is_said():
     model, bags = aem_around(Scheduled), bag_batch([3])
-    with pytest.raises(TypeError, match="attention logits, Scheduled gives none"):
+    with pytest.raises(TypeError, match="attention logits, Scheduled returns none"):
         model.losses(model(bags), bags)
-    with pytest.raises(TypeError, match="Scheduled does not part"):
+    with pytest.raises(TypeError, match="Scheduled does not separate"):
         model.embed_bags(bags)
-    with pytest.raises(TypeError, match="Scheduled does not part"):
+    with pytest.raises(TypeError, match="Scheduled does not separate"):
         model.pool(bags)
     with pytest.raises(ValueError, match="annealing is"):
         gated_abmil(annealing="linear")

@@ -149,7 +149,7 @@ def test_defaults_are_those_of_the_papers():
         (FocalMIL, {"gamma": -0.1}, "gamma is at least 0"),
         (FocalMIL, {"alpha": 1.0}, r"alpha in \(0, 1\)"),
         (FocalMIL, {"alpha": 0.0}, r"alpha in \(0, 1\)"),
-        (FocalMIL, {"task": "multiclass", "alpha": 0.3}, "leave it out here"),
+        (FocalMIL, {"task": "multiclass", "alpha": 0.3}, "omit it for multiclass"),
         (ClassWeightedMIL, {"beta": 1.0}, r"beta lies in \(0, 1\)"),
         (ClassWeightedMIL, {"beta": 0.0}, r"beta lies in \(0, 1\)"),
         (LogitAdjustedMIL, {"tau": -1.0}, "tau is at least 0"),

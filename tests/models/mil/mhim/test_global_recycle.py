@@ -153,5 +153,5 @@ def test_wrong_arguments_are_refused():
     for options in ({"tokens": 0}, {"momentum": 1.5}, {"heads": 0}):
         with pytest.raises(ValueError, match=next(iter(options))):
             recycle_for(**options)
-    with pytest.raises(ValueError, match="embedded to 6 values, the recycling has width=5"):
+    with pytest.raises(ValueError, match="embedded to 6 values, but GlobalRecycle has width=5"):
         recycle_for(width=5)(bag_batch([3]))

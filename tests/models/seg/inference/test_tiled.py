@@ -126,7 +126,7 @@ def test_the_image_has_its_own_cap():
         (found,) = predict(model, batch, options)
         assert len(found) == len(SCENE) + 1 > model.max_dets  # that of a tile; nothing is lost
         assert_same(found, whole)
-        with pytest.warns(UserWarning, match="than tile_max_dets of 4, the weakest are left out"):
+        with pytest.warns(UserWarning, match="than tile_max_dets of 4; those with the lowest"):
             (best,) = predict(model, batch, dataclasses.replace(options, tile_max_dets=4))
         assert_same(best, whole.select(torch.arange(4)))
 

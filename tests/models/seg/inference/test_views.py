@@ -256,11 +256,11 @@ def test_without_options_the_model_alone_decides():
         ({"merge_iou": 1.1}, "merge_iou"),
         ({"fuse_iou": 0.4}, "fuse_iou"),
         ({"fuse_iou": 1.1}, "fuse_iou"),
-        ({"scales": ()}, "scales must be different"),
-        ({"scales": (1.0, 1.0)}, "scales must be different"),
-        ({"scales": (0.0,)}, "scales must be different"),
-        ({"scales": (17.0,)}, "scales must be different"),
-        ({"scales": (float("nan"),)}, "scales must be different"),
+        ({"scales": ()}, "scales must be one or more different"),
+        ({"scales": (1.0, 1.0)}, "scales must be one or more different"),
+        ({"scales": (0.0,)}, "scales must be one or more different"),
+        ({"scales": (17.0,)}, "scales must be one or more different"),
+        ({"scales": (float("nan"),)}, "scales must be one or more different"),
     ],
 )
 def test_options_out_of_range(arguments, message):

@@ -209,7 +209,7 @@ def test_masks_at_stride_1_and_4_and_no_overlap_rule(batch):
     assert torch.equal(fine, rough)
     free = YOLOLossOptions(smallest_owns=False)
     assert not torch.equal(yolo_losses(output, batch, CLASSES, free)["mask"], fine)
-    with pytest.raises(ValueError, match="masks at stride 3"):
+    with pytest.raises(ValueError, match="mask_stride must divide"):
         yolo_losses(output, dataclasses.replace(
             batch, masks=batch.masks[:, :22, :22], mask_stride=3), CLASSES)  # fmt: skip
 
@@ -350,9 +350,9 @@ def test_perfect_outputs_have_no_loss(scene):
 
 def test_wrong_targets_outputs_and_options_are_refused(batch):
     output = outputs(4)
-    with pytest.raises(ValueError, match="of 4 images and 3 classes, the targets of 4 and 5"):
+    with pytest.raises(ValueError, match="4 images and 3 classes, but the targets have 4 and 5"):
         yolo_losses(output, batch, 5)
-    with pytest.raises(ValueError, match="of 3 images"):
+    with pytest.raises(ValueError, match="have 3 images"):
         yolo_losses(output._replace(class_logits=output.class_logits[:3]), batch, CLASSES)
     labels = batch.labels.clone()
     labels[4] = CLASSES

@@ -52,5 +52,5 @@ def test_no_anchor_and_gradient():
 
 @pytest.mark.parametrize("width", [0, 63])
 def test_a_width_that_is_not_four_sides(width):
-    with pytest.raises(ValueError, match=rf"4 x bins values an anchor, got {width}"):
+    with pytest.raises(ValueError, match=rf"4 x bins values per anchor, got {width}"):
         expected_distances(torch.zeros(2, width))

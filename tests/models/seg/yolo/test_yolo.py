@@ -283,7 +283,7 @@ def test_a_batch_that_fits_keeps_its_masks(scene):
         ("n", 1, {"image_std": (1.0, 0.0, 1.0)}, r"image_std must be positive"),
         ("n", 1, {"image_std": (1.0, float("nan"), 1.0)}, r"image_std must be positive"),
         ("n", 1, {"pad_value": 114}, r"pad_value is a colour in \[0, 1\], got 114"),
-        ("n", 1, {"backbone": nn.Identity()}, r"Identity does not say .* use TimmFeatures"),
+        ("n", 1, {"backbone": nn.Identity()}, r"Identity does not declare .* use TimmFeatures"),
     ],
 )
 def test_wrong_arguments(scale, num_classes, options, message):
