@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import evaluate
 import train
@@ -20,9 +22,14 @@ EXTRA: list[str] = []  # further arguments of both trainings
 TEST_SCENES = 200
 
 
-def _run(step: str, code: int) -> None:
+def _run(program: ModuleType, *arguments: object) -> None:
+    """Print one command, run it in this process and stop where it fails."""
+    words = [*map(str, arguments)]
+    name = f"{program.__name__}.py"
+    print(f"\n$ python {name} {shlex.join(words)}", flush=True)
+    code = program.main(words)
     if code != 0:
-        raise SystemExit(f"quickstart: {step} failed with exit code {code}")
+        raise SystemExit(f"quickstart: {name} {words[0]} failed with exit code {code}")
 
 
 def _newest(name: str) -> Path:
@@ -31,32 +38,30 @@ def _newest(name: str) -> Path:
 
 def _train(name: str, *arguments: object) -> Path:
     """Run one command of train.py and return its run folder."""
-    words = [*map(str, arguments), "--name", name, "--runs_dir", str(RUNS)]
-    _run(f"train.py {arguments[0]}", train.main(words))
+    _run(train, *arguments, "--name", name, "--runs_dir", RUNS)
     return _newest(name)
 
 
-def _fit(recipe: str, name: str) -> Path:
-    """Train one recipe with W&B offline and return its run folder."""
-    return _train(name, "fit", "--config", recipe, "--config", "configs/_base/wandb.yaml", *EXTRA)
-
-
 def segmentation() -> dict[str, object]:
-    """Train Mask R-CNN on digit scenes and score the whole test split from files."""
+    """Train Mask R-CNN on digit scenes with W&B offline and score the whole test split."""
     from datamodules.seg.digit_scenes import DigitScenesDataModule
 
-    run = _fit("configs/quickstart/mask_rcnn.yaml", SEG)
+    recipes = [
+        "--config",
+        "configs/quickstart/mask_rcnn.yaml",
+        "--config",
+        "configs/_base/wandb.yaml",
+    ]
+    run = _train(SEG, "fit", *recipes, *EXTRA)
     checkpoint = run / "checkpoints" / "best.ckpt"
     images, annotations = DigitScenesDataModule(test_scenes=TEST_SCENES).write_split(
         "test", OUT / "scenes"
     )
-    predictions, metrics = OUT / "predictions.json", OUT / "segmentation.json"
-    arguments = [
-        "coco", "--ckpt", checkpoint, "--annotations", annotations, "--images", images,
-        "--save-predictions", predictions, "--out", metrics,
-    ]  # fmt: skip
-    _run("evaluate.py coco", evaluate.main([str(a) for a in arguments]))
     predicted = _train("quickstart_predict", "predict", "--ckpt_path", checkpoint, "--data", images)
+    # The ids of a folder's images are their places in the order of names, here the data set's ids.
+    predictions, metrics = predicted / "predictions" / "predict.json", OUT / "segmentation.json"
+    source = ["--predictions", predictions, "--annotations", annotations, "--images", images]
+    _run(evaluate, "coco", *source, "--out", metrics)
     scores = json.loads(metrics.read_text())["metrics"]
     shown = [run / "pictures", predicted / "predictions"]
     return {
@@ -73,12 +78,11 @@ def segmentation() -> dict[str, object]:
 def bags() -> dict[str, object]:
     """Train ABMIL on digit bags, score the test split and write bags and attention as CSV."""
     recipe = "configs/quickstart/abmil.yaml"
-    run = _fit(recipe, MIL)
+    run = _train(MIL, "fit", "--config", recipe, *EXTRA)
     checkpoint = run / "checkpoints" / "best.ckpt"
     tested = _train(f"{MIL}_test", "test", "--config", recipe, "--ckpt_path", checkpoint)
     table, metrics = tested / "predictions" / "bags.csv", OUT / "bags.json"
-    arguments = ["mil", "--predictions", str(table), "--out", str(metrics)]
-    _run("evaluate.py mil", evaluate.main(arguments))
+    _run(evaluate, "mil", "--predictions", table, "--out", metrics)
     return {
         "bag_auroc": json.loads(metrics.read_text())["metrics"]["bag_auroc"],
         "witness_auroc": _last_value(tested / "metrics.csv", "test/witness_auroc"),

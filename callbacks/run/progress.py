@@ -11,7 +11,12 @@ from typing import Any
 import pytorch_lightning as pl
 import rich
 from pytorch_lightning.callbacks import RichProgressBar
-from pytorch_lightning.callbacks.progress.rich_progress import ProcessingSpeedColumn
+from pytorch_lightning.callbacks.progress.rich_progress import (
+    CustomTimeColumn,
+    ProcessingSpeedColumn,
+)
+from rich.progress import ProgressColumn, Task
+from rich.text import Text
 from torch import Tensor
 
 from structures import Batch
@@ -67,6 +72,7 @@ class ProgressBar(RichProgressBar):
         self._samples = 0.0
         self._seconds = 0.0
         self._line_step = self._first_step = -1
+        self.seconds_left = math.inf
         self._held = ""  # a line that came too soon after another
         self._start = self._tick = self._shown_at = self._line_at = time.perf_counter()
 
@@ -142,6 +148,7 @@ class ProgressBar(RichProgressBar):
         now = time.perf_counter()
         if not self._shown or now - self._shown_at >= REFRESH_SECONDS:
             self._shown, self._shown_at = dict(self._numbers(trainer)), now
+            self.seconds_left = self._time_left(trainer)
         return self._shown
 
     def _numbers(self, trainer: pl.Trainer) -> dict[str, str]:
@@ -157,16 +164,13 @@ class ProgressBar(RichProgressBar):
         numbers |= {n: f"{float(logged[n]):.3f}" for n in self.metric_names if n in logged}
         if self._seconds:
             numbers[self._unit] = f"{self._samples / self._seconds:.1f}"
-        left = self._time_left(trainer)
-        if 0 < left < math.inf:
-            numbers["left"] = str(timedelta(seconds=math.ceil(left)))
         return numbers
 
     def _time_left(self, trainer: pl.Trainer) -> float:
         """Return the seconds that the steps left will take, infinite where that is not known."""
-        done = trainer.global_step - self._first_step
-        if self._first_step < 0 or done <= 0:
+        if self._first_step < 0 or trainer.global_step == self._first_step:
             return math.inf
+        done = trainer.global_step - self._first_step
         left = float(trainer.estimated_stepping_batches) - trainer.global_step
         return (self._tick - self._start) / done * max(left, 0.0)
 
@@ -186,6 +190,8 @@ class ProgressBar(RichProgressBar):
 
     def _line(self, trainer: pl.Trainer) -> str:
         numbers = ", ".join(f"{name} {value}" for name, value in self._numbers(trainer).items())
+        left = self._time_left(trainer)
+        numbers += f", left {_clock(left)}" if 0 < left < math.inf else ""
         epochs = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
         return f"epoch {trainer.current_epoch + 1}{epochs}, step {trainer.global_step}: {numbers}"
 
@@ -194,6 +200,33 @@ class ProgressBar(RichProgressBar):
         rich.get_console().print(line, soft_wrap=True, highlight=False, markup=False)
 
     def configure_columns(self, trainer: pl.Trainer) -> list[Any]:
-        """Return Lightning's columns but the batches a second."""
+        """Return Lightning's columns with ours for the time and without the batches a second."""
         columns: list[Any] = super().configure_columns(trainer)
-        return [column for column in columns if not isinstance(column, ProcessingSpeedColumn)]
+        shown = [c for c in columns if not isinstance(c, ProcessingSpeedColumn)]
+        return [TimeLeft(self) if isinstance(c, CustomTimeColumn) else c for c in shown]
+
+
+class TimeLeft(ProgressColumn):
+    """The time left: of the whole training in its bar, of its loop in any other."""
+
+    max_refresh = 0.5  # seconds; more would flicker
+
+    def __init__(self, bar: ProgressBar) -> None:
+        super().__init__()
+        self.bar = bar
+
+    def render(self, task: Task) -> Text:
+        """Return ``0:01:23 left``."""
+        training = task.id == self.bar.train_progress_bar_id
+        left = self.bar.seconds_left if training else task.time_remaining
+        clock = "-:--:--" if left is None or left == math.inf else _clock(left)
+        return Text(f"{clock} left", style=self.bar.theme.time)
+
+
+def _clock(seconds: float) -> str:
+    """Return hours, minutes and seconds.
+
+    >>> _clock(61.2)
+    '0:01:02'
+    """
+    return str(timedelta(seconds=math.ceil(seconds)))

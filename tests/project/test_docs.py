@@ -101,7 +101,9 @@ def test_assumptions_about_models_are_cited_and_name_tests_that_exist():
 def test_the_defects_of_others_are_tested():
     sources = [p.read_text() for p in (ROOT / "tests").rglob("*.py")]
     functions = {f for text in sources for f in re.findall(r"def (test_\w+)", text)}
-    section = (ROOT / "docs/METHODS.md").read_text().partition("Defects of other implementations")[2]
+    section = (
+        (ROOT / "docs/METHODS.md").read_text().partition("Defects of other implementations")[2]
+    )
     rows = [line for line in section.partition("\n## ")[0].splitlines() if line.startswith("| ")]
     assert len(rows) == 1 + 12
     for row in rows[1:]:

@@ -1,18 +1,20 @@
 """The quickstart's own wiring; `make quickstart` runs it for real."""
 
+import csv
 import json
 from pathlib import Path
 
 import pytest
 
 import quickstart
+from engine.deploy.predict import predict_coco
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
 def test_summary_names_files_that_exist(tmp_path, monkeypatch):
-    """A run with one training step: everything the summary promises is there."""
+    """A run with one training step: everything the summary promises is there, and is right."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(quickstart, "RUNS", tmp_path)
     monkeypatch.setattr(quickstart, "OUT", tmp_path / "quickstart")
@@ -31,3 +33,9 @@ def test_summary_names_files_that_exist(tmp_path, monkeypatch):
         assert 0 <= summary[name] <= 1
     assert len(list(Path(summary["images"]).glob("*.png"))) == 12
     assert len(json.loads(Path(summary["annotations"]).read_text())["images"]) == 12
+    images, annotations = Path(summary["images"]), Path(summary["annotations"])
+    scored = predict_coco(Path(summary["checkpoints"]["seg"]), annotations, images)
+    assert len(scored.rows) > 12
+    assert json.loads(Path(summary["predictions"]).read_text()) == scored.rows
+    with Path(summary["bag_predictions"]).open() as stream:
+        assert len(list(csv.DictReader(stream))) == 500

@@ -1,11 +1,13 @@
 import io
+import re
 import time
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
 import rich
 
-from callbacks.run.progress import ProgressBar
+from callbacks.run.progress import ProgressBar, TimeLeft
 
 
 @pytest.fixture
@@ -128,7 +130,19 @@ def test_bar_on_a_terminal_shows_the_numbers(stand_in, make_trainer):
     assert "train/loss: 0.500" in text
     assert "val/segm_map: 0.650" in text
     assert "it/s" not in text
+    assert re.search(r"\d:\d\d:\d\d left", text)
     assert not [line for line in text.splitlines() if line.startswith("epoch ")]
+
+
+def test_the_bar_of_a_training_shows_the_time_that_its_other_epochs_will_take():
+    bar = ProgressBar()
+    shown = [
+        TimeLeft(bar).render(SimpleNamespace(id=None, time_remaining=t)).plain for t in (None, 5)
+    ]
+    assert shown == ["-:--:-- left", "-:--:-- left"]  # no training has started
+    bar.train_progress_bar_id, bar.seconds_left = 3, 61.5
+    shown = [TimeLeft(bar).render(SimpleNamespace(id=k, time_remaining=5)).plain for k in (3, 4)]
+    assert shown == ["0:01:02 left", "0:00:05 left"]
 
 
 def test_numbers_are_read_twice_a_second(monkeypatch):
