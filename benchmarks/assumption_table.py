@@ -84,7 +84,7 @@ def line(name: str, report: AssumptionReport, structure: Mapping[str, Any]) -> s
 
 def table(rows: Mapping[str, tuple[AssumptionReport, Mapping[str, Any]]]) -> str:
     """Return the table of models from their reports and structure records."""
-    heads = ["learner", *(f"test {test}: train / test AUC" for test in TESTS)]
+    heads = ["model", *(f"test {test}: train / test AUC" for test in TESTS)]
     heads += [*PROPERTIES.values(), "standard MIL", "threshold MIL"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     return "\n".join([*lines, *(line(name, *found) for name, found in rows.items())])

@@ -94,8 +94,7 @@ def cross_validate(
         config: recipe of a `MILModule`, see `read_recipe`.
         data: npz file (`datamodules.mil.npz_file`) or CSV (`datamodules.mil.slide_table`).
         num_folds: number of folds to make if the file has none; None for 10.
-        repeats: number of divisions into folds; None for 5, or for the number in the file if that
-            is smaller.
+        repeats: number of divisions into folds; None for 5, or fewer if the file has fewer.
         seed: seed of the folds and the training.
         progress: called with (folds done, total folds) after each fold.
         workers: number of processes, which changes the result only by rounding errors; None for

@@ -128,7 +128,7 @@ def test_the_document_is_never_written_from_a_part(tmp_path, capsys):
     results = ["--results", str(tmp_path)]
     for words, said in (
         (["--only", "mi_net", "--write"], "leave out --only"),
-        (["--only", "mi_nett", "mi_net"], "no row is of the recipe mi_nett"),
+        (["--only", "mi_nett", "mi_net"], "no row has the recipe mi_nett"),
     ):
         with pytest.raises(SystemExit):
             command.main([*results, *words])

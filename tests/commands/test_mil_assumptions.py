@@ -87,7 +87,7 @@ def test_a_recipe_with_changes(tmp_path):
         (["--model", FOREIGN + "Nope"], "no class or function 'Nope'"),
         (["--model", FOREIGN + "MaxOfScores", "--init-args", '{"depth": 2}'], "depth"),
         (["--model", FOREIGN + "MaxOfScores", "--init-args", "{width"], "is not JSON"),
-        (["--model", FOREIGN + "MaxOfScores", "--init-args", "[1]"], "no JSON object"),
+        (["--model", FOREIGN + "MaxOfScores", "--init-args", "[1]"], "is not a JSON object"),
         (["--model", FOREIGN + "MaxOfScores", "--adapter", "packed"], "adapter packed"),
         (["--model", FOREIGN + "MaxOfScores", "--adapter", "sparse"], "invalid choice: 'sparse'"),
         (["--model", FOREIGN + "MaxOfScores", "--tests", "4"], "invalid choice: 4"),

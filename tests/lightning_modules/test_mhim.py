@@ -220,7 +220,7 @@ def test_a_teacher_that_is_missing_is_refused(tmp_path, capsys):
     missing = tmp_path / "gone.ckpt"
     shown = refused(capsys, *SMALL, "--runs_dir", tmp_path, "--model.init_args.teacher", missing)
     assert f"{missing}: no such" in shown
-    assert "leave model.init_args.teacher out" in shown
+    assert "omit model.init_args.teacher" in shown
     assert not list(tmp_path.rglob("*.ckpt"))
 
 

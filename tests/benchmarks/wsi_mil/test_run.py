@@ -147,7 +147,7 @@ def test_processes_give_what_one_gives(monkeypatch, tmp_path):
 def test_a_method_that_does_not_exist_is_named(small, monkeypatch, tmp_path):
     with pytest.raises(SystemExit, match="no method .'abmill'."):
         call(monkeypatch, tmp_path, "--only", "abmill")
-    with pytest.raises(SystemExit, match="abmil:5 is no run"):
+    with pytest.raises(SystemExit, match="abmil:5 is not a run"):
         call(monkeypatch, tmp_path, "--only", "aem", "abmil:5")
 
 

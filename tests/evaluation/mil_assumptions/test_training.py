@@ -228,7 +228,7 @@ def test_weights_that_are_drawn_from_numpy_depend_on_the_seed():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tests": (1, 1)}, "each once"),
+        ({"tests": (1, 1)}, "must be different numbers"),
         ({"tests": (4,)}, "out of 1, 2, 3"),
         ({"tests": ()}, "out of 1, 2, 3"),
         ({"seeds": 0}, "seeds must be positive"),
