@@ -91,7 +91,7 @@ def fixed_inputs(folder: Path) -> dict[str, Path]:
 
 def scores(checkout: Path, recipes: Path, trained: dict[str, Path], folder: Path) -> dict[str, Any]:
     """Return the JSON of each command, keyed by a name."""
-    inputs = fixed_inputs(folder)
+    inputs = fixed_inputs(folder.parent)  # the JSON of `compare` has the files' names
     fixture, musk = DATA / "coco_eval_fixture", DATA / "mil_classic" / "musk1.npz"
     truth = fixture / "instances_val2014_100.json"
     segm = fixture / "instances_val2014_fakesegm100_results.json"
