@@ -4,13 +4,14 @@ from structures.bag_batch import BagBatch, MILOutput, MILTask
 from structures.batch import Batch
 from structures.category_map import CategoryMap
 from structures.instances import Instances
-from structures.problem import BadDataPolicy, DataProblems, Problem, settle
+from structures.problem import AnnotationPolicy, BadDataPolicy, DataProblems, Problem, settle
 from structures.rle import CocoRLE, RLEMasks
 from structures.seg_batch import ImageTargets, SegBatch
 from structures.slide import PatchBatch, Slide
 from structures.transferable import Transferable
 
 __all__ = [
+    "AnnotationPolicy",
     "BadDataPolicy",
     "BagBatch",
     "Batch",

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 BadDataPolicy = Literal["error", "skip"]
+AnnotationPolicy = Literal["error", "skip", "repair"]  # of images with annotations
 SHOWN = 20  # problems that a message lists
+_EXAMPLES = 3  # repaired records that a message lists
 
 # Names, lists, paths and numbers: the parts in which two reasons of the same kind differ
 _VALUES = re.compile(r"'[^']*'|\[[^\]]*\]|\([^)]*\)|\S*/\S*|-?\b\d[\d.]*\b|\bnan\b|-?\binf\b")
@@ -33,6 +35,7 @@ class Problem(NamedTuple):
         remedy: what the user can do.
         kind: the word for ``item`` in the message.
         part: the word for ``annotation`` in the message.
+        repaired: whether the record was repaired and kept; ``remedy`` then says how.
     """
 
     file: Path
@@ -42,6 +45,15 @@ class Problem(NamedTuple):
     remedy: str
     kind: str = "image"
     part: str = "annotation"
+    repaired: bool = False
+
+    def mended(self, done: str) -> Problem:
+        """Return the problem of a record that was repaired.
+
+        Args:
+            done: description of the changes.
+        """
+        return self._replace(remedy=f"repaired: {done}", repaired=True)
 
     def __str__(self) -> str:
         where = [str(self.file)]
@@ -52,8 +64,11 @@ class Problem(NamedTuple):
         return f"{', '.join(where)}: {self.reason}; {self.remedy}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values for JSON."""
-        return self._asdict() | {"file": str(self.file)}
+        """Return the fields as plain values for JSON; ``repaired`` only where it is true."""
+        fields = self._asdict() | {"file": str(self.file)}
+        if not self.repaired:
+            del fields["repaired"]
+        return fields
 
 
 class DataProblems(ValueError):  # noqa: N818  one exception for several problems
@@ -77,12 +92,19 @@ class DataProblems(ValueError):  # noqa: N818  one exception for several problem
         return type(self), (self.problems,)
 
 
-def settle(problems: Iterable[Problem], policy: BadDataPolicy) -> tuple[Problem, ...]:
+def count_kinds(problems: Iterable[Problem]) -> str:
+    """Return how many problems there are of each kind of reason, the most frequent first."""
+    kinds = Counter(_VALUES.sub("...", problem.reason) for problem in problems)
+    return "; ".join(f"{count} x {kind}" for kind, count in kinds.most_common(SHOWN))
+
+
+def settle(problems: Iterable[Problem], policy: AnnotationPolicy) -> tuple[Problem, ...]:
     """Raise an error for problems, or log their counts by file and kind of reason and continue.
 
     Args:
         problems: the problems found in a data set, possibly none.
-        policy: ``error`` to raise; ``skip`` if the caller leaves out the affected items.
+        policy: ``error`` to raise; ``skip`` or ``repair`` if the caller leaves out the affected
+            items, except for those that are marked as repaired.
 
     Returns:
         The problems; the caller has to leave out the affected items.
@@ -93,14 +115,18 @@ def settle(problems: Iterable[Problem], policy: BadDataPolicy) -> tuple[Problem,
     found = tuple(problems)
     if found and policy == "error":
         raise DataProblems(found)
-    by_file: dict[Path, list[Problem]] = {}
+    by_file: dict[tuple[Path, bool], list[Problem]] = {}
     for problem in found:
-        by_file.setdefault(problem.file, []).append(problem)
-    for file, listed in list(by_file.items())[:SHOWN]:
-        kinds = Counter(_VALUES.sub("...", problem.reason) for problem in listed)
-        counts = "; ".join(f"{count} x {kind}" for kind, count in kinds.most_common(SHOWN))
+        by_file.setdefault((problem.file, problem.repaired), []).append(problem)
+    for (file, repaired), listed in list(by_file.items())[:SHOWN]:
+        examples = listed[:_EXAMPLES] if repaired else listed[:1]
         _log.warning(
-            "%s: %d problem(s) skipped (%s), the first: %s", file, len(listed), counts, listed[0]
+            "%s: %d problem(s) %s (%s), the first: %s",
+            file,
+            len(listed),
+            "repaired" if repaired else "skipped",
+            count_kinds(listed),
+            "; ".join(map(str, examples)),
         )
     if len(by_file) > SHOWN:
         _log.warning("... and problems of %d more files", len(by_file) - SHOWN)

@@ -6,13 +6,14 @@ The checks read only the JSON file; image files are checked by `formats.coco.ima
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from formats.coco.annotation_checks import COMPUTED, AnnotationCheck
+from formats.coco.categories import left_out_note, name_problems, used_ids
 from formats.coco.run_lengths import covered_pixels
-from formats.coco.shapes import box_reason, is_known, is_number, polygon_reason, rle_reason
+from formats.coco.shapes import is_known
 from structures.problem import DataProblems, Problem
 
 LISTS = ("images", "annotations", "categories")
@@ -23,15 +24,18 @@ class CocoFindings(NamedTuple):
     """The result of a check.
 
     Attributes:
-        problems: all problems: categories, then images, then annotations in the order of the file.
+        problems: all problems: categories, then images, then annotations in the order of the file;
+            those of repaired annotations are marked.
         fatal: True if a problem affects the whole file, so that leaving out records cannot help.
         data: the three lists without the records that have a problem, and without the annotations
-            of images that have a problem.
+            of images that have a problem; repaired annotations are included.
+        notes: what is left out although it is no fault.
     """
 
     problems: list[Problem]
     fatal: bool
     data: dict[str, list[dict[str, Any]]]
+    notes: tuple[str, ...] = ()
 
 
 def read_json(path: Path, what: str) -> Any:
@@ -78,8 +82,12 @@ def check_coco(
     image_keys: Sequence[str] = ("id", "height", "width"),
     annotation_keys: Sequence[str] = ("id", "image_id", "category_id", "segmentation"),
     unusable: Mapping[int, Problem] | None = None,
+    *,
+    mend: bool = False,
 ) -> CocoFindings:
     """Check the records of a parsed file.
+
+    Annotations whose box and mask both have no area are left out with a note.  # A311
 
     Args:
         path: path of the file, for the messages.
@@ -89,43 +97,55 @@ def check_coco(
             are checked wherever they exist; an empty list of polygons is accepted unless
             ``segmentation`` is required.
         unusable: problems of image files, by position in ``data["images"]``.
+        mend: keep annotations that ``formats.coco.repair`` can mend.
     """
     problems: list[Problem] = []
-    categories = _categories(path, data["categories"], problems)
+    categories, notes = _categories(path, data, problems)
     if not data["images"]:
         problems.append(Problem(path, None, None, "lists no image", "list the images"))
     fatal = bool(problems)
     images, faulty = _images(path, data["images"], image_keys, unusable or {}, problems)
 
-    complete = _complete(path, data["annotations"], annotation_keys, "annotation", problems)
-    judged = [a for _, a in complete if not is_known(a["image_id"], faulty)]
-    known = {category["id"] for category in categories}
-    masked = "segmentation" in annotation_keys
-    annotations = []
-    for annotation, covered in zip(judged, _covered(judged), strict=True):
-        found = list(_annotation_problems(path, annotation, images, known))
-        if reason := _mask_reason(annotation, images, covered, masked):
-            remedy = "redraw or remove the annotation"
-            found.append(Problem(path, annotation["image_id"], annotation["id"], reason, remedy))
-        problems += found
+    given = [key for key in annotation_keys if key not in COMPUTED]
+    complete = _complete(path, data["annotations"], given, "annotation", problems)
+    judged = [(n, a) for n, a in complete if not is_known(a["image_id"], faulty)]
+    check = AnnotationCheck(path, images, {c["id"] for c in categories}, annotation_keys)
+    annotations, empty = [], []
+    for (number, annotation), covered in zip(judged, _covered(judged), strict=True):
+        found = list(check.problems(number, annotation, covered))
+        mended = check.mended(number, annotation) if found else None
         if not found:
             annotations.append(annotation)
+        elif len(found) == 1 and check.is_empty(annotation):
+            empty.append(annotation["id"])
+        elif mended is None:
+            problems += found
+        elif mend:
+            annotations.append(mended.annotation)
+            problems += [fault.mended(mended.done) for fault in found]
+        else:
+            problems += [f._replace(remedy=f"{f.remedy}, or use bad_data: repair") for f in found]
+    if empty:
+        notes.append(
+            f"{path}: {len(empty)} annotation(s) whose box and mask have no area are left out: "
+            f"{', '.join(map(str, empty[:10]))}{', ...' if len(empty) > 10 else ''}"
+        )
     kept = {"images": list(images.values()), "annotations": annotations, "categories": categories}
-    return CocoFindings(problems, fatal, kept)
+    return CocoFindings(problems, fatal, kept, tuple(notes))
 
 
 def _categories(
-    path: Path, records: Sequence[Any], problems: list[Problem]
-) -> list[dict[str, Any]]:
-    """Return the complete categories and append the problems of all categories."""
-    categories = [c for _, c in _complete(path, records, ("id", "name"), "category", problems)]
-    names = Counter(str(category["name"]) for category in categories)
-    for name in sorted(name for name, count in names.items() if count > 1):
-        reason = f"category name {name!r} occurs twice"
-        problems.append(Problem(path, None, None, reason, "rename one"))
-    if not records:
+    path: Path, data: Mapping[str, Sequence[Any]], problems: list[Problem]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the categories to keep and notes, and append the problems of all categories."""
+    records = data["categories"]
+    complete = [c for _, c in _complete(path, records, ("id", "name"), "category", problems)]
+    found, spare = name_problems(path, complete, used_ids(data["annotations"]))
+    problems += found
+    kept = [category for category in complete if category not in spare]
+    if not records or (spare and not kept):
         problems.append(Problem(path, None, None, "declares no category", "declare the classes"))
-    return categories
+    return kept, [left_out_note(path, spare)] if spare else []
 
 
 def _images(
@@ -200,58 +220,14 @@ def _image_problem(path: Path, image: Mapping[str, Any]) -> Problem | None:
     return None
 
 
-def _covered(annotations: Sequence[Mapping[str, Any]]) -> list[int | None]:
+def _covered(annotations: Sequence[tuple[int, Mapping[str, Any]]]) -> list[int | None]:
     """Return the pixels that each mask covers, None where the mask is not a run-length text."""
     covered: list[int | None] = [None] * len(annotations)
     texts = {}
-    for number, annotation in enumerate(annotations):
+    for position, (_, annotation) in enumerate(annotations):
         mask = annotation.get("segmentation")
         if isinstance(mask, dict) and isinstance(mask.get("counts"), str):
-            texts[number] = mask["counts"]
-    for number, pixels in zip(texts, covered_pixels(texts.values()).tolist(), strict=True):
-        covered[number] = pixels
+            texts[position] = mask["counts"]
+    for position, pixels in zip(texts, covered_pixels(texts.values()).tolist(), strict=True):
+        covered[position] = pixels
     return covered
-
-
-def _mask_reason(
-    annotation: Mapping[str, Any],
-    images: Mapping[int, Mapping[str, Any]],
-    covered: int | None,
-    needed: bool,
-) -> str:
-    """Return the fault of a mask, or nothing; masks of unknown images are not checked."""
-    mask, image_id = annotation.get("segmentation"), annotation["image_id"]
-    if not is_known(image_id, images) or (not needed and mask in (None, [])):  # A53
-        return ""
-    size = images[image_id]["height"], images[image_id]["width"]
-    if isinstance(mask, list):
-        return polygon_reason(mask, *size)
-    return rle_reason(mask, *size, covered)
-
-
-def _annotation_problems(
-    path: Path,
-    annotation: Mapping[str, Any],
-    images: Mapping[int, Mapping[str, Any]],
-    categories: Collection[int],
-) -> Iterator[Problem]:
-    image_id, number = annotation["image_id"], annotation["id"]
-    if not is_known(image_id, images):
-        remedy = "add the image or remove the annotation"
-        yield Problem(path, image_id, number, "no such image", remedy)
-        return
-    if not is_known(annotation["category_id"], categories):
-        reason = f"category {annotation['category_id']} is not declared"
-        remedy = f"declare it; known are {sorted(categories)[:10]}"
-        yield Problem(path, image_id, number, reason, remedy)
-    size = images[image_id]["height"], images[image_id]["width"]
-    if "bbox" in annotation and (reason := box_reason(annotation["bbox"], *size)):
-        remedy = "write [x, y, width, height] in pixels or remove the annotation"
-        yield Problem(path, image_id, number, reason, remedy)
-    area = annotation.get("area", 0)
-    if not is_number(area) or area < 0:
-        remedy = "write square pixels or leave it out"
-        yield Problem(path, image_id, number, f"area is {area!r}", remedy)
-    if annotation.get("iscrowd", 0) not in (0, 1):
-        reason, remedy = f"iscrowd is {annotation['iscrowd']!r}", "write 0 or 1"
-        yield Problem(path, image_id, number, reason, remedy)

@@ -38,6 +38,11 @@ def box_reason(box: Any, height: int, width: int) -> str:
     return _outside_reason(f"bbox {box}", box[::2], box[1::2], height, width, sized=True)
 
 
+def area_reason(area: Any) -> str:
+    """Return the fault of an area in square pixels, or nothing."""
+    return "" if is_number(area) and area >= 0 else f"area is {area!r}"
+
+
 def polygon_reason(polygons: Sequence[Any], height: int, width: int) -> str:
     """Return the fault of a list of polygons [x1, y1, x2, y2, ...], or nothing."""
     if not polygons:
