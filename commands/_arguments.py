@@ -105,13 +105,19 @@ def add_out(parser: argparse.ArgumentParser, json_inputs: str | None = None) -> 
     add_output(parser, "--out", json_inputs=json_inputs, help="write the numbers as JSON")
 
 
-def add_bad_data(parser: argparse.ArgumentParser) -> None:
-    """Add ``--bad-data``, whether faulty records are errors or left out."""
+def add_bad_data(parser: argparse.ArgumentParser, *, annotations: bool = False) -> None:
+    """Add ``--bad-data``, whether faulty records are errors, left out or repaired.
+
+    Args:
+        parser: the parser of a command.
+        annotations: whether the command reads annotations of images, which can be repaired.
+    """
+    mend = ", or mend annotations where that is possible" if annotations else ""
     parser.add_argument(
         "--bad-data",
-        choices=("error", "skip"),
+        choices=("error", "skip", "repair") if annotations else ("error", "skip"),
         default="error",
-        help="stop at faulty records, or leave them out and count them",
+        help=f"stop at faulty records, or leave them out and count them{mend}",
     )
 
 

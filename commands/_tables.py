@@ -42,11 +42,17 @@ def progress(what: str, every: int = 1) -> Any:
     return report
 
 
-def report_skipped(problems: Any) -> dict[str, int]:
-    """Print the number of skipped problems of each file and return the counts."""
-    counts: dict[str, int] = {}
+def report_bad_data(problems: Any) -> dict[str, dict[str, int]]:
+    """Print the number of skipped and of repaired problems of each file and return the counts.
+
+    Returns:
+        file -> count under ``skipped``, and under ``repaired`` if something was repaired.
+    """
+    counts: dict[str, dict[str, int]] = {"skipped": {}}
     for problem in problems:
-        counts[str(problem.file)] = counts.get(str(problem.file), 0) + 1
-    for file, count in counts.items():
-        print(f"skipped: {count} problem(s) of {file}")
+        files = counts.setdefault("repaired" if problem.repaired else "skipped", {})
+        files[str(problem.file)] = files.get(str(problem.file), 0) + 1
+    for word, files in counts.items():
+        for file, count in files.items():
+            print(f"{word}: {count} problem(s) of {file}")
     return counts

@@ -16,7 +16,7 @@ TAKES_OVERRIDES = True
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     add_out(parser, json_inputs="annotations")
-    add_bad_data(parser)
+    add_bad_data(parser, annotations=True)
     add_input(
         parser,
         "--config",
@@ -32,18 +32,21 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from evaluation.report.record import report
 
     flags = [word for path in args.config for word in ("--config", str(path))]
-    found = check_data([*flags, *args.overrides])
+    found = check_data([*flags, *args.overrides], args.bad_data)
     names = dict.fromkeys(name for counts in found.counts.values() for name in counts)
     rows = [(name, *(counts.get(name) for counts in found.counts.values())) for name in names]
     if rows:
         show("checked", ["what", *found.counts], rows)
+    for note in found.notes:
+        print(f"note: {note}")
     _show_problems(found.problems)
-    skips = "skip" in (args.bad_data, found.policy)
-    passed = not found.problems or (skips and not found.fatal)
+    passed = not found.problems or (found.policy != "error" and not found.fatal)
     if not passed:
-        hint = "fix them" if found.fatal else "fix them, or leave them out by --data.bad_data skip"
-        print(f"error: {len(found.problems)} problem(s), listed above; {hint}", file=sys.stderr)
-    extra: dict[str, Any] = {"passed": passed, "counts": found.counts}
+        mend = ", or mend what can be mended by --data.bad_data repair" if found.mendable else ""
+        ways = "" if found.fatal else f", or leave them out by --data.bad_data skip{mend}"
+        count = f"{len(found.problems)} problem(s)"
+        print(f"error: {count}, listed above; fix them{ways}", file=sys.stderr)
+    extra: dict[str, Any] = {"passed": passed, "counts": found.counts, "notes": found.notes}
     extra["problems"] = [problem.to_dict() for problem in found.problems]
     return report(sys.argv, {}, files=args.config, **extra)
 
@@ -52,6 +55,7 @@ def _show_problems(problems: Any) -> None:
     from rich.console import Console
 
     from evaluation.report.record import problem_table
+    from structures.problem import count_kinds
 
     console = Console(markup=False)
     if not console.is_terminal:
@@ -62,3 +66,9 @@ def _show_problems(problems: Any) -> None:
     title, table = problem_table(problems)
     console.print(title, soft_wrap=True, highlight=False)
     console.print(table)
+    repaired = [problem for problem in problems if problem.repaired]
+    if repaired:
+        left = [problem for problem in problems if not problem.repaired]
+        for word, some in (("repaired", repaired), ("not repaired", left)):
+            kinds = count_kinds(some) or "none"
+            console.print(f"{word}: {kinds}", soft_wrap=True, highlight=False)

@@ -15,7 +15,7 @@ from commands._arguments import (
     positive,
 )
 from commands._sources import coco_predictions
-from commands._tables import report_skipped, show
+from commands._tables import report_bad_data, show
 
 SUMMARY = "COCO AP and AR of boxes and masks"
 
@@ -23,7 +23,7 @@ SUMMARY = "COCO AP and AR of boxes and masks"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     add_out(parser)
-    add_bad_data(parser)
+    add_bad_data(parser, annotations=True)
     add_coco_source(parser)
     parser.add_argument(
         "--max-dets", type=positive, nargs="+", help="default: the checkpoint's, or 1 10 100"
@@ -64,5 +64,5 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     per_class = scores.per_class()
     if args.per_class and per_class:
         show("by class", list(per_class[0]), [list(row.values()) for row in per_class])
-    extra: dict[str, Any] = {"per_class": per_class, "skipped": report_skipped(found.problems)}
+    extra: dict[str, Any] = {"per_class": per_class, **report_bad_data(found.problems)}
     return report(sys.argv, scores.metrics, files=[args.annotations, source], **extra)

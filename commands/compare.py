@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from commands._arguments import add_bad_data, add_input, add_out, decision_threshold, positive, seed
-from commands._tables import progress, report_skipped, show
+from commands._tables import progress, report_bad_data, show
 
 SUMMARY = "two models on the same bags or images: paired bootstrap, DeLong's test"
 
@@ -15,7 +15,7 @@ SUMMARY = "two models on the same bags or images: paired bootstrap, DeLong's tes
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     add_out(parser, json_inputs="predictions")
-    add_bad_data(parser)
+    add_bad_data(parser, annotations=True)
     add_input(
         parser,
         "--predictions",
@@ -52,5 +52,5 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         show(*part)
     for note in found.notes:
         print(f"note: {note}")
-    extra = {"skipped": report_skipped(found.problems), "notes": found.notes, **found.extra}
+    extra = {**report_bad_data(found.problems), "notes": found.notes, **found.extra}
     return report(sys.argv, found.metrics, files=found.files, seed=args.seed, **extra)

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from commands._arguments import add_input, add_output
+from commands._arguments import add_bad_data, add_input, add_output
 from commands._tables import show
 
 SUMMARY = "COCO instances to YOLO segmentation text, or back"
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     copied: dict[str, Any] = {"choices": ("copy", "link"), "default": "copy"}
     parser.add_argument("--pictures", dest="placing", help="copy or link the images", **copied)
-    parser.add_argument("--bad-data", choices=("error", "skip"), default="error")
+    add_bad_data(parser, annotations=True)
     add_output(parser, "--report", dest="out", help="write the counts as JSON")
 
 

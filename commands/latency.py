@@ -23,7 +23,7 @@ SUMMARY = "time of load, network and post-processing of checkpoints, side by sid
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     add_out(parser)
-    add_bad_data(parser)
+    add_bad_data(parser, annotations=True)
     add_input(parser, "--ckpt", nargs="+", required=True, help="segmentation checkpoint(s)")
     add_input(parser, "--annotations", help="COCO file of images; without it noise is timed")
     add_input(parser, "--images", help="image folder to use")

@@ -16,7 +16,7 @@ from commands._arguments import (
     seed,
 )
 from commands._sources import bag_predictions
-from commands._tables import report_skipped, show
+from commands._tables import report_bad_data, show
 
 SUMMARY = "bag metrics with bootstrap intervals"
 
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     show(title, ["metric", "value", "2.5 %", "97.5 %"], rows)
     matrix = confusion_matrix(scores.labels, scores.probabilities, task, threshold)
     extra: dict[str, Any] = {
-        "skipped": report_skipped(found.problems),
+        **report_bad_data(found.problems),
         "intervals": intervals,
         "threshold": threshold,
         "confusion_matrix": matrix,

@@ -14,7 +14,7 @@ from commands._arguments import (
     positive,
     seed,
 )
-from commands._tables import progress, report_skipped, show
+from commands._tables import progress, report_bad_data, show
 
 SUMMARY = "cross-validation of a MIL recipe on one file of bags"
 TAKES_OVERRIDES = True
@@ -80,5 +80,5 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         training=result.training,
         seconds=result.seconds,
         notes=result.notes,
-        skipped=report_skipped(result.problems),
+        **report_bad_data(result.problems),
     )

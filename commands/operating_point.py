@@ -24,7 +24,7 @@ from commands._arguments import (
     seed,
 )
 from commands._sources import coco_predictions, ground_truth
-from commands._tables import report_skipped, show
+from commands._tables import report_bad_data, show
 from commands._timing import print_latency_notes, time_checkpoints, timing_plan
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ SUMMARY = "precision, recall and F1 at a confidence, one or two models"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     add_out(parser)
-    add_bad_data(parser)
+    add_bad_data(parser, annotations=True)
     add_coco_source(parser, nargs="+")
     parser.add_argument(
         "--score", type=confidence, default=0.5, help="lowest confidence that counts"
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "latency": times,
         "table": table,
         "curves": _curves(args, models),
-        "skipped": report_skipped(skipped),
+        **report_bad_data(skipped),
     }
     metrics = {source: one.summary["metrics"] for source, one in models.items()}
     return report(sys.argv, metrics, files=[args.annotations, *sources], seed=args.seed, **extra)

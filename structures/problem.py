@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 BadDataPolicy = Literal["error", "skip"]
 AnnotationPolicy = Literal["error", "skip", "repair"]  # of images with annotations
 SHOWN = 20  # problems that a message lists
+MENDABLE = "or use bad_data: repair"  # end of the remedies of problems that it mends
 _EXAMPLES = 3  # repaired records that a message lists
 
 # Names, lists, paths and numbers: the parts in which two reasons of the same kind differ
@@ -47,8 +48,12 @@ class Problem(NamedTuple):
     part: str = "annotation"
     repaired: bool = False
 
+    def mendable(self) -> Problem:
+        """Return the problem with ``bad_data: repair`` as a further remedy."""
+        return self._replace(remedy=f"{self.remedy}, {MENDABLE}")
+
     def mended(self, done: str) -> Problem:
-        """Return the problem of a record that was repaired.
+        """Return the problem marked as that of a record that was repaired.
 
         Args:
             done: description of the changes.

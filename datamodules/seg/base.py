@@ -22,7 +22,7 @@ from datamodules.seg.dataset import ImageSource, SegDataset
 from datamodules.seg.mosaic import MosaicDataset
 from datamodules.seg.mosaic_options import MosaicOptions
 from datamodules.transforms.augment import Augmentation
-from structures import BadDataPolicy, CategoryMap, DataProblems, Problem, SegBatch
+from structures import AnnotationPolicy, CategoryMap, DataProblems, Problem, SegBatch
 
 Split = Literal["train", "val", "test", "predict"]
 
@@ -94,11 +94,13 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
             (multi-scale training), and ``scale`` and ``max_long_side`` apply to evaluation only.
         bad_data: how faulty images and annotations are handled. ``error``: the problems of all
             splits are reported together before anything runs; ``skip``: they are left out and
-            counted.
+            counted; ``repair``: polygons are clipped to the image, parts that are no polygons
+            dropped and boxes computed again; the rest is left out, and both are counted.
 
     Attributes:
         category_map: maps labels to the ids and names of the data set; set by the subclass.
-        problems: problems of the images and annotations that ``skip`` has left out.
+        problems: problems of the images and annotations that were left out or repaired.
+        notes: what is left out although it is no fault.
 
     Raises:
         ValueError: a size, factor or count is not positive.
@@ -123,7 +125,7 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
         size_multiple: int = 32,
         filter_empty: bool = False,
         mosaic: MosaicOptions | None = None,
-        bad_data: BadDataPolicy = "error",
+        bad_data: AnnotationPolicy = "error",
     ) -> None:
         super().__init__()
         positive = {
@@ -160,8 +162,9 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
         self.mosaic = mosaic
         if mosaic is not None:
             mosaic.check_side(max(train_short_sides or [mosaic.size]))
-        self.bad_data: BadDataPolicy = bad_data
+        self.bad_data: AnnotationPolicy = bad_data
         self.problems: tuple[Problem, ...] = ()
+        self.notes: tuple[str, ...] = ()
         self._augmentation: Augmentation | None = None
 
     @property

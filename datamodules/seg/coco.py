@@ -13,6 +13,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from datamodules.seg.base import SegDataModule, Split, UnusableData
 from datamodules.seg.coco_files import CocoFiles
+from datamodules.seg.coco_layouts import locate
 from datamodules.seg.dataset import AnnotatedImage
 from datamodules.transforms.label_maps import LabelMaps
 from formats.coco.document import CocoFindings
@@ -68,9 +69,8 @@ class CocoDataModule(SegDataModule):
     training file, with which validation and test files must agree.
 
     Args:
-        root: folder with ``images/{train,val}`` and ``annotations/instances_{train,val}.json``,
-            and the same for ``test`` if it exists. Without a test split the validation split is
-            used for testing and prediction.
+        root: folder in a layout of ``datamodules.seg.coco_layouts``. Without a test split the
+            validation split is used for testing and prediction.
         train_images: folder of training images. Each of these paths replaces the one in ``root``.
         train_annotations: file of training annotations.
         val_images: folder of validation images.
@@ -89,8 +89,9 @@ class CocoDataModule(SegDataModule):
     Raises:
         UnusableData: a file is missing or wrong and ``bad_data`` is ``error``, or leaving out
             records does not help: a file is not a COCO file, categories contradict each other, or
-            all training annotations are crowds. The error contains the problems of all splits.
-        ValueError: only one of the two paths of a split is given.
+            a split has no object. The error contains the problems of all splits.
+        ValueError: only one of the two paths of a split is given, or ``root`` has no known layout,
+            or several.
     """
 
     path_argument = "test_annotations"
@@ -118,14 +119,15 @@ class CocoDataModule(SegDataModule):
             "test": (test_images, test_annotations),
         }
         base = None if root is None else Path(root)
-        paths = {split: _locate(split, base, *pair) for split, pair in named.items()}
+        paths = locate(base, named)
         self._categories = None if categories is None else list(categories)
         self._class_agnostic = class_agnostic
         self._sources: dict[str, CocoSource] = {}
         self._fallback_reported = False
         # a broken image cannot be left out any more once the samplers are built
-        depth: Depth = "pixels" if self.bad_data == "skip" else "header"
-        self._files = CocoFiles(paths, self._categories, class_agnostic, depth=depth)
+        depth: Depth = "header" if self.bad_data == "error" else "pixels"
+        mend = self.bad_data == "repair"
+        self._files = CocoFiles(paths, self._categories, class_agnostic, depth=depth, mend=mend)
         if category_map is not None:
             self.category_map = CategoryMap.from_dict(category_map)
             self._files.category_map = self.category_map
@@ -172,6 +174,9 @@ class CocoDataModule(SegDataModule):
             raise UnusableData(problems, self)
         self.problems += settle(problems, self.bad_data)
         for split, findings in found.items():
+            self.notes += findings.notes
+            for note in findings.notes:
+                rank_zero_info(note)
             if findings.problems:
                 counts = self._files.counts[split]
                 rank_zero_info(
@@ -241,25 +246,3 @@ class CocoDataModule(SegDataModule):
         records = source.store.image_records()
         folder = source.folder.resolve()
         return [r | {"path": str(folder / r["file_name"])} for r in records]
-
-
-def _locate(
-    split: str,
-    root: Path | None,
-    images: Path | str | None,
-    annotations: Path | str | None,
-) -> tuple[Path, Path] | None:
-    """Return the image folder and the annotation file of a split, or None if it is missing."""
-    default_file = None if root is None else root / "annotations" / f"instances_{split}.json"
-    if annotations is None and (default_file is None or not default_file.is_file()):
-        if images is not None:
-            raise ValueError(f"{split}_images is given without {split}_annotations")
-        if split == "train" and default_file is not None:
-            raise ValueError(f"annotation file {default_file} is missing; check root")
-        return None
-    file = default_file if annotations is None else Path(annotations)
-    folder = None if root is None else root / "images" / split
-    folder = folder if images is None else Path(images)
-    if folder is None or file is None:
-        raise ValueError(f"{split}_annotations is given without {split}_images")
-    return folder, file

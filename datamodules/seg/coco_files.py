@@ -27,8 +27,9 @@ class CocoFiles:
         class_agnostic: whether all categories are merged into one class.
         category_map: fixed labels (of a checkpoint); None to take them from the training file.
         depth: how much of the image files of small sets is read.
-        counts: split -> counts of its annotation file and of what ``skip`` leaves out, including
-            all annotations of faulty images.
+        mend: whether annotations are repaired where possible.
+        counts: split -> counts of its annotation file and of what is left out, including all
+            annotations of faulty images, and of the annotations repaired if they may be.
     """
 
     paths: Mapping[str, tuple[Path, Path] | None]
@@ -36,6 +37,7 @@ class CocoFiles:
     class_agnostic: bool = False
     category_map: CategoryMap | None = None
     depth: Depth = "header"
+    mend: bool = False
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def splits(self) -> list[str]:
@@ -73,7 +75,7 @@ class CocoFiles:
             findings = CocoFindings(list(error.problems), True, data)
         else:
             usual = self.depth if len(data["images"]) <= HEADER_LIMIT else "name"
-            findings = examine_coco(annotations, data, images, depth or usual)
+            findings = examine_coco(annotations, data, images, depth or usual, mend=self.mend)
         count, objects, categories = (len(data[key]) for key in LISTS)
         self.counts[split] = {
             "pictures": count,
@@ -82,6 +84,9 @@ class CocoFiles:
             "left_out_pictures": count - len(findings.data["images"]),
             "left_out_annotations": objects - len(findings.data["annotations"]),
         }
+        if self.mend:
+            repaired = {p.annotation for p in findings.problems if p.repaired}
+            self.counts[split]["repaired_annotations"] = len(repaired)
         return findings
 
     def judge(self, found: Mapping[str, CocoFindings]) -> tuple[list[Problem], bool]:
@@ -98,8 +103,8 @@ class CocoFiles:
                 beyond.append(Problem(file, None, None, "no image is left", "fix some of them"))
             if data["categories"]:
                 beyond += self._category_problems(split, found)
-            if split == "train":
-                beyond += self._crowd_problems(file, findings)
+            if data["images"] and not findings.fatal:
+                beyond += self._object_problems(split, findings)
         return problems + beyond, bool(beyond) or any(f.fatal for f in found.values())
 
     def label_table(self, data: Mapping[str, Any], labels: CategoryMap) -> dict[int, int]:
@@ -140,15 +145,25 @@ class CocoFiles:
         reason, remedy = f"no category is among {list(labels.names)}", f"it has {has}"
         return [Problem(file, None, None, reason, remedy)]
 
-    def _crowd_problems(self, file: Path, findings: CocoFindings) -> list[Problem]:
-        data = findings.data
+    def _object_problems(self, split: str, findings: CocoFindings) -> list[Problem]:
+        """Return a problem if a split has no object, so that nothing is learnt or scored.
+
+        A test split that never had an object can be predicted.  # A313
+        """
+        file, data = self.of(split)[1], findings.data
         kept = {c["id"] for c in data["categories"] if self._is_kept(c)}
-        flags = [bool(a.get("iscrowd")) for a in data["annotations"] if a["category_id"] in kept]
-        if not flags or not all(flags):
+        own = [a for a in data["annotations"] if a["category_id"] in kept]
+        if any(not a.get("iscrowd") for a in own):
             return []
-        which = "that are valid " if findings.problems else ""
-        reason = (
-            f"all {len(flags)} annotations {which}are crowds (iscrowd 1): nothing can be learnt"
-        )
-        remedy = "export single objects with iscrowd 0"
-        return [Problem(file, None, None, reason, remedy)]
+        use = "learnt" if split == "train" else "scored"
+        if own:
+            which = "that are valid " if findings.problems else ""
+            reason = f"all {len(own)} annotations {which}are crowds (iscrowd 1)"
+            remedy = "export single objects with iscrowd 0"
+        elif self.counts.get(split, {}).get("left_out_annotations"):
+            reason, remedy = "no object is left", "fix some of the annotations"
+        elif split == "test":
+            return []
+        else:
+            reason, remedy = f"no image of {split} has an object", "annotate some of the images"
+        return [Problem(file, None, None, f"{reason}: nothing can be {use}", remedy)]

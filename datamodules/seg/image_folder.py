@@ -101,7 +101,7 @@ class ImageFolderDataModule(SegDataModule):
         self._files = tuple(files)
         small = len(files) <= HEADER_LIMIT
         self.problems = settle(
-            self.check(thorough=self.bad_data == "skip") if small else [], self.bad_data
+            self.check(thorough=self.bad_data != "error") if small else [], self.bad_data
         )
         broken = {problem.item for problem in self.problems}
         kept = [(file, n) for n, file in enumerate(files, start=1) if n not in broken]

@@ -16,6 +16,7 @@ from formats.coco.store import AnnotationStore
 from formats.images import Depth
 from formats.yolo.annotations import YoloFindings, read_split
 from formats.yolo.data_yaml import SPLITS, YoloSet
+from formats.yolo.layouts import FoundSet, find_set
 from structures import CategoryMap, Problem, settle
 
 
@@ -28,9 +29,10 @@ class YoloTxtDataModule(SegDataModule):
     numbered from 1 in the order of their names.
 
     Args:
-        root: folder with ``data.yaml``; together with ``data_yaml``, the folder to which the paths
-            of the splits are relative, instead of the file's ``path``. Without a test split the
-            validation split is used for testing and prediction.
+        root: folder with ``data.yaml``, or without one in a layout of ``formats.yolo.layouts``;
+            together with ``data_yaml``, the folder to which the paths of the splits are relative,
+            instead of the file's ``path``. Without a test split the validation split is used for
+            testing and prediction.
         data_yaml: the file, if it is not ``root/data.yaml``.
         boxes_as_masks: accept the lines of detection data sets (class, centre, width, height) as
             rectangular objects instead of raising an error.
@@ -55,9 +57,8 @@ class YoloTxtDataModule(SegDataModule):
         super().__init__(**shared)
         if root is None and data_yaml is None:
             raise ValueError("give root, a folder with data.yaml, or data_yaml, the file itself")
-        base = None if root is None else Path(root)
-        file = Path(data_yaml) if data_yaml is not None else Path(str(root)) / "data.yaml"
-        self._dataset = YoloSet.read(file, None if data_yaml is None else base)
+        self._dataset, self.notes = _find(root, data_yaml)
+        file = self._dataset.file
         self._boxes_as_masks = boxes_as_masks
         self._sources: dict[str, CocoSource] = {}
         self._counts: dict[str, dict[str, int]] = {}
@@ -70,18 +71,26 @@ class YoloTxtDataModule(SegDataModule):
             return
         found = {split: self._examine(split) for split in self._splits}
         self._raise_or_count(found)
+        if "test" in self._dataset.entries and "test" not in self._splits:
+            place = ", ".join(self._dataset.entries["test"])
+            self.notes += (f"{file}: there is no {place}, so the test split cannot be used",)
+        for note in self.notes:
+            rank_zero_info(note)
         for split, findings in found.items():
             self._add_source(split, findings)
 
     @property
     def _splits(self) -> list[str]:
-        return [split for split in SPLITS if split in self._dataset.entries]
+        """Declared splits; a test split whose folder is missing matters only when it is used."""
+        declared = [split for split in SPLITS if split in self._dataset.entries]
+        return [s for s in declared if s != "test" or self._dataset.exists(s)]
 
     def _examine(self, split: str, depth: Depth | None = None) -> YoloFindings:
         # a broken image cannot be left out any more once the samplers are built  # A52
-        usual: Depth = "pixels" if self.bad_data == "skip" else "header"
+        usual: Depth = "header" if self.bad_data == "error" else "pixels"
         limit = HEADER_LIMIT if depth is None else math.inf
-        findings = read_split(self._dataset, split, self._boxes_as_masks, depth or usual, limit)
+        boxes, mend = self._boxes_as_masks, self.bad_data == "repair"
+        findings = read_split(self._dataset, split, boxes, depth or usual, limit, mend=mend)
         self._counts[split] = findings.counts | {"categories": len(self._dataset.names)}
         return findings
 
@@ -95,10 +104,23 @@ class YoloTxtDataModule(SegDataModule):
             for split in empty
             if found[split].counts["pictures"]
         ]
-        if "train" in found and "train" not in empty and not found["train"].data["annotations"]:
-            reason, remedy = "no training image has an object", "check the label files"
-            beyond.append(Problem(file, None, None, reason, remedy))
+        for split, findings in found.items():
+            if findings.data["images"] and not findings.data["annotations"]:
+                beyond += self._without_objects(split, findings.counts)
         return problems + beyond, bool(beyond or empty)
+
+    def _without_objects(self, split: str, counts: Mapping[str, int]) -> list[Problem]:
+        """Return the problem of a split without an object.
+
+        A test split that never had an object can be predicted.  # A313
+        """
+        had = counts["annotations"] + counts["left_out_pictures"] > 0
+        if split == "test" and not had:
+            return []
+        use = "learnt" if split == "train" else "scored"
+        reason = f"no object of {split} is left" if had else f"no image of {split} has an object"
+        remedy = "check the label files"
+        return [Problem(self._dataset.file, None, None, f"{reason}: nothing can be {use}", remedy)]
 
     def _raise_or_count(self, found: Mapping[str, YoloFindings]) -> None:
         """Raise an error for problems, or count what is left out, depending on ``bad_data``."""
@@ -170,3 +192,14 @@ class YoloTxtDataModule(SegDataModule):
             if split not in self._counts:
                 self._examine(split)
         return {split: dict(self._counts[split]) for split in self._splits}
+
+
+def _find(root: Path | str | None, data_yaml: Path | str | None) -> FoundSet:
+    """Return the set of a file or a folder."""
+    if data_yaml is None:
+        return find_set(Path(str(root)))
+    file, base = Path(data_yaml), None if root is None else Path(root)
+    if base is None or base.is_dir():
+        return FoundSet(YoloSet.read(file, base), ())
+    note = f"there is no data.root {base}, so {file} says where the images are"
+    return FoundSet(YoloSet.read(file), (note,))  # a placeholder of the recipe

@@ -24,7 +24,7 @@ from lightning_modules.mil import MILModule
 from lightning_modules.segmentation import SegmentationModule
 from models.seg.inference.predict import LARGEST_SCALE, InferenceOptions, changed_options
 from models.seg.inference.views import LARGEST_FRAME
-from structures import BadDataPolicy
+from structures import AnnotationPolicy, BadDataPolicy
 
 
 def _trainer(precision: str) -> pl.Trainer:
@@ -63,7 +63,7 @@ def coco_data(
     annotations: Path,
     images: Path | None,
     batch_size: int | None,
-    bad_data: BadDataPolicy,
+    bad_data: AnnotationPolicy,
     scale: float | None = None,
     *,
     truth: Mapping[str, Any] | None = None,
@@ -126,7 +126,7 @@ def predict_coco(
     annotations: Path,
     images: Path | None,
     batch_size: int | None = None,
-    bad_data: BadDataPolicy = "error",
+    bad_data: AnnotationPolicy = "error",
     *,
     scale: float | None = None,
     inference: Mapping[str, Any] | None = None,

@@ -24,7 +24,7 @@ from lightning_modules.segmentation import SegmentationModule
 from models.seg.inference.predict import LARGEST_SCALE, InferenceOptions, changed_options, predict
 from models.seg.inference.views import LARGEST_FRAME
 from models.seg.protocol import TimedSegModel
-from structures import BadDataPolicy, SegBatch
+from structures import AnnotationPolicy, SegBatch
 
 NOISE_SIDE = 640  # side of generated images in pixels if no size is given
 NOISE_IMAGES = 16  # number of different generated images
@@ -51,7 +51,7 @@ class ImagesToTime:
     images: Path | None = None
     size: int | None = None
     scale: float | None = None
-    bad_data: BadDataPolicy = "error"
+    bad_data: AnnotationPolicy = "error"
 
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 1:

@@ -11,7 +11,8 @@ from datamodules.seg.base import SegDataModule, UnusableData
 from engine.config.errors import own_error
 from engine.config.sections import instantiate_data, plain
 from engine.training.cli import SegmilCLI
-from structures import BadDataPolicy, DataProblems, Problem
+from structures import AnnotationPolicy, DataProblems, Problem
+from structures.problem import MENDABLE
 
 
 class CheckedData(NamedTuple):
@@ -21,13 +22,20 @@ class CheckedData(NamedTuple):
         problems: all problems of the data.
         fatal: whether the data cannot be used even when faulty records are left out.
         counts: split -> name -> number of checked items.
-        policy: the recipe's ``bad_data``.
+        notes: what is left out although it is no fault.
+        policy: how the problems are handled, according to the recipe or the caller.
     """
 
     problems: list[Problem]
     fatal: bool
     counts: dict[str, dict[str, int]]
-    policy: BadDataPolicy = "error"
+    notes: tuple[str, ...] = ()
+    policy: AnnotationPolicy = "error"
+
+    @property
+    def mendable(self) -> bool:
+        """Whether ``repair`` would mend a problem that is listed."""
+        return any(MENDABLE in problem.remedy for problem in self.problems)
 
 
 class RecipeReader(SegmilCLI):
@@ -53,20 +61,22 @@ class RecipeReader(SegmilCLI):
         del arguments
 
 
-def check_data(arguments: list[str]) -> CheckedData:
+def check_data(arguments: list[str], policy: AnnotationPolicy = "error") -> CheckedData:
     """Parse a recipe and check all of its data, reading every image or bag completely.
 
     Args:
         arguments: the arguments of ``train.py fit``.
+        policy: handling of the problems, instead of the recipe's ``bad_data`` unless ``error``.
 
     Raises:
         ArgumentError: a key of the recipe is unknown or a value has the wrong type.
         ValueError: an argument of the datamodule is out of range.
     """
     data = RecipeReader(["fit", *arguments]).data
-    policy = data.get("init_args", {}).get("bad_data", "error")
+    if policy == "error":
+        policy = data.get("init_args", {}).get("bad_data", "error")
     with _quiet():
-        return _checked(data)._replace(policy=policy)
+        return _checked(data, policy)._replace(policy=policy)
 
 
 @contextlib.contextmanager
@@ -80,16 +90,16 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _checked(data: dict[str, Any]) -> CheckedData:
+def _checked(data: dict[str, Any], policy: AnnotationPolicy) -> CheckedData:
     if "bad_data" in data.get("init_args", {}):  # read the remaining records of a faulty set
-        data["init_args"]["bad_data"] = "skip"
+        data["init_args"]["bad_data"] = "skip" if policy == "error" else policy
     try:
         module: Any = instantiate_data(data, {})
     except ValueError as error:  # the parser wraps what the datamodule raised
         own = own_error(error)
         if isinstance(own, UnusableData):
             broken = own.datamodule
-            return CheckedData(broken.check(thorough=True), True, broken.summary())
+            return CheckedData(broken.check(thorough=True), True, broken.summary(), broken.notes)
         if isinstance(own, DataProblems):
             return CheckedData(list(own.problems), True, {})
         raise
@@ -97,4 +107,4 @@ def _checked(data: dict[str, Any]) -> CheckedData:
         module.setup("fit")  # builds the augmentation, which checks its names
     problems, counts = module.check(thorough=True), module.summary()
     emptied = any(0 < c.get("pictures", 0) == c.get("left_out_pictures") for c in counts.values())
-    return CheckedData(problems, emptied, counts)
+    return CheckedData(problems, emptied, counts, getattr(module, "notes", ()))

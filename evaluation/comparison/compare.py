@@ -14,7 +14,7 @@ from evaluation.seg.coco_bootstrap import compare_images
 from evaluation.statistics.delong import DeLongTest, delong_test
 from evaluation.statistics.paired import Difference, Paired, compare_bags
 from formats.coco.results import read_ground_truth, read_results
-from structures import BadDataPolicy, Problem
+from structures import AnnotationPolicy, BadDataPolicy, Problem
 
 _FEW = 10  # bags, patients or images below which the coverage of intervals is too low (A187)
 _COLUMNS = ["metric", "A", "B", "A - B", "2.5 %", "97.5 %", "p"]
@@ -30,7 +30,8 @@ class Settings(NamedTuple):
             100.
         draws: number of draws of the bootstrap.
         seed: seed of the bootstrap.
-        bad_data: ``skip`` leaves out faulty lines and rows, and bags that one model lacks.
+        bad_data: ``skip`` leaves out faulty lines and rows, and bags that one model lacks;
+            ``repair`` first mends annotations of images.
         progress: called with the number of finished draws and the number of all draws.
     """
 
@@ -38,7 +39,7 @@ class Settings(NamedTuple):
     max_dets: Sequence[int] = ()
     draws: int = 1000
     seed: int = 0
-    bad_data: BadDataPolicy = "error"
+    bad_data: AnnotationPolicy = "error"
     progress: Callable[[int, int], None] | None = None
 
 
@@ -108,8 +109,9 @@ def compare_files(
 def _compare_bag_files(sources: Sequence[Path], how: Settings) -> Comparison:
     found = [find_predictions(path, "bags") for path in sources]
     files = [one.file for one in found]
-    tables = [read_bag_csv(file, how.bad_data) for file in files]
-    bags = pair_bags((files[0], files[1]), (tables[0], tables[1]), how.bad_data)
+    policy: BadDataPolicy = "error" if how.bad_data == "error" else "skip"
+    tables = [read_bag_csv(file, policy) for file in files]
+    bags = pair_bags((files[0], files[1]), (tables[0], tables[1]), policy)
     thresholds, notes = _thresholds(found, how.thresholds)
     scores = bags.first.probabilities, bags.second.probabilities
     options: dict[str, Any] = {"groups": bags.groups, "draws": how.draws, "seed": how.seed}

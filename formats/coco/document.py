@@ -76,6 +76,28 @@ def load_coco(path: Path) -> dict[str, Any]:
     return content
 
 
+def emptied_problems(
+    path: Path, data: Mapping[str, Sequence[Any]], left: Mapping[str, Sequence[Any]]
+) -> list[Problem]:
+    """Return a problem if nothing that can be scored is left of a file.
+
+    Args:
+        path: path of the file, for the message.
+        data: its content.
+        left: its content without faulty records.
+    """
+    if not left["images"]:
+        return [Problem(path, None, None, "no image is left", "fix some of them")]
+    if _has_objects(data) and not _has_objects(left):
+        return [Problem(path, None, None, "no object is left", "fix some of the annotations")]
+    return []
+
+
+def _has_objects(data: Mapping[str, Sequence[Any]]) -> bool:
+    """Return whether an annotation is that of an object and not of a crowd."""
+    return any(isinstance(a, dict) and not a.get("iscrowd") for a in data["annotations"])
+
+
 def check_coco(
     path: Path,
     data: Mapping[str, Sequence[Any]],
@@ -124,7 +146,7 @@ def check_coco(
             annotations.append(mended.annotation)
             problems += [fault.mended(mended.done) for fault in found]
         else:
-            problems += [f._replace(remedy=f"{f.remedy}, or use bad_data: repair") for f in found]
+            problems += [fault.mendable() for fault in found]
     if empty:
         notes.append(
             f"{path}: {len(empty)} annotation(s) whose box and mask have no area are left out: "

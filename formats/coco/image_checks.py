@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from formats.coco.categories import left_out_note, unused_root, used_ids
 from formats.coco.document import CocoFindings, check_coco
 from formats.images import Depth, header_size, read_rgb
 from structures import Problem
@@ -16,9 +17,17 @@ _THREADS = 2  # decoding releases the interpreter lock; more threads only compet
 
 
 def examine_coco(
-    path: Path, data: Mapping[str, Any], images: Path | None, depth: Depth = "name"
+    path: Path,
+    data: Mapping[str, Any],
+    images: Path | None,
+    depth: Depth = "name",
+    *,
+    mend: bool = False,
 ) -> CocoFindings:
     """Check a parsed COCO file and the images it refers to.
+
+    A category 0 that only groups the others is left out with a note, see
+    ``formats.coco.categories.unused_root``.
 
     Args:
         path: path of the file, for the messages.
@@ -26,16 +35,23 @@ def examine_coco(
         images: folder of the images; None to check only the annotation file.
         depth: how far each image file is read: ``name`` (it exists), ``header`` (its size equals
             the annotated size) or ``pixels`` (it can also be decoded).
+        mend: keep annotations that ``formats.coco.repair`` can mend.
     """
-    if images is None:
-        return check_coco(path, data, image_keys=_IMAGE_KEYS)
-    if not images.is_dir():
-        findings = check_coco(path, data, image_keys=_IMAGE_KEYS)
+    missing = images is not None and not images.is_dir()
+    unusable = None
+    if images is not None and not missing:
+        unusable = unusable_images(path, data["images"], images, depth)
+    findings = check_coco(path, data, image_keys=_IMAGE_KEYS, unusable=unusable, mend=mend)
+    if missing:
         reason, remedy = f"its image folder {images} is missing", "check the path"
-        missing = Problem(path, None, None, reason, remedy)
-        return CocoFindings([missing, *findings.problems], True, findings.data)
-    unusable = unusable_images(path, data["images"], images, depth)
-    return check_coco(path, data, image_keys=_IMAGE_KEYS, unusable=unusable)
+        problem = Problem(path, None, None, reason, remedy)
+        findings = findings._replace(problems=[problem, *findings.problems], fatal=True)
+    categories = findings.data["categories"]
+    root = unused_root(categories, used_ids(data["annotations"]))
+    if root is None:
+        return findings
+    kept = findings.data | {"categories": [c for c in categories if c is not root]}
+    return findings._replace(data=kept, notes=(*findings.notes, left_out_note(path, [root])))
 
 
 def category_problems(

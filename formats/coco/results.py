@@ -8,11 +8,12 @@ remedy, because the COCO tools ignore most mistakes and return a lower score ins
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from formats.coco.document import check_coco, load_coco, read_json
+from formats.coco.document import check_coco, emptied_problems, load_coco, read_json
 from formats.coco.result_checks import (
     Row,
     box_reason,
@@ -21,7 +22,7 @@ from formats.coco.result_checks import (
     is_number,
 )
 from formats.files import write_json
-from structures import BadDataPolicy, DataProblems, Problem, settle
+from structures import AnnotationPolicy, DataProblems, Problem, settle
 
 __all__ = [
     "ANNOTATION_KEYS",
@@ -39,6 +40,7 @@ __all__ = [
     "write_results",
 ]
 
+_log = logging.getLogger(__name__)
 GroundTruth = Mapping[str, Any]
 IMAGE_KEYS = ("id", "height", "width")  # what scoring needs
 ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox", "area")
@@ -58,7 +60,7 @@ def load_ground_truth(path: str | Path) -> dict[str, Any]:
 
 def read_ground_truth(
     path: str | Path,
-    policy: BadDataPolicy = "error",
+    policy: AnnotationPolicy = "error",
     look: Callable[[Sequence[Any]], Mapping[int, Problem]] | None = None,
     *,
     image_keys: Sequence[str] = IMAGE_KEYS,
@@ -71,24 +73,32 @@ def read_ground_truth(
 
     Args:
         path: JSON file.
-        policy: ``skip`` leaves out faulty images and annotations.
+        policy: ``skip`` leaves out faulty images and annotations; ``repair`` first mends what it
+            can.
         look: function from the records of the images to the problems of their files by position.
         image_keys: keys that the record of an image must have.
         annotation_keys: keys that an annotation must have.
 
     Returns:
-        The file's content and the problems of the records that were left out.
+        The file's content and the problems of the records that were left out or repaired.
 
     Raises:
         DataProblems: a record is wrong and the policy is ``error``; or the file is missing, is not
-            a COCO file, or its categories are wrong.
+            a COCO file, its categories are wrong, or no object is left.
     """
     path = Path(path)
     content = load_coco(path)
     unusable = None if look is None else look(content["images"])
-    findings = check_coco(path, content, image_keys, annotation_keys, unusable)
-    skipped = settle(findings.problems, "error" if findings.fatal else policy)
-    return ({**content, **findings.data} if skipped else content), skipped
+    mend = policy == "repair"
+    findings = check_coco(path, content, image_keys, annotation_keys, unusable, mend=mend)
+    problems = list(findings.problems)
+    if problems and policy != "error" and not findings.fatal:
+        problems += emptied_problems(path, content, findings.data)
+    fatal = findings.fatal or len(problems) > len(findings.problems)
+    skipped = settle(problems, "error" if fatal else policy)
+    for note in findings.notes:
+        _log.warning(note)
+    return ({**content, **findings.data} if skipped or findings.notes else content), skipped
 
 
 def load_results(path: str | Path, ground_truth: GroundTruth | None = None) -> list[Row]:
@@ -105,7 +115,7 @@ def load_results(path: str | Path, ground_truth: GroundTruth | None = None) -> l
 
 
 def read_results(
-    path: str | Path, ground_truth: GroundTruth | None = None, policy: BadDataPolicy = "error"
+    path: str | Path, ground_truth: GroundTruth | None = None, policy: AnnotationPolicy = "error"
 ) -> tuple[list[Row], tuple[Problem, ...]]:
     """Read a COCO results file and check every row, including that each mask can be decoded.
 
@@ -113,7 +123,7 @@ def read_results(
         path: JSON file with a list of rows.
         ground_truth: the data set that the rows must refer to, or None to check only the rows;
             without ``categories``, any category is accepted.
-        policy: ``skip`` leaves out faulty rows.
+        policy: ``skip`` and ``repair`` leave out faulty rows.
 
     Returns:
         The rows, and the problems of the rows that were left out.

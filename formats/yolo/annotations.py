@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from formats.images import SUFFIXES, Depth, header_size, is_upright, read_rgb
 from formats.yolo.data_yaml import YoloSet
-from formats.yolo.labels import label_path, read_labels
+from formats.yolo.labels import LabelFault, label_path, read_labels
 from structures import DataProblems, Problem
 
 _OPEN_FILES = 8  # threads that read headers; network file systems have a high latency
@@ -28,7 +28,8 @@ class YoloFindings(NamedTuple):
         problems: all problems of the split.
         counts: numbers of images (``pictures``), of images without a label file (``unlabelled``)
             and of images left out (``left_out_pictures``); numbers of ``annotations`` and of
-            ``left_out_annotations`` in the images that were kept.
+            ``left_out_annotations`` in the images that were kept, and of ``repaired_annotations``
+            if they may be repaired.
     """
 
     folder: Path
@@ -43,6 +44,8 @@ def read_split(
     boxes_as_masks: bool = False,
     depth: Depth = "header",
     limit: float = math.inf,
+    *,
+    mend: bool = False,
 ) -> YoloFindings:
     """Read the annotations of a split; fractions become pixels by the size in each image's header.
 
@@ -55,6 +58,7 @@ def read_split(
         boxes_as_masks: see ``read_labels``.
         depth: ``header``, or ``pixels`` to decode every image as well.
         limit: if there are more images, only their headers are read.
+        mend: clip polygons that reach out of their image instead of leaving them out.
 
     Returns:
         The split and its problems; without images if the split could not be listed.
@@ -79,9 +83,10 @@ def read_split(
             reason = f"shares its label file {labels} with an image of another kind"
             problems.append(Problem(path, name, None, reason, "rename one of them"))
         elif isinstance(size, tuple):
-            found = _read_image(dataset, data, (image_id, name, size), labels, boxes_as_masks)
+            image = image_id, name, size
+            found = _read_image(dataset, data, image, labels, boxes_as_masks, mend)
             problems += found
-            bad_lines += len(found)
+            bad_lines += sum(not problem.repaired for problem in found)
         else:
             problems.append(Problem(path, name, None, size, "fix it or remove the image"))
     missing = sum(not labels.is_file() for labels in owners)
@@ -96,6 +101,8 @@ def read_split(
         "left_out_pictures": len(paths) - len(data["images"]),
         "left_out_annotations": bad_lines,
     }
+    if mend:
+        counts["repaired_annotations"] = sum(problem.repaired for problem in problems)
     return YoloFindings(folder, data, problems, counts)
 
 
@@ -105,11 +112,14 @@ def _read_image(
     image: tuple[int, str, tuple[int, int]],
     labels: Path,
     boxes_as_masks: bool,
+    mend: bool,
 ) -> list[Problem]:
     """Add an image (id, name, size) and its objects to ``data``; return the problems."""
     image_id, name, size = image
     data["images"].append({"id": image_id, "file_name": name, "height": size[0], "width": size[1]})
     lines, faults = read_labels(labels, dataset.names, size, boxes_as_masks)
+    if mend:
+        lines = sorted([*lines, *(fault.mended for fault in faults if fault.mended)])
     number = len(data["annotations"])
     data["annotations"] += [
         {
@@ -122,7 +132,14 @@ def _read_image(
         }
         for k, line in enumerate(lines, start=1)
     ]
-    return [Problem(labels, name, at, reason, remedy, part="line") for at, reason, remedy in faults]
+    return [_line_problem(labels, name, fault, mend) for fault in faults]
+
+
+def _line_problem(labels: Path, name: str, fault: LabelFault, mend: bool) -> Problem:
+    problem = Problem(labels, name, fault.number, fault.reason, fault.remedy, part="line")
+    if fault.mended is None:
+        return problem
+    return problem.mended("clipped") if mend else problem.mendable()
 
 
 def _sizes_or_faults(paths: Sequence[Path], depth: Depth) -> list[tuple[int, int] | str]:

@@ -9,7 +9,7 @@ from formats.coco.store import AnnotationStore
 from formats.yolo.annotations import read_split
 from formats.yolo.data_yaml import YoloSet
 from formats.yolo.writer import Placing, coco_to_yolo
-from structures import BadDataPolicy, DataProblems, settle
+from structures import AnnotationPolicy, DataProblems, settle
 
 Form = Literal["coco", "yolo"]
 
@@ -43,7 +43,7 @@ def convert(
     skip_crowds: bool = False,
     boxes_as_masks: bool = False,
     placing: Placing = "copy",
-    bad_data: BadDataPolicy = "error",
+    bad_data: AnnotationPolicy = "error",
 ) -> Conversion:
     """Convert one split of a data set.
 
@@ -93,7 +93,7 @@ def yolo_to_coco(
     *,
     root: Path | None = None,
     boxes_as_masks: bool = False,
-    bad_data: BadDataPolicy = "error",
+    bad_data: AnnotationPolicy = "error",
 ) -> tuple[dict[str, Any], Path, dict[str, int]]:
     """Read a split of a YOLO data set as COCO instances.
 
@@ -115,8 +115,9 @@ def yolo_to_coco(
         ValueError: a file is missing or wrong.
     """
     dataset = YoloSet.read(data_yaml, root)
-    findings = read_split(dataset, split, boxes_as_masks)
-    if findings.problems and not findings.data["images"]:
+    findings = read_split(dataset, split, boxes_as_masks, mend=bad_data == "repair")
+    emptied = findings.counts["annotations"] > 0 and not findings.data["annotations"]
+    if findings.problems and (emptied or not findings.data["images"]):
         raise DataProblems(findings.problems)
     settle(findings.problems, bad_data)
     category_map = dataset.category_map

@@ -100,6 +100,13 @@ class YoloSet:
         problems += [Problem(self.file, name, None, reason, remedy) for name in twice]
         return Images(folder, sorted(counts), problems)
 
+    def exists(self, split: str) -> bool:
+        """Return whether all folders and files of a declared split exist."""
+        try:
+            return all(self._place(split, entry) for entry in self.entries.get(split, ()))
+        except DataProblems:
+            return False
+
     def _place(self, split: str, entry: str) -> Path:
         """Return the folder or file of an entry; see A65 for the second path that is tried."""
         tried = [self.root / entry]
@@ -134,6 +141,14 @@ class YoloSet:
                 problems.append(Problem(file, name, number, reason, remedy, part="line"))
             else:
                 yield _relative(found, folder)
+
+
+def has_names(file: Path) -> bool:
+    """Return whether a YAML file could declare a data set."""
+    try:
+        return "names" in _load_yaml(file)
+    except DataProblems:
+        return False
 
 
 def _fault(file: Path, reason: str, remedy: str) -> DataProblems:

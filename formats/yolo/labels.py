@@ -10,10 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from formats.coco.clipping import clip_polygon
+
 TOLERANCE = 1e-3  # A64: how far rounding may have moved a coordinate beyond 0 and 1
 _DIGITS_WRITTEN = 10
 _DIGITS_READ = 6
 _SHOWN = 10
+_OUTSIDE = "the coordinate"  # beginning of the reason for coordinates beyond 0 and 1
 
 
 class LabelLine(NamedTuple):
@@ -37,11 +40,19 @@ class LabelLine(NamedTuple):
 
 
 class LabelFault(NamedTuple):
-    """The fault of a line, or of the whole file if ``number`` is None."""
+    """The fault of a line, or of the whole file if ``number`` is None.
+
+    Attributes:
+        number: number of the line in its file, from 1.
+        reason: description of the fault.
+        remedy: what the user can do.
+        mended: the line after clipping, or None if that does not help.
+    """
 
     number: int | None
     reason: str
     remedy: str
+    mended: LabelLine | None = None
 
 
 def label_path(image: Path) -> Path:
@@ -92,10 +103,13 @@ def parse_labels(
             continue
         numbers = _numbers(words)
         fault = _fault(words, numbers, classes, boxes_as_masks)
-        if fault is not None:
-            faults.append(LabelFault(number, *fault))
-            continue
         fractions = _rectangle(numbers[1:]) if len(numbers) == 5 else numbers[1:]
+        if fault is not None:
+            outside = fault[0].startswith(_OUTSIDE)
+            polygon = _clipped(fractions, size) if outside else None
+            mended = None if polygon is None else LabelLine(number, int(numbers[0]), polygon)
+            faults.append(LabelFault(number, *fault, mended))
+            continue
         found = LabelLine(number, int(numbers[0]), _to_pixels(fractions, size))
         if min(found.box()[2:]) > 0:
             lines.append(found)
@@ -162,7 +176,7 @@ def _range_fault(values: Sequence[float]) -> tuple[str, str] | None:
     if low >= -TOLERANCE and high <= 1 + TOLERANCE:
         return None
     worst = high if high - 1 > -low else low
-    reason = f"the coordinate {worst:g} is outside 0 to 1"
+    reason = f"{_OUTSIDE} {worst:g} is outside 0 to 1"
     return reason, "divide x by the image's width and y by its height, and clip at its border"
 
 
@@ -183,6 +197,19 @@ def _to_pixels(fractions: Sequence[float], size: tuple[int, int]) -> list[float]
     points = np.clip(np.array(fractions).reshape(-1, 2), 0, 1) * (width, height)
     polygon: list[float] = np.round(points, _DIGITS_READ).reshape(-1).tolist()
     return polygon
+
+
+def _clipped(fractions: Sequence[float], size: tuple[int, int]) -> list[float] | None:
+    """Return the part of a polygon inside the image, in pixels; None if nothing can be kept.
+
+    Coordinates that are more than the length of a side away are no fractions (A314).
+    """
+    if min(fractions) < -1 or max(fractions) > 2:
+        return None
+    height, width = size
+    points = np.array(fractions).reshape(-1, 2) * (width, height)
+    polygon = clip_polygon(points.reshape(-1).tolist(), height, width)
+    return None if polygon is None else [round(value, _DIGITS_READ) for value in polygon]
 
 
 def format_line(category: int, polygon: Sequence[float], size: tuple[int, int]) -> str:

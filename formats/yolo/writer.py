@@ -8,6 +8,7 @@ text rasterises to exactly the original mask. Crowd regions cannot be expressed 
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -16,17 +17,18 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from formats.coco.document import load_coco
+from formats.coco.document import emptied_problems, load_coco
 from formats.coco.image_checks import examine_coco
 from formats.coco.store import encode_segmentation
 from formats.images import is_upright
 from formats.yolo.contours import join, trace
 from formats.yolo.data_yaml import YoloSet
 from formats.yolo.labels import format_line, label_path, parse_labels
-from structures import BadDataPolicy, CategoryMap, DataProblems, Problem, settle
+from structures import AnnotationPolicy, CategoryMap, DataProblems, Problem, settle
 from structures.rle import bounding_box, decode, from_bytes
 
 Placing = Literal["copy", "link"]
+_log = logging.getLogger(__name__)
 
 
 class Outline(NamedTuple):
@@ -80,7 +82,7 @@ def coco_to_yolo(
     split: str | None = None,
     skip_crowds: bool = False,
     placing: Placing = "copy",
-    bad_data: BadDataPolicy = "error",
+    bad_data: AnnotationPolicy = "error",
 ) -> dict[str, int]:
     """Write a COCO file as a split of a YOLO data set.
 
@@ -131,10 +133,13 @@ def coco_to_yolo(
 
 
 def _sound(
-    annotations: Path, images: Path, bad_data: BadDataPolicy
+    annotations: Path, images: Path, bad_data: AnnotationPolicy
 ) -> tuple[dict[str, list[dict[str, Any]]], int]:
     """Return the records of a COCO file that can be written, and the number of problems."""
-    findings = examine_coco(annotations, load_coco(annotations), images, "header")
+    content = load_coco(annotations)
+    findings = examine_coco(annotations, content, images, "header", mend=bad_data == "repair")
+    for note in findings.notes:
+        _log.warning(note)
     turned = [] if findings.fatal else _turned(annotations, findings.data["images"], images)
     problems = [*findings.problems, *turned]
     lost = {problem.item for problem in turned}
@@ -142,8 +147,9 @@ def _sound(
         "images": [i for i in findings.data["images"] if i["id"] not in lost],
         "annotations": [a for a in findings.data["annotations"] if a["image_id"] not in lost],
     }
-    nothing = findings.fatal or not kept["images"]
-    settle(problems, "error" if nothing else bad_data)
+    emptied = [] if findings.fatal else emptied_problems(annotations, content, kept)
+    fatal = findings.fatal or bool(emptied)
+    settle([*problems, *emptied], "error" if fatal else bad_data)
     return findings.data | kept, len(problems)
 
 

@@ -7,6 +7,7 @@ from PIL import Image
 
 from datamodules.sampling.keys import SampleKey
 from datamodules.seg import coco_files
+from datamodules.seg.base import UnusableData
 from datamodules.seg.coco import CocoDataModule
 
 
@@ -165,18 +166,38 @@ def test_training_on_crowds_alone_is_refused(root):
         for annotation in data["annotations"]:
             annotation["iscrowd"] = 1
 
-    edit(root, "val", all_crowd)
-    CocoDataModule(root=root)
     file = edit(root, "train", all_crowd)
-    with pytest.raises(ValueError, match="all 3 annotations are crowds") as error:
+    with pytest.raises(ValueError, match=r"all 3 annotations are crowds.* can be learnt") as error:
         CocoDataModule(root=root)
     assert str(file) in str(error.value)
 
 
-def test_training_without_any_object_is_possible(root):
-    edit(root, "train", lambda d: d["annotations"].clear())
-    batches = list(CocoDataModule(root=root, batch_size=3).train_dataloader())
-    assert [b.counts.tolist() for b in batches] == [[0, 0, 0]]
+@pytest.mark.parametrize(("split", "use"), [("train", "learnt"), ("val", "scored")])
+def test_a_split_without_any_object_is_refused(root, split, use):
+    file = edit(root, split, lambda d: d["annotations"].clear())
+    with pytest.raises(UnusableData) as error:
+        CocoDataModule(root=root)
+    problems = [(p.file, p.reason) for p in error.value.problems]
+    assert problems == [(file, f"no image of {split} has an object: nothing can be {use}")]
+
+
+def test_a_test_split_without_any_object_can_be_predicted(root, write_coco, small_coco):
+    write_coco(root, "test", **small_coco)
+    edit(root, "test", lambda d: d["annotations"].clear())
+    assert len(CocoDataModule(root=root).source("predict")) == 3
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+@pytest.mark.parametrize("policy", ["skip", "repair"])
+def test_a_split_that_skipping_has_emptied_is_refused(root, write_coco, small_coco, split, policy):
+    def out_of_bounds(data):
+        for annotation in data["annotations"]:
+            annotation["segmentation"] = [[90, 90, 99, 90, 99, 99]]
+
+    write_coco(root, "test", **small_coco)
+    file = edit(root, split, out_of_bounds)
+    with pytest.raises(UnusableData, match=f"{file}: no object is left: nothing can be"):
+        CocoDataModule(root=root, bad_data=policy)
 
 
 def test_broken_files_are_named_before_training(root):

@@ -142,13 +142,14 @@ def test_all_problems_of_all_splits_are_told_at_once(root):
     assert [p.item for p in error.value.problems] == ["a.png", "c.png", None]
     assert "class 5" in str(error.value)
     assert "the coordinate 20 is outside" in str(error.value)
-    assert "no training image has an object" in str(error.value)
+    assert "no object of train is left: nothing can be learnt" in str(error.value)
     assert error.value.datamodule.check() == list(error.value.problems)
 
 
 def test_skip_leaves_out_and_counts(root, caplog):
     (root / "labels" / "train" / "a.txt").write_text("5 .1 .1 .2 .2 .3 .1\n" + SQUARE)
     (root / "images" / "val" / "c.png").write_bytes(b"broken")
+    (root / "labels" / "val" / "d.txt").write_text(SQUARE)
     with pytest.raises(DataProblems):
         YoloTxtDataModule(root=root)
     data = YoloTxtDataModule(root=root, bad_data="skip")
@@ -166,8 +167,8 @@ def test_skip_leaves_out_and_counts(root, caplog):
         },
         "val": {
             "pictures": 2,
-            "annotations": 0,
-            "unlabelled": 1,
+            "annotations": 1,
+            "unlabelled": 0,
             "left_out_pictures": 1,
             "left_out_annotations": 0,
             "categories": 2,
@@ -179,9 +180,12 @@ def test_skip_leaves_out_and_counts(root, caplog):
 @pytest.mark.parametrize("policy", ["error", "skip"])
 def test_what_skip_cannot_leave_out(root, policy):
     (root / "labels" / "train" / "a.txt").write_text("")
-    with pytest.raises(UnusableData, match="no training image has an object"):
+    with pytest.raises(UnusableData, match="no image of train has an object"):
         YoloTxtDataModule(root=root, bad_data=policy)
     (root / "labels" / "train" / "a.txt").write_text(SQUARE)
+    (root / "labels" / "val" / "c.txt").write_text("")
+    with pytest.raises(UnusableData, match="no image of val has an object: nothing can be scored"):
+        YoloTxtDataModule(root=root, bad_data=policy)
     for name in "cd":
         (root / "images" / "val" / f"{name}.png").write_bytes(b"broken")
     with pytest.raises(UnusableData, match="no image of val is left"):
@@ -190,6 +194,36 @@ def test_what_skip_cannot_leave_out(root, policy):
     with pytest.raises(UnusableData, match="there is no .*images/val") as error:
         YoloTxtDataModule(root=root, bad_data=policy)
     assert len(error.value.problems) == 1
+
+
+def test_a_split_that_skipping_has_emptied_is_refused(root):
+    (root / "images" / "val" / "c.png").write_bytes(b"broken")
+    with pytest.raises(UnusableData, match="no object of val is left: nothing can be scored"):
+        YoloTxtDataModule(root=root, bad_data="skip")
+
+
+def test_polygons_that_reach_out_are_clipped(root):
+    lines = ["1 .5 .5 1.5 .5 1.5 .75 .5 .75", "0 0 0 .5 0 .5 1.2", "1 1.5 0 1.9 0 1.9 1", "0 .1 .1"]
+    (root / "labels" / "train" / "a.txt").write_text("\n".join(lines))
+    with pytest.raises(UnusableData, match="outside 0 to 1.*, or use bad_data: repair") as error:
+        YoloTxtDataModule(root=root)
+    assert len(error.value.problems) == 5  # four lines, and that nothing would be left
+    data = YoloTxtDataModule(root=root, bad_data="repair")
+    assert data.eval_dataset("train")[SampleKey(0)].boxes.tolist() == [[6, 4, 12, 6], [0, 0, 6, 8]]
+    assert [(p.annotation, p.repaired) for p in data.problems] == [
+        (1, True), (2, True), (3, False), (4, False),
+    ]  # fmt: skip
+    counts = data.summary()["train"]
+    names = ("annotations", "left_out_annotations", "repaired_annotations")
+    assert [counts[name] for name in names] == [4, 2, 2]
+    truth = data.ground_truth("train")["annotations"]
+    assert truth[0]["bbox"] == [6, 4, 6, 2]
+
+
+def test_pixels_are_not_taken_for_polygons_that_reach_out(root):
+    (root / "labels" / "train" / "a.txt").write_text(SQUARE + "1 0 0 8 0 8 6 0 6\n")
+    data = YoloTxtDataModule(root=root, bad_data="repair")
+    assert [(p.annotation, p.repaired) for p in data.problems] == [(2, False)]
 
 
 def test_a_damaged_image_is_found_by_the_thorough_check(root, write_yolo, damage_png):
