@@ -6,7 +6,7 @@ from structures.category_map import CategoryMap
 from structures.instances import Instances
 from structures.problem import AnnotationPolicy, BadDataPolicy, DataProblems, Problem, settle
 from structures.rle import CocoRLE, RLEMasks
-from structures.seg_batch import ImageTargets, SegBatch
+from structures.seg_batch import ImageId, ImageTargets, SegBatch
 from structures.slide import PatchBatch, Slide
 from structures.transferable import Transferable
 
@@ -18,6 +18,7 @@ __all__ = [
     "CategoryMap",
     "CocoRLE",
     "DataProblems",
+    "ImageId",
     "ImageTargets",
     "Instances",
     "MILOutput",

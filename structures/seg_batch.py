@@ -12,6 +12,8 @@ from torch import Tensor
 from structures.batch import Batch
 from structures.transferable import check_dtype, check_field
 
+ImageId = int | str  # id of an image in its data set; all of a data set have one type
+
 
 class ImageTargets(NamedTuple):
     """Boxes, labels, masks and crowd flags of one image of a batch, as views."""
@@ -59,7 +61,7 @@ class SegBatch(Batch):
     crowd: Tensor
     index: Tensor
     original_sizes: Tensor
-    image_ids: tuple[int, ...] = ()
+    image_ids: tuple[ImageId, ...] = ()
     mask_stride: int = 1
 
     def __post_init__(self) -> None:

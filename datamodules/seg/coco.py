@@ -40,7 +40,7 @@ class CocoSource:
             ValueError: the file is missing or broken, or its size differs from the annotations.
         """
         store, path = self.store, self.folder / self.store.name(index)
-        image_id, stated = int(store.image_ids[index]), store.size(index)
+        image_id, stated = store.image_ids[index].item(), store.size(index)
         try:
             image = read_rgb(path)
         except ValueError as error:

@@ -15,7 +15,7 @@ from datamodules.sampling.keys import SampleKey, keyed_generator
 from datamodules.transforms.augment import Augmentation
 from datamodules.transforms.label_maps import LabelMaps, Targets
 from datamodules.transforms.resize import resize_image, resize_maps, target_size
-from structures import SegBatch
+from structures import ImageId, SegBatch
 
 AUGMENT_PURPOSE = 3
 
@@ -36,7 +36,7 @@ class AnnotatedImage(NamedTuple):
     maps: LabelMaps
     labels: npt.NDArray[np.int64]
     crowd: npt.NDArray[np.bool_]
-    image_id: int
+    image_id: ImageId
     name: str
 
 
@@ -153,7 +153,7 @@ class Sample(NamedTuple):
     crowd: npt.NDArray[np.bool_]
     number: int
     original_size: tuple[int, int]
-    image_id: int
+    image_id: ImageId
 
 
 def pack_samples(samples: Sequence[Sample], mask_stride: int) -> SegBatch:

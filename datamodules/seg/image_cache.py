@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from datamodules.seg.dataset import AnnotatedImage, ImageSource
 from datamodules.transforms.canvas import Tile
 from datamodules.transforms.resize import resize_image, resize_maps, target_size
+from structures import ImageId
 
 
 class CachedImage(NamedTuple):
@@ -22,7 +23,7 @@ class CachedImage(NamedTuple):
 
     tile: Tile
     size: tuple[int, int]
-    image_id: int
+    image_id: ImageId
     name: str
 
 

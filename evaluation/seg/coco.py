@@ -17,7 +17,7 @@ import numpy.typing as npt
 from evaluation.seg.coco_backends import Backend, FloatArray, IouType, accumulate
 from evaluation.seg.coco_scores import KIND, CocoScores, PrecisionRecall, summarise
 from formats.coco.results import Row, check_ground_truth, check_results
-from structures import CategoryMap, Instances, rle
+from structures import CategoryMap, ImageId, Instances, rle
 
 
 def evaluate_results(
@@ -27,7 +27,7 @@ def evaluate_results(
     max_dets: Sequence[int] | int = 100,
     iou_types: Sequence[IouType] | None = None,
     backend: Backend = "fast",
-    image_ids: Iterable[int] | None = None,
+    image_ids: Iterable[ImageId] | None = None,
 ) -> CocoScores:
     """Check ground truth and a COCO results list, and score them.
 
@@ -67,7 +67,7 @@ def score_results(
     max_dets: Sequence[int] | int = 100,
     iou_types: Sequence[IouType] | None = None,
     backend: Backend = "fast",
-    image_ids: Iterable[int] | None = None,
+    image_ids: Iterable[ImageId] | None = None,
 ) -> CocoScores:
     """Score a COCO results list without checking it again.
 
@@ -149,13 +149,13 @@ class CocoEvaluator:
         self.max_dets = max_dets
         self.backend: Backend = backend
         self.iou_types = tuple(iou_types)
-        self._images: dict[int, _Image] = {}
+        self._images: dict[Any, _Image] = {}  # by image id
 
     def __len__(self) -> int:
         """Return the number of images added."""
         return len(self._images)
 
-    def add(self, image_id: int, instances: Instances) -> None:
+    def add(self, image_id: ImageId, instances: Instances) -> None:
         """Add the predictions of one image; an image that was already added is not changed.
 
         A sample that a distributed sampler repeats therefore counts once.
@@ -189,11 +189,11 @@ class CocoEvaluator:
         """Remove all images."""
         self._images.clear()
 
-    def state(self) -> dict[int, tuple[Any, ...]]:
+    def state(self) -> dict[ImageId, tuple[Any, ...]]:
         """Return the predictions as picklable tuples and arrays, for another process."""
         return {image_id: tuple(image) for image_id, image in self._images.items()}
 
-    def merge(self, states: Iterable[Mapping[int, tuple[Any, ...]]]) -> None:
+    def merge(self, states: Iterable[Mapping[ImageId, tuple[Any, ...]]]) -> None:
         """Add the images in the ``state`` of other processes; existing images are not changed."""
         for state in states:
             for image_id, image in state.items():
@@ -279,7 +279,7 @@ class _Image(NamedTuple):
     boxes: FloatArray
     counts: list[str] | None
 
-    def rows(self, image_id: int, category_map: CategoryMap) -> list[Row]:
+    def rows(self, image_id: ImageId, category_map: CategoryMap) -> list[Row]:
         """Return the rows of a COCO results list."""
         corner, side = self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]
         boxes = np.concatenate([corner, side], axis=1).tolist()
@@ -323,7 +323,7 @@ def _iou_types(
 
 
 def _restrict(
-    ground_truth: Mapping[str, Any], rows: Sequence[Row], image_ids: Iterable[int] | None
+    ground_truth: Mapping[str, Any], rows: Sequence[Row], image_ids: Iterable[ImageId] | None
 ) -> tuple[Mapping[str, Any], Sequence[Row]]:
     if image_ids is None:
         return ground_truth, rows

@@ -16,7 +16,7 @@ from formats.coco.shapes import (
     polygon_reason,
     rle_reason,
 )
-from structures.problem import Problem
+from structures import ImageId, Problem
 
 COMPUTED = ("bbox", "area")  # keys of an annotation that can be computed from its mask
 
@@ -33,7 +33,7 @@ class AnnotationCheck:
     """
 
     path: Path
-    images: Mapping[int, Mapping[str, Any]]
+    images: Mapping[ImageId, Mapping[str, Any]]
     categories: Collection[int]
     keys: Collection[str]
 
@@ -88,7 +88,7 @@ class AnnotationCheck:
             yield reason, "write square pixels or leave it out"
         if annotation.get("iscrowd", 0) not in (0, 1):
             yield f"iscrowd is {annotation['iscrowd']!r}", "write 0 or 1"
-        mask = annotation.get("segmentation")
+        mask: Any = annotation.get("segmentation")
         if "segmentation" not in self.keys and mask in (None, []):  # A53
             return
         polygons = isinstance(mask, list)

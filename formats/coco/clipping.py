@@ -45,7 +45,8 @@ def _cut(points: Points, axis: int, limit: float, sign: float) -> Points:
     crossings[:, axis] = limit
     # each edge gives its crossing, then its end
     both = np.stack([crossings, points], axis=1).reshape(-1, 2)
-    return both[np.stack([crosses, here >= 0], axis=1).reshape(-1)]
+    kept: Points = both[np.stack([crosses, here >= 0], axis=1).reshape(-1)]
+    return kept
 
 
 def clip_polygon(polygon: Sequence[float], height: int, width: int) -> list[float] | None:

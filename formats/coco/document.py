@@ -14,7 +14,7 @@ from formats.coco.annotation_checks import COMPUTED, AnnotationCheck
 from formats.coco.categories import left_out_note, name_problems, used_ids
 from formats.coco.run_lengths import covered_pixels
 from formats.coco.shapes import is_known
-from structures.problem import DataProblems, Problem
+from structures import DataProblems, ImageId, Problem
 
 LISTS = ("images", "annotations", "categories")
 _LARGEST_ID = 2**63
@@ -176,19 +176,19 @@ def _images(
     keys: Sequence[str],
     unusable: Mapping[int, Problem],
     problems: list[Problem],
-) -> tuple[dict[int, dict[str, Any]], set[int]]:
+) -> tuple[dict[ImageId, dict[str, Any]], set[ImageId]]:
     """Return the valid images by id, and the ids of faulty ones, whose objects are not checked.
 
     The first of two images with the same id is kept.
     """
-    sound: dict[int, dict[str, Any]] = {}
+    sound: dict[ImageId, dict[str, Any]] = {}
     for position, image in _complete(path, records, keys, "image", problems):
         fault = _image_problem(path, image) or unusable.get(position)
         if fault is None:
             sound[image["id"]] = image
         else:
             problems.append(fault)
-    listed = {r["id"] for r in records if isinstance(r, dict) and type(r.get("id")) is int}
+    listed = {r["id"] for r in records if isinstance(r, dict) and type(r.get("id")) in (int, str)}
     return sound, listed - sound.keys()
 
 
@@ -197,9 +197,12 @@ def _complete(
 ) -> list[tuple[int, dict[str, Any]]]:
     """Return the complete records with their positions; append the problems of the others."""
     good: list[tuple[int, dict[str, Any]]] = []
-    seen: set[int] = set()
+    seen: set[ImageId] = set()
+    texts = kind == "image" and all(  # A316
+        isinstance(record, dict) and isinstance(record.get("id"), str) for record in records
+    )
     for number, record in enumerate(records):
-        fault = _record_fault(record, keys, f"{kind} number {number}", kind, seen)
+        fault = _record_fault(record, keys, (kind, number), seen, texts=texts)
         if fault is None:
             seen.add(record["id"])
             good.append((number, record))
@@ -212,9 +215,23 @@ def _complete(
 
 
 def _record_fault(
-    record: Any, keys: Sequence[str], name: str, kind: str, seen: Collection[int]
+    record: Any,
+    keys: Sequence[str],
+    place: tuple[str, int],
+    seen: Collection[ImageId],
+    *,
+    texts: bool,
 ) -> tuple[str, str] | None:
-    """Return reason and remedy, or None if the record is complete and its id is new."""
+    """Return reason and remedy, or None if the record is complete and its id is new.
+
+    Args:
+        record: the record.
+        keys: keys that it must have.
+        place: kind of the record and its number in the file.
+        seen: ids of the records before.
+        texts: whether ids are texts instead of integers.
+    """
+    name = f"{place[0]} number {place[1]}"
     if not isinstance(record, dict):
         reason = f"{name} is {type(record).__name__}, not an object"
         return reason, f"write an object with {', '.join(keys)} or remove it"
@@ -223,10 +240,13 @@ def _record_fault(
         reason = f"{name} (id {record.get('id', '?')}) lacks {', '.join(missing)}"
         return reason, "add the key or remove the record"
     number = record["id"]
-    if not isinstance(number, int) or isinstance(number, bool) or abs(number) >= _LARGEST_ID:
+    if texts:
+        if not number:
+            return f"{name} has an empty id", "write an id"
+    elif type(number) is not int or abs(number) >= _LARGEST_ID:
         return f"{name} has the id {number!r}, which is not an integer", "write an integer id"
     if number in seen:
-        return f"{kind} id {number} occurs twice", "renumber one of them"
+        return f"{place[0]} id {number} occurs twice", "renumber one of them"
     return None
 
 

@@ -49,8 +49,9 @@ def repair(
     changed: dict[str, Any] = dict(annotation)
     done: list[str] = []
     mask = annotation.get("segmentation")
-    redrawn = bool(mask) and isinstance(mask, list) and bool(polygon_reason(mask, height, width))
-    if redrawn:
+    redrawn = False
+    if mask and isinstance(mask, list) and polygon_reason(mask, height, width):
+        redrawn = True
         mask = _parts(mask, height, width, done)
         if not mask:
             return None

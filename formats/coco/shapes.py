@@ -11,9 +11,9 @@ from structures.rle import from_bytes
 TOLERANCE = 2.0  # pixels that a polygon or a box may reach beyond the border  # A50
 
 
-def is_known(number: Any, table: Collection[int]) -> bool:
+def is_known(number: Any, table: Collection[Any]) -> bool:
     """Return whether an id of any type is in ``table``."""
-    return isinstance(number, int | float) and type(number) is not bool and number in table
+    return isinstance(number, int | float | str) and type(number) is not bool and number in table
 
 
 def is_number(value: Any) -> bool:

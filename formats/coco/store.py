@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from structures import CategoryMap, RLEMasks
+from structures import CategoryMap, ImageId, RLEMasks
 from structures.rle import from_bytes, to_bytes
 
 Ints = npt.NDArray[np.int64]
@@ -64,6 +64,10 @@ def encode_segmentation(segmentation: Any, height: int, width: int) -> bytes:
     return counts.encode() if isinstance(counts, str) else bytes(counts)
 
 
+def _image_id(value: Any) -> ImageId:
+    return value if isinstance(value, str) else int(value)
+
+
 class ImageAnnotations(NamedTuple):
     """Annotations of one image: masks, labels (K,) int64 and crowd flags (K,) bool."""
 
@@ -77,7 +81,7 @@ class AnnotationStore:
     """P images sorted by id, with M annotations sorted by image and annotation id.
 
     Attributes:
-        image_ids: (P,).
+        image_ids: (P,) int64, or texts.
         sizes: (P, 2), height and width.
         names: file names, UTF-8.
         offsets: (P + 1,); image p owns annotations ``offsets[p]:offsets[p + 1]``.
@@ -90,7 +94,7 @@ class AnnotationStore:
         rles: COCO run-length texts of the masks.
     """
 
-    image_ids: Ints
+    image_ids: npt.NDArray[Any]
     sizes: Ints
     names: PackedBytes
     offsets: Ints
@@ -112,12 +116,12 @@ class AnnotationStore:
         """
         from pycocotools import mask as coco_mask
 
-        images = sorted(data["images"], key=lambda image: int(image["id"]))
-        position = {int(image["id"]): p for p, image in enumerate(images)}
+        images = sorted(data["images"], key=lambda image: _image_id(image["id"]))
+        position = {_image_id(image["id"]): p for p, image in enumerate(images)}
         sizes = np.array([(i["height"], i["width"]) for i in images], dtype=np.int64)
         kept = [a for a in data["annotations"] if int(a["category_id"]) in labels]
-        kept.sort(key=lambda a: (position[int(a["image_id"])], int(a["id"])))
-        owners = np.array([position[int(a["image_id"])] for a in kept], dtype=np.int64)
+        kept.sort(key=lambda a: (position[_image_id(a["image_id"])], int(a["id"])))
+        owners = np.array([position[_image_id(a["image_id"])] for a in kept], dtype=np.int64)
         records: list[dict[str, Any]] = []
         for annotation, owner in zip(kept, owners, strict=True):
             height, width = sizes[owner].tolist()
@@ -132,7 +136,7 @@ class AnnotationStore:
         ]
         counts_per_image = np.bincount(owners, minlength=len(images))
         return cls(
-            image_ids=np.array(list(position), dtype=np.int64),
+            image_ids=np.array(list(position), dtype=None if position else np.int64),
             sizes=sizes.reshape(-1, 2),
             names=PackedBytes.pack(str(i["file_name"]).encode() for i in images),
             offsets=np.concatenate([[0], np.cumsum(counts_per_image)]).astype(np.int64),
@@ -196,7 +200,7 @@ class AnnotationStore:
         annotations = [
             {
                 "id": number,
-                "image_id": int(self.image_ids[owner]),
+                "image_id": self.image_ids[owner].item(),
                 "category_id": category_map.ids[label],
                 "iscrowd": int(crowd),
                 "area": area,

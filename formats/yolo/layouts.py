@@ -11,6 +11,7 @@ from structures import DataProblems, Problem
 
 _NAMES = {"train": ("train", "train2017"), "val": ("val", "valid", "val2017"), "test": ("test",)}
 _PATTERNS = ("images/{}", "{}/images")  # Ultralytics' folders and Roboflow's
+_SHOWN = 10  # class numbers in a note
 _CLASS_FILES = ("classes.txt", "labels/classes.txt", "labels/train/classes.txt")
 
 
@@ -54,7 +55,7 @@ def find_set(root: Path) -> FoundSet:
         raise _fault(root, f"has {held}", "write a data.yaml that names the folders to use")
     names, source = _class_names(root, found[0])
     entries = {split: [folder] for split, folder in found[0].items()}
-    note = f"{root} has no data.yaml; it has {', '.join(found[0].values())}, classes {source}"
+    note = f"{root} has no data.yaml; it has {', '.join(found[0].values())}, and classes {source}"
     return FoundSet(YoloSet(root, root, names, entries), (note,))
 
 
@@ -87,7 +88,9 @@ def _class_names(root: Path, folders: dict[str, str]) -> tuple[dict[int, str], s
     used = {number for folder in folders.values() for number in _used(root, folder)}
     if not used:
         raise _fault(root, "has no data.yaml, and no label file has an object", "write a data.yaml")
-    return {n: str(n) for n in sorted(used)}, f"{sorted(used)[:10]} are named by their numbers"
+    named = {number: str(number) for number in sorted(used)}
+    shown = ", ".join([*named.values()][:_SHOWN]) + (", ..." if len(named) > _SHOWN else "")
+    return named, f"named by their numbers: {shown}"
 
 
 def _used(root: Path, folder: str) -> Iterator[int]:

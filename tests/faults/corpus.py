@@ -1,9 +1,18 @@
 """All cases, and the cases that also run in a separate process."""
 
-from tests.faults import annotations, bags, checkpoints, configs, features, predictions, yolo
+from tests.faults import (
+    annotations,
+    bags,
+    checkpoints,
+    configs,
+    features,
+    foreign,
+    predictions,
+    yolo,
+)
 from tests.faults.case import Case
 
-KINDS = (annotations, yolo, predictions, bags, features, configs, checkpoints)
+KINDS = (annotations, yolo, foreign, predictions, bags, features, configs, checkpoints)
 CASES: list[Case] = [case for kind in KINDS for case in kind.CASES]
 
 # One case per command.
