@@ -80,3 +80,15 @@ def test_problems_come_unharmed_out_of_another_process():
     error = DataProblems(problems)
     again = pickle.loads(pickle.dumps(error))
     assert str(again) == str(error) and again.problems == tuple(problems)
+
+
+def test_repaired_records_are_counted_apart_with_a_few_examples(caplog):
+    mended = [odd(number).mended("made even") for number in range(5)]
+    found = settle([odd(9), *mended], "repair")
+    assert [problem.repaired for problem in found] == [False, *[True] * 5]
+    assert "1 problem(s) skipped" in caplog.text
+    assert "5 problem(s) repaired (5 x width ... in ... is odd)" in caplog.text
+    assert caplog.text.count("is odd; repaired: made even") == 3
+    assert mended[0].to_dict()["repaired"] is True
+    assert "repaired" not in odd(1).to_dict()
+    assert odd(1).mendable().remedy == "make it even, or use bad_data: repair"

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+import evaluate
+from datamodules.seg.coco import CocoDataModule
 from datamodules.seg.digit_scenes import DigitScenesDataModule
 from engine.deploy.checked_coco import image_folder_of, read_to_predict
 from engine.deploy.predict import predict_coco
@@ -93,3 +95,59 @@ def test_a_checkpoint_of_other_classes_is_refused(folder, truth, images):
     content, _ = read_to_predict(file, images)
     with pytest.raises(ValueError, match="is 'pear' here"):
         predict_coco(folder / "one.ckpt", file, images, truth=content)
+
+
+def test_text_ids_give_the_scores_of_integers(folder, truth, images, tmp_path):
+    """The numbers have the same width, so that texts and integers have the same order."""
+
+    def renamed(content):
+        for image in content["images"]:
+            image["id"] = f"picture/{image['id']:06}"
+        for annotation in content["annotations"]:
+            annotation["image_id"] = f"picture/{annotation['image_id']:06}"
+
+    file, outs = altered(truth, renamed), [tmp_path / "a.json", tmp_path / "b.json"]
+    rows = [predict_coco(folder / "one.ckpt", each, images).rows for each in (truth, file)]
+    assert [row["image_id"] for row in rows[1]] == [f"picture/{r['image_id']:06}" for r in rows[0]]
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps(rows[1]))
+    for out, annotations, source in (
+        (outs[0], truth, ["--ckpt", folder / "one.ckpt"]),
+        (outs[1], file, ["--predictions", results]),
+    ):
+        words = ["coco", *source, "--annotations", annotations, "--images", images, "--out", out]
+        assert evaluate.main([*map(str, words)]) == 0
+    first, second = (json.loads(out.read_text())["metrics"] for out in outs)
+    assert first == second
+
+
+def test_evaluation_repairs_as_training_does(folder, truth, images, tmp_path, capsys):
+    def spoil(content):
+        first, second, third = content["annotations"][:3]
+        first["segmentation"] = [[1, 1, 4, 4], [-20, 5, 30, 5, 30, 40, -20, 40]]
+        del second["bbox"]
+        third["segmentation"]["size"] = [1, 1]
+
+    file = altered(truth, spoil)
+    out = tmp_path / "out.json"
+    words = ["coco", "--ckpt", folder / "one.ckpt", "--annotations", file, "--images", images]
+    words = [*map(str, [*words, "--out", out, "--bad-data", "repair"])]
+    assert evaluate.main(words) == 0
+    record = json.loads(out.read_text())
+    assert (record["skipped"], record["repaired"]) == ({str(file): 1}, {str(file): 2})
+    assert f"repaired: 2 problem(s) of {file}" in capsys.readouterr().out
+    content, _ = read_to_predict(file, images, "repair")
+    paths = {"train_annotations": file, "train_images": images}
+    trained = CocoDataModule(**paths, bad_data="repair").ground_truth("train")["annotations"]
+    assert [a["id"] for a in trained] == [a["id"] for a in content["annotations"]]
+    assert [a["bbox"] for a in trained] == [a["bbox"] for a in content["annotations"]]
+    assert trained[0]["bbox"] == [0, 5, 30, 35]
+    assert len(trained) == len(json.loads(truth.read_text())["annotations"]) - 1
+
+
+@pytest.mark.parametrize("inside", ["images/train2017", "train2017"])
+def test_the_folder_of_the_images_follows_from_the_layout(tmp_path, inside):
+    (tmp_path / inside).mkdir(parents=True)
+    file = tmp_path / "annotations" / "instances_train2017.json"
+    assert image_folder_of(file) == tmp_path / inside
+    assert image_folder_of(tmp_path / "valid" / "_annotations.coco.json") == tmp_path / "valid"

@@ -148,6 +148,46 @@ def test_what_cannot_be_left_out_is_listed_beside_the_rest(faulty, tmp_path, cap
     assert "error: 16 problem(s), listed above; fix them\n" in capsys.readouterr().err
 
 
+def test_repair_keeps_what_skip_leaves_out(faulty, tmp_path, capsys):
+    out = tmp_path / "out.json"
+    assert check(*TINY, "--data.root", tmp_path, "--out", out) == 2
+    assert "mend what can be mended by --data.bad_data repair" in capsys.readouterr().err
+    remedies = [p["remedy"] for p in json.loads(out.read_text())["problems"]]
+    assert sum("or use bad_data: repair" in remedy for remedy in remedies) == 2
+    words = ["--data.root", tmp_path, "--data.bad_data", "repair", "--out", out]
+    assert check(*TINY, *words) == 0
+    shown = capsys.readouterr().out
+    assert "repaired: 1 x bbox ... has no area; 1 x area is ..." in shown
+    assert "repaired: computed the box" in shown and "not repaired: " in shown
+    record = json.loads(out.read_text())
+    assert record["counts"]["train"]["left_out_annotations"] == 10
+    assert record["counts"]["train"]["repaired_annotations"] == 2
+    mended = [p["annotation"] for p in record["problems"] if p.get("repaired")]
+    assert mended == [4, 12]
+
+
+def test_boxes_of_coco_without_area_do_not_stop_a_run(tmp_path, capsys):
+    """The two of train2017, as they are there but for their place."""
+    first = {"segmentation": [[9.5, 8.33, 9.5, 8.33, 10.53, 8.33, 10.53, 8.33]], "area": 0.0}
+    second = {"segmentation": [[9.98, 18.56, 15.52, 18.56, 15.52, 18.56, 11.09, 18.56]]}
+    flat = [
+        one(918, 1, **first, bbox=[9.5, 8.33, 1.03, 0.0]),
+        one(2206849, 2, **second, bbox=[9.98, 18.56, 5.54, 0.0], area=0.0),
+    ]
+    categories = [{"id": 1, "name": "a"}]
+    train_file = write(tmp_path, "train", [one(1, 1), *flat], categories)
+    write(tmp_path, "val", [one(1, 1)], categories)
+    out = tmp_path / "out.json"
+    assert check(*TINY, "--data.root", tmp_path, "--out", out) == 0
+    shown = capsys.readouterr().out
+    assert "no problem found" in shown
+    text = "2 annotation(s) whose box and mask have no area are left out: 918, 2206849"
+    record = json.loads(out.read_text())
+    assert record["notes"] == [f"{train_file}: {text}"]
+    assert record["counts"]["train"]["left_out_annotations"] == 2
+    assert text in shown
+
+
 @pytest.mark.slow
 def test_training_stops_at_the_same_faults_and_goes_on_without_them(faulty, tmp_path, capsys):
     fit = ["fit", *TINY, "--data.root", str(tmp_path), "--runs_dir", str(tmp_path)]

@@ -129,3 +129,19 @@ def test_real_masks_equal_those_of_pycocotools(shared_data, name):
         assert annotation["area"] == original["area"]
         assert annotation["bbox"] == original["bbox"]
         assert annotation["category_id"] == original["category_id"]
+
+
+def test_ids_of_images_may_be_texts(small_coco):
+    names = {image["id"]: f"picture {image['id']}" for image in small_coco["images"]}
+    for image in small_coco["images"]:
+        image["id"] = names[image["id"]]
+    for annotation in small_coco["annotations"]:
+        annotation["image_id"] = names[annotation["image_id"]]
+    labels = {category["id"]: n for n, category in enumerate(small_coco["categories"])}
+    store = AnnotationStore.from_coco(small_coco, labels)
+    assert store.image_ids.tolist() == sorted(names.values())
+    back = store.to_coco(CategoryMap(tuple(labels), tuple(map(str, labels))))
+    assert [image["id"] for image in back["images"]] == sorted(names.values())
+    owners = {a["id"]: a["image_id"] for a in small_coco["annotations"]}
+    assert {a["id"]: a["image_id"] for a in back["annotations"]} == owners
+    assert json.loads(json.dumps(back)) == back
