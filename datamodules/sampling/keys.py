@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Sampler
 
+from datamodules.sampling.repeats import Repeats, occurrences
 from structures import processes
 
 
@@ -18,16 +19,24 @@ class SampleKey:
 
     Attributes:
         index: fixed number of the item in its data set.
-        epoch: seeds the random choices of the sample together with the index.
+        epoch: seeds the random choices of the sample together with the index, see ``draw``.
         size: short side in pixels drawn for the batch, or None.
         neighbours: numbers of other items nearby in the order of the epoch, for samples composed
             of several items; they do not depend on the number of processes and workers.
+        occurrence: how many times the epoch had the item before, 0 unless items are repeated.
     """
 
     index: int
     epoch: int = 0
     size: int | None = None
     neighbours: tuple[int, ...] = ()
+    occurrence: int = 0
+
+    @property
+    def draw(self) -> tuple[int, ...]:
+        """Numbers that, with a seed, determine the random choices of the sample."""
+        first = (self.epoch, self.index)
+        return (*first, self.occurrence) if self.occurrence else first
 
 
 def keyed_generator(purpose: int, *key: int) -> np.random.Generator:
@@ -116,10 +125,12 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
         short_sides: lengths of which one is drawn for every step, for ``SampleKey.size``.
         window: smallest number of items in ``SampleKey.neighbours`` (fewer if the data set is too
             small), see `neighbouring_places`.
+        repeats: average number of times an epoch has each of ``items``, at least 1; None for once.
+            All epochs have the same length (`datamodules.sampling.repeats`).
 
     Raises:
-        ValueError: a size is below 1, there are no items, the number of groups differs from the
-            number of items, or there are fewer items than one training step takes.
+        ValueError: a size is below 1, there are no items, the number of groups or factors differs
+            from the number of items, or there are fewer items than one training step takes.
     """
 
     def __init__(
@@ -133,6 +144,7 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
         groups: Sequence[int] | None = None,
         short_sides: Sequence[int] | None = None,
         window: int = 0,
+        repeats: Sequence[float] | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -140,6 +152,8 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
             raise ValueError("there are no items to make batches from")
         if groups is not None and len(groups) != len(items):
             raise ValueError(f"{len(groups)} group numbers for {len(items)} items")
+        if repeats is not None and len(repeats) != len(items):
+            raise ValueError(f"{len(repeats)} repeat factors for {len(items)} items")
         self._items = np.asarray(items, dtype=np.int64)
         self._groups = None if groups is None else np.asarray(groups, dtype=np.int64)
         self._per_process = batch_size
@@ -148,6 +162,7 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
         self._drop = drop_last
         self._short_sides = list(short_sides) if short_sides else None
         self._window = window
+        self._repeats = None if repeats is None else Repeats(repeats)
         self._epoch = 0
 
     @property
@@ -159,9 +174,14 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
         """Choose the epoch that the next iteration produces."""
         self._epoch = epoch
 
+    @property
+    def _count(self) -> int:
+        """Number of items in an epoch, before those that do not fill a step are left out."""
+        return self._items.size if self._repeats is None else self._repeats.total
+
     def __len__(self) -> int:
         rank, world = processes.rank_and_world_size()
-        count = self._items.size
+        count = self._count
         if self._drop:
             self._check_steps(world)
             return int(count // (self._per_process * world))
@@ -171,9 +191,9 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
 
     def _check_steps(self, world: int) -> None:
         needed = self._per_process * world
-        if self._items.size < needed:
+        if self._count < needed:
             raise ValueError(
-                f"{self._items.size} training items do not fill one step of {self._per_process} "
+                f"{self._count} training items do not fill one step of {self._per_process} "
                 f"items on each of {world} processes; lower the batch size"
             )
 
@@ -186,8 +206,9 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
 
     def _order(self, step: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
         """Return positions in ``items``; each ``step`` of them form the batches of a step."""
-        count = self._items.size
-        order = rng.permutation(count) if self._shuffle else np.arange(count)
+        rows = np.arange(self._items.size) if self._repeats is None else self._repeats.draw(rng)
+        order = rng.permutation(rows) if self._shuffle else rows
+        order = order[: self._count]
         if self._groups is None:
             return order
         batches: list[tuple[int, npt.NDArray[np.int64]]] = []
@@ -213,6 +234,7 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
         else:
             self._check_order(world)
             rank %= -(-order.size // step)  # repeat another process's batch if none is left
+        earlier = np.zeros_like(order) if self._repeats is None else occurrences(order)
         for number, start in enumerate(range(0, order.size, step)):
             size = None
             if self._short_sides is not None:
@@ -223,7 +245,8 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
             elif number % world != rank:
                 continue
             yield [
-                SampleKey(int(order[p]), epoch, size, self._near(order, p, step)) for p in places
+                SampleKey(int(order[p]), epoch, size, self._near(order, p, step), int(earlier[p]))
+                for p in places
             ]
 
     def _near(self, order: npt.NDArray[np.int64], place: int, step: int) -> tuple[int, ...]:

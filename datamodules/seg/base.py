@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
@@ -21,9 +22,11 @@ from datamodules.seg.collate import collate_images
 from datamodules.seg.dataset import ImageSource, SegDataset
 from datamodules.seg.mosaic import MosaicDataset
 from datamodules.seg.mosaic_options import MosaicOptions
+from datamodules.seg.repeated_images import image_repeats
 from datamodules.transforms.augment import Augmentation
 from structures import AnnotationPolicy, CategoryMap, DataProblems, Problem, SegBatch
 
+Ints = npt.NDArray[np.int64]
 Split = Literal["train", "val", "test", "predict"]
 
 LARGEST_SCALE = 16.0  # same limit as in `models.seg.inference.predict` (A256)
@@ -46,6 +49,12 @@ def _start_worker(worker_id: int) -> None:
     import cv2
 
     cv2.setNumThreads(0)  # the workers already share the cores
+
+
+def _check_positive(**given: float | None) -> None:
+    for name, value in given.items():
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{name} must be positive, got {value}")
 
 
 def run_epochs(trainer: pl.Trainer, batches: int) -> int | None:
@@ -89,6 +98,9 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
         mask_stride: pixels per cell of the masks in a batch.
         size_multiple: padded sides are rounded up to a multiple of this.
         filter_empty: leave images without a (non-crowd) instance out of training.
+        repeat_threshold: share of the training images, such as 0.001, below which a class is rare;
+            images with a rare class are repeated within an epoch (`datamodules.sampling.repeats`).
+            None for no repetition.
         mosaic: compose each training sample of several images, see ``MosaicOptions``; None for
             one image per sample. ``train_short_sides`` are then the sides of the square sample
             (multi-scale training), and ``scale`` and ``max_long_side`` apply to evaluation only.
@@ -124,25 +136,25 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
         mask_stride: int = 1,
         size_multiple: int = 32,
         filter_empty: bool = False,
+        repeat_threshold: float | None = None,
         mosaic: MosaicOptions | None = None,
         bad_data: AnnotationPolicy = "error",
     ) -> None:
         super().__init__()
-        positive = {
-            "batch_size": batch_size,
-            "eval_batch_size": eval_batch_size,
-            "eval_short_side": eval_short_side,
-            "max_long_side": max_long_side,
-            "scale": scale,
-            "mask_stride": mask_stride,
-            "size_multiple": size_multiple,
-            "train_short_sides": min(train_short_sides or [1]),
-        }
-        for name, value in positive.items():
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} must be positive, got {value}")
+        _check_positive(
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            eval_short_side=eval_short_side,
+            max_long_side=max_long_side,
+            scale=scale,
+            mask_stride=mask_stride,
+            size_multiple=size_multiple,
+            train_short_sides=min(train_short_sides or [1]),
+        )
         if scale > LARGEST_SCALE:
             raise ValueError(f"scale is a factor in (0, {LARGEST_SCALE:g}], got {scale:g}")
+        if repeat_threshold is not None and not 0 < repeat_threshold <= 1:
+            raise ValueError(f"repeat_threshold is a share in (0, 1], got {repeat_threshold}")
         for name, value in (("num_workers", num_workers), ("seed", seed)):
             if value < 0:
                 raise ValueError(f"{name} must not be negative, got {value}")
@@ -159,6 +171,7 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
         self.mask_stride = mask_stride
         self.size_multiple = size_multiple
         self.filter_empty = filter_empty
+        self.repeat_threshold = repeat_threshold
         self.mosaic = mosaic
         if mosaic is not None:
             mosaic.check_side(max(train_short_sides or [mosaic.size]))
@@ -166,6 +179,7 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
         self.problems: tuple[Problem, ...] = ()
         self.notes: tuple[str, ...] = ()
         self._augmentation: Augmentation | None = None
+        self._objects: tuple[Ints, Ints] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -176,6 +190,12 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
     def class_names(self) -> list[str]:
         """Name of each class, indexed by label."""
         return list(self.category_map.names)
+
+    def train_objects(self) -> tuple[Ints, Ints]:
+        """Return images and labels, (M,) each, of the training instances that can be learnt."""
+        if self._objects is None:
+            self._objects = self.source("train").objects()
+        return self._objects
 
     @abstractmethod
     def source(self, split: Split) -> ImageSource:
@@ -315,6 +335,10 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
                 "filter_empty: false or check the annotations"
             )
         sizes = source.sizes()[items] if self.group_by_aspect else None
+        repeats = None
+        if self.repeat_threshold is not None:
+            objects, names = self.train_objects(), self.class_names
+            repeats = image_repeats(objects, items, names, self.repeat_threshold)
         return EpochBatchSampler(
             items.tolist(),
             self.batch_size,
@@ -324,6 +348,7 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
             groups=None if sizes is None else (sizes[:, 1] >= sizes[:, 0]).astype(int).tolist(),
             short_sides=self.train_short_sides,
             window=0 if self.mosaic is None else self.mosaic.window,
+            repeats=repeats,
         )
 
     def train_dataloader(self) -> DataLoader[SegBatch]:

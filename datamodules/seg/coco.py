@@ -60,6 +60,10 @@ class CocoSource:
         """Return the (n,) number of non-crowd instances in each image."""
         return self.store.counts()
 
+    def objects(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return (M,) images and (M,) labels of the instances that can be learnt."""
+        return self.store.objects()
+
 
 class CocoDataModule(SegDataModule):
     """COCO instances JSON with a folder of images.

@@ -59,6 +59,13 @@ class ImageSource(Protocol):
         """Return the (n,) number of non-crowd instances in each image."""
         ...
 
+    def objects(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return (M,) images and (M,) labels of the instances that can be learnt.
+
+        These are all except crowds and instances without a pixel.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class SegDataset(Dataset[SegBatch]):
@@ -97,7 +104,7 @@ class SegDataset(Dataset[SegBatch]):
         original = (annotated.image.shape[0], annotated.image.shape[1])
         image, maps = annotated.image, annotated.maps
         if self.augmentation is not None:
-            rng = keyed_generator(AUGMENT_PURPOSE, self.seed, key.epoch, key.index)
+            rng = keyed_generator(AUGMENT_PURPOSE, self.seed, *key.draw)
             image, maps = augment_named(self.augmentation, image, maps, rng, annotated.name)
         short_side = self.short_side if key.size is None else key.size
         size = target_size(maps.size, short_side, self.scale, self.max_long_side)

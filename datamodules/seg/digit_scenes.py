@@ -85,6 +85,12 @@ class DigitSceneSource:
         """Return the (n,) number of annotated digits in each scene. Draws every scene."""
         return np.array([len(self.read(i).labels) for i in range(self.count)], dtype=np.int64)
 
+    def objects(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return (M,) scenes and (M,) labels of the annotated digits. Draws every scene."""
+        labels = [self.read(index).labels for index in range(self.count)]
+        images = np.repeat(np.arange(self.count, dtype=np.int64), list(map(len, labels)))
+        return images, np.concatenate(labels)
+
 
 def _digits(chosen: Sequence[int] | None, name: str) -> tuple[int, ...]:
     digits = tuple(range(10)) if chosen is None else tuple(sorted(set(chosen)))

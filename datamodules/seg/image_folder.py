@@ -56,6 +56,10 @@ class ImageFolderSource:
         """Return (n,) zeros, because there are no annotations."""
         return np.zeros(len(self), dtype=np.int64)
 
+    def objects(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return two empty arrays, because there are no annotations."""
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+
 
 class ImageFolderDataModule(SegDataModule):
     """The images of a folder, or a single image, for ``predict`` only.

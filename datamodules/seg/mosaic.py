@@ -103,7 +103,7 @@ class MosaicDataset(Dataset[SegBatch]):
             targets = cutout_targets([x.cutout for x in kept], canvas.size, self.mask_stride)
         else:
             maps = join_cutouts([x.cutout for x in kept], canvas.size)
-            rng = keyed_generator(AUGMENT_PURPOSE, self.seed, key.epoch, key.index)
+            rng = keyed_generator(AUGMENT_PURPOSE, self.seed, *key.draw)
             image, maps = augment_named(self.augmentation, image, maps, rng, own.name)
             targets = maps.targets(self.mask_stride)
         chosen = targets.keep
@@ -124,7 +124,7 @@ class MosaicDataset(Dataset[SegBatch]):
     def _compose(self, key: SampleKey, own: CachedImage) -> Canvas:
         """Return the canvas of a key before the changes of the whole canvas."""
         options = self.options
-        rng = keyed_generator(_MOSAIC_PURPOSE, self.seed, key.epoch, key.index)
+        rng = keyed_generator(_MOSAIC_PURPOSE, self.seed, *key.draw)
         side = options.size if key.size is None else key.size
         colours = draw_colours(rng, options.hsv)
         mirrored = mirror(side, *self._draw_flips(rng))

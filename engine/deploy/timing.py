@@ -120,6 +120,10 @@ class NoiseSource:
         """Return (n,) zeros."""
         return np.zeros(len(self), dtype=np.int64)
 
+    def objects(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return two empty arrays."""
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+
 
 def timed_models(
     checkpoints: Sequence[Path],

@@ -173,6 +173,12 @@ class AnnotationStore:
         owners = np.repeat(np.arange(len(self)), np.diff(self.offsets))
         return np.bincount(owners[~self.crowd], minlength=len(self)).astype(np.int64)
 
+    def objects(self) -> tuple[Ints, Ints]:
+        """Return images and labels, (K,) each, of annotations with a pixel, except crowds."""
+        owners = np.repeat(np.arange(len(self)), np.diff(self.offsets))
+        kept = ~self.crowd & (self.pixels > 0)
+        return owners[kept].astype(np.int64), self.labels[kept]
+
     def count_degenerate(self) -> int:
         """Return the number of annotations whose mask has no pixel."""
         return int((self.pixels == 0).sum())
