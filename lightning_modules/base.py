@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import pytorch_lightning as pl
 import torch
@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from formats.weights.files import load_weights
+from lightning_modules.freezing import freeze_parameters, keep_statistics
 from lightning_modules.item_losses import ItemLosses
 from lightning_modules.resuming import (
     Stateful,
@@ -46,6 +47,7 @@ class TrainedModule(pl.LightningModule):
         backbone_lr_mult: factor on the learning rate of ``model.backbone``'s parameters.
         init_from: file of weights to start from; a parameter that does not fit is reported and
             keeps its initial value.
+        freeze: name patterns of parameters that are not trained, see ``freeze_parameters``.
     """
 
     # Names of metrics that can be monitored, with wildcards; empty if they are only known once
@@ -72,6 +74,7 @@ class TrainedModule(pl.LightningModule):
         loss_weights: dict[str, float] | None,
         backbone_lr_mult: float,
         init_from: str | None,
+        freeze: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -88,6 +91,20 @@ class TrainedModule(pl.LightningModule):
         if init_from is not None:
             report = load_weights(self.model, init_from)
             rank_zero_info(f"{report}")
+        self.frozen = tuple(freeze or ())
+        self.apply_freeze()
+
+    def apply_freeze(self) -> None:
+        """Freeze what ``freeze`` names; a subclass that chooses parameters calls it afterwards."""
+        freeze_parameters(self.model, self.frozen)
+        keep_statistics(self.model, self.frozen)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all parts but the norms of frozen ones, which stay in eval mode."""
+        super().train(mode)
+        if mode:
+            keep_statistics(self.model, self.frozen)
+        return self
 
     def training_loss(
         self, terms: Mapping[str, Tensor], sample_ids: Iterable[object], size: int

@@ -64,7 +64,8 @@ class MHIMModule(StagedMILModule):
         learner.setdefault("init_args", {})
         weights = dict(arguments.get("loss_weights") or {})
         weights.pop("consistency", None)
-        arguments.pop("init_from", None)  # weights of a student and its teacher
+        for name in ("init_from", "freeze"):  # weights and names of a student and its teacher
+            arguments.pop(name, None)
         arguments |= {"model": learner, "loss_weights": weights or None}
         return {"class_path": "lightning_modules.mil.MILModule", "init_args": arguments}
 

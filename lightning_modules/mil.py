@@ -39,6 +39,7 @@ class MILModule(TrainedModule):
         loss_weights: factor of each loss term, 1 where a term is not named.
         backbone_lr_mult: factor on the learning rate of ``model.backbone``.
         init_from: file of weights to start from.
+        freeze: patterns of the names of parameters that are not trained, such as ``embed.*``.
 
     Raises:
         TypeError: ``model`` does not follow `MILModel`, or has a training protocol of its own.
@@ -59,6 +60,7 @@ class MILModule(TrainedModule):
         loss_weights: dict[str, float] | None = None,
         backbone_lr_mult: float = 1.0,
         init_from: str | None = None,
+        freeze: list[str] | None = None,
     ) -> None:
         if not isinstance(model, MILModel):
             raise TypeError(f"{type(model).__name__} is not a MILModel: it needs task and losses")
@@ -73,6 +75,7 @@ class MILModule(TrainedModule):
             loss_weights=loss_weights,
             backbone_lr_mult=backbone_lr_mult,
             init_from=init_from,
+            freeze=freeze,
         )
         self.choose_threshold = threshold == "youden"
         self.given_threshold = float(threshold) if isinstance(threshold, int | float) else None

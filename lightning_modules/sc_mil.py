@@ -61,6 +61,7 @@ class SCMILModule(StagedMILModule):
             model.requires_grad_(False)
             for name in model.parts.head:
                 model.learner.get_parameter(name).requires_grad_()
+            self.apply_freeze()
             # A weight of the first stage's term, which the second stage lacks, is no error here.
             self.loss_weights = {n: w for n, w in self.loss_weights.items() if n != "contrastive"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 from evaluation.seg.coco import CocoEvaluator
 from evaluation.seg.coco_scores import AREAS, CocoScores
 from lightning_modules.base import OptimizerFactory, SchedulerFactory, TrainedModule
+from lightning_modules.class_weights import check_weights, resolve_class_weights
 from lightning_modules.item_losses import ItemLosses
 from models.seg.inference.predict import InferenceOptions, predict
-from models.seg.protocol import SegModel
+from models.seg.protocol import SegModel, UsesClassWeights
 from structures import CategoryMap, Instances, SegBatch
 from structures.processes import gather_to_all
 
@@ -37,10 +39,16 @@ class SegmentationModule(TrainedModule):
         channels_last: keep convolution weights, and so the features, in channels-last memory
             order; faster on most CPUs and GPUs, equal up to rounding.
         init_from: file of weights to start from.
+        freeze: patterns of the names of parameters that are not trained, such as ``backbone.*``;
+            norms that are frozen also keep their running statistics.
+        class_weights: weights of classes in the classification loss: by class name, 1 for the
+            others, or ``balanced`` for inverse frequencies of the training objects, see
+            ``resolve_class_weights``. None for 1.
         inference: tiles and views of validation, test and prediction; None for whole images.
 
     Raises:
-        TypeError: ``model`` does not follow `SegModel`.
+        TypeError: ``model`` does not follow `SegModel`, or it cannot weight classes but should.
+        ValueError: a weight is not positive.
     """
 
     metric_names = (
@@ -71,6 +79,8 @@ class SegmentationModule(TrainedModule):
         eval_backend: Literal["fast", "pycocotools"] = "fast",
         channels_last: bool = False,
         init_from: str | None = None,
+        freeze: list[str] | None = None,
+        class_weights: dict[str, float] | Literal["balanced"] | None = None,
         inference: InferenceOptions | None = None,
     ) -> None:
         if not isinstance(model, SegModel):
@@ -84,9 +94,16 @@ class SegmentationModule(TrainedModule):
             loss_weights=loss_weights,
             backbone_lr_mult=backbone_lr_mult,
             init_from=init_from,
+            freeze=freeze,
         )
         if channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if class_weights is not None:
+            if not isinstance(model, UsesClassWeights):
+                raise TypeError(f"{type(model).__name__} cannot weight classes (class_weights)")
+            check_weights(class_weights)
+        self.class_weights = class_weights
+        self._weights: Tensor | None = None  # of each class, once known
         self.separate_biases = separate_biases
         self.inference = inference
         self.log_val_loss = log_val_loss
@@ -110,7 +127,6 @@ class SegmentationModule(TrainedModule):
             ValueError: the data have other classes, or the precision would convert batches to
                 half precision.
         """
-        del stage
         precision = str(self.trainer.precision)
         if precision.endswith("-true") and precision[:2] not in ("32", "64"):
             raise ValueError(
@@ -122,24 +138,38 @@ class SegmentationModule(TrainedModule):
             return
         if self.category_map is not None:
             self.category_map.check_same(data.category_map, "the checkpoint", "the data")
-            return
-        self.category_map = data.category_map
+        else:
+            self.category_map = data.category_map
+        if stage == "fit" and self.class_weights is not None:
+            counts = functools.partial(_object_counts, data)
+            names = self.category_map.names
+            self._set_weights(resolve_class_weights(self.class_weights, names, counts))
+
+    def _set_weights(self, weights: Tensor) -> None:
+        assert isinstance(self.model, UsesClassWeights)
+        self._weights = weights
+        self.model.set_class_weights(weights)
 
     def facts(self) -> dict[str, Any]:
         """Return the category map and the preprocessing of evaluation, as plain containers."""
         data: Any = getattr(self.trainer, "datamodule", None)
         if self.category_map is None or data is None:
             return {}
+        weights = {} if self._weights is None else {"class_weights": self._weights.tolist()}
         return {
             "category_map": self.category_map.to_dict(),
             "preprocessing": data.evaluation_arguments(),
             "categories": data.category_arguments(),
+            **weights,
         }
 
     def restore_facts(self, facts: Mapping[str, Any]) -> None:
-        """Restore the category map."""
+        """Restore the category map, and the class weights unless the data have set them."""
         if "category_map" in facts:
             self.category_map = CategoryMap.from_dict(facts["category_map"])
+        weights = facts.get("class_weights")
+        if None not in (weights, self.class_weights) and self._weights is None:
+            self._set_weights(torch.tensor(weights))
 
     def training_step(self, batch: SegBatch, batch_idx: int) -> Tensor:
         """Return the weighted sum of the loss terms."""
@@ -206,3 +236,9 @@ class SegmentationModule(TrainedModule):
         self.scores = evaluator.compute(data.ground_truth(split))
         self.results = evaluator.results()
         self.log_metrics(split, self.scores.metrics, headline=("segm_map", "box_map"))
+
+
+def _object_counts(data: Any) -> Tensor:
+    """Return how many training objects each class has, (C,)."""
+    labels = torch.from_numpy(data.train_objects()[1])
+    return labels.bincount(minlength=data.num_classes)

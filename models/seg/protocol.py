@@ -40,6 +40,19 @@ class SegModel(Protocol):
 
 
 @runtime_checkable
+class UsesClassWeights(Protocol):
+    """Segmentation model whose classification loss can weight classes.
+
+    Every example of the loss is multiplied by the weight of its class, background by 1, and the
+    denominator stays what it is without weights (A334).
+    """
+
+    def set_class_weights(self, weights: Tensor) -> None:
+        """Set the weight of each class, (C,) positive."""
+        ...
+
+
+@runtime_checkable
 class TimedSegModel(SegModel, Protocol):
     """Model whose prediction has two parts that can be timed separately.
 

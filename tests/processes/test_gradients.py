@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from lightning_modules.freezing import freeze_parameters
 from models.backbones.timm_fpn import TimmFPN
 from models.mil.abmil import ABMIL
 from models.seg.mask_rcnn import BoxHeadOptions, MaskHeadOptions, MaskRCNN, RPNOptions
@@ -118,11 +119,12 @@ def mask_rcnn():
     return model.double()
 
 
-def mask_rcnn_gradients(rank, world, instances, shares, crowd=()):
-    batch = images(instances, crowd)
-    return gradients(
-        mask_rcnn(), batch if world == 1 else part_of_images(batch, shares[rank]), world
-    )
+def mask_rcnn_gradients(rank, world, instances, shares, crowd=(), weights=None, freeze=()):
+    batch, model = images(instances, crowd), mask_rcnn()
+    if weights is not None:
+        model.set_class_weights(torch.tensor(weights))
+    freeze_parameters(model, freeze)
+    return gradients(model, batch if world == 1 else part_of_images(batch, shares[rank]), world)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +139,15 @@ def mask_rcnn_gradients(rank, world, instances, shares, crowd=()):
 def test_mask_rcnn_on_two(processes, instances, shares, crowd):
     case = {"instances": instances, "shares": shares, "crowd": crowd}
     assert_equal(*processes.beside_one(2, mask_rcnn_gradients, **case))
+
+
+def test_weighted_classes_and_frozen_parts_on_two(processes):
+    """DDP is told of nothing: what is frozen is not among the parameters that it waits for."""
+    case = {"instances": [2, 3, 0, 4], "shares": [[0, 1, 2], [3]]}
+    case |= {"weights": [0.2, 1.0, 5.0], "freeze": ["backbone.*", "rpn.*"]}
+    alone, ranks = processes.beside_one(2, mask_rcnn_gradients, **case)
+    assert_equal(alone, ranks)
+    assert {name.partition(".")[0] for name in alone[0][1]} == {"roi_heads"}
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 
@@ -22,7 +23,7 @@ def beside(path):
     return module
 
 
-def step(rank, world):
+def step(rank, world, weights=None):
     """Return losses and gradients of six images, averaged over the processes."""
     scenes, single = beside("models/seg/conftest.py"), beside("models/seg/yolo/test_losses.py")
     batch, _, _ = scenes.make_scene([(64, 64)] * 6, instances=COUNTS, seed=5)
@@ -34,7 +35,10 @@ def step(rank, world):
     images = torch.tensor(list(own))
     part = join([batch.image(number) for number in own])
     losses = yolo_losses(
-        output._replace(**{n: getattr(output, n)[images] for n in output._fields[:4]}), part, 3
+        output._replace(**{n: getattr(output, n)[images] for n in output._fields[:4]}),
+        part,
+        3,
+        class_weights=None if weights is None else torch.tensor(weights),
     )
     found = torch.autograd.grad(sum(losses.values()), tuple(output[:4]))
     values = torch.stack([losses[name].detach() for name in sorted(losses)])
@@ -54,9 +58,10 @@ def join(parts):
     return dataclasses.replace(parts[0], **joined, image_ids=sum((p.image_ids for p in parts), ()))
 
 
-def test_averaged_gradients_are_those_of_one_process(processes, world):
+@pytest.mark.parametrize("weights", [None, [0.2, 1.0, 5.0]], ids=["plain", "weighted classes"])
+def test_averaged_gradients_are_those_of_one_process(processes, world, weights):
     """The last process has no object at all; a denominator of its own would weigh it wrongly."""
-    (values, gradients), ranks = processes.beside_one(world, step)
+    (values, gradients), ranks = processes.beside_one(world, step, weights=weights)
     for found, theirs in ranks:
         torch.testing.assert_close(torch.tensor(found), torch.tensor(values))
         for one, other in zip(theirs, gradients, strict=True):

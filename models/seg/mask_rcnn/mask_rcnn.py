@@ -127,6 +127,14 @@ class MaskRCNN(nn.Module):
         )
         return reduce_terms(terms, reduction)
 
+    def set_class_weights(self, weights: Tensor) -> None:
+        """Weight the regions of ``classifier`` by their class, background by 1 (A334).
+
+        Args:
+            weights: (C,) positive.
+        """
+        self.roi_heads.class_weights = F.pad(weights, (1, 0), value=1.0)
+
     @torch.no_grad()
     def predict(self, batch: SegBatch) -> list[Instances]:
         """Return up to ``max_dets`` detections of each image in its original frame."""

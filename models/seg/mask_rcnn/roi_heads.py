@@ -61,6 +61,7 @@ class RoIHeads(nn.Module):
     ) -> None:
         super().__init__()
         self.box, self.mask = box, mask
+        self.class_weights: Tensor | None = None  # (C + 1,), the first of the background
         self.box_coder = BoxCoder(weights=(10.0, 10.0, 5.0, 5.0))
         self.sampler = RoISampler(box, mask.max_rois_per_image)
         if box.head == "mlp":
@@ -102,6 +103,8 @@ class RoIHeads(nn.Module):
         logits, deltas = self._classify(pyramid, sample.regions)
         image = sample.regions[:, 0].long()
         classifier = F.cross_entropy(logits, sample.labels, reduction="none")
+        if self.class_weights is not None:
+            classifier = classifier * self.class_weights.to(classifier)[sample.labels]
         positive = sample.labels.nonzero().flatten()
         box = F.smooth_l1_loss(
             deltas[positive, sample.labels[positive]],

@@ -91,6 +91,7 @@ def yolo_losses(
     num_classes: int,
     options: YOLOLossOptions = _DEFAULT,
     reduction: Reduction = "mean",
+    class_weights: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Return the terms ``box``, ``class``, ``dfl`` and ``mask``, without gains.
 
@@ -103,6 +104,8 @@ def yolo_losses(
         options: options of assignment and masks.
         reduction: ``mean`` gives scalars, with denominators counted over all processes; ``none``
             gives (B,) values, each equal to the scalar of a batch of that image alone.
+        class_weights: (C,), factor of ``class`` for the anchors of each class's objects; other
+            anchors, and S, are not weighted (A334). None for 1.
 
     Returns:
         Losses in at least float32, also for half-precision outputs and under autocast.
@@ -133,7 +136,7 @@ def yolo_losses(
     mask = _mask_losses(output, batch, truth, positives, options)
     terms = {
         "box": LossTerm(sum_by_image(box, images, len(batch)), score_sum),
-        "class": LossTerm(_class_loss(output, truth, positives, images), score_sum),
+        "class": LossTerm(_class_loss(output, truth, positives, class_weights), score_sum),
         "dfl": LossTerm(sum_by_image(focal, images, len(batch)), score_sum),
         "mask": LossTerm(sum_by_image(mask, images, len(batch)), number),
     }
@@ -159,7 +162,9 @@ def _truth(batch: SegBatch) -> _Truth:
     return _Truth(objects, rows, boxes[crowd], images[crowd])
 
 
-def _class_loss(output: YOLOOutput, truth: _Truth, positives: Positives, images: Tensor) -> Tensor:
+def _class_loss(
+    output: YOLOOutput, truth: _Truth, positives: Positives, weights: Tensor | None
+) -> Tensor:
     """Return (B,): sum over anchors and classes of softplus(z) - q z, which is the BCE."""
     logits = at_least_float32(output.class_logits)
     batch, anchors, _ = logits.shape
@@ -171,7 +176,12 @@ def _class_loss(output: YOLOOutput, truth: _Truth, positives: Positives, images:
         kept[positives.rows] = True
         base = base * kept.view(batch, anchors)
     labels = truth.objects.labels[positives.objects]
+    images = truth.objects.images[positives.objects]
     wanted = logits.flatten(0, 1)[positives.rows, labels] * positives.scores
+    if weights is not None:
+        own = weights.to(logits)[labels]
+        factors = torch.ones_like(base).flatten().index_put((positives.rows,), own)
+        base, wanted = base * factors.view(batch, anchors), wanted * own
     return base.sum(dim=1) - sum_by_image(wanted, images, batch)
 
 

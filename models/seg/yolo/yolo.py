@@ -115,6 +115,7 @@ class YOLOSeg(nn.Module):
         convert_norm(self.neck, norm)
         convert_norm(self.head, norm)
         self.num_classes, self.loss, self.pad_value = num_classes, loss, pad_value
+        self._class_weights: Tensor | None = None
         self._normalises = any(image_mean) or set(image_std) != {1.0}
         self.register_buffer("_mean", torch.tensor(image_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("_std", torch.tensor(image_std).view(3, 1, 1), persistent=False)
@@ -155,7 +156,17 @@ class YOLOSeg(nn.Module):
             ValueError: see ``yolo_losses``.
         """
         padded = pad_batch(batch, self.pad_value)
-        return yolo_losses(self(padded.images), padded, self.num_classes, self.loss, reduction)
+        output = self(padded.images)
+        options = (self.num_classes, self.loss, reduction, self._class_weights)
+        return yolo_losses(output, padded, *options)
+
+    def set_class_weights(self, weights: Tensor) -> None:
+        """Weight the positive anchors of ``class`` by their object's class (A334).
+
+        Args:
+            weights: (C,) positive.
+        """
+        self._class_weights = weights
 
     def convert_weights(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return weights with the names of this network; YOLOv8-seg's are renamed (A248).

@@ -79,6 +79,22 @@ def test_the_command_takes_values_and_says_how_it_trained(config, data, tmp_path
     assert "does not follow ['max_step']" in capsys.readouterr().err
 
 
+def test_folds_train_what_is_not_frozen(config, data, tmp_path):
+    recipe = config(("model.init_args.freeze", ["embed.*"]))
+    together = cross_validate(recipe, data, num_folds=3, repeats=1)
+    apart = cross_validate(recipe, data, num_folds=3, repeats=1, together=False)
+    assert together.training == "folds trained together"
+    np.testing.assert_allclose(together.probabilities, apart.probabilities, rtol=0, atol=1e-6)
+    free = cross_validate(config(), data, num_folds=3, repeats=1)
+    assert np.abs(free.probabilities - apart.probabilities).max() > 1e-3
+    words = ["mil-cv", "--config", str(config()), "--data", str(data), "--folds", "3"]
+    words += ["--repeats", "1", "--out", str(tmp_path / "out.json")]
+    assert evaluate.main([*words, "--model.freeze", '["embed.*"]']) == 0
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["metrics"] == json.loads(json.dumps(together.metrics))
+    assert evaluate.main([*words, "--model.freeze", '["embedd.*"]']) == 2
+
+
 def test_training_equals_the_loop_written_out(config, data):
     recipe, bags = read_recipe(config(("trainer.max_steps", 9))), read_bag_file(data)
     folds = bags.folds(3, 0, seed=0)

@@ -87,6 +87,41 @@ def test_mean_divides_by_the_counts_of_the_batch(scene):
     torch.testing.assert_close(mean["objectness"], by_image["objectness"].mean())
 
 
+def test_class_weights_region_by_region(scene, monkeypatch):
+    """Regions count by their class, background by 1; the denominator is their number."""
+    model, (batch, _, _) = build(), scene(SIZES, instances=[1, 4])
+    plain = {r: model.losses(batch, reduction=r, key=2) for r in ("mean", "none")}
+    heads, seen = model.roi_heads, {}
+    classify, sampler = heads._classify, heads.sampler
+    monkeypatch.setattr(heads, "_classify", lambda *a: seen.setdefault("out", classify(*a)))
+    heads.sampler = lambda *a: seen.setdefault("sample", sampler(*a))
+    weights = torch.tensor([0.5, 1.0, 4.0])
+    model.set_class_weights(weights)
+    found = model.losses(batch, key=2)
+    sums, counts = [0.0, 0.0], [0, 0]
+    for logits, label, region in zip(
+        seen["out"][0], seen["sample"].labels.tolist(), seen["sample"].regions, strict=True
+    ):
+        weight = 1.0 if label == 0 else weights[label - 1]
+        image = int(region[0])
+        sums[image] = sums[image] - weight * logits.log_softmax(0)[label]
+        counts[image] += 1
+    expected = sum(sums) / sum(counts)
+    torch.testing.assert_close(found["classifier"], expected, rtol=1e-5, atol=1e-6)
+    assert abs(found["classifier"] - plain["mean"]["classifier"]) > 1e-3
+    heads.sampler = sampler
+    monkeypatch.undo()
+    by_image = model.losses(batch, reduction="none", key=2)
+    alone = torch.stack([one / count for one, count in zip(sums, counts, strict=True)])
+    torch.testing.assert_close(by_image["classifier"], alone, rtol=1e-5, atol=1e-6)
+    for name in TERMS - {"classifier"}:
+        assert torch.equal(found[name], plain["mean"][name])
+    model.set_class_weights(torch.ones(3))
+    for reduction, terms in plain.items():
+        ones = model.losses(batch, reduction=reduction, key=2)
+        assert_terms_close(ones, terms, rtol=0, atol=0)
+
+
 def test_sampling_depends_on_key_and_image_alone(scene):
     model, (batch, _, _) = build(), scene([(64, 64)] * 3)
     first = model.losses(batch.image(0), key=3)

@@ -114,7 +114,7 @@ def slow_mask_targets(targets, stride):
     return left
 
 
-def slow_losses(output, targets, mask_stride=1, top_k=10, **options):
+def slow_losses(output, targets, mask_stride=1, top_k=10, weights=None, **options):
     """Return sums and counts of one image."""
     scores, boxes = slow_assign(output, targets, top_k, **options)
     masks = slow_mask_targets(targets, mask_stride) if len(targets.boxes) else []
@@ -128,6 +128,7 @@ def slow_losses(output, targets, mask_stride=1, top_k=10, **options):
     sums = dict.fromkeys(TERMS, torch.zeros((), dtype=torch.float64))
     for anchor, (number, score) in scores.items():
         wanted[anchor, targets.labels[number]] = score
+        kept[anchor] = 1 if weights is None else weights[targets.labels[number]]
         box, stride = targets.boxes[number].double(), output.strides[anchor]
         x1, y1, x2, y2 = box.tolist()
         sums["box"] = sums["box"] + score * complete_box_iou_loss(boxes[anchor], box)
@@ -190,6 +191,44 @@ def test_as_one_anchor_at_a_time(crowded, chosen):
         gradients(total(together), output), gradients(total(expected), output), strict=True
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
+
+
+def test_class_weights_as_one_anchor_at_a_time(crowded):
+    """Positive anchors count by the class of their object, all others and S as without weights."""
+    output, weights = outputs(4), torch.tensor([0.25, 1.0, 3.0])
+    options = (CLASSES, YOLOLossOptions(), "none")
+    plain = yolo_losses(output, crowded, *options)
+    found = yolo_losses(output, crowded, *options, weights)
+    for name in TERMS - {"class"}:
+        assert torch.equal(found[name], plain[name])
+    parts = [
+        slow_losses(one(output, number), targets, weights=weights)
+        for number, targets in enumerate(crowded.targets())
+    ]
+    alone = torch.stack([sums["class"] / max(1, counts["class"]) for sums, counts in parts])
+    torch.testing.assert_close(found["class"], alone, rtol=1e-5, atol=1e-7)
+    assert (alone - plain["class"]).abs().max() > 0.1
+    count = max(1, sum(counts["class"] for _, counts in parts))
+    expected = sum(sums["class"] for sums, _ in parts) / count
+    together = yolo_losses(output, crowded, CLASSES, class_weights=weights)["class"]
+    torch.testing.assert_close(together, expected, rtol=1e-5, atol=1e-7)
+    ours, theirs = (
+        torch.autograd.grad(value, output.class_logits, retain_graph=True)[0]
+        for value in (together, expected)
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
+
+
+def test_unit_class_weights_change_no_bit(crowded):
+    output = outputs(4)
+    plain = yolo_losses(output, crowded, CLASSES)
+    ones = yolo_losses(output, crowded, CLASSES, class_weights=torch.ones(CLASSES))
+    for name in TERMS:
+        assert torch.equal(plain[name], ones[name])
+    for one_, other in zip(
+        gradients(total(plain), output), gradients(total(ones), output), strict=True
+    ):
+        assert torch.equal(one_, other)
 
 
 def test_images_alone_give_what_they_give_together(crowded):
