@@ -13,6 +13,7 @@ import sys
 from types import ModuleType
 
 import commands
+from engine.config.installed import find_recipes
 
 _ABOUT = "Score checkpoints and prediction files, and check data."
 
@@ -20,8 +21,9 @@ _ABOUT = "Score checkpoints and prediction files, and check data."
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0 on success, 2 on wrong input."""
     parser = build_parser()
+    words = find_recipes(sys.argv[1:] if argv is None else argv)
     try:
-        args, args.overrides = parser.parse_known_args(argv)
+        args, args.overrides = parser.parse_known_args(words)
         if args.overrides and not getattr(args.module, "TAKES_OVERRIDES", False):
             parser.error(f"unrecognized arguments: {' '.join(args.overrides)}")
     except SystemExit as stop:  # argparse has printed its message, or the help
@@ -42,7 +44,6 @@ def main(argv: list[str] | None = None) -> int:
             raise
         from engine.config.errors import user_message
 
-        words = sys.argv[1:] if argv is None else argv
         print(f"error: {user_message(error, words)}", file=sys.stderr)
         return 2
     return 0 if record.get("passed", True) else 2

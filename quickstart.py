@@ -57,7 +57,8 @@ def segmentation() -> dict[str, object]:
     images, annotations = DigitScenesDataModule(test_scenes=TEST_SCENES).write_split(
         "test", OUT / "scenes"
     )
-    predicted = _train("quickstart_predict", "predict", "--ckpt_path", checkpoint, "--data", images)
+    source = ["--ckpt_path", checkpoint, "--data", images, "--overlays", "20"]
+    predicted = _train("quickstart_predict", "predict", *source)
     # The ids of a folder's images are their places in the order of names, here the data set's ids.
     predictions, metrics = predicted / "predictions" / "predict.json", OUT / "segmentation.json"
     source = ["--predictions", predictions, "--annotations", annotations, "--images", images]

@@ -6,14 +6,17 @@ import sys
 
 USAGE = """\
 usage: python train.py COMMAND --config RECIPE.yaml [--config OVERLAY.yaml ...] [--key VALUE ...]
+       (or segmil-train COMMAND ..., in any folder, where segmil is installed)
 
 commands
-  fit        train; writes runs/<name>/version_<k>/{config.yaml,checkpoints,metrics.csv,images}
+  fit        train; writes runs/<name>/version_<k>/{config.yaml,checkpoints,metrics.csv,pictures}
   validate   score the validation split     (add --ckpt_path FILE)
   test       score the test split           (add --ckpt_path FILE)
   predict    --ckpt_path FILE [--data PATH] write predictions; needs no configuration.
              PATH: a folder of images, one image, an npz of bags, a CSV of slides; without
              it, the checkpoint's test data. --data.NAME VALUE changes one data argument.
+             For images: --score X, the lowest score in predict_coco.json and in the
+             overlays (default 0.5); --overlays N, all or none (default all).
 
 examples
   python train.py fit --config configs/quickstart/mask_rcnn.yaml
@@ -39,9 +42,11 @@ def main(argv: list[str] | None = None) -> int:
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
     from engine.config.errors import report_once, user_message
+    from engine.config.installed import find_recipes
     from engine.training.command_line import run  # heavy imports, after --help
     from engine.training.console import calm_console, print_where
 
+    args = find_recipes(args)
     try:
         with calm_console(trains=args[0] == "fit"):
             print_where(run(args))

@@ -31,10 +31,16 @@ def run_folder(trainer: pl.Trainer, name: str) -> Path | None:
     return None if folder is None else Path(folder) / name
 
 
-def write_png(path: Path, image: npt.NDArray[np.uint8]) -> None:
-    """Write an image, (H, W, 3) uint8 RGB, as a PNG file."""
+def write_png(path: Path, image: npt.NDArray[np.uint8], compression: int = 6) -> None:
+    """Write an image, (H, W, 3) uint8 RGB, as a PNG file.
+
+    Args:
+        path: the file.
+        image: the pixels.
+        compression: 0 to 9; 3 takes a third of the time of 6 and a tenth more space.
+    """
     with atomic_write(path) as file:
-        Image.fromarray(image).save(file, format="PNG")
+        Image.fromarray(image).save(file, format="PNG", compress_level=compression)
 
 
 def rasterise(figure: Figure, dpi: int = 130) -> npt.NDArray[np.uint8]:

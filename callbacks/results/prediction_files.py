@@ -1,15 +1,47 @@
-"""CSV file of the attention in bags, one row per instance."""
+"""Files of predictions: names of overlays, and the attention in bags, one row per instance."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import Any
 
 from callbacks.mil.bag_outputs import BagAttention
 from formats.files import write_csv
 
 Row = Sequence[Any]
+
+
+def overlay_names(records: Iterable[Mapping[str, Any]]) -> dict[Any, str]:
+    """Return the name of each image's overlay, a relative path, by image id.
+
+    It is the name of the image file, with its folders, ending in ``.png`` (A341). Files that differ
+    only in their suffix keep it (``a.jpg.png``), and names that are still equal on a system that
+    ignores case get the id. No name leads out of the folder of the overlays.
+
+    Args:
+        records: ``id`` and ``file_name`` of each image.
+    """
+    files = {record["id"]: _inside(str(record["file_name"])) for record in records}
+    stems = Counter(str(file.with_suffix("")).lower() for file in files.values())
+    names: dict[Any, str] = {}
+    taken: set[str] = set()
+    for number, file in files.items():
+        alone = stems[str(file.with_suffix("")).lower()] == 1
+        name = file.with_suffix(".png").as_posix() if alone else f"{file.as_posix()}.png"
+        if name.lower() in taken:
+            name = f"{name.removesuffix('.png')}_{number}.png"
+        taken.add(name.lower())
+        names[number] = name
+    return names
+
+
+def _inside(name: str) -> PurePath:
+    """Return a file name as a path below any folder."""
+    path = PurePath(name.replace("\\", "/"))
+    parts = [part for part in path.parts if part not in (path.anchor, "..")]
+    return PurePath(*parts) if parts else PurePath("image")
 
 
 def write_attention(path: Path, bags: Sequence[BagAttention]) -> None:

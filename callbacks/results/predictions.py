@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 
 from callbacks.mil.bag_outputs import BagAttention, bag_attention
-from callbacks.results.prediction_files import write_attention
-from callbacks.seg.frames import image_in_frame, instances_in_frame, original_size
+from callbacks.results.prediction_files import overlay_names, write_attention
+from callbacks.seg.frames import image_in_frame, original_size
+from callbacks.seg.overlay import draw_overlay
 from evaluation.mil.collector import BagCollector
 from evaluation.mil.predictions_csv import write_bag_csv
 from evaluation.seg.coco import CocoEvaluator
-from evaluation.seg.draw import draw_instances
+from formats.coco.predictions import prediction_document
 from formats.coco.results import write_results
 from formats.files import write_json
 from loggers.run_files import run_folder, write_png
 from structures import BagBatch, CategoryMap, Instances, MILOutput, SegBatch
 from structures.processes import gather_to_first
+
+DEFAULT_SCORE = 0.5  # of the predictions that are drawn and in the COCO file (A340)
+_TESTED_OVERLAYS = 20
 
 
 class PredictionWriter(pl.Callback):
@@ -27,9 +32,12 @@ class PredictionWriter(pl.Callback):
     For images:
         ``test.json`` or ``predict.json``: a COCO results list with the ids of the data set,
         containing all predictions regardless of score;
-        ``predict_images.json``: id, file name and size of each image, after `predict` if the
-        datamodule knows them (``image_records``);
-        ``overlays/<image id>.png``: the predictions drawn over the image.
+        after `predict`, if the datamodule knows its images (``image_records``),
+        ``predict_coco.json``: a COCO instances file of the predictions with at least ``score``,
+        see `formats.coco.predictions.prediction_document`, and
+        ``predict_images.json``: id, file name and size of each image;
+        ``overlays/<file name>.png``, or ``<image id>.png`` after `test`: the predictions with at
+        least ``score``, drawn over the image.
     For bags:
         ``bags.csv``: ``bag_id,label,score``, see `evaluation.mil.predictions_csv.write_bag_csv`;
         ``attention.csv``: ``bag_id,instance,attention[,witness][,x,y]`` if the model has attention,
@@ -40,9 +48,13 @@ class PredictionWriter(pl.Callback):
 
     Args:
         output_dir: folder to write to; None for ``<run>/predictions``.
-        overlays: draw the images whose number in the data set is below this value, or ``all``.
-        score: predictions with a lower score are not drawn.
+        overlays: ``all``, ``none``, or draw the images whose number in the data set is below this
+            value; None for all in `predict` and 20 in `test`.
+        score: predictions with a lower score are neither drawn nor in ``predict_coco.json``.
         attention: whether to write ``attention.csv``, with one row per instance.
+
+    Attributes:
+        summary: what was found in the images of `predict`, one sentence, or empty.
 
     Raises:
         ValueError: an argument is out of range.
@@ -54,19 +66,24 @@ class PredictionWriter(pl.Callback):
     def __init__(
         self,
         output_dir: Path | None = None,
-        overlays: int | Literal["all"] = 20,
-        score: float = 0.5,
+        overlays: int | Literal["all", "none"] | None = None,
+        score: float = DEFAULT_SCORE,
         attention: bool = True,
     ) -> None:
-        if (overlays != "all" and overlays < 0) or not 0 <= score <= 1:
-            raise ValueError(
-                f"overlays must be 'all' or >= 0 and score in [0, 1], got {overlays!r}, {score}"
-            )
+        if isinstance(overlays, int) and overlays < 0:
+            raise ValueError(f"overlays must be 'all', 'none' or at least 0, got {overlays}")
+        if not 0 <= score <= 1:
+            raise ValueError(f"score must be in [0, 1], got {score}")
         self.output_dir = output_dir
         self.overlays = overlays
         self.score = score
         self.attention = attention
+        self.summary = ""
         self._folder: Path | None = None
+        self._records: dict[Any, dict[str, Any]] = {}  # of the images to predict, by id
+        self._names: dict[Any, str] = {}
+        self._source: Any = None  # of the images to predict
+        self._drawn: float = 0  # images with a number below this are drawn
         self._forget()
 
     def _forget(self) -> None:
@@ -77,10 +94,18 @@ class PredictionWriter(pl.Callback):
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin with nothing kept."""
         self._begin(trainer, trainer.test_dataloaders)
+        self._records, self._names, self._source = {}, {}, None
+        self._drawn = self._number_drawn(_TESTED_OVERLAYS)
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin with nothing kept."""
         self._begin(trainer, trainer.predict_dataloaders)
+        data: Any = getattr(trainer, "datamodule", None)
+        known = self._folder is not None and hasattr(data, "image_records")
+        self._records = {r["id"]: r for r in data.image_records("predict")} if known else {}
+        self._names = overlay_names(self._records.values())
+        self._source = data.source("predict") if known and hasattr(data, "source") else None
+        self._drawn = self._number_drawn(math.inf)
 
     def on_test_batch_end(
         self,
@@ -123,6 +148,11 @@ class PredictionWriter(pl.Callback):
         default = run_folder(trainer, "predictions")
         self._folder = default if self.output_dir is None else Path(self.output_dir)
         self._forget()
+        self.summary = ""
+
+    def _number_drawn(self, default: float) -> float:
+        named = {None: default, "all": math.inf, "none": 0}
+        return self.overlays if isinstance(self.overlays, int) else named[self.overlays]
 
     def _keep(self, pl_module: pl.LightningModule, outputs: Any, batch: Any) -> None:
         module: Any = pl_module
@@ -143,24 +173,23 @@ class PredictionWriter(pl.Callback):
         for image_id, instances in zip(batch.image_ids, predictions, strict=True):
             self._images.add(image_id, instances)
         for position, index in enumerate(batch.index.tolist()):
-            if self.overlays == "all" or index < self.overlays:
+            if index < self._drawn:
                 self._draw(batch, position, predictions[position], category_map)
 
     def _draw(
         self, batch: SegBatch, position: int, instances: Instances, category_map: CategoryMap
     ) -> None:
-        size = original_size(batch, position)
-        shown = instances_in_frame(instances.select(instances.scores >= self.score), size)
-        drawn = draw_instances(
-            image_in_frame(batch, position, size),
-            shown.boxes,
-            shown.labels,
-            shown.masks,
-            category_map.names,
-            scores=shown.scores,
-        )
+        number = batch.image_ids[position]
+        if self._source is None:
+            image = image_in_frame(batch, position, original_size(batch, position))
+        else:  # sharper than what the network has seen, which may be reduced
+            image = self._source.read(int(batch.index[position])).image
+        record = self._records.get(number)
+        title = f"image {number}" if record is None else record["file_name"]
+        drawn = draw_overlay(image, instances, category_map.names, self.score, title)
         assert self._folder is not None
-        write_png(self._folder / "overlays" / f"{batch.image_ids[position]}.png", drawn)
+        name = self._names.get(number, f"{number}.png")
+        write_png(self._folder / "overlays" / name, drawn, compression=3)
 
     def _keep_bags(self, module: Any, output: MILOutput, bags: BagBatch) -> None:
         if self._bags is None:
@@ -189,7 +218,7 @@ class PredictionWriter(pl.Callback):
             evaluator = CocoEvaluator(module.category_map, iou_types=("bbox",))
             evaluator.merge(images)
             write_results(self._folder / f"{split}.json", evaluator.results())
-            self._write_records(trainer, split, self._folder)
+            self._write_document(evaluator, module.category_map)
         bags = [state for _, state, _ in states if state is not None]
         if bags:
             collector = BagCollector()
@@ -200,11 +229,22 @@ class PredictionWriter(pl.Callback):
             ordered = [attention[index] for index in sorted(attention)]
             write_attention(self._folder / "attention.csv", ordered)
 
-    @staticmethod
-    def _write_records(trainer: pl.Trainer, split: str, folder: Path) -> None:
-        data: Any = getattr(trainer, "datamodule", None)
-        if split != "predict" or not hasattr(data, "image_records"):
+    def _write_document(self, evaluator: CocoEvaluator, category_map: CategoryMap) -> None:
+        """Write the COCO file of `predict` and say what is in it."""
+        if self._folder is None or not self._records:
             return
         keys = ("id", "file_name", "height", "width")
-        records = [{key: record[key] for key in keys} for record in data.image_records("predict")]
-        write_json(folder / "predict_images.json", records)
+        records = [{key: record[key] for key in keys} for record in self._records.values()]
+        write_json(self._folder / "predict_images.json", records)
+        rows, predicted = evaluator.results(), evaluator.state()
+        images = [record for record in records if record["id"] in predicted]
+        document = prediction_document(images, category_map.to_coco(), rows, self.score)
+        write_json(self._folder / "predict_coco.json", document)
+        found = document["annotations"]
+        self.summary = (
+            f"{len(found)} objects with a score of {self.score:g} or more in "
+            f"{len({one['image_id'] for one in found})} of {len(images)} images"
+        )
+        if not found:
+            best = max((row["score"] for row in rows), default=0.0)
+            self.summary += f"; the highest score is {best:.3g}, and --score sets the lowest"

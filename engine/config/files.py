@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from engine.config.installed import recipes_place
+
 _LARGEST = 100_000  # values of a configuration with its aliases expanded
 _GROUPS = ("trainer", "checkpoint", "callbacks")
 
@@ -37,9 +39,11 @@ def check_config_file(file: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ValueError(f"{file}: is not valid YAML{_yaml_reason(error)}; fix the file") from None
     if node is None:
-        raise ValueError(f"{file}: is empty; write keys with values, see configs/")
+        raise ValueError(f"{file}: is empty; write keys with values, see {recipes_place()}")
     if not isinstance(node, yaml.MappingNode):
-        raise ValueError(f"{file}: its top level is not a mapping of keys to values; see configs/")
+        raise ValueError(
+            f"{file}: its top level is not a mapping of keys to values; see {recipes_place()}"
+        )
     if _size(file, node, {}) > _LARGEST:
         raise ValueError(f"{file}: its aliases expand to more than {_LARGEST} values; remove some")
     _check_groups(file, node)
@@ -143,5 +147,5 @@ def _check_groups(file: Path, node: yaml.MappingNode) -> None:
             if not named and value.tag != "tag:yaml.org,2002:null":
                 raise ValueError(
                     f"{file}: {key.value} in line {key.start_mark.line + 1} is not a mapping of "
-                    "keys to values; see configs/_base/trainer.yaml"
+                    f"keys to values; see {recipes_place()}_base/trainer.yaml"
                 )

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from datamodules.sampling.keys import SampleKey
+from datamodules.seg.arrays import ImageArrays
 from datamodules.seg.collate import collate_images
-from datamodules.seg.dataset import AnnotatedImage, ImageSource, SegDataset
+from datamodules.seg.dataset import ImageSource, SegDataset
 from datamodules.seg.image_folder import ImageFolderSource
-from datamodules.transforms.label_maps import LabelMaps
 from engine.deploy.predict import check_frames, coco_data, restored_as
 from evaluation.speed.latency import TimedModel
 from lightning_modules.segmentation import SegmentationModule
@@ -87,44 +86,6 @@ class ImagesToTime:
         return f"{self.annotations}, {how}"
 
 
-@dataclass(frozen=True)
-class NoiseSource:
-    """Square images of uniform noise; equal for equal sizes.
-
-    Attributes:
-        images: (n, side, side, 3) uint8.
-    """
-
-    images: npt.NDArray[np.uint8]
-
-    @classmethod
-    def of_side(cls, side: int, count: int = NOISE_IMAGES) -> NoiseSource:
-        """Draw ``count`` images of ``side`` pixels."""
-        random = np.random.default_rng(0)
-        return cls(random.integers(256, size=(count, side, side, 3), dtype=np.uint8))
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def read(self, index: int) -> AnnotatedImage:
-        """Return one image without instances."""
-        image, nothing = self.images[index], np.zeros(0, dtype=np.int64)
-        maps = LabelMaps(np.zeros((0, *image.shape[:2]), dtype=np.uint8), nothing, nothing)
-        return AnnotatedImage(image, maps, nothing, nothing.astype(bool), index, f"noise {index}")
-
-    def sizes(self) -> npt.NDArray[np.int64]:
-        """Return (n, 2), height and width."""
-        return np.tile(np.array(self.images.shape[1:3], dtype=np.int64), (len(self), 1))
-
-    def counts(self) -> npt.NDArray[np.int64]:
-        """Return (n,) zeros."""
-        return np.zeros(len(self), dtype=np.int64)
-
-    def objects(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return two empty arrays."""
-        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-
-
 def timed_models(
     checkpoints: Sequence[Path],
     images: ImagesToTime,
@@ -185,6 +146,12 @@ def _timed_model(
     )
 
 
+def _noise(side: int) -> ImageArrays:
+    """Return square images of uniform noise; equal for equal sizes."""
+    random = np.random.default_rng(0)
+    return ImageArrays(random.integers(256, size=(NOISE_IMAGES, side, side, 3), dtype=np.uint8))
+
+
 def _dataset(
     restored: Any, images: ImagesToTime, options: InferenceOptions | None
 ) -> tuple[SegDataset, int]:
@@ -192,7 +159,7 @@ def _dataset(
     prepared = dict(restored.facts["preprocessing"])
     source: ImageSource
     if images.annotations is None:
-        source = NoiseSource.of_side(images.size or NOISE_SIDE)
+        source = _noise(images.size or NOISE_SIDE)
         resizing: dict[str, Any] = {"scale": 1.0}
     else:
         data = coco_data(restored, images.annotations, images.images, 1, images.bad_data)

@@ -31,6 +31,7 @@ from engine.checkpoints.stages import (
 )
 from engine.config.explain import explain
 from engine.config.files import check_monitors, check_values
+from engine.config.installed import base_config
 from engine.config.recipe import Recipe, take_flag
 from engine.config.sections import LINKS, plain
 from engine.training.run_config import RunConfigCallback
@@ -38,8 +39,6 @@ from formats.weights.files import read_file, state_dict_of
 from lightning_modules.staged import StagedMILModule
 from loggers.wandb_logger import WandbOptions
 
-ROOT = Path(__file__).resolve().parents[2]
-BASE_CONFIG = ROOT / "configs" / "_base" / "trainer.yaml"
 _STAGES = ("fit", "validate", "test", "predict")
 
 
@@ -57,7 +56,7 @@ class SegmilCLI(LightningCLI):
     ) -> None:
         self._args, self._folder = args, folder
         self._first_checkpoint: Path | None = None  # of a first stage that is to be ended
-        defaults = {"default_config_files": [str(BASE_CONFIG)], "exit_on_error": False}
+        defaults = {"default_config_files": [str(base_config())], "exit_on_error": False}
         super().__init__(
             pl.LightningModule,
             pl.LightningDataModule,
@@ -93,10 +92,11 @@ class SegmilCLI(LightningCLI):
     def setup_parser(
         self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
     ) -> None:
-        """Read every checkpoint without executing pickled code."""
+        """Read every checkpoint without executing pickled code; keep no predictions in memory."""
         super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
-        for parser in self._subcommand_parsers.values():
-            parser.set_defaults({"weights_only": True})
+        for name, parser in self._subcommand_parsers.items():
+            kept = {"return_predictions": False} if name == "predict" else {}  # they are written
+            parser.set_defaults({"weights_only": True} | kept)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments; a wrong one raises a ValueError without printing usage text."""

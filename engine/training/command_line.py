@@ -16,9 +16,27 @@ from engine.checkpoints.stages import (
     interrupted_run,
     unfinished_stage,
 )
+from engine.config.installed import recipes_place
 from engine.config.recipe import take_flag
 from engine.config.sections import without_sources
 from engine.training.cli import SegmilCLI
+
+
+def _is_score(text: str) -> bool:
+    try:
+        return 0 <= float(text) <= 1
+    except ValueError:
+        return False
+
+
+def _is_count(text: str) -> bool:
+    return text in ("all", "none") or text.isdecimal()
+
+
+IMAGE_FLAGS = {  # of `predict`: what they take, as a test and in words
+    "--score": (_is_score, "a number from 0 to 1"),
+    "--overlays": (_is_count, "a number of images, all or none"),
+}
 
 
 def predict_arguments(args: list[str], folder: Path) -> list[str]:
@@ -37,6 +55,10 @@ def predict_arguments(args: list[str], folder: Path) -> list[str]:
     if checkpoint is None:
         raise ValueError("predict needs --ckpt_path FILE (or --config RECIPE.yaml)")
     record = read_record(Path(checkpoint))
+    given = [f for f in IMAGE_FLAGS if take_flag(rest, f)[1] is not None]
+    if given and "category_map" not in record["facts"]:
+        raise ValueError(f"{given[0]} is for images, {checkpoint} predicts bags; leave it out")
+    rest = image_flags(rest)
     others, target = take_flag(rest, "--data")
     if target is not None and Path(target).exists():
         rest, data = others, data_at(Path(target), record)
@@ -53,6 +75,21 @@ def predict_arguments(args: list[str], folder: Path) -> list[str]:
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
     named = [] if take_flag(rest, "--name")[1] else ["--name", "predict"]
     return ["predict", "--config", str(path), *named, *rest, "--ckpt_path", checkpoint]
+
+
+def image_flags(args: list[str]) -> list[str]:
+    """Turn `--score X` and `--overlays N` into the arguments of the callback that writes files.
+
+    Raises:
+        ValueError: a value is none that the flag takes.
+    """
+    for flag, (is_allowed, what) in IMAGE_FLAGS.items():
+        args, value = take_flag(args, flag)
+        if value is not None and not is_allowed(value):
+            raise ValueError(f"{flag} is {what}, got {value}")
+        if value is not None:
+            args = [*args, f"--callbacks.predictions.{flag.removeprefix('--')}", value]
+    return args
 
 
 def run_arguments(args: list[str]) -> list[str]:
@@ -89,13 +126,15 @@ def run(args: list[str]) -> SegmilCLI:
         args = [*others, "--ckpt_path", str(unfinished_stage(Path(checkpoint)))]
     if args[0] in ("fit", "validate", "test") and not configured and not other_source:
         needs = "" if args[0] == "fit" else "--ckpt_path FILE or "
-        raise ValueError(f"{args[0]} needs {needs}--config RECIPE.yaml; recipes are in configs/")
+        raise ValueError(
+            f"{args[0]} needs {needs}--config RECIPE.yaml; recipes are in {recipes_place()}"
+        )
     if args[0] in ("fit", "validate", "test") and not configured:
         return _run(run_arguments(args))
     if args[0] == "predict" and not configured:
         with tempfile.TemporaryDirectory() as folder:
             return _run(predict_arguments(args, Path(folder)))
-    return _run(args)
+    return _run(image_flags(args) if args[0] == "predict" else args)
 
 
 def _run(args: list[str]) -> SegmilCLI:

@@ -56,7 +56,7 @@ def _is_wanted(record: logging.LogRecord) -> bool:
 
 
 def print_where(cli: SegmilCLI) -> None:
-    """Print where a finished command has written: the predictions' folder, else the run's."""
+    """Print what `predict` found in images, and where: the predictions' folder, else the run's."""
     from callbacks.results.predictions import PredictionWriter
 
     trainer = cli.trainer
@@ -67,5 +67,6 @@ def print_where(cli: SegmilCLI) -> None:
         writers = [c for c in trainer.callbacks if isinstance(c, PredictionWriter)]  # type: ignore[attr-defined]
         places = [Path(w.output_dir or cli.run_dir / "predictions") for w in writers]
         folder = next((place for place in places if place.is_dir()), folder)
+        sys.stdout.write("".join(f"{w.summary}\n" for w in writers if w.summary))
     if folder.is_dir():
         sys.stdout.write(f"written: {folder}\n")

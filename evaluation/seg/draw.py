@@ -129,7 +129,7 @@ def contact_sheet(
         raise ValueError(f"{len(captions)} captions for {len(images)} images")
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    font = _font(16)
+    font = font_of(16)
     strip = 24 if captions is not None else 0
     height = max(image.shape[0] for image in images) + strip
     width = max(image.shape[1] for image in images)
@@ -223,7 +223,7 @@ def _write(
     size: tuple[int, int],
 ) -> None:
     """Write each name at its box without overlap; a name without free space is left out."""
-    font = _font(14)
+    font = font_of(14)
     taken: list[tuple[float, float, float, float]] = []
     for k in order:
         if not names[k]:
@@ -252,5 +252,6 @@ def _ink(colour: Colour) -> str:
     return "black" if luma > 140 else "white"
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font_of(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return the font that Pillow brings, in a size in pixels."""
     return ImageFont.load_default(size=size)

@@ -3,11 +3,56 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from formats.coco.results import Row, merge_categories
-from structures import Problem
+from structures import Problem, rle
+
+_IMAGE_KEYS = ("id", "file_name", "width", "height")
+
+
+def prediction_document(
+    images: Iterable[Mapping[str, Any]],
+    categories: Sequence[Mapping[str, Any]],
+    rows: Iterable[Row],
+    score: float,
+) -> dict[str, Any]:
+    """Return predictions as the content of a COCO instances file.
+
+    Unlike a results list, it names the images and the categories, so that ``COCO(file)`` of
+    pycocotools and labelling programs read it without the ground truth.
+
+    Args:
+        images: records with ``id``, ``file_name``, ``width`` and ``height``; other keys are left
+            out. An image without predictions keeps its record.
+        categories: records with ``id`` and ``name``.
+        rows: COCO results rows with ``bbox`` and, if the model predicts masks, ``segmentation``.
+        score: rows with a lower score are left out.
+
+    Returns:
+        ``images``, ``categories`` and ``annotations``; an annotation has ``score`` in addition to
+        COCO's keys, and ``area`` counts the pixels of its mask, or is that of its box.
+    """
+    lowest = np.float32(score)  # the precision of the model's scores, as in overlays
+    kept = (row for row in rows if np.float32(row["score"]) >= lowest)
+    return {
+        "images": [{key: record[key] for key in _IMAGE_KEYS} for record in images],
+        "categories": [dict(category) for category in categories],
+        "annotations": [
+            {"id": number, **row, "area": _area(row), "iscrowd": 0}
+            for number, row in enumerate(kept, start=1)
+        ],
+    }
+
+
+def _area(row: Row) -> float:
+    if "segmentation" in row:
+        return rle.area(rle.from_bytes(row["segmentation"]["counts"]))
+    return float(row["bbox"][2] * row["bbox"][3])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Untrained checkpoints of tiny segmentors in the format of `train.py`."""
 
+import pytorch_lightning as pl
 import torch
 from jsonargparse import ArgumentParser
 
@@ -46,7 +47,7 @@ def write_checkpoint(path, model, seed=0, liven=0.0, preprocessing=None, **init_
     section = {
         "class_path": "lightning_modules.segmentation.SegmentationModule",
         "init_args": {
-            "model": {**model, "init_args": {**model["init_args"], "num_classes": 10}},
+            "model": model,
             "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}},
             **init_args,
         },
@@ -54,7 +55,9 @@ def write_checkpoint(path, model, seed=0, liven=0.0, preprocessing=None, **init_
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(SegmentationModule, "model")
     torch.manual_seed(seed)
-    module = parser.instantiate_classes(parser.parse_object({"model": section})).model
+    linked = {**model, "init_args": {**model["init_args"], "num_classes": 10}}
+    full = {**section, "init_args": {**section["init_args"], "model": linked}}
+    module = parser.instantiate_classes(parser.parse_object({"model": full})).model
     with torch.no_grad():
         for layer in module.modules():
             if isinstance(layer, torch.nn.BatchNorm2d):  # not the identity, same as after training
@@ -74,5 +77,6 @@ def write_checkpoint(path, model, seed=0, liven=0.0, preprocessing=None, **init_
         "init_args": {},
     }
     record = {"format": FORMAT, "facts": facts, "precision": "32-true", "blueprint": blueprint}
-    torch.save({"state_dict": module.state_dict(), "segmil": record}, path)
+    lightning = {"pytorch-lightning_version": pl.__version__, "epoch": 0, "global_step": 0}
+    torch.save({"state_dict": module.state_dict(), "segmil": record, **lightning}, path)
     return path

@@ -1,7 +1,8 @@
 import numpy as np
+import pytest
 
 from callbacks.mil.bag_outputs import BagAttention
-from callbacks.results.prediction_files import write_attention
+from callbacks.results.prediction_files import overlay_names, write_attention
 
 
 def bag(name, weights, witness=None, coords=None):
@@ -27,3 +28,29 @@ def test_attention_alone_and_with_branches(tmp_path):
     write_attention(tmp_path / "attention.csv", [bag("a", [[1.0, 0.25], [0.0, 0.75]])])
     text = (tmp_path / "attention.csv").read_text()
     assert text == "bag_id,instance,attention_0,attention_1\na,0,1.0,0.25\na,1,0.0,0.75\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (["a.jpg", "b.tif"], ["a.png", "b.png"]),
+        (["x/a.jpg", "y/a.jpg"], ["x/a.png", "y/a.png"]),  # folders keep equal names apart
+        (["a.jpg", "a.png"], ["a.jpg.png", "a.png.png"]),
+        (["a.jpg", "A.PNG"], ["a.jpg.png", "A.PNG.png"]),  # a system may ignore case
+        (["a.jpg", "A.JPG", "a.jpg"], ["a.jpg.png", "A.JPG_2.png", "a.jpg_3.png"]),
+        (["a.png.jpg", "a.png", "a.jpg"], ["a.png.png", "a.png_2.png", "a.jpg.png"]),
+        (["v1.2/shot", ".hidden"], ["v1.2/shot.png", ".hidden.png"]),
+    ],
+)
+def test_overlays_are_named_by_their_file(files, names):
+    records = [{"id": n, "file_name": name} for n, name in enumerate(files, start=1)]
+    assert list(overlay_names(records).values()) == names
+
+
+@pytest.mark.parametrize(
+    "file", ["/etc/a.jpg", "../../etc/a.jpg", "..\\etc\\a.jpg", "etc/../etc/a.jpg"]
+)
+def test_no_name_leads_out_of_the_folder(file):
+    (name,) = overlay_names([{"id": 1, "file_name": file}]).values()
+    assert name in ("etc/a.png", "etc/etc/a.png")
+    assert overlay_names([{"id": 1, "file_name": ".."}]) == {1: "image.png"}

@@ -65,8 +65,14 @@ def test_predict_writes_the_same_results_and_file_names(stand_in, make_trainer, 
     trainer = make_trainer([PredictionWriter(tmp_path / "out", overlays=1)])
     trainer.predict(stand_in.SegModule(), datamodule=Data(), return_predictions=False)
     out = tmp_path / "out"
-    written = ["overlays", "predict.json", "predict_images.json"]
+    written = ["overlays", "predict.json", "predict_coco.json", "predict_images.json"]
     assert sorted(p.name for p in out.iterdir()) == written
+    document = json.loads((out / "predict_coco.json").read_text())
+    assert [i["file_name"] for i in document["images"]] == [f"{i}.png" for i in range(6)]
+    assert {a["score"] for a in document["annotations"]} == {
+        float(np.float32(x)) for x in (0.9, 0.8)
+    }
+    assert {a["area"] for a in document["annotations"]} == {16 * 16, 20 * 8}
     trainer.test(stand_in.SegModule(), stand_in.images(), verbose=False)
     assert json.loads((out / "predict.json").read_text()) == json.loads(
         (out / "test.json").read_text()
@@ -75,13 +81,16 @@ def test_predict_writes_the_same_results_and_file_names(stand_in, make_trainer, 
     assert records[2] == {"id": 102, "file_name": "2.png", "height": 48, "width": 64}
 
 
-@pytest.mark.parametrize(("overlays", "expected"), [(2, [100, 101]), ("all", range(100, 106))])
+@pytest.mark.parametrize(
+    ("overlays", "expected"),
+    [(2, [100, 101]), ("all", range(100, 106)), (None, range(100, 106))],
+)
 def test_overlays_show_what_was_found(overlays, expected, stand_in, make_trainer, tmp_path):
     trainer = make_trainer([PredictionWriter(overlays=overlays)])
     trainer.predict(stand_in.SegModule(), stand_in.images(), return_predictions=False)
     folder = tmp_path / "run" / "predictions" / "overlays"
     assert sorted(p.name for p in folder.iterdir()) == [f"{i}.png" for i in expected]
-    drawn = np.asarray(Image.open(folder / "101.png"))
+    with_legend = np.asarray(Image.open(folder / "101.png"))
     strong = stand_in.found(1).select(torch.tensor([0, 1]))
     grey = np.full((48, 64, 3), 64, dtype=np.uint8)
     wanted = draw_instances(
@@ -92,6 +101,7 @@ def test_overlays_show_what_was_found(overlays, expected, stand_in, make_trainer
         ("square", "bar"),
         scores=strong.scores,
     )
+    drawn = with_legend[: wanted.shape[0], : wanted.shape[1]]
     assert drawn.shape == wanted.shape
     # Where the image is plain, inside and outside of instances, the two agree exactly.
     scale = wanted.shape[0] // 48
@@ -177,6 +187,30 @@ def test_images_without_ids_are_refused(stand_in, make_trainer):
     trainer = make_trainer([PredictionWriter()])
     with pytest.raises(ValueError, match="image_ids is empty"):
         trainer.predict(stand_in.SegModule(), DataLoader([nameless], batch_size=None))
+
+
+def test_an_image_that_was_not_predicted_is_not_in_the_file(stand_in, make_trainer, tmp_path):
+    import pytorch_lightning as pl
+
+    class Data(pl.LightningDataModule):
+        def predict_dataloader(self):
+            return stand_in.images(2)
+
+        def image_records(self, split):
+            folders = [f"night/{i}.png" for i in range(3)] + [f"day/{i}.png" for i in range(3)]
+            return [
+                {"id": 100 + i, "file_name": name, "height": 48, "width": 64}
+                for i, name in enumerate(folders)
+            ]
+
+    trainer = make_trainer([PredictionWriter(score=0.85)], limit_predict_batches=2)
+    trainer.predict(stand_in.SegModule(), datamodule=Data(), return_predictions=False)
+    out = tmp_path / "run" / "predictions"
+    document = json.loads((out / "predict_coco.json").read_text())
+    assert [i["id"] for i in document["images"]] == [100, 101, 102, 103]
+    assert [a["image_id"] for a in document["annotations"]] == [100, 101, 102, 103]
+    drawn = sorted(p.relative_to(out / "overlays").as_posix() for p in out.rglob("*.png"))
+    assert drawn == ["day/0.png", "night/0.png", "night/1.png", "night/2.png"]
 
 
 @pytest.mark.parametrize("wrong", [{"overlays": -1}, {"score": 2.0}])

@@ -143,6 +143,14 @@ def test_evaluate_mil_repeats_the_test_metrics_from_checkpoint_and_file(
     assert numbers == [logged, logged]
 
 
+@pytest.mark.parametrize("flag", ["--score", "--overlays"])
+def test_flags_for_images_are_not_for_bags(flag, mil_run, tmp_path, capsys):
+    words = ["predict", "--ckpt_path", mil_run / "checkpoints/best.ckpt", "--runs_dir", tmp_path]
+    assert train.main([str(w) for w in [*words, flag, "1"]]) == 2
+    assert f"{flag} is for images" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_resuming_continues_where_the_run_stopped(mil_run, tmp_path):
     last = mil_run / "checkpoints" / "last.ckpt"
     run("fit", *BAGS, "--ckpt_path", last, "--trainer.max_epochs", "3", "--runs_dir", tmp_path)
