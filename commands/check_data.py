@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config",
         action="append",
         required=True,
-        help="recipe, then overlays; any flag of `train.py fit` may follow, e.g. --data.root DIR",
+        help="recipe, then overlays; flags of `python train.py fit` may follow, as --data.root DIR",
     )
 
 

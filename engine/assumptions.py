@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from engine.checkpoints.stages import staged_class
+from engine.config.installed import recipes_place
 from engine.config.recipe import Recipe, overlaid
 from engine.config.sections import module_builder
 from evaluation.mil_assumptions.bag_models import Bags, PackedModel, pack_bags
@@ -159,7 +160,9 @@ def recipe_model(
     section = Recipe.of(recipe).section("model")
     kind = section.get("class_path")
     if not _is_mil_module(str(kind)):
-        raise ValueError(f"{recipe}: {kind} does not train on bags; name a recipe of configs/mil")
+        raise ValueError(
+            f"{recipe}: {kind} does not train on bags; name a recipe of {recipes_place()}mil"
+        )
     arguments = section.get("init_args") or {}
     network = arguments.get("model")
     if isinstance(network, str):

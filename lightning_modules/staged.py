@@ -115,7 +115,7 @@ class StagedMILModule(MILModule):
         if self.needs_first_stage and not self.first_stage_loaded:
             raise ValueError(
                 f"{type(self).__name__} begins with the weights of its first stage and has none; "
-                f"train by `train.py fit`, or name a file in {self.first_stage_argument}"
+                f"train by `python train.py fit`, or name a file in {self.first_stage_argument}"
             )
 
     def _read(self, file: str) -> None:

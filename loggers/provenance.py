@@ -29,7 +29,8 @@ def provenance(command: Sequence[str], data_hash: str | None) -> dict[str, Any]:
         a git checkout or git fails; only changes of tracked files count as dirty), ``python`` and
         ``versions`` of the main packages.
     """
-    commit = _git("rev-parse", "HEAD")
+    cloned = (_ROOT / ".git").exists()  # installed code may lie in a repository of the user's
+    commit = _git("rev-parse", "HEAD") if cloned else None
     changes = None if commit is None else _git("status", "--porcelain", "--untracked-files=no")
     return {
         "command": " ".join(command),

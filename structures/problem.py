@@ -88,7 +88,8 @@ class DataProblems(ValueError):  # noqa: N818  one exception for several problem
         lines = [str(problem) for problem in problems[:SHOWN]]
         if len(problems) > SHOWN:
             lines.append(
-                f"... and {len(problems) - SHOWN} more; `evaluate.py check-data` lists them all"
+                f"... and {len(problems) - SHOWN} more; `python evaluate.py check-data --config "
+                "RECIPE.yaml` lists them all"
             )
         super().__init__("\n".join(lines))
 

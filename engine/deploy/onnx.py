@@ -222,7 +222,8 @@ def _require(packages: Sequence[str]) -> None:
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise ValueError(
-            f"export needs {' and '.join(missing)}: pip install 'segmil[export]' installs them"
+            f"export needs {' and '.join(missing)}: pip install -e '.[export]' in the clone "
+            "installs them"
         )
 
 

@@ -224,7 +224,7 @@ def _check_labels(data: MILDataModule, source: Path, split: BagSplit) -> None:
     if labels.size and (labels < 0).all():
         raise ValueError(
             f"{source}: the bags have no labels, so they cannot be scored; add labels, or write "
-            "only scores by `train.py predict`"
+            "only scores by `python train.py predict`"
         )
 
 

@@ -80,7 +80,7 @@ def _nothing_found(path: Path, kind: Kind) -> str:
             return f"has predictions of {opposite}; {_of_the_other_kind(kind)}"
     wanted = " or ".join(f"predictions/{name}" for name in _NAMES[kind])
     return (
-        f"has no {wanted}; write it by `train.py test --config RUN/config.yaml --ckpt_path "
+        f"has no {wanted}; write it by `python train.py test --config RUN/config.yaml --ckpt_path "
         "RUN/checkpoints/best.ckpt` and give the new run folder that this command creates"
     )
 

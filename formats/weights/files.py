@@ -114,8 +114,9 @@ def _no_weights(path: Path) -> ValueError:
 def _remedy(path: Path, reason: str) -> str:
     if f" {ORIGINAL}" in reason and zipfile.is_zipfile(path):
         return (
-            "It seems to be a network of YOLOv8; train from its weights: train.py fit --config "
-            f"configs/seg/yolo_n.yaml (or another scale) --model.init_args.init_from {path}"
+            "It seems to be a network of YOLOv8; train from its weights: python train.py fit "
+            "--config configs/seg/yolo_n.yaml (or another scale) "
+            f"--model.init_args.init_from {path}"
         )
     return "Save a state_dict instead."
 

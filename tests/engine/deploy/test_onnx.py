@@ -114,7 +114,10 @@ def test_without_the_packages_the_extra_is_named(checkpoint, tmp_path, monkeypat
     monkeypatch.setattr(export, "to_onnx", lambda *_: b"content")
     words = ["export", "--ckpt", str(checkpoint), "--out", str(tmp_path / "m.onnx")]
     assert evaluate.main([*words, "--check"]) == 2
-    assert "onnxruntime: pip install 'segmil[export]' installs them" in capsys.readouterr().err
+    assert (
+        "onnxruntime: pip install -e '.[export]' in the clone installs them"
+        in capsys.readouterr().err
+    )
     assert evaluate.main(words) == 0
     assert "not compared, because onnxruntime is not installed" in capsys.readouterr().out
     monkeypatch.setattr(export, "find_spec", lambda _: None)

@@ -42,7 +42,7 @@ def test_several_and_none_are_refused(tmp_path):
         find_predictions(both, "images")
     trained = run_folder(tmp_path / "trained")
     with pytest.raises(
-        ValueError, match=r"has no predictions/bags.csv; write it by `train.py test"
+        ValueError, match=r"has no predictions/bags.csv; write it by `python train.py test"
     ):
         find_predictions(trained, "bags")
     with pytest.raises(ValueError, match="has predictions of images; .*--annotations"):

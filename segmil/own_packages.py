@@ -1,0 +1,32 @@
+"""Check that our packages, whose names are common, are the ones that Python finds."""
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+HOME = Path(__file__).resolve().parents[1]
+PACKAGES = (
+    "structures", "optim", "formats", "models", "datamodules", "evaluation", "lightning_modules",
+    "loggers", "callbacks", "engine", "commands",
+)  # fmt: skip
+
+
+def check_packages() -> None:
+    """Check that each of our top-level packages is the one beside `segmil`.
+
+    Raises:
+        ImportError: another module of that name comes first, such as a folder ``models`` beside the
+            user's script.
+    """
+    for name in PACKAGES:
+        loaded = sys.modules.get(name)
+        spec = find_spec(name) if loaded is None else getattr(loaded, "__spec__", None)
+        folders = getattr(spec, "submodule_search_locations", None) or []
+        files = [*folders, getattr(spec, "origin", None), getattr(loaded, "__file__", None)]
+        places = [Path(file).resolve() for file in files if file]
+        if not any(place.is_relative_to(HOME / name) for place in places):
+            raise ImportError(
+                f"segmil needs its own package {name!r} in {HOME / name}, but Python finds "
+                f"{places[0] if places else 'none'}. Rename that one, or start Python with "
+                f"PYTHONPATH={HOME}, so that ours comes first"
+            )
