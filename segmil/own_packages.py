@@ -12,12 +12,7 @@ PACKAGES = (
 
 
 def check_packages() -> None:
-    """Check that each of our top-level packages is the one beside `segmil`.
-
-    Raises:
-        ImportError: another module of that name comes first, such as a folder ``models`` beside the
-            user's script.
-    """
+    """Raise an ImportError where another module, such as a user's ``models``, hides one of ours."""
     for name in PACKAGES:
         loaded = sys.modules.get(name)
         spec = find_spec(name) if loaded is None else getattr(loaded, "__spec__", None)

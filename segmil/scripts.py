@@ -1,6 +1,7 @@
 """The commands `segmil-train` and `segmil-evaluate` of an installation."""
 
 import runpy
+import sys
 from functools import partial
 
 from segmil.own_packages import HOME, check_packages
@@ -8,7 +9,11 @@ from segmil.own_packages import HOME, check_packages
 
 def run(script: str) -> None:
     """Run a script beside this package, by its path: other packages are called `evaluate` too."""
-    check_packages()
+    try:
+        check_packages()
+    except ImportError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
     runpy.run_path(str(HOME / script), run_name="__main__")
 
 

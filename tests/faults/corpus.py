@@ -6,13 +6,14 @@ from tests.faults import (
     checkpoints,
     configs,
     features,
+    flags,
     foreign,
     predictions,
     yolo,
 )
 from tests.faults.case import Case
 
-KINDS = (annotations, yolo, foreign, predictions, bags, features, configs, checkpoints)
+KINDS = (annotations, yolo, foreign, predictions, bags, features, configs, checkpoints, flags)
 CASES: list[Case] = [case for kind in KINDS for case in kind.CASES]
 
 # One case per command.

@@ -35,6 +35,12 @@ def test_a_package_that_hides_ours(name, kind, tmp_path):
     assert f"PYTHONPATH={HOME}" in message
 
 
+def test_a_command_of_an_installation_says_so_in_one_line(tmp_path):
+    (tmp_path / "models.py").write_text("")
+    message = load_in(tmp_path, "from segmil.scripts import train; train()")
+    assert message.startswith("error: segmil needs its own package 'models'")
+
+
 def test_a_module_that_is_loaded_already(tmp_path):
     code = "import sys, types; sys.modules['models'] = types.ModuleType('models'); import segmil; "
     message = load_in(tmp_path, code + "segmil.load('x.ckpt')")
