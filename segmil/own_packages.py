@@ -22,6 +22,6 @@ def check_packages() -> None:
         if not any(place.is_relative_to(HOME / name) for place in places):
             raise ImportError(
                 f"segmil needs its own package {name!r} in {HOME / name}, but Python finds "
-                f"{places[0] if places else 'none'}. Rename that one, or start Python with "
-                f"PYTHONPATH={HOME}, so that ours comes first"
+                f"{places[0] if places else 'none'}. Rename that one, or begin your program with "
+                f"sys.path.insert(0, {str(HOME)!r}), so that ours comes first"
             )

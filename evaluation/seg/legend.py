@@ -44,7 +44,8 @@ def with_legend(image: ImageArray, pieces: Sequence[Piece]) -> ImageArray:
 
 def _rows(pieces: Sequence[Piece], width: int) -> list[list[tuple[float, Piece]]]:
     """Place the pieces from left to right; each row holds positions and pieces."""
-    font, rows, x = font_of(_FONT), [], float("inf")
+    font, x = font_of(_FONT), float("inf")
+    rows: list[list[tuple[float, Piece]]] = []
     for text, colour in pieces:
         swatch = 0.0 if colour is None else _SWATCH + _GAP / 2
         room = width - 2 * _GAP - swatch

@@ -9,6 +9,8 @@ import pytest
 from segmil.own_packages import HOME, PACKAGES
 from tests.support.layers import FOLDERS
 
+CHECK = "from segmil.own_packages import check_packages; check_packages(); sys.exit('ours')"
+
 
 def load_in(folder, code="import segmil; segmil.load('x.ckpt')", path=HOME):
     """Run Python as a user does in a folder of their own; return the last line of the error."""
@@ -32,7 +34,10 @@ def test_a_package_that_hides_ours(name, kind, tmp_path):
     message = load_in(tmp_path)
     assert f"segmil needs its own package '{name}' in {HOME / name}" in message
     assert f"Python finds {file.parent if kind == 'package' else file}" in message
-    assert f"PYTHONPATH={HOME}" in message
+    remedy = f"sys.path.insert(0, {str(HOME)!r})"
+    assert remedy in message
+    found = load_in(tmp_path, f"import sys; {remedy}; {CHECK}")
+    assert found == "ours"
 
 
 def test_a_command_of_an_installation_says_so_in_one_line(tmp_path):
@@ -50,5 +55,4 @@ def test_a_module_that_is_loaded_already(tmp_path):
 
 def test_a_folder_that_is_no_package_hides_nothing(tmp_path):
     (tmp_path / "models").mkdir()  # ours comes later in the path and is found all the same
-    code = "from segmil.own_packages import check_packages; check_packages(); sys.exit('ours')"
-    assert load_in(tmp_path, f"import sys; {code}") == "ours"
+    assert load_in(tmp_path, f"import sys; {CHECK}") == "ours"
