@@ -45,6 +45,9 @@ def first_stage_config(
     saving = own.get("checkpoint") or {}
     if saving.get("dirpath") is not None:  # otherwise the second stage would overwrite its files
         saving["dirpath"] = str(Path(saving["dirpath"]) / FOLDER)
+    staged = staged_class(config["model"])
+    if staged is not None and staged.first_stage_weights == "last":
+        own["early_stopping"] = None  # its scores select no epoch
     return own | {"model": dict(section)} | resume
 
 

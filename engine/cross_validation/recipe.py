@@ -50,6 +50,11 @@ def read_recipe(config: Path | Recipe) -> FoldRecipe:
     """
     config = Recipe.of(config)
     model, trainer = config.section("model"), config.section("trainer")
+    if any(content.get("early_stopping") for content in config.contents()):
+        raise ValueError(
+            f"{config}: early_stopping needs validation bags and a metric, but cross-validation "
+            "trains every fold for the same number of steps; leave it out"
+        )
     settings = data_settings(config)
     limits = {name: trainer.get(name) for name in ("max_steps", "max_epochs")}
     limits = {name: None if limit in (None, -1) else limit for name, limit in limits.items()}

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from callbacks.run.best_values import BestValues
 from callbacks.run.checkpoints import RunCheckpoint
+from callbacks.run.early_stopping import EarlyStoppingOptions, StopEarly
 from callbacks.run.ema import EMA, EMAOptions
 from callbacks.run.model_size import ModelSize
 from callbacks.standard import StandardCallbacks
@@ -77,7 +78,7 @@ class SegmilCLI(LightningCLI):
         return {asked: every[asked]} if asked in every else every
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the run's name, W&B, EMA, the checkpoint callback and the links of the data."""
+        """Add the run's name, optional sections, the checkpoint callback and the data's links."""
         parser.add_argument("--name", type=str, help="run name; default: the recipe's file name")
         parser.add_argument(
             "--runs_dir", type=Path, default=Path("runs"), help="parent of all runs"
@@ -85,6 +86,7 @@ class SegmilCLI(LightningCLI):
         parser.add_argument("--wandb", type=WandbOptions | None, default=None)
         parser.add_class_arguments(StandardCallbacks, "callbacks")
         parser.add_argument("--ema", type=EMAOptions | None, default=None)
+        parser.add_argument("--early_stopping", type=EarlyStoppingOptions | None, default=None)
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         for fact, target in LINKS.items():
             parser.link_arguments(f"data.{fact}", f"model.{target}", apply_on="instantiate")
@@ -169,6 +171,10 @@ class SegmilCLI(LightningCLI):
         ema = self.config_init[self.subcommand].ema
         if ema is not None and self.subcommand == "fit":
             config.callbacks.insert(0, EMA(ema.decay, ema.warmup_steps))
+        stopping = self.config_init[self.subcommand].early_stopping
+        if stopping is not None and self.subcommand == "fit":
+            saving = self.config[self.subcommand].checkpoint
+            config.callbacks.append(StopEarly(stopping, saving.monitor, saving.mode))
         plugins = config.plugins or []
         plugins = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         arguments = {**kwargs, "logger": self._loggers(), "plugins": plugins}  # type: ignore[no-untyped-call]
