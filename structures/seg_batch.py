@@ -98,17 +98,26 @@ class SegBatch(Batch):
         """Return the number of images."""
         return {"pictures": len(self)}
 
+    def count_list(self) -> list[int]:
+        """Return ``counts`` as a list; copies it to the host.
+
+        Raises:
+            ValueError: ``counts`` does not sum to the number of boxes.
+        """
+        counts: list[int] = self.counts.tolist()
+        if sum(counts) != self.boxes.shape[0]:
+            raise ValueError(
+                f"SegBatch.counts sums to {sum(counts)} but there are {self.boxes.shape[0]} boxes"
+            )
+        return counts
+
     def targets(self) -> list[ImageTargets]:
         """Split the instances by image, as views; copies ``counts`` to the host.
 
         Raises:
             ValueError: ``counts`` does not sum to the number of boxes.
         """
-        counts = self.counts.tolist()
-        if sum(counts) != self.boxes.shape[0]:
-            raise ValueError(
-                f"SegBatch.counts sums to {sum(counts)} but there are {self.boxes.shape[0]} boxes"
-            )
+        counts = self.count_list()
         parts = [
             torch.split(value, counts)
             for value in (self.boxes, self.labels, self.masks, self.crowd)
@@ -116,8 +125,12 @@ class SegBatch(Batch):
         return [ImageTargets(*fields) for fields in zip(*parts, strict=True)]
 
     def image(self, position: int) -> SegBatch:
-        """Return the batch that holds only the image at ``position``, padding unchanged."""
-        counts = self.counts.tolist()
+        """Return the batch that holds only the image at ``position``, padding unchanged.
+
+        Raises:
+            ValueError: ``counts`` does not sum to the number of boxes.
+        """
+        counts = self.count_list()
         start = sum(counts[:position])
         rows = slice(start, start + counts[position])
         one = slice(position, position + 1)

@@ -32,8 +32,8 @@ class EarlyStoppingOptions:
 class StopEarly(EarlyStopping):
     """Lightning's ``EarlyStopping`` on the metric and the direction of ``best.ckpt``.
 
-    A value that is not finite ends the training too (A335). When a run is resumed, validations without a
-    better value are counted on, and patience is that of the configuration.
+    A value that is not finite ends the training too (A335). When a run is resumed, validations
+    without a better value are counted on, and patience is that of the configuration.
 
     Args:
         options: patience and smallest improvement.

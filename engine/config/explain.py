@@ -32,7 +32,8 @@ _OWNERS = {
     "callbacks": "callbacks.standard.StandardCallbacks",
 }
 _TOP_LEVEL = ["model", "data", "trainer", "checkpoint", "callbacks", "wandb", "ema",
-              "early_stopping", "name", "runs_dir", "seed_everything", "ckpt_path", "config"]  # fmt: skip
+              "early_stopping", "name", "runs_dir", "seed_everything", "ckpt_path",
+              "config"]  # fmt: skip
 _SHOWN = 12
 _CALLABLE = r"(Type \S*Callable)"  # an optimizer or a schedule
 _MISLEADING = ("path ", "dot import path ", "<class 'torch.Tensor'>")  # types not worth suggesting

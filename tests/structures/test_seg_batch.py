@@ -76,10 +76,18 @@ def test_mask_stride_rounds_up():
     assert dataclasses.replace(make_batch(), masks=masks, mask_stride=3).mask_stride == 3
 
 
-def test_counts_that_do_not_sum_are_refused():
-    batch = dataclasses.replace(make_batch(), counts=torch.tensor([2, 1, 1]))
-    with pytest.raises(ValueError, match="sums to 4 but there are 3 boxes"):
-        batch.targets()
+@pytest.mark.parametrize(
+    ("counts", "total"),
+    [
+        pytest.param([2, 1, 1], 4, id="boxes fewer than counts"),
+        pytest.param([2, 0, 0], 2, id="boxes more than counts"),
+    ],
+)
+def test_counts_that_do_not_sum_are_refused(counts, total):
+    batch = dataclasses.replace(make_batch(), counts=torch.tensor(counts))
+    for split in (batch.targets, lambda: batch.image(0), batch.count_list):
+        with pytest.raises(ValueError, match=f"sums to {total} but there are 3 boxes"):
+            split()
 
 
 def test_construction_reads_no_values():

@@ -40,14 +40,14 @@ def image_boxes(batch: SegBatch, num_classes: int) -> list[ImageBoxes]:
     """Split the instances of a batch by image and separate crowds.
 
     Raises:
-        ValueError: a box is empty or not finite, or a label is not in [0, num_classes).
+        ValueError: a box is empty or not finite, a label is not in [0, num_classes), or ``counts``
+            does not sum to the number of boxes.
     """
     check_targets(batch, num_classes)
     rows = torch.arange(batch.boxes.shape[0], device=batch.boxes.device)
     truths = []
-    for part, index in zip(
-        torch.split(rows, batch.counts.tolist()), batch.index.tolist(), strict=True
-    ):
+    parts = torch.split(rows, batch.count_list())
+    for part, index in zip(parts, batch.index.tolist(), strict=True):
         crowd = batch.crowd[part]
         real = part[~crowd]
         truths.append(

@@ -197,6 +197,7 @@ def test_it_is_a_model_in_two_parts_with_an_output_of_its_own():
     [
         ({"branches": 0}, "positive"),
         ({"masked_top": 0}, "positive"),
+        ({"masked_top": -1}, "masked_top must be positive, got -1"),
         ({"hidden_size": 0}, "positive"),
         ({"mask_drop": 1.0}, "share in"),
         ({"mask_drop": -0.1}, "share in"),

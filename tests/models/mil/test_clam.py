@@ -362,7 +362,12 @@ def test_half_precision_stays_close():
 def test_what_is_refused():
     with pytest.raises(TypeError, match="CLAMOutput"):
         model_for().losses(MILOutput(torch.zeros(2, 1)), bag_batch([1, 1]))
-    for wrong in ({"instances": 0}, {"attention_dim": 0}, {"hidden_sizes": [4, 0]}):
+    for wrong in (
+        {"instances": 0},
+        {"instances": -1},
+        {"attention_dim": 0},
+        {"hidden_sizes": [4, 0]},
+    ):
         with pytest.raises(ValueError, match="must be positive"):
             model_for(**wrong)
     with pytest.raises(ValueError, match="2 classes"):

@@ -363,6 +363,8 @@ def test_it_is_a_model_in_two_parts_with_an_output_of_its_own():
 def test_wrong_arguments_are_refused(name):
     with pytest.raises(ValueError, match="positive"):
         model_for(**{name: 0})
+    with pytest.raises(ValueError, match=f"{name} must be positive, got -1"):
+        model_for(**{name: -1})
     with pytest.raises(ValueError, match="distill is one of"):
         model_for(distill="max")
 

@@ -238,6 +238,7 @@ def test_copies_of_a_whole_bag():
         ("median", {}, "pool is one of"),
         ("top_k", {}, "needs a positive k"),
         ("top_k", {"k": 0}, "needs a positive k"),
+        ("top_k", {"k": -1}, "needs a positive k, got -1"),
         ("lse", {}, "needs a positive sharpness"),
         ("lse_sum", {"sharpness": -1.0}, "needs a positive sharpness"),
         ("max", {"k": 2}, "has no k"),

@@ -113,6 +113,22 @@ def test_points_on_the_border_are_outside():
     assert anchors_inside(boxes, points)[1].tolist() == [3]
 
 
+@pytest.mark.parametrize(
+    ("border", "inwards"),
+    [
+        pytest.param((4.0, 6.0), (1, 0), id="left"),
+        pytest.param((8.0, 2.0), (0, 1), id="top"),
+        pytest.param((12.0, 6.0), (-1, 0), id="right"),
+        pytest.param((8.0, 10.0), (0, -1), id="bottom"),
+    ],
+)
+def test_each_border_is_outside_and_what_is_next_to_it_inside(border, inwards):
+    box, point = torch.tensor([[4.0, 2, 12, 10]]), torch.tensor([border])
+    step = 1e-3 * torch.tensor(inwards)
+    found = [len(anchors_inside(box, point + by)[0]) for by in (step, 0 * step, -step)]
+    assert found == [1, 0, 0]
+
+
 def test_objects_without_an_anchor_get_none():
     logits, boxes, points, objects = random_case(1, objects=2)
     tiny = Objects(torch.tensor([[5.0, 5, 7, 7], [0.0, 0, 3, 40]]), *objects[1:])
@@ -210,6 +226,7 @@ def test_half_precision_is_widened():
     torch.testing.assert_close(wide.scores, half.scores)
 
 
-def test_top_k_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="top_k must be at least 1, got 0"):
-        assign_anchors(*random_case(0), top_k=0)
+@pytest.mark.parametrize("top_k", [0, -1, -10])
+def test_top_k_of_nothing_is_refused(top_k):
+    with pytest.raises(ValueError, match=f"top_k must be at least 1, got {top_k}"):
+        assign_anchors(*random_case(0), top_k=top_k)

@@ -40,6 +40,13 @@ def test_labels_by_hand():
     assert match_regions(REGIONS, both, Matcher(0.6, 0.4), 0.2)[0].tolist()[5] == -1
 
 
+def test_a_crowd_overlap_of_exactly_the_threshold_is_ignored():
+    """A quarter of the sixth region lies in the crowd."""
+    crowd, matcher = truth([], [], [[45, 45, 70, 60]]), Matcher(0.6, 0.4)
+    for threshold, label in ((0.25, -1), (0.25 + 1e-6, 0), (0.25 - 1e-6, -1)):
+        assert match_regions(REGIONS, crowd, matcher, threshold)[0][5] == label
+
+
 def test_low_quality_match_keeps_an_instance_from_going_unmatched():
     small = truth([[0, 0, 10, 3]], [2])
     matcher = Matcher(0.7, 0.3, allow_low_quality_matches=True)
@@ -61,6 +68,20 @@ def test_only_crowds_nothing_at_all_and_no_regions():
     assert match_regions(REGIONS, truth([], []), Matcher(0.6, 0.4), 0.5)[0].tolist() == [0] * 7
     nothing = match_regions(torch.zeros(0, 4), truth([[0, 0, 1, 1]], [1]), Matcher(0.6, 0.4), 0.5)
     assert nothing[0].shape == (0,)
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        pytest.param([2, 1, 3], id="boxes fewer than counts"),
+        pytest.param([2, 0, 2], id="boxes more than counts"),
+    ],
+)
+def test_counts_that_do_not_sum_to_the_boxes_are_refused(scene, counts):
+    batch, _, _ = scene([(64, 64)] * 3, instances=[2, 0, 3])
+    wrong = dataclasses.replace(batch, counts=torch.tensor(counts))
+    with pytest.raises(ValueError, match=f"sums to {sum(counts)} but there are 5 boxes"):
+        image_boxes(wrong, 3)
 
 
 def test_image_boxes(scene):

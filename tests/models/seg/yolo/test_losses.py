@@ -401,8 +401,9 @@ def test_wrong_targets_outputs_and_options_are_refused(batch):
     boxes[0, 2] = boxes[0, 0]
     with pytest.raises(ValueError, match="image 100 has an empty or non-finite box"):
         yolo_losses(output, dataclasses.replace(batch, boxes=boxes), CLASSES)
-    with pytest.raises(ValueError, match="top_k must be at least 1"):
-        YOLOLossOptions(top_k=0)
+    for top_k in (0, -1, -10):
+        with pytest.raises(ValueError, match=f"top_k must be at least 1, got {top_k}"):
+            YOLOLossOptions(top_k=top_k)
     for name in ("alpha", "beta", "min_side"):
         with pytest.raises(ValueError, match=f"{name} must be finite and not negative, got"):
             YOLOLossOptions(**{name: -1})
