@@ -97,7 +97,6 @@ class TrainedModule(pl.LightningModule):
     def apply_freeze(self) -> None:
         """Freeze what ``freeze`` names; a subclass that chooses parameters calls it afterwards."""
         freeze_parameters(self.model, self.frozen)
-        keep_statistics(self.model, self.frozen)
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of all parts but the norms of frozen ones, which stay in eval mode."""
@@ -132,7 +131,8 @@ class TrainedModule(pl.LightningModule):
         self._seed = torch.initial_seed()
 
     def on_train_start(self) -> None:
-        """When resuming, give the configuration precedence over the checkpoint."""
+        """Keep frozen statistics; when resuming, the configuration wins over the checkpoint."""
+        keep_statistics(self.model, self.frozen)  # earlier, Lightning would warn of it
         if self._resumed_after_epoch is None:
             return
         if self._resumed_after_epoch:

@@ -25,7 +25,7 @@ def resolve_class_weights(
     Args:
         chosen: checked weights by class name, 1 for the others; or ``balanced`` for n / (C n_c),
             with n_c objects of class c, n of all and C classes that have objects, so that the mean
-            over the objects is 1 (A333).
+            over the objects is 1 (A333). A class without objects has weight 1.
         names: name of each class.
         counts: returns n_c, (C,) int64; called only for ``balanced``.
 
@@ -36,7 +36,8 @@ def resolve_class_weights(
         ValueError: a class is unknown.
     """
     if chosen == "balanced":
-        weights = inverse_frequency_weights(counts())
+        found = counts()
+        weights = inverse_frequency_weights(found).where(found > 0, 1.0)
     else:
         assert not isinstance(chosen, str)
         unknown = [name for name in chosen if name not in names]

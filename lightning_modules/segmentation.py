@@ -101,6 +101,8 @@ class SegmentationModule(TrainedModule):
         if class_weights is not None:
             if not isinstance(model, UsesClassWeights):
                 raise TypeError(f"{type(model).__name__} cannot weight classes (class_weights)")
+            if not isinstance(class_weights, str):  # the parser lets names be numbers
+                class_weights = {str(name): weight for name, weight in class_weights.items()}
             check_weights(class_weights)
         self.class_weights = class_weights
         self._weights: Tensor | None = None  # of each class, once known

@@ -180,6 +180,7 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
         self.notes: tuple[str, ...] = ()
         self._augmentation: Augmentation | None = None
         self._objects: tuple[Ints, Ints] | None = None
+        self._repeats: list[float] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -335,10 +336,9 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
                 "filter_empty: false or check the annotations"
             )
         sizes = source.sizes()[items] if self.group_by_aspect else None
-        repeats = None
-        if self.repeat_threshold is not None:
+        if self.repeat_threshold is not None and self._repeats is None:
             objects, names = self.train_objects(), self.class_names
-            repeats = image_repeats(objects, items, names, self.repeat_threshold)
+            self._repeats = image_repeats(objects, items, names, self.repeat_threshold)
         return EpochBatchSampler(
             items.tolist(),
             self.batch_size,
@@ -348,7 +348,7 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
             groups=None if sizes is None else (sizes[:, 1] >= sizes[:, 0]).astype(int).tolist(),
             short_sides=self.train_short_sides,
             window=0 if self.mosaic is None else self.mosaic.window,
-            repeats=repeats,
+            repeats=self._repeats,
         )
 
     def train_dataloader(self) -> DataLoader[SegBatch]:

@@ -35,7 +35,7 @@ def test_by_name_and_balanced():
     names = ("cat", "dog", "cow")
     assert resolve_class_weights({"cow": 3}, names, nothing).tolist() == [1.0, 1.0, 3.0]
     weights = resolve_class_weights("balanced", names, lambda: torch.tensor([90, 10, 0]))
-    torch.testing.assert_close(weights[:2], torch.tensor([100 / 180, 100 / 20]))
+    torch.testing.assert_close(weights, torch.tensor([100 / 180, 100 / 20, 1.0]))
     with pytest.raises(ValueError, match="names dogs, no class; did you mean dog?"):
         resolve_class_weights({"dogs": 2.0}, names, nothing)
     with pytest.raises(ValueError, match="no class; there are cat, dog, cow"):
@@ -67,7 +67,7 @@ def weights_of(module):
 @pytest.mark.slow
 def test_a_run_weights_classes_and_its_checkpoint_knows_them(tmp_path, caplog):
     words = [*FIT, "--model.init_args.log_val_loss", "true", "--runs_dir", str(tmp_path)]
-    assert train.main([*words, WEIGHTS, '{"3": 8.0}', "--name", "named", "--debug"]) == 0
+    assert train.main([*words, WEIGHTS, "{3: 8.0}", "--name", "named", "--debug"]) == 0
     assert "class weights: 1 (0) to 8 (3)" in caplog.text
     last = tmp_path / "named" / "version_0" / "checkpoints" / "last.ckpt"
     assert weights_of(restore(last).module).tolist() == [1, 1, 1, 8, 1, 1, 1, 1, 1, 1]
@@ -91,7 +91,7 @@ def test_a_run_weights_classes_and_its_checkpoint_knows_them(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ('{"33": 2.0}', "class_weights names 33, no class; did you mean 3?"),
+        ("{33: 2.0}", "class_weights names 33, no class; did you mean 3?"),
         ('{"3": 0.0}', "class_weights: 3 must be positive"),
         ("balance", "class_weights"),
     ],

@@ -39,6 +39,10 @@ def mask_rcnn(norm="bn", **backbone):
     )
 
 
+def segmentor(model, **options):
+    return SegmentationModule(model, adamw, **options).train()
+
+
 def learning_norms(module):
     """Return the names of the norms that update their running statistics."""
     return {
@@ -88,7 +92,7 @@ def test_a_step_leaves_the_frozen_part_as_it_was():
 )
 def test_a_pattern_that_matches_nothing_names_what_is_near(pattern, advice):
     with pytest.raises(ValueError, match=advice):
-        SegmentationModule(mask_rcnn(), adamw, freeze=["rpn.*", pattern])
+        segmentor(mask_rcnn(), freeze=["rpn.*", pattern])
 
 
 def test_nothing_left_to_train_is_refused():
@@ -99,7 +103,7 @@ def test_nothing_left_to_train_is_refused():
 
 
 def test_norms_of_frozen_parts_keep_their_statistics():
-    module = SegmentationModule(mask_rcnn(), adamw, freeze=["backbone.body.*"])
+    module = segmentor(mask_rcnn(), freeze=["backbone.body.*"])
     heads = {name for name in learning_norms(module) if not name.startswith("backbone.body.")}
     assert learning_norms(module) == heads != set()
     module.eval()
@@ -107,8 +111,8 @@ def test_norms_of_frozen_parts_keep_their_statistics():
     module.train()
     assert learning_norms(module) == heads
     weights = ["backbone.body.*.weight"]  # statistics go on where a bias is trained
-    assert learning_norms(SegmentationModule(mask_rcnn(), adamw, freeze=weights)) != heads
-    both = SegmentationModule(mask_rcnn(), adamw, freeze=[*weights, "backbone.body.*.bias"])
+    assert learning_norms(segmentor(mask_rcnn(), freeze=weights)) != heads
+    both = segmentor(mask_rcnn(), freeze=[*weights, "backbone.body.*.bias"])
     assert learning_norms(both) == heads
 
 
@@ -126,24 +130,24 @@ def test_norms_without_parameters_follow_the_pattern():
         def predict(self, batch):
             return []
 
-    assert learning_norms(SegmentationModule(Net(), adamw)) == {"stem.1", "head.1"}
-    assert learning_norms(SegmentationModule(Net(), adamw, freeze=["stem.*"])) == {"head.1"}
+    assert learning_norms(segmentor(Net())) == {"stem.1", "head.1"}
+    assert learning_norms(segmentor(Net(), freeze=["stem.*"])) == {"head.1"}
 
 
 def test_stages_that_are_not_trained_keep_their_statistics():
-    module = SegmentationModule(mask_rcnn(trainable_stages=1), adamw)
+    module = segmentor(mask_rcnn(trainable_stages=1))
     body = {name for name in learning_norms(module) if name.startswith("backbone.body.")}
     with_gradient = {
         name.rpartition(".")[0] for name in trained(module) if name.startswith("backbone.body.")
     }
     assert body
     assert body <= with_gradient
-    everything = SegmentationModule(mask_rcnn(), adamw)
+    everything = segmentor(mask_rcnn())
     assert len(learning_norms(everything)) > len(learning_norms(module))
 
 
 def test_running_statistics_stay_after_a_forward_pass():
-    module = SegmentationModule(mask_rcnn(), adamw, freeze=["backbone.*"]).train()
+    module = segmentor(mask_rcnn(), freeze=["backbone.*"])
     module.model.backbone(torch.rand(2, 3, 64, 64))
     for name, value in module.model.backbone.named_buffers():
         if name.endswith("running_mean"):

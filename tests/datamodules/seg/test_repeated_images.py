@@ -55,6 +55,8 @@ def test_images_of_a_rare_class_are_repeated_in_a_coco_set(rare, caplog):
     data = CocoDataModule(root=rare, batch_size=1, repeat_threshold=0.25)
     with caplog.at_level("INFO"):
         counts = epoch_counts(data)
+        assert counts == epoch_counts(data)
+    assert caplog.text.count("repeat_threshold") == 1  # told once
     # rare: sqrt(.25 / (1/16)) = 2; neither a crowd nor an object without a pixel counts
     assert counts == Counter({index: 2 if index == 0 else 1 for index in range(16)})
     assert "1 of 2 classes are in fewer than 25 % of the 16 training images" in caplog.text

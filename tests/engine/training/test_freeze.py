@@ -51,11 +51,12 @@ def changed(before, after):
 
 
 @pytest.mark.slow
-def test_a_frozen_backbone_is_frozen(tmp_path, capsys, caplog):
+def test_a_frozen_backbone_is_frozen(tmp_path, capsys, caplog, recwarn):
     first = run(tmp_path / "first", *SCENES)
     start = ["--model.init_args.init_from", first / "checkpoints/last.ckpt"]
     second = run(tmp_path / "second", *SCENES, *start, FREEZE, '["backbone.*"]')
     assert "of them frozen" in caplog.text
+    assert not [w for w in recwarn if "eval mode" in str(w.message)]  # it is meant
     before, after = content(first), content(second)
     for state in (after["state_dict"], after["current_model_state"]):  # the average is as frozen
         moved = changed(before["state_dict"], state)
