@@ -80,16 +80,20 @@ class DataProblems(ValueError):  # noqa: N818  one exception for several problem
     """Error that the data have faults; the message lists up to 20, ``problems`` holds all.
 
     Args:
-        problems: at least one.
+        problems: at least one; those of repaired records are left out.
     """
 
     def __init__(self, problems: Sequence[Problem]) -> None:
-        self.problems = tuple(problems)
-        lines = [str(problem) for problem in problems[:SHOWN]]
-        if len(problems) > SHOWN:
+        self.problems = tuple(problem for problem in problems if not problem.repaired)
+        more = len(self.problems) - SHOWN
+        shown = self.problems  # a problem of a whole file must not hide behind those of its records
+        if more > 0:
+            shown = tuple(sorted(shown, key=lambda p: (p.item, p.annotation) != (None, None)))
+        lines = [str(problem) for problem in shown[:SHOWN]]
+        if more > 0:
             lines.append(
-                f"... and {len(problems) - SHOWN} more; `python evaluate.py check-data --config "
-                "RECIPE.yaml` lists them all"
+                f"... and {more} more; `python evaluate.py check-data --config RECIPE.yaml` lists "
+                "them all"
             )
         super().__init__("\n".join(lines))
 

@@ -123,7 +123,7 @@ class CocoDataModule(SegDataModule):
             "test": (test_images, test_annotations),
         }
         base = None if root is None else Path(root)
-        paths = locate(base, named)
+        paths, looked = locate(base, named)
         self._categories = None if categories is None else list(categories)
         self._class_agnostic = class_agnostic
         self._sources: dict[str, CocoSource] = {}
@@ -131,7 +131,9 @@ class CocoDataModule(SegDataModule):
         # a broken image cannot be left out any more once the samplers are built
         depth: Depth = "header" if self.bad_data == "error" else "pixels"
         mend = self.bad_data == "repair"
-        self._files = CocoFiles(paths, self._categories, class_agnostic, depth=depth, mend=mend)
+        self._files = CocoFiles(
+            paths, self._categories, class_agnostic, depth=depth, mend=mend, looked=looked
+        )
         if category_map is not None:
             self.category_map = CategoryMap.from_dict(category_map)
             self._files.category_map = self.category_map
@@ -181,8 +183,8 @@ class CocoDataModule(SegDataModule):
             self.notes += findings.notes
             for note in findings.notes:
                 rank_zero_info(note)
-            if findings.problems:
-                counts = self._files.counts[split]
+            counts = self._files.counts.get(split, {})
+            if counts.get("left_out_pictures") or counts.get("left_out_annotations"):
                 rank_zero_info(
                     f"{self._files.of(split)[1]}: left out {counts['left_out_pictures']} of "
                     f"{counts['pictures']} images and {counts['left_out_annotations']} of "

@@ -28,6 +28,7 @@ class CocoFiles:
         category_map: fixed labels (of a checkpoint); None to take them from the training file.
         depth: how much of the image files of small sets is read.
         mend: whether annotations are repaired where possible.
+        looked: split -> description of the files that were looked for.
         counts: split -> counts of its annotation file and of what is left out, including all
             annotations of faulty images, and of the annotations repaired if they may be.
     """
@@ -38,6 +39,7 @@ class CocoFiles:
     category_map: CategoryMap | None = None
     depth: Depth = "header"
     mend: bool = False
+    looked: Mapping[str, str] = field(default_factory=dict)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def splits(self) -> list[str]:
@@ -53,9 +55,10 @@ class CocoFiles:
         """
         paths = self.paths[split]
         if paths is None:
+            looked = f"; looked for {self.looked[split]}" if split in self.looked else ""
             raise ValueError(
-                f"there is no {split} split: give root with images/{split} and annotations/"
-                f"instances_{split}.json, or {split}_images and {split}_annotations"
+                f"there is no {split} split{looked}; add its files, or name them by "
+                f"data.{split}_annotations and data.{split}_images"
             )
         return paths
 

@@ -42,7 +42,7 @@ class Layout:
 
     def expected(self, split: str = "train") -> str:
         """Return the files of a split as text."""
-        name = (*self.val, split)[0] if split == "val" else split
+        name = self.val[0] if split == "val" else split
         images = " or ".join(f"{folder.format(name)}/" for folder in self.images)
         return f"{self.annotations.format(name)} with images in {images} ({self.name})"
 
@@ -67,24 +67,28 @@ def fitting(root: Path, splits: Sequence[str] = SPLITS) -> list[Layout]:
     return whole or list(some)
 
 
-def locate(root: Path | None, given: Mapping[str, Given]) -> dict[str, tuple[Path, Path] | None]:
-    """Return the image folder and the annotation file of every split, None for a missing split.
+def locate(
+    root: Path | None, given: Mapping[str, Given]
+) -> tuple[dict[str, tuple[Path, Path] | None], dict[str, str]]:
+    """Find the files of every split.
 
     Args:
         root: folder of the data set, or None.
         given: split -> image folder and annotation file that are named; they win.
+
+    Returns:
+        split -> image folder and annotation file, None for a missing split; and split -> what was
+        looked for, empty without ``root``.
 
     Raises:
         ValueError: no layout fits the folder, or several do; or only one of the two paths of a
             split is known.
     """
     unnamed = [split for split, (_, annotations) in given.items() if annotations is None]
-    layout = OURS
-    if root is not None and "train" in unnamed:
-        layout = _layout(root, unnamed)
-    elif root is not None:
-        layout = (*fitting(root, unnamed), OURS)[0]
-    return {split: _pair(root, layout, split, *named) for split, named in given.items()}
+    layout = OURS if root is None else _layout(root, unnamed)
+    found = {split: _pair(root, layout, split, *named) for split, named in given.items()}
+    looked = {split: f"{layout.expected(split)} in {root}" for split in given if root is not None}
+    return found, looked
 
 
 def _pair(
@@ -110,18 +114,18 @@ def _pair(
 
 
 def _layout(root: Path, splits: Sequence[str]) -> Layout:
-    """Return the layout of a folder."""
-    if not root.is_dir():
-        raise ValueError(f"data.root: there is no folder {root}; correct the path")
+    """Return the layout of a folder, which must have one if the training files are not named."""
     found = fitting(root, splits)
-    if len(found) == 1:
-        return found[0]
-    if found:
+    if len(found) > 1:
         held = "; ".join(_held(root, layout, splits) for layout in found)
         raise ValueError(
             f"data.root: {root} has the files of {len(found)} layouts: {held}; name those to use "
             "by data.train_annotations and data.train_images, and the same for val and test"
         )
+    if found or "train" not in splits:
+        return (*found, OURS)[0]
+    if not root.is_dir():
+        raise ValueError(f"data.root: there is no folder {root}; correct the path")
     looked = "; ".join(layout.expected() for layout in LAYOUTS)
     raise ValueError(
         f"data.root: {root} has no annotation file in a known place; looked for {looked}; "

@@ -114,9 +114,10 @@ class YoloTxtDataModule(SegDataModule):
 
         A test split that never had an object can be predicted.  # A313
         """
-        had = counts["annotations"] + counts["left_out_pictures"] > 0
+        had = counts["annotations"] > 0
         if split == "test" and not had:
             return []
+        had = had or counts["left_out_pictures"] > 0
         use = "learnt" if split == "train" else "scored"
         reason = f"no object of {split} is left" if had else f"no image of {split} has an object"
         remedy = "check the label files"

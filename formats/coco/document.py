@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from formats.coco.annotation_checks import COMPUTED, AnnotationCheck
 from formats.coco.categories import left_out_note, name_problems, used_ids
+from formats.coco.export_checks import export_problem
 from formats.coco.run_lengths import covered_pixels
 from formats.coco.shapes import is_known
 from structures import DataProblems, ImageId, Problem
@@ -125,6 +126,11 @@ def check_coco(
     categories, notes = _categories(path, data, problems)
     if not data["images"]:
         problems.append(Problem(path, None, None, "lists no image", "list the images"))
+    masked = "segmentation" in annotation_keys
+    wrong = export_problem(path, data) if masked else None
+    if wrong is not None:
+        problems.append(wrong)
+        data = {**data, "annotations": []}
     fatal = bool(problems)
     images, faulty = _images(path, data["images"], image_keys, unusable or {}, problems)
 

@@ -8,7 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from formats.coco.clipping import clip_polygon
-from formats.coco.shapes import are_finite, area_reason, box_reason, polygon_reason, rle_reason
+from formats.coco.shapes import (
+    are_finite,
+    area_reason,
+    box_reason,
+    part_reason,
+    polygon_reason,
+    rle_reason,
+)
 from formats.coco.store import encode_segmentation
 from structures import rle
 
@@ -84,8 +91,7 @@ def _part(part: Any, height: int, width: int) -> list[float] | None:
     if not polygon_reason([part], height, width):
         sound: list[float] = part
         return sound
-    readable = isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 and are_finite(part)
-    return clip_polygon(part, height, width) if readable else None
+    return None if part_reason(part) else clip_polygon(part, height, width)
 
 
 def extent(mask: Any, box: Any, height: int, width: int) -> tuple[list[float], float] | None:

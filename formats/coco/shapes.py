@@ -48,16 +48,23 @@ def polygon_reason(polygons: Sequence[Any], height: int, width: int) -> str:
     if not polygons:
         return "has no polygon"
     for polygon in polygons:
-        if not isinstance(polygon, list):
-            return f"a polygon is a {type(polygon).__name__}, not a list of numbers"
-        if len(polygon) < 6 or len(polygon) % 2:
-            why = "fewer than 6 (3 points)" if len(polygon) < 6 else "which are not pairs"
-            return f"a polygon has {len(polygon)} numbers, {why}"
-        if not are_finite(polygon):
-            return "a polygon has a coordinate that is not a finite number"
-        if reason := _outside_reason("a polygon", polygon[::2], polygon[1::2], height, width):
+        if reason := part_reason(polygon) or _outside_reason(
+            "a polygon", polygon[::2], polygon[1::2], height, width
+        ):
             return reason
     return ""
+
+
+def part_reason(polygon: Any) -> str:
+    """Return why a part is no list of coordinates, or nothing."""
+    if not isinstance(polygon, list):
+        return f"a polygon is a {type(polygon).__name__}, not a list of numbers"
+    if polygon and isinstance(polygon[0], list):
+        return "a polygon is a list of points [x, y], not of numbers x1, y1, x2, y2, ..."
+    if len(polygon) < 6 or len(polygon) % 2:
+        why = "fewer than 6 (3 points)" if len(polygon) < 6 else "which are not pairs"
+        return f"a polygon has {len(polygon)} numbers, {why}"
+    return "" if are_finite(polygon) else "a polygon has a coordinate that is not a finite number"
 
 
 def _outside_reason(

@@ -216,6 +216,43 @@ def _tested(folder: Path) -> list[object]:
     return ["train", "test", *words[2:], "--data.root", folder]
 
 
+def _exported(change: Change) -> Callable[[Path], list[object]]:
+    """Read the training file by converting it."""
+
+    def build(folder: Path) -> list[object]:
+        root = sets.write_coco(folder)
+        data = sets.truth()
+        change(data)
+        file = root / "annotations/instances_train.json"
+        file.write_text(json.dumps(data))
+        where = ["--annotations", file, "--images", root / "images/train", "--out", root / "yolo"]
+        return ["evaluate", "convert", "--from", "coco", "--to", "yolo", *where]
+
+    return build
+
+
+def _without_masks(data: dict[str, Any]) -> None:
+    for annotation in data["annotations"]:
+        del annotation["segmentation"]
+
+
+def _without_val(folder: Path) -> list[object]:
+    root = sets.write_coco(folder)
+    (root / "annotations/instances_val.json").unlink()
+    return [*sets.COCO, "--data.root", root]
+
+
+def _placeholder(folder: Path) -> list[object]:
+    """Name the YAML file of a set whose images are elsewhere, and a root that does not exist."""
+    root = yolo.write_yolo(folder)
+    (root / "images").rename(root / "pictures")
+    recipe = ["--config", "configs/quickstart/mask_rcnn.yaml"]
+    recipe += ["--config", "configs/_base/data/yolo_txt.yaml"]
+    named = ["--data.data_yaml", root / "data.yaml", "--data.root", root / "nowhere"]
+    return ["evaluate", "check-data", *recipe, *named]
+
+
+_FRACTIONS = [[0.1, 0.1, 0.5, 0.1, 0.5, 0.5]]
 _NO_OBJECT = "has an object: nothing can be"
 FOREIGN = [
     checked_case("no object in training", edited("train", lambda d: d.update(annotations=[])),
@@ -248,6 +285,17 @@ FOREIGN = [
                  _roboflow_with(first(category_id=0)), "'cells'", "absent"),
     checked_case("Roboflow with an image that is missing",
                  lambda r: (_roboflow(r), (r / "valid/12.png").unlink()), "12.png", "missing"),
+    Case("foreign set", "boxes without masks", _exported(_without_masks),
+         ("none of the 4 annotations has a mask", "export polygons")),
+    Case("foreign set", "polygons as fractions", _exported(all_of(segmentation=_FRACTIONS)),
+         ("between 0 and 1", "multiply x by the width")),
+    Case("foreign set", "polygons as points",
+         _exported(first(segmentation=[[[4, 4], [16, 4], [16, 16]]])),
+         ("101", "list of points [x, y]", "redraw")),
+    Case("foreign set", "no validation split", _without_val,
+         ("there is no val split", "instances_val.json", "data.val_annotations"), long=True),
+    Case("foreign set", "images of a YOLO set that are elsewhere", _placeholder,
+         ("data.yaml", "images/train", "data.root")),
     yolo_case("a YOLO root with nothing in it", lambda r: (_bare(r), shutil.rmtree(r / "images")),
               "data.yaml", "images/train and labels/train", "data.root"),
     yolo_case("YOLO folders without labels", _lost, "data.yaml", "labels/train"),

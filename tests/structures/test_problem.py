@@ -51,6 +51,15 @@ def test_an_error_lists_twenty_and_holds_all():
     assert "more" not in str(error.value)
 
 
+def test_what_concerns_a_whole_file_is_shown_first():
+    whole = Problem(FILE, None, None, "nothing is left", "fix some")
+    mended = odd(40).mended("made even")
+    error = DataProblems([mended, *map(odd, range(30)), whole])
+    assert error.problems == (*map(odd, range(30)), whole)
+    assert str(error).splitlines()[0] == "set/a.json: nothing is left; fix some"
+    assert "and 11 more" in str(error)
+
+
 def test_nothing_wrong_says_nothing(caplog):
     assert settle([], "error") == settle([], "skip") == ()
     assert caplog.text == ""

@@ -54,7 +54,7 @@ def test_each_layout_is_found(tmp_path, layout, train, val):
     for images, annotations in (train, val):
         place(tmp_path, annotations, images)
     assert [found.name for found in fitting(tmp_path)] == [layout]
-    found = relative(tmp_path, locate(tmp_path, NOTHING))
+    found = relative(tmp_path, locate(tmp_path, NOTHING)[0])
     assert found == {"train": train, "val": val, "test": None}
 
 
@@ -68,18 +68,19 @@ def test_several_layouts_are_named(tmp_path):
     with pytest.raises(ValueError, match=message):
         locate(tmp_path, NOTHING)
     shutil.rmtree(tmp_path / "val2017")  # of the other layout only the annotations are there
-    assert relative(tmp_path, locate(tmp_path, NOTHING))["val"] is None
+    assert relative(tmp_path, locate(tmp_path, NOTHING)[0])["val"] is None
 
 
 def test_named_files_win(tmp_path):
     place(tmp_path, "train/_annotations.coco.json", "train")
     place(tmp_path, "valid/_annotations.coco.json", "valid")
     named = tmp_path / "other.json"
-    found = locate(tmp_path, NOTHING | {"val": (None, named)})
+    found, _ = locate(tmp_path, NOTHING | {"val": (None, named)})
     assert found["val"] == (tmp_path / "valid", named)
-    found = locate(tmp_path, NOTHING | {"val": (tmp_path / "a", None)})
+    found, _ = locate(tmp_path, NOTHING | {"val": (tmp_path / "a", None)})
     assert found["val"] == (tmp_path / "a", tmp_path / "valid" / "_annotations.coco.json")
-    found = locate(None, {"train": ("a", "b.json")})
+    found, looked = locate(None, {"train": ("a", "b.json")})
+    assert looked == {}
     assert [str(path) for path in found["train"]] == ["a", "b.json"]
 
 

@@ -94,6 +94,7 @@ def test_a_known_coverage_spares_the_text_only_where_it_fits():
 def test_ids_and_numbers_of_any_type():
     assert is_known(3, {3})
     assert is_known(3.0, {3})
+    assert is_known("3", {"3"})
     assert not any(is_known(x, {0, 1, 3}) for x in (True, "3", None, [3], {}))
     assert is_number(0)
     assert is_number(-1.5)
