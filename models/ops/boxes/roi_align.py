@@ -19,6 +19,7 @@ from models.ops.boxes.boxes import fpn_levels
 from models.ops.precision import at_least_float32
 
 _DENSE_CELLS = 2048  # cells per sampling point up to which products are faster (measured, 1 core)
+_MASK_BYTES = 128 << 20  # copies of masks that exist at the same time
 
 
 def pool_regions(
@@ -125,6 +126,9 @@ def project_masks(
 ) -> Tensor:
     """Crop instance masks to boxes and resample them to side x side cells by RoIAlign.
 
+    The operator needs floating-point masks: few are converted at a time, so that the copies take
+    128 MiB at most (or one mask, where that is more).
+
     Args:
         masks: (M, h, w) bool, ``mask_stride`` pixels per cell.
         rows: (K,) index of the mask of each box.
@@ -138,9 +142,21 @@ def project_masks(
     # torchvision's RoIAlign puts the centre of pixel c at c; a cell's centre is then (s - 1) / 2
     # pixels to the right of s * c
     shifted = boxes - (mask_stride - 1) / 2
-    used, position = torch.unique(rows, return_inverse=True)
-    rois = torch.cat([position[:, None].to(boxes.dtype), shifted], dim=1)
-    targets: Tensor = roi_align(
-        masks[used][:, None].to(boxes.dtype), rois, (side, side), spatial_scale=1 / mask_stride
-    )
-    return targets[:, 0]
+    used, position, shares = torch.unique(rows, return_inverse=True, return_counts=True)
+    cells = masks.shape[1] * masks.shape[2]
+    each = max(1, _MASK_BYTES // max(1, cells * (masks.element_size() + boxes.element_size())))
+    counts = shares.tolist()
+    sizes = [sum(counts[start : start + each]) for start in range(0, len(counts), each)]
+    targets = boxes.new_empty(len(rows), side, side)
+    for number, where in enumerate(torch.split(position.argsort(), sizes)):
+        some = used[number * each : (number + 1) * each]
+        image = (position[where] - number * each).to(boxes.dtype)
+        rois = torch.cat([image[:, None], shifted[where]], dim=1)
+        targets[where] = _crop(masks[some][:, None].to(boxes.dtype), rois, side, mask_stride)
+    return targets
+
+
+def _crop(masks: Tensor, rois: Tensor, side: int, mask_stride: int) -> Tensor:
+    """Return (R, side, side) for masks (N, 1, h, w) and rows (mask, x1, y1, x2, y2) in pixels."""
+    cropped: Tensor = roi_align(masks, rois, (side, side), spatial_scale=1 / mask_stride)
+    return cropped[:, 0]
