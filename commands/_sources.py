@@ -26,9 +26,10 @@ def ground_truth(args: argparse.Namespace) -> tuple[dict[str, Any], tuple[Proble
         return read_to_predict(args.annotations, args.images, args.bad_data)
     from formats.coco.image_checks import unusable_images
     from formats.coco.results import read_ground_truth
+    from formats.images import ANY_SIZE
 
     def look(records: Sequence[Any]) -> Mapping[int, Problem]:
-        return unusable_images(args.annotations, records, args.images, "header")
+        return unusable_images(args.annotations, records, args.images, "header", ANY_SIZE)
 
     return read_ground_truth(args.annotations, args.bad_data, look if args.images else None)
 

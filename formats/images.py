@@ -1,21 +1,31 @@
-"""Reading image files as 8-bit RGB."""
+"""Reading image files as 8-bit RGB; no other module opens image files of a data set."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from formats.image_limits import LibraryLimit, check_size
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 # How far a check reads an image file: only that it exists, its size, or all pixels
 Depth = Literal["name", "header", "pixels"]
+# What an EXIF orientation does: turns the image, nothing, or makes the file unusable
+ExifPolicy = Literal["apply", "ignore", "error"]
+Size = tuple[int, int]  # height, width
 
+_library_limit = LibraryLimit()
+_log = logging.getLogger(__name__)
 _BROKEN = (
     UnidentifiedImageError,
     OSError,
@@ -23,10 +33,135 @@ _BROKEN = (
     SyntaxError,
     ValueError,
     struct.error,
-    Image.DecompressionBombError,
+    MemoryError,
 )
 _PLAIN_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 _ORIENTATION_TAG = 0x0112
+_STRIP = 1 << 24  # pixels converted at a time
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """How image files are read.
+
+    Attributes:
+        exif: whether the EXIF orientation turns (or mirrors) an image: ``apply``, ``ignore``, or
+            ``error`` to refuse files that have one; None turns an image whose size is stated if
+            the stated size fits only the turned image, and every image without a stated size.
+        max_megapixels: larger images are refused; None for 3 bytes a pixel in an eighth of the
+            memory of the machine.
+    """
+
+    exif: ExifPolicy | None = None
+    max_megapixels: float | None = None
+
+
+ANY_SIZE = ImageOptions(max_megapixels=math.inf)
+
+
+class ImageHeader(NamedTuple):
+    """What the header of an image file says.
+
+    Attributes:
+        path: the file.
+        stored: (height, width) of the pixels in the file.
+        orientation: EXIF orientation from 1 (upright) to 8.
+    """
+
+    path: Path
+    stored: Size
+    orientation: int
+
+    @property
+    def shown(self) -> Size:
+        """(height, width) after the EXIF orientation."""
+        return self.stored[::-1] if self.orientation >= 5 else self.stored
+
+    def is_turned(self, exif: ExifPolicy | None, stated: tuple[Any, Any] | None = None) -> bool:
+        """Return whether the EXIF orientation is applied.
+
+        Args:
+            exif: see `ImageOptions`.
+            stated: (height, width) according to the annotations, if known.
+
+        Raises:
+            ValueError: the image has an orientation and ``exif`` is ``error``.
+        """
+        if self.orientation == 1:
+            return False
+        if exif == "error":
+            raise ValueError(
+                f"image file {self.path} has the EXIF orientation {self.orientation} and exif is "
+                "error; set exif: apply or ignore (--data.exif), or save it upright without the tag"
+            )
+        if exif is None and stated is not None:
+            if stated == self.stored == self.shown:
+                _tell_once(
+                    self.path,
+                    "images such as %s have an EXIF orientation, and the stated size fits with and "
+                    "without it: they are read as stored; set exif: apply (--data.exif apply) if "
+                    "the annotations refer to turned images",
+                )
+            return stated == self.shown != self.stored
+        return exif != "ignore"
+
+    def size(self, exif: ExifPolicy | None, stated: tuple[Any, Any] | None = None) -> Size:
+        """Return (height, width) as `read_rgb` returns the image; see ``is_turned``."""
+        return self.shown if self.is_turned(exif, stated) else self.stored
+
+
+def read_header(path: Path, options: ImageOptions | None = None) -> ImageHeader:
+    """Read the header of an image file.
+
+    A file without the end marker of its format is decoded, which detects truncated files.
+
+    Raises:
+        ValueError: the file is missing, is not an image, lacks pixels or is too large.
+    """
+    with _opened(path, options or ImageOptions()) as (image, header):
+        if not _is_complete(path, image.format):
+            with _naming(path):
+                image.load()
+    return header
+
+
+def read_rgb(
+    path: Path, options: ImageOptions | None = None, stated: Size | None = None
+) -> npt.NDArray[np.uint8]:
+    """Read an image file.
+
+    Grey is repeated to three channels, transparency is dropped, 16-bit values are divided by 257
+    (a camera that uses 12 of 16 bits gives dark images: stretch them beforehand, in the same way
+    for the whole data set). Of a TIFF file with several pages the first is read.
+
+    Args:
+        path: the file.
+        options: how EXIF orientations and large images are handled; None for the defaults.
+        stated: (height, width) according to the annotations, see `ImageOptions`.
+
+    Returns:
+        (h, w, 3) uint8, writable and contiguous.
+
+    Raises:
+        ValueError: the file is missing, broken, too large or has no natural 8-bit form, or its
+            EXIF orientation is refused.
+    """
+    options = options or ImageOptions()
+    with _opened(path, options) as (image, header):
+        turned, kind = header.is_turned(options.exif, stated), image.format
+        deep = image.mode.startswith("I")
+        if not deep and image.mode not in _PLAIN_MODES:
+            raise ValueError(
+                f"{path} has pixels of mode {image.mode}; write it with 8 or 16 bits per channel"
+            )
+        with _naming(path):
+            values = np.array(image) if deep else _from_8_bit(image)
+    pixels = _from_16_bit(values, path) if deep else values
+    is_turned = kind == "TIFF"  # the library itself turns such images
+    if turned == is_turned:
+        return pixels
+    back = {6: 8, 8: 6}.get(header.orientation, header.orientation)  # the others undo themselves
+    return _turned(pixels, header.orientation if turned else back)
 
 
 def _from_16_bit(values: npt.NDArray[np.integer], path: Path) -> npt.NDArray[np.uint8]:
@@ -40,31 +175,46 @@ def _from_16_bit(values: npt.NDArray[np.integer], path: Path) -> npt.NDArray[np.
     return np.repeat(grey[..., None], 3, axis=2)
 
 
-def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
-    """Read an image file.
+def _from_8_bit(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Return the pixels as RGB; a large image is converted in strips, which saves memory."""
+    width, height = image.size
+    rows = max(1, _STRIP // width)
+    if rows >= height:
+        return np.array(image.convert("RGB"), dtype=np.uint8)  # writable, unlike asarray
+    pixels = np.empty((height, width, 3), dtype=np.uint8)
+    for top in range(0, height, rows):
+        strip = image.crop((0, top, width, min(top + rows, height)))
+        pixels[top : top + rows] = np.asarray(strip.convert("RGB"))
+    return pixels
 
-    Grey is repeated to three channels, transparency is dropped, 16-bit values are divided by 257
-    (a camera that uses 12 of 16 bits gives dark images: stretch them beforehand, in the same way
-    for the whole data set). Pixels are returned as stored: an EXIF orientation is ignored, as by
-    pycocotools, because annotations refer to the stored pixels.
 
-    Returns:
-        (h, w, 3) uint8.
+def _turned(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
+    """Return (h, w, 3) pixels as an image of that EXIF orientation is shown."""
+    if orientation >= 5:  # row 0 is a visual side, not the top or the bottom
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
 
-    Raises:
-        ValueError: the file is missing, broken or has no natural 8-bit form.
-    """
-    with _naming(path), Image.open(path) as image:
-        mode = image.mode
-        if mode.startswith("I"):
-            values = np.array(image)
-        elif mode in _PLAIN_MODES:
-            return np.array(image.convert("RGB"), dtype=np.uint8)  # writable, unlike asarray
-    if not mode.startswith("I"):
-        raise ValueError(
-            f"{path} has pixels of mode {mode}; write it with 8 or 16 bits per channel"
-        )
-    return _from_16_bit(values, path)
+
+@contextlib.contextmanager
+def _opened(path: Path, options: ImageOptions) -> Iterator[tuple[Image.Image, ImageHeader]]:
+    """Open an image within our own limit instead of the library's; its pixels are not read."""
+    with _library_limit.lifted():
+        with _naming(path):
+            image = Image.open(path)
+        with image:
+            with _naming(path):
+                orientation = _orientation(image)
+            # the library states the turned size of TIFF files
+            swapped = image.format == "TIFF" and orientation >= 5
+            stored = image.size if swapped else (image.height, image.width)
+            check_size(path, stored, options.max_megapixels)
+            if image.format == "TIFF" and getattr(image, "is_animated", False):
+                _tell_once(path, "TIFF files such as %s have several pages: the first is read")
+            yield image, ImageHeader(path, stored, orientation)
 
 
 @contextlib.contextmanager
@@ -74,24 +224,10 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise ValueError(f"image file {path} is missing") from error
+    except MemoryError as error:
+        raise ValueError(f"image file {path} does not fit into the memory; reduce it") from error
     except _BROKEN as error:
         raise ValueError(f"image file {path} cannot be read: {error}; replace it") from error
-
-
-def header_size(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Read a file's (height, width) as stored and as shown after its EXIF orientation.
-
-    A file without the end marker of its format is decoded, which detects truncated files.
-
-    Raises:
-        ValueError: the file is missing, is not an image or lacks pixels.
-    """
-    with _naming(path), Image.open(path) as image:
-        stored = (image.height, image.width)
-        turned = _orientation(image) >= 5
-        if not _is_complete(path, image.format):
-            image.load()
-    return stored, (stored[1], stored[0]) if turned else stored
 
 
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # the last marker and the last chunk
@@ -105,14 +241,17 @@ def _is_complete(path: Path, kind: str | None) -> bool:
         return file.read() == end
 
 
-def is_upright(path: Path) -> bool:
-    """Return whether a readable image is shown as stored, neither rotated nor mirrored."""
-    with Image.open(path) as image:
-        return _orientation(image) in (0, 1)
-
-
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 if there is none."""
+    """Return the EXIF orientation, 1 (upright) if there is none or it has no meaning."""
     # Use the method of the base class, because the method for PNG files decodes all pixels
     found = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
-    return found if isinstance(found, int) else 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+_told: dict[tuple[Path, str], Path] = {}
+
+
+def _tell_once(path: Path, text: str) -> None:
+    """Log a warning about a file, once for every folder."""
+    if _told.setdefault((path.parent, text), path) is path:
+        _log.warning("%s: " + text, path.parent, path.name)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from evaluation.seg.coco import CocoEvaluator
@@ -14,6 +15,7 @@ from evaluation.seg.coco_scores import AREAS, CocoScores
 from lightning_modules.base import OptimizerFactory, SchedulerFactory, TrainedModule
 from lightning_modules.class_weights import check_weights, resolve_class_weights
 from lightning_modules.item_losses import ItemLosses
+from lightning_modules.seg_warnings import data_warnings, named_batch_norm_error
 from models.seg.inference.predict import InferenceOptions, predict
 from models.seg.protocol import SegModel, UsesClassWeights
 from structures import CategoryMap, Instances, SegBatch
@@ -173,10 +175,25 @@ class SegmentationModule(TrainedModule):
         if None not in (weights, self.class_weights) and self._weights is None:
             self._set_weights(torch.tensor(weights))
 
+    def on_fit_start(self) -> None:
+        """Warn about objects that cannot be found and classes that are rarely seen."""
+        super().on_fit_start()
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if data is None or not self.trainer.is_global_zero:
+            return
+        in_tiles = self.inference is not None and self.inference.tile is not None
+        counts = {split: data.object_counts(split) for split in ("train", "val")}
+        limit = None if in_tiles else self.network.max_dets
+        for message in data_warnings(counts, data.class_names, limit):
+            rank_zero_warn(message)
+
     def training_step(self, batch: SegBatch, batch_idx: int) -> Tensor:
         """Return the weighted sum of the loss terms."""
         del batch_idx
-        terms = self.network.losses(batch, key=self.global_step)
+        try:
+            terms = self.network.losses(batch, key=self.global_step)
+        except ValueError as error:
+            raise named_batch_norm_error(error, batch) from error
         return self.training_loss(terms, batch.image_ids, len(batch))
 
     def validation_step(self, batch: SegBatch, batch_idx: int) -> list[Instances]:  # type: ignore[override]

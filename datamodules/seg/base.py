@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from abc import ABC, abstractmethod
@@ -19,11 +20,12 @@ from datamodules.readers import PathReader
 from datamodules.sampling.keys import EpochBatchSampler, KeySampler, images_to_keep
 from datamodules.sampling.resumable import resumable_loader
 from datamodules.seg.collate import collate_images
-from datamodules.seg.dataset import ImageSource, SegDataset
+from datamodules.seg.dataset import ImageSource, ObjectCounts, SegDataset
 from datamodules.seg.mosaic import MosaicDataset
 from datamodules.seg.mosaic_options import MosaicOptions
 from datamodules.seg.repeated_images import image_repeats
 from datamodules.transforms.augment import Augmentation
+from formats.images import ExifPolicy, ImageOptions
 from structures import AnnotationPolicy, CategoryMap, DataProblems, Problem, SegBatch
 
 Ints = npt.NDArray[np.int64]
@@ -108,6 +110,9 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
             splits are reported together before anything runs; ``skip``: they are left out and
             counted; ``repair``: polygons are clipped to the image, parts that are no polygons
             dropped and boxes computed again; the rest is left out, and both are counted.
+        exif: whether EXIF orientations turn images, see `ImageOptions`; null: what the size that a
+            COCO file states shows, and always where no size is stated.
+        max_megapixels: larger images are refused; null: an eighth of memory, 3 bytes a pixel.
 
     Attributes:
         category_map: maps labels to the ids and names of the data set; set by the subclass.
@@ -139,6 +144,8 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
         repeat_threshold: float | None = None,
         mosaic: MosaicOptions | None = None,
         bad_data: AnnotationPolicy = "error",
+        exif: ExifPolicy | None = None,
+        max_megapixels: float | None = None,
     ) -> None:
         super().__init__()
         _check_positive(
@@ -149,6 +156,7 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
             scale=scale,
             mask_stride=mask_stride,
             size_multiple=size_multiple,
+            max_megapixels=max_megapixels,
             train_short_sides=min(train_short_sides or [1]),
         )
         if scale > LARGEST_SCALE:
@@ -176,6 +184,7 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
         if mosaic is not None:
             mosaic.check_side(max(train_short_sides or [mosaic.size]))
         self.bad_data: AnnotationPolicy = bad_data
+        self.image_options = ImageOptions(exif, max_megapixels)
         self.problems: tuple[Problem, ...] = ()
         self.notes: tuple[str, ...] = ()
         self._augmentation: Augmentation | None = None
@@ -254,10 +263,17 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
             for split in splits
         }
 
+    def object_counts(self, split: Split) -> ObjectCounts | None:
+        """Return the numbers of objects; None if the split is missing or they are unknown."""
+        del split
+        return None
+
     def evaluation_arguments(self) -> dict[str, Any]:
         """Return the arguments that make another datamodule prepare images as this one."""
         names = ("eval_batch_size", "eval_short_side", "max_long_side", "scale")
-        return {n: getattr(self, n) for n in (*names, "mask_stride", "size_multiple")}
+        sizes = {n: getattr(self, n) for n in (*names, "mask_stride", "size_multiple")}
+        reading = dataclasses.asdict(self.image_options)
+        return sizes | {name: value for name, value in reading.items() if value is not None}
 
     def category_arguments(self) -> dict[str, Any]:
         """Return the arguments besides the map that define the labels of COCO categories."""

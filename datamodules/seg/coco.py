@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ from pytorch_lightning.utilities import rank_zero_info
 from datamodules.seg.base import SegDataModule, Split, UnusableData
 from datamodules.seg.coco_files import CocoFiles
 from datamodules.seg.coco_layouts import locate
-from datamodules.seg.dataset import AnnotatedImage
+from datamodules.seg.dataset import AnnotatedImage, ObjectCounts
 from datamodules.transforms.label_maps import LabelMaps
 from formats.coco.document import CocoFindings
 from formats.coco.image_checks import size_mismatch
 from formats.coco.store import AnnotationStore
-from formats.images import Depth, header_size, read_rgb
+from formats.images import Depth, ImageOptions, read_header, read_rgb
 from structures import CategoryMap, Problem, settle
 
 
@@ -29,6 +29,7 @@ class CocoSource:
 
     store: AnnotationStore
     folder: Path
+    options: ImageOptions = field(default_factory=ImageOptions)
 
     def __len__(self) -> int:
         return len(self.store)
@@ -42,11 +43,12 @@ class CocoSource:
         store, path = self.store, self.folder / self.store.name(index)
         image_id, stated = store.image_ids[index].item(), store.size(index)
         try:
-            image = read_rgb(path)
+            image = read_rgb(path, self.options, stated)
         except ValueError as error:
             raise ValueError(f"image {image_id}: {error}") from error
         if image.shape[:2] != stated:
-            reason, remedy = size_mismatch(path, stated, *header_size(path))
+            header = read_header(path, self.options)
+            reason, remedy = size_mismatch(header, stated, image.shape[:2])
             raise ValueError(f"image {image_id}: {reason}; {remedy}")
         masks, labels, crowd = store.image(index)
         name = f"image {image_id} ({path})"
@@ -63,6 +65,12 @@ class CocoSource:
     def objects(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return (M,) images and (M,) labels of the instances that can be learnt."""
         return self.store.objects()
+
+    def object_counts(self, num_classes: int) -> ObjectCounts:
+        """Return the numbers of objects of the images and the classes."""
+        labels = self.store.labels[~self.store.crowd]
+        by_class = np.bincount(labels, minlength=num_classes).astype(np.int64)
+        return ObjectCounts(self.counts(), by_class)
 
 
 class CocoDataModule(SegDataModule):
@@ -130,9 +138,14 @@ class CocoDataModule(SegDataModule):
         self._fallback_reported = False
         # a broken image cannot be left out any more once the samplers are built
         depth: Depth = "header" if self.bad_data == "error" else "pixels"
-        mend = self.bad_data == "repair"
         self._files = CocoFiles(
-            paths, self._categories, class_agnostic, depth=depth, mend=mend, looked=looked
+            paths,
+            self._categories,
+            class_agnostic,
+            depth=depth,
+            mend=self.bad_data == "repair",
+            looked=looked,
+            options=self.image_options,
         )
         if category_map is not None:
             self.category_map = CategoryMap.from_dict(category_map)
@@ -200,7 +213,7 @@ class CocoDataModule(SegDataModule):
                 f"{annotations}: {degenerate} annotations have no pixel; they are left out of the "
                 "training targets and kept in the ground truth"
             )
-        self._sources[split] = CocoSource(store, images)
+        self._sources[split] = CocoSource(store, images, self.image_options)
         return self._sources[split]
 
     def check(self, thorough: bool = False) -> list[Problem]:
@@ -245,6 +258,11 @@ class CocoDataModule(SegDataModule):
     def ground_truth(self, split: Split) -> dict[str, Any]:
         """Return the annotations of a split as a COCO dictionary, including degenerate ones."""
         return self.source(split).store.to_coco(self.category_map)
+
+    def object_counts(self, split: Split) -> ObjectCounts | None:
+        """Return how many objects the images and the classes of a split have."""
+        missing = self._files.paths.get(split) is None
+        return None if missing else self.source(split).object_counts(self.num_classes)
 
     def image_records(self, split: Split) -> list[dict[str, Any]]:
         """Return the records of the images with the absolute ``path`` of each file."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from formats.coco.document import LISTS, CocoFindings, load_coco
 from formats.coco.image_checks import category_problems, examine_coco
-from formats.images import Depth
+from formats.images import Depth, ImageOptions
 from structures import CategoryMap, DataProblems, Problem
 
 # Opening a file costs 0.1 ms on a disk and far more over a network: in larger sets, sizes are
@@ -29,6 +29,7 @@ class CocoFiles:
         depth: how much of the image files of small sets is read.
         mend: whether annotations are repaired where possible.
         looked: split -> description of the files that were looked for.
+        options: how image files are read.
         counts: split -> counts of its annotation file and of what is left out, including all
             annotations of faulty images, and of the annotations repaired if they may be.
     """
@@ -40,6 +41,7 @@ class CocoFiles:
     depth: Depth = "header"
     mend: bool = False
     looked: Mapping[str, str] = field(default_factory=dict)
+    options: ImageOptions = field(default_factory=ImageOptions)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def splits(self) -> list[str]:
@@ -78,7 +80,10 @@ class CocoFiles:
             findings = CocoFindings(list(error.problems), True, data)
         else:
             usual = self.depth if len(data["images"]) <= HEADER_LIMIT else "name"
-            findings = examine_coco(annotations, data, images, depth or usual, mend=self.mend)
+            options = self.options
+            findings = examine_coco(
+                annotations, data, images, depth or usual, options, mend=self.mend
+            )
         count, objects, categories = (len(data[key]) for key in LISTS)
         self.counts[split] = {
             "pictures": count,

@@ -40,6 +40,18 @@ class AnnotatedImage(NamedTuple):
     name: str
 
 
+class ObjectCounts(NamedTuple):
+    """Numbers of objects that are not crowds.
+
+    Attributes:
+        by_image: (n,) int64, of each image.
+        by_class: (C,) int64, of each class.
+    """
+
+    by_image: npt.NDArray[np.int64]
+    by_class: npt.NDArray[np.int64]
+
+
 class ImageSource(Protocol):
     """A split of a data set; an index always refers to the same image."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from datamodules.seg.base import SegDataModule, Split
 from datamodules.seg.coco_files import HEADER_LIMIT
 from datamodules.seg.dataset import AnnotatedImage
 from datamodules.transforms.label_maps import LabelMaps
-from formats.images import SUFFIXES, header_size, read_rgb
+from formats.images import SUFFIXES, ImageOptions, read_header, read_rgb
 from structures import CategoryMap, DataProblems, Problem, settle
 
 
@@ -28,10 +28,12 @@ class ImageFolderSource:
         files: paths of the files, sorted by name.
         ids: position of each file among all images of the folder, counted from 1, so that it does
             not change when others are left out.
+        options: how the files are read.
     """
 
     files: tuple[Path, ...]
     ids: tuple[int, ...]
+    options: ImageOptions = field(default_factory=ImageOptions)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -42,7 +44,7 @@ class ImageFolderSource:
         Raises:
             ValueError: the file is missing or broken, or cannot be converted to 8 bits.
         """
-        image = read_rgb(self.files[index])
+        image = read_rgb(self.files[index], self.options)
         nothing = np.zeros(0, dtype=np.int64)
         maps = LabelMaps(np.zeros((0, *image.shape[:2]), dtype=np.uint8), nothing, nothing)
         name = str(self.files[index])
@@ -50,7 +52,8 @@ class ImageFolderSource:
 
     def sizes(self) -> npt.NDArray[np.int64]:
         """Return the (n, 2) heights and widths of the images. Opens every file."""
-        return np.array([header_size(file)[0] for file in self.files], dtype=np.int64)
+        sizes = [read_header(f, self.options).size(self.options.exif) for f in self.files]
+        return np.array(sizes, dtype=np.int64)
 
     def counts(self) -> npt.NDArray[np.int64]:
         """Return (n,) zeros, because there are no annotations."""
@@ -111,7 +114,9 @@ class ImageFolderDataModule(SegDataModule):
         kept = [(file, n) for n, file in enumerate(files, start=1) if n not in broken]
         if not kept:
             raise DataProblems(self.problems)
-        self._source = ImageFolderSource(tuple(f for f, _ in kept), tuple(n for _, n in kept))
+        self._source = ImageFolderSource(
+            tuple(f for f, _ in kept), tuple(n for _, n in kept), self.image_options
+        )
 
     @classmethod
     def section_for(
@@ -131,7 +136,8 @@ class ImageFolderDataModule(SegDataModule):
             thorough: also decode every image.
         """
         with ThreadPoolExecutor(2) as pool:  # reading releases the interpreter
-            faults = list(pool.map(functools.partial(_fault, thorough=thorough), self._files))
+            look = functools.partial(_fault, thorough=thorough, options=self.image_options)
+            faults = list(pool.map(look, self._files))
         return [
             Problem(file, number, None, *fault)
             for number, (file, fault) in enumerate(zip(self._files, faults, strict=True), start=1)
@@ -178,12 +184,12 @@ class ImageFolderDataModule(SegDataModule):
         return [dict(record) for record in self._records]
 
 
-def _fault(file: Path, *, thorough: bool) -> tuple[str, str] | None:
+def _fault(file: Path, *, thorough: bool, options: ImageOptions) -> tuple[str, str] | None:
     """Return the reason why an image cannot be read and the remedy, or None."""
     try:
-        header_size(file)
+        read_header(file, options).is_turned(options.exif)
         if thorough:
-            read_rgb(file)
+            read_rgb(file, options)
     except ValueError as error:
         reason, _, remedy = str(error).rpartition("; ")
         return reason, f"{remedy} or remove it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +13,9 @@ from pytorch_lightning.utilities import rank_zero_info
 from datamodules.seg.base import SegDataModule, Split, UnusableData
 from datamodules.seg.coco import CocoSource
 from datamodules.seg.coco_files import HEADER_LIMIT
+from datamodules.seg.dataset import ObjectCounts
 from formats.coco.store import AnnotationStore
-from formats.images import Depth
+from formats.images import Depth, ImageOptions
 from formats.yolo.annotations import YoloFindings, read_split
 from formats.yolo.data_yaml import SPLITS, YoloSet
 from formats.yolo.layouts import FoundSet, find_set
@@ -89,10 +91,22 @@ class YoloTxtDataModule(SegDataModule):
         # a broken image cannot be left out any more once the samplers are built  # A52
         usual: Depth = "header" if self.bad_data == "error" else "pixels"
         limit = HEADER_LIMIT if depth is None else math.inf
-        boxes, mend = self._boxes_as_masks, self.bad_data == "repair"
-        findings = read_split(self._dataset, split, boxes, depth or usual, limit, mend=mend)
+        findings = read_split(
+            self._dataset,
+            split,
+            self._boxes_as_masks,
+            depth or usual,
+            limit,
+            self._reading,
+            mend=self.bad_data == "repair",
+        )
         self._counts[split] = findings.counts | {"categories": len(self._dataset.names)}
         return findings
+
+    @property
+    def _reading(self) -> ImageOptions:
+        options = self.image_options  # sizes come from the images, so they do not decide  # A321
+        return dataclasses.replace(options, exif=options.exif or "apply")
 
     def _judge(self, found: Mapping[str, YoloFindings]) -> tuple[list[Problem], bool]:
         """Return all problems of some splits, and whether one of them cannot be skipped."""
@@ -151,7 +165,7 @@ class YoloTxtDataModule(SegDataModule):
                 f"{self._dataset.file}: {degenerate} annotations of {split} have no pixel; they "
                 "are left out of the training targets and kept in the ground truth"
             )
-        self._sources[split] = CocoSource(store, findings.folder)
+        self._sources[split] = CocoSource(store, findings.folder, self._reading)
         return self._sources[split]
 
     def source(self, split: Split) -> CocoSource:
@@ -175,6 +189,11 @@ class YoloTxtDataModule(SegDataModule):
     def ground_truth(self, split: Split) -> dict[str, Any]:
         """Return the annotations of a split as a COCO dictionary, including degenerate ones."""
         return self.source(split).store.to_coco(self.category_map)
+
+    def object_counts(self, split: Split) -> ObjectCounts | None:
+        """Return how many objects the images and the classes of a split have."""
+        missing = split not in self._dataset.entries
+        return None if missing else self.source(split).object_counts(self.num_classes)
 
     def image_records(self, split: Split) -> list[dict[str, Any]]:
         """Return the records of the images with the absolute ``path`` of each file."""

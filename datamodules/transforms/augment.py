@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,6 +41,17 @@ def _build_one(number: int, spec: Mapping[str, Any], library: Any) -> Any:
     return transform
 
 
+_LIBRARY_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
 class Augmentation:
     """A sequence of albumentations transforms for an image and its instances.
 
@@ -72,7 +84,8 @@ class Augmentation:
                 transform.mask_interpolation = nearest
         self._compose = albumentations.Compose(transforms)
         crop_error = albumentations.augmentations.crops.transforms.CropSizeError
-        self._library_errors = (ValueError, crop_error, cv2.error)
+        # transforms raise errors of any kind when they cannot handle an image
+        self._library_errors = (*_LIBRARY_ERRORS, crop_error, cv2.error)
 
     def __call__(
         self, image: ImageArray, maps: LabelMaps, rng: np.random.Generator
@@ -88,13 +101,17 @@ class Augmentation:
             The image and the maps, of equal size; some instances may have no pixel left.
 
         Raises:
-            ValueError: a transform cannot handle the image or changes its type.
+            ValueError: a transform cannot handle the image or changes its type; the message names
+                it.
         """
         self._compose.set_random_state(rng, random.Random(int(rng.integers(2**62))))
         try:
             result = self._compose(image=image, masks=maps.maps if len(maps.maps) else [])
         except self._library_errors as error:
-            raise ValueError(f"albumentations raised an error: {error}") from error
+            raise ValueError(
+                f"{self._failed(error)} failed with {type(error).__name__}: {error}; change its "
+                "arguments or leave it out (data.augmentations)"
+            ) from error
         changed: ImageArray = result["image"]
         if changed.dtype != np.uint8 or changed.ndim != 3 or changed.shape[2] != 3:
             raise ValueError(
@@ -104,3 +121,11 @@ class Augmentation:
         if not len(maps.maps):
             return changed, maps.with_maps(np.zeros((0, *changed.shape[:2]), dtype=np.uint8))
         return changed, maps.with_maps(np.asarray(result["masks"], dtype=np.uint8))
+
+    def _failed(self, error: BaseException) -> str:
+        """Return the entry and the name of the transform that raised an error."""
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            for number, transform in enumerate(self._compose.transforms):
+                if frame.f_locals.get("self") is transform:
+                    return f"augmentations[{number}] ({type(transform).__name__})"
+        return "augmentations"

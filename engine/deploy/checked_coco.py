@@ -9,6 +9,7 @@ from typing import Any
 from datamodules.seg.coco_files import HEADER_LIMIT
 from formats.coco.image_checks import unusable_images
 from formats.coco.results import ANNOTATION_KEYS, IMAGE_KEYS, read_ground_truth
+from formats.images import ANY_SIZE, Depth
 from structures import AnnotationPolicy, Problem
 
 
@@ -53,7 +54,8 @@ def read_to_predict(
 
     def look(records: Sequence[Any]) -> Mapping[int, Problem]:  # as deep as `CocoDataModule` does
         deep = policy != "error" and len(records) <= HEADER_LIMIT
-        return unusable_images(annotations, records, folder, "pixels" if deep else "header")
+        depth: Depth = "pixels" if deep else "header"
+        return unusable_images(annotations, records, folder, depth, ANY_SIZE)
 
     return read_ground_truth(
         annotations,

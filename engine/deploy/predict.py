@@ -20,6 +20,7 @@ from engine.deploy.checked_coco import image_folder_of
 from evaluation.mil.predictions_csv import BagPredictions
 from formats.coco.predictions import CocoPredictions
 from formats.files import file_hash
+from formats.image_limits import check_size
 from lightning_modules.mil import MILModule
 from lightning_modules.segmentation import SegmentationModule
 from models.seg.inference.predict import LARGEST_SCALE, InferenceOptions, changed_options
@@ -160,7 +161,11 @@ def predict_coco(
         "scale": data.scale,
         "max_long_side": data.max_long_side,
     }
-    check_frames(annotations, data.image_records("test"), resizing, module.inference)
+    records = data.image_records("test")
+    for record in records:
+        size = (int(record["height"]), int(record["width"]))
+        check_size(Path(record["path"]), size, data.image_options.max_megapixels)
+    check_frames(annotations, records, resizing, module.inference)
     _trainer(restored.precision).test(module, datamodule=data, verbose=False)
     known, cap = data.ground_truth("test"), module.network.max_dets
     weights = sum(parameter.numel() for parameter in module.model.parameters())

@@ -9,7 +9,7 @@ from typing import Any
 
 from formats.coco.categories import left_out_note, unused_root, used_ids
 from formats.coco.document import CocoFindings, check_coco
-from formats.images import Depth, header_size, read_rgb
+from formats.images import Depth, ImageHeader, ImageOptions, read_header, read_rgb
 from structures import Problem
 
 _IMAGE_KEYS = ("id", "file_name", "height", "width")
@@ -21,6 +21,7 @@ def examine_coco(
     data: Mapping[str, Any],
     images: Path | None,
     depth: Depth = "name",
+    options: ImageOptions | None = None,
     *,
     mend: bool = False,
 ) -> CocoFindings:
@@ -35,12 +36,13 @@ def examine_coco(
         images: folder of the images; None to check only the annotation file.
         depth: how far each image file is read: ``name`` (it exists), ``header`` (its size equals
             the annotated size) or ``pixels`` (it can also be decoded).
+        options: how image files are read; None for the defaults.
         mend: keep annotations that ``formats.coco.repair`` can mend.
     """
     missing = images is not None and not images.is_dir()
     unusable = None
     if images is not None and not missing:
-        unusable = unusable_images(path, data["images"], images, depth)
+        unusable = unusable_images(path, data["images"], images, depth, options)
     findings = check_coco(path, data, image_keys=_IMAGE_KEYS, unusable=unusable, mend=mend)
     if missing:
         reason, remedy = f"its image folder {images} is missing", "check the path"
@@ -83,7 +85,11 @@ def category_problems(
 
 
 def unusable_images(
-    path: Path, records: Sequence[Any], folder: Path, depth: Depth
+    path: Path,
+    records: Sequence[Any],
+    folder: Path,
+    depth: Depth,
+    options: ImageOptions | None = None,
 ) -> dict[int, Problem]:
     """Return the problems of image files, by position of the record.
 
@@ -92,6 +98,7 @@ def unusable_images(
         records: its list of images, valid or not.
         folder: folder of the image files.
         depth: see ``examine_coco``.
+        options: see ``examine_coco``.
     """
     named = [
         (position, record)
@@ -103,7 +110,7 @@ def unusable_images(
 
     def look(item: tuple[int, dict[str, Any]]) -> tuple[str, str] | None:
         stated = (item[1].get("height"), item[1].get("width"))
-        return image_fault(folder / item[1]["file_name"], stated, depth)
+        return image_fault(folder / item[1]["file_name"], stated, depth, options or ImageOptions())
 
     if depth == "name":  # too fast to be worth a thread
         faults = [look(item) for item in named]
@@ -117,13 +124,16 @@ def unusable_images(
     }
 
 
-def image_fault(file: Path, stated: tuple[Any, Any], depth: Depth) -> tuple[str, str] | None:
+def image_fault(
+    file: Path, stated: tuple[Any, Any], depth: Depth, options: ImageOptions
+) -> tuple[str, str] | None:
     """Return reason and remedy of an unusable image file, or None.
 
     Args:
         file: the image.
         stated: its (height, width) according to the annotations.
         depth: see ``examine_coco``.
+        options: how the file is read.
     """
     try:
         exists = file.is_file()
@@ -134,23 +144,32 @@ def image_fault(file: Path, stated: tuple[Any, Any], depth: Depth) -> tuple[str,
     if depth == "name":
         return None
     try:
-        stored, shown = header_size(file)
-        if stored == stated and depth == "pixels":
-            read_rgb(file)
+        header = read_header(file, options)
+        size = header.size(options.exif, stated)
+        if size == stated and depth == "pixels":
+            read_rgb(file, options, size)
     except ValueError as error:
         reason, _, remedy = str(error).rpartition("; ")
         return reason, f"{remedy} or remove the image"
-    return None if stored == stated else size_mismatch(file, stated, stored, shown)
+    return None if size == stated else size_mismatch(header, stated, size)
 
 
 def size_mismatch(
-    file: Path, stated: tuple[Any, Any], stored: tuple[int, int], shown: tuple[int, int]
+    header: ImageHeader, stated: tuple[Any, Any], size: tuple[int, int]
 ) -> tuple[str, str]:
-    """Return reason and remedy for an image whose (height, width) differs from the annotations."""
+    """Return reason and remedy for an image whose size differs from the annotations.
+
+    Args:
+        header: the header of its file.
+        stated: its (height, width) according to the annotations.
+        size: its (height, width) as it is read.
+    """
+    turned = " as its EXIF orientation shows it" if size != header.stored else ""
     reason = (
-        f"{file} is {stored[0]} px high and {stored[1]} px wide, but the annotations say "
-        f"{stated[0]} and {stated[1]}"
+        f"{header.path} is {size[0]} px high and {size[1]} px wide{turned}, but the annotations "
+        f"say {stated[0]} and {stated[1]}"
     )
-    if stated == shown:
-        return reason, "its EXIF orientation rotates it: save it upright and without that tag"
+    for exif, other in (("ignore", header.stored), ("apply", header.shown)):
+        if stated == other:
+            return reason, f"the other orientation fits: set exif: {exif} or leave exif out"
     return reason, "annotate the image again or correct height and width"

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from formats.images import SUFFIXES, Depth, header_size, is_upright, read_rgb
+from formats.images import SUFFIXES, Depth, ImageOptions, read_header, read_rgb
 from formats.yolo.data_yaml import YoloSet
 from formats.yolo.labels import LabelFault, label_path, read_labels
 from structures import DataProblems, Problem
@@ -44,6 +44,7 @@ def read_split(
     boxes_as_masks: bool = False,
     depth: Depth = "header",
     limit: float = math.inf,
+    options: ImageOptions | None = None,
     *,
     mend: bool = False,
 ) -> YoloFindings:
@@ -58,6 +59,7 @@ def read_split(
         boxes_as_masks: see ``read_labels``.
         depth: ``header``, or ``pixels`` to decode every image as well.
         limit: if there are more images, only their headers are read.
+        options: how image files are read; by default EXIF orientations are applied (A66).
         mend: clip polygons that reach out of their image instead of leaving them out.
 
     Returns:
@@ -68,7 +70,8 @@ def read_split(
     except DataProblems as error:
         folder, names, problems = dataset.root, [], list(error.problems)
     paths = [folder / name for name in names]
-    sizes = _sizes_or_faults(paths, depth if len(names) <= limit else "header")
+    used: Depth = depth if len(names) <= limit else "header"
+    sizes = _sizes_or_faults(paths, used, options or ImageOptions())
     problems += _stray_labels(paths)
     owners = Counter(label_path(path) for path in paths)
     data: dict[str, Any] = {
@@ -142,22 +145,19 @@ def _line_problem(labels: Path, name: str, fault: LabelFault, mend: bool) -> Pro
     return problem.mended("clipped") if mend else problem.mendable()
 
 
-def _sizes_or_faults(paths: Sequence[Path], depth: Depth) -> list[tuple[int, int] | str]:
+def _sizes_or_faults(
+    paths: Sequence[Path], depth: Depth, options: ImageOptions
+) -> list[tuple[int, int] | str]:
     with ThreadPoolExecutor(_OPEN_FILES) as pool:
-        return list(pool.map(lambda path: _size_or_fault(path, depth), paths))
+        return list(pool.map(lambda path: _size_or_fault(path, depth, options), paths))
 
 
-def _size_or_fault(path: Path, depth: Depth) -> tuple[int, int] | str:
+def _size_or_fault(path: Path, depth: Depth, options: ImageOptions) -> tuple[int, int] | str:
     """Return (height, width) of an image, or the reason why it cannot be used."""
     try:
-        size, _ = header_size(path)
-        if not is_upright(path):  # A66
-            return (
-                "its EXIF orientation rotates it, so the labels may refer to either orientation: "
-                "save it upright and without that tag"
-            )
+        size = read_header(path, options).size(options.exif)
         if depth == "pixels":
-            read_rgb(path)
+            read_rgb(path, options)
     except ValueError as error:
         return str(error)
     return size

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 from formats.coco.store import AnnotationStore
 from formats.yolo.annotations import read_split
 from formats.yolo.data_yaml import YoloSet
-from formats.yolo.writer import Placing, coco_to_yolo
+from formats.yolo.writer import Placing, coco_to_yolo, without_unclear
 from structures import AnnotationPolicy, DataProblems, settle
 
 Form = Literal["coco", "yolo"]
@@ -116,21 +116,23 @@ def yolo_to_coco(
     """
     dataset = YoloSet.read(data_yaml, root)
     findings = read_split(dataset, split, boxes_as_masks, mend=bad_data == "repair")
-    emptied = findings.counts["annotations"] > 0 and not findings.data["annotations"]
-    if findings.problems and (emptied or not findings.data["images"]):
-        raise DataProblems(findings.problems)
-    settle(findings.problems, bad_data)
+    data, turned = without_unclear(data_yaml, findings.data, findings.folder)
+    problems = [*findings.problems, *turned]
+    emptied = findings.counts["annotations"] > 0 and not data["annotations"]
+    if problems and (emptied or not data["images"]):
+        raise DataProblems(problems)
+    settle(problems, bad_data)
     category_map = dataset.category_map
-    store = AnnotationStore.from_coco(findings.data, category_map.labels())
+    store = AnnotationStore.from_coco(data, category_map.labels())
     areas = dict(zip(store.ids.tolist(), store.areas.tolist(), strict=True))
-    for annotation in findings.data["annotations"]:
+    for annotation in data["annotations"]:
         annotation["area"] = areas[annotation["id"]]
-    with_objects = {a["image_id"] for a in findings.data["annotations"]}
+    with_objects = {a["image_id"] for a in data["annotations"]}
     counts = {
-        "pictures": len(findings.data["images"]),
-        "pictures_without_objects": len(findings.data["images"]) - len(with_objects),
-        "objects": len(findings.data["annotations"]),
+        "pictures": len(data["images"]),
+        "pictures_without_objects": len(data["images"]) - len(with_objects),
+        "objects": len(data["annotations"]),
         "objects_without_pixel": store.count_degenerate(),
-        "problems_left_out": len(findings.problems),
+        "problems_left_out": len(problems),
     }
-    return findings.data, findings.folder, counts
+    return data, findings.folder, counts

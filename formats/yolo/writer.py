@@ -20,7 +20,7 @@ import numpy as np
 from formats.coco.document import emptied_problems, load_coco
 from formats.coco.image_checks import examine_coco
 from formats.coco.store import encode_segmentation
-from formats.images import is_upright
+from formats.images import ANY_SIZE, read_header
 from formats.yolo.contours import join, trace
 from formats.yolo.data_yaml import YoloSet
 from formats.yolo.labels import format_line, label_path, parse_labels
@@ -29,6 +29,11 @@ from structures.rle import bounding_box, decode, from_bytes
 
 Placing = Literal["copy", "link"]
 _log = logging.getLogger(__name__)
+_TURNED = (
+    "its EXIF orientation turns it, which is applied to YOLO text, but to COCO records only if "
+    "their size fits nothing else"
+)
+_UPRIGHT = "save it upright and without that tag"
 
 
 class Outline(NamedTuple):
@@ -137,33 +142,47 @@ def _sound(
 ) -> tuple[dict[str, list[dict[str, Any]]], int]:
     """Return the records of a COCO file that can be written, and the number of problems."""
     content = load_coco(annotations)
-    findings = examine_coco(annotations, content, images, "header", mend=bad_data == "repair")
+    mend = bad_data == "repair"
+    findings = examine_coco(annotations, content, images, "header", ANY_SIZE, mend=mend)
     for note in findings.notes:
         _log.warning(note)
-    turned = [] if findings.fatal else _turned(annotations, findings.data["images"], images)
-    problems = [*findings.problems, *turned]
-    lost = {problem.item for problem in turned}
-    kept = {
-        "images": [i for i in findings.data["images"] if i["id"] not in lost],
-        "annotations": [a for a in findings.data["annotations"] if a["image_id"] not in lost],
-    }
+    kept, turned = findings.data, list[Problem]()
+    if not findings.fatal:
+        kept, turned = without_unclear(annotations, kept, images)
     emptied = [] if findings.fatal else emptied_problems(annotations, content, kept)
+    problems = [*findings.problems, *turned]
     fatal = findings.fatal or bool(emptied)
     settle([*problems, *emptied], "error" if fatal else bad_data)
-    return findings.data | kept, len(problems)
+    return kept, len(problems)
 
 
-def _turned(file: Path, records: Iterable[Mapping[str, Any]], folder: Path) -> list[Problem]:
-    """Return problems for images that readers of YOLO sets may rotate without the labels (A66)."""
-    reason = (
-        "its EXIF orientation rotates it, which readers of YOLO sets apply but readers of COCO "
-        "sets ignore"
-    )
-    return [
-        Problem(file, image["id"], None, reason, "save it upright and without that tag")
-        for image in records
-        if not is_upright(folder / image["file_name"])
-    ]
+def without_unclear(
+    file: Path, data: dict[str, list[dict[str, Any]]], folder: Path
+) -> tuple[dict[str, list[dict[str, Any]]], list[Problem]]:
+    """Leave out images that a COCO set and a YOLO set would turn differently (A66).
+
+    Args:
+        file: file that is converted, for the messages.
+        data: a COCO dictionary with sound records.
+        folder: folder of the images.
+
+    Returns:
+        The dictionary without these images and their annotations, and a problem for each of them.
+    """
+    lost = {i["id"] for i in data["images"] if not _is_clear(folder / i["file_name"], i)}
+    problems = [Problem(file, i, None, _TURNED, _UPRIGHT) for i in sorted(lost)]
+    kept = {
+        "images": [i for i in data["images"] if i["id"] not in lost],
+        "annotations": [a for a in data["annotations"] if a["image_id"] not in lost],
+    }
+    return data | kept, problems
+
+
+def _is_clear(path: Path, record: Mapping[str, Any]) -> bool:
+    """Return whether an image is upright, or its stated size shows that it is to be turned."""
+    header = read_header(path, ANY_SIZE)
+    stated = (record["height"], record["width"])
+    return header.orientation == 1 or stated == header.shown != header.stored
 
 
 def _class_numbers(

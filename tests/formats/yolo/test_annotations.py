@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from formats.images import ImageOptions
 from formats.yolo.annotations import read_split
 from formats.yolo.data_yaml import YoloSet
 
@@ -123,17 +124,26 @@ def test_no_label_file_at_all_means_that_they_are_elsewhere(read, tmp_path):
     assert str(tmp_path / "labels" / "train" / "a.txt") in problem.remedy
 
 
-@pytest.mark.parametrize("orientation", [3, 6])
-def test_a_turned_image_is_refused(read, tmp_path, orientation):
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("exif", [None, "apply", "ignore", "error"])
+def test_labels_refer_to_an_image_as_its_tag_turns_it(read, tmp_path, orientation, exif):
     """Tag 3 turns by 180 degrees, which no size tells; 6 by 90."""
     read({"a.png": ((8, 6), TRIANGLE), "b.jpg": ((8, 6), TRIANGLE)})
-    exif = Image.Exif()
-    exif[0x0112] = orientation
+    tags = Image.Exif()
+    tags[0x0112] = orientation
     image = Image.fromarray(np.zeros((8, 6, 3), dtype=np.uint8))
-    image.save(tmp_path / "images" / "train" / "b.jpg", exif=exif)
-    (problem,) = read_split(YoloSet.read(tmp_path / "data.yaml"), "train").problems
-    assert problem.item == "b.jpg"
-    assert "EXIF" in problem.reason
+    image.save(tmp_path / "images" / "train" / "b.jpg", exif=tags)
+    dataset = YoloSet.read(tmp_path / "data.yaml")
+    found = read_split(dataset, "train", options=ImageOptions(exif))
+    if exif == "error" and orientation != 1:
+        (problem,) = found.problems
+        assert problem.item == "b.jpg"
+        assert "EXIF" in problem.reason
+        return
+    assert found.problems == []
+    record = found.data["images"][1]
+    turned = orientation == 6 and exif != "ignore"
+    assert (record["height"], record["width"]) == ((6, 8) if turned else (8, 6))
 
 
 def test_a_split_that_cannot_be_listed_has_nothing(tmp_path, write_yolo):
