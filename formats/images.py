@@ -47,13 +47,21 @@ class ImageOptions:
     Attributes:
         exif: whether the EXIF orientation turns (or mirrors) an image: ``apply``, ``ignore``, or
             ``error`` to refuse files that have one; None turns an image whose size is stated if
-            the stated size fits only the turned image, and every image without a stated size.
+            the stated size fits only the turned image (A320), and every image without a stated
+            size.
         max_megapixels: larger images are refused; None for 3 bytes a pixel in an eighth of the
             memory of the machine.
+
+    Raises:
+        ValueError: ``max_megapixels`` is not positive.
     """
 
     exif: ExifPolicy | None = None
     max_megapixels: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_megapixels is not None and not self.max_megapixels > 0:
+            raise ValueError(f"max_megapixels must be positive, got {self.max_megapixels}")
 
 
 ANY_SIZE = ImageOptions(max_megapixels=math.inf)
@@ -212,6 +220,7 @@ def _opened(path: Path, options: ImageOptions) -> Iterator[tuple[Image.Image, Im
             swapped = image.format == "TIFF" and orientation >= 5
             stored = image.size if swapped else (image.height, image.width)
             check_size(path, stored, options.max_megapixels)
+            # the other pages are often masks, channels or smaller copies  # A323
             if image.format == "TIFF" and getattr(image, "is_animated", False):
                 _tell_once(path, "TIFF files such as %s have several pages: the first is read")
             yield image, ImageHeader(path, stored, orientation)

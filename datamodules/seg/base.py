@@ -156,7 +156,6 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
             scale=scale,
             mask_stride=mask_stride,
             size_multiple=size_multiple,
-            max_megapixels=max_megapixels,
             train_short_sides=min(train_short_sides or [1]),
         )
         if scale > LARGEST_SCALE:

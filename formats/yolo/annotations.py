@@ -70,8 +70,7 @@ def read_split(
     except DataProblems as error:
         folder, names, problems = dataset.root, [], list(error.problems)
     paths = [folder / name for name in names]
-    used: Depth = depth if len(names) <= limit else "header"
-    sizes = _sizes_or_faults(paths, used, options or ImageOptions())
+    sizes = _sizes_or_faults(paths, depth if len(names) <= limit else "header", options)
     problems += _stray_labels(paths)
     owners = Counter(label_path(path) for path in paths)
     data: dict[str, Any] = {
@@ -94,9 +93,7 @@ def read_split(
             problems.append(Problem(path, name, None, size, "fix it or remove the image"))
     missing = sum(not labels.is_file() for labels in owners)
     if missing == len(owners) > 0:
-        reason = f"none of the {len(paths)} images of {split} has a label file"
-        remedy = f"put the label files in the expected place, such as {label_path(paths[0])}"
-        problems.append(Problem(dataset.file, None, None, reason, remedy))
+        problems.append(_no_labels(dataset.file, split, paths))
     counts = {
         "pictures": len(paths),
         "annotations": len(data["annotations"]) + bad_lines,
@@ -107,6 +104,12 @@ def read_split(
     if mend:
         counts["repaired_annotations"] = sum(problem.repaired for problem in problems)
     return YoloFindings(folder, data, problems, counts)
+
+
+def _no_labels(file: Path, split: str, paths: Sequence[Path]) -> Problem:
+    reason = f"none of the {len(paths)} images of {split} has a label file"
+    remedy = f"put the label files in the expected place, such as {label_path(paths[0])}"
+    return Problem(file, None, None, reason, remedy)
 
 
 def _read_image(
@@ -146,10 +149,11 @@ def _line_problem(labels: Path, name: str, fault: LabelFault, mend: bool) -> Pro
 
 
 def _sizes_or_faults(
-    paths: Sequence[Path], depth: Depth, options: ImageOptions
+    paths: Sequence[Path], depth: Depth, options: ImageOptions | None
 ) -> list[tuple[int, int] | str]:
+    reading = options or ImageOptions()
     with ThreadPoolExecutor(_OPEN_FILES) as pool:
-        return list(pool.map(lambda path: _size_or_fault(path, depth, options), paths))
+        return list(pool.map(lambda path: _size_or_fault(path, depth, reading), paths))
 
 
 def _size_or_fault(path: Path, depth: Depth, options: ImageOptions) -> tuple[int, int] | str:

@@ -30,8 +30,8 @@ from structures.rle import bounding_box, decode, from_bytes
 Placing = Literal["copy", "link"]
 _log = logging.getLogger(__name__)
 _TURNED = (
-    "its EXIF orientation turns it, which is applied to YOLO text, but to COCO records only if "
-    "their size fits nothing else"
+    "has an EXIF orientation, which is applied to YOLO text, but to COCO records only if the size "
+    "fits nothing else"
 )
 _UPRIGHT = "save it upright and without that tag"
 
@@ -169,8 +169,11 @@ def without_unclear(
     Returns:
         The dictionary without these images and their annotations, and a problem for each of them.
     """
-    lost = {i["id"] for i in data["images"] if not _is_clear(folder / i["file_name"], i)}
-    problems = [Problem(file, i, None, _TURNED, _UPRIGHT) for i in sorted(lost)]
+    unclear = [i for i in data["images"] if not _is_clear(folder / i["file_name"], i)]
+    problems = [
+        Problem(file, i["id"], None, f"{i['file_name']} {_TURNED}", _UPRIGHT) for i in unclear
+    ]
+    lost = {image["id"] for image in unclear}
     kept = {
         "images": [i for i in data["images"] if i["id"] not in lost],
         "annotations": [a for a in data["annotations"] if a["image_id"] not in lost],

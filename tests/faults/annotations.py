@@ -248,7 +248,7 @@ def _turned(folder: Path, data: dict[str, Any]) -> None:
     tags = Image.Exif()
     tags[274] = 6
     Image.new("RGB", (20, 32)).save(folder / "images/train/11.jpg", exif=tags)
-    data["images"][0].update(file_name="11.jpg", height=20, width=32)
+    data["images"][0].update(file_name="11.jpg", height=32, width=20)
     data["annotations"] = data["annotations"][2:]
 
 
@@ -300,7 +300,7 @@ SETS = [
              "missing", "add the file", fit=True),
     set_case("the image folder is missing", _lost_folder, "images/train", "check the path"),
     set_case("an image of another size", _of_other_size, "11.png", "31", "image 11"),
-    set_case("an image turned by EXIF", _turned, "11.jpg", "EXIF"),
+    set_case("an image turned by EXIF, its objects not", _turned, "image 11", "EXIF"),
     set_case("an image of zero bytes", _image(b""), "11.png"),
     set_case("an image that is text", _image(b"<html>not found</html>"), "11.png"),
     set_case("an image that is a folder", _as_folder, "11.png"),

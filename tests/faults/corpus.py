@@ -8,12 +8,15 @@ from tests.faults import (
     features,
     flags,
     foreign,
+    images,
     predictions,
     yolo,
 )
 from tests.faults.case import Case
 
-KINDS = (annotations, yolo, foreign, predictions, bags, features, configs, checkpoints, flags)
+KINDS = (
+    annotations, images, yolo, foreign, predictions, bags, features, configs, checkpoints, flags
+)  # fmt: skip
 CASES: list[Case] = [case for kind in KINDS for case in kind.CASES]
 
 # One case per command.

@@ -87,7 +87,7 @@ def _twin(root: Path) -> None:
 
 def _turned(root: Path) -> None:
     tags = Image.Exif()
-    tags[274] = 6
+    tags[274] = 3
     Image.new("RGB", (20, 32)).save(root / "images/train/14.jpg", exif=tags)
 
 
@@ -130,7 +130,7 @@ YOLO = [
              (r / "images/train").mkdir()), "images/train", "no image"),
     set_case("an image that is text", _write("images/train/11.png", "hello"), "11.png"),
     set_case("an image of zero bytes", _write("images/train/11.png", ""), "11.png"),
-    set_case("an image turned by EXIF", _turned, "14.jpg", "EXIF"),
+    set_case("an image turned upside down by EXIF", _turned, "14.jpg", "EXIF"),
     set_case("two images for one label file", _twin, "11.jpg", "rename"),
     set_case("labels without an image", _write("labels/train/99.txt", _LINE), "99"),
     set_case("no label file at all", _no_labels, "label", fit=True),
