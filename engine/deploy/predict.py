@@ -163,8 +163,9 @@ def predict_coco(
     }
     records = data.image_records("test")
     for record in records:
-        size = (int(record["height"]), int(record["width"]))
-        check_size(Path(record["path"]), size, data.image_options.max_megapixels)
+        file = Path(record.get("path", record["file_name"]))
+        size = (record["height"], record["width"])
+        check_size(file, size, data.image_options.max_megapixels)
     check_frames(annotations, records, resizing, module.inference)
     _trainer(restored.precision).test(module, datamodule=data, verbose=False)
     known, cap = data.ground_truth("test"), module.network.max_dets

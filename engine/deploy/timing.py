@@ -165,7 +165,7 @@ def _dataset(
         data = coco_data(restored, images.annotations, images.images, 1, images.bad_data)
         records = data.image_records("test")
         files = tuple(Path(record["path"]) for record in records)
-        source = ImageFolderSource(files, tuple(range(len(files))))
+        source = ImageFolderSource(files, tuple(range(len(files))), data.image_options)
         names = {
             "short_side": "eval_short_side",
             "scale": "scale",
