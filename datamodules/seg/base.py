@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from datamodules.readers import PathReader
 from datamodules.sampling.keys import EpochBatchSampler, KeySampler, images_to_keep
 from datamodules.sampling.resumable import resumable_loader
+from datamodules.sampling.run_length import run_epochs
 from datamodules.seg.collate import collate_images
 from datamodules.seg.dataset import ImageSource, ObjectCounts, SegDataset
 from datamodules.seg.mosaic import MosaicDataset
@@ -57,24 +58,6 @@ def _check_positive(**given: float | None) -> None:
     for name, value in given.items():
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"{name} must be positive, got {value}")
-
-
-def run_epochs(trainer: pl.Trainer, batches: int) -> int | None:
-    """Return the number of epochs of a run, including a partial one; None if it is unlimited.
-
-    Args:
-        trainer: its ``max_epochs`` and ``max_steps`` (optimizer steps) are read.
-        batches: batches per epoch on one process.
-    """
-    limits = []
-    if trainer.max_epochs is not None and trainer.max_epochs >= 0:
-        limits.append(trainer.max_epochs)
-    if trainer.max_steps >= 0:
-        limit = trainer.limit_train_batches
-        used = min(limit, batches) if isinstance(limit, int) else int(limit * batches)
-        steps = max(1, -(-used // trainer.accumulate_grad_batches))
-        limits.append(-(-trainer.max_steps // steps))
-    return min(limits, default=None)
 
 
 class SegDataModule(pl.LightningDataModule, PathReader, ABC):

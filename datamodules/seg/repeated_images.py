@@ -45,4 +45,5 @@ def image_repeats(
             f"{factors.max():.2f} times"
         )
     rank_zero_info(text)
-    return factors.tolist()
+    repeats: list[float] = factors.tolist()
+    return repeats

@@ -7,7 +7,8 @@ import pytorch_lightning as pl
 import torch
 from jsonargparse import ArgumentParser
 
-from datamodules.seg.base import SegDataModule, run_epochs
+from datamodules.sampling.run_length import run_epochs
+from datamodules.seg.base import SegDataModule
 from datamodules.seg.dataset import SegDataset
 from datamodules.seg.digit_scenes import DigitScenesDataModule
 from datamodules.seg.mosaic import MosaicDataset
