@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from formats.weights.files import load_weights
 from lightning_modules.freezing import freeze_parameters, keep_statistics
 from lightning_modules.item_losses import ItemLosses
+from lightning_modules.learning_rate import describe_scaling, images_per_step
 from lightning_modules.resuming import (
     Stateful,
     check_state,
@@ -48,6 +49,13 @@ class TrainedModule(pl.LightningModule):
         init_from: file of weights to start from; a parameter that does not fit is reported and
             keeps its initial value.
         freeze: name patterns of parameters that are not trained, see ``freeze_parameters``.
+        lr_per_images: number of images per optimizer step that the learning rate is meant for; it
+            is multiplied by the images of a step, over all processes and accumulated batches,
+            divided by this number. None leaves it as it is.
+
+    Raises:
+        ValueError: the file does not fit, ``lr_per_images`` is not positive, or ``freeze`` names
+            nothing or everything.
     """
 
     # Names of metrics that can be monitored, with wildcards; empty if they are only known once
@@ -75,13 +83,18 @@ class TrainedModule(pl.LightningModule):
         backbone_lr_mult: float,
         init_from: str | None,
         freeze: Sequence[str] | None = None,
+        lr_per_images: int | None = None,
     ) -> None:
         super().__init__()
+        if lr_per_images is not None and lr_per_images < 1:
+            raise ValueError(f"lr_per_images must be at least 1, got {lr_per_images}")
         self.model = model
         self.optimizer_factory = optimizer
         self.scheduler_factory = lr_scheduler
         self.loss_weights = loss_weights or {}
         self.backbone_lr_mult = backbone_lr_mult
+        self.lr_per_images = lr_per_images
+        self.norm_eps: float | None = None  # of frozen norms, where loaded weights need another
         # Set by the command line: the resolved configuration, for self-contained checkpoints.
         self.blueprint: dict[str, Any] | None = None
         self._seed = 0
@@ -90,6 +103,7 @@ class TrainedModule(pl.LightningModule):
         self._loader_state: dict[str, int] = {}
         if init_from is not None:
             report = load_weights(self.model, init_from)
+            self.norm_eps = report.norm_eps
             rank_zero_info(f"{report}")
         self.frozen = tuple(freeze or ())
         self.apply_freeze()
@@ -252,6 +266,8 @@ class TrainedModule(pl.LightningModule):
         """Build the optimizer from the parameter groups and the schedule from the step count."""
         optimizer = self.build_optimizer()
         self._configured = hyperparameters(optimizer)
+        if self.lr_per_images is not None:
+            rank_zero_info(describe_scaling(self._given_lr(), self.lr_per_images, self.trainer))
         if self.scheduler_factory is None:
             return {"optimizer": optimizer}
         total = int(self.trainer.estimated_stepping_batches)
@@ -263,11 +279,17 @@ class TrainedModule(pl.LightningModule):
 
     def build_optimizer(self) -> Optimizer:
         """Return the optimizer for groups with their own learning rates and weight decays."""
-        base_lr = self.optimizer_factory([nn.Parameter(torch.zeros(1))]).param_groups[0]["lr"]
+        base_lr = self._given_lr()
+        if self.lr_per_images is not None:
+            base_lr *= images_per_step(self.trainer) / self.lr_per_images
         groups = parameter_groups(self.model, self.separate_biases)
         for group in groups:
             group["lr"] = base_lr * (self.backbone_lr_mult if group.pop("backbone") else 1.0)
         return self.optimizer_factory(groups)
+
+    def _given_lr(self) -> float:
+        lr: float = self.optimizer_factory([nn.Parameter(torch.zeros(1))]).param_groups[0]["lr"]
+        return lr
 
     def facts(self) -> dict[str, Any]:
         """Return plain values that a rebuilt module needs besides its weights."""

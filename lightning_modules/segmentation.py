@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from evaluation.seg.coco import CocoEvaluator
 from evaluation.seg.coco_scores import AREAS, CocoScores
+from formats.weights.public import set_frozen_eps
 from lightning_modules.base import OptimizerFactory, SchedulerFactory, TrainedModule
 from lightning_modules.class_weights import check_weights, resolve_class_weights
 from lightning_modules.item_losses import ItemLosses
@@ -46,6 +47,8 @@ class SegmentationModule(TrainedModule):
         class_weights: weights of classes in the classification loss: by class name, 1 for the
             others, or ``balanced`` for inverse frequencies of the training objects, see
             ``resolve_class_weights``. None for 1.
+        lr_per_images: number of images per step that the learning rate is meant for, see
+            `TrainedModule`.
         inference: tiles and views of validation, test and prediction; None for whole images.
 
     Raises:
@@ -83,6 +86,7 @@ class SegmentationModule(TrainedModule):
         init_from: str | None = None,
         freeze: list[str] | None = None,
         class_weights: dict[str, float] | Literal["balanced"] | None = None,
+        lr_per_images: int | None = None,
         inference: InferenceOptions | None = None,
     ) -> None:
         if not isinstance(model, SegModel):
@@ -97,6 +101,7 @@ class SegmentationModule(TrainedModule):
             backbone_lr_mult=backbone_lr_mult,
             init_from=init_from,
             freeze=freeze,
+            lr_per_images=lr_per_images,
         )
         if channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -155,7 +160,7 @@ class SegmentationModule(TrainedModule):
         self.model.set_class_weights(weights)
 
     def facts(self) -> dict[str, Any]:
-        """Return the category map and the preprocessing of evaluation, as plain containers."""
+        """Return categories, preprocessing of evaluation and the eps of frozen norms."""
         data: Any = getattr(self.trainer, "datamodule", None)
         if self.category_map is None or data is None:
             return {}
@@ -165,12 +170,16 @@ class SegmentationModule(TrainedModule):
             "preprocessing": data.evaluation_arguments(),
             "categories": data.category_arguments(),
             **weights,
+            "norm_eps": self.norm_eps,
         }
 
     def restore_facts(self, facts: Mapping[str, Any]) -> None:
-        """Restore the category map, and the class weights unless the data have set them."""
+        """Restore categories, eps of frozen norms, and class weights unless the data set them."""
         if "category_map" in facts:
             self.category_map = CategoryMap.from_dict(facts["category_map"])
+        self.norm_eps = facts.get("norm_eps")
+        if self.norm_eps is not None:
+            set_frozen_eps(self.model, float(self.norm_eps))
         weights = facts.get("class_weights")
         if None not in (weights, self.class_weights) and self._weights is None:
             self._set_weights(torch.tensor(weights))

@@ -55,6 +55,22 @@ def without_sources(config: Any) -> Any:
     return clean
 
 
+def drop_sources(config: Any) -> None:
+    """Do in place for a parsed configuration what `without_sources` does for a plain one."""
+    if isinstance(config, list):
+        for value in config:
+            drop_sources(value)
+    if not hasattr(config, "as_dict"):
+        return
+    parts = vars(config)
+    for value in parts.values():
+        drop_sources(value)
+    given = parts.get("init_args")
+    for key, value in getattr(class_of(parts), "starts_from", {}).items():
+        if given is not None and key in given:
+            given[key] = value
+
+
 def class_of(section: Mapping[str, Any]) -> type | None:
     """Return the class that a section names by ``class_path``, or None if it does not exist.
 

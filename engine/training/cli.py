@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +35,8 @@ from engine.config.explain import explain
 from engine.config.files import check_monitors, check_values
 from engine.config.installed import base_config
 from engine.config.recipe import Recipe, take_flag
-from engine.config.sections import LINKS, plain
+from engine.config.sections import LINKS, drop_sources, plain
+from engine.training.initial_weights import frozen_random_parts
 from engine.training.run_config import RunConfigCallback
 from formats.weights.files import read_file, state_dict_of
 from lightning_modules.staged import StagedMILModule
@@ -56,6 +58,7 @@ class SegmilCLI(LightningCLI):
         self, args: list[str], folder: Path | None = None, command: Sequence[str] = ()
     ) -> None:
         self._args, self._folder = args, folder
+        self._written: Any = None  # the configuration with the files of initial weights
         self._first_checkpoint: Path | None = None  # of a first stage that is to be ended
         defaults = {"default_config_files": [str(base_config())], "exit_on_error": False}
         super().__init__(
@@ -155,6 +158,7 @@ class SegmilCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the trainer with our loggers; CSV comes first, its folder is the run folder."""
+        self.config = self._written  # the file of the run names what its training started from
         config = self.config_init[self.subcommand].trainer
         own = config.callbacks or []
         config.callbacks = self.config_init[self.subcommand].callbacks.build(
@@ -181,12 +185,20 @@ class SegmilCLI(LightningCLI):
         return super().instantiate_trainer(**arguments)
 
     def instantiate_classes(self) -> None:
-        """Store the resolved configuration in the module, which saves it in its checkpoints."""
+        """Store the resolved configuration in the module, which saves it in its checkpoints.
+
+        With a checkpoint, no files of initial weights are read: it has all weights.
+        """
+        self._written = self.config
+        if self.config[self.subcommand].ckpt_path is not None:
+            self.config = copy.deepcopy(self.config)
+            drop_sources(self.config[self.subcommand].model)
         super().instantiate_classes()  # type: ignore[no-untyped-call]
         config = self.config[self.subcommand]
         if self.subcommand == "fit":
             monitors: Any = self.trainer
             check_monitors(monitors.callbacks, getattr(self.model, "metric_names", ()))
+            self._check_weights(config)
         self.model.blueprint = {
             "model": plain(config.model),
             "data": plain(config.data),
@@ -194,6 +206,15 @@ class SegmilCLI(LightningCLI):
                 f: plain(getattr(self.datamodule, f)) for f in LINKS if hasattr(self.datamodule, f)
             },
         }
+
+    def _check_weights(self, config: Any) -> None:
+        """Refuse to train a backbone of which parts are frozen at random values."""
+        fault = frozen_random_parts(getattr(self.model, "model", self.model), plain(config.model))
+        if fault is None or config.ckpt_path is not None:
+            return
+        if not config.trainer.fast_dev_run:
+            raise ValueError(fault)
+        rank_zero_warn(fault)
 
     def before_fit(self) -> None:
         """Train the first of two stages and pass its weights to the second."""

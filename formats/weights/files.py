@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.serialization import safe_globals
 
 from formats.weights.archive import check_archive
 from formats.weights.compare import compare_weights
 from formats.weights.foreign import ORIGINAL, read_foreign_weights, unpickling_reason
+from formats.weights.public import recognised, set_frozen_eps
+from formats.weights.report import LoadReport, backbone_fault, without_counters
 
 
 class ForeignContentError(ValueError):
@@ -34,38 +37,20 @@ class ConvertsNames(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class LoadReport:
-    """Report on loading the tensors of a weight file.
+class InitialWeights(NamedTuple):
+    """Weights to start from.
 
     Attributes:
-        source: the file.
-        loaded: number of tensors loaded.
-        missing: names the model has and the file lacks.
-        unexpected: names the file has and the model lacks.
-        mismatched: ``name: shape in file -> shape in model``.
-        notes: further remarks on the file.
+        tensors: weights by the names in the file.
+        notes: remarks on their origin.
+        own: whether the file is a checkpoint of `train.py`.
+        norm_eps: epsilon that such a checkpoint states for frozen norms, or None.
     """
 
-    source: str
-    loaded: int
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    mismatched: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        lines = [f"{self.loaded} tensors loaded from {self.source}"]
-        lines += [f"  {note}" for note in self.notes]
-        for title in ("missing", "unexpected", "mismatched"):
-            names = getattr(self, title)
-            if names:
-                shown = ", ".join(names[:8])
-                if names[8:]:
-                    parts = {".".join(name.split(".")[:2]) for name in names[8:]}
-                    shown += f" and {len(names) - 8} more in {', '.join(sorted(parts)[:12])}"
-                lines.append(f"  {title} ({len(names)}): {shown}")
-        return "\n".join(lines)
+    tensors: dict[str, Tensor]
+    notes: list[str]
+    own: bool = False
+    norm_eps: float | None = None
 
 
 def read_file(path: str | Path) -> dict[str, Any]:
@@ -127,70 +112,92 @@ def _read_tensors(path: Path) -> Any:
 
         return load_file(path)
     check_archive(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    # the arguments of a training, which timm and torchvision save beside the weights (A300)
+    with safe_globals([argparse.Namespace]):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def state_dict_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the weights in the content of a checkpoint of any trainer or a bare state_dict."""
+    """Return the weights in the content of a checkpoint of any trainer or a bare state_dict.
+
+    Averages that timm and torchvision save beside the weights are preferred (A300).
+    """
     state = content
-    for key in ("state_dict", "model"):
-        if isinstance(state.get(key), Mapping):
-            state = state[key]
+    for keys in (("state_dict_ema", "state_dict"), ("model_ema", "model")):
+        state = next((state[k] for k in keys if isinstance(state.get(k), Mapping)), state)
     tensors = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, Tensor)}
-    if tensors and all(k.startswith("model.") for k in tensors):
-        return {k.removeprefix("model."): v for k, v in tensors.items()}
+    tensors.pop("n_averaged", None)  # counter of torch.optim.swa_utils.AveragedModel
+    for prefix in ("module.", "model."):  # of parallel training, of a LightningModule
+        if tensors and all(k.startswith(prefix) for k in tensors):
+            tensors = {k.removeprefix(prefix): v for k, v in tensors.items()}
     return tensors
 
 
-def read_weights(path: str | Path) -> tuple[dict[str, Tensor], list[str]]:
+def read_weights(path: str | Path) -> InitialWeights:
     """Read initial weights, also from a file with a whole network of foreign classes.
-
-    Returns:
-        The weights by the names in the file, and notes on their origin.
 
     Raises:
         ValueError: see `read_file` and `read_foreign_weights`.
     """
     try:
-        return state_dict_of(read_file(path)), []
+        content = read_file(path)
     except ForeignContentError as error:
         if not zipfile.is_zipfile(path):
             raise ValueError(
                 f"{error} Whole networks are read only from zip archives, not from the format "
                 "of PyTorch before 1.6."
             ) from None
-    foreign = read_foreign_weights(path)
-    part = f" under {foreign.part!r}" if foreign.part else ""
-    return foreign.tensors, [f"read without its classes from a {foreign.kind}{part}"]
+        foreign = read_foreign_weights(path)
+        part = f" under {foreign.part!r}" if foreign.part else ""
+        note = f"read without its classes from a {foreign.kind}{part}"
+        return InitialWeights(foreign.tensors, [note])
+    record = content.get("segmil")
+    facts = record.get("facts") if isinstance(record, Mapping) else None
+    eps = facts.get("norm_eps") if isinstance(facts, Mapping) else None
+    own_eps = float(eps) if isinstance(eps, int | float) else None
+    return InitialWeights(state_dict_of(content), [], record is not None, own_eps)
 
 
 def load_weights(model: nn.Module, path: str | Path) -> LoadReport:
     """Load the weights of a file into a model; tensors of another shape keep their initial value.
 
+    Public files that the model knows (`KnowsPublicWeights`) are renamed.
+
     Returns:
         A report on the loaded, missing, unexpected and mismatched tensors.
 
     Raises:
-        ValueError: the file cannot be read, belongs to another network or has no matching tensor.
+        ValueError: the file cannot be read, belongs to another network, has no matching tensor or
+            less than 90 % of the backbone's.
     """
+    found, notes, own, eps = read_weights(path)
     wanted = model.state_dict()
-    found, notes = read_weights(path)
-    if isinstance(model, ConvertsNames):
-        try:
+    try:
+        public = None if own else recognised(model, found)
+        if public is not None:
+            _, found, eps = public
+            notes = [*notes, f"recognised: {public.kind}"]
+        elif isinstance(model, ConvertsNames):
             found = model.convert_weights(found)
-        except ValueError as error:
-            raise ValueError(f"{path} does not fit the model: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{path} does not fit the model: {error}") from None
     missing, unexpected, mismatched = compare_weights(found, wanted)
     fits = {k: v for k, v in found.items() if k in wanted and k not in mismatched}
     report = LoadReport(
         source=str(path),
         loaded=len(fits),
-        missing=missing,
-        unexpected=unexpected,
+        missing=without_counters(missing),
+        unexpected=without_counters(unexpected),
         mismatched=[f"{name}: {theirs} -> {ours}" for name, (theirs, ours) in mismatched.items()],
-        notes=notes,
+        notes=notes if eps is None else [*notes, f"eps of the frozen norms: {eps:g}"],
+        norm_eps=eps,
     )
     if not fits:
         raise ValueError(f"nothing in this file fits the model.\n{report}")
+    fault = backbone_fault(found, wanted, fits)
+    if fault is not None:
+        raise ValueError(f"{path} does not fit the model: {fault}.\n{report}")
     model.load_state_dict(fits, strict=False)
+    if eps is not None:
+        set_frozen_eps(model, eps)
     return report

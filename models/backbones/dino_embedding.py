@@ -35,7 +35,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from models.backbones.lazy_timm import load_timm
+from models.backbones.download import create_timm
 from models.backbones.weights import load_backbone_weights
 
 # Channel statistics of CAMELYON16 tissue, used for normalisation by the authors of Self-ViT-MIL.
@@ -81,7 +81,7 @@ class DinoEmbedding(nn.Module):
         super().__init__()
         if pretrained and weights is not None:
             raise ValueError("give either pretrained: true or weights, not both")
-        body: Any = load_timm().create_model(name, pretrained=pretrained, num_classes=0)
+        body: Any = create_timm(name, pretrained=pretrained, num_classes=0)
         blocks = len(getattr(body, "blocks", ()))
         if getattr(body, "cls_token", None) is None or blocks < _CLASS_TOKENS:
             raise ValueError(

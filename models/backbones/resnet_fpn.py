@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from torchvision.models import resnet50
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor
+from torchvision.models import ResNet50_Weights, resnet50
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
+from formats.weights.public import PublicWeights
+from models.backbones.download import download_state_dict
 from models.backbones.norm import Norm, convert_norm, norm_layer
 
+# Two names that the classifiers of torchvision and timm share, and no ResNet with another stem has.
+_CLASSIFIER = {"conv1.weight", "layer1.0.conv1.weight"}
 _STAGES = ("layer4", "layer3", "layer2", "layer1", "conv1")
 
 
@@ -23,12 +31,15 @@ class ResNet50FPN(BackboneWithFPN):  # type: ignore[misc]  # torchvision is not 
         fpn_width: channels of every level.
         trainable_stages: number of trainable stages out of 5, counted from the coarsest; 5 also
             trains the first norm, as in torchvision.
+        pretrained: load torchvision's ImageNet weights (IMAGENET1K_V1), which are downloaded unless
+            they are in the cache of ``torch.hub``.
 
     Raises:
-        ValueError: ``trainable_stages`` is not in 0..5.
+        ValueError: ``trainable_stages`` is not in 0..5, or the weights cannot be downloaded.
     """
 
     out_channels: int
+    starts_from: ClassVar[dict[str, Any]] = {"pretrained": False}
 
     def __init__(
         self,
@@ -37,10 +48,13 @@ class ResNet50FPN(BackboneWithFPN):  # type: ignore[misc]  # torchvision is not 
         fpn_norm: Norm | None = None,
         fpn_width: int = 256,
         trainable_stages: int = 5,
+        pretrained: bool = False,
     ) -> None:
         if not 0 <= trainable_stages <= len(_STAGES):
             raise ValueError(f"trainable_stages must be in 0..5, got {trainable_stages}")
         body = resnet50(weights=None)
+        if pretrained:
+            body.load_state_dict(download_state_dict(ResNet50_Weights.IMAGENET1K_V1.url))
         for module in body.modules():
             if hasattr(module, "running_mean"):
                 module.eps = norm_eps
@@ -55,3 +69,10 @@ class ResNet50FPN(BackboneWithFPN):  # type: ignore[misc]  # torchvision is not 
             out_channels=fpn_width,
             norm_layer=norm_layer(fpn_norm),
         )
+
+    def public_weights(self, given: Mapping[str, Tensor]) -> PublicWeights | None:
+        """Recognise ImageNet classifiers of torchvision and timm, whose names are the same."""
+        if not given.keys() >= _CLASSIFIER:
+            return None
+        tensors = {k if k.startswith("fc.") else f"body.{k}": v for k, v in given.items()}
+        return PublicWeights("ResNet classifier of torchvision or timm", tensors)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.backbones.download import create_timm
 from models.backbones.lazy_timm import load_timm
 from models.backbones.norm import Norm, convert_norm
 from models.backbones.weights import load_backbone_weights
@@ -34,7 +35,7 @@ def build_timm_body(
 
     Raises:
         ValueError: the model has no level at a stride, the weights do not fit, both sources of
-            weights are given, or the model has fewer stages.
+            weights are given, they cannot be downloaded, or the model has fewer stages.
     """
     if pretrained and weights is not None:
         raise ValueError("give either pretrained: true or weights, not both")
@@ -48,7 +49,7 @@ def build_timm_body(
             f"got {list(strides)}"
         )
     indices = tuple(available.index(stride) for stride in strides)
-    body = timm.create_model(name, features_only=True, out_indices=indices, pretrained=pretrained)
+    body = create_timm(name, pretrained=pretrained, features_only=True, out_indices=indices)
     if weights is not None:
         load_backbone_weights(body, name, weights)
     _freeze(body, indices[-1], trainable_stages)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from formats.weights.public import PublicWeights
 from models.backbones.norm import Norm
 from models.backbones.timm_body import body_levels, build_timm_body
+from models.backbones.weights import classifier_weights
 
 _STRIDES = (8, 16, 32)
 
@@ -44,6 +47,7 @@ class TimmFeatures(nn.Module):
         trainable_stages: int | None = None,
     ) -> None:
         super().__init__()
+        self.name = name
         self.body = build_timm_body(name, _STRIDES, norm, pretrained, weights, trainable_stages)
         c3, c4, c5 = self.body.feature_info.channels()
         self.feature_channels = (c3, c4, c5)
@@ -51,3 +55,7 @@ class TimmFeatures(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the maps of strides 8, 16 and 32."""
         return body_levels(self.body, images)
+
+    def public_weights(self, given: Mapping[str, Tensor]) -> PublicWeights | None:
+        """Recognise weights of timm's classifier of the same name."""
+        return classifier_weights(self.body, self.name, given)

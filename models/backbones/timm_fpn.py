@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from formats.weights.public import PublicWeights
 from models.backbones.norm import Norm, norm_layer
 from models.backbones.timm_body import body_levels, build_timm_body
+from models.backbones.weights import classifier_weights
 
 
 class TimmFPN(nn.Module):
@@ -51,6 +54,7 @@ class TimmFPN(nn.Module):
         trainable_stages: int | None = None,
     ) -> None:
         super().__init__()
+        self.name = name
         self.body = build_timm_body(name, strides, norm, pretrained, weights, trainable_stages)
         self.fpn = FeaturePyramidNetwork(
             self.body.feature_info.channels(),
@@ -68,3 +72,7 @@ class TimmFPN(nn.Module):
             )
         )
         return levels
+
+    def public_weights(self, given: Mapping[str, Tensor]) -> PublicWeights | None:
+        """Recognise weights of timm's classifier of the same name."""
+        return classifier_weights(self.body, self.name, given)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from formats.weights.compare import compare_weights
+from formats.weights.public import PublicWeights
 from models.backbones.lazy_timm import load_timm
 
 _LITE0 = "efficientnet_lite0"
@@ -106,6 +109,31 @@ def load_backbone_weights(body: nn.Module, name: str, weights: str) -> None:
     body.load_state_dict(found, strict=False)
 
 
+def classifier_weights(
+    body: nn.Module, name: str, given: Mapping[str, Tensor]
+) -> PublicWeights | None:
+    """Recognise the weights of a timm classifier and name them as in its feature extractor.
+
+    Args:
+        body: ``timm.create_model(name, features_only=True)``.
+        name: timm's model name.
+        given: weights by the names in the file.
+
+    Returns:
+        The extractor's weights with the prefix ``body.``. Other layers of the classifier keep their
+        names; the rest gets the prefix too, as it belongs to another network. None if nothing has
+        a name of the extractor.
+    """
+    named = {key: _source_key(key, given) for key in body.state_dict()}
+    found = {f"body.{key}": given[origin] for key, origin in named.items() if origin is not None}
+    if not any(key.endswith(".weight") for key in found):
+        return None
+    rest = set(given) - set(named.values())
+    known = _classifier_keys(name) if rest else set()
+    others = {key if key in known else f"body.{key}": given[key] for key in sorted(rest)}
+    return PublicWeights(f"timm's {name}", found | others)
+
+
 def _read(name: str, weights: str) -> Mapping[str, Tensor]:
     if weights == _LITE0:
         if name != "tf_efficientnet_lite0":
@@ -114,7 +142,7 @@ def _read(name: str, weights: str) -> Mapping[str, Tensor]:
     if not Path(weights).is_file():
         raise ValueError(f"weights: {weights} is neither {_LITE0!r} nor a file")
     try:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
+        state = _tensors(weights)
     except Exception as error:  # a broken file can raise any exception type
         raise ValueError(
             f"weights: {weights} is not a state dict of tensors alone; write one with "
@@ -123,6 +151,12 @@ def _read(name: str, weights: str) -> Mapping[str, Tensor]:
     if not isinstance(state, Mapping):
         raise ValueError(f"weights: {weights} holds a {type(state).__name__}, not a state dict")
     return {key: value for key, value in state.items() if isinstance(value, Tensor)}
+
+
+def _tensors(weights: str) -> Any:
+    if weights.endswith(".safetensors"):
+        return load_file(weights)
+    return torch.load(weights, map_location="cpu", weights_only=True)
 
 
 def _source_key(key: str, source: Mapping[str, Tensor]) -> str | None:

@@ -10,19 +10,21 @@ ignored and masks are run-length encoded in the window of their box.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from formats.weights.public import PublicWeights
 from models.backbones.norm import Norm, convert_norm
 from models.backbones.resnet_fpn import ResNet50FPN
 from models.ops.boxes.boxes import rescale_boxes
 from models.ops.distributed import reduce_terms
 from models.ops.masks.paste import paste_to_rle
 from models.seg.mask_rcnn.matching import image_boxes
+from models.seg.mask_rcnn.names import torchvision_weights
 from models.seg.mask_rcnn.options import BoxHeadOptions, MaskHeadOptions, RPNOptions
 from models.seg.mask_rcnn.roi_heads import Detections, Pyramid, RoIHeads
 from models.seg.mask_rcnn.rpn import RegionProposalNetwork
@@ -135,6 +137,14 @@ class MaskRCNN(nn.Module):
         """
         self.roi_heads.class_weights = F.pad(weights, (1, 0), value=1.0)
 
+    def public_weights(self, given: Mapping[str, Tensor]) -> PublicWeights | None:
+        """Recognise torchvision's Mask R-CNN and Faster R-CNN files, see ``torchvision_weights``.
+
+        Raises:
+            ValueError: the file is of another version of the network.
+        """
+        return torchvision_weights(given, self.num_classes, self.rpn.options.conv_depth)
+
     @torch.no_grad()
     def predict(self, batch: SegBatch) -> list[Instances]:
         """Return up to ``max_dets`` detections of each image in its original frame."""
@@ -208,7 +218,7 @@ class MaskRCNNResNet50FPN(MaskRCNN):
     Args:
         num_classes: foreground classes (torchvision counts one more).
         norm: normalisation of the ResNet.
-        norm_eps: epsilon of the norm; 0 for torchvision's COCO_V1 weights.
+        norm_eps: epsilon of the norm; ``init_from`` sets 0 for torchvision's COCO_V1 weights.
         trainable_stages: number of trainable stages of the ResNet out of 5, counted from the
             coarsest; 3 is usual with pretrained weights.
         rpn: options of the proposal network.
@@ -217,7 +227,10 @@ class MaskRCNNResNet50FPN(MaskRCNN):
         score_thresh: score that detections must exceed.
         nms_thresh: IoU threshold of non-maximum suppression.
         max_dets: detections kept per image.
+        pretrained: load torchvision's ImageNet weights of the ResNet, see `ResNet50FPN`.
     """
+
+    starts_from: ClassVar[dict[str, Any]] = {"pretrained": False}
 
     def __init__(
         self,
@@ -232,10 +245,11 @@ class MaskRCNNResNet50FPN(MaskRCNN):
         score_thresh: float = 0.05,
         nms_thresh: float = 0.5,
         max_dets: int = 100,
+        pretrained: bool = False,
     ) -> None:
         super().__init__(
             num_classes,
-            ResNet50FPN(norm, norm_eps, trainable_stages=trainable_stages),
+            ResNet50FPN(norm, norm_eps, trainable_stages=trainable_stages, pretrained=pretrained),
             rpn=rpn,
             box=box,
             mask=mask,
@@ -267,7 +281,10 @@ class MaskRCNNResNet50FPNV2(MaskRCNN):
         score_thresh: score that detections must exceed.
         nms_thresh: IoU threshold of non-maximum suppression.
         max_dets: detections kept per image.
+        pretrained: load torchvision's ImageNet weights of the ResNet, see `ResNet50FPN`.
     """
+
+    starts_from: ClassVar[dict[str, Any]] = {"pretrained": False}
 
     def __init__(
         self,
@@ -281,10 +298,13 @@ class MaskRCNNResNet50FPNV2(MaskRCNN):
         score_thresh: float = 0.05,
         nms_thresh: float = 0.5,
         max_dets: int = 100,
+        pretrained: bool = False,
     ) -> None:
         super().__init__(
             num_classes,
-            ResNet50FPN(norm, fpn_norm=norm, trainable_stages=trainable_stages),
+            ResNet50FPN(
+                norm, fpn_norm=norm, trainable_stages=trainable_stages, pretrained=pretrained
+            ),
             rpn=rpn,
             box=box,
             mask=mask,

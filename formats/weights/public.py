@@ -1,0 +1,61 @@
+"""Public weight files that a network can recognise and rename."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+
+class PublicWeights(NamedTuple):
+    """Weights of a recognised file.
+
+    Attributes:
+        kind: what the file is, for the report.
+        tensors: weights by the names of the network; others keep their names.
+        norm_eps: epsilon with which its frozen norms were trained, None for that of the network.
+    """
+
+    kind: str
+    tensors: dict[str, Tensor]
+    norm_eps: float | None = None
+
+
+@runtime_checkable
+class KnowsPublicWeights(Protocol):
+    """A network, or the ``backbone`` of one, that recognises public weight files."""
+
+    def public_weights(self, given: Mapping[str, Tensor]) -> PublicWeights | None:
+        """Return the weights under the names of the network, None for files of another kind.
+
+        Raises:
+            ValueError: the file is of that kind, but for another variant of the network.
+        """
+        ...
+
+
+def recognised(model: nn.Module, given: Mapping[str, Tensor]) -> PublicWeights | None:
+    """Ask a model and then its ``backbone`` whether they know a public file.
+
+    A backbone's own weights are named ``body.``; they get the prefix ``backbone.`` here.
+    """
+    if isinstance(model, KnowsPublicWeights):
+        found = model.public_weights(given)
+        if found is not None:
+            return found
+    backbone = getattr(model, "backbone", None)
+    found = backbone.public_weights(given) if isinstance(backbone, KnowsPublicWeights) else None
+    if found is None:
+        return None
+    named = {f"backbone.{k}" if k.startswith("body.") else k: v for k, v in found.tensors.items()}
+    return found._replace(tensors=named)
+
+
+def set_frozen_eps(model: nn.Module, eps: float) -> None:
+    """Set the epsilon of all frozen batch norms."""
+    from torchvision.ops import FrozenBatchNorm2d  # only segmentors have them
+
+    for module in model.modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            module.eps = eps

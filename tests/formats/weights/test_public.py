@@ -1,0 +1,111 @@
+"""Public weight files, by the names and shapes they have on disk, in the models they start."""
+
+import argparse
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torchvision.models import resnet101
+
+from formats.weights.files import load_weights
+from models.backbones.timm_features import TimmFeatures
+from models.backbones.timm_fpn import TimmFPN
+from models.seg.mask_rcnn import MaskRCNN, MaskRCNNResNet50FPN, MaskRCNNResNet50FPNV2
+from models.seg.yolo import YOLOSeg
+from tests.support.published_weights import random_weights
+
+MODELS = {
+    "v1": lambda: MaskRCNNResNet50FPN(80, trainable_stages=3),
+    "v2": lambda: MaskRCNNResNet50FPNV2(3),
+    "atto": lambda: MaskRCNN(3, TimmFPN("convnext_atto", 16)),
+    "yolo": lambda: YOLOSeg("n", 3, backbone=TimmFeatures("resnet18", "frozen_bn")),
+    "two levels": lambda: MaskRCNN(3, TimmFPN("resnet18", 16, (4, 8))),
+}
+
+
+def written(kind, folder):
+    weights, safe = random_weights(kind), kind.startswith("timm")
+    path = folder / f"{kind}.{'safetensors' if safe else 'pth'}"
+    (save_file if safe else torch.save)(weights, path)
+    return path, weights
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "counts", "pair"),
+    [
+        ("resnet50_v1", "v1", (265, 42, 2), ("layer3.5.bn2.running_var", "")),
+        ("resnet50_v2", "v2", (265, 98, 2), ("conv1.weight", "")),
+        ("maskrcnn_v1", "v1", (307, 0, 0), ("rpn.head.conv.bias", "rpn.head.conv.0.0.bias")),
+        ("maskrcnn_v2", "v2", (426, 6, 6), ("rpn.head.conv.1.0.bias", "rpn.head.conv.1.0.bias")),
+        ("timm_convnext_atto", "atto", (124, 42, 4), ("stages.3.blocks.1.norm.bias", "stages_3.")),
+        ("timm_resnet18", "yolo", (120, 225, 2), ("layer4.1.conv2.weight", "")),
+        ("timm_resnet18", "two levels", (60, 34, 52), ("layer2.1.bn2.bias", "")),
+    ],
+)
+def test_counts_of_loaded_new_and_unused_tensors(kind, model, counts, pair, tmp_path):
+    path, weights = written(kind, tmp_path)
+    network = MODELS[model]()
+    report = load_weights(network, path)
+    loaded, new, unused = counts
+    assert (report.loaded, report.new, report.unused) == counts
+    assert f"{loaded} tensors loaded from {path}, {new} new (initial values), {unused} unused" in (
+        str(report)
+    )
+    assert "recognised: " in str(report)
+    theirs, ours = pair
+    ours = f"backbone.body.{theirs.replace('stages.3.', ours)}" if "rpn" not in ours else ours
+    assert torch.equal(network.state_dict()[ours], weights[theirs])
+
+
+def test_a_backbone_that_does_not_fit_is_an_error(tmp_path):
+    path, weights = written("resnet50_v1", tmp_path)
+    half = {k: v for k, v in weights.items() if "layer3" not in k}
+    torch.save(half, tmp_path / "half.pth")
+    with torch.device("meta"):
+        deeper = resnet101().state_dict()
+    deeper = {k: torch.zeros(v.shape) for k, v in deeper.items()}
+    torch.save(deeper, tmp_path / "deeper.pth")
+    network = MODELS["v1"]()
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    for name, message in (
+        ("half", r"only 154 of the 265 tensors of the model's backbone fit"),
+        ("deeper", r"only \d+ of the 312 tensors of the file's backbone fit"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_weights(network, tmp_path / f"{name}.pth")
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+    with pytest.raises(ValueError, match="nothing in this file fits"):
+        load_weights(YOLOSeg("n", 3), path)
+
+
+def test_a_file_of_the_other_version_names_its_recipe(tmp_path):
+    path, _ = written("maskrcnn_v2", tmp_path)
+    with pytest.raises(ValueError, match=r"version 2, .* use configs/seg/mask_rcnn_v2.yaml"):
+        load_weights(MODELS["v1"](), path)
+
+
+def test_group_norms_take_the_weights_of_batch_norms(tmp_path):
+    path, _ = written("timm_resnet18", tmp_path)
+    report = load_weights(MaskRCNN(3, TimmFPN("resnet18", 16, norm="gn")), path)
+    assert (report.loaded, report.unused) == (60, 62)  # without 40 statistics...
+
+
+def test_what_trainers_save_beside_the_weights(tmp_path):
+    source = nn.Linear(3, 2)
+    weights, other = source.state_dict(), {k: v + 1 for k, v in source.state_dict().items()}
+    for content in (
+        {"model": weights, "args": argparse.Namespace(lr=0.1), "epoch": 3},
+        {"state_dict": other, "state_dict_ema": weights, "args": argparse.Namespace(lr=0.1)},
+        {"model": other, "model_ema": {"n_averaged": torch.tensor(3)} | _module(weights)},
+        {"state_dict": _module(weights)},
+    ):
+        torch.save(content, tmp_path / "w.pth")
+        target = nn.Linear(3, 2)
+        report = load_weights(target, tmp_path / "w.pth")
+        assert (report.loaded, report.new, report.unused) == (2, 0, 0)
+        assert torch.equal(target.weight, source.weight)
+
+
+def _module(weights):
+    return {f"module.{k}": v for k, v in weights.items()}
