@@ -1,10 +1,12 @@
 """RoIAlign over a feature pyramid (arXiv 1703.06870 sec. 3, arXiv 1612.03144 eq. 1).
 
-torchvision's operator iterates over sampling points and its backward pass runs on one CPU core. A
-bilinear sample is a product of a row weight and a column weight, so averaging the points of a
-cell is two matrix products: out[p, q] = sum_y sum_x row[p, y] * map[y, x] * column[q, x]. Forward
-and backward together, these are several times faster on small maps on a CPU; in all other cases,
-and without gradients, torchvision's operator is used. Both are equal up to rounding.
+An output cell is a weighted sum of cells of the map. On a CPU the sums of all regions and levels
+are one ``embedding_bag`` over the map's cells as rows: forward and backward read and write whole
+rows on all cores, where torchvision's operator visits features one by one and its backward pass
+runs on one core. Other devices use torchvision's operator. Both are equal up to rounding.
+
+Letters: R regions, F features, K cells per side of a pooled region, S sampling points per side of
+such a cell.
 """
 
 from __future__ import annotations
@@ -12,13 +14,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import roi_align
 
 from models.ops.boxes.boxes import fpn_levels
+from models.ops.boxes.pyramid_rows import pyramid_rows
 from models.ops.precision import at_least_float32
 
-_DENSE_CELLS = 2048  # cells per sampling point up to which products are faster (measured, 1 core)
 _MASK_BYTES = 128 << 20  # copies of masks that exist at the same time
 
 
@@ -34,86 +37,101 @@ def pool_regions(
 
     Args:
         levels: (B, F, h, w) each, finest first, each at half the resolution of the one before.
-        rois: (R, 5) rows (image, x1, y1, x2, y2) in pixels, images in order.
+        rois: (R, 5) rows (image, x1, y1, x2, y2) in pixels.
         stride: pixels per cell of the first level, a power of 2.
         side: cells per side of a pooled region.
         sampling_ratio: sampling points per side of a cell, at least 1.
         canonical_size: side in pixels of a region that is pooled at stride 16.
 
     Returns:
-        (R, F, side, side) of the dtype of the levels.
+        (R, F, side, side) of the dtype of the levels; in channels-last order on a CPU.
     """
     first = stride.bit_length() - 1
     level = fpn_levels(rois[:, 1:], first, first + len(levels) - 1, canonical_size)
-    pooled = levels[0].new_zeros(rois.shape[0], levels[0].shape[1], side, side)
+    pool = row_roi_align if levels[0].device.type == "cpu" else _operator_by_level
+    return pool(levels, level, rois, stride, side, sampling_ratio).to(levels[0].dtype)
+
+
+def _operator_by_level(
+    levels: Sequence[Tensor], level: Tensor, rois: Tensor, stride: int, side: int, ratio: int
+) -> Tensor:
+    dtype = _dtype(levels[0])
+    pooled = levels[0].new_zeros(rois.shape[0], levels[0].shape[1], side, side, dtype=dtype)
     for number, features in enumerate(levels):
         where = (level == number).nonzero().flatten()
-        if where.shape[0] == 0:
-            continue
-        scale = 1 / (stride << number)
-        pooled[where] = _align(features, rois[where], scale, side, sampling_ratio).to(pooled.dtype)
+        if where.shape[0]:
+            # in half precision coordinates above 256 would be rounded to whole pixels
+            pooled[where] = roi_align(
+                at_least_float32(features),
+                rois[where].to(dtype),
+                (side, side),
+                1 / (stride << number),
+                ratio,
+            )
     return pooled
 
 
-def _align(features: Tensor, rois: Tensor, scale: float, side: int, ratio: int) -> Tensor:
-    small = features.shape[-2] * features.shape[-1] <= _DENSE_CELLS * ratio
-    if small and features.device.type == "cpu" and features.requires_grad:
-        return separable_roi_align(features, rois, scale, side, ratio)
-    # in half precision coordinates above 256 would be rounded to whole pixels
-    aligned: Tensor = roi_align(
-        at_least_float32(features), rois.to(_dtype(features)), (side, side), scale, ratio
-    )
-    return aligned
-
-
-def separable_roi_align(
-    features: Tensor, rois: Tensor, scale: float, side: int, sampling_ratio: int
+def row_roi_align(
+    levels: Sequence[Tensor], level: Tensor, rois: Tensor, stride: int, side: int, ratio: int
 ) -> Tensor:
-    """Compute ``torchvision.ops.roi_align`` (aligned=False) as matrix products.
+    """Compute ``torchvision.ops.roi_align`` (aligned=False) of all levels as sums of rows.
+
+    Indices and weights take 12 * (2 S)^2 bytes per output cell, 192 for S = 2.
 
     Args:
-        features: (B, F, h, w).
-        rois: (R, 5) rows (image, x1, y1, x2, y2) in pixels, images in order.
-        scale: cells per pixel.
-        side: cells per side of the output.
-        sampling_ratio: sampling points per side of a cell, at least 1.
+        levels: (B, F, h, w) each, each at half the resolution of the one before.
+        level: (R,) int64, the level of each region.
+        rois: (R, 5) rows (image, x1, y1, x2, y2) in pixels.
+        stride: pixels per cell of the first level.
+        side: K.
+        ratio: S, at least 1.
 
     Returns:
-        (R, F, side, side) float32 or float64.
+        (R, F, K, K) in channels-last order, float32 or float64.
     """
-    batch, channels, height, width = features.shape
-    corners = rois[:, 1:].to(_dtype(features)) * scale
-    column = _cell_weights(corners[:, 0], corners[:, 2], side, sampling_ratio, width)
-    row = _cell_weights(corners[:, 1], corners[:, 3], side, sampling_ratio, height)
-    counts = rois[:, 0].long().bincount(minlength=batch).tolist()
-    parts = []
-    with torch.autocast(features.device.type, enabled=False):
-        by_row = (
-            at_least_float32(features).permute(0, 2, 1, 3).reshape(batch, height, channels * width)
-        )
-        for image, rows, columns in zip(
-            by_row, torch.split(row, counts), torch.split(column, counts), strict=True
-        ):
-            regions = rows.shape[0]
-            mixed = rows.reshape(regions * side, height) @ image  # (R side, F w)
-            mixed = mixed.view(regions, side * channels, width) @ columns.transpose(1, 2)
-            parts.append(mixed.view(regions, side, channels, side).transpose(1, 2))
-    return torch.cat(parts)
+    rows, first, height, width = pyramid_rows(levels)
+    corners = rois[:, 1:].to(_dtype(rows)) / (stride << level)[:, None]
+    y, y_weight = _points(corners[:, 1], corners[:, 3], side, ratio, height[level])
+    x, x_weight = _points(corners[:, 0], corners[:, 2], side, ratio, width[level])
+    y = (rois[:, 0].long() * height[level])[:, None, None] + y
+    y = first[level][:, None, None] + y * width[level][:, None, None]
+    count = (2 * ratio) ** 2
+    index = (y[:, :, None, :, None] + x[:, None, :, None, :]).view(-1, count)  # (R K K, 4 S S)
+    weight = (y_weight[:, :, None, :, None] * x_weight[:, None, :, None, :]).view(-1, count)
+    pooled = F.embedding_bag(index, at_least_float32(rows), per_sample_weights=weight, mode="sum")
+    return pooled.view(-1, side, side, pooled.shape[1]).permute(0, 3, 1, 2)
 
 
-def _cell_weights(start: Tensor, stop: Tensor, cells: int, ratio: int, length: int) -> Tensor:
-    """Return the weight of each map cell in each output cell along one axis, (R, cells, length).
+def _points(
+    start: Tensor, stop: Tensor, cells: int, ratio: int, length: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the map cells beside the sampling points along one axis and their weights.
 
     Points up to one cell outside the map take the border's value and points further out are 0;
-    regions are at least one cell long. All three are conventions of the operator.
+    regions are at least one cell long. These and the order of the roundings are the operator's.
+
+    Args:
+        start: (R,) first edge of each region in cells of its map.
+        stop: (R,) last edge.
+        cells: K.
+        ratio: S.
+        length: (R,) cells of the map.
+
+    Returns:
+        Two tensors (R, K, 2 S): positions in [0, length), and weights that sum to at most 1.
     """
-    steps = torch.arange(cells * ratio, device=start.device, dtype=start.dtype) + 0.5
-    points = start[:, None] + (stop - start).clamp(min=1)[:, None] * (steps / (cells * ratio))
-    inside = (points >= -1) & (points <= length)
-    places = torch.arange(length, device=start.device)
-    distance = (points.clamp(0, length - 1)[..., None] - places).abs()
-    weights = (1 - distance).clamp(min=0) * inside[..., None]
-    return weights.view(-1, cells, ratio, length).mean(dim=2)
+    size = (stop - start).clamp(min=1)[:, None, None] / cells
+    steps = torch.arange(max(cells, ratio), device=start.device, dtype=start.dtype)
+    points = (
+        start[:, None, None] + steps[:cells, None] * size + (steps[:ratio] + 0.5) * size / ratio
+    )
+    last = (length - 1)[:, None, None]
+    inside = (points >= -1) & (points <= last + 1)  # (R, K, S)
+    points = torch.minimum(points.clamp(min=0), last.to(points.dtype)).where(inside, 0)
+    low = points.long()
+    part = points - low
+    weights = torch.stack([1 - part, part], dim=-1) * (inside / ratio)[..., None]
+    return torch.stack([low, (low + 1).minimum(last)], dim=-1).flatten(2), weights.flatten(2)
 
 
 def _dtype(features: Tensor) -> torch.dtype:

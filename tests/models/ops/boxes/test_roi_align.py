@@ -1,7 +1,6 @@
-"""Pooling equals torchvision's pooler; the matrix form equals the operator and its gradient."""
+"""Pooling on a CPU equals torchvision's operator and pooler, and so does its gradient."""
 
 import weakref
-from collections import OrderedDict
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from torchvision.models.detection.roi_heads import project_masks_on_boxes
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from models.ops.boxes import roi_align as ours
-from models.ops.boxes.roi_align import pool_regions, project_masks, separable_roi_align
+from models.ops.boxes.roi_align import pool_regions, project_masks, row_roi_align
 
 
 def random_rois(count, images, extent, seed=0, outside=0.0):
@@ -21,52 +20,93 @@ def random_rois(count, images, extent, seed=0, outside=0.0):
     return torch.cat([image[:, None].float(), corner, corner + side], dim=1)
 
 
-@pytest.mark.parametrize("ratio", [1, 2, 3])
-def test_separable_form_forward_and_backward(ratio):
-    generator = torch.Generator().manual_seed(1)
-    features = torch.randn(3, 5, 12, 17, generator=generator).requires_grad_()
-    rois = random_rois(40, 3, 60.0, outside=0.3)  # regions beyond every border of the map
-    expected = roi_align(features, rois, (7, 7), 0.25, ratio)
-    actual = separable_roi_align(features, rois, 0.25, 7, ratio)
-    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
-    weight = torch.randn(expected.shape, generator=generator)
-    (theirs,) = torch.autograd.grad((expected * weight).sum(), features)
-    (mine,) = torch.autograd.grad((actual * weight).sum(), features)
-    torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("grad", [True, False])
-def test_pyramid_pooling(grad):
+def pyramid(batch, channels, height, width, count=4, dtype=torch.float32):
     generator = torch.Generator().manual_seed(2)
-    levels = OrderedDict(
-        (str(k), torch.randn(2, 4, 64 >> k, 96 >> k, generator=generator, requires_grad=grad))
-        for k in range(4)
-    )
-    rois = random_rois(60, 2, 250.0)
+    return [
+        torch.randn(
+            batch, channels, height >> k, width >> k, generator=generator, dtype=dtype
+        ).requires_grad_()
+        for k in range(count)
+    ]
+
+
+def gradients(pooled, levels):
+    weight = torch.randn(pooled.shape, generator=torch.Generator().manual_seed(3)).to(pooled.dtype)
+    return torch.autograd.grad((pooled * weight).sum(), levels)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("ratio", [1, 2, 3])
+def test_one_level_forward_and_backward(ratio, dtype):
+    features = torch.randn(3, 5, 12, 17, dtype=dtype).requires_grad_()
+    rois = random_rois(40, 3, 60.0, outside=0.3).to(dtype)  # also beyond every border of the map
+    rois = rois[torch.randperm(len(rois))]  # images in any order
+    expected = roi_align(features, rois, (7, 7), 0.25, ratio)
+    actual = row_roi_align([features], torch.zeros(40, dtype=int), rois, 4, 7, ratio)
+    assert actual.dtype == dtype
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+    (theirs,), (mine,) = gradients(expected, [features]), gradients(actual, [features])
+    torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [16, 80])  # 80: more cells than the finest level of 640 pixels
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_pyramid_pooling_forward_and_backward(side, memory_format):
+    levels = [level.to(memory_format=memory_format) for level in pyramid(2, 4, side, side + 8)]
+    rois = random_rois(60, 2, 4.0 * side)
     boxes = [rois[rois[:, 0] == image, 1:] for image in range(2)]
-    theirs = MultiScaleRoIAlign(list(levels), 7, 2, canonical_scale=100)(
-        levels, boxes, [(256, 384)] * 2
-    )
-    mine = pool_regions(list(levels.values()), rois, 4, 7, 2, canonical_size=100.0)
-    torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=2e-5 if grad else 0)
+    names = [str(k) for k in range(4)]
+    pooler = MultiScaleRoIAlign(names, 7, 2, canonical_scale=100)
+    theirs = pooler(dict(zip(names, levels, strict=True)), boxes, [(4 * side, 4 * side + 32)] * 2)
+    mine = pool_regions(levels, rois, 4, 7, 2, canonical_size=100.0)
+    torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+    for a, b in zip(gradients(mine, levels), gradients(theirs, levels), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
-def test_the_matrix_form_is_used_only_for_gradients_of_small_maps(monkeypatch):
+def test_second_source_for_the_gradient():
+    levels = pyramid(1, 2, 4, 6, count=2, dtype=torch.float64)
+    rois = torch.tensor([[0.0, 1, 2, 9, 15], [0, -9, 3, 30, 40]], dtype=torch.float64)
+
+    def pool(*maps):
+        return pool_regions(maps, rois, 4, 2, 2, canonical_size=60.0)
+
+    assert torch.autograd.gradcheck(pool, levels)
+
+
+@pytest.mark.parametrize(
+    ("device", "way"), [("cpu", "row_roi_align"), ("meta", "_operator_by_level")]
+)
+def test_the_type_of_the_device_chooses_the_way(monkeypatch, device, way):
+    levels, rois = pyramid(2, 3, 16, 16), random_rois(30, 2, 60.0)
+    both = [ours.row_roi_align, ours._operator_by_level]
+    args = (levels, torch.arange(30) % 4, rois, 4, 7, 2)
+    torch.testing.assert_close(both[0](*args), both[1](*args), rtol=1e-5, atol=1e-5)
     calls = []
-    original = ours.separable_roi_align
-    monkeypatch.setattr(
-        ours, "separable_roi_align", lambda *args: calls.append(args[0].shape) or original(*args)
+    for function in both:
+        name = function.__name__
+        monkeypatch.setattr(ours, name, lambda maps, *_, name=name: calls.append(name) or maps[0])
+    pool_regions([level.to(device) for level in levels], rois.to(device), 4, 7, 2)
+    assert calls == [way]
+
+
+def test_regions_outside_the_map_and_without_extent():
+    levels = pyramid(1, 3, 8, 8, count=2)
+    inf = float("inf")
+    rois = torch.tensor(
+        [[0.0, -90, -90, -50, -50], [0, 70, 70, 99, 99], [0, 5, 5, 5, 5], [0, 0, 0, inf, inf]]
     )
-    rois = random_rois(6, 1, 40.0)
-    for side, grad in ((16, True), (16, False), (80, True)):
-        pool_regions([torch.zeros(1, 2, side, side, requires_grad=grad)], rois, 4, 7, 1)
-    assert calls == [(1, 2, 16, 16)]
+    pooled = row_roi_align(levels, torch.tensor([0, 1, 0, 1]), rois, 4, 7, 2)
+    assert pooled[:2].eq(0).all()
+    torch.testing.assert_close(pooled[2:3], roi_align(levels[0], rois[2:3], (7, 7), 0.25, 2))
+    assert pooled.isfinite().all()
 
 
-def test_no_regions():
-    levels = [torch.ones(2, 3, 8, 8, requires_grad=True), torch.ones(2, 3, 4, 4)]
-    assert pool_regions(levels, torch.zeros(0, 5), 4, 7, 2).shape == (0, 3, 7, 7)
-    assert separable_roi_align(levels[0], torch.zeros(0, 5), 0.25, 7, 2).shape == (0, 3, 7, 7)
+def test_no_regions_still_reach_every_level():
+    levels = pyramid(2, 3, 8, 8, count=2)
+    pooled = pool_regions(levels, torch.zeros(0, 5), 4, 7, 2)
+    assert pooled.shape == (0, 3, 7, 7)
+    assert all(gradient.eq(0).all() for gradient in torch.autograd.grad(pooled.sum(), levels))
 
 
 @pytest.mark.parametrize("grad", [True, False])
