@@ -122,9 +122,11 @@ class MaskRCNN(nn.Module):
         truths = image_boxes(batch, self.num_classes)
         images, sizes = self._preprocess(batch)
         levels = self.backbone(images)
-        output = self.rpn(images, list(levels.values()))
-        proposals = self.rpn.proposals(output, sizes, for_losses=True)
-        terms = self.rpn.losses(output, truths, key) | self.roi_heads.losses(
+        features = list(levels.values())
+        with torch.no_grad():  # proposals are constants of the losses
+            output = self.rpn(images, features)
+            proposals = self.rpn.proposals(output, sizes, for_losses=True)
+        terms = self.rpn.losses(features, output.anchors, truths, key) | self.roi_heads.losses(
             _pyramid(levels, images), proposals, truths, batch.masks, batch.mask_stride, key
         )
         return reduce_terms(terms, reduction)

@@ -24,6 +24,7 @@ from models.ops.distributed import LossTerm, sum_by_image
 from models.ops.precision import at_least_float32
 from models.seg.mask_rcnn.matching import ImageBoxes, match_regions
 from models.seg.mask_rcnn.options import RPNOptions
+from models.seg.mask_rcnn.rpn_cells import head_at_anchors
 
 SMOOTH_L1_BETA = 1 / 9
 _STREAM = 0
@@ -43,6 +44,20 @@ class RPNOutput(NamedTuple):
     deltas: Tensor
     anchors: Tensor
     level_sizes: list[int]
+
+
+class SampledAnchors(NamedTuple):
+    """Anchors of a loss, S in total; the first P are positive.
+
+    Attributes:
+        image: (S,) int64, position of the image in the batch.
+        anchor: (S,) int64, position of the anchor in its image.
+        targets: (P, 4) box code of the instance of each positive anchor.
+    """
+
+    image: Tensor
+    anchor: Tensor
+    targets: Tensor
 
 
 class RegionProposalNetwork(nn.Module):
@@ -117,49 +132,54 @@ class RegionProposalNetwork(nn.Module):
         ]
 
     def losses(
-        self, output: RPNOutput, truths: Sequence[ImageBoxes], key: int
+        self, features: Sequence[Tensor], anchors: Tensor, truths: Sequence[ImageBoxes], key: int
     ) -> dict[str, LossTerm]:
         """Return ``objectness`` and ``rpn_box`` for each image.
 
-        Faster R-CNN eq. 1 with lambda = 1 and both terms divided by the sampled anchors.
+        Faster R-CNN eq. 1 with lambda = 1 and both terms divided by the sampled anchors. The head
+        is applied to the cells of these once more, and only there with gradients.
+
+        Args:
+            features: levels that ``forward`` was applied to.
+            anchors: (A, 4), of the output of ``forward``.
+            truths: instances of each image.
+            key: seed of the sampling, together with each image's index.
         """
-        batch, total = output.objectness.shape
+        sample = self._sample(anchors, truths, key)
+        logits, deltas = head_at_anchors(self.head, features, sample.image, sample.anchor)
+        positives = len(sample.targets)
+        wanted = torch.zeros_like(logits)
+        wanted[:positives] = 1.0
+        objectness = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+        box = F.smooth_l1_loss(
+            deltas[:positives], sample.targets, beta=SMOOTH_L1_BETA, reduction="none"
+        ).sum(dim=1)
+        count = torch.bincount(sample.image, minlength=len(truths))
+        return {
+            "objectness": LossTerm(sum_by_image(objectness, sample.image, len(truths)), count),
+            "rpn_box": LossTerm(sum_by_image(box, sample.image[:positives], len(truths)), count),
+        }
+
+    @torch.no_grad()
+    def _sample(self, anchors: Tensor, truths: Sequence[ImageBoxes], key: int) -> SampledAnchors:
         positives, negatives, targets = [], [], []
-        counts = []
-        for number, truth in enumerate(truths):
+        for truth in truths:
             labels, matched = match_regions(
-                output.anchors, truth, self.matcher, self.options.fg_iou_thresh
+                anchors, truth, self.matcher, self.options.fg_iou_thresh
             )
             generator = image_generator(key, truth.index, _STREAM)
             positive, negative = sample_balanced(
                 labels, self.options.batch_size_per_image, self.options.positive_fraction, generator
             )
             targets.append(
-                self.box_coder.encode_single(
-                    truth.boxes[matched[positive]], output.anchors[positive]
-                )
+                self.box_coder.encode_single(truth.boxes[matched[positive]], anchors[positive])
             )
-            positives.append(positive + number * total)
-            negatives.append(negative + number * total)
-            counts.append(positive.shape[0] + negative.shape[0])
-        positive, negative = torch.cat(positives), torch.cat(negatives)
-        sampled = torch.cat([positive, negative])
-        wanted = output.objectness.new_zeros(sampled.shape[0])
-        wanted[: positive.shape[0]] = 1.0
-        objectness = F.binary_cross_entropy_with_logits(
-            output.objectness.flatten()[sampled], wanted, reduction="none"
-        )
-        box = F.smooth_l1_loss(
-            output.deltas.flatten(0, 1)[positive],
-            torch.cat(targets),
-            beta=SMOOTH_L1_BETA,
-            reduction="none",
-        ).sum(dim=1)
-        count = torch.tensor(counts, dtype=torch.float32, device=sampled.device)
-        return {
-            "objectness": LossTerm(sum_by_image(objectness, sampled // total, batch), count),
-            "rpn_box": LossTerm(sum_by_image(box, positive // total, batch), count),
-        }
+            positives.append(positive)
+            negatives.append(negative)
+        parts = [*positives, *negatives]
+        numbers = [*range(len(truths))] * 2
+        image = [torch.full_like(part, k) for part, k in zip(parts, numbers, strict=True)]
+        return SampledAnchors(torch.cat(image), torch.cat(parts), torch.cat(targets))
 
 
 def _by_anchor(level: Tensor, channels: int) -> Tensor:
