@@ -31,6 +31,9 @@ from models.seg.mask_rcnn.roi_sampling import RoISampler, with_image
 from models.seg.mask_rcnn.rpn import SMOOTH_L1_BETA
 
 _MASK_CHUNK = 128  # RoIs per pass through the mask head in prediction
+# Candidates of an image that are looked at first. Up to 5000 boxes torchvision's suppression shifts
+# classes apart, which rounds coordinates; with more it takes one class at a time.
+_FIRST_LOOK = 5001
 
 
 class Pyramid(NamedTuple):
@@ -145,23 +148,44 @@ class RoIHeads(nn.Module):
         """Classify proposals, refine them and keep the best, in the padded frame."""
         logits, deltas = self._classify(pyramid, with_image(proposals))
         counts = [len(boxes) for boxes in proposals]
-        found = []
-        for boxes, scores, code, size in zip(
-            proposals,
-            torch.split(logits.softmax(dim=1), counts),
-            torch.split(deltas, counts),
-            sizes,
-            strict=True,
-        ):
-            row, column = (scores[:, 1:] > score_thresh).nonzero(as_tuple=True)
-            label = column + 1
-            refined = self.box_coder.decode_single(code[row, label], boxes[row]).view(-1, 4)
-            refined = clip_boxes_to_image(refined, size)
-            keep = remove_small_boxes(refined, min_size=1e-2)
-            refined, score, label = refined[keep], scores[row, label][keep], label[keep]
-            keep = batched_nms(refined, score, label, nms_thresh)[:max_dets]
-            found.append(Detections(refined[keep], score[keep], label[keep]))
-        return found
+        return [
+            self._best(boxes, scores, code, size, score_thresh, nms_thresh, max_dets)
+            for boxes, scores, code, size in zip(
+                proposals,
+                torch.split(logits.softmax(dim=1), counts),
+                torch.split(deltas, counts),
+                sizes,
+                strict=True,
+            )
+        ]
+
+    def _best(
+        self,
+        boxes: Tensor,
+        scores: Tensor,
+        code: Tensor,
+        size: tuple[int, int],
+        score_thresh: float,
+        nms_thresh: float,
+        max_dets: int,
+    ) -> Detections:
+        """Refine and suppress the best candidates of an image, more only if too few are left.
+
+        A candidate is suppressed by better ones alone, so the result is that of all candidates.
+        """
+        row, column = (scores[:, 1:] > score_thresh).nonzero(as_tuple=True)
+        score, order = scores[row, column + 1].sort(descending=True, stable=True)
+        look = max(_FIRST_LOOK, 4 * max_dets)
+        while True:
+            part = order[:look]
+            label = column[part] + 1
+            refined = self.box_coder.decode_single(code[row[part], label], boxes[row[part]])
+            refined = clip_boxes_to_image(refined.view(-1, 4), size)
+            kept = remove_small_boxes(refined, min_size=1e-2)
+            kept = kept[batched_nms(refined[kept], score[kept], label[kept], nms_thresh)][:max_dets]
+            if len(kept) == max_dets or look >= len(order):
+                return Detections(refined[kept], score[kept], label[kept])
+            look *= 4
 
     @torch.no_grad()
     def predict_masks(self, pyramid: Pyramid, found: Sequence[Detections]) -> list[Tensor]:

@@ -1,8 +1,9 @@
 """Box and mask heads: one class's mask equals that class's channel; detections by hand."""
 
+import pytest
 import torch
 
-from models.seg.mask_rcnn import BoxHeadOptions, MaskHeadOptions
+from models.seg.mask_rcnn import BoxHeadOptions, MaskHeadOptions, roi_heads
 from models.seg.mask_rcnn.roi_heads import Detections, Pyramid, RoIHeads
 
 
@@ -51,6 +52,23 @@ def test_detections_by_hand():
     assert len(detect(probabilities.log(), deltas, proposals, max_dets=2).scores) == 2
     assert len(detect(probabilities.log(), deltas, proposals, score_thresh=0.5).scores) == 2
     assert len(detect(probabilities.log(), deltas, proposals, nms_thresh=0.95).scores) == 4
+
+
+@pytest.mark.parametrize("max_dets", [3, 40, 100_000])
+def test_looking_at_the_best_candidates_alone_changes_nothing(max_dets, monkeypatch):
+    """Boxes that overlap much: most are suppressed, so that more have to be looked at."""
+    torch.manual_seed(4)
+    corner = torch.rand(150, 2) * 30
+    proposals = torch.cat([corner, corner + 25 + torch.rand(150, 2) * 10], dim=1)
+    proposals[::5, 2:] = proposals[::5, :2]  # without extent
+    logits, deltas = torch.randn(150, 4) * 3, torch.randn(150, 4, 4) * 0.1
+    limits = {"score_thresh": 0.0, "max_dets": max_dets}
+    whole = detect(logits, deltas, proposals, **limits)
+    monkeypatch.setattr(roi_heads, "_FIRST_LOOK", 1)
+    part = detect(logits, deltas, proposals, **limits)
+    assert 0 < len(whole.scores) <= min(max_dets, 60)
+    for a, b in zip(whole, part, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_no_proposals():
