@@ -17,6 +17,7 @@ from lightning_modules.base import OptimizerFactory, SchedulerFactory, TrainedMo
 from lightning_modules.class_weights import check_weights, resolve_class_weights
 from lightning_modules.item_losses import ItemLosses
 from lightning_modules.seg_warnings import data_warnings, named_batch_norm_error
+from models.ops.precision import has_bfloat16_units
 from models.seg.inference.predict import InferenceOptions, predict
 from models.seg.protocol import SegModel, UsesClassWeights
 from structures import CategoryMap, Instances, SegBatch
@@ -133,15 +134,10 @@ class SegmentationModule(TrainedModule):
         """Take the categories from the datamodule and check that the data have the same classes.
 
         Raises:
-            ValueError: the data have other classes, or the precision would convert batches to
-                half precision.
+            ValueError: the data have other classes, the precision would convert batches to half
+                precision, or training would use bfloat16 on a processor without units for it.
         """
-        precision = str(self.trainer.precision)
-        if precision.endswith("-true") and precision[:2] not in ("32", "64"):
-            raise ValueError(
-                f"trainer.precision {precision} would convert boxes and images to half precision; "
-                f"set {precision.replace('true', 'mixed')}"
-            )
+        self._check_precision(training=stage == "fit")
         data: Any = getattr(self.trainer, "datamodule", None)
         if data is None:
             return
@@ -158,6 +154,26 @@ class SegmentationModule(TrainedModule):
         assert isinstance(self.model, UsesClassWeights)
         self._weights = weights
         self.model.set_class_weights(weights)
+
+    def _check_precision(self, training: bool) -> None:
+        precision = str(self.trainer.precision)
+        if precision.endswith("-true") and precision[:2] not in ("32", "64"):
+            raise ValueError(
+                f"trainer.precision {precision} would convert boxes and images to half precision; "
+                f"set {precision.replace('true', 'mixed')}"
+            )
+        if not training or precision != "bf16-mixed" or has_bfloat16_units():
+            return
+        if self.trainer.strategy.root_device.type != "cpu":
+            return
+        message = (
+            "trainer.precision bf16-mixed: this processor has no bfloat16 units, so training would "
+            "be slower than in single precision; leave out configs/_base/bf16.yaml, or set "
+            "--trainer.precision 32-true"
+        )
+        if not getattr(self.trainer, "fast_dev_run", False):
+            raise ValueError(message)
+        rank_zero_warn(message)
 
     def facts(self) -> dict[str, Any]:
         """Return categories, preprocessing of evaluation and the eps of frozen norms."""

@@ -40,3 +40,17 @@ def back_to(like: Tensor, wide: Tensor) -> Tensor:
     The dtype is converted before the device, so that gradients also reach a device without float64.
     """
     return wide.to(like.dtype).to(like.device)
+
+
+_BFLOAT16_UNITS = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")  # the last two: Arm
+
+
+def has_bfloat16_units() -> bool:
+    """Return True if the processor multiplies bfloat16 numbers in units of their own (A350).
+
+    Without them PyTorch converts to float32 and back, and half precision is slower than single.
+    """
+    if not hasattr(torch.cpu, "get_capabilities"):  # PyTorch 2.10
+        return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    known = torch.cpu.get_capabilities()
+    return any(known.get(name, False) for name in _BFLOAT16_UNITS)

@@ -1,5 +1,7 @@
 """The segmentation protocol on a tiny Mask R-CNN."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -67,6 +69,36 @@ def test_precision_that_would_halve_boxes_is_refused(precision):
     module._trainer.precision = precision
     with pytest.raises(ValueError, match=f"{precision} would convert .* set {precision[:-4]}mixed"):
         module.setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("stage", "device", "units", "debug", "refused"),
+    [
+        ("fit", "cpu", False, False, True),
+        ("fit", "cpu", False, True, False),  # one step is only warned about
+        ("fit", "cpu", True, False, False),
+        ("fit", "cuda", False, False, False),
+        ("test", "cpu", False, False, False),  # a checkpoint from elsewhere can be scored
+    ],
+)
+def test_bfloat16_needs_units_in_training_on_a_cpu(
+    stage, device, units, debug, refused, monkeypatch
+):
+    monkeypatch.setattr("lightning_modules.segmentation.has_bfloat16_units", lambda: units)
+    module = SegmentationModule(make_model(), adamw)
+    module._trainer = SimpleNamespace(
+        precision="bf16-mixed",
+        fast_dev_run=debug,
+        strategy=SimpleNamespace(root_device=torch.device(device)),
+    )
+    if refused:
+        with pytest.raises(ValueError, match="no bfloat16 units"):
+            module.setup(stage)
+    elif debug:
+        with pytest.warns(UserWarning, match="no bfloat16 units"):
+            module.setup(stage)
+    else:
+        module.setup(stage)
 
 
 def test_facts_round_trip():

@@ -171,7 +171,7 @@ class RoIHeads(nn.Module):
     ) -> Detections:
         """Refine and suppress the best candidates of an image, more only if too few are left.
 
-        A candidate is suppressed by better ones alone, so the result is that of all candidates.
+        A candidate is suppressed by better ones alone, so the result is that of all of them (A353).
         """
         row, column = (scores[:, 1:] > score_thresh).nonzero(as_tuple=True)
         score, order = scores[row, column + 1].sort(descending=True, stable=True)

@@ -2,7 +2,7 @@
 
 The losses of the proposal network read 256 anchors of an image, out of tens of thousands. Applied
 to the surroundings of these alone the head has the same outputs as on the whole map, but its
-backward pass costs next to nothing.
+backward pass costs next to nothing (A352).
 
 Shapes: S anchors of all images, F features, D convolutions of the head, R anchors per cell.
 """

@@ -190,13 +190,28 @@ def test_wrong_input_ends_with_one_message_and_code_2(arguments, message, capsys
     assert "Traceback" not in shown
 
 
-def test_bfloat16_trains_and_its_checkpoint_remembers_it(tmp_path):
-    arguments = ["fit", "--config", "configs/quickstart/mask_rcnn.yaml", *TINY_SCENES]
-    run(*arguments, "--trainer.precision", "bf16-mixed", "--runs_dir", tmp_path)
+UNITS = "lightning_modules.segmentation.has_bfloat16_units"
+HALF = ["--config", "configs/quickstart/mask_rcnn.yaml", "--config", "configs/_base/bf16.yaml"]
+
+
+def test_bfloat16_trains_and_its_checkpoint_remembers_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(UNITS, lambda: True)
+    run("fit", *HALF, *TINY_SCENES, "--trainer.accelerator", "cpu", "--runs_dir", tmp_path)
     run_dir = tmp_path / "mask_rcnn" / "version_0"
     restored = restore(run_dir / "checkpoints" / "last.ckpt")
     assert restored.precision == "bf16-mixed"
     assert next(restored.module.parameters()).dtype == torch.float32
+
+
+def test_bfloat16_is_refused_without_units_for_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(UNITS, lambda: False)
+    arguments = ["fit", *HALF, *TINY_SCENES, "--trainer.accelerator", "cpu", "--runs_dir", tmp_path]
+    assert train.main([str(a) for a in arguments]) == 2
+    shown = capsys.readouterr().err
+    assert "no bfloat16 units" in shown
+    assert "leave out configs/_base/bf16.yaml" in shown
+    assert "Traceback" not in shown
+    assert not list(tmp_path.rglob("*.ckpt"))
 
 
 def test_a_checkpoint_scores_its_own_test_fold_and_all_bags_of_another_file(tmp_path):
