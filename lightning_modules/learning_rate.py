@@ -24,8 +24,7 @@ def describe_scaling(lr: float, lr_per_images: int, trainer: Any) -> str:
     """Return a line for the log on a scaled learning rate."""
     images = images_per_step(trainer)
     scaled = lr * images / lr_per_images
-    return (
-        f"learning rate {lr:g} for {lr_per_images} images per step is {scaled:g} "
-        f"for {images} ({trainer.datamodule.batch_size} in a batch, {trainer.world_size} "
-        f"processes, {trainer.accumulate_grad_batches} batches accumulated)"
-    )
+    parts = f"{trainer.datamodule.batch_size} x {trainer.world_size} x "
+    parts += f"{trainer.accumulate_grad_batches} (batch x processes x accumulated batches)"
+    given = f"{lr:g} for {lr_per_images} images per step"
+    return f"learning rate: {scaled:g} for {images} = {parts}, from {given}"

@@ -26,7 +26,7 @@ def frozen_random_parts(model: nn.Module, section: Mapping[str, Any]) -> str | N
     parts = frozen_parts(backbone)
     if not parts or not is_untrained(backbone):
         return None
-    flags = " ".join(_flags(section, "--model"))
+    flags = " ".join(_flags(section, "--model", getattr(backbone, "num_stages", "null")))
     train_all = f"train everything ({flags})" if flags else "freeze nothing"
     return (
         f"the backbone's {' and '.join(parts)} are frozen at random values, because no weights are "
@@ -36,7 +36,7 @@ def frozen_random_parts(model: nn.Module, section: Mapping[str, Any]) -> str | N
     )
 
 
-def _flags(section: Mapping[str, Any], name: str) -> Iterator[str]:
+def _flags(section: Mapping[str, Any], name: str, stages: object) -> Iterator[str]:
     """Yield the flags that unfreeze norms and stages, wherever a class has them."""
     arguments = section.get("init_args")
     if not isinstance(arguments, Mapping):
@@ -46,6 +46,6 @@ def _flags(section: Mapping[str, Any], name: str) -> Iterator[str]:
         if key == "norm" and value == _FROZEN_NORM:
             yield f"{flag} gn"
         elif key == "trainable_stages" and value is not None:
-            yield f"{flag} {5 if 'ResNet50' in str(section['class_path']) else 'null'}"
+            yield f"{flag} {stages}"
         elif isinstance(value, Mapping):
-            yield from _flags(value, flag)
+            yield from _flags(value, flag, stages)

@@ -21,7 +21,7 @@ from models.backbones.lazy_timm import load_timm
 _SECONDS: Final = 3.0
 _REMEDY = (
     "Download the file where there is a network and name it by --model.init_args.init_from FILE "
-    "(docs/weights.md lists files), or set pretrained: false"
+    "(docs/weights.md) or by the argument weights of the backbone, or set pretrained: false"
 )
 
 

@@ -39,6 +39,7 @@ class ResNet50FPN(BackboneWithFPN):  # type: ignore[misc]  # torchvision is not 
     """
 
     out_channels: int
+    num_stages = len(_STAGES)
     starts_from: ClassVar[dict[str, Any]] = {"pretrained": False}
 
     def __init__(

@@ -49,6 +49,7 @@ class TimmFeatures(nn.Module):
         super().__init__()
         self.name = name
         self.body = build_timm_body(name, _STRIDES, norm, pretrained, weights, trainable_stages)
+        self.num_stages = max(self.body.feature_info.out_indices) + 1
         c3, c4, c5 = self.body.feature_info.channels()
         self.feature_channels = (c3, c4, c5)
 

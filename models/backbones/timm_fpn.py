@@ -56,6 +56,7 @@ class TimmFPN(nn.Module):
         super().__init__()
         self.name = name
         self.body = build_timm_body(name, strides, norm, pretrained, weights, trainable_stages)
+        self.num_stages = max(self.body.feature_info.out_indices) + 1
         self.fpn = FeaturePyramidNetwork(
             self.body.feature_info.channels(),
             fpn_width,
