@@ -60,6 +60,16 @@ def _check_positive(**given: float | None) -> None:
             raise ValueError(f"{name} must be positive, got {value}")
 
 
+def _check_ranges(scale: float, repeat_threshold: float | None, **counts: int) -> None:
+    if scale > LARGEST_SCALE:
+        raise ValueError(f"scale is a factor in (0, {LARGEST_SCALE:g}], got {scale:g}")
+    if repeat_threshold is not None and not 0 < repeat_threshold <= 1:
+        raise ValueError(f"repeat_threshold is a share in (0, 1], got {repeat_threshold}")
+    for name, value in counts.items():
+        if value < 0:
+            raise ValueError(f"{name} must not be negative, got {value}")
+
+
 class SegDataModule(pl.LightningDataModule, PathReader, ABC):
     """Base of the segmentation datamodules; all yield ``SegBatch``.
 
@@ -141,13 +151,7 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
             size_multiple=size_multiple,
             train_short_sides=min(train_short_sides or [1]),
         )
-        if scale > LARGEST_SCALE:
-            raise ValueError(f"scale is a factor in (0, {LARGEST_SCALE:g}], got {scale:g}")
-        if repeat_threshold is not None and not 0 < repeat_threshold <= 1:
-            raise ValueError(f"repeat_threshold is a share in (0, 1], got {repeat_threshold}")
-        for name, value in (("num_workers", num_workers), ("seed", seed)):
-            if value < 0:
-                raise ValueError(f"{name} must not be negative, got {value}")
+        _check_ranges(scale, repeat_threshold, num_workers=num_workers, seed=seed)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers

@@ -153,13 +153,18 @@ def check_coco(
             problems += [fault.mended(mended.done) for fault in found]
         else:
             problems += [fault.mendable() for fault in found]
-    if empty:
-        notes.append(
-            f"{path}: {len(empty)} annotation(s) whose box and mask have no area are left out: "
-            f"{', '.join(map(str, empty[:10]))}{', ...' if len(empty) > 10 else ''}"
-        )
+    notes += _empty_note(path, empty)
     kept = {"images": list(images.values()), "annotations": annotations, "categories": categories}
     return CocoFindings(problems, fatal, kept, tuple(notes))
+
+
+def _empty_note(path: Path, ids: Sequence[Any]) -> list[str]:
+    if not ids:
+        return []
+    named = ", ".join(map(str, ids[:10])) + (", ..." if len(ids) > 10 else "")
+    return [
+        f"{path}: {len(ids)} annotation(s) whose box and mask have no area are left out: {named}"
+    ]
 
 
 def _categories(

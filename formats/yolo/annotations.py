@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,7 +78,7 @@ def read_split(
         "annotations": [],
         "categories": dataset.category_map.to_coco(),
     }
-    bad_lines = 0
+    lines: list[Problem] = []
     for image_id, (name, path, size) in enumerate(zip(names, paths, sizes, strict=True), start=1):
         labels = label_path(path)
         if owners[labels] > 1:
@@ -88,22 +88,22 @@ def read_split(
             image = image_id, name, size
             found = _read_image(dataset, data, image, labels, boxes_as_masks, mend)
             problems += found
-            bad_lines += sum(not problem.repaired for problem in found)
+            lines += found
         else:
             problems.append(Problem(path, name, None, size, "fix it or remove the image"))
     missing = sum(not labels.is_file() for labels in owners)
     if missing == len(owners) > 0:
         problems.append(_no_labels(dataset.file, split, paths))
-    counts = {
-        "pictures": len(paths),
-        "annotations": len(data["annotations"]) + bad_lines,
-        "unlabelled": missing,
-        "left_out_pictures": len(paths) - len(data["images"]),
-        "left_out_annotations": bad_lines,
-    }
-    if mend:
-        counts["repaired_annotations"] = sum(problem.repaired for problem in problems)
+    counts = {"pictures": len(paths), "unlabelled": missing} | _line_counts(data, lines, mend)
+    counts["left_out_pictures"] = len(paths) - len(data["images"])
     return YoloFindings(folder, data, problems, counts)
+
+
+def _line_counts(data: Mapping[str, Any], lines: Sequence[Problem], mend: bool) -> dict[str, int]:
+    repaired = sum(problem.repaired for problem in lines)
+    bad = len(lines) - repaired
+    counts = {"annotations": len(data["annotations"]) + bad, "left_out_annotations": bad}
+    return counts | ({"repaired_annotations": repaired} if mend else {})
 
 
 def _no_labels(file: Path, split: str, paths: Sequence[Path]) -> Problem:
