@@ -16,7 +16,7 @@ _CONTAINER = (  # the limit of a container, in its second and first form
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
 _UNKNOWN = 8 << 30  # assumed where the system does not tell
-_MEMORY_SHARE = 8  # an image of 3 bytes a pixel may take this part of the memory (A322)
+_MEMORY_SHARE = 12  # an image of 3 bytes a pixel may take this part of the memory (A322)
 
 
 @functools.cache
@@ -37,7 +37,7 @@ def check_size(path: Path, size: tuple[int, int], max_megapixels: float | None) 
     Args:
         path: the file, for the message.
         size: (height, width).
-        max_megapixels: the limit; None for 3 bytes a pixel in an eighth of the machine's memory.
+        max_megapixels: the limit; None for 3 bytes a pixel in a twelfth of the machine's memory.
 
     Raises:
         ValueError: the image is larger; the message names its size, the limit and the argument.

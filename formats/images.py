@@ -49,8 +49,8 @@ class ImageOptions:
             ``error`` to refuse files that have one; None turns an image whose size is stated if
             the stated size fits only the turned image (A320), and every image without a stated
             size.
-        max_megapixels: larger images are refused; None for 3 bytes a pixel in an eighth of the
-            memory of the machine.
+        max_megapixels: larger images are refused; None for 3 bytes a pixel in a twelfth of
+            the memory of the machine.
 
     Raises:
         ValueError: ``max_megapixels`` is not positive.
@@ -257,10 +257,11 @@ def _orientation(image: Image.Image) -> int:
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
-_told: dict[tuple[Path, str], Path] = {}
+_told: dict[tuple[Path, str], object] = {}
 
 
 def _tell_once(path: Path, text: str) -> None:
     """Log a warning about a file, once for every folder."""
-    if _told.setdefault((path.parent, text), path) is path:
+    own = object()  # of two threads, one finds its own here
+    if _told.setdefault((path.parent, text), own) is own:
         _log.warning("%s: " + text, path.parent, path.name)

@@ -44,7 +44,7 @@ def image_in_frame(batch: SegBatch, position: int, size: Size) -> npt.NDArray[np
     valid = batch.images[position, :, :height, :width].detach().float().cpu()
     if (height, width) != size:
         valid = F.interpolate(valid[None], size=size, mode="bilinear", antialias=True)[0]
-    pixels: npt.NDArray[np.uint8] = (valid.clamp(0, 1) * 255).round().byte().numpy()
+    pixels: npt.NDArray[np.uint8] = valid.clamp(0, 1).mul_(255).round_().byte().numpy()
     return np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
 

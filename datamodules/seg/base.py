@@ -105,7 +105,7 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
             dropped and boxes computed again; the rest is left out, and both are counted.
         exif: whether EXIF orientations turn images, see `ImageOptions`; null: what the size that a
             COCO file states shows, and always where no size is stated.
-        max_megapixels: larger images are refused; null: an eighth of memory, 3 bytes a pixel.
+        max_megapixels: larger images are refused; null: a twelfth of memory, 3 bytes a pixel.
 
     Attributes:
         category_map: maps labels to the ids and names of the data set; set by the subclass.
