@@ -126,8 +126,7 @@ def check_coco(
     categories, notes = _categories(path, data, problems)
     if not data["images"]:
         problems.append(Problem(path, None, None, "lists no image", "list the images"))
-    masked = "segmentation" in annotation_keys
-    wrong = export_problem(path, data) if masked else None
+    wrong = export_problem(path, data) if "segmentation" in annotation_keys else None
     if wrong is not None:
         problems.append(wrong)
         data = {**data, "annotations": []}
@@ -138,7 +137,25 @@ def check_coco(
     complete = _complete(path, data["annotations"], given, "annotation", problems)
     judged = [(n, a) for n, a in complete if not is_known(a["image_id"], faulty)]
     check = AnnotationCheck(path, images, {c["id"] for c in categories}, annotation_keys)
-    annotations, empty = [], []
+    annotations, empty = _annotations(check, judged, problems, mend)
+    if empty:
+        notes.append(
+            f"{path}: {len(empty)} annotation(s) whose box and mask have no area are left out: "
+            f"{', '.join(map(str, empty[:10]))}{', ...' if len(empty) > 10 else ''}"
+        )
+    kept = {"images": list(images.values()), "annotations": annotations, "categories": categories}
+    return CocoFindings(problems, fatal, kept, tuple(notes))
+
+
+def _annotations(
+    check: AnnotationCheck,
+    judged: Sequence[tuple[int, dict[str, Any]]],
+    problems: list[Problem],
+    mend: bool,
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """Return the annotations to keep and the ids of empty ones; append the problems of all."""
+    annotations: list[dict[str, Any]] = []
+    empty: list[int] = []
     for (number, annotation), covered in zip(judged, _covered(judged), strict=True):
         found = list(check.problems(number, annotation, covered))
         mended = check.mended(number, annotation) if found else None
@@ -153,18 +170,7 @@ def check_coco(
             problems += [fault.mended(mended.done) for fault in found]
         else:
             problems += [fault.mendable() for fault in found]
-    notes += _empty_note(path, empty)
-    kept = {"images": list(images.values()), "annotations": annotations, "categories": categories}
-    return CocoFindings(problems, fatal, kept, tuple(notes))
-
-
-def _empty_note(path: Path, ids: Sequence[Any]) -> list[str]:
-    if not ids:
-        return []
-    named = ", ".join(map(str, ids[:10])) + (", ..." if len(ids) > 10 else "")
-    return [
-        f"{path}: {len(ids)} annotation(s) whose box and mask have no area are left out: {named}"
-    ]
+    return annotations, empty
 
 
 def _categories(

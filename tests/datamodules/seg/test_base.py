@@ -133,12 +133,13 @@ def test_upright_and_wide_images_go_apart(tmp_path, write_coco, grouped):
         {"id": n, "file_name": f"{n}.png", "height": h, "width": w}
         for n, (h, w) in enumerate([(8, 16), (16, 8)] * 8)
     ]
+    thing = {"id": 1, "image_id": 0, "category_id": 1, "segmentation": [[1, 1, 5, 1, 5, 5]]}
     for split in ("train", "val"):
         write_coco(
             tmp_path,
             split,
             images=images,
-            annotations=[],
+            annotations=[thing],
             categories=[{"id": 1, "name": "thing"}],
         )
     data = CocoDataModule(root=tmp_path, batch_size=2, group_by_aspect=grouped, size_multiple=1)

@@ -97,6 +97,9 @@ def test_a_checkpoint_of_other_classes_is_refused(folder, truth, images):
         predict_coco(folder / "one.ckpt", file, images, truth=content)
 
 
+_SHAPE = ("image_id", "category_id", "bbox", "segmentation")
+
+
 def test_text_ids_give_the_scores_of_integers(folder, truth, images, tmp_path):
     """The numbers have the same width, so that texts and integers have the same order."""
 
@@ -106,19 +109,20 @@ def test_text_ids_give_the_scores_of_integers(folder, truth, images, tmp_path):
         for annotation in content["annotations"]:
             annotation["image_id"] = f"picture/{annotation['image_id']:06}"
 
-    file, outs = altered(truth, renamed), [tmp_path / "a.json", tmp_path / "b.json"]
+    file, scores = altered(truth, renamed), []
     rows = [predict_coco(folder / "one.ckpt", each, images).rows for each in (truth, file)]
     assert [row["image_id"] for row in rows[1]] == [f"picture/{r['image_id']:06}" for r in rows[0]]
-    results = tmp_path / "results.json"
-    results.write_text(json.dumps(rows[1]))
-    for out, annotations, source in (
-        (outs[0], truth, ["--ckpt", folder / "one.ckpt"]),
-        (outs[1], file, ["--predictions", results]),
-    ):
-        words = ["coco", *source, "--annotations", annotations, "--images", images, "--out", out]
-        assert evaluate.main([*map(str, words)]) == 0
-    first, second = (json.loads(out.read_text())["metrics"] for out in outs)
-    assert first == second
+    for annotations, found in ((truth, rows[0]), (file, rows[1])):
+        results, out = tmp_path / "results.json", tmp_path / "out.json"
+        right = json.loads(annotations.read_text())["annotations"][:3]  # some that are found
+        sure = [found[0] | {k: a[k] for k in _SHAPE} | {"score": 1.0} for a in right]
+        results.write_text(json.dumps(sure + found))
+        for command in ("coco", "operating-point"):
+            words = [command, "--predictions", results, "--annotations", annotations, "--out", out]
+            assert evaluate.main([*map(str, words)]) == 0
+            scores.append(list(json.loads(out.read_text())["metrics"].values()))
+    assert scores[:2] == scores[2:]
+    assert max(value for value in scores[0] if value) > 0.1
 
 
 def test_evaluation_repairs_as_training_does(folder, truth, images, tmp_path, capsys):
@@ -134,9 +138,14 @@ def test_evaluation_repairs_as_training_does(folder, truth, images, tmp_path, ca
     words = [*map(str, [*words, "--out", out, "--bad-data", "repair"])]
     assert evaluate.main(words) == 0
     record = json.loads(out.read_text())
-    assert (record["skipped"], record["repaired"]) == ({str(file): 1}, {str(file): 2})
-    assert f"repaired: 2 problem(s) of {file}" in capsys.readouterr().out
-    content, _ = read_to_predict(file, images, "repair")
+    assert (record["skipped"], record["repaired"]) == ({str(file): 1}, {str(file): 1})
+    assert f"repaired: 1 problem(s) of {file}" in capsys.readouterr().out
+    content, problems = read_to_predict(file, images, "repair")
+    assert [(p.annotation, p.repaired) for p in problems] == [
+        (content["annotations"][0]["id"], True),
+        (content["annotations"][1]["id"], True),  # a box is needed where boxes are scored
+        (content["annotations"][1]["id"] + 1, False),
+    ]
     paths = {"train_annotations": file, "train_images": images}
     trained = CocoDataModule(**paths, bad_data="repair").ground_truth("train")["annotations"]
     assert [a["id"] for a in trained] == [a["id"] for a in content["annotations"]]

@@ -19,14 +19,22 @@ RUNS = {"size": [2, 2], "counts": [4]}
         ([BOX, BOX | {"segmentation": []}], "none of the 2 annotations has a mask"),
         ([BOX, BOX | {"segmentation": RUNS}], None),
         ([{"segmentation": None}, {}], None),  # without a box: told one by one
-        ([{"segmentation": [SMALL, SMALL]}], "between 0 and 1"),
-        ([{"segmentation": [SMALL, LARGE]}], None),
+        ([{"segmentation": [SMALL, SMALL]}, {"segmentation": [SMALL]}], "between 0 and 1"),
+        ([{"segmentation": [SMALL, LARGE]}, {"segmentation": [SMALL]}], None),
+        ([{"segmentation": [SMALL]}], None),  # one alone
+        ([BOX], None),
         ([{"segmentation": [SMALL]}, {"segmentation": [LARGE]}], None),
         ([{"segmentation": [[0, 0, 1]]}, "x"], None),  # not polygons
         ([{"segmentation": RUNS}], None),
     ],
 )
 def test_the_export_as_a_whole(annotations, reason):
-    found = export_problem(FILE, {"annotations": annotations})
+    images = [{"height": 40, "width": 50}]
+    found = export_problem(FILE, {"annotations": annotations, "images": images})
     assert (found is None) == (reason is None)
     assert found is None or reason in found.reason
+
+
+def test_small_images_may_have_their_objects_in_the_first_pixel():
+    data = {"annotations": [{"segmentation": [SMALL]}] * 2, "images": [{"height": 15, "width": 99}]}
+    assert export_problem(FILE, data) is None
