@@ -82,7 +82,7 @@ def _class_names(root: Path, folders: dict[str, str]) -> tuple[dict[int, str], s
     """Return class number -> name, and a description of their source."""
     for name in _CLASS_FILES:
         if (root / name).is_file():
-            lines = (root / name).read_text(encoding="utf-8-sig").splitlines()
+            lines = (root / name).read_text("utf-8-sig", "replace").splitlines()
             names = [line.strip() for line in lines if line.strip()]
             return dict(enumerate(names)), f"from {name}"
     used = {number for folder in folders.values() for number in _used(root, folder)}
