@@ -42,7 +42,7 @@ def test_other_things_than_images_and_annotations():
 
 
 def test_an_error_lists_twenty_and_holds_all():
-    with pytest.raises(DataProblems, match=r"and 13 more; `evaluate.py check-data`") as error:
+    with pytest.raises(DataProblems, match=r"and 13 more; `python evaluate.py check-data") as error:
         settle(map(odd, range(33)), "error")
     assert str(error.value).count("is odd") == 20
     assert len(error.value.problems) == 33
