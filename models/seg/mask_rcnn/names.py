@@ -94,4 +94,4 @@ def _coco_rows(name: str, value: Tensor) -> Tensor:
     if each is None or not value.ndim or value.shape[0] != each * _COCO_OUTPUTS:
         return value
     kept = torch.tensor([k for k in range(_COCO_OUTPUTS) if k not in _COCO_UNUSED])
-    return value.view(_COCO_OUTPUTS, each, *value.shape[1:])[kept].flatten(0, 1)
+    return value.reshape(_COCO_OUTPUTS, each, *value.shape[1:])[kept].flatten(0, 1)
