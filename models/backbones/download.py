@@ -73,7 +73,7 @@ def create_timm(name: str, *, pretrained: bool, **options: Any) -> Any:
     try:
         return timm.create_model(name, pretrained=True, **options)
     except Exception as error:  # each downloader has errors of its own
-        raise _failed(name, str(error)) from error
+        raise _failed(name, f"{type(error).__name__}: {error}") from error
 
 
 def _cached(published: Any) -> str | None:
