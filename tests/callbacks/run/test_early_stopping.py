@@ -140,7 +140,7 @@ def test_a_run_on_bags_stops_and_a_resumed_one_counts_on(in_root, tmp_path, capl
 @pytest.mark.slow
 def test_a_run_on_images_stops_by_a_loss(in_root, tmp_path, caplog):
     words = ["--early_stopping.patience", "2", "--checkpoint.monitor", "val/loss"]
-    words += ["--model.init_args.model.init_args.norm", "frozen_bn", "--ema", "null"]
+    words += ["--model.init_args.model.init_args.norm", "gn", "--ema", "null"]
     run = fit([*SCENES, *words], tmp_path)
     assert len(scored(run, "val/loss")) == 3  # of 30
     assert "early stopping: val/loss was not better" in caplog.text

