@@ -210,6 +210,10 @@ class SlideSet:
         self.sizes = np.array([slide.kinds.size for slide in self.slides])
         self.split, self.in_features = split, slides.width
 
+    def __len__(self) -> int:
+        """Return B."""
+        return len(self.slides)
+
     def bag(self, number: int, rows: IntArray | None = None) -> BagBatch:
         """Return a bag in single precision, all of it or the given rows, without the kinds."""
         values = self.slides[number].features

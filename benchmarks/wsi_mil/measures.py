@@ -12,8 +12,10 @@ from torch import Tensor
 from benchmarks.wsi_mil.bags import KINDS, SlideSet
 from evaluation.mil.metrics import auroc, average_precision
 from models.losses.supervised_contrastive import supervised_contrastive_loss
+from models.mil.ins import INS
 from models.mil.mhim import MHIM
 from models.mil.sc_mil import SCMIL
+from structures import BagBatch, MILOutput
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -60,7 +62,8 @@ def predict(module: Any, bags: SlideSet) -> dict[str, Any]:
     against other instances by attention; ``witness_attention`` and ``witness_share``, the
     witnesses' fraction of the attention and of the instances; ``relative_attention``, N times the
     mean attention of an instance of each kind. ``instance_auroc`` is the AUROC of witnesses against
-    the other instances of all bags by N times the contribution of an instance to the logit.
+    the other instances of all bags by N times the contribution of an instance to the logit, or by
+    the logit of the instance for INS.
     """
     model = abmil_of(module.model).eval()
     logits, effective, rows, evidence, truth = [], [], [], [], []
@@ -71,8 +74,7 @@ def predict(module: Any, bags: SlideSet) -> dict[str, Any]:
         size = attention.size
         logits.append(float(output.logits))
         effective.append((effective_number(attention), effective_number(attention) / size))
-        added = model.instance_contributions(embedded, output)[:, 0].numpy()
-        evidence.append(added * size)
+        evidence.append(_evidence(model, embedded, output))
         truth.append(slide.witnesses)
         if slide.label:
             rows.append(_attention(attention, slide.kinds, slide.witnesses))
@@ -88,6 +90,14 @@ def predict(module: Any, bags: SlideSet) -> dict[str, Any]:
         "instance_auroc": bag_auroc(np.concatenate(truth), np.concatenate(evidence)),
         **means,
     }
+
+
+def _evidence(model: Any, embedded: BagBatch, output: MILOutput) -> FloatArray:
+    if isinstance(model, INS):
+        assert output.instance_logits is not None
+        return output.instance_logits[:, 0].double().numpy()
+    added: Tensor = model.instance_contributions(embedded, output)[:, 0]
+    return added.double().numpy() * added.shape[0]
 
 
 def _attention(

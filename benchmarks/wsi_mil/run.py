@@ -34,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.wsi_mil import measures, tables
 from benchmarks.wsi_mil.bags import COUNTS, Slides, SlideSet
 from benchmarks.wsi_mil.methods import METHODS, build, fold_recipe, settings_of, slides_of
+from datamodules.mil.chunks import ChunkedBags
 from engine.cross_validation.folds import Fold, train_fold
 from evaluation.report.plots import save_figure
 from formats.files import atomic_write
@@ -48,7 +49,7 @@ ORDER = (
     ("balanced", "sc_mil", 10), ("abmil", "aem", 1), ("plain", "mhim", 1), ("abmil", "aem", 10),
     ("plain", "mhim", 10), ("weighted", "shuffled", 10), ("balanced", "sc_mil", 1),
     ("shuffled", "weighted", 1), ("twice", "twice", 1), ("twice", "twice", 10),
-    ("plain_v2", "mhim_v2", 1), ("plain_v2", "mhim_v2", 10),
+    ("plain_v2", "mhim_v2", 1), ("plain_v2", "mhim_v2", 10), ("ins_subset", "ins", 1),
 )  # fmt: skip
 TUNED = ("abmil", "plain", "plain_v2", "balanced")
 # With balanced classes, all class weights are 1.
@@ -79,7 +80,9 @@ def train(name: str, negatives: int, seed: int, folder: Path) -> tuple[Any, dict
         seen["masking_begin"] = measures.masking(module, bags, progress=0.0)
     everything = np.ones(len(bags.labels), dtype=bool)
     read = bags.reader(recipe.plan.max_instances, seed)
-    fold = Fold(module, ~everything, ~everything, list(range(everything.size)), read, seed)
+    chunk = recipe.plan.chunk_instances
+    chunks = None if chunk is None else ChunkedBags(bags, chunk, seed)
+    fold = Fold(module, ~everything, ~everything, list(range(everything.size)), read, seed, chunks)
     start = time.process_time()
     train_fold(fold, bags, recipe)
     seen["seconds"] = time.process_time() - start

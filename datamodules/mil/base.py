@@ -6,7 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from datamodules.mil.chunks import BagSource, ChunkedBags
 from datamodules.mil.samplers import BatchPlan, DrawName
 from datamodules.mil.splits import NAMES, BagSplit, write_splits
 from datamodules.readers import PathReader, arguments_of
@@ -26,18 +27,6 @@ from structures import BadDataPolicy, BagBatch, MILTask, Problem
 IntArray = npt.NDArray[np.int64]
 
 _log = logging.getLogger(__name__)
-
-
-class BagSource(Protocol):
-    """A sequence of bags; a number always refers to the same bag."""
-
-    def __len__(self) -> int:
-        """Return the number of bags."""
-        ...
-
-    def bag(self, position: int, /) -> BagBatch:
-        """Return one bag as a batch."""
-        ...
 
 
 class BagDataset(Dataset[BagBatch]):
@@ -72,6 +61,10 @@ class MILDataModule(pl.LightningDataModule, PathReader, ABC):
             in each batch, at least two; ``weighted``: with replacement, by class_weights times the
             ``weight`` column of a table.
         class_weights: weight of each class, for ``weighted``.
+        chunk_instances: training batches have ``batch_size`` chunks of at most this many instances
+            instead of whole bags, so that every instance is used once per epoch whatever the size
+            of its bag, see `datamodules.mil.chunks`. For models of instances, such as INS; null for
+            whole bags.
         bad_data: how faulty bags are handled. ``error``: all of them are reported together before
             anything runs; ``skip``: they are left out and counted.
 
@@ -100,6 +93,7 @@ class MILDataModule(pl.LightningDataModule, PathReader, ABC):
         seed: int = 0,
         sampler: DrawName = "shuffle",
         class_weights: Sequence[float] | None = None,
+        chunk_instances: int | None = None,
         bad_data: BadDataPolicy = "error",
     ) -> None:
         super().__init__()
@@ -113,7 +107,7 @@ class MILDataModule(pl.LightningDataModule, PathReader, ABC):
         self.num_workers = num_workers
         self.seed = seed
         weights = None if class_weights is None else tuple(class_weights)
-        self.plan = BatchPlan(batch_size, sampler, weights)
+        self.plan = BatchPlan(batch_size, sampler, weights, chunk_instances=chunk_instances)
         self.bad_data: BadDataPolicy = bad_data
         self.problems: tuple[Problem, ...] = ()
 
@@ -212,12 +206,16 @@ class MILDataModule(pl.LightningDataModule, PathReader, ABC):
 
     def dataset(self, split: BagSplit) -> Dataset[BagBatch]:
         """Return the data set of a split, indexed by the keys of a sampler."""
+        chunk = self.plan.chunk_instances
+        if chunk is not None and split == "train":
+            return ChunkedBags(self.source(split), chunk, self.seed)
         return BagDataset(self.source(split))
 
     def training_batches(self) -> Sampler[list[SampleKey]]:
         """Return the batch sampler of training."""
         numbers = self.numbers("train")
-        if self.plan.sampler == "shuffle":  # needs neither labels nor sizes
+        # Whole bags in any order need neither labels nor sizes.
+        if self.plan.sampler == "shuffle" and self.plan.chunk_instances is None:
             return EpochBatchSampler(
                 numbers, self.batch_size, shuffle=True, seed=self.seed, drop_last=True
             )

@@ -120,7 +120,9 @@ class FeatureBagsDataModule(MILDataModule):
         return np.flatnonzero(self._splits[split]).tolist()
 
     def dataset(self, split: BagSplit) -> Dataset[BagBatch]:
-        """Return a data set of whole bags; in training, ``max_instances`` limits their size."""
+        """Return a data set of whole bags, or of chunks or reduced bags in training."""
+        if split == "train" and self.plan.chunk_instances is not None:
+            return super().dataset(split)
         most = self.plan.max_instances if split == "train" else None
         return FeatureBags(self.bags, most, self.seed)
 

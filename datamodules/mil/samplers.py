@@ -16,6 +16,7 @@ import numpy.typing as npt
 from torch.utils.data import Sampler
 
 from datamodules.mil.balanced_batches import BalancedBatchSampler
+from datamodules.mil.chunks import ChunkBatchSampler
 from datamodules.sampling.keys import EpochBatchSampler, SampleKey, keyed_generator
 from structures import processes
 
@@ -213,6 +214,8 @@ class BatchPlan:
         token_budget: most instances in a batch, or None for batches of equally many bags.
         max_instances: training bags are reduced to this many instances, and a token budget counts
             the reduced bags.
+        chunk_instances: a batch has ``batch_size`` chunks of at most this many instances instead
+            of whole bags, see `datamodules.mil.chunks`. None for bags.
 
     Raises:
         ValueError: a value is out of range or has no effect.
@@ -223,14 +226,17 @@ class BatchPlan:
     class_weights: tuple[float, ...] | None = None
     token_budget: int | None = None
     max_instances: int | None = None
+    chunk_instances: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("token_budget", "max_instances"):
+        for name in ("token_budget", "max_instances", "chunk_instances"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, or null for none, got {value}")
         if self.class_weights is not None and self.sampler != "weighted":
             raise ValueError("class_weights needs sampler: weighted")
+        if self.chunk_instances is not None:
+            self._check_chunks()
         if self.token_budget is not None and self.sampler == "balanced_batches":
             raise ValueError(
                 "sampler: balanced_batches fixes the number of bags in a batch, token_budget the "
@@ -240,6 +246,17 @@ class BatchPlan:
             raise ValueError(
                 "with token_budget, batch_size is the largest number of bags per batch: at 1 every "
                 "batch is one bag; raise batch_size or leave token_budget out"
+            )
+
+    def _check_chunks(self) -> None:
+        limits = [name for name in ("max_instances", "token_budget") if getattr(self, name)]
+        if limits or self.sampler != "shuffle":
+            against = " and ".join(
+                [*limits, *[f"sampler: {self.sampler}"] * (self.sampler != "shuffle")]
+            )
+            raise ValueError(
+                "chunk_instances trains on every instance once per epoch, in batches of batch_size "
+                f"chunks, which {against} would change; leave one of them out"
             )
 
     def check_classes(self, num_classes: int) -> None:
@@ -262,7 +279,7 @@ class BatchPlan:
         sizes: IntArray,
         weights: FloatArray | None,
         seed: int,
-    ) -> EpochBatchSampler | TokenBudgetBatchSampler:
+    ) -> EpochBatchSampler | TokenBudgetBatchSampler | ChunkBatchSampler:
         """Return the batch sampler of training.
 
         Args:
@@ -276,6 +293,11 @@ class BatchPlan:
             ValueError: weights are missing or wrong, or their number differs from the classes.
         """
         chosen = np.asarray(numbers, dtype=np.int64)
+        if self.chunk_instances is not None:
+            return ChunkBatchSampler(
+                numbers, labels[chosen], sizes[chosen], self.chunk_instances, self.batch_size,
+                seed=seed,
+            )  # fmt: skip
         if self.sampler == "balanced_batches":
             return BalancedBatchSampler(numbers, labels[chosen], self.batch_size, seed=seed)
         draw = self._draw(labels[chosen], None if weights is None else weights[chosen])

@@ -24,6 +24,7 @@ class SampleKey:
         neighbours: numbers of other items nearby in the order of the epoch, for samples composed
             of several items; they do not depend on the number of processes and workers.
         occurrence: how many times the epoch had the item before, 0 unless items are repeated.
+        chunk: number of the part of the item, or None for the whole item.
     """
 
     index: int
@@ -31,6 +32,7 @@ class SampleKey:
     size: int | None = None
     neighbours: tuple[int, ...] = ()
     occurrence: int = 0
+    chunk: int | None = None
 
     @property
     def draw(self) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from datamodules.mil.base import select_bags
+from datamodules.mil.chunks import ChunkedBags
 from datamodules.mil.feature_set import FeatureBags, FeatureSet
 from datamodules.mil.folds import hold_out
 from datamodules.mil.npz import packed
@@ -145,6 +146,7 @@ class Fold:
         numbers: numbers of the training bags.
         read: returns batches of bags by their numbers.
         seed: seed of the training.
+        chunks: chunks of the bags to train on, or None to train on bags.
     """
 
     module: MILModule
@@ -153,6 +155,13 @@ class Fold:
     numbers: list[int]
     read: Reader
     seed: int
+    chunks: ChunkedBags | None = None
+
+    def batch(self, keys: Sequence[SampleKey]) -> BagBatch:
+        """Return a training batch."""
+        if self.chunks is None:
+            return self.read([key.index for key in keys], keys[0].epoch)
+        return BagBatch.collate([self.chunks[key] for key in keys])
 
 
 def prepare_fold(
@@ -173,8 +182,16 @@ def prepare_fold(
         train = train & ~val
         if not val.any():
             raise ValueError("threshold: youden needs validation bags; raise val_fraction")
-    read = _reader(bags, train, recipe, run_seed)
-    return Fold(module, test, val, np.flatnonzero(train).tolist(), read, run_seed)
+    source, chunk = _source(bags, train, recipe), recipe.plan.chunk_instances
+    return Fold(
+        module,
+        test,
+        val,
+        np.flatnonzero(train).tolist(),
+        _reader(source, recipe, run_seed),
+        run_seed,
+        None if chunk is None else ChunkedBags(source, chunk, run_seed),
+    )
 
 
 def finish_fold(fold: Fold, bags: BagSet) -> FoldResult:
@@ -191,7 +208,16 @@ def finish_fold(fold: Fold, bags: BagSet) -> FoldResult:
     return FoldResult(fold.test, _predict(fold, fold.test, batch_size), threshold)
 
 
-def _reader(bags: BagSet, train: BoolArray, recipe: FoldRecipe, seed: int) -> Reader:
+def _source(bags: BagSet, train: BoolArray, recipe: FoldRecipe) -> FeatureSet | BagBatch:
+    if isinstance(bags, FeatureSet):
+        return bags
+    statistics = None
+    if recipe.standardise:
+        statistics = Standardisation.fit(bags.features[bags.rows_of(train)], recipe.clip)
+    return packed(bags, statistics)
+
+
+def _reader(bags: FeatureSet | BagBatch, recipe: FoldRecipe, seed: int) -> Reader:
     if isinstance(bags, FeatureSet):
         cut, whole = FeatureBags(bags, recipe.plan.max_instances, seed), FeatureBags(bags)
 
@@ -200,11 +226,7 @@ def _reader(bags: BagSet, train: BoolArray, recipe: FoldRecipe, seed: int) -> Re
             return BagBatch.collate([slides[SampleKey(n, epoch or 0)] for n in numbers])
 
         return read
-    statistics = None
-    if recipe.standardise:
-        statistics = Standardisation.fit(bags.features[bags.rows_of(train)], recipe.clip)
-    prepared = packed(bags, statistics)
-    return lambda numbers, epoch: select_bags(prepared, torch.tensor(numbers))
+    return lambda numbers, epoch: select_bags(bags, torch.tensor(numbers))
 
 
 def training_steps(
@@ -215,7 +237,9 @@ def training_steps(
     Also sets the training bags of the module.
     """
     module, numbers = fold.module, fold.numbers
-    plan = dataclasses.replace(recipe.plan, batch_size=min(recipe.plan.batch_size, len(numbers)))
+    plan = recipe.plan
+    if plan.chunk_instances is None:
+        plan = dataclasses.replace(plan, batch_size=min(plan.batch_size, len(numbers)))
     sampler = plan.build(numbers, bags.labels, bags.sizes, bags.weights, fold.seed)
     limits = [] if recipe.max_steps is None else [recipe.max_steps]
     if recipe.max_epochs is not None:
@@ -238,7 +262,7 @@ def train_fold(fold: Fold, bags: BagSet, recipe: FoldRecipe) -> None:
         module.progress = step / steps
         optimizer.zero_grad()
         for keys in batches:
-            batch = fold.read([key.index for key in keys], keys[0].epoch)
+            batch = fold.batch(keys)
             names = batch.bag_ids or [known[key.index] for key in keys]
             loss = module.total_loss(module.training_terms(batch), names)
             # Same as the Trainer, also for the last step of an epoch with fewer batches.

@@ -40,9 +40,9 @@ def read_recipe(config: Path | Recipe) -> FoldRecipe:
     """Read the settings of a `train.py` recipe that cross-validation uses.
 
     These are the model with optimizer and schedule; ``batch_size``, ``standardise``, ``clip``,
-    ``val_fraction``, ``sampler``, ``class_weights``, ``token_budget`` and ``max_instances`` of the
-    data; ``max_steps``, ``max_epochs``, ``gradient_clip_val``, ``accumulate_grad_batches`` of the
-    trainer.
+    ``val_fraction``, ``sampler``, ``class_weights``, ``token_budget``, ``max_instances`` and
+    ``chunk_instances`` of the data; ``max_steps``, ``max_epochs``, ``gradient_clip_val`` and
+    ``accumulate_grad_batches`` of the trainer.
 
     Raises:
         ValueError: the file is missing, is not a recipe of a `MILModule` with a number of steps or
@@ -75,7 +75,10 @@ def read_recipe(config: Path | Recipe) -> FoldRecipe:
         raise ValueError(
             f"{config}: trainer.gradient_clip_val must be a number >= 0, got {clip_norm!r}"
         )
-    planned = ("batch_size", "sampler", "class_weights", "token_budget", "max_instances")
+    planned = (
+        *("batch_size", "sampler", "class_weights"),
+        *("token_budget", "max_instances", "chunk_instances"),
+    )
     plan = {name: settings[name] for name in planned if name in settings}
     if plan.get("class_weights") is not None:
         plan["class_weights"] = tuple(plan["class_weights"])

@@ -124,6 +124,8 @@ def _reason_apart(bags: BagSet, recipe: FoldRecipe) -> str | None:
         return "two copies of the features take too much memory"
     if recipe.plan.token_budget is not None:
         return "with token_budget batches differ in their number of bags"
+    if recipe.plan.chunk_instances is not None:
+        return "with chunk_instances batches have parts of bags"
     with torch.random.fork_rng(devices=[]):
         module = recipe.build(bags.num_classes, bags.in_features, bags.task)
         try:

@@ -15,10 +15,14 @@ images. Here the instances are frozen features, and their two views differ by dr
     L_contrast = - mean_{a in P(i)} log( exp(q_i . a / tau) / sum_{b in A(i)} exp(q_i . b / tau) )
 
 q and k are unit projections by the network and by its momentum copy. A(i) is all q but q_i, all k,
-and a queue of earlier k; P(i) is the subset of A(i) with the pseudo label of q_i. In the warm-up
-pseudo labels are not used: P(i) = {k_i} and A(i) adds only the queue (InfoNCE), s keeps its initial
-uniform distribution over Y_i, and a linear head on the mean embedding of each bag is also trained
-(L_pooled, one softmax, where the authors' code takes two).
+and a queue of earlier k; P(i) is the subset of A(i) with the pseudo label of q_i.
+
+In the warm-up, instances of positive bags alone are used, without pseudo labels: P(i) = {k_i} and
+A(i) adds only the queue (InfoNCE), and s keeps its initial uniform distribution over Y_i. A linear
+head on the mean embedding of each bag of both classes is also trained (L_pooled, one softmax, where
+the authors' code takes two; A373). Labels of instances are never used (A372).
+
+A batch may have whole bags or chunks of them; what is said of bags is then true of chunks (A370).
 
 A bag's score is the mean, the largest or the LSE of its instances' probabilities (A136).
 Evaluation uses only the embedding, the classifier and this score.
@@ -223,6 +227,7 @@ class INS(nn.Module):
             `losses`, for monitoring only.
         """
         warm, offsets = progress < self.warmup, bags.offsets
+        learnt = (bags.labels > 0) | (not warm)  # (B,), bags whose instances are trained on
         embedded = self.embed(self.view(bags.features))  # (N, E)
         log_probs = at_least_float32(self.classifier(embedded)).log_softmax(dim=1)
         queries = unit(self.project(embedded))  # (N, P)
@@ -237,17 +242,17 @@ class INS(nn.Module):
         labels, sure = self._pseudo_labels(log_probs.detach(), candidates, bags)
         key = draw_key()
         names = torch.stack([rows, labels, random_order(bags, key, stream=1)], dim=1)
-        chosen = self._chosen(bags, sure, key)
+        chosen = self._chosen(bags, sure, key, learnt[ids])
         contrast = self._contrast(
             bags.features[chosen], queries[chosen], names[chosen], memory, warm
         )
-        instance = -(memory.targets[rows] * log_probs).sum(dim=1)
+        instance = segment_mean(-(memory.targets[rows] * log_probs).sum(dim=1), offsets)
         bag = bag_classification_loss(self.bag_logits(log_probs, offsets), bags.labels, self.task)
         pooled = self.pooled_head(segment_mean(embedded, offsets))
         pooled = bag_classification_loss(pooled, bags.labels, "multiclass")
         return {
             "bag": mean_over_bags(bag),
-            "instance": mean_over_bags(segment_mean(instance, offsets)),
+            "instance": (instance * learnt).sum() / global_mean_count(learnt.sum(), instance.dtype),
             "contrast": contrast,
             "pooled": mean_over_bags(pooled),
         }
@@ -267,12 +272,11 @@ class INS(nn.Module):
         sure &= own > 0
         return torch.where(sure, own, _best(log_probs, candidates)), sure
 
-    def _chosen(self, bags: BagBatch, sure: Tensor, key: int) -> Tensor | slice:
-        """Return the rows of at most ``max_anchors`` instances of each bag, the sure ones first."""
-        if bags.features.shape[0] <= self.max_anchors:
-            return slice(None)
+    def _chosen(self, bags: BagBatch, sure: Tensor, key: int, learnt: Tensor) -> Tensor:
+        """Return the rows of at most ``max_anchors`` learnt instances of a bag, sure ones first."""
         order = random_order(bags, key).masked_fill(sure, torch.iinfo(torch.int64).min)
-        return (segment_rank(order, bags.offsets) < self.max_anchors).nonzero()[:, 0]
+        few = segment_rank(order, bags.offsets) < self.max_anchors
+        return (few & learnt).nonzero()[:, 0]
 
     def _contrast(
         self, features: Tensor, queries: Tensor, names: Tensor, memory: INSMemory, warm: bool

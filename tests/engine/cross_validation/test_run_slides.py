@@ -51,6 +51,7 @@ def test_a_recipe_of_slides_is_followed(config, write_slides):
     plain = scores()
     for change in (
         {"max_instances": 5},
+        {"chunk_instances": 5},
         {"sampler": "class_balanced"},
         {"sampler": "weighted", "class_weights": [1.0, 5.0]},
         {"token_budget": 30},

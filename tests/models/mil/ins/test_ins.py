@@ -167,10 +167,11 @@ class Naive:
             phi = 0.95 - 0.15 * progress
             self.table[name] = phi * before + (1 - phi) * told if y else told
         contrasts, instances, pooled = [], [], []
-        for i, q in enumerate(queries):
-            everything = list(zip(queries, pseudo, strict=True))
-            del everything[i]
-            everything += list(zip(keys, pseudo, strict=True)) + self.queue
+        learnt = [n for n, y in enumerate(labels) if y > 0 or not warm]
+        for i in learnt:
+            q = queries[i]
+            everything = [(queries[n], pseudo[n]) for n in learnt if n != i]
+            everything += [(keys[n], pseudo[n]) for n in learnt] + self.queue
             positive = [v for v, z in everything if z == pseudo[i]]
             if warm:
                 everything, positive = [(keys[i], 0), *self.queue], [keys[i]]
@@ -179,14 +180,15 @@ class Naive:
         for b in range(len(bags)):
             own = [n for n, row in enumerate(rows) if row[0] == b]
             values = [-(self.table[names[n]] * log_probs[n]).sum() for n in own]
-            instances.append(sum(values) / len(own))
+            if own[0] in learnt:
+                instances.append(sum(values) / len(own))
             mean = sum(embedded[n] for n in own) / len(own)
             pooled.append(-model.pooled_head(mean).log_softmax(dim=0)[bags.labels[b]])
-        for n in order.argsort().tolist():
+        for n in (n for n in order.argsort().tolist() if n in learnt):
             moved = 0.9 * self.prototypes[pseudo[n]] + 0.1 * queries[n].detach()
             self.prototypes[pseudo[n]] = moved
         self.prototypes = nn.functional.normalize(self.prototypes, dim=1)
-        self.queue = (self.queue + list(zip(keys, pseudo, strict=True)))[-11:]
+        self.queue = (self.queue + [(keys[n], pseudo[n]) for n in learnt])[-11:]
         terms = {"instance": instances, "contrast": contrasts, "pooled": pooled}
         return {name: sum(values) / len(values) for name, values in terms.items()}
 
@@ -295,11 +297,11 @@ def test_the_likeliest_instances_of_a_positive_bag_are_positive(least, wanted):
         features, torch.tensor([0, 3, 4, 6]), torch.tensor([1, 1, 0]), torch.tensor([0, 1, 2])
     )
     memory = memory_for(model, bags)
-    model.training_losses(bags, 0.0, memory)
+    model.training_losses(bags, 0.5, memory)
     assert memory.queue_labels.tolist() == wanted
     if least:  # two of three, one of one
         model.least_positives = 2
-        model.training_losses(bags, 0.0, memory)
+        model.training_losses(bags, 0.5, memory)
         assert memory.queue_labels.tolist() == [0, 1, 1, 1, 0, 0]
 
 
@@ -327,7 +329,7 @@ def test_the_two_views_drop_different_features():
     model.key_embed.register_forward_hook(lambda _m, x, _y: seen.update(key=x[0]))
     one = torch.tensor([0])
     bags = BagBatch(torch.ones(40, 8), torch.tensor([0, 40]), one, one)
-    model.train().training_losses(bags, 0.0, memory_for(model, bags))
+    model.train().training_losses(bags, 0.5, memory_for(model, bags))
     assert set(seen["query"].unique().tolist()) == {0.0, 2.0}
     assert set(seen["key"].unique().tolist()) == {0.0, 2.0}
     assert (seen["query"] != seen["key"]).any()
@@ -363,3 +365,43 @@ def test_the_very_first_step_of_one_instance_reaches_every_parameter(progress):
 def test_wrong_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         learner(**({"num_classes": 2, "task": "binary"} | arguments))
+
+
+def test_the_warm_up_trains_on_instances_of_positive_bags_alone():
+    model, bags = learner(), bag_batch([3, 2, 4], [0, 1, 0])
+    memory, alone = memory_for(model, bags), memory_for(model, bags)
+    terms = model.training_losses(bags, 0.0, memory)
+    wanted = model.training_losses(bags.bag(1), 0.0, alone)
+    for name in ("instance", "contrast"):
+        torch.testing.assert_close(terms[name], wanted[name], rtol=0, atol=1e-6)
+    assert memory.queue_next.item() == 2
+    torch.testing.assert_close(memory.prototypes, alone.prototypes, rtol=0, atol=1e-6)
+    assert terms["pooled"] != wanted["pooled"]  # whole bags of both classes
+    model.training_losses(bags, 0.5, memory)
+    assert memory.queue_next.item() == (2 + 9) % 11
+
+
+def test_a_warm_up_step_without_a_positive_bag_trains_the_pooled_head():
+    model, bags = learner(), bag_batch([3, 2], [0, 0])
+    memory = memory_for(model, bags)
+    terms = model.training_losses(bags, 0.0, memory)
+    assert terms["instance"] == terms["contrast"] == 0 < terms["pooled"]
+    assert memory.queue_next.item() == 0 and not memory.prototypes.any()
+    torch.stack([*terms.values()]).sum().backward()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)
+
+
+def test_training_does_not_read_instance_labels():
+    """The authors' loader gives the loss the labels of patches (A372)."""
+    found = []
+    for told in (None, torch.tensor([1, 0, 0, 1, 1])):
+        model, bags = (
+            learner(),
+            dataclasses.replace(bag_batch([3, 2], [1, 0]), instance_labels=told),
+        )
+        memory = memory_for(model, bags)
+        torch.manual_seed(0)
+        terms = model.training_losses(bags, 0.5, memory)
+        found.append((*terms.values(), memory.targets))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
