@@ -73,18 +73,15 @@ _BATCH = "data.init_args.batch_size"
 SC_BATCH = 4
 _SC = {_BATCH: SC_BATCH}
 
-# The optimizer is the recipe's, whose rate is per step: INS makes 70 times as many as ABMIL  # A374
-_INS = {f"{_DIRECT}.queue_size": 1024, "model.init_args.optimizer.init_args.lr": 1e-2}
+_INS = {f"{_DIRECT}.queue_size": 1024}
 _SUBSET = {"data.init_args.chunk_instances": None, "data.init_args.max_instances": 256}
 
 METHODS = {
     "abmil": Method("aem", "ABMIL", "aem", changes={f"{_WEIGHT}.entropy": 0.0}),
     "aem": Method("aem", "AEM", "aem", ("abmil",)),
-    # Few epochs of many steps, and the many epochs of few steps for which it is a change
-    "ins_subset": Method("ins", "INS, 256 instances a slide", "ins", changes=_INS | _SUBSET),
-    "ins": Method(
-        "ins", "INS", "ins", ("ins_subset",), _INS | {"trainer.max_epochs": INS_EPOCHS}
-    ),
+    # The first as the recipe once was: 256 random instances of each slide in an epoch  # A370
+    "ins_subset": Method("ins", "INS, 256 of a slide", "ins", changes=_INS | _SUBSET),
+    "ins": Method("ins", "INS", "ins", changes=_INS | {"trainer.max_epochs": INS_EPOCHS}),
     "plain": Method("mhim", "ABMIL", "mhim", plain=True),
     # Isolates the effect of training twice  # A180
     "twice": Method(
@@ -117,13 +114,16 @@ def settings_of(name: str) -> dict[str, Any]:
     method = METHODS[name]
     found = yaml.safe_load((RECIPES / f"{method.recipe}.yaml").read_text())
     learner = _LEARNER if "learner" in _at(found, _DIRECT) else _DIRECT
-    shared = {
+    shared: dict[str, Any] = {
         f"{learner}.hidden_sizes": [WIDTH],
-        **({} if method.family == "ins" else {f"{learner}.attention_dim": ATTENTION}),
-        "model.init_args.optimizer.init_args.lr": RATE,
         "model.init_args.threshold": 0.5,
         "trainer.max_epochs": EPOCHS,
     }
+    if method.family != "ins":  # which has no attention, and its own rate  # A374
+        shared |= {
+            f"{learner}.attention_dim": ATTENTION,
+            "model.init_args.optimizer.init_args.lr": RATE,
+        }
     for path, value in (shared | method.changes).items():
         parent, _, key = path.rpartition(".")
         _at(found, parent)[key] = copy.deepcopy(value)

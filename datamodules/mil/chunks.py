@@ -91,7 +91,7 @@ class ChunkBatchSampler(Sampler[list[SampleKey]]):
 
     def __len__(self) -> int:
         _, world = processes.rank_and_world_size()
-        return math.ceil(self._counts.sum() / (self._batch_size * world))
+        return math.ceil(int(self._counts.sum()) / (self._batch_size * world))
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         rank, world = processes.rank_and_world_size()

@@ -249,14 +249,13 @@ class BatchPlan:
             )
 
     def _check_chunks(self) -> None:
-        limits = [name for name in ("max_instances", "token_budget") if getattr(self, name)]
-        if limits or self.sampler != "shuffle":
-            against = " and ".join(
-                [*limits, *[f"sampler: {self.sampler}"] * (self.sampler != "shuffle")]
-            )
+        against = [name for name in ("max_instances", "token_budget") if getattr(self, name)]
+        if self.sampler != "shuffle":
+            against.append(f"sampler: {self.sampler}")
+        if against:
             raise ValueError(
                 "chunk_instances trains on every instance once per epoch, in batches of batch_size "
-                f"chunks, which {against} would change; leave one of them out"
+                f"chunks, which {' and '.join(against)} would change; leave one of them out"
             )
 
     def check_classes(self, num_classes: int) -> None:
