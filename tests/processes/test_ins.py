@@ -7,8 +7,9 @@ from models.mil.ins import INS
 from structures import BagBatch
 
 SIZES, LABELS = [4, 9, 1, 6, 2, 8], [1, 0, 1, 1, 0, 1]
-# Bags of each step: one is twice in the second, on two processes; the third has an odd number.
-STEPS = [[0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 5, 1], [1, 0, 2], [3, 2, 5, 4]]
+# Bags of each step: the first, of the warm-up, has no positive one; one is twice in the third, on
+# two processes; the fourth has an odd number.
+STEPS = [[1, 4, 1], [0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 5, 1], [1, 0, 2], [3, 2, 5, 4]]
 
 
 def taken(rank, world, positions):
@@ -30,7 +31,7 @@ def course(rank, world):
     torch.manual_seed(0)
     model = INS(
         3, 2, "binary", hidden_sizes=(6,), projection_dim=4, queue_size=11, view_dropout=0.0,
-        warmup=0.2, max_anchors=5, key_momentum=0.9,
+        warmup=0.3, max_anchors=5, key_momentum=0.9,
     ).double()  # fmt: skip
     with torch.no_grad():  # so that both pseudo labels are there from the first step on
         model.classifier.bias.copy_(torch.tensor([-0.3, 0.3]))
@@ -40,7 +41,7 @@ def course(rank, world):
     optimizer, gradients, states = torch.optim.SGD(parameters, lr=0.3), [], []
     for number, positions in enumerate(STEPS):
         torch.manual_seed(number)  # the same choice of instances on all processes
-        terms = model.training_losses(taken(rank, world, positions), number / 4, memory)
+        terms = model.training_losses(taken(rank, world, positions), number / 5, memory)
         optimizer.zero_grad()
         torch.stack([*terms.values()]).sum().backward()
         if world > 1:  # what DDP does
@@ -57,8 +58,9 @@ def course(rank, world):
 def test_memory_and_gradients(processes, world):
     alone, ranks = processes.beside_one(world, course)
     gradients, states = alone
-    assert all(len(set(s["queue_labels"].tolist())) > 1 for s in states)
-    assert not torch.equal(states[0]["targets"], states[1]["targets"])
+    assert not states[0]["queue_next"]
+    assert all(len(set(s["queue_labels"].tolist())) > 1 for s in states[1:])
+    assert not torch.equal(states[1]["targets"], states[2]["targets"])
     for found_gradients, found_states in ranks:
         for mine, wanted in zip(found_gradients, gradients, strict=True):
             torch.testing.assert_close(mine, wanted, rtol=0, atol=1e-10)
