@@ -130,9 +130,9 @@ def test_a_run_that_is_cut_and_resumed_ends_as_the_whole_one(tmp_path, monkeypat
         assert train.main([*RUN, *average, "--runs_dir", str(tmp_path / "whole")]) == 0
     wanted = torch.load(kept[-1] / "checkpoints/last.ckpt", weights_only=True)
     states = [torch.load(f / "checkpoints/last.ckpt", weights_only=True) for f in kept]
-    cut = next(f for f, s in zip(kept, states, strict=True) if s["global_step"] == 6)
+    cut = next(f for f, s in zip(kept, states, strict=True) if s["global_step"] == 8)
     before = states[kept.index(cut)]["state_dict"]
-    assert wanted["global_step"] == 12
+    assert wanted["global_step"] == 16
     for name in ("prototypes", "queue", "targets", "queue_next"):
         assert not torch.equal(before[f"memory.{name}"], wanted["state_dict"][f"memory.{name}"])
     last = cut / "checkpoints/last.ckpt"
