@@ -28,6 +28,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from models.losses.bag_classification import bag_classification_loss, mean_over_bags
+from models.mil.layers.xavier import xavier_normal
 from models.mil.protocol import Reduction, class_probability, num_logits, positive_widths
 from models.ops.bags.ragged import segment_softmax, segment_weighted_sum
 from structures import BagBatch, MILOutput, MILTask
@@ -97,7 +98,7 @@ class ABMIL(nn.Module):
         self.attention_score = nn.Linear(attention_dim, branches, bias=False)
         self.classifier = nn.Linear(widths[-1] * branches, num_logits(num_classes, task))
         if xavier_init:
-            self.apply(_xavier_normal)
+            self.apply(xavier_normal)
 
     def forward(self, bags: BagBatch) -> MILOutput:
         """Return logits (B, C), attention (N,) or (N, K) and embeddings (B, E K)."""
@@ -149,10 +150,3 @@ class ABMIL(nn.Module):
         """Return ``bag``, the negative log-likelihood of the labels: a scalar, or (B,)."""
         losses = bag_classification_loss(output.logits, bags.labels, self.task)
         return {"bag": losses if reduction == "none" else mean_over_bags(losses)}
-
-
-def _xavier_normal(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.xavier_normal_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -41,6 +41,7 @@ from torch import Tensor, nn
 
 from models.losses.bag_classification import bag_classification_loss, mean_over_bags
 from models.losses.smooth_svm import smooth_top1_svm
+from models.mil.layers.xavier import xavier_normal
 from models.mil.protocol import Reduction, class_targets, num_logits, positive_widths
 from models.ops.bags.ragged import segment_softmax, segment_weighted_sum
 from models.ops.bags.ragged_order import segment_topk
@@ -116,7 +117,7 @@ class CLAM(nn.Module):
         self.attention_score = nn.Linear(attention_dim, maps, bias=False)
         self.classifier = nn.Linear(widths[-1], num_classes if multi_branch else logits)
         self.instance_classifiers = nn.Linear(widths[-1], 2 * num_classes)
-        self.apply(_xavier)
+        self.apply(xavier_normal)  # A99
 
     def forward(self, bags: BagBatch) -> CLAMOutput:
         """Return logits (B, C), attention (N,) or (N, C), embeddings (B, E) or (B, C, E)."""
@@ -192,11 +193,3 @@ class CLAM(nn.Module):
             return (targets * inside).sum(dim=1)
         outside = (smooth_top1_svm(output.first, no) * weight).sum(dim=1)
         return (targets * inside + (1 - targets) * outside).mean(dim=1)
-
-
-def _xavier(module: nn.Module) -> None:
-    """Initialise with Glorot's normal distribution and zero biases, as in CLAM's releases (A99)."""
-    if isinstance(module, nn.Linear):
-        nn.init.xavier_normal_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -39,6 +39,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.losses.bag_classification import bag_classification_loss, mean_over_bags
+from models.mil.layers.xavier import xavier_normal
 from models.mil.protocol import Reduction, num_logits, positive_widths
 from models.ops.bags.mean_probability import logits_of_mean_probability
 from models.ops.bags.ragged import segment_ids, segment_softmax, segment_weighted_sum
@@ -81,12 +82,14 @@ class DSMIL(nn.Module):
         value_dropout: dropout probability of the input of v.
         average: predict by the mean of both streams' probabilities instead of the bag stream's.
         orthogonal_init: orthogonal weights and zero biases instead of torch's default.
+        xavier_init: Glorot's normal distribution and zero biases instead of torch's default, except
+            for the classifier of the bag, as in MHIM around DSMIL.
         balance: weight the loss of positive bags by the ratio of negative to positive training
             bags; for ``binary`` and ``multilabel``.
 
     Raises:
         ValueError: a width is not positive, a binary task has other than two classes, q or v is
-            unknown, or ``balance`` is set for a ``multiclass`` task.
+            unknown, ``balance`` is set for a ``multiclass`` task, or both initialisations are set.
     """
 
     positive_weight: Tensor
@@ -105,6 +108,7 @@ class DSMIL(nn.Module):
         value_dropout: float = 0.0,
         average: bool = False,
         orthogonal_init: bool = True,
+        xavier_init: bool = False,
         balance: bool = False,
     ) -> None:
         super().__init__()
@@ -115,6 +119,8 @@ class DSMIL(nn.Module):
                 raise ValueError(f"{name} is one of {get_args(known)}, got {chosen!r}")
         if balance and task == "multiclass":
             raise ValueError("balance: true is for binary and multilabel tasks, got multiclass")
+        if orthogonal_init and xavier_init:
+            raise ValueError("xavier_init: true needs orthogonal_init: false")
         self.task: MILTask = task
         self.average, self.balance, self.value = average, balance, value
         layers: list[nn.Module] = []
@@ -132,6 +138,10 @@ class DSMIL(nn.Module):
         self.register_buffer("positive_weight", torch.ones(classes))
         if orthogonal_init:
             self.apply(_orthogonal)
+        elif xavier_init:
+            for name, part in self.named_children():
+                if name != "classifier":
+                    part.apply(xavier_normal)
 
     def set_training_bags(self, numbers: Tensor, labels: Tensor, sizes: Tensor) -> None:
         """Set the weights of positive bags, negative over positive training bags (C,)."""

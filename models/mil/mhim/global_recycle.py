@@ -2,14 +2,15 @@
 
 Tang et al., "Multiple Instance Learning Framework with Masked Hard Instance Mining for Gigapixel
 Histopathology Image Analysis", IJCV 2025, arXiv 2509.11526. K global queries attend to a bag's
-instances h_n, with H heads of width d and layer norms on both sides:
+instances h_n, with H heads of width d; the same layer norm acts on queries and instances:
 
-    a_kn  = softmax_n( (W_q LN(q_k))_h . (W_k LN(h_n))_h / sqrt(d) )     each head h
-    z_k   = W_o concat_h( sum_n a_kn (W_v LN(h_n))_h ) + b_o
-    q_k  <- m q_k + (1 - m) mean over bags of z_k                        after each optimizer step
+    a_kn  = dropout( softmax_n( (W_q LN(q_k))_h . (W_k LN(h_n))_h / sqrt(d) ) )     each head h
+    z_k   = dropout( W_o concat_h( sum_n a_kn (W_v LN(h_n))_h ) + b_o )
+    q_k  <- m q_k + (1 - m) mean over bags of z_k                  after each optimizer step (A118)
 
 The queries are not trained by gradients. They are a buffer saved in checkpoints, and the mean is
-taken over the bags of all processes, so that all processes have the same queries.
+taken over the bags of all processes, so that all processes have the same queries. The weights begin
+with Glorot's normal distribution, for which W_k and W_v are one layer, as in the authors' code.
 
 Letters: N instances of B bags, E embedding width, K queries, H heads, d head width.
 """
@@ -22,6 +23,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from models.mil.layers.xavier import xavier_normal
 from models.mil.protocol import positive_widths
 from models.ops.bags.ragged import segment_ids, segment_softmax, segment_weighted_sum
 from structures import BagBatch
@@ -36,7 +38,7 @@ class GlobalRecycle(nn.Module):
         tokens: K.
         heads: H.
         head_width: d.
-        dropout: dropout probability of the tokens.  # A118
+        dropout: dropout probability of the attention weights and of the tokens.
         momentum: m.
 
     Raises:
@@ -60,15 +62,14 @@ class GlobalRecycle(nn.Module):
         if not 0 <= momentum <= 1:
             raise ValueError(f"momentum lies in [0, 1], got {momentum}")
         self.heads, self.momentum = heads, momentum
-        self.query_norm = nn.LayerNorm(width)
-        self.instance_norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width)
         self.query = nn.Linear(width, heads * head_width, bias=False)
-        self.key = nn.Linear(width, heads * head_width, bias=False)
-        self.value = nn.Linear(width, heads * head_width, bias=False)
+        self.key_value = nn.Linear(width, 2 * heads * head_width, bias=False)
         self.out = nn.Linear(heads * head_width, width)
         self.dropout = nn.Dropout(dropout)
         bound = math.sqrt(6 / (3 * 16 * 16 + width))  # authors' code, as for the tokens of a ViT
         self.register_buffer("queries", torch.empty(tokens, width).uniform_(-bound, bound))
+        self.apply(xavier_normal)
 
     def forward(self, bags: BagBatch) -> Tensor:
         """Return the tokens of bags of embedded instances, (B, K, E).
@@ -81,12 +82,11 @@ class GlobalRecycle(nn.Module):
                 f"instances are embedded to {bags.features.shape[1]} values, but GlobalRecycle has "
                 f"width={self.queries.shape[1]}"
             )
-        queries = self._by_head(self.query(self.query_norm(self.queries)))  # (K, H, d)
-        instances = self.instance_norm(bags.features)
-        keys = self._by_head(self.key(instances))  # (N, H, d)
-        values = self._by_head(self.value(instances))
+        queries = self._by_head(self.query(self.norm(self.queries)))  # (K, H, d)
+        both = self.key_value(self.norm(bags.features)).chunk(2, dim=1)
+        keys, values = (self._by_head(rows) for rows in both)  # (N, H, d)
         logits = torch.einsum("khd,nhd->nkh", queries, keys) / math.sqrt(keys.shape[2])
-        attention = segment_softmax(logits.flatten(1), bags.offsets).view_as(logits)
+        attention = self.dropout(segment_softmax(logits.flatten(1), bags.offsets).view_as(logits))
         # Head by head, because (N, K, H, d) would take gigabytes for large slides.
         pooled = [
             segment_weighted_sum(values[:, h], attention[:, :, h], bags.offsets)  # (B, K, d)

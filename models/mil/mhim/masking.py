@@ -8,7 +8,7 @@ scored by the teacher, the union of the following is masked:
     high     ceil(rho c) at random of the c = ceil(r_h(t) / rho N_b) with the largest scores;
              where r_h(t) / rho > 1 all N_b are candidates and rho is r_h(t)
 
-    r_h(t) = r_h (1 + cos(pi t)) / 2        t the fraction of the training that is done
+    r_h(t) = r_h (1 + cos(pi t)) / 2        t the fraction of the training that is done; or r_h
 
 Each number refers to all N_b; the three sets may overlap. A bag is never masked completely: in that
 case the instance with the largest score stays.

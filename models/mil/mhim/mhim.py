@@ -7,7 +7,8 @@ gradients but with dropout, scores the instances of a bag, and the student sees 
 the masks of `models.mil.mhim.masking` keep.
 
     L     = L_S + alpha L_con             alpha in the recipe's loss_weights
-    L_con = - sum_d softmax(z_T / tau_T)_d log softmax(z_S / tau_S)_d     z the bag's embedding
+    L_con = - sum_d softmax(z_T / tau_T)_d log softmax(z_S / tau_S)_d     z the bag's embedding;
+            of DSMIL, which has one embedding per class, the mean over the classes
     T    <- m(t) T + (1 - m(t)) S         after each optimizer step; buffers are copied
     m(t)  = m, or 1 - (1 - m) (1 + cos(pi t)) / 2      t the fraction of the training that is done
 
@@ -252,17 +253,17 @@ def embedding_consistency(
     """Return the cross-entropy of the student's embedding relative to the teacher's for each bag.
 
     Args:
-        student: (B, E), or (B, C, E) whose C embeddings are taken as one of C E values (A152).
+        student: (B, E), or (B, C, E) with an embedding for each class (A152).
         teacher: of the same shape; receives no gradient.
         student_temperature: divisor of the student's values before the softmax.
         teacher_temperature: divisor of the teacher's values before the softmax.
 
     Returns:
-        (B,), at least the teacher's entropy.
+        (B,), at least the teacher's entropy; the mean over the classes where there are several.
     """
-    target = (at_least_float32(teacher.detach()).flatten(1) / teacher_temperature).softmax(dim=1)
-    logs = (at_least_float32(student).flatten(1) / student_temperature).log_softmax(dim=1)
-    return -(target * logs).sum(dim=1)
+    target = (at_least_float32(teacher.detach()) / teacher_temperature).softmax(dim=-1)
+    logs = (at_least_float32(student) / student_temperature).log_softmax(dim=-1)
+    return -(target * logs).sum(dim=-1).view(student.shape[0], -1).mean(dim=1)
 
 
 def _embeddings(output: MILOutput) -> Tensor:

@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.mil.mhim import GlobalRecycle
@@ -36,8 +37,7 @@ def test_one_head_of_one_value_by_hand():
     with torch.no_grad():
         recycle.queries.copy_(torch.tensor([[5.0, 3.0]]))
         recycle.query.weight.copy_(2 * first)
-        recycle.key.weight.copy_(first)
-        recycle.value.weight.copy_(3 * first)
+        recycle.key_value.weight.copy_(torch.cat([first, 3 * first]))
         recycle.out.weight.copy_(torch.tensor([[1.0], [-1.0]]))
         recycle.out.bias.copy_(torch.tensor([1.0, 0.0]))
     features = torch.tensor([[1.0, -1.0], [3.0, 1.0], [-2.0, 0.0]])
@@ -48,20 +48,51 @@ def test_one_head_of_one_value_by_hand():
     torch.testing.assert_close(recycle(bags), expected, rtol=0, atol=1e-4)  # eps of the norms
 
 
-def slow(recycle, rows):
-    """One bag, head by head and query by query."""
-    heads, width = recycle.heads, recycle.key.out_features // recycle.heads
-    h, q = recycle.instance_norm(rows), recycle.query_norm(recycle.queries)
+# Names and shapes of the authors' module, `modules/mhim_modules/merge.py` of their second version,
+# for E = 512, k = 5 and 8 heads of 64, and the names here. `global_q` is the same tensor again.
+AUTHORS = {
+    "global_q_mm": ((1, 5, 512), "queries"),
+    "norm.weight": ((512,), "norm.weight"),
+    "norm.bias": ((512,), "norm.bias"),
+    "attn.to_q.weight": ((512, 512), "query.weight"),
+    "attn.to_kv.weight": ((1024, 512), "key_value.weight"),
+    "attn.to_out.0.weight": ((512, 512), "out.weight"),
+    "attn.to_out.0.bias": ((512,), "out.bias"),
+}
+
+
+def test_names_and_shapes_are_those_of_the_authors():
+    state = GlobalRecycle(512, 5).state_dict()
+    assert set(state) == {name for _, name in AUTHORS.values()}
+    for shape, name in AUTHORS.values():
+        assert state[name].numel() == math.prod(shape), name
+        assert state[name].shape in (shape, shape[1:]), name
+
+
+def normalised(row, norm):
+    centred = row - row.sum() / row.numel()
+    return centred / (centred.square().mean() + 1e-5).sqrt() * norm.weight + norm.bias
+
+
+def slow(recycle, rows, attention_mask=1.0, token_mask=1.0):
+    """One bag from the authors' formulas: one head, query and instance at a time."""
+    heads, inner = recycle.heads, recycle.query.out_features
+    width = inner // heads
     tokens = []
-    for query in q:
+    for k, query in enumerate(recycle.queries):
+        asked = recycle.query.weight @ normalised(query, recycle.norm)
         parts = []
         for head in range(heads):
             own = slice(head * width, (head + 1) * width)
-            keys, values = recycle.key(h)[:, own], recycle.value(h)[:, own]
-            weights = (keys @ recycle.query(query)[own] / width**0.5).softmax(0)
-            parts.append(weights @ values)
-        tokens.append(recycle.out(torch.cat(parts)))
-    return torch.stack(tokens)
+            keys, values = recycle.key_value.weight[:inner], recycle.key_value.weight[inner:]
+            told = [normalised(row, recycle.norm) for row in rows]
+            products = [asked[own] @ (keys[own] @ h) * width**-0.5 for h in told]
+            weights = torch.stack(products).exp() / torch.stack(products).exp().sum()
+            if isinstance(attention_mask, torch.Tensor):
+                weights = weights * attention_mask[:, k, head]
+            parts.append(sum(a * (values[own] @ h) for a, h in zip(weights, told, strict=True)))
+        tokens.append(recycle.out.weight @ torch.cat(parts) + recycle.out.bias)
+    return torch.stack(tokens) * token_mask
 
 
 @pytest.mark.parametrize("sizes", [[5], [4, 2], [5, 1, 3]])
@@ -69,7 +100,7 @@ def test_tokens_are_those_of_single_bags_written_out(sizes):
     recycle, bags = recycle_for(), bag_batch(sizes)
     expected = torch.stack([slow(recycle, bag.features) for bag in bags.bags()])
     tokens = recycle(bags)
-    torch.testing.assert_close(tokens, expected, **CLOSE)
+    torch.testing.assert_close(tokens, expected, rtol=0, atol=2e-6)
     torch.manual_seed(3)
     weights = torch.randn_like(tokens)
     found = torch.autograd.grad((tokens * weights).sum(), list(recycle.parameters()))
@@ -95,7 +126,8 @@ def test_nothing_has_the_size_of_instances_times_queries_times_width(sizes):
     recycle, bags = recycle_for(tokens=8, head_width=50), bag_batch(sizes)
     with Largest() as largest:
         recycle(bags).sum().backward()
-    assert largest.numel == 100 * 2 * 50  # keys; their products by query would be 8 times as large
+    # keys and values; products of the values with 8 queries would be 4 times as large
+    assert largest.numel == 100 * 2 * (2 * 50)
 
 
 def test_queries_are_a_buffer_within_the_bound():
@@ -116,12 +148,26 @@ def test_queries_move_by_the_mean_token():
     torch.testing.assert_close(recycle.queries, torch.tensor([[2.0, 1.4]]), **CLOSE)
 
 
-def test_dropout_acts_on_the_tokens():
-    recycle, bags = recycle_for(dropout=0.5, tokens=200), bag_batch([4])
-    plain, dropped = recycle(bags), recycle.train()(bags)
-    gone = dropped == 0
-    assert 0.3 < gone.float().mean().item() < 0.7
-    torch.testing.assert_close(dropped[~gone], 2 * plain[~gone], **CLOSE)
+def test_dropout_acts_on_the_attention_and_on_the_tokens():
+    recycle, rows = recycle_for(dropout=0.5, tokens=3).train(), torch.randn(4, 6)
+    bags = dataclasses.replace(bag_batch([4]), features=rows)
+    torch.manual_seed(7)
+    found = recycle(bags)[0]
+    torch.manual_seed(7)
+    masks = [F.dropout(torch.ones(shape), 0.5) for shape in ((4, 3, 2), (1, 3, 6))]
+    assert all((mask == 0).any() and (mask == 2).any() for mask in masks)
+    expected = slow(recycle, rows, masks[0], masks[1][0])
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
+
+
+def test_weights_begin_with_glorots_normal_distribution():
+    torch.manual_seed(0)
+    recycle = GlobalRecycle(512, 5)
+    for layer in (recycle.query, recycle.key_value, recycle.out):
+        spread = math.sqrt(2 / sum(layer.weight.shape))
+        assert layer.weight.std().item() == pytest.approx(spread, rel=0.01)
+        assert layer.weight.abs().max().item() > 3.5 * spread  # not uniform
+    assert not recycle.out.bias.any()
 
 
 def test_half_precision_stays_close():

@@ -69,11 +69,39 @@ def test_consistency_by_hand():
     assert loss == pytest.approx(expected, abs=1e-6)
 
 
-def test_embeddings_by_class_are_taken_as_one():
-    # (B, C, E) = (2, 2, 1) of zeros: a uniform target over 2 x 1 values, not over 1
-    zeros = torch.zeros(2, 2, 1)
-    loss = embedding_consistency(zeros, zeros, 1.0, 0.1)
-    torch.testing.assert_close(loss, torch.full((2,), math.log(2)), **CLOSE)
+def slow_contrast(student, teacher, student_temperature, teacher_temperature):
+    """The authors' loss of one bag: a cross-entropy for each class, averaged."""
+    losses = []
+    for z, target in zip(student, teacher, strict=True):
+        wanted = [math.exp(v / teacher_temperature) for v in target.tolist()]
+        given = [math.exp(v / student_temperature) for v in z.tolist()]
+        losses.append(
+            -sum(
+                w / sum(wanted) * math.log(g / sum(given))
+                for w, g in zip(wanted, given, strict=True)
+            )
+        )
+    return sum(losses) / len(losses)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3])
+def test_the_contrast_is_one_cross_entropy_per_class_averaged(classes):
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 4, classes, 7).double()
+    expected = [slow_contrast(*pair, 1.5, 0.1) for pair in zip(student, teacher, strict=True)]
+    found = embedding_consistency(student, teacher, 1.5, 0.1)
+    assert found.tolist() == pytest.approx(expected, abs=1e-9)
+    if classes == 1:  # the same as without the axis
+        found = embedding_consistency(student[:, 0], teacher[:, 0], 1.5, 0.1)
+        assert found.tolist() == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_contrast_of_three_classes_as_the_authors_code_gave_it():
+    """5.39096 was printed by their `SoftTargetCrossEntropy` (second version) for these tensors."""
+    torch.manual_seed(0)
+    student, teacher = torch.randn(1, 3, 512), torch.randn(1, 3, 512)
+    found = embedding_consistency(student, teacher, 1.0, 0.1)
+    assert found.item() == pytest.approx(5.39096, abs=1e-5)
 
 
 def test_class_probabilities_by_hand():
@@ -109,8 +137,8 @@ def by_hand(model, bags, progress, key, scores):
         kept = model.masks.kept(scores(taught, seen_by_teacher), bag, progress, key)
         output = model.student.pool(model.student.embed_bags(bag).keep(kept))
         own = model.student.losses(output, bag)
-        z, target = output.embeddings.flatten(), (taught.embeddings.flatten() / 0.1).softmax(0)
-        terms.append(own | {"consistency": -(target * z.log_softmax(0)).sum()})
+        z, target = output.embeddings, (taught.embeddings / 0.1).softmax(-1)
+        terms.append(own | {"consistency": -(target * z.log_softmax(-1)).sum(-1).mean()})
     return {name: torch.stack([t[name] for t in terms]).mean() for name in terms[0]}
 
 
