@@ -28,6 +28,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from models.losses.bag_classification import bag_classification_loss, mean_over_bags
+from models.mil.layers.inner_width import inner_width
 from models.mil.layers.xavier import xavier_normal
 from models.mil.protocol import Reduction, class_probability, num_logits, positive_widths
 from models.ops.bags.ragged import segment_softmax, segment_weighted_sum
@@ -42,7 +43,8 @@ class ABMIL(nn.Module):
         num_classes: classes of the task, counting the negative one of a binary task.
         task: ``binary`` has one logit, the others one per class.
         hidden_sizes: widths of the fully connected layers that embed an instance, each followed
-            by ``activation``; empty to pool the features directly.
+            by ``activation``; empty to pool the features directly; None for one layer of the
+            width that the authors of AEM use, see `inner_width`.
         dropout: dropout probability of the embedding, before attention and pooling.
         input_dropout: dropout probability of the input of the fully connected layers.
         attention_dim: L.
@@ -67,7 +69,7 @@ class ABMIL(nn.Module):
         num_classes: int,
         task: MILTask,
         *,
-        hidden_sizes: Sequence[int] = (512,),
+        hidden_sizes: Sequence[int] | None = (512,),
         dropout: float = 0.0,
         input_dropout: float = 0.0,
         attention_dim: int = 128,
@@ -82,7 +84,7 @@ class ABMIL(nn.Module):
     ) -> None:
         super().__init__()
         first = in_features if encoder is None else int(encoder.out_features)  # type: ignore[arg-type]
-        widths = [first, *hidden_sizes]
+        widths = [first, *([inner_width(first)] if hidden_sizes is None else hidden_sizes)]
         positive_widths(hidden_sizes=widths, attention_dim=attention_dim, branches=branches)
         self.task: MILTask = task
         layers: list[nn.Module] = [] if encoder is None else [encoder]

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from models.losses.bag_classification import bag_classification_loss, mean_over_bags
 from models.mil.layers.gated_attention import GatedAttention
+from models.mil.layers.inner_width import inner_width
 from models.mil.protocol import Reduction, num_logits, positive_widths
 from models.ops.bags.keyed_random import draw_key, random_order
 from models.ops.bags.ragged import segment_ids, segment_softmax, segment_weighted_sum
@@ -59,7 +60,7 @@ class ACMIL(nn.Module):
         in_features: width of an instance's features.
         num_classes: classes of the task, counting the negative one of a binary task.
         task: ``binary`` has one logit, the others one per class.
-        hidden_size: E.
+        hidden_size: E; None for the width that the authors use, see `inner_width`.
         attention_dim: width of the attention.
         branches: K.
         masked_top: T, number of a map's strongest instances that may be masked.
@@ -75,13 +76,14 @@ class ACMIL(nn.Module):
         num_classes: int,
         task: MILTask,
         *,
-        hidden_size: int = 512,
+        hidden_size: int | None = None,
         attention_dim: int = 128,
         branches: int = 5,
         masked_top: int = 10,
         mask_drop: float = 0.6,
     ) -> None:
         super().__init__()
+        hidden_size = inner_width(in_features) if hidden_size is None else hidden_size
         positive_widths(in_features=in_features, hidden_size=hidden_size, masked_top=masked_top)
         if not 0 <= mask_drop < 1:
             raise ValueError(f"mask_drop is a share in [0, 1), got {mask_drop}")

@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.losses.bag_classification import bag_classification_loss, mean_over_bags
+from models.mil.layers.inner_width import inner_width
 from models.mil.protocol import Reduction, num_logits, positive_widths
 from models.ops.bags.ragged import segment_softmax, segment_weighted_sum
 from structures import BagBatch, MILOutput, MILTask
@@ -41,7 +42,7 @@ class MHA(nn.Module):
         in_features: width of an instance's features.
         num_classes: classes of the task, counting the negative one of a binary task.
         task: ``binary`` has one logit, the others one per class.
-        hidden_size: E.
+        hidden_size: E; None for the width that the authors use, see `inner_width`.
         heads: J.
         dropout: dropout probability of the pooled vector before its normalisation.
 
@@ -55,14 +56,15 @@ class MHA(nn.Module):
         num_classes: int,
         task: MILTask,
         *,
-        hidden_size: int = 512,
+        hidden_size: int | None = None,
         heads: int = 8,
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
+        hidden_size = inner_width(in_features) if hidden_size is None else hidden_size
         positive_widths(in_features=in_features, hidden_size=hidden_size, heads=heads)
         if hidden_size % heads:
-            raise ValueError(f"{heads} heads do not divide a width of {hidden_size}")
+            raise ValueError(f"{heads} heads do not divide a hidden_size of {hidden_size}")
         self.task: MILTask = task
         self.heads = heads
         self.embed = nn.Sequential(nn.Linear(in_features, hidden_size, bias=False), nn.ReLU())

@@ -115,7 +115,7 @@ def test_losses_and_parts():
 
 
 def test_wrong_arguments_are_refused():
-    with pytest.raises(ValueError, match="5 heads do not divide a width of 12"):
+    with pytest.raises(ValueError, match="5 heads do not divide a hidden_size of 12"):
         MHA(5, 2, "binary", hidden_size=12, heads=5)
     with pytest.raises(ValueError, match="positive"):
         MHA(5, 2, "binary", heads=0)
