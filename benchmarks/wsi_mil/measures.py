@@ -46,8 +46,8 @@ def effective_number(attention: FloatArray) -> float:
     return float(np.exp(-(positive * np.log(positive)).sum()))
 
 
-def abmil_of(model: Any) -> Any:
-    """Return the ABMIL that predicts: the model itself or the ABMIL inside it."""
+def learner_of(model: Any) -> Any:
+    """Return the model that predicts: the ABMIL or DSMIL itself, or the one inside."""
     for name in ("student", "learner"):
         model = getattr(model, name, model)
     return model
@@ -63,9 +63,9 @@ def predict(module: Any, bags: SlideSet) -> dict[str, Any]:
     witnesses' fraction of the attention and of the instances; ``relative_attention``, N times the
     mean attention of an instance of each kind. ``instance_auroc`` is the AUROC of witnesses against
     the other instances of all bags by N times the contribution of an instance to the logit, or by
-    the logit of the instance for INS.
+    the logit of the instance for INS and DSMIL.
     """
-    model = abmil_of(module.model).eval()
+    model = learner_of(module.model).eval()
     logits, effective, rows, evidence, truth = [], [], [], [], []
     for number, slide in enumerate(bags.slides):
         embedded = model.embed_bags(bags.bag(number))
@@ -93,8 +93,8 @@ def predict(module: Any, bags: SlideSet) -> dict[str, Any]:
 
 
 def _evidence(model: Any, embedded: BagBatch, output: MILOutput) -> FloatArray:
-    if isinstance(model, INS):
-        assert output.instance_logits is not None
+    """Return (N,) evidence of each instance for class 1."""
+    if output.instance_logits is not None:
         return output.instance_logits[:, 0].double().numpy()
     added: Tensor = model.instance_contributions(embedded, output)[:, 0]
     return added.double().numpy() * added.shape[0]

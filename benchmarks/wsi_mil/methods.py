@@ -36,6 +36,7 @@ HARDNESS = {
     "ins": {1: 0.4, 10: 0.6},  # the bags of AEM
     "mhim": {1: 0.25, 10: 0.6},
     "mhim_v2": {1: 0.25, 10: 0.6},
+    "mhim_dsmil": {1: 0.4, 10: 0.6},
     "sc_mil": {1: 0.25, 10: 0.4},
 }
 _LEARNER = "model.init_args.model.init_args.learner.init_args"
@@ -75,6 +76,7 @@ _SC = {_BATCH: SC_BATCH}
 
 _INS = {f"{_DIRECT}.queue_size": 1024}
 _SUBSET = {"data.init_args.chunk_instances": None, "data.init_args.max_instances": 256}
+AEM_WEIGHTS = (0.001, 0.01, 0.1)  # compared on the tuning seeds  # A383
 
 METHODS = {
     "abmil": Method("aem", "ABMIL", "aem", changes={f"{_WEIGHT}.entropy": 0.0}),
@@ -82,6 +84,12 @@ METHODS = {
     # The first as the recipe once was: 256 random instances of each slide in an epoch  # A370
     "ins_subset": Method("ins", "INS, 256 of a slide", "ins", changes=_INS | _SUBSET),
     "ins": Method("ins", "INS", "ins", changes=_INS | {"trainer.max_epochs": INS_EPOCHS}),
+    **{
+        f"aem_{weight}": Method(
+            "aem", f"AEM, weight {weight}", "aem", ("abmil",), {f"{_WEIGHT}.entropy": weight}
+        )
+        for weight in AEM_WEIGHTS
+    },
     "plain": Method("mhim", "ABMIL", "mhim", plain=True),
     # Isolates the effect of training twice  # A180
     "twice": Method(
@@ -91,6 +99,11 @@ METHODS = {
     "plain_v2": Method("mhim_v2", "ABMIL (GELU)", "mhim_v2", changes=_V2, plain=True),
     "mhim_v2": Method(
         "mhim_v2", "MHIM-v2", "mhim_v2", ("plain_v2",), _V2, begins_with="plain_v2"
+    ),
+    "plain_dsmil": Method("mhim_dsmil", "DSMIL", "mhim_dsmil", plain=True),
+    "mhim_dsmil": Method(
+        "mhim_dsmil", "MHIM around DSMIL", "mhim_dsmil", ("plain_dsmil",),
+        begins_with="plain_dsmil",
     ),
     "shuffled": Method(
         "sc_mil", "ABMIL, shuffled", "abmil_balanced",

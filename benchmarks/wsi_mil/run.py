@@ -3,9 +3,9 @@
 Run `python benchmarks/wsi_mil/run.py --workers 2`. It trains all runs without a result in
 `runs/wsi_mil`, which has one JSON file per run, and prints the tables; an interrupted command can
 be repeated. Delete the folder after a change of code. `--only METHOD[:NEGATIVES[:SEED]] ...` trains
-some runs and the first stages that they need, `--report` trains nothing. `--tune` prints the scores
-of ABMIL on separate seeds, which were used to choose difficulty and learning rate. Every process
-uses one thread, and seconds are processor time.
+some runs and the first stages that they need, `--report` trains nothing. `--tune` runs ABMIL, DSMIL
+and weights of AEM on separate seeds, which were used to choose difficulty, learning rate and weight
+(A177, A383). Every process uses one thread, and seconds are processor time.
 
 Every run has the world of its seed, 60 training bags (half of them positive, or one in eleven) and
 25 epochs. It is scored on the 40 test bags and on 100 more bags of the same world (50 per class),
@@ -33,7 +33,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.wsi_mil import measures, tables
 from benchmarks.wsi_mil.bags import COUNTS, Slides, SlideSet
-from benchmarks.wsi_mil.methods import METHODS, build, fold_recipe, settings_of, slides_of
+from benchmarks.wsi_mil.methods import (
+    AEM_WEIGHTS,
+    METHODS,
+    build,
+    fold_recipe,
+    settings_of,
+    slides_of,
+)
 from datamodules.mil.chunks import ChunkedBags
 from engine.cross_validation.folds import Fold, train_fold
 from evaluation.report.plots import save_figure
@@ -49,9 +56,13 @@ ORDER = (
     ("balanced", "sc_mil", 10), ("abmil", "aem", 1), ("plain", "mhim", 1), ("abmil", "aem", 10),
     ("plain", "mhim", 10), ("weighted", "shuffled", 10), ("balanced", "sc_mil", 1),
     ("shuffled", "weighted", 1), ("twice", "twice", 1), ("twice", "twice", 10),
-    ("plain_v2", "mhim_v2", 1), ("plain_v2", "mhim_v2", 10), ("ins_subset", "ins", 1),
+    ("plain_v2", "mhim_v2", 1), ("plain_dsmil", "mhim_dsmil", 1), ("ins_subset", "ins", 1),
+    ("plain_v2", "mhim_v2", 10), ("plain_dsmil", "mhim_dsmil", 10),
 )  # fmt: skip
-TUNED = ("abmil", "plain", "plain_v2", "balanced")
+TUNED = (
+    "abmil", *(f"aem_{weight}" for weight in AEM_WEIGHTS), "plain", "plain_v2", "plain_dsmil",
+    "balanced",
+)  # fmt: skip
 # With balanced classes, all class weights are 1.
 SAME_AS_ANOTHER = {("weighted", 1)}
 
@@ -184,16 +195,20 @@ def _summary(result: dict[str, Any]) -> str:
 
 
 def _tuning() -> list[Job]:
-    """Return the runs of plain ABMIL on the tuning seeds."""
+    """Return the runs on the tuning seeds."""
     return [(m, n, s) for m in TUNED for n in RATIOS for s in TUNING_SEEDS]
 
 
-def _wanted(only: list[str] | None) -> list[Job]:
-    """Return method, ratio and seed of the runs, in order of execution."""
+def _reported() -> list[Job]:
+    """Return the runs on the reported seeds, in order of execution."""
     # Runs that are compared are adjacent, so that an interruption leaves complete comparisons.
     pairs = [(pair, n, s) for *pair, n in ORDER for s in SEEDS if n in RATIOS]
     runs = [(m, n, s) for pair, n, s in pairs for m in dict.fromkeys(pair)]
-    runs = [r for r in runs if r[:2] not in SAME_AS_ANOTHER]
+    return [r for r in runs if r[:2] not in SAME_AS_ANOTHER]
+
+
+def _wanted(runs: list[Job], only: list[str] | None) -> list[Job]:
+    """Return those of the runs that are asked for."""
     if only is None:
         return runs
     chosen = [text.split(":") for text in only]
@@ -204,8 +219,9 @@ def _wanted(only: list[str] | None) -> list[Job]:
     for text, found in zip(only, matching, strict=True):
         if not found:
             raise SystemExit(
-                f"--only: {text} is not a run; ratios are {RATIOS} and seeds {SEEDS}. weighted:1 "
-                "is the same as shuffled:1, because weights of balanced classes are 1"
+                f"--only: {text} is not a run; ratios are {RATIOS}, seeds {SEEDS}, or "
+                f"{TUNING_SEEDS} with --tune. weighted:1 is the same as shuffled:1, because "
+                "weights of balanced classes are 1"
             )
     return [r for r in runs if any(r in found for found in matching)]
 
@@ -217,11 +233,11 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the results")
     parser.add_argument("--workers", type=int, default=1, help="processes of one thread each")
     parser.add_argument("--report", action="store_true", help="only print the tables")
-    parser.add_argument("--tune", action="store_true", help="run ABMIL on the tuning seeds")
+    parser.add_argument("--tune", action="store_true", help="use the tuning seeds")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    every = _tuning() if args.tune else _wanted(None)
-    jobs = every if args.tune else _wanted(args.only)
+    every = _tuning() if args.tune else _reported()
+    jobs = _wanted(every, args.only)
     for result in () if args.report else run_missing(jobs, args.results, args.workers):
         print(_summary(result), flush=True)
     results = [found for job in every if (found := _finished(job, args.results)) is not None]

@@ -9,8 +9,8 @@ that keeps attention from concentrating on a few instances:
 the negative entropy of the K maps of a bag: 0 if each map attends to one instance, -log N if all
 are uniform. It is not divided by log N, so large bags have larger losses.
 
-The recipe's ``loss_weights`` hold lambda. It is constant, as in the paper's second version, or
-decays along half a cosine, as in its third (A111):
+The recipe's ``loss_weights`` hold lambda (A383). It is constant, as in the paper's second version,
+or decays along half a cosine, as in its third (A111):
 
     lambda_t = lambda (1 + cos(pi t / T)) / 2
 

@@ -6,6 +6,7 @@ import yaml
 
 from benchmarks.wsi_mil.bags import Slides, SlideSet
 from benchmarks.wsi_mil.methods import (
+    AEM_WEIGHTS,
     ATTENTION,
     EPOCHS,
     INS_EPOCHS,
@@ -38,6 +39,7 @@ OWN["mhim_v2"] = OWN["plain_v2"]
 INS = {k: SHARED[k] for k in ("hidden_sizes", "threshold", "max_epochs")} | {"queue_size": 1024}
 OWN["ins"] = {"max_epochs": INS_EPOCHS}
 OWN["ins_subset"] = {"chunk_instances": None, "max_instances": 256}
+OWN |= {f"aem_{weight}": {"entropy": weight} for weight in AEM_WEIGHTS}
 
 
 def differences(old, new):
@@ -59,7 +61,7 @@ def test_nothing_but_widths_data_and_lengths_is_replaced(name):
     changed = dict(differences(recipe, settings_of(name)))
     wanted = (INS if METHODS[name].family == "ins" else SHARED) | OWN.get(name, {})
     unchanged = {k for k in wanted if k not in changed}
-    assert unchanged <= {"threshold"}  # some recipes have 0.5 themselves
+    assert unchanged <= {"threshold", "entropy"}  # some recipes have the value themselves
     assert changed == {k: v for k, v in wanted.items() if k not in unchanged}
 
 

@@ -2,11 +2,13 @@ import copy
 import dataclasses
 import functools
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from engine.cross_validation.recipe import read_recipe
 from models.mil.abmil import ABMIL
 from models.mil.dsmil import DSMIL
 from models.mil.mhim import MHIM, GlobalRecycle
@@ -17,6 +19,7 @@ from models.ops.bags.keyed_random import random_order
 from models.ops.masks.instances import random_instances
 from structures import BagBatch, MILOutput
 
+CONFIGS = Path(__file__).parents[4] / "configs/mil"
 CLOSE = {"rtol": 0, "atol": 1e-6}
 MASKS = MaskRatios(random=0.5, low=0.1, high=0.1, high_drop_share=0.5)
 
@@ -234,6 +237,13 @@ def test_cosine_momentum_ends_at_one():
         model.update_teacher(progress)
         student, now = model.student.state_dict()[name], model.teacher.state_dict()[name]
         torch.testing.assert_close(now, momentum * before + (1 - momentum) * student, **CLOSE)
+
+
+def test_the_recipe_of_the_second_version_masks_as_much_at_the_end_as_at_the_beginning():
+    model = read_recipe(CONFIGS / "mhim_v2.yaml").build(2, 8, "binary").model
+    assert [model.masks.high_at(progress) for progress in (0.0, 0.5, 1.0)] == [0.03] * 3
+    model = read_recipe(CONFIGS / "mhim_dsmil.yaml").build(2, 8, "binary").model  # the first
+    assert [model.masks.high_at(progress) for progress in (0.0, 1.0)] == [0.01, 0.0]
 
 
 class WithBuffer(ABMIL):
