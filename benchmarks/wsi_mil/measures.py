@@ -12,7 +12,6 @@ from torch import Tensor
 from benchmarks.wsi_mil.bags import KINDS, SlideSet
 from evaluation.mil.metrics import auroc, average_precision
 from models.losses.supervised_contrastive import supervised_contrastive_loss
-from models.mil.ins import INS
 from models.mil.mhim import MHIM
 from models.mil.sc_mil import SCMIL
 from structures import BagBatch, MILOutput

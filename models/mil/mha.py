@@ -42,7 +42,8 @@ class MHA(nn.Module):
         in_features: width of an instance's features.
         num_classes: classes of the task, counting the negative one of a binary task.
         task: ``binary`` has one logit, the others one per class.
-        hidden_size: E; None for the width that the authors use, see `inner_width`.
+        hidden_size: E; None for the width that the authors use (`inner_width`), rounded up to a
+            multiple of the heads.
         heads: J.
         dropout: dropout probability of the pooled vector before its normalisation.
 
@@ -61,8 +62,10 @@ class MHA(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        hidden_size = inner_width(in_features) if hidden_size is None else hidden_size
-        positive_widths(in_features=in_features, hidden_size=hidden_size, heads=heads)
+        positive_widths(in_features=in_features, heads=heads)
+        if hidden_size is None:  # rounded up where the heads do not divide it
+            hidden_size = -(-inner_width(in_features) // heads) * heads
+        positive_widths(hidden_size=hidden_size)
         if hidden_size % heads:
             raise ValueError(f"{heads} heads do not divide a hidden_size of {hidden_size}")
         self.task: MILTask = task

@@ -22,8 +22,10 @@ MAXIMA = ["ins", "max_instance", "mi_net", "min_max_lattice", "monotone_max"]
 MONOTONE = [*MAXIMA, "noisy_or_instance"]
 # What is pooled by the maximum may still count against a bag.
 IDEMPOTENT = [*MAXIMA, "max_embedding", "mi_net_ds", "mi_net_embedding", "mi_net_rc"]
-# Scores of instances that the bag's score is computed from: it may fall with none of them.
+# Scores of instances that the bag's score is computed from: it may fall with none of them. For
+# MHIM around DSMIL the highest one counts for half of the prediction.
 FROM_SCORES = [
+    "mhim_dsmil",
     *("additive", "lse_instance", "max_instance", "mean_instance", "mi_net"),
     *("noisy_or_instance", "top_k_instance"),
 ]

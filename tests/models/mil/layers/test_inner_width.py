@@ -6,6 +6,7 @@ import pytest
 
 from engine.cross_validation.recipe import read_recipe
 from models.mil.layers.inner_width import inner_width
+from models.mil.mha import MHA
 
 CONFIGS = Path(__file__).parents[4] / "configs/mil"
 
@@ -20,3 +21,7 @@ def test_recipes_embed_features_as_wide_as_the_authors_do(name):
 
 def test_a_single_feature_has_a_width():
     assert inner_width(1) == 1
+
+
+def test_the_width_is_rounded_up_to_a_multiple_of_the_heads():
+    assert MHA(12, 2, "binary", heads=8).embed[0].weight.shape == (8, 12)
