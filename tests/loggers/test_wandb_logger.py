@@ -195,6 +195,7 @@ def test_training_goes_on_without_wandb(
     assert (folder / "per_class.csv").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the service through /proc")
 @pytest.mark.parametrize("moment", ["before a metric", "before the end"])
 def test_a_service_that_dies_in_the_middle_is_left_alone(
@@ -221,6 +222,7 @@ def test_a_service_that_dies_in_the_middle_is_left_alone(
     assert read_wandb(runs(offline_wandb)[-1]).history[0]["val/loss"] == 2.0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the service through /proc")
 def test_a_service_that_died_between_two_runs_is_replaced(
     loggers, offline_wandb, caplog, read_wandb

@@ -114,6 +114,7 @@ def test_a_job_on_bags(processes, jobs):
     assert bags_a_step == pytest.approx([2 * 8] * 2)  # of both processes, logged every 10 steps
 
 
+@pytest.mark.slow
 def test_a_job_on_images(processes, jobs):
     """The second process has no image to validate on."""
     job = jobs(SCENES)

@@ -120,6 +120,7 @@ def test_images_without_objects_alone_are_not_repeated():
     assert image_repeats((nothing, nothing), np.arange(3), ["a"], 0.5) == [1.0, 1.0, 1.0]
 
 
+@pytest.mark.slow
 def test_a_schedule_knows_the_length_of_the_epoch(rare, tmp_path, capsys):
     """17 images in steps of 2, two epochs: 16 steps, of which the last has the lowest rate."""
     arguments = ["fit", "--config", "configs/quickstart/mask_rcnn.yaml"]

@@ -194,6 +194,7 @@ UNITS = "lightning_modules.segmentation.has_bfloat16_units"
 HALF = ["--config", "configs/quickstart/mask_rcnn.yaml", "--config", "configs/_base/bf16.yaml"]
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_and_its_checkpoint_remembers_it(tmp_path, monkeypatch):
     monkeypatch.setattr(UNITS, lambda: True)
     run("fit", *HALF, *TINY_SCENES, "--trainer.accelerator", "cpu", "--runs_dir", tmp_path)

@@ -36,6 +36,7 @@ def rows(folder, image_id):
     return [{**row, "image_id": 0} for row in found if row["image_id"] == image_id]
 
 
+@pytest.mark.slow
 def test_a_turned_photo_is_predicted_as_it_is_shown(tmp_path, photos):
     words = ["--ckpt_path", sets.seg_checkpoint(), "--data", photos, *sets.CPU]
     words += ["--runs_dir", tmp_path, "--model.init_args.model.init_args.score_thresh", 0]
@@ -60,6 +61,7 @@ def test_training_starts_on_turned_photos(tmp_path, layout):
     assert train.main(words) == 0
 
 
+@pytest.mark.slow
 def test_crowded_images_and_rare_classes_are_told_before_training(tmp_path):
     root = sets.write_coco(tmp_path)
     for split in ("train", "val"):

@@ -100,6 +100,7 @@ def moved(finished, tmp_path, monkeypatch):
     return copied
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
 def test_a_checkpoint_needs_nothing_else(command, moved, tmp_path):
     longer = ["--trainer.max_epochs", "2"] if command == "fit" else ["--runs_dir", tmp_path / "o"]
@@ -113,6 +114,7 @@ def test_a_checkpoint_needs_nothing_else(command, moved, tmp_path):
             assert model["init_from"] == "gone.pth"  # what the training once started from
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_a_recipe_reads_no_weights_either(moved, tmp_path):
     recipe = ["--config", moved / "config.yaml", "--runs_dir", tmp_path / "o"]
     run("test", *recipe, "--ckpt_path", moved / "checkpoints" / "last.ckpt", "--debug")

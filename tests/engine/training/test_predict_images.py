@@ -105,6 +105,7 @@ def test_wrong_flags_are_refused(flags, message, checkpoint, images, tmp_path, c
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_long_folder_is_not_held_in_memory(checkpoint, tmp_path, monkeypatch):
     folder = tmp_path / "many"
     folder.mkdir()

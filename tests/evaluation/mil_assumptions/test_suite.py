@@ -185,6 +185,7 @@ def test_settings_of_a_command_line():
         settings_of((1,), 1, 7, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "vote"), [("models.mil.mi_net.InstanceMINet", P), ("models.mil.abmil.ABMIL", V)]
 )
