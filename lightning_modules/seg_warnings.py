@@ -56,7 +56,8 @@ def _imbalance(numbers: Sequence[int], class_names: Sequence[str]) -> Iterator[s
             f"classes are imbalanced by more than {_IMBALANCE} : 1 in the training images: "
             f"{class_names[list(numbers).index(most)]} has {most} objects, but {listed}{more}; "
             "rare classes are hardly learnt: add images, leave these classes out "
-            "(data.categories), or weight or repeat them (docs/training.md)"
+            "(data.categories), repeat their images (data.repeat_threshold) or weight them "
+            "(model.init_args.class_weights; docs/training.md)"
         )
 
 
