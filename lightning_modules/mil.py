@@ -19,6 +19,7 @@ from evaluation.mil.metrics import METRICS
 from evaluation.mil.scores import evaluate_bags, youden_threshold
 from lightning_modules.base import OptimizerFactory, SchedulerFactory, TrainedModule
 from lightning_modules.item_losses import ItemLosses
+from lightning_modules.precision import check_precision
 from models.mil.protocol import MILModel, ScheduledLosses, UsesTrainingBags
 from structures import BagBatch, MILOutput, MILTask
 from structures.processes import gather_to_all
@@ -101,7 +102,12 @@ class MILModule(TrainedModule):
         return self.network.task
 
     def setup(self, stage: str) -> None:
-        """Take the class names from the datamodule unless a checkpoint supplied them."""
+        """Take the class names from the datamodule unless a checkpoint supplied them.
+
+        Raises:
+            ValueError: the precision would convert batches.
+        """
+        check_precision(str(self.trainer.precision))
         data: Any = getattr(self.trainer, "datamodule", None)
         if data is not None and not self.class_names:
             self.class_names = tuple(data.class_names)

@@ -16,6 +16,7 @@ from formats.weights.public import set_frozen_eps
 from lightning_modules.base import OptimizerFactory, SchedulerFactory, TrainedModule
 from lightning_modules.class_weights import check_weights, resolve_class_weights
 from lightning_modules.item_losses import ItemLosses
+from lightning_modules.precision import check_precision
 from lightning_modules.seg_warnings import data_warnings, named_batch_norm_error
 from models.ops.precision import has_bfloat16_units
 from models.seg.inference.predict import InferenceOptions, predict
@@ -134,8 +135,8 @@ class SegmentationModule(TrainedModule):
         """Take the categories from the datamodule and check that the data have the same classes.
 
         Raises:
-            ValueError: the data have other classes, the precision would convert batches to half
-                precision, or training would use bfloat16 on a processor without units for it.
+            ValueError: the data have other classes, the precision would convert batches, or
+                training would use bfloat16 on a processor without units for it.
         """
         self._check_precision(training=stage == "fit")
         data: Any = getattr(self.trainer, "datamodule", None)
@@ -157,11 +158,7 @@ class SegmentationModule(TrainedModule):
 
     def _check_precision(self, training: bool) -> None:
         precision = str(self.trainer.precision)
-        if precision.endswith("-true") and precision[:2] not in ("32", "64"):
-            raise ValueError(
-                f"trainer.precision {precision} would convert boxes and images to half precision; "
-                f"set {precision.replace('true', 'mixed')}"
-            )
+        check_precision(precision)
         if not training or precision != "bf16-mixed" or has_bfloat16_units():
             return
         if self.trainer.strategy.root_device.type != "cpu":

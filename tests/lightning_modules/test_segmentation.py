@@ -59,18 +59,6 @@ def test_data_of_other_classes_are_refused():
         module.setup("test")
 
 
-@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
-def test_precision_that_would_halve_boxes_is_refused(precision):
-    class Trainer:
-        pass
-
-    module = SegmentationModule(make_model(), adamw)
-    module._trainer = Trainer()
-    module._trainer.precision = precision
-    with pytest.raises(ValueError, match=f"{precision} would convert .* set {precision[:-4]}mixed"):
-        module.setup("fit")
-
-
 @pytest.mark.parametrize(
     ("stage", "device", "units", "debug", "refused"),
     [
