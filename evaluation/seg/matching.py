@@ -107,19 +107,34 @@ def overlaps(
 
     if not truth or not found:
         return np.zeros((len(found), len(truth)))
+    shapes = regions((*found, *truth), size, iou_type)
+    overlap = coco_mask.iou(shapes[: len(found)], shapes[len(found) :], crowd.tolist())
+    return np.asarray(overlap, dtype=np.float64)
+
+
+def regions(
+    records: Sequence[Mapping[str, Any]], size: tuple[int, int], iou_type: IouType
+) -> list[Any]:
+    """Return the boxes or the compressed masks of annotations or results, for pycocotools.
+
+    Args:
+        records: annotations or results of one image.
+        size: (height, width) of the image.
+        iou_type: masks (``segm``) or boxes (``bbox``).
+
+    Raises:
+        ValueError: a record lacks the key that ``iou_type`` needs.
+    """
     key = "segmentation" if iou_type == "segm" else "bbox"
-    for record in (*truth, *found):
+    for record in records:
         if not record.get(key):
             raise ValueError(
                 f"an annotation or a result of image {record['image_id']} has no {key!r}, which "
                 f"iou_type={iou_type!r} needs"
             )
     if iou_type == "bbox":
-        regions = [list(map(float, record["bbox"])) for record in (*found, *truth)]
-    else:
-        regions = [_as_rle(record["segmentation"], size) for record in (*found, *truth)]
-    overlap = coco_mask.iou(regions[: len(found)], regions[len(found) :], crowd.tolist())
-    return np.asarray(overlap, dtype=np.float64)
+        return [list(map(float, record["bbox"])) for record in records]
+    return [_as_rle(record["segmentation"], size) for record in records]
 
 
 def _as_rle(segmentation: Any, size: tuple[int, int]) -> Any:

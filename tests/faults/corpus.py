@@ -9,13 +9,15 @@ from tests.faults import (
     flags,
     foreign,
     images,
+    open_world,
     predictions,
     yolo,
 )
 from tests.faults.case import Case
 
 KINDS = (
-    annotations, images, yolo, foreign, predictions, bags, features, configs, checkpoints, flags
+    annotations, images, yolo, foreign, predictions, bags, features, configs, checkpoints, flags,
+    open_world,
 )  # fmt: skip
 CASES: list[Case] = [case for kind in KINDS for case in kind.CASES]
 

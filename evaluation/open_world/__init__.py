@@ -1,0 +1,1 @@
+"""Scores of class-agnostic detections against known and novel objects, by named protocols."""
