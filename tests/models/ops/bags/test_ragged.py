@@ -124,6 +124,17 @@ def test_half_precision_is_computed_in_float32(offsets):
     assert torch.equal(pooled[:, 0], sums)
 
 
+def test_the_sum_of_many_small_rows_beside_a_large_one_is_exact():
+    """Rows are added in float64: 2^24 + 1 is 2^24 in float32, however often 1 is added."""
+    values = torch.cat([torch.tensor([2.0**24]), torch.ones(1000), torch.tensor([3.0])])
+    offsets = torch.tensor([0, 1001, 1002])
+    assert segment_sum(values, offsets).tolist() == [2**24 + 1000, 3]
+    columns = torch.stack([values, 2 * values], dim=1)
+    assert segment_sum(columns, offsets).tolist() == [[2**24 + 1000, 2**25 + 2000], [3, 6]]
+    in_float32 = torch.zeros(2).index_add(0, segment_ids(offsets, 1002), values)
+    assert in_float32.tolist() == [2**24, 3]  # what the values would be without it
+
+
 def test_logsumexp_and_log_softmax_by_hand():
     # 1 + 3 = 4; 5 alone; 2 + 2 + 4 = 8
     logits, offsets = torch.tensor([1.0, 3.0, 5.0, 2.0, 2.0, 4.0]).log(), torch.tensor([0, 2, 3, 6])
