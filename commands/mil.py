@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_input(source, "--predictions", help="CSV bag_id,label,score")
     add_input(parser, "--data", help="npz of bags, CSV of slides, or a recipe (its test split)")
     parser.add_argument(
-        "--threshold", type=decision_threshold, help="default: the checkpoint's, or 0.5"
+        "--threshold",
+        type=decision_threshold,
+        help="default: that of the checkpoint or table, or 0.5",
     )
     parser.add_argument("--draws", type=positive, default=1000, help="bootstrap draws")
     parser.add_argument("--seed", type=seed, default=0, help="seed of the bootstrap")
@@ -45,7 +47,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     found = bag_predictions(args)
     scores, task, files = found.scores, found.task, found.files
-    threshold = found.threshold if args.threshold is None else args.threshold
+    known = 0.5 if found.threshold is None else found.threshold
+    threshold = known if args.threshold is None else args.threshold
     metrics = evaluate_bags(scores.labels, scores.probabilities, task, threshold)
     intervals = bootstrap_intervals(
         scores.labels,

@@ -13,7 +13,7 @@ from callbacks.results.prediction_files import overlay_names, write_attention
 from callbacks.seg.frames import image_in_frame, original_size
 from callbacks.seg.overlay import draw_overlay
 from evaluation.mil.collector import BagCollector
-from evaluation.mil.predictions_csv import write_bag_csv
+from evaluation.mil.predictions_csv import Decisions, write_bag_csv
 from evaluation.seg.coco import CocoEvaluator
 from formats.coco.predictions import prediction_document
 from formats.coco.results import write_results
@@ -39,7 +39,8 @@ class PredictionWriter(pl.Callback):
         ``overlays/<file name>.png``, or ``<image id>.png`` after `test`: the predictions with at
         least ``score``, drawn over the image.
     For bags:
-        ``bags.csv``: ``bag_id,label,score``, see `evaluation.mil.predictions_csv.write_bag_csv`;
+        ``bags.csv``: ``bag_id,label,score[,patient_id],prediction,threshold``, see
+        `evaluation.mil.predictions_csv.write_bag_csv`;
         ``attention.csv``: ``bag_id,instance,attention[,witness][,x,y]`` if the model has attention,
         see `callbacks.results.prediction_files`.
 
@@ -212,9 +213,9 @@ class PredictionWriter(pl.Callback):
         self._forget()
         if self._folder is None or not trainer.is_global_zero:
             return
+        module: Any = pl_module
         images = [state for state, _, _ in states if state is not None]
         if images:
-            module: Any = pl_module
             evaluator = CocoEvaluator(module.category_map, iou_types=("bbox",))
             evaluator.merge(images)
             write_results(self._folder / f"{split}.json", evaluator.results())
@@ -223,7 +224,8 @@ class PredictionWriter(pl.Callback):
         if bags:
             collector = BagCollector()
             collector.merge(bags)
-            write_bag_csv(self._folder / "bags.csv", collector.scores())
+            decisions = Decisions(module.task, module.threshold, module.class_names)
+            write_bag_csv(self._folder / "bags.csv", collector.scores(), decisions)
         attention = {index: one for _, _, part in states for index, one in part.items()}
         if attention:
             ordered = [attention[index] for index in sorted(attention)]

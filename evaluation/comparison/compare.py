@@ -112,6 +112,10 @@ def _compare_bag_files(sources: Sequence[Path], how: Settings) -> Comparison:
     policy: BadDataPolicy = "error" if how.bad_data == "error" else "skip"
     tables = [read_bag_csv(file, policy) for file in files]
     bags = pair_bags((files[0], files[1]), (tables[0], tables[1]), policy)
+    found = [
+        one._replace(threshold=table.threshold) if one.threshold is None else one
+        for one, table in zip(found, tables, strict=True)
+    ]
     thresholds, notes = _thresholds(found, how.thresholds)
     scores = bags.first.probabilities, bags.second.probabilities
     options: dict[str, Any] = {"groups": bags.groups, "draws": how.draws, "seed": how.seed}

@@ -20,7 +20,7 @@ class PairedBags(NamedTuple):
         first: scores of the first model.
         second: scores of the second model.
         task: task of the scores.
-        classes: names of the classes, the same in both tables; empty for a binary task.
+        classes: names of the classes; empty for a binary task. One of the tables may have numbers.
         groups: the patient of each bag, or empty.
         problems: problems of the bags that were left out.
     """
@@ -67,7 +67,9 @@ def pair_bags(
     first, second = _taken(one, left), _taken(two, right)
     settle(_disagreements(files, first, second), "error")
     groups = first.groups or second.groups
-    return PairedBags(first, second, tables[0].task, tables[0].classes, groups, problems)
+    numbered = all(map(str.isdecimal, tables[0].classes))
+    classes = tables[1 if numbered else 0].classes
+    return PairedBags(first, second, tables[0].task, classes, groups, problems)
 
 
 def one_against_rest(bags: PairedBags) -> BoolArray:
@@ -105,7 +107,8 @@ def _refuse_other_classes(
             for file, (task, classes) in zip(files, shapes, strict=True)
         ]
         raise ValueError(f"{tasks[0]}, but {tasks[1]}; compare predictions of the same task")
-    if tables[0].classes != tables[1].classes:
+    known = {table.classes for table in tables if not all(map(str.isdecimal, table.classes))}
+    if len(known) > 1:  # numbers stand for the classes of the labels in order  # A406
         names = [f"{f} scores {', '.join(t.classes)}" for f, t in zip(files, tables, strict=True)]
         raise ValueError(f"{names[0]}, but {names[1]}; write the same classes in the same order")
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evaluation.mil.collector import BagScores
+from evaluation.mil.metrics import BagTable, predicted_classes
 from formats.files import write_csv
 from structures import BadDataPolicy, DataProblems, MILTask, Problem, settle
 
@@ -27,7 +28,8 @@ class BagPredictions(NamedTuple):
         problems: problems of the bags or lines that were left out.
         classes: name of each class as in ``score_<class>`` of a table; empty for a binary task and
             for a checkpoint.
-        threshold: decision threshold chosen in the validation of the checkpoint; 0.5 for a table.
+        threshold: decision threshold chosen in the validation of the checkpoint, or that of the
+            column ``threshold`` of a table; None if it is not known.
         files: the files that were read.
     """
 
@@ -35,7 +37,7 @@ class BagPredictions(NamedTuple):
     task: MILTask
     problems: tuple[Problem, ...] = ()
     classes: tuple[str, ...] = ()
-    threshold: float = 0.5
+    threshold: float | None = None
     files: tuple[Path, ...] = ()
 
 
@@ -73,7 +75,8 @@ def read_bag_csv(path: Path, policy: BadDataPolicy = "error") -> BagPredictions:
             1), ``label`` and one ``score_<class>`` column per class, or one ``label_<class>`` and
             one ``score_<class>`` column per class (multilabel). A column ``patient_id`` (or
             ``patient`` or ``group``) keeps the bags of a patient together in the bootstrap; it is
-            ignored with a warning if the patient of a bag is missing.
+            ignored with a warning if the patient of a bag is missing. A column ``threshold`` with
+            the same probability in every line is the threshold; other columns are ignored.
         policy: ``skip`` leaves out faulty lines.
 
     Raises:
@@ -103,36 +106,89 @@ def read_bag_csv(path: Path, policy: BadDataPolicy = "error") -> BagPredictions:
         found = f"{path}: {unknown} of {len(lines)} bags have no {layout.patient}"
         warnings.warn(f"{found}, so each bag is treated as a separate patient", stacklevel=2)
     names = tuple(c.removeprefix("score_") for c in layout.scores if c != "score")
-    return BagPredictions(_scores(lines, layout), layout.task, skipped, names, files=(path,))
+    return BagPredictions(
+        _scores(lines, layout), layout.task, skipped, names, _threshold(rows), (path,)
+    )
 
 
-def write_bag_csv(path: Path, scores: BagScores) -> None:
-    """Write ``bag_id,label,score[,patient_id]`` with numbers in full precision.
+def _threshold(rows: Sequence[tuple[int, dict[str, Any]]]) -> float | None:
+    """Return the probability that the column ``threshold`` has in every line, if it has one."""
+    values = {_number(row.get("threshold")) for _, row in rows}
+    value = values.pop() if len(values) == 1 else None
+    return value if value is not None and 0 <= value <= 1 else None
 
-    A binary task has one score, the positive probability; otherwise there is a column ``score_c``
-    for each class c. A multilabel task also has a column ``label_c`` for each class. An unknown
-    label (negative) is left empty. The patient is written if it is known for the bags.
+
+class Decisions(NamedTuple):
+    """How the scores of bags become predictions.
+
+    Attributes:
+        task: task of the scores.
+        threshold: probability from which a class counts as present (``binary``, ``multilabel``).
+        class_names: name of each class, indexed by label; empty for numbers.
     """
-    labels = scores.labels.reshape(len(scores.bag_ids), -1)
-    columns = scores.probabilities.reshape(len(scores.bag_ids), -1)
+
+    task: MILTask
+    threshold: float = 0.5
+    class_names: Sequence[str] = ()
+
+
+def write_bag_csv(path: Path, scores: BagScores, decisions: Decisions) -> None:
+    """Write ``bag_id,label,score[,patient_id],prediction,threshold`` in full precision.
+
+    A binary task has one score, the positive probability; otherwise there is a column
+    ``score_<class>`` for each class, in the order of the labels. A multilabel task also has the
+    columns ``label_<class>`` and ``prediction_<class>``. An unknown label (negative) is left empty,
+    and so is the threshold of a multiclass task, which decides for the most probable class. The
+    patient is written if it is known for the bags.
+    """
+    count, several = len(scores.bag_ids), decisions.task == "multilabel"
+    labels, columns = scores.labels.reshape(count, -1), scores.probabilities.reshape(count, -1)
+    decided = predicted_classes(
+        BagTable(scores.labels, scores.probabilities, decisions.task), decisions.threshold
+    ).reshape(count, -1)
+    names = _column_names(decisions.class_names, columns.shape[1])
     header = [
         "bag_id",
-        *_numbered("label", labels.shape[1], scores.labels.ndim > 1),
-        *_numbered("score", columns.shape[1], scores.probabilities.ndim > 1),
+        *_named("label", names, several),
+        *_named("score", names, decisions.task != "binary"),
         *["patient_id"] * bool(scores.groups),
+        *_named("prediction", names, several),
+        "threshold",
     ]
-    patients = [[group] for group in scores.groups] or [[]] * len(scores.bag_ids)
+    patients = [[group] for group in scores.groups] or [[]] * count
+    threshold = "" if decisions.task == "multiclass" else repr(float(decisions.threshold))
     rows = (
-        [bag, *("" if value < 0 else value for value in label), *map(repr, row), *patient]
-        for bag, label, row, patient in zip(
-            scores.bag_ids, labels.tolist(), columns.tolist(), patients, strict=True
+        [
+            bag,
+            *("" if value < 0 else value for value in label),
+            *map(repr, row),
+            *patient,
+            *prediction,
+            threshold,
+        ]
+        for bag, label, row, patient, prediction in zip(
+            scores.bag_ids,
+            labels.tolist(),
+            columns.tolist(),
+            patients,
+            decided.tolist(),
+            strict=True,
         )
     )
     write_csv(path, header, rows)
 
 
-def _numbered(name: str, count: int, several: bool) -> list[str]:
-    return [f"{name}_{k}" for k in range(count)] if several else [name]
+def _column_names(class_names: Sequence[str], count: int) -> list[str]:
+    """Return names that `read_bag_csv` takes for classes: numbers stand for themselves (A84)."""
+    numbers = [str(c) for c in range(count)]
+    names = list(class_names)
+    if len(set(names)) != count or len(names) != count or "" in names:
+        return numbers
+    return numbers if all(map(str.isdecimal, names)) else names
+
+
+def _named(name: str, classes: Sequence[str], several: bool) -> list[str]:
+    return [f"{name}_{c}" for c in classes] if several else [name]
 
 
 def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:
@@ -168,7 +224,7 @@ def _layout(path: Path, header: Sequence[str]) -> _Layout:
     if all(map(str.isdecimal, numbers)) and numbers != [str(c) for c in range(len(scores))]:
         reason = f"score columns are {', '.join(scores)}"
         faults.append((reason, "number the classes from 0, in order and without gaps"))
-    wanted = [c.replace("score_", "label_") for c in scores]
+    wanted = [f"label_{c.removeprefix('score_')}" for c in scores]
     if labels and labels != ["label"] and sorted(labels) != sorted(wanted):
         reason = f"label columns {', '.join(labels)} don't match {', '.join(scores)}"
         faults.append((reason, "write label_<class> and score_<class> for the same classes"))

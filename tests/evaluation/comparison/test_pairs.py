@@ -81,11 +81,15 @@ def test_classes_that_differ_in_name_or_order_are_refused(tmp_path):
     one = "bag_id,label,score_benign,score_tumour\na,1,0.2,0.8\nb,0,0.6,0.4\n"
     found = paired(tmp_path, one, one)
     assert found.classes == ("benign", "tumour")
-    for names in ("score_tumour,score_benign", "score_benign,score_other", "score_0,score_1"):
+    for names in ("score_tumour,score_benign", "score_benign,score_other"):
         two = one.replace("score_benign,score_tumour", names)
         with pytest.raises(ValueError, match=r"scores benign, tumour, but .*the same order"):
             paired(tmp_path, one, two)
     assert paired(tmp_path, A, A).classes == ()
+    numbered = one.replace("score_benign,score_tumour", "score_0,score_1")
+    for pair in ((one, numbered), (numbered, one)):  # numbers are the labels in order
+        assert paired(tmp_path, *pair).classes == ("benign", "tumour")
+    assert paired(tmp_path, numbered, numbered).classes == ("0", "1")
 
 
 def test_bags_of_a_class_are_counted_or_their_patients(tmp_path):

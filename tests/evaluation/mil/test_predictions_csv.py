@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from evaluation.mil.collector import BagScores
-from evaluation.mil.predictions_csv import read_bag_csv, write_bag_csv
+from evaluation.mil.predictions_csv import Decisions, read_bag_csv, write_bag_csv
 from structures import DataProblems
 
 
@@ -31,9 +31,11 @@ def test_what_the_writer_writes_is_read_back(tmp_path, labels, probabilities, ta
     if task == "binary":
         labels, probabilities = labels.reshape(-1), probabilities.reshape(-1)
     names = ("a", "b,1", 'c "x"')
-    write_bag_csv(tmp_path / "bags.csv", BagScores(names, np.arange(3), labels, probabilities))
+    known = BagScores(names, np.arange(3), labels, probabilities)
+    write_bag_csv(tmp_path / "bags.csv", known, Decisions(task, 0.3))
     again = read_bag_csv(tmp_path / "bags.csv")
     assert (again.task, again.problems, again.scores.bag_ids) == (task, (), names)
+    assert again.threshold == (None if task == "multiclass" else 0.3)
     np.testing.assert_array_equal(again.scores.labels, labels)
     np.testing.assert_array_equal(again.scores.probabilities, probabilities)
 
@@ -142,10 +144,12 @@ def scores(labels, probabilities):
 
 def test_binary_scores_survive_to_the_last_bit(tmp_path):
     values = np.random.default_rng(0).random(50).astype(np.float32).astype(np.float64)
-    write_bag_csv(tmp_path / "bags.csv", scores([0, 1] * 25, values))
+    write_bag_csv(tmp_path / "bags.csv", scores([0, 1] * 25, values), Decisions("binary", 0.375))
     with (tmp_path / "bags.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["bag_id", "label", "score"]
+    assert list(rows[0]) == ["bag_id", "label", "score", "prediction", "threshold"]
+    assert [int(row["prediction"]) for row in rows] == (values >= 0.375).astype(int).tolist()
+    assert {row["threshold"] for row in rows} == {"0.375"}
     assert [row["bag_id"] for row in rows[:2]] == ["b,0", "b,1"]
     assert [int(row["label"]) for row in rows] == [0, 1] * 25
     np.testing.assert_array_equal([float(row["score"]) for row in rows], values)
@@ -155,26 +159,61 @@ def test_binary_scores_survive_to_the_last_bit(tmp_path):
 
 
 def test_several_classes_and_an_unknown_label(tmp_path):
-    write_bag_csv(tmp_path / "bags.csv", scores([2, -1], [[0.25, 0.125, 0.625], [0.5, 0.5, 0.0]]))
+    known = scores([2, -1], [[0.25, 0.125, 0.625], [0.5, 0.5, 0.0]])
+    write_bag_csv(
+        tmp_path / "bags.csv", known, Decisions("multiclass", 0.5, ["luad", "lusc", "none"])
+    )
     assert (tmp_path / "bags.csv").read_text() == (
-        'bag_id,label,score_0,score_1,score_2\n"b,0",2,0.25,0.125,0.625\n"b,1",,0.5,0.5,0.0\n'
+        "bag_id,label,score_luad,score_lusc,score_none,prediction,threshold\n"
+        '"b,0",2,0.25,0.125,0.625,2,\n"b,1",,0.5,0.5,0.0,0,\n'
     )
 
 
 def test_multilabel(tmp_path):
-    write_bag_csv(tmp_path / "bags.csv", scores([[1, 0]], [[0.75, 0.5]]))
-    expected = 'bag_id,label_0,label_1,score_0,score_1\n"b,0",1,0,0.75,0.5\n'
+    known = scores([[1, 0]], [[0.75, 0.5]])
+    write_bag_csv(tmp_path / "bags.csv", known, Decisions("multilabel", 0.625, ["er", "pr"]))
+    expected = (
+        "bag_id,label_er,label_pr,score_er,score_pr,prediction_er,prediction_pr,threshold\n"
+        '"b,0",1,0,0.75,0.5,1,0,0.625\n'
+    )
     assert (tmp_path / "bags.csv").read_text() == expected
+    again = read_bag_csv(tmp_path / "bags.csv")
+    assert (again.task, again.classes, again.threshold) == ("multilabel", ("er", "pr"), 0.625)
+
+
+@pytest.mark.parametrize("names", [[], ["a", "b"], ["a", "a", "b"], ["", "a", "b"], "321"])
+def test_names_that_cannot_be_columns_are_numbers(tmp_path, names):
+    """So that the file can be read: three numbers would mean the classes 0 to 2 (A84)."""
+    known = scores([2, 0], [[0.25, 0.125, 0.625], [0.5, 0.5, 0.0]])
+    write_bag_csv(tmp_path / "bags.csv", known, Decisions("multiclass", 0.5, list(names)))
+    assert read_bag_csv(tmp_path / "bags.csv").classes == ("0", "1", "2")
+
+
+def test_the_old_names_and_a_file_without_decisions_are_read(tmp_path):
+    old = read_bag_csv(table(tmp_path, "bag_id,label,score_0,score_1\na,1,0.25,0.75\n"))
+    assert (old.task, old.classes, old.threshold) == ("multiclass", ("0", "1"), None)
+
+
+@pytest.mark.parametrize(
+    ("values", "threshold"), [(("0.3", "0.3"), 0.3), (("0.3", "0.4"), None), (("7", "7"), None)]
+)
+def test_the_threshold_of_a_table_is_the_same_probability_in_every_line(
+    tmp_path, values, threshold
+):
+    lines = [f"{bag},1,0.5,{value}" for bag, value in zip("ab", values, strict=True)]
+    path = table(tmp_path, "\n".join(["bag_id,label,score,threshold", *lines]))
+    assert read_bag_csv(path).threshold == threshold
 
 
 def test_patients_are_named_where_there_are_any_and_read_back(tmp_path):
     known = dataclasses.replace(scores([1, 0, -1], [0.5, 0.25, 1.0]), groups=("p", "q,r", "p"))
-    write_bag_csv(tmp_path / "bags.csv", known)
+    binary = Decisions("binary")
+    write_bag_csv(tmp_path / "bags.csv", known, binary)
+    rows = ("1,0.5,p,1", '0,0.25,"q,r",0', ",1.0,p,1")
     assert (tmp_path / "bags.csv").read_text().splitlines() == [
-        "bag_id,label,score,patient_id",
-        *(f'"b,{b}",{row}' for b, row in enumerate(("1,0.5,p", '0,0.25,"q,r"', ",1.0,p"))),
+        "bag_id,label,score,patient_id,prediction,threshold",
+        *(f'"b,{b}",{row},0.5' for b, row in enumerate(rows)),
     ]
-    write_bag_csv(
-        tmp_path / "two.csv", dataclasses.replace(scores([1, 0], [0.5, 0.2]), groups=("p", "q"))
-    )
+    two = dataclasses.replace(scores([1, 0], [0.5, 0.2]), groups=("p", "q"))
+    write_bag_csv(tmp_path / "two.csv", two, binary)
     assert read_bag_csv(tmp_path / "two.csv").scores.groups == ("p", "q")
