@@ -18,6 +18,8 @@ AnnotationPolicy = Literal["error", "skip", "repair"]  # of images with annotati
 SHOWN = 20  # problems that a message lists
 MENDABLE = "or use bad_data: repair"  # end of the remedies of problems that it mends
 _EXAMPLES = 3  # repaired records that a message lists
+_BAGS = ("slide", "bag", "patient")  # kinds of items whose equal faults are one message
+_NAMED = 5  # items that such a message names
 
 # Names, lists, paths and numbers: the parts in which two reasons of the same kind differ
 _VALUES = re.compile(r"'[^']*'|\[[^\]]*\]|\([^)]*\)|\S*/\S*|-?\b\d[\d.]*\b|\bnan\b|-?\binf\b")
@@ -79,16 +81,18 @@ class Problem(NamedTuple):
 class DataProblems(ValueError):  # noqa: N818  one exception for several problems
     """Error that the data have faults; the message lists up to 20, ``problems`` holds all.
 
+    The same fault of several slides, bags or patients is one entry of the message.
+
     Args:
         problems: at least one; those of repaired records are left out.
     """
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problem for problem in problems if not problem.repaired)
-        more = len(self.problems) - SHOWN
-        shown = self.problems  # a problem of a whole file must not hide behind those of its records
-        if more > 0:
-            shown = tuple(sorted(shown, key=lambda p: (p.item, p.annotation) != (None, None)))
+        shown = [joined(alike) for alike in alike_problems(self.problems)]
+        more = len(shown) - SHOWN
+        if more > 0:  # a problem of a whole file must not hide behind those of its records
+            shown.sort(key=lambda p: (p.item, p.annotation) != (None, None))
         lines = [str(problem) for problem in shown[:SHOWN]]
         if more > 0:
             lines.append(
@@ -100,6 +104,55 @@ class DataProblems(ValueError):  # noqa: N818  one exception for several problem
     def __reduce__(self) -> tuple[type[DataProblems], tuple[tuple[Problem, ...]]]:
         """Pickle the problems, not the message, so that another process can rebuild the error."""
         return type(self), (self.problems,)
+
+
+def alike_problems(problems: Iterable[Problem]) -> list[list[Problem]]:
+    """Return the problems in groups: those of slides, bags or patients with the same fault.
+
+    Two faults are the same if they are in one folder and their reasons and remedies differ only in
+    the values that they name. Any other problem, as of an image, is a group of its own.
+    """
+    groups: dict[object, list[Problem]] = {}
+    for number, problem in enumerate(problems):
+        key: object = number
+        if problem.kind in _BAGS and problem.item is not None:
+            texts = [_VALUES.sub("...", text) for text in (problem.reason, problem.remedy)]
+            key = (problem.file.parent, problem.kind, problem.part, problem.repaired, *texts)
+        groups.setdefault(key, []).append(problem)
+    return list(groups.values())
+
+
+def joined(alike: Sequence[Problem]) -> Problem:
+    """Return one problem for a group of `alike_problems`.
+
+    >>> two = [Problem(Path(f"{k}.h5"), k, None, "is odd", "leave it out", "slide") for k in "ab"]
+    >>> str(joined(two))
+    '., slides a, b: is odd; leave it out'
+    """
+    first = alike[0]
+    if len(alike) == 1:
+        return first
+    items = list(dict.fromkeys(problem.item for problem in alike))
+    part, place, reason = first.part, first.annotation, first.reason
+    if part == "line" and place is not None:
+        part, place = "lines", _names([problem.annotation for problem in alike])
+    elif len({problem.annotation for problem in alike}) > 1:
+        place, reason = None, f"{part} {place}: {reason}"
+    if reason != first.reason or len({problem.reason for problem in alike}) > 1:
+        reason = f"the first: {reason}"
+    return first._replace(
+        file=first.file if len({p.file for p in alike}) == 1 else first.file.parent,
+        item=_names(items),
+        kind=first.kind + "s" * (len(items) > 1),
+        part=part,
+        annotation=place,
+        reason=reason,
+    )
+
+
+def _names(values: Sequence[object]) -> str:
+    more = f" and {len(values) - _NAMED} more" if len(values) > _NAMED else ""
+    return ", ".join(map(str, values[:_NAMED])) + more
 
 
 def count_kinds(problems: Iterable[Problem]) -> str:
@@ -125,11 +178,12 @@ def settle(problems: Iterable[Problem], policy: AnnotationPolicy) -> tuple[Probl
     found = tuple(problems)
     if found and policy == "error":
         raise DataProblems(found)
-    by_file: dict[tuple[Path, bool], list[Problem]] = {}
-    for problem in found:
-        by_file.setdefault((problem.file, problem.repaired), []).append(problem)
-    for (file, repaired), listed in list(by_file.items())[:SHOWN]:
-        examples = listed[:_EXAMPLES] if repaired else listed[:1]
+    by_file: dict[tuple[Path, bool], list[list[Problem]]] = {}
+    for alike in alike_problems(found):
+        by_file.setdefault((joined(alike).file, alike[0].repaired), []).append(alike)
+    for (file, repaired), groups in list(by_file.items())[:SHOWN]:
+        listed = [problem for alike in groups for problem in alike]
+        examples = [joined(alike) for alike in groups[: _EXAMPLES if repaired else 1]]
         _log.warning(
             "%s: %d problem(s) %s (%s), the first: %s",
             file,

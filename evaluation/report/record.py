@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from formats.files import file_hash
+from structures.problem import alike_problems, joined
 
 _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "timm", "pycocotools", "numpy")
 
@@ -83,14 +84,15 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Any:
 def problem_table(problems: Sequence[Any]) -> tuple[str, Any]:
     """Return a title and a rich table of `structures.Problem`s with all columns in full.
 
-    Files are shown relative to their common folder, which is part of the title.
+    Files are shown relative to their common folder, which is part of the title. The same fault of
+    several slides or bags is one row.
     """
     from rich.table import Table
 
     folder = os.path.commonpath([p.file.absolute().parent for p in problems])
     shown = Table("file", "item", "part", "reason", "remedy")
     last = None
-    for p in problems:
+    for p in map(joined, alike_problems(problems)):
         name = os.path.relpath(p.file, folder)
         item = "" if p.item is None else f"{p.kind} {p.item}"
         part = "" if p.annotation is None else f"{p.part} {p.annotation}"

@@ -101,3 +101,50 @@ def test_repaired_records_are_counted_apart_with_a_few_examples(caplog):
     assert mended[0].to_dict()["repaired"] is True
     assert "repaired" not in odd(1).to_dict()
     assert odd(1).mendable().remedy == "make it even, or use bad_data: repair"
+
+
+def slide(name, reason="no feature file in /data", line=None, file=None):
+    path = file or Path("set") / "slides.csv"
+    return Problem(path, name, line, reason, "extract it", kind="slide", part="line")
+
+
+def test_one_fault_of_all_slides_is_one_line():
+    message = str(DataProblems([slide(f"s{k}") for k in range(47)]))
+    assert message == (
+        "set/slides.csv, slides s0, s1, s2, s3, s4 and 42 more: no feature file in /data; "
+        "extract it"
+    )
+    two = str(DataProblems([slide("a", line=4), slide("b", line=7)]))
+    assert two == ("set/slides.csv, slides a, b, lines 4, 7: no feature file in /data; extract it")
+    assert str(DataProblems([slide("a")])) == str(slide("a"))
+    rows = [slide(name, "a NaN", row)._replace(part="row") for name, row in (("a", 3), ("b", 5))]
+    assert str(DataProblems(rows)).startswith("set/slides.csv, slides a, b: the first: row 3: a N")
+    assert str(DataProblems(rows[:1] * 2)).startswith("set/slides.csv, slide a, row 3: a NaN; ext")
+
+
+def test_reasons_that_differ_in_values_are_one_fault_of_which_the_first_is_told():
+    wrong = [slide(f"s{k}", f"label '0.{k}' is not one of the 2 classes") for k in range(3)]
+    assert str(DataProblems([*wrong, slide("t")])).splitlines() == [
+        "set/slides.csv, slides s0, s1, s2: the first: label '0.0' is not one of the 2 classes; "
+        "extract it",
+        str(slide("t")),
+    ]
+
+
+def test_files_of_a_folder_are_one_place_and_folders_are_several():
+    files = [slide(f"s{k}", "no data set 'features'", file=Path(f"h5/s{k}.h5")) for k in range(3)]
+    other = slide("t", "no data set 'features'", file=Path("more/t.h5"))
+    assert str(DataProblems([*files, other])).splitlines() == [
+        "h5, slides s0, s1, s2: no data set 'features'; extract it",
+        "more/t.h5, slide t: no data set 'features'; extract it",
+    ]
+
+
+def test_images_stay_apart_and_skipped_slides_are_one_entry_of_the_log(caplog):
+    assert len(str(DataProblems([odd(1), odd(2)])).splitlines()) == 2
+    files = [slide(f"s{k}", "no data set 'features'", file=Path(f"h5/s{k}.h5")) for k in range(30)]
+    assert len(settle(files, "skip")) == 30
+    assert [record.getMessage() for record in caplog.records] == [
+        "h5: 30 problem(s) skipped (30 x no data set ...), the first: h5, slides s0, s1, s2, s3, "
+        "s4 and 25 more: no data set 'features'; extract it"
+    ]
