@@ -1,9 +1,9 @@
 """Readers of slide features from .h5, .pt, .npy and .safetensors that execute no code of the file.
 
 A file has ``features`` (N, D) in half, bfloat, single or double precision and, except for npy,
-may have ``coords`` (N, 2), level-0 pixels (x, y). A leading axis of length 1 is dropped. npy,
-safetensors and pt are memory-mapped, so only the rows that are used are read from disk; the
-values keep the precision of the file until a bag is built from them.
+may have ``coords`` (N, 2), level-0 pixels (x, y), and ``instance_labels`` (N,). A leading axis of
+length 1 is dropped. npy, safetensors and pt are memory-mapped, so only the rows that are used are
+read from disk; the values keep the precision of the file until a bag is built from them.
 """
 
 from __future__ import annotations
@@ -26,11 +26,14 @@ from structures import DataProblems, Problem
 
 SUFFIXES = (".h5", ".safetensors", ".npy", ".pt")  # in order of preference
 
+INSTANCE_LABELS = "use 1 for a witness, 0 for another instance and -1 where unknown"
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SAFETENSORS = {
     "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
-    "I16": torch.int16, "I32": torch.int32, "I64": torch.int64,
+    "I16": torch.int16, "I32": torch.int32, "I64": torch.int64, "I8": torch.int8,
+    "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
+_STAMP = "feats"  # name of the features in h5 files of STAMP  # A403
 _LONGEST_HEADER = 100_000_000  # bytes, the limit of the format
 
 
@@ -39,6 +42,7 @@ class FeatureKeys(NamedTuple):
 
     features: str = "features"
     coords: str = "coords"
+    instance_labels: str = "instance_labels"
 
 
 class FeatureHeader(NamedTuple):
@@ -49,12 +53,14 @@ class FeatureHeader(NamedTuple):
         width: D.
         dtype: dtype of the features on disk.
         has_coords: whether the file has coordinates.
+        has_labels: whether the file has instance labels.
     """
 
     instances: int
     width: int
     dtype: torch.dtype
     has_coords: bool
+    has_labels: bool = False
 
 
 class FeatureFile(NamedTuple):
@@ -63,10 +69,16 @@ class FeatureFile(NamedTuple):
     Attributes:
         features: (N, D) in the precision of the file; mapped from disk except for h5.
         coords: (N, 2) level-0 pixels (x, y), int64 or float32, or None.
+        instance_labels: (N,) int64: 1 for a witness, 0 for another instance, -1 where unknown; or
+            None.
     """
 
     features: Tensor
     coords: Tensor | None
+    instance_labels: Tensor | None = None
+
+
+_Arrays = tuple[Any, Any, Any]  # features, coordinates or None, instance labels or None
 
 
 class _Refused(Exception):  # noqa: N818 - never leaves this file
@@ -80,9 +92,10 @@ def read_header(path: Path, keys: FeatureKeys = FeatureKeys()) -> FeatureHeader:
         DataProblems: the file is missing, broken, contains code, or its arrays have a wrong shape
             or type, are empty, or differ in length.
     """
-    with _opened(Path(path), keys) as (features, coords):
+    with _opened(Path(path), keys) as (features, coords, labels):
         rows, width = features.shape[-2:]
-        return FeatureHeader(rows, width, _dtype(features), coords is not None)
+        known = coords is not None, labels is not None
+        return FeatureHeader(rows, width, _dtype(features), *known)
 
 
 def read_features(
@@ -90,7 +103,7 @@ def read_features(
     keys: FeatureKeys = FeatureKeys(),  # noqa: B008
     rows: Tensor | None = None,
 ) -> FeatureFile:
-    """Return the features and coordinates of a file, values unchecked.
+    """Return the arrays of a file; the values of features and coordinates are unchecked.
 
     Args:
         path: the file; its suffix determines the format.
@@ -98,14 +111,15 @@ def read_features(
         rows: (n,) int64 rows to read; None for all.
 
     Raises:
-        DataProblems: see `read_header`.
+        DataProblems: see `read_header`; or an instance label is none.
     """
-    with _opened(Path(path), keys) as (features, coords):
+    with _opened(Path(path), keys) as (features, coords, labels):
         values = _rows(_in_memory(features), rows)
         places = None if coords is None else _rows(_in_memory(coords), rows)
+        known = None if labels is None else _instance_labels(Path(path), labels, keys)
     if places is not None:
         places = places.float() if places.is_floating_point() else places.long()
-    return FeatureFile(values, places)
+    return FeatureFile(values, places, None if known is None else _rows(known, rows))
 
 
 def first_not_finite(features: Tensor) -> tuple[int, int] | None:
@@ -119,8 +133,11 @@ def first_not_finite(features: Tensor) -> tuple[int, int] | None:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, keys: FeatureKeys) -> Iterator[tuple[Any, Any]]:
-    """Yield features and coordinates as tensors or h5 data sets, checked by shape and type."""
+def _opened(path: Path, keys: FeatureKeys) -> Iterator[_Arrays]:
+    """Yield features, coordinates and instance labels, checked by shape and type.
+
+    They are tensors or h5 data sets; the last two are None where the file has none.
+    """
     with contextlib.ExitStack() as stack:
         try:
             if not path.is_file():
@@ -146,7 +163,7 @@ def _problem(path: Path, reason: str, remedy: str) -> DataProblems:
     return DataProblems([Problem(path, None, None, reason, remedy, kind="slide")])
 
 
-def _check(features: Any, coords: Any) -> None:
+def _check(features: Any, coords: Any, labels: Any) -> None:
     shape = _shape(features)
     if len(shape) != 2:
         raise _Refused(f"features have shape {tuple(features.shape)}", "store them as (N, D)")
@@ -156,6 +173,8 @@ def _check(features: Any, coords: Any) -> None:
         raise _Refused(
             f"no instances, features have shape {shape}", "remove the slide or extract it again"
         )
+    if labels is not None:
+        _check_labels(labels, shape[0])
     if coords is None:
         return
     places = _shape(coords)
@@ -167,6 +186,27 @@ def _check(features: Any, coords: Any) -> None:
         )
     if _dtype(coords) == torch.bool or _dtype(coords).is_complex:
         raise _Refused(f"coords are {_dtype(coords)}", "store them as integers")
+
+
+def _check_labels(labels: Any, instances: int) -> None:
+    shape = tuple(int(extent) for extent in labels.shape)
+    if shape != (instances,):
+        raise _Refused(
+            f"instance labels have shape {shape} for {instances} instances",
+            "store one label per instance, in the order of the features",
+        )
+    if _dtype(labels).is_complex:
+        raise _Refused(f"instance labels are {_dtype(labels)}", "store them as integers")
+
+
+def _instance_labels(path: Path, labels: Any, keys: FeatureKeys) -> Tensor:
+    values = _in_memory(labels).double()  # -1 is 255 as a byte
+    wrong = (values != 0) & (values != 1) & (values != -1)
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        reason = f"{keys.instance_labels} has {values[row].item():g} in row {row}"
+        raise _problem(path, reason, INSTANCE_LABELS)
+    return values.long()
 
 
 def _shape(array: Any) -> tuple[int, ...]:
@@ -195,15 +235,17 @@ def _rows(values: Tensor, rows: Tensor | None) -> Tensor:
     return values if rows is None else values[rows]
 
 
-def _h5(path: Path, keys: FeatureKeys, stack: contextlib.ExitStack) -> tuple[Any, Any]:
+def _h5(path: Path, keys: FeatureKeys, stack: contextlib.ExitStack) -> _Arrays:
     import h5py
 
     # Without a lock, so that read-only file systems and concurrent readers work.
     file = stack.enter_context(h5py.File(path, "r", locking=False))
-    features, coords = (_data_set(file, name) for name in keys)
+    features, coords, labels = (_data_set(file, name) for name in keys)
+    if features is None and keys.features == FeatureKeys().features:
+        features = _data_set(file, _STAMP)
     if features is None:
         raise _Refused(f"no data set {keys.features!r}; the file has {sorted(file)}", _NAME_IT)
-    return features, coords
+    return features, coords, labels
 
 
 _NAME_IT = "name it by features_key, or write the file again"
@@ -222,7 +264,7 @@ def _data_set(file: Any, name: str) -> Any:
     return found
 
 
-def _npy(path: Path, keys: FeatureKeys, stack: contextlib.ExitStack) -> tuple[Any, Any]:
+def _npy(path: Path, keys: FeatureKeys, stack: contextlib.ExitStack) -> _Arrays:
     del keys, stack
     with path.open("rb") as file:
         version = np.lib.format.read_magic(file)
@@ -242,10 +284,10 @@ def _npy(path: Path, keys: FeatureKeys, stack: contextlib.ExitStack) -> tuple[An
     values = _mapped(path, offset, kind, shape[::-1] if fortran else shape)
     if not dtype.isnative:
         values = torch.from_numpy(values.numpy().byteswap())
-    return values.permute(*range(values.ndim)[::-1]) if fortran else values, None
+    return values.permute(*range(values.ndim)[::-1]) if fortran else values, None, None
 
 
-def _safetensors(path: Path, keys: FeatureKeys, stack: contextlib.ExitStack) -> tuple[Any, Any]:
+def _safetensors(path: Path, keys: FeatureKeys, stack: contextlib.ExitStack) -> _Arrays:
     del stack
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -272,10 +314,11 @@ def _safetensors(path: Path, keys: FeatureKeys, stack: contextlib.ExitStack) -> 
             raise _Refused(f"{name!r} of shape {shape} lies at {begin}:{stop}", "write it again")
         return _mapped(path, 8 + length + begin, dtype, shape)
 
-    return tensor(keys.features), tensor(keys.coords) if keys.coords in header else None
+    coords, labels = (tensor(name) if name in header else None for name in keys[1:])
+    return tensor(keys.features), coords, labels
 
 
-def _pt(path: Path, keys: FeatureKeys, stack: contextlib.ExitStack) -> tuple[Any, Any]:
+def _pt(path: Path, keys: FeatureKeys, stack: contextlib.ExitStack) -> _Arrays:
     del stack
     with path.open("rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"  # older files cannot be mapped
@@ -294,10 +337,11 @@ def _pt(path: Path, keys: FeatureKeys, stack: contextlib.ExitStack) -> tuple[Any
         if keys.features not in content:
             names = sorted(str(name) for name in content)[:10]
             raise _Refused(f"no entry {keys.features!r}; the file has {names}", _NAME_IT)
-        found = [content[keys.features], content.get(keys.coords)]
+        found = [content.get(name) for name in keys]
     else:
-        found = [content, None]
-    return _plain(found[0]), None if found[1] is None else _plain(found[1])
+        found = [content, None, None]
+    coords, labels = (None if part is None else _plain(part) for part in found[1:])
+    return _plain(found[0]), coords, labels
 
 
 def _plain(value: Any) -> Tensor:

@@ -17,11 +17,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datamodules.mil.chunks import BagSource, ChunkedBags
+from datamodules.mil.folds import classes_in
 from datamodules.mil.samplers import BatchPlan, DrawName
 from datamodules.mil.splits import NAMES, BagSplit, write_splits
 from datamodules.readers import PathReader, arguments_of
 from datamodules.sampling.keys import EpochBatchSampler, KeySampler, SampleKey
 from datamodules.sampling.resumable import resumable_loader
+from datamodules.split_facts import class_counts
 from structures import BadDataPolicy, BagBatch, MILTask, Problem
 
 IntArray = npt.NDArray[np.int64]
@@ -154,9 +156,14 @@ class MILDataModule(pl.LightningDataModule, PathReader, ABC):
         return list(self.problems)
 
     def contents(self, split: BagSplit) -> tuple[IntArray, IntArray, tuple[str, ...]]:
-        """Return labels (b,), instance counts (b,) and patients (may be empty) of a split."""
+        """Return labels, instance counts (b,) and patients (may be empty) of a split.
+
+        Labels are (b,) classes, or (b, C) zeros and ones for a multilabel task.
+        """
         bags = [self.source(split).bag(number) for number in self.numbers(split)]
-        labels = np.array([int(bag.labels[0]) for bag in bags], dtype=np.int64)
+        labels = np.zeros(0, dtype=np.int64)
+        if bags:
+            labels = np.concatenate([bag.labels.numpy() for bag in bags])
         sizes = np.array([int(bag.offsets[-1]) for bag in bags], dtype=np.int64)
         return labels, sizes, tuple(name for bag in bags for name in bag.groups)
 
@@ -167,14 +174,29 @@ class MILDataModule(pl.LightningDataModule, PathReader, ABC):
             labels, sizes, patients = self.contents(split)
             if labels.size:
                 result[split] = {
-                    "bags": labels.size,
+                    "bags": len(labels),
                     "instances": int(sizes.sum()),
                     "features": self.in_features,
-                    "classes": np.unique(labels).size,
+                    "classes": len(classes_in(labels)),
                 }
                 if patients:
                     result[split]["patients"] = len(set(patients))
         return result
+
+    def describe(self, split: BagSplit) -> str:
+        """Return the numbers of bags, patients, instances and bags of each class of a split.
+
+        Empty if the split has no bags.
+        """
+        labels, sizes, patients = self.contents(split)
+        if not labels.size:
+            return ""
+        several = labels.ndim == 2
+        members = labels == 1 if several else labels[:, None] == np.arange(self.num_classes)
+        text = f"{len(labels)} bags, "
+        text += f"{len(set(patients))} patients, " if patients else ""
+        text += f"{sizes.sum()} instances; " + class_counts(self.class_names, members.sum(axis=0))
+        return text + f", none of them {(~members.any(axis=1)).sum()}" * several
 
     def setup(self, stage: str) -> None:
         """Record the splits of a training run as ``splits.csv`` in its folder."""
@@ -197,12 +219,12 @@ class MILDataModule(pl.LightningDataModule, PathReader, ABC):
         """
         return write_splits(path, list(self._split_rows()), "bag_id")
 
-    def _split_rows(self) -> Iterator[tuple[str, str, int, str]]:
+    def _split_rows(self) -> Iterator[tuple[str, str, int | str, str]]:
         for split in NAMES:
             for number in self.numbers(split):
                 bag = self.source(split).bag(number)
                 name = bag.bag_ids[0] if bag.bag_ids else str(number)
-                yield name, bag.groups[0] if bag.groups else name, int(bag.labels[0]), split
+                yield name, bag.groups[0] if bag.groups else name, _label(bag.labels[0]), split
 
     def dataset(self, split: BagSplit) -> Dataset[BagBatch]:
         """Return the data set of a split, indexed by the keys of a sampler."""
@@ -268,9 +290,16 @@ class MILDataModule(pl.LightningDataModule, PathReader, ABC):
         return loader
 
 
+def _label(label: Tensor) -> int | str:
+    """Return a class, or the classes of a bag with several: ``0;2``, ``;`` for none."""
+    if label.ndim == 0:
+        return int(label)
+    return ";".join(map(str, torch.nonzero(label == 1).flatten().tolist())) or ";"
+
+
 def _scattered(numbers: Sequence[int], values: IntArray) -> IntArray:
     """Return an array with the values at the positions ``numbers``."""
-    placed = np.zeros(max(numbers) + 1, dtype=np.int64)
+    placed = np.zeros((max(numbers) + 1, *values.shape[1:]), dtype=np.int64)
     placed[np.asarray(numbers)] = values
     return placed
 

@@ -13,10 +13,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from datamodules.mil.slide_labels import LabelOptions
 from datamodules.mil.slide_table import SlideTable, find_feature_files, read_slide_table
 from datamodules.mil.splits import divided_patients, folds_of
 from datamodules.sampling.keys import SampleKey, keyed_generator
 from formats.features import (
+    FeatureFile,
     FeatureHeader,
     FeatureKeys,
     first_not_finite,
@@ -74,11 +76,13 @@ class FeatureSet:
         task: kind of the labels; None for binary with two classes, else multiclass.
         bad_data: ``skip`` leaves faulty slides out; it reads all features once to find them,
             whatever their size. A patient in two splits or folds is an error even then.
+        label_columns: columns of the labels, see `datamodules.mil.slide_labels`; None for
+            ``label``.
 
     Attributes:
         path: the table.
         bag_ids: ids of the slides or patients.
-        labels: (B,) classes, -1 where unknown.
+        labels: (B,) classes, or (B, C) zeros and ones for a multilabel task; -1 where unknown.
         groups: the patient of each bag; empty if the table has no patients.
         sizes: (B,) number of instances of each bag.
         weights: (B,) weights for the weighted sampler, or None.
@@ -101,9 +105,11 @@ class FeatureSet:
         class_names: Sequence[str] | None = None,
         task: MILTask | None = None,
         bad_data: BadDataPolicy = "error",
+        label_columns: Sequence[str] | None = None,
     ) -> None:
         self.path, self._keys = Path(table), features.keys
-        self._table, faults = read_slide_table(self.path, class_names)
+        options = LabelOptions(class_names, label_columns, task)
+        self._table, faults = read_slide_table(self.path, options)
         fatal = list(_patient_problems(self._table))
         folder = self.path.parent / "features" if features.folder is None else features.folder
         slides, more = _open_slides(self._table, Path(folder), self._keys)
@@ -120,19 +126,24 @@ class FeatureSet:
             raise DataProblems(
                 [*self.problems, Problem(self.path, None, None, "no usable slide", "see above")]
             )
+        # Where some slides are annotated, those that are not have unknown instance labels  # A404
+        self._labelled = any(slide.header.has_labels for bag in self._bags for slide in bag)
         self._describe(features.by_patient)
         self.class_names = list(self._table.class_names)
         self.num_classes = len(self.class_names)
-        self.task: MILTask = task or ("binary" if self.num_classes == 2 else "multiclass")
+        single: MILTask = "binary" if self.num_classes == 2 else "multiclass"
+        found: MILTask = "multilabel" if self.labels.ndim == 2 else single
+        self.task: MILTask = task or found
         self._check_task()
 
     def _check_task(self) -> None:
         if not self.class_names:
             raise ValueError(
                 f"{self.path}: column `label` is missing, so the classes are unknown; add it to "
-                "train or evaluate, or predict with a checkpoint"
+                "train or evaluate, name columns of other names by label_columns, or predict with "
+                "a checkpoint"
             )
-        if self.task == "multilabel" or (self.task == "binary" and self.num_classes != 2):
+        if self.task == "binary" and self.num_classes != 2:
             raise ValueError(
                 f"{self.path}: the table has one label per slide from {self.num_classes} classes "
                 f"{self.class_names}, which does not fit the task {self.task}; use multiclass, or "
@@ -179,14 +190,15 @@ class FeatureSet:
             ValueError: a file has changed, is broken or contains NaN; the message names slide and
                 row.
         """
-        parts, start = [], 0
+        parts: list[FeatureFile] = []
+        start = 0
         for slide in self._bags[number]:
             end = start + slide.header.instances
             inside = None if rows is None else rows[(rows >= start) & (rows < end)] - start
             parts.append(self._read(slide, inside))
             start = end
-        features = [features for features, _ in parts]
-        coords = [coords for _, coords in parts if coords is not None]
+        features = [part.features for part in parts]
+        coords = [part.coords for part in parts if part.coords is not None]
         joined = features[0] if len(features) == 1 else torch.cat(features)
         return BagBatch(
             features=joined,
@@ -194,12 +206,23 @@ class FeatureSet:
             labels=torch.from_numpy(self.labels[number : number + 1]),
             index=torch.tensor([number]),
             coords=torch.cat(coords) if len(coords) == len(parts) else None,
+            instance_labels=self._instance_labels(parts),
             bag_ids=(self.bag_ids[number],),
             instance_index=rows,
             groups=self.groups[number : number + 1],
         )
 
-    def _read(self, slide: _Slide, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _instance_labels(self, parts: Sequence[FeatureFile]) -> Tensor | None:
+        """Return the instance labels of a bag, -1 for slides without; None if no slide has any."""
+        if not self._labelled:
+            return None
+        known = [part.instance_labels for part in parts]
+        return torch.cat([
+            torch.full((len(part.features),), -1) if labels is None else labels
+            for part, labels in zip(parts, known, strict=True)
+        ])  # fmt: skip
+
+    def _read(self, slide: _Slide, rows: Tensor | None) -> FeatureFile:
         try:
             found = read_features(slide.file, self._keys, rows)
         except DataProblems as error:
@@ -213,7 +236,7 @@ class FeatureSet:
         if bad is not None:
             row = bad[0] if rows is None else int(rows[bad[0]])
             raise ValueError(str(_non_finite_problem(slide, row, bad[1])))
-        return values, found.coords
+        return found._replace(features=values)
 
     def check(self, thorough: bool) -> list[Problem]:
         """Return the problems of the slides left out and, if thorough, of non-finite features."""
@@ -234,8 +257,13 @@ class FeatureSet:
         if bad is not None:
             yield _non_finite_problem(slide, *bad)
 
-    def split_rows(self, split_of: Sequence[str]) -> Iterator[tuple[str, str, str, str]]:
-        """Yield id, patient, label and split of each slide in the order of the table.
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The columns of the table that hold the labels."""
+        return self._table.label_columns
+
+    def split_rows(self, split_of: Sequence[str]) -> Iterator[tuple[str, ...]]:
+        """Yield id, patient, labels and split of each slide in the order of the table.
 
         Args:
             split_of: (B,) split of each bag.
@@ -244,7 +272,7 @@ class FeatureSet:
         rows = sorted((s.line, split_of[b]) for b, bag in enumerate(self._bags) for s in bag)
         for at, split in rows:
             name = table.slide_ids[at]
-            yield name, table.patients[at] if table.patients else name, table.texts[at], split
+            yield name, table.patients[at] if table.patients else name, *table.fields[at], split
 
 
 class FeatureBags(torch.utils.data.Dataset[BagBatch]):

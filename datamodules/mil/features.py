@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, Sampler
 
 from datamodules.mil.base import IntArray, MILDataModule
 from datamodules.mil.feature_set import FeatureBags, FeatureFolder, FeatureSet
+from datamodules.mil.slide_labels import LABEL
 from datamodules.mil.splits import NAMES, BagSplit, SplitOptions, choose_splits, write_splits
 from datamodules.sampling.keys import SampleKey
 from formats.features import FeatureKeys
@@ -43,9 +44,13 @@ class FeatureBagsDataModule(MILDataModule):
         token_budget: instances per training batch of at most ``batch_size`` bags; null for
             batches of ``batch_size`` bags.
         class_names: name of each class, indexed by label; null to take them from the table.
-        task: kind of the labels; null for binary with two classes, else multiclass.
+        task: kind of the labels; null for multilabel where slides have several classes, else
+            binary with two classes, multiclass with more.
+        label_columns: the column of the labels if it is not ``label``, or one column of zeros and
+            ones for each class, of which a slide may have several.
         features_key: name of the features in a file.
         coords_key: name of the coordinates in a file.
+        instance_labels_key: name of the instance labels in a file, which only evaluation uses.
         **shared: the arguments of ``MILDataModule``.
 
     Raises:
@@ -69,22 +74,24 @@ class FeatureBagsDataModule(MILDataModule):
         token_budget: int | None = None,
         class_names: Sequence[str] | None = None,
         task: MILTask | None = None,
+        label_columns: Sequence[str] | None = None,
         features_key: str = "features",
         coords_key: str = "coords",
+        instance_labels_key: str = "instance_labels",
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
         self.plan = dataclasses.replace(
             self.plan, token_budget=token_budget, max_instances=max_instances
         )
-        self._keys = FeatureKeys(features_key, coords_key)
+        self._keys = FeatureKeys(features_key, coords_key, instance_labels_key)
         self._bag: Literal["slide", "patient"] = bag
         place = FeatureFolder(features, self._keys, bag == "patient")
-        self.bags = FeatureSet(Path(table), place, class_names, task, self.bad_data)
+        self.bags = FeatureSet(Path(table), place, class_names, task, self.bad_data, label_columns)
         self.problems = self.bags.problems
         self.num_classes, self.in_features = self.bags.num_classes, self.bags.in_features
         self.task, self.class_names = self.bags.task, self.bags.class_names
-        self.plan.check_classes(self.num_classes)
+        self.plan.check_classes(self.num_classes, several=self.task == "multilabel")
         options = SplitOptions(fold, repeat, num_folds, test_fraction, val_fraction, split_seed)
         self._splits = choose_splits(self.bags, options)
 
@@ -143,13 +150,13 @@ class FeatureBagsDataModule(MILDataModule):
         return self.bags.check(thorough)
 
     def contents(self, split: BagSplit) -> tuple[IntArray, IntArray, tuple[str, ...]]:
-        """Return labels (b,), instance counts (b,) and patients (may be empty) of a split."""
+        """Return labels, instance counts (b,) and patients (may be empty) of a split."""
         chosen = self.numbers(split)
         patients = tuple(self.bags.groups[b] for b in chosen) if self.bags.groups else ()
         return self.bags.labels[chosen], self.bags.sizes[chosen], patients
 
     def write_splits(self, path: Path) -> str:
-        """Write ``slide_id,patient_id,label,split``, which can be used as ``table``.
+        """Write slide, patient, columns of labels and ``split``, which can be used as ``table``.
 
         Returns:
             The file's SHA-256.
@@ -157,16 +164,23 @@ class FeatureBagsDataModule(MILDataModule):
         split_of = np.full(len(self.bags), "", dtype=object)
         for name in NAMES:
             split_of[self._splits[name]] = name
-        return write_splits(path, list(self.bags.split_rows(split_of.tolist())), "slide_id")
+        rows = list(self.bags.split_rows(split_of.tolist()))
+        return write_splits(path, rows, "slide_id", self.bags.label_columns)
 
     def evaluation_arguments(self) -> dict[str, Any]:
-        """Return batch size, array names and kind of bag; features are used unchanged."""
+        """Return batch size, names of columns and arrays and kind of bag.
+
+        Features are used unchanged.
+        """
+        columns = self.bags.label_columns
         return {
             "eval_batch_size": self.eval_batch_size,
             "standardise": False,
             "bag": self._bag,
+            "label_columns": None if columns == (LABEL,) else list(columns),
             "features_key": self._keys.features,
             "coords_key": self._keys.coords,
+            "instance_labels_key": self._keys.instance_labels,
         }
 
 

@@ -22,10 +22,11 @@ def stratified_folds(
     """Divide bags into folds of equal size and equal class shares.
 
     The bags of each class are dealt to the folds in turn, in an order drawn from (seed, repeat).
-    If groups are given, groups are dealt instead, stratified by the set of their classes.
+    If groups are given, groups are dealt instead, stratified by the set of their classes. With
+    several classes per bag, bags or groups are stratified by `strata`.
 
     Args:
-        labels: (B,) classes.
+        labels: (B,) classes, or (B, C) zeros and ones.
         num_folds: K, at least 2.
         seed: non-negative.
         repeat: non-negative; every repeat is a different division.
@@ -53,7 +54,7 @@ def hold_out(
     """Choose a share of the bags, equal for every class.
 
     Args:
-        labels: (B,) classes.
+        labels: (B,) classes, or (B, C) zeros and ones, see `stratified_folds`.
         fraction: share to choose, in [0, 1).
         key: non-negative numbers that seed the choice.
         groups: (B,) the patient of each bag, or empty; all bags of a group are chosen together.
@@ -83,14 +84,52 @@ def hold_out(
 def _units(labels: IntArray, groups: Sequence[str]) -> tuple[IntArray, IntArray]:
     """Return the unit of each bag (B,) and the stratum of each unit (U,)."""
     if not groups:
-        return np.arange(labels.size), np.unique(labels, return_inverse=True)[1].astype(np.int64)
+        kinds = np.unique(strata(labels), return_inverse=True)[1]
+        return np.arange(len(labels)), kinds.astype(np.int64)
     unit = np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
+    if labels.ndim == 2:
+        union = np.zeros((int(unit.max()) + 1, labels.shape[1]), dtype=np.int64)
+        np.maximum.at(union, unit, labels)
+        return unit, strata(union)
     held: dict[int, set[int]] = {}
     for number, label in zip(unit.tolist(), labels.tolist(), strict=True):
         held.setdefault(number, set()).add(label)
     classes = [tuple(sorted(held[number])) for number in range(len(held))]
-    kinds = sorted(set(classes))
-    return unit, np.array([kinds.index(c) for c in classes], dtype=np.int64)
+    sets = sorted(set(classes))
+    return unit, np.array([sets.index(c) for c in classes], dtype=np.int64)
+
+
+def strata(labels: IntArray) -> IntArray:
+    """Return (B,) one class of each bag.
+
+    With several classes per bag it is the rarest that the bag has, or C for a bag with none, so
+    that the bags of a rare class are divided as evenly as those of a frequent one  # A400
+
+    >>> strata(np.array([[1, 0], [1, 1], [0, 0], [1, 0]])).tolist()
+    [0, 1, 2, 0]
+
+    Args:
+        labels: (B,) classes, or (B, C) zeros and ones.
+    """
+    if labels.ndim == 1:
+        return labels
+    rarest_first = np.argsort((labels == 1).sum(axis=0), kind="stable")
+    has = labels[:, rarest_first] == 1
+    chosen: IntArray = np.where(
+        has.any(axis=1), rarest_first[has.argmax(axis=1)], labels.shape[1]
+    ).astype(np.int64)
+    return chosen
+
+
+def classes_in(labels: IntArray) -> set[int]:
+    """Return the classes that bags have.
+
+    Args:
+        labels: (B,) classes, or (B, C) zeros and ones.
+    """
+    if labels.ndim == 2:
+        labels = np.flatnonzero((labels == 1).any(axis=0))
+    return set(labels.tolist())
 
 
 def _dealing_order(kind: IntArray, rng: np.random.Generator) -> IntArray:

@@ -39,7 +39,8 @@ class TabularBagsDataModule(MILDataModule):
         mean: mean of each feature, to use instead of the mean of the training bags.
         std: standard deviation of each feature, to use instead of that of the training bags.
         class_names: name of each class, indexed by label; null to take them from the labels.
-        task: kind of the labels; null for binary with two classes, else multiclass.
+        task: kind of the labels; null for multilabel if the labels are (B, C), else binary with
+            two classes, multiclass with more.
         **shared: the arguments of ``MILDataModule``.
 
     Attributes:
@@ -72,20 +73,22 @@ class TabularBagsDataModule(MILDataModule):
     ) -> None:
         super().__init__(**shared)
         classes = None if class_names is None else len(class_names)
-        self._file = read_bag_file(file, classes, self.bad_data)
+        self._file = read_bag_file(file, classes, self.bad_data, task)
         self.problems = self._file.problems
         options = SplitOptions(fold, repeat, num_folds, test_fraction, val_fraction, split_seed)
         self._splits = choose_splits(self._file, options)
         self.in_features, self.num_classes = self._file.in_features, self._file.num_classes
         self.task = self._file.task if task is None else task
-        if self.task == "multilabel" or (self.task == "binary" and self.num_classes != 2):
+        several = self.task == "multilabel"
+        if self.task == "binary" and self.num_classes != 2:
             raise ValueError(
                 f"{file}: one label per bag from {self.num_classes} classes does not fit the task "
                 f"{self.task}; use multiclass, or binary with two classes"
             )
-        names = ["negative", "positive"] if self.num_classes == 2 else range(self.num_classes)
+        signs = self.num_classes == 2 and not several
+        names = ["negative", "positive"] if signs else range(self.num_classes)
         self.class_names = [str(name) for name in class_names or names]
-        self.plan.check_classes(self.num_classes)
+        self.plan.check_classes(self.num_classes, several=several)
         self.standardisation = self._statistics(standardise, clip, mean, std)
 
     @classmethod
@@ -130,7 +133,7 @@ class TabularBagsDataModule(MILDataModule):
         return np.flatnonzero(self._splits[split]).tolist()
 
     def contents(self, split: BagSplit) -> tuple[IntArray, IntArray, tuple[str, ...]]:
-        """Return labels (b,), instance counts (b,) and patients (may be empty) of a split."""
+        """Return labels, instance counts (b,) and patients (may be empty) of a split."""
         chosen, file = self.numbers(split), self._file
         patients = tuple(file.groups[b] for b in chosen) if file.groups else ()
         return file.labels[chosen], file.sizes[chosen], patients
@@ -154,7 +157,7 @@ def packed(file: BagFile, standardisation: Standardisation | None) -> BagBatch:
     Raises:
         ValueError: the statistics have a different number of features.
     """
-    features = torch.from_numpy(file.features)
+    features, known = torch.from_numpy(file.features), file.instance_labels
     if standardisation is not None:
         try:
             features = standardisation.apply(file.features)
@@ -164,7 +167,8 @@ def packed(file: BagFile, standardisation: Standardisation | None) -> BagBatch:
         features=features,
         offsets=torch.from_numpy(file.offsets),
         labels=torch.from_numpy(file.labels),
-        index=torch.arange(file.labels.size),
+        index=torch.arange(len(file.labels)),
+        instance_labels=None if known is None else torch.from_numpy(known),
         bag_ids=tuple(f"{file.path.stem}_{number}" for number in file.numbers()),
         groups=file.groups,
     )

@@ -11,15 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from datamodules.mil.splits import divided_patients
-from structures import Problem
+from formats.features import INSTANCE_LABELS
+from structures import MILTask, Problem
 
 Array = npt.NDArray[Any]
-_AXES = {"X": 2, "bag_index": 1, "y": 1}
+_AXES = {"X": (2,), "bag_index": (1,), "y": (1, 2)}
 _SHOWN = 5  # numbers named in a message
 
 
 def find_bag_problems(
-    path: Path, content: Mapping[str, Array], classes: int | None
+    path: Path, content: Mapping[str, Array], classes: int | None, task: MILTask | None = None
 ) -> list[Problem]:
     """Return every fault of the file, of its bags (``item`` is the number) and of its patients.
 
@@ -27,8 +28,13 @@ def find_bag_problems(
         path: the file.
         content: arrays of the file.
         classes: number of classes if it is already known; ``y`` may then be missing.
+        task: kind of the labels if it is already known.
     """
-    return list(_missing(path, content, classes)) or list(_problems(path, content, classes))
+    return (
+        list(_missing(path, content, classes))
+        or list(_task_problems(path, content, classes, task))
+        or list(_problems(path, content, classes))
+    )
 
 
 def _file_problem(path: Path, reason: str, remedy: str) -> Problem:
@@ -42,12 +48,39 @@ def _missing(path: Path, content: Mapping[str, Array], classes: int | None) -> I
                 continue
             reason = f"array {name} is missing; the file has {sorted(content)}"
             yield _file_problem(path, reason, "see docs/data.md for the layout")
-        elif content[name].ndim != axes or content[name].size == 0:
-            reason = f"{name} must have {axes} axes and be non-empty, got {content[name].shape}"
+        elif content[name].ndim not in axes or content[name].size == 0:
+            wanted = " or ".join(map(str, axes))
+            reason = f"{name} must have {wanted} axes and be non-empty, got {content[name].shape}"
             yield _file_problem(path, reason, "see docs/data.md for the layout")
         elif content[name].dtype.kind not in ("fiu" if name == "X" else "iufb"):
             reason = f"{name} must hold numbers, got {content[name].dtype}"
             yield _file_problem(path, reason, "see docs/data.md for the layout")
+
+
+def _task_problems(
+    path: Path, content: Mapping[str, Array], classes: int | None, task: MILTask | None
+) -> Iterator[Problem]:
+    """Yield a problem if the shape of the labels does not fit the task."""
+    labels = content.get("y")
+    if labels is None:
+        return
+    shape, file = labels.shape, partial(_file_problem, path)
+    if len(shape) == 1:
+        if task == "multilabel":
+            reason = "y has one class per bag, which does not fit the task multilabel"
+            yield file(reason, "store y as (bags, classes), zeros and ones")
+    elif shape[1] == 1:
+        yield file(f"y has shape {shape}, a single class", f"store it as ({shape[0]},)")
+    elif task in ("binary", "multiclass"):
+        reason = f"y has shape {shape}, which does not fit the task {task}"
+        yield file(reason, "store one class per bag")
+    elif classes is not None and shape[1] != classes:
+        reason = f"y has shape {shape}, but there are {classes} classes"
+        yield file(reason, "store one column for each class")
+    elif task is None and ((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all():
+        reason = f"y has shape {shape} and every bag has exactly one class"
+        remedy = "store the class numbers, y.argmax(axis=1), or set task: multilabel"
+        yield file(reason, remedy)
 
 
 def _problems(path: Path, content: Mapping[str, Array], classes: int | None) -> Iterator[Problem]:
@@ -56,7 +89,7 @@ def _problems(path: Path, content: Mapping[str, Array], classes: int | None) -> 
     if not np.isfinite(bag_index).all() or (bag_index != np.floor(bag_index)).any():
         yield file("bag_index must hold whole numbers", "number the bags 0, 1, ...")
         return
-    bags = content["y"].size if "y" in content else int(bag_index.max()) + 1
+    bags = len(content["y"]) if "y" in content else int(bag_index.max()) + 1
     if "y" not in content and not 0 < bags <= bag_index.size:
         yield file(f"bag_index reaches {bags - 1}", f"{bag_index.size} instances fill fewer bags")
         return
@@ -68,8 +101,11 @@ def _problems(path: Path, content: Mapping[str, Array], classes: int | None) -> 
     else:
         yield from _non_finite_problems(path, features, bag_index)
     yield from _bag_order(path, bag_index, bags)
+    if "instance_labels" in content:
+        yield from _instance_problems(path, content["instance_labels"], bag_index)
     if "y" in content:
-        yield from _label_problems(path, content["y"], classes)
+        judge = _label_problems if content["y"].ndim == 1 else _several_label_problems
+        yield from judge(path, content["y"], classes)
     folds, groups = content.get("cv_fold"), content.get("groups")
     whole = groups is not None and groups.shape == (bags,)
     if groups is not None and not whole:
@@ -141,6 +177,42 @@ def _label_problems(path: Path, labels: Array, classes: int | None) -> Iterator[
             yield _file_problem(
                 path, reason, "renumber the classes, or name them all by class_names"
             )
+
+
+def _several_label_problems(path: Path, labels: Array, classes: int | None) -> Iterator[Problem]:
+    wrong = (labels != 0) & (labels != 1)
+    for bag in np.flatnonzero(wrong.any(axis=1)).tolist():
+        column = int(wrong[bag].argmax())
+        yield Problem(
+            path, bag, None, f"label {labels[bag, column]} for class {column}",
+            "use 1 if the bag has the class, else 0", kind="bag",
+        )  # fmt: skip
+    absent = np.flatnonzero(~(labels == 1).any(axis=0))
+    if absent.size and classes is None and not wrong.any():
+        yield _file_problem(
+            path,
+            f"no bag has class {_abbreviated(absent)} of 0 to {labels.shape[1] - 1}",
+            "leave the column out, or name all classes by class_names",
+        )
+
+
+def _instance_problems(path: Path, labels: Array, bag_index: Array) -> Iterator[Problem]:
+    if labels.shape != bag_index.shape or labels.dtype.kind not in "iufb":
+        yield _file_problem(
+            path,
+            f"instance_labels has shape {labels.shape} and type {labels.dtype} for "
+            f"{bag_index.size} instances",
+            "store one number per instance, in the order of X",
+        )
+        return
+    values = labels.astype(np.float64)  # -1 is 255 as a byte
+    wrong = np.flatnonzero(~np.isin(values, (-1, 0, 1)))
+    for bag, first in zip(*np.unique(bag_index[wrong], return_index=True), strict=True):
+        row = int(wrong[first])
+        yield Problem(
+            path, int(bag), row, f"instance_labels has {values[row]:g}", INSTANCE_LABELS,
+            kind="bag", part="row",
+        )  # fmt: skip
 
 
 def _fold_problems(path: Path, folds: Array, bags: int) -> Iterator[Problem]:

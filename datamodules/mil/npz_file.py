@@ -2,9 +2,12 @@
 
 - ``X`` (N, D): the features of all instances.
 - ``bag_index`` (N,): the bag of each instance, 0 to B - 1, never decreasing.
-- ``y`` (B,): the class of each bag; a file without it can only be used for prediction.
+- ``y`` (B,): the class of each bag, or (B, C) zeros and ones for bags with several classes; a file
+  without it can only be used for prediction.
 - ``cv_fold`` (R, B), optional: the test fold of each bag in R published repeats.
 - ``groups`` (B,), optional: the patient of each bag.
+- ``instance_labels`` (N,), optional, for evaluation: 1 for a witness, 0 for another instance, -1
+  where unknown.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,12 +37,13 @@ class BagFile(NamedTuple):
         path: the file.
         features: (N, D) float32, sorted by bag.
         offsets: (B + 1,) int64; bag b owns rows ``offsets[b]:offsets[b + 1]``.
-        labels: (B,) int64 classes, -1 where unknown.
+        labels: (B,) int64 classes, or (B, C) zeros and ones; -1 where unknown.
         published_folds: (R, B) int64, or None.
         groups: the patient of each bag, or empty.
         classes: number of classes, or None to derive it from the labels.
         kept: (B,) number of each bag in the file, or None if no bag was left out.
         problems: problems of the bags that were left out.
+        instance_labels: (N,) int64, or None.
     """
 
     path: Path
@@ -50,6 +55,7 @@ class BagFile(NamedTuple):
     classes: int | None = None
     kept: IntArray | None = None
     problems: tuple[Problem, ...] = ()
+    instance_labels: IntArray | None = None
 
     @property
     def in_features(self) -> int:
@@ -59,11 +65,15 @@ class BagFile(NamedTuple):
     @property
     def num_classes(self) -> int:
         """Number of classes, at least two."""
+        if self.labels.ndim == 2:
+            return int(self.labels.shape[1])
         return self.classes or max(2, int(self.labels.max()) + 1)
 
     @property
     def task(self) -> MILTask:
-        """Binary with two classes, else multiclass."""
+        """Multilabel with several classes per bag, else binary with two, multiclass with more."""
+        if self.labels.ndim == 2:
+            return "multilabel"
         return "binary" if self.num_classes == 2 else "multiclass"
 
     @property
@@ -83,7 +93,7 @@ class BagFile(NamedTuple):
 
     def numbers(self) -> list[int]:
         """Return the number of each bag in the file."""
-        kept = np.arange(self.labels.size) if self.kept is None else self.kept
+        kept = np.arange(len(self.labels)) if self.kept is None else self.kept
         numbers: list[int] = kept.tolist()
         return numbers
 
@@ -98,19 +108,23 @@ class BagFile(NamedTuple):
     def without(self, bags: BoolArray) -> BagFile:
         """Return the file without the bags marked in (B,)."""
         keep = ~bags
-        sizes = np.diff(self.offsets)[keep]
+        sizes, rows, known = np.diff(self.offsets)[keep], self.rows_of(keep), self.instance_labels
         return self._replace(
-            features=self.features[self.rows_of(keep)],
+            features=self.features[rows],
             offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
             labels=self.labels[keep],
             published_folds=None if self.published_folds is None else self.published_folds[:, keep],
             groups=tuple(group for group, k in zip(self.groups, keep, strict=False) if k),
             kept=np.flatnonzero(keep),
+            instance_labels=None if known is None else known[rows],
         )
 
 
 def read_bag_file(
-    path: Path, classes: int | None = None, bad_data: BadDataPolicy = "error"
+    path: Path,
+    classes: int | None = None,
+    bad_data: BadDataPolicy = "error",
+    task: MILTask | None = None,
 ) -> BagFile:
     """Read a file of bags and check it.
 
@@ -120,37 +134,43 @@ def read_bag_file(
             may then lack some classes or all labels. None to derive it from the labels.
         bad_data: ``skip`` leaves faulty bags out; a fault of the whole file or a patient in two
             folds is an error even then.
+        task: kind of the labels if it is already known.
 
     Raises:
         DataProblems: the file is missing, unreadable or does not follow the layout.
     """
     path = Path(path)
     content = _load(path)
-    problems = find_bag_problems(path, content, classes)
+    problems = find_bag_problems(path, content, classes, task)
     if any(problem.kind != "bag" or problem.item is None for problem in problems):
         raise DataProblems(problems)
     settle(problems, bad_data)
     bag_index = content["bag_index"].astype(np.int64)
-    count = content["y"].size if "y" in content else int(bag_index[-1]) + 1
-    labels = np.full(count, -1, dtype=np.int64)
+    count = len(content["y"]) if "y" in content else int(bag_index[-1]) + 1
+    columns = content["y"].shape[1:] if "y" in content else (classes,) * (task == "multilabel")
+    labels = np.full((count, *columns), -1, dtype=np.int64)
     faulty = np.zeros(count, dtype=bool)
     faulty[[int(problem.item or 0) for problem in problems]] = True
     if "y" in content:
         labels[~faulty] = content["y"][~faulty]
-    folds = content.get("cv_fold")
     bags = BagFile(
         path=path,
         features=content["X"].astype(np.float32),
         offsets=np.searchsorted(bag_index, np.arange(count + 1)).astype(np.int64),
         labels=labels,
-        published_folds=None if folds is None else folds.astype(np.int64),
+        published_folds=_optional(content, "cv_fold"),
         groups=tuple(str(g) for g in content["groups"]) if "groups" in content else (),
         classes=classes,
         problems=tuple(problems),
+        instance_labels=_optional(content, "instance_labels"),
     )
     if faulty.all():
         raise DataProblems([*problems, Problem(path, None, None, "no usable bag", "see above")])
     return bags.without(faulty) if faulty.any() else bags
+
+
+def _optional(content: Mapping[str, npt.NDArray[Any]], name: str) -> IntArray | None:
+    return content[name].astype(np.int64) if name in content else None
 
 
 # Errors that numpy and the zip reader raise for corrupt files.

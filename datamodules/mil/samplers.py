@@ -17,6 +17,7 @@ from torch.utils.data import Sampler
 
 from datamodules.mil.balanced_batches import BalancedBatchSampler
 from datamodules.mil.chunks import ChunkBatchSampler
+from datamodules.mil.folds import strata
 from datamodules.sampling.keys import EpochBatchSampler, SampleKey, keyed_generator
 from structures import processes
 
@@ -27,6 +28,7 @@ DrawName = Literal["shuffle", "class_balanced", "balanced_batches", "weighted"]
 Draw = Callable[[np.random.Generator], IntArray]
 
 _PACK_PURPOSE = 8
+_BY_CLASS = ("class_balanced", "balanced_batches")
 
 
 def shuffled(count: int) -> Draw:
@@ -258,12 +260,22 @@ class BatchPlan:
                 f"chunks, which {' and '.join(against)} would change; leave one of them out"
             )
 
-    def check_classes(self, num_classes: int) -> None:
-        """Check that there is one class weight per class.
+    def check_classes(self, num_classes: int, *, several: bool = False) -> None:
+        """Check that there is one class weight per class, and that bags can be drawn by class.
+
+        Args:
+            num_classes: number of classes.
+            several: whether a bag may have several classes.
 
         Raises:
-            ValueError: there are more or fewer weights.
+            ValueError: there are more or fewer weights, or a bag has no single class to draw by.
         """
+        if several and (self.class_weights is not None or self.sampler in _BY_CLASS):
+            name = self.sampler if self.class_weights is None else "weighted with class_weights"
+            raise ValueError(
+                f"sampler: {name} draws bags by their class, but these bags have several classes "
+                "each; use shuffle, or weighted with a column `weight` in the table"
+            )
         weights = self.class_weights
         if weights is not None and len(weights) != num_classes:
             raise ValueError(
@@ -283,14 +295,18 @@ class BatchPlan:
 
         Args:
             numbers: the training bags.
-            labels: (B,) classes of all bags of the data set.
+            labels: (B,) classes of all bags of the data set, or (B, C) zeros and ones.
             sizes: (B,) number of instances of each bag.
             weights: (B,) weights from the file, or None.
             seed: non-negative.
 
         Raises:
-            ValueError: weights are missing or wrong, or their number differs from the classes.
+            ValueError: weights are missing or wrong, their number differs from the classes, or
+                bags of several classes are to be drawn by class.
         """
+        if labels.ndim == 2:
+            self.check_classes(labels.shape[1], several=True)
+        labels = strata(labels)
         chosen = np.asarray(numbers, dtype=np.int64)
         if self.chunk_instances is not None:
             return ChunkBatchSampler(

@@ -2,7 +2,8 @@
 
 ``slide_id[,patient_id][,label][,split][,fold][,weight]``, one line per slide; other columns are
 ignored. ``case_id`` is accepted for ``patient_id``. Without patients each slide is its own patient;
-without ``label`` the slides can only be used for prediction.
+without ``label`` the slides can only be used for prediction. `datamodules.mil.slide_labels`
+describes the labels.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from datamodules.mil.slide_labels import LabelOptions, read_labels
 from datamodules.mil.splits import NAMES
 from formats.features import SUFFIXES
 from structures import DataProblems, Problem
@@ -26,6 +28,7 @@ FloatArray = npt.NDArray[np.float64]
 
 _SURPLUS = "fields without a column"
 _ALIASES = {"case_id": "patient_id"}  # column names in the tables of other tools
+_SLIDE_COLUMNS = ("slide", "slide_name", "image_id", "filename", "wsi")  # often mean slide_id
 # Subfolders that extraction tools use for each format, and the suffixes of slide files.
 _FOLDERS = ("", "h5_files", "safetensors_files", "npy_files", "pt_files")
 _SLIDES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide",
@@ -39,8 +42,10 @@ class SlideTable(NamedTuple):
         path: the CSV.
         slide_ids: unique names of the slides.
         patients: the patient of each slide, or empty without the column.
-        labels: (S,) classes, -1 where unknown.
-        texts: the labels as written in the file.
+        labels: (S,) classes, or (S, C) zeros and ones for several classes a slide; -1 where
+            unknown.
+        label_columns: the columns of the labels.
+        fields: the labels of each slide as written in the file, in the order of the columns.
         class_names: name of each class.
         splits: ``train``, ``val`` or ``test`` for each slide, or empty without the column.
         folds: (S,) published test fold, or None without the column.
@@ -51,44 +56,50 @@ class SlideTable(NamedTuple):
     slide_ids: tuple[str, ...]
     patients: tuple[str, ...]
     labels: IntArray
-    texts: tuple[str, ...]
+    label_columns: tuple[str, ...]
+    fields: tuple[tuple[str, ...], ...]
     class_names: tuple[str, ...]
     splits: tuple[str, ...]
     folds: IntArray | None
     weights: FloatArray | None
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The labels of each slide as one text."""
+        names = self.label_columns
+        if len(names) == 1:
+            return tuple(texts[0] for texts in self.fields)
+        return tuple(" ".join(map("{}={}".format, names, texts)) for texts in self.fields)
 
 
 Line = tuple[int, dict[str, str]]  # number in the file, fields by column
 
 
 def read_slide_table(
-    path: Path, class_names: Sequence[str] | None = None
+    path: Path,
+    labels: LabelOptions = LabelOptions(),  # noqa: B008
 ) -> tuple[SlideTable, list[Problem]]:
     """Read a table and find the faults of its lines.
 
-    Labels are names of classes, or whole numbers from 0. The classes are ``class_names`` if given,
-    else the labels found: sorted by name, or 0 to the largest number.
+    Labels are names of classes, or whole numbers from 0. The classes are those of the options if
+    given, else the labels found: sorted by name, or 0 to the largest number.
 
     Args:
         path: the CSV, UTF-8, comma-separated, with a header.
-        class_names: name of each class, indexed by label, for example from a checkpoint.
+        labels: meaning of the labels, for example the classes of a checkpoint.
 
     Returns:
         The slides without faults, and a problem for each faulty line.
 
     Raises:
-        DataProblems: the file cannot be read, lacks ``slide_id``, or has no slide.
+        DataProblems: the file cannot be read, lacks ``slide_id`` or a column of labels that the
+            options name, has no slide, or its labels cannot be classes.
     """
     path = Path(path)
     columns, lines = _read(path)
     faults = list(_id_faults(path, lines)) + list(_field_faults(path, columns, lines))
-    texts = [fields.get("label", "") for _, fields in lines]
-    labels, names, wrong = _classes(texts, class_names)
-    known = any(texts)
-    if known and len(names) < 2:
-        reason = f"all slides have label {names[0]!r}" if names else "there is no class"
-        raise _refused(path, reason, "at least two classes are needed; name them by class_names")
-    faults += [_label_fault(path, lines[at], names) for at in wrong if known]
+    found = read_labels(path, columns, [fields for _, fields in lines], labels)
+    faults += [_fault(path, lines[at], reason, remedy) for at, reason, remedy in found.faults]
     bad = {fault.annotation for fault in faults}
     keep = [at for at, (number, _) in enumerate(lines) if number not in bad]
 
@@ -100,9 +111,10 @@ def read_slide_table(
         path=path,
         slide_ids=column("slide_id"),
         patients=column("patient_id"),
-        labels=labels[keep] if known else np.full(len(keep), -1),
-        texts=tuple(texts[at] for at in keep),
-        class_names=tuple(names),
+        labels=found.labels[keep],
+        label_columns=found.columns,
+        fields=tuple(found.fields[at] for at in keep),
+        class_names=found.class_names,
         splits=tuple(name.lower() for name in column("split")),
         folds=np.array([int(f) for f in folds], dtype=np.int64) if folds else None,
         weights=np.array([float(w) for w in weights]) if weights else None,
@@ -126,7 +138,9 @@ def _read(path: Path) -> tuple[list[str], list[Line]]:
     if "slide_id" not in columns:
         needs = "slide_id,patient_id,label"
         reason = f"column slide_id is missing; the file has {', '.join(columns) or 'none'}"
-        raise _refused(path, reason, f"start the file with the line {needs}")
+        near = [name for name in columns if name.lower() in _SLIDE_COLUMNS]
+        remedy = f"start the file with the line {needs}"
+        raise _refused(path, reason, f"rename {near[0]} to slide_id" if near else remedy)
     twice = sorted(name for name, count in Counter(columns).items() if count > 1)
     if twice:
         raise _refused(path, f"column {twice[0]!r} occurs twice", "keep one of them")
@@ -187,40 +201,6 @@ def _is_weight(text: str) -> bool:
     except ValueError:
         return False
     return math.isfinite(value) and value >= 0
-
-
-def _classes(
-    texts: Sequence[str], class_names: Sequence[str] | None
-) -> tuple[IntArray, list[str], list[int]]:
-    """Return (S,) labels, the class names and the lines whose label is not one of them."""
-    found = sorted({text for text in texts if text})
-    numbers = bool(found) and all(text.isdecimal() for text in found)
-    if class_names is None:
-        names = shown = found
-        if numbers:
-            present = {int(text) for text in found}
-            # The classes end at the first unused number: {0, 1, 7} are two classes and a fault.
-            end = next(c for c in range(len(present) + 1) if c not in present)
-            names = [str(c) for c in range(max(2, end))]
-            shown = ["negative", "positive"] if len(names) == 2 else names
-    else:
-        shown = names = list(class_names)
-        if numbers and not set(found) <= set(names):
-            names = [str(c) for c in range(len(shown))]
-    place = {name: number for number, name in enumerate(names)}
-    canonical = [str(int(text)) if text.isdecimal() and text not in place else text
-                 for text in texts]  # fmt: skip
-    labels = np.array([place.get(text, -1) for text in canonical], dtype=np.int64)
-    return labels, list(shown), np.flatnonzero(labels < 0).tolist()
-
-
-def _label_fault(path: Path, line: Line, names: Sequence[str]) -> Problem:
-    if not line[1]["label"]:
-        remedy = "label the slide or remove its line; either all slides have labels or none"
-        return _fault(path, line, "label is empty", remedy)
-    shown = ", ".join(names[:10])
-    reason = f"label {line[1]['label']!r} is not one of the {len(names)} classes"
-    return _fault(path, line, reason, f"use {shown} or the numbers 0 to {len(names) - 1}")
 
 
 def find_feature_files(folder: Path, slide_ids: Sequence[str]) -> dict[str, Path]:

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from datamodules.mil.folds import hold_out, stratified_folds
+from datamodules.mil.folds import classes_in, hold_out, stratified_folds
 from formats.files import atomic_write, file_digest
 from structures import Problem
 
@@ -34,7 +34,7 @@ class Divisible(Protocol):
 
     @property
     def labels(self) -> IntArray:
-        """(B,) classes, negative where unknown."""
+        """(B,) classes, or (B, C) zeros and ones; negative where unknown."""
         ...
 
     @property
@@ -116,7 +116,7 @@ def choose_splits(bags: Divisible, options: SplitOptions) -> dict[BagSplit, Bool
         ValueError: a fold or share does not exist, or ``fold`` is given for a file with named
             splits.
     """
-    everything = np.ones(bags.labels.size, dtype=bool)
+    everything = np.ones(len(bags.labels), dtype=bool)
     if (bags.labels < 0).all():
         nothing = ~everything
         return {"train": nothing, "val": nothing, "test": nothing, "predict": everything}
@@ -132,7 +132,7 @@ def choose_splits(bags: Divisible, options: SplitOptions) -> dict[BagSplit, Bool
         val = np.zeros_like(test)
         val[rest] = hold_out(bags.labels[rest], options.val_fraction, key, groups)
     train = ~test & ~val
-    lost = sorted(set(bags.labels.tolist()) - set(bags.labels[train].tolist()))
+    lost = sorted(classes_in(bags.labels) - classes_in(bags.labels[train]))
     if lost:
         warnings.warn(
             f"{bags.path}: no training bag has class {lost}; change fold, test_fraction or "
@@ -191,20 +191,26 @@ def divided_patients(
             )  # fmt: skip
 
 
-def write_splits(path: Path, rows: Sequence[Sequence[object]], first: str) -> str:
+def write_splits(
+    path: Path,
+    rows: Sequence[Sequence[object]],
+    first: str,
+    labels: Sequence[str] = ("label",),
+) -> str:
     """Write ``first,patient_id,label,split`` atomically.
 
     Args:
         path: the CSV; missing parents are created.
         rows: (name, patient, label, split) of each bag.
         first: name of the first column, ``slide_id`` if the file can be used as a table.
+        labels: names of the columns of labels.
 
     Returns:
         The file's SHA-256 in hexadecimal digits.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([first, "patient_id", "label", "split"])
+    writer.writerow([first, "patient_id", *labels, "split"])
     writer.writerows(rows)
     content = text.getvalue().encode()
     with atomic_write(path) as file:

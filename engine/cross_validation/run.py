@@ -246,12 +246,12 @@ def _inputs_once(config: Recipe, files: BagInputs) -> tuple[FoldRecipe, BagSet]:
     policy = files.bad_data or settings.get("bad_data", "error")
     if files.data.suffix.lower() != ".csv":
         return recipe, read_bag_file(files.data, bad_data=policy)
-    names = ("features_key", "coords_key")
-    keys = [settings.get(name, default) for name, default in zip(names, FeatureKeys(), strict=True)]
+    known = FeatureKeys()._asdict()
+    keys = [settings.get(f"{name}_key", default) for name, default in known.items()]
     by_patient = settings.get("bag", "slide") == "patient"
     place = FeatureFolder(_folder(files, settings), FeatureKeys(*keys), by_patient)
-    named, task = settings.get("class_names"), settings.get("task")
-    return recipe, FeatureSet(files.data, place, named, task, policy)
+    named, task, columns = (settings.get(n) for n in ("class_names", "task", "label_columns"))
+    return recipe, FeatureSet(files.data, place, named, task, policy, columns)
 
 
 def _folder(files: BagInputs, settings: Mapping[str, Any]) -> Path | None:

@@ -186,13 +186,13 @@ def _train(bags: BagFile, group: Sequence[_Ready], recipe: FoldRecipe) -> None:
     """Train the modules of a group of folds in place."""
     lead, steps = group[0].fold.module, group[0].steps
     modules = [ready.fold.module.train() for ready in group]
-    everything = BagBatch.collate([r.fold.read(range(bags.labels.size), None) for r in group])
+    everything = BagBatch.collate([r.fold.read(range(len(bags.labels)), None) for r in group])
     size = min(recipe.plan.batch_size, len(group[0].fold.numbers))
     network = GroupedNetwork([m.model for m in modules], [r.random for r in group], size)
     optimizer = _optimizer(lead, network)
     schedule = lead.scheduler_factory
     scheduler = None if schedule is None else schedule(optimizer, steps)
-    starts = torch.arange(len(group)).unsqueeze(1) * bags.labels.size  # start of each fold's copy
+    starts = torch.arange(len(group)).unsqueeze(1) * len(bags.labels)  # start of each fold's copy
     for step, batches_of_folds in enumerate(zip(*(r.batches for r in group), strict=True)):
         lead.progress = step / steps
         optimizer.zero_grad()

@@ -166,7 +166,7 @@ ARRAYS = [
     array_case("X complex", of("X", lambda x: x + 1j), "numbers"),
     array_case("X of dates", of("X", lambda x: x.astype("datetime64[s]")), "numbers"),
     array_case("y a single number", lambda: {"y": np.array(1)}, "y"),
-    array_case("y of two axes", of("y", lambda y: np.eye(2)[y]), "y must have 1 axes"),
+    array_case("y of three axes", of("y", lambda y: np.eye(2)[y][None]), "y must have 1 or 2"),
     array_case("a NaN", edited("X", (7, 2), np.nan), "2", "NaN"),
     array_case("an infinity", edited("X", (7, 2), np.inf), "2", "infinite"),
     array_case("a value beyond float32", edited("X", (7, 2), 1e300), "bag 2", "float32"),

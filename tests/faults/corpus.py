@@ -1,24 +1,14 @@
 """All cases, and the cases that also run in a separate process."""
 
-from tests.faults import (
-    annotations,
-    bags,
-    checkpoints,
-    configs,
-    features,
-    flags,
-    foreign,
-    images,
-    open_world,
-    predictions,
-    yolo,
-)
+import importlib
+from pathlib import Path
+
 from tests.faults.case import Case
 
-KINDS = (
-    annotations, images, yolo, foreign, predictions, bags, features, configs, checkpoints, flags,
-    open_world,
-)  # fmt: skip
+# Every other module of this folder lists its cases in CASES.
+_WITHOUT_CASES = {"__main__", "case", "corpus", "sets", "test_faults"}
+_NAMES = sorted({path.stem for path in Path(__file__).parent.glob("*.py")} - _WITHOUT_CASES)
+KINDS = [importlib.import_module(f"tests.faults.{name}") for name in _NAMES]
 CASES: list[Case] = [case for kind in KINDS for case in kind.CASES]
 
 # One case per command.

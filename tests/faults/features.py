@@ -220,7 +220,8 @@ TABLES = [
     fit_case("names of other classes", ["--data.class_names", "[cat, dog]"], "slides.csv",
              "benign"),
     fit_case("one class by name", ["--data.class_names", "[benign]"], "class"),
-    fit_case("a task that labels cannot be", ["--data.task", "multilabel"], "multilabel"),
+    fit_case("a task that labels cannot be", ["--data.class_names", "[benign, tumour, both]",
+             "--data.task", "binary"], "task binary"),
     fit_case("a bag that is none", ["--data.bag", "case"], "patient"),
 ]  # fmt: skip
 

@@ -66,18 +66,71 @@ def test_single_rows(tmp_path):
             np.testing.assert_array_equal(found.coords, COORDS[rows])
 
 
+def test_features_of_stamp_are_called_feats(tmp_path):
+    h5(tmp_path / "a.h5", feats=FEATURES, coords=COORDS)
+    assert read_header(tmp_path / "a.h5")[:2] == (10, 4)
+    np.testing.assert_array_equal(read_features(tmp_path / "a.h5").features, FEATURES)
+    h5(tmp_path / "b.h5", feats=FEATURES[:3], features=FEATURES)  # the usual name first
+    np.testing.assert_array_equal(read_features(tmp_path / "b.h5").features, FEATURES)
+    with pytest.raises(DataProblems, match=r"no data set 'x'; the file has \['coords', 'feats'\]"):
+        read_header(tmp_path / "a.h5", FeatureKeys("x"))
+
+
+LABELS = np.array([0, 1, -1, 0, 1, 0, 0, 0, 0, 1])
+
+
+def labelled_files(folder, labels, name="instance_labels"):
+    """Files of each layout that can have instance labels."""
+    h5(folder / "a.h5", features=FEATURES, **{name: labels})
+    content = {"features": torch.tensor(FEATURES), name: torch.from_numpy(labels)}
+    torch.save(content, folder / "a.pt")
+    save_file(content, folder / "a.safetensors")
+    return [folder / f"a{suffix}" for suffix in (".h5", ".pt", ".safetensors")]
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int8, np.float32, np.uint8, bool])
+def test_instance_labels_of_any_type(tmp_path, kind):
+    labels = LABELS if np.dtype(kind).kind in "if" else LABELS.clip(0)
+    for path in labelled_files(tmp_path, labels.astype(kind)):
+        assert read_header(path).has_labels
+        assert read_features(path).instance_labels.tolist() == labels.tolist(), path
+        rows = torch.tensor([1, 2, 9])
+        assert read_features(path, rows=rows).instance_labels.tolist() == labels[rows].tolist()
+    keys = FeatureKeys(instance_labels="tumour")
+    for path in labelled_files(tmp_path, LABELS, "tumour"):
+        assert not read_header(path).has_labels and read_features(path).instance_labels is None
+        assert read_features(path, keys).instance_labels.tolist() == LABELS.tolist()
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (LABELS[:9], r"instance labels have shape \(9,\) for 10 instances; store one label"),
+        (np.stack([LABELS, LABELS]), r"instance labels have shape \(2, 10\) for 10"),
+        (LABELS * 2, "instance_labels has 2 in row 1; use 1 for a witness, 0 for another"),
+        (LABELS / 2, "instance_labels has 0.5 in row 1"),
+        (np.where(LABELS == 0, 255, LABELS).astype(np.uint8), "has 255 in row 0"),
+        (np.where(LABELS == 1, np.nan, LABELS), "has nan in row 1"),
+    ],
+)
+def test_instance_labels_that_are_none(tmp_path, labels, message):
+    for path in labelled_files(tmp_path, labels):
+        with pytest.raises(DataProblems, match=message):
+            read_features(path)
+
+
 def test_names_of_arrays_are_arguments(tmp_path):
-    keys = FeatureKeys("feats", "xy")
-    h5(tmp_path / "a.h5", feats=FEATURES, xy=COORDS)
+    keys = FeatureKeys("vectors", "xy")
+    h5(tmp_path / "a.h5", vectors=FEATURES, xy=COORDS)
     save_file(
-        {"feats": torch.tensor(FEATURES), "xy": torch.tensor(COORDS)}, tmp_path / "a.safetensors"
+        {"vectors": torch.tensor(FEATURES), "xy": torch.tensor(COORDS)}, tmp_path / "a.safetensors"
     )
-    torch.save({"feats": torch.tensor(FEATURES), "xy": torch.tensor(COORDS)}, tmp_path / "a.pt")
+    torch.save({"vectors": torch.tensor(FEATURES), "xy": torch.tensor(COORDS)}, tmp_path / "a.pt")
     for suffix in (".h5", ".safetensors", ".pt"):
         found = read_features(tmp_path / f"a{suffix}", keys)
         np.testing.assert_array_equal(found.features, FEATURES)
         np.testing.assert_array_equal(found.coords, COORDS)
-        with pytest.raises(DataProblems, match=r"no .*'features'; the file has .*feats.*xy"):
+        with pytest.raises(DataProblems, match=r"no .*'features'; the file has .*vectors.*xy"):
             read_features(tmp_path / f"a{suffix}")
 
 

@@ -143,7 +143,9 @@ def test_predicted_bags_without_labels(stand_in, make_trainer, tmp_path):
     trainer.predict(stand_in.BagModule(), loader, return_predictions=False)
     folder = tmp_path / "run" / "predictions"
     assert [p.name for p in folder.iterdir()] == ["bags.csv"]
-    assert (folder / "bags.csv").read_text() == "bag_id,label,score\ncase 2,,0.5\n"
+    assert (folder / "bags.csv").read_text() == (
+        "bag_id,label,score,prediction,threshold\ncase 2,,0.5,1,0.5\n"
+    )
 
 
 def test_samples_of_other_processes_count_once(stand_in, make_trainer, tmp_path, monkeypatch):

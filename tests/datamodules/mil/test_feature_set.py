@@ -184,7 +184,8 @@ def test_a_patient_in_two_parts_is_fatal(write_slides, column, policy):
     slides = [("s0", "slide"), ("s4", "slide")]
     assert found == [("p", "patient"), ("q", "patient"), *slides]
     one, other = values[:2]
-    assert f"patient p: bags in {column}s {one}, {other}; put all" in str(error.value)
+    who = {"split": "patient p", "fold": "patients p, q: the first"}[column]
+    assert f"{who}: bags in {column}s {one}, {other}; put all" in str(error.value)
 
 
 def test_a_patient_with_two_labels(write_slides):
@@ -228,9 +229,56 @@ def test_classes_and_task(write_slides):
     assert FeatureSet(unlabelled, class_names=["n", "p"]).labels.tolist() == [-1] * 4
     with pytest.raises(ValueError, match="column `label` is missing, so the classes are unknown"):
         FeatureSet(unlabelled)
-    for task, names in (("binary", list("abc")), ("multilabel", None)):
-        with pytest.raises(ValueError, match=f"does not fit the task {task}"):
-            FeatureSet(write_slides(4), class_names=names, task=task)
+    with pytest.raises(ValueError, match="does not fit the task binary"):
+        FeatureSet(write_slides(4), class_names=list("abc"), task="binary")
+
+
+def test_slides_with_several_classes(write_slides):
+    bags = FeatureSet(write_slides(4, label=["a;b", "b", ";", "a"]))
+    assert (bags.num_classes, bags.task, bags.class_names) == (2, "multilabel", ["a", "b"])
+    assert [bags.bag(k).labels.tolist() for k in range(4)] == [
+        [[1, 1]],
+        [[0, 1]],
+        [[0, 0]],
+        [[1, 0]],
+    ]
+    columns = write_slides(4, label=None, er=[1, 0, 0, 1], pr=[1, 1, 0, 0])
+    split = FeatureSet(columns, label_columns=["er", "pr"])
+    assert split.labels.tolist() == [[1, 1], [0, 1], [0, 0], [1, 0]] and split.task == "multilabel"
+    rows = list(split.split_rows(["train", "val", "test", "train"]))
+    assert rows[1] == ("s1", "p0_1", "0", "1", "val")
+    with pytest.raises(
+        DataProblems, match="p0_1: the first: slides with labels er=0 pr=0, er=1 pr=1"
+    ):
+        FeatureSet(columns, BY_PATIENT, label_columns=["er", "pr"])
+
+
+def annotate(table, number, labels):
+    """Write instance labels into the h5 file of a slide."""
+    import h5py
+
+    with h5py.File(table.parent / "features" / f"s{number}.h5", "a") as file:
+        file["instance_labels"] = labels
+
+
+def test_instance_labels_are_unknown_where_a_slide_has_none(write_slides):
+    table = write_slides(8)
+    assert FeatureSet(table).bag(1).instance_labels is None
+    annotate(table, 1, [0, 1, 1, -1])
+    bags = FeatureSet(table)
+    assert bags.bag(1).instance_labels.tolist() == [0, 1, 1, -1]
+    assert bags.bag(1, torch.tensor([1, 3])).instance_labels.tolist() == [1, -1]
+    assert bags.bag(0).instance_labels.tolist() == [-1] * 3
+    patient = FeatureSet(table, BY_PATIENT).bag(1)  # slides 1 and 3
+    assert patient.instance_labels.tolist() == [0, 1, 1, -1] + [-1] * 6
+    table = write_slides(4, name="wrong")
+    annotate(table, 1, [0, 1, 1])
+    with pytest.raises(DataProblems, match=r"slide s1: instance labels have shape \(3,\) for 4"):
+        FeatureSet(table)
+    table = write_slides(4, name="worse")
+    annotate(table, 1, [0, 1, 2, 0])
+    with pytest.raises(DataProblems, match="slide s1: instance_labels has 2 in row 2"):
+        FeatureSet(table)
 
 
 def test_weights_of_a_patient_are_the_mean_of_its_slides(write_slides):

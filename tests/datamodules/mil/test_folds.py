@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from datamodules.mil.folds import hold_out, stratified_folds
+from datamodules.mil.folds import classes_in, hold_out, strata, stratified_folds
 
 LABELS = np.array([0] * 37 + [1] * 12 + [2] * 5)
 
@@ -65,3 +65,35 @@ def test_rare_classes_keep_a_bag_in_training(positives):
         rest = np.flatnonzero(~chosen)
         again = hold_out(labels[rest], 0.2, (seed, 1, 0, 0))
         assert labels[rest][~again].sum() >= 1
+
+
+def several(count=60):
+    """Bags with a frequent class, one in 6, one in 12, and bags with none, in all combinations."""
+    number = np.arange(count)
+    return np.stack([number % 2, number % 6 == 1, number % 12 == 2], axis=1).astype(np.int64)
+
+
+def test_the_stratum_of_bags_with_several_classes_is_the_rarest():
+    labels = several()
+    assert labels.sum(0).tolist() == [30, 10, 5]
+    assert strata(labels[:8]).tolist() == [3, 1, 2, 0, 3, 0, 3, 1]
+    assert strata(LABELS) is LABELS
+    assert classes_in(labels[:2]) == {0, 1} and classes_in(LABELS) == {0, 1, 2}
+    assert classes_in(np.zeros((3, 2), dtype=np.int64)) == set()
+
+
+def test_bags_with_several_classes_are_divided_by_class():
+    labels = several()
+    folds = stratified_folds(labels, 5, seed=0)
+    for c, count in enumerate((30, 10, 5)):
+        assert np.bincount(folds[labels[:, c] == 1], minlength=5).tolist() == [count // 5] * 5
+    held = hold_out(labels, 0.2, (0, 1))
+    assert held.sum() == 12 and labels[held].sum(0).tolist() == [6, 2, 1]
+
+
+def test_patients_with_several_classes_stay_whole():
+    labels = several()
+    patients = [f"p{n // 3}" for n in range(60)]
+    folds = stratified_folds(labels, 5, seed=0, groups=patients)
+    assert all(len(set(folds[n : n + 3])) == 1 for n in range(0, 60, 3))
+    assert np.bincount(folds[labels[:, 2] == 1], minlength=5).tolist() == [1] * 5

@@ -1,3 +1,5 @@
+import csv
+
 import numpy as np
 import pytest
 import torch
@@ -179,6 +181,45 @@ def test_classes_known_beforehand(write):
     for task, names in (("binary", ["a", "b", "c"]), ("multilabel", None)):
         with pytest.raises(ValueError, match=f"does not fit the task {task}"):
             TabularBagsDataModule(write(), class_names=names, task=task)
+
+
+def test_bags_with_several_classes(write, tmp_path):
+    several = np.stack([np.arange(40) % 2, np.arange(40) % 4 == 1], axis=1)
+    data = TabularBagsDataModule(write(y=several), test_fraction=0.25, eval_batch_size=3)
+    assert (data.num_classes, data.task, data.class_names) == (2, "multilabel", ["0", "1"])
+    labels, sizes, _ = data.contents("test")
+    assert labels.sum(axis=0).tolist() == [5, 3] and sizes.tolist() == [3] * 10
+    batch = next(iter(data.test_dataloader()))
+    assert batch.labels.tolist() == several[data.numbers("test")[:3]].tolist()
+    assert data.summary()["test"]["classes"] == 2
+    assert data.describe("test") == "10 bags, 30 instances; 0 5, 1 3, none of them 5"
+    data.write_splits(tmp_path / "splits.csv")
+    with (tmp_path / "splits.csv").open() as stream:
+        written = {row["bag_id"]: row["label"] for row in csv.DictReader(stream)}
+    assert [written[f"bags_{n}"] for n in range(4)] == [";", "0;1", ";", "0"]
+    named = TabularBagsDataModule(write(y=several), class_names=["er", "pr"])
+    assert named.class_names == ["er", "pr"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sampler": "class_balanced"},
+        {"sampler": "balanced_batches"},
+        {"sampler": "weighted", "class_weights": [1.0, 2.0]},
+    ],
+)
+def test_bags_with_several_classes_are_not_drawn_by_class(write, options):
+    several = np.stack([np.arange(40) % 2, np.arange(40) % 4 == 1], axis=1)
+    with pytest.raises(ValueError, match="but these bags have several classes each; use shuffle"):
+        TabularBagsDataModule(write(y=several), **options)
+
+
+def test_instance_labels_reach_the_batches(write):
+    labels = np.arange(120) % 3 - 1
+    data = TabularBagsDataModule(write(instance_labels=labels), eval_batch_size=2)
+    batch = next(iter(data.test_dataloader()))
+    assert batch.instance_labels.tolist() == [-1, 0, 1] * 2
 
 
 def test_a_file_without_labels_can_be_predicted(write):

@@ -134,7 +134,8 @@ def test_bags_with_nan_are_named(write):
     assert [(p.item, p.annotation, p.kind, p.part) for p in error.value.problems] == [
         (1, 2, "bag", "row"), (2, 4, "bag", "row"),
     ]  # fmt: skip
-    assert "bag 1, row 2: feature 1 is NaN, infinite or beyond float32; impute" in str(error.value)
+    message = "bags 1, 2: the first: row 2: feature 1 is NaN, infinite or beyond float32; impute"
+    assert message in str(error.value)
 
 
 def test_all_problems_come_at_once(write):
@@ -155,3 +156,71 @@ def test_missing_and_broken_files(tmp_path):
     np.savez(pickled, X=np.array([object()]))
     with pytest.raises(DataProblems, match=r"pickled\.npz: not a readable npz file"):
         read_bag_file(pickled)
+
+
+SEVERAL = np.array([[0, 1], [1, 1], [0, 0]])
+
+
+def test_bags_with_several_classes(write):
+    bags = read_bag_file(write(y=SEVERAL))
+    assert (bags.num_classes, bags.task) == (2, "multilabel")
+    assert bags.labels.tolist() == SEVERAL.tolist() and bags.labels.dtype == np.int64
+    assert bags.without(np.array([True, False, False])).labels.tolist() == [[1, 1], [0, 0]]
+    assert read_bag_file(write(y=SEVERAL.astype(bool)), 2, task="multilabel").num_classes == 2
+    bare = read_bag_file(write(y=None), classes=3, task="multilabel")
+    assert bare.labels.tolist() == [[-1] * 3] * 3 and bare.task == "multilabel"
+
+
+ONE_HOT = np.array([[1, 0], [0, 1], [0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "message"),
+    [
+        (ONE_HOT, {}, r"y has shape \(3, 2\) and every bag has exactly one class; store the class"),
+        (SEVERAL[:, :1], {}, r"y has shape \(3, 1\), a single class; store it as \(3,\)"),
+        (SEVERAL, {"task": "binary"}, "which does not fit the task binary; store one class per"),
+        (SEVERAL, {"classes": 3}, r"y has shape \(3, 2\), but there are 3 classes"),
+        ([0, 1, 1], {"task": "multilabel"}, "one class per bag, which does not fit the task mult"),
+        (SEVERAL * 2, {}, "bags 0, 1: the first: label 2 for class 1"),
+        (SEVERAL / 4, {}, "bags 0, 1: the first: label 0.25 for class 1; use 1 if the bag has"),
+        (SEVERAL * [0, 1], {}, "no bag has class 0 of 0 to 1; leave the column out"),
+        (SEVERAL[None], {}, "y must have 1 or 2 axes"),
+        (SEVERAL[:2], {}, "bag_index names bags 2, but the bags are 0 to 1"),
+    ],
+)
+def test_several_classes_that_cannot_be(write, labels, options, message):
+    with pytest.raises(DataProblems, match=message):
+        read_bag_file(write(y=labels), **options)
+
+
+def test_one_class_each_may_be_meant_and_a_class_may_lack_bags(write):
+    assert read_bag_file(write(y=ONE_HOT), task="multilabel").task == "multilabel"
+    assert read_bag_file(write(y=SEVERAL * [0, 1]), 2, task="multilabel").num_classes == 2
+
+
+def test_instance_labels(write):
+    bags = read_bag_file(write(instance_labels=[0, 1, -1, 0, 0, 1.0]))
+    assert bags.instance_labels.tolist() == [0, 1, -1, 0, 0, 1]
+    left = bags.without(np.array([False, True, False]))
+    assert left.instance_labels.tolist() == [0, 1, 0, 0, 1]
+    assert read_bag_file(write()).instance_labels is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 1, 0], r"instance_labels has shape \(3,\) and type int64 for 6 instances; store one"),
+        (np.zeros((6, 2)), r"instance_labels has shape \(6, 2\)"),
+        (["a"] * 6, "type <U1 for 6 instances"),
+        (
+            [0, 2, 0, 0, 3, 3],
+            "bags 0, 2: the first: row 1: instance_labels has 2; use 1 for a witness",
+        ),
+        (np.array([0, 1, 255, 0, 0, 0], np.uint8), "bag 1, row 2: instance_labels has 255"),
+        ([0, np.nan, 0, 0, 0, 0], "bag 0, row 1: instance_labels has nan"),
+    ],
+)
+def test_instance_labels_that_are_none(write, labels, message):
+    with pytest.raises(DataProblems, match=message):
+        read_bag_file(write(instance_labels=labels))

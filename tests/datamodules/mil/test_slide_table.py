@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from datamodules.mil.slide_labels import LabelOptions
 from datamodules.mil.slide_table import find_feature_files, read_slide_table
 from structures import DataProblems
 
@@ -12,7 +13,7 @@ def table(tmp_path):
     def read(*lines, class_names=None, **options):
         path = tmp_path / "slides.csv"
         path.write_text("\n".join(lines) + "\n", **options)
-        return read_slide_table(path, class_names)
+        return read_slide_table(path, LabelOptions(class_names))
 
     return read
 
@@ -95,7 +96,10 @@ def test_every_fault_of_a_table_is_told(table):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["slide,label", "a,0"], "column slide_id is missing; the file has slide, label"),
+        (
+            ["slide,label", "a,0"],
+            "column slide_id is missing; the file has slide, label; rename slide to slide_id",
+        ),
         (["slide_id,label"], "no slide in the file"),
         ([""], "column slide_id is missing; the file has none"),
         (["slide_id,label,label", "a,0,0"], "column 'label' occurs twice"),
