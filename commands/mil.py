@@ -41,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Score bags with bootstrap intervals."""
+    import numpy as np
+
     from evaluation.mil.scores import confusion_matrix, evaluate_bags
     from evaluation.report.record import report
     from evaluation.statistics.bootstrap import bootstrap_intervals
@@ -50,6 +52,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     known = 0.5 if found.threshold is None else found.threshold
     threshold = known if args.threshold is None else args.threshold
     metrics = evaluate_bags(scores.labels, scores.probabilities, task, threshold)
+    witness = scores.witness[np.isfinite(scores.witness)]
+    if witness.size:
+        metrics["witness_auroc"] = float(witness.mean())
     intervals = bootstrap_intervals(
         scores.labels,
         scores.probabilities,

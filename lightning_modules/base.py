@@ -68,6 +68,8 @@ class TrainedModule(pl.LightningModule):
         "val/loss",
         "val/loss_*",
     )
+    # The loss by which checkpoints are chosen where the monitored metric is not defined  # A405
+    loss_metric: str = "val/loss"
     # Arguments that name the initial weights of a new training, with the values they take when a
     # checkpoint supplies the weights. Networks declare such arguments under the same name.
     starts_from: ClassVar[dict[str, Any]] = {"init_from": None}
@@ -139,6 +141,11 @@ class TrainedModule(pl.LightningModule):
         self.log_dict(logged, on_step=True, on_epoch=False, batch_size=size)
         self.log("train/loss", means["total"], prog_bar=True, on_step=True, batch_size=size)
         return total
+
+    def undefined(self, metric: str) -> str:
+        """Return why a metric has no value on the validation data, or an empty text."""
+        del metric
+        return ""
 
     def on_fit_start(self) -> None:
         """Read the seed of the run, set by ``seed_everything``."""

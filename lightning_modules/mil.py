@@ -115,6 +115,37 @@ class MILModule(TrainedModule):
             labels, sizes, _ = data.contents("train")
             self.set_training_bags(np.asarray(data.numbers("train")), labels, sizes)
 
+    def undefined(self, metric: str) -> str:
+        """Return why a ranking metric has no value on the validation bags, or an empty text."""
+        data: Any = getattr(self.trainer, "datamodule", None)
+        numbers = data.numbers("val") if hasattr(data, "numbers") else ()
+        if metric == "val/witness_auroc" and len(numbers):
+            known = data.source("val").bag(numbers[0]).instance_labels is not None
+            return "" if known else "the bags have no instance labels"
+        if metric not in ("val/bag_auroc", "val/bag_auprc") or not len(numbers):
+            return ""
+        labels = data.contents("val")[0]
+        if (labels < 0).any():
+            return ""
+        if labels.ndim == 2:
+            both = (labels.min(axis=0) == 0) & (labels.max(axis=0) == 1)
+            reason = f"no class is in some but not in all of the {len(labels)} validation bags"
+            return "" if both.any() else reason
+        found = np.unique(labels)
+        name = data.class_names[int(found[0])]
+        return "" if found.size > 1 else f"all {labels.size} validation bags have the class {name}"
+
+    def on_fit_start(self) -> None:
+        """Warn of validation bags that AUROC is not defined for."""
+        super().on_fit_start()
+        reason = self.undefined("val/bag_auroc")
+        if reason:
+            rank_zero_warn(
+                f"val/bag_auroc and val/bag_auprc will be nan: {reason}; give the validation split "
+                "bags of several classes (data.val_fraction, data.split_seed or the data's own "
+                "splits)"
+            )
+
     def set_training_bags(
         self, numbers: npt.NDArray[Any], labels: npt.NDArray[Any], sizes: npt.NDArray[Any]
     ) -> None:

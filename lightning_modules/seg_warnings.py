@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from structures import SegBatch
 
 _IMBALANCE = 100  # objects of the most frequent class for one of another  # A324
 _NAMED = 5  # classes that a message lists
+# Areas in pixels of COCO's sizes, both ends included
+_SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, math.inf)}
 
 Ints = npt.NDArray[np.int64]
 
@@ -59,6 +62,19 @@ def _imbalance(numbers: Sequence[int], class_names: Sequence[str]) -> Iterator[s
             "(data.categories), repeat their images (data.repeat_threshold) or weight them "
             "(model.init_args.class_weights; docs/training.md)"
         )
+
+
+def without_size(size: str, truth: Mapping[str, Any]) -> str:
+    """Return that no object of the ground truth has a size of COCO, or an empty text.
+
+    Args:
+        size: ``small``, ``medium`` or ``large``.
+        truth: COCO dictionary of the validation images.
+    """
+    low, high = _SIZES[size]
+    single = (a["area"] for a in truth["annotations"] if not a.get("iscrowd"))
+    found = any(low <= area <= high for area in single)
+    return "" if found else f"no object of the validation images is {size}"
 
 
 def named_batch_norm_error(error: ValueError, batch: SegBatch) -> ValueError:

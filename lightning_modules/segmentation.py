@@ -17,7 +17,7 @@ from lightning_modules.base import OptimizerFactory, SchedulerFactory, TrainedMo
 from lightning_modules.class_weights import check_weights, resolve_class_weights
 from lightning_modules.item_losses import ItemLosses
 from lightning_modules.precision import check_precision
-from lightning_modules.seg_warnings import data_warnings, named_batch_norm_error
+from lightning_modules.seg_warnings import data_warnings, named_batch_norm_error, without_size
 from models.ops.precision import has_bfloat16_units
 from models.seg.inference.predict import InferenceOptions, predict
 from models.seg.protocol import SegModel, UsesClassWeights
@@ -118,6 +118,7 @@ class SegmentationModule(TrainedModule):
         self.separate_biases = separate_biases
         self.inference = inference
         self.log_val_loss = log_val_loss
+        self.loss_metric = "val/loss" if log_val_loss else "train/loss"
         self.eval_backend = eval_backend
         self.category_map: CategoryMap | None = None
         self.scores: CocoScores | None = None
@@ -196,6 +197,17 @@ class SegmentationModule(TrainedModule):
         weights = facts.get("class_weights")
         if None not in (weights, self.class_weights) and self._weights is None:
             self._set_weights(torch.tensor(weights))
+
+    def undefined(self, metric: str) -> str:
+        """Return why an AP or AR has no value on the validation images, or an empty text."""
+        data: Any = getattr(self.trainer, "datamodule", None)
+        counts = None if data is None else data.object_counts("val")
+        if counts is None or not metric.startswith(("val/segm_", "val/box_")):
+            return ""
+        if not counts.by_class.any():
+            return "no validation image has an object"
+        size = metric.rpartition("_")[2]
+        return without_size(size, data.ground_truth("val")) if size in AREAS[1:] else ""
 
     def on_fit_start(self) -> None:
         """Warn about objects that cannot be found and classes that are rarely seen."""

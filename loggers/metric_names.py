@@ -1,4 +1,4 @@
-"""Direction of logged metrics, as declared by the module that logs them."""
+"""Direction of logged metrics and choice of the monitored one, as declared by the module."""
 
 from __future__ import annotations
 
@@ -23,6 +23,22 @@ def best_of(name: str, module: object) -> Literal["max", "min"] | None:
     if _is_one_of(name, getattr(module, "lower_is_better", ())):
         return "min"
     return "max" if _is_one_of(name, getattr(module, "metric_names", ())) else None
+
+
+def followed(name: str, module: object) -> tuple[str, str]:
+    """Return the metric by which checkpoints of a training are chosen, and why it is another.
+
+    Args:
+        name: the monitored metric.
+        module: LightningModule; ``undefined(name)`` says why a metric has no value on its
+            validation data (or is empty), ``loss_metric`` names the loss to take instead.
+
+    Returns:
+        The metric, and the reason if it is not ``name``, else an empty text.
+    """
+    undefined, loss = getattr(module, "undefined", None), getattr(module, "loss_metric", None)
+    reason = "" if undefined is None or loss is None else undefined(name)
+    return (str(loss), str(reason)) if reason else (name, "")
 
 
 def _is_one_of(name: str, patterns: tuple[str, ...]) -> bool:

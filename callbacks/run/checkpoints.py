@@ -13,8 +13,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities import rank_zero_warn
 
-from loggers.metric_names import best_of
+from loggers.metric_names import best_of, followed
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -26,6 +27,9 @@ class RunCheckpoint(ModelCheckpoint):
 
     A run that continues in its own folder keeps its best score and its files, even if the folder
     was moved.
+
+    If the module knows that the monitored metric has no value on the validation data, as an AUROC
+    of one class, ``best.ckpt`` is chosen by the loss instead, and a warning says so.  # A405
 
     Args:
         save_last: write ``last.ckpt``.
@@ -58,13 +62,23 @@ class RunCheckpoint(ModelCheckpoint):
         return Path(self.dirpath) / f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}"
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Set the mode declared by the module; remove unfinished files of a killed run."""
+        """Set metric and mode as the module declares; remove unfinished files of a killed run."""
+        if stage == "fit" and self.monitor is not None:
+            self._follow(*followed(self.monitor, pl_module))
         if self._mode_is_declared and best_of(self.monitor or "", pl_module) == "min":
             self.mode, self.kth_value = "min", torch.tensor(math.inf)
         super().setup(trainer, pl_module, stage)
         if stage == "fit" and trainer.is_global_zero and self.dirpath is not None:
             for part in Path(self.dirpath).glob(f".*{self.FILE_EXTENSION}.*"):
                 part.unlink(missing_ok=True)
+
+    def _follow(self, metric: str, reason: str) -> None:
+        if reason:
+            rank_zero_warn(
+                f"{self.monitor} is not defined in validation ({reason}): best.ckpt is chosen by "
+                f"{metric} instead"
+            )
+            self.monitor, self._mode_is_declared = metric, True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""

@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 
-from loggers.metric_names import best_of
+from loggers.metric_names import best_of, followed
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,10 @@ class StopEarly(EarlyStopping):
         self._mode_is_declared = mode is None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Set the mode that the module declares."""
+        """Set the metric of ``best.ckpt`` and the mode that the module declares."""
+        metric, replaced = followed(self.monitor, pl_module) if stage == "fit" else ("", "")
+        if replaced:
+            self.monitor, self._mode_is_declared = metric, True
         declared = best_of(self.monitor, pl_module) if self._mode_is_declared else self.mode
         if declared == "min" and self.mode == "max":
             self.mode, self.min_delta = "min", -self.min_delta

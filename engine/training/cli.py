@@ -36,6 +36,7 @@ from engine.config.files import check_monitors, check_values
 from engine.config.installed import base_config
 from engine.config.recipe import Recipe, take_flag
 from engine.config.sections import LINKS, drop_sources, plain
+from engine.training.data_facts import print_data_facts
 from engine.training.initial_weights import frozen_random_parts
 from engine.training.run_config import RunConfigCallback
 from formats.weights.files import read_file, state_dict_of
@@ -217,7 +218,9 @@ class SegmilCLI(LightningCLI):
         rank_zero_warn(fault)
 
     def before_fit(self) -> None:
-        """Train the first of two stages and pass its weights to the second."""
+        """Say what the data are; train the first of two stages."""
+        if self._folder is None:
+            print_data_facts(self.datamodule)
         config, module = plain(self.config[self.subcommand]), self.model
         section = first_stage_section(config["model"])
         if section is None or config["ckpt_path"] or not isinstance(module, StagedMILModule):

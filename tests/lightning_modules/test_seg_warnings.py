@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_modules.seg_warnings import data_warnings, named_batch_norm_error
+from lightning_modules.seg_warnings import data_warnings, named_batch_norm_error, without_size
 from structures import SegBatch
 
 NAMES = ["cat", "dog", "eel", "fly", "gnu", "hen", "ibis"]
@@ -67,3 +67,14 @@ def test_the_error_of_a_batch_norm_with_one_value():
     assert "1 image(s) of 32 x 32 px" in message
     assert "[7]" in message
     assert "data.batch_size 2" in message
+
+
+def test_sizes_that_no_object_has():
+    def truth(*areas):
+        return {"annotations": [{"area": area, "iscrowd": crowd} for area, crowd in areas]}
+
+    both = truth((1024, 0), (9217, 1))  # the second is a crowd; 1024 is small and medium
+    assert [without_size(size, both) for size in ("small", "medium", "large")] == [
+        "", "", "no object of the validation images is large",
+    ]  # fmt: skip
+    assert without_size("small", truth((1025, 0))) and not without_size("large", truth((9216, 0)))

@@ -133,3 +133,26 @@ def test_the_best_is_what_the_module_declares(tmp_path, module, mode, best):
     state = torch.load(tmp_path / "best.ckpt", weights_only=True)
     assert state["epoch"] == {1.0: 1, 3.0: 2}[best]
     assert callback.mode == ("min" if best == 1.0 else "max")
+
+
+class Undefined(Declaring):
+    loss_metric = "score"
+
+    def undefined(self, metric):
+        return "one class" if metric == "auroc" else ""
+
+
+@pytest.mark.parametrize("mode", [None, "max"])
+def test_the_loss_chooses_where_the_metric_is_not_defined(tmp_path, mode):
+    callback = RunCheckpoint(monitor="auroc", mode=mode, dirpath=tmp_path, filename="best")
+    trainer = pl.Trainer(
+        callbacks=[callback], logger=False, enable_progress_bar=False, accelerator="cpu",
+        enable_model_summary=False, num_sanity_val_steps=0, max_epochs=3,
+    )  # fmt: skip
+    loader = DataLoader(TensorDataset(torch.ones(1, 1)), batch_size=1)
+    with pytest.warns(
+        UserWarning, match=r"auroc is not defined .*\(one class\): best.ckpt is chos"
+    ):
+        trainer.fit(Undefined([2.0, 1.0, 3.0]), loader, loader)
+    assert float(callback.best_model_score) == 1.0 and callback.monitor == "score"
+    assert torch.load(tmp_path / "best.ckpt", weights_only=True)["epoch"] == 1

@@ -89,6 +89,14 @@ def test_the_direction_is_that_of_the_metric(name, values, options, expected):
     assert validations(name, values, **options) == expected
 
 
+@pytest.mark.parametrize("mode", [None, "max"])
+def test_the_loss_is_followed_where_the_metric_is_not_defined(monkeypatch, mode):
+    monkeypatch.setattr(Net, "loss_metric", "val/loss", raising=False)
+    monkeypatch.setattr(Net, "undefined", lambda _, metric: "one class", raising=False)
+    values = [3.0, 2.0, 1.0, 1.5, 1.2, 0.5]
+    assert validations("val/loss", values, monitor="val/score", mode=mode, patience=2) == 5
+
+
 def test_a_metric_that_is_not_logged_is_an_error():
     with pytest.raises(ValueError, match="did not log val/loss"):
         validations("val/score", [0.1, 0.2], monitor="val/loss")
