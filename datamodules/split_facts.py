@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 _SHOWN = 12  # classes that are listed
 
@@ -22,3 +23,23 @@ def class_counts(names: Sequence[str], counts: Sequence[int]) -> str:
     rest = [counts[c] for c in order[_SHOWN:]]
     listed = class_counts([names[c] for c in order[:_SHOWN]], [counts[c] for c in order[:_SHOWN]])
     return f"{listed}, and {len(rest)} others of {min(rest)} to {max(rest)}"
+
+
+def describe_images(data: Any, split: str) -> str:
+    """Return the numbers of images, objects and objects of each class of a split.
+
+    Args:
+        data: a `SegDataModule`.
+        split: ``train``, ``val`` or ``test``.
+
+    Returns:
+        The text, without objects if their number is unknown; empty for a test split that is missing
+        or of which nothing is known.
+    """
+    counts = data.object_counts(split)
+    if counts is None:
+        return "" if split == "test" else f"{len(data.source(split))} images"
+    empty = int((counts.by_image == 0).sum())
+    text = f"{len(counts.by_image)} images" + f" ({empty} without an object)" * bool(empty)
+    classes = class_counts(data.class_names, counts.by_class.tolist())
+    return f"{text}, {counts.by_class.sum()} objects; {classes}"

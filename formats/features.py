@@ -90,10 +90,12 @@ def read_header(path: Path, keys: FeatureKeys = FeatureKeys()) -> FeatureHeader:
 
     Raises:
         DataProblems: the file is missing, broken, contains code, or its arrays have a wrong shape
-            or type, are empty, or differ in length.
+            or type, are empty, or differ in length; or an instance label is none.
     """
     with _opened(Path(path), keys) as (features, coords, labels):
         rows, width = features.shape[-2:]
+        if labels is not None:  # a byte per instance or so, which is read to check it
+            _instance_labels(Path(path), labels, keys)
         known = coords is not None, labels is not None
         return FeatureHeader(rows, width, _dtype(features), *known)
 
@@ -111,7 +113,7 @@ def read_features(
         rows: (n,) int64 rows to read; None for all.
 
     Raises:
-        DataProblems: see `read_header`; or an instance label is none.
+        DataProblems: see `read_header`.
     """
     with _opened(Path(path), keys) as (features, coords, labels):
         values = _rows(_in_memory(features), rows)

@@ -117,8 +117,8 @@ class MILModule(TrainedModule):
 
     def undefined(self, metric: str) -> str:
         """Return why a ranking metric has no value on the validation bags, or an empty text."""
-        data: Any = getattr(self.trainer, "datamodule", None)
-        numbers = data.numbers("val") if hasattr(data, "numbers") else ()
+        data: Any = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
+        numbers: Any = data.numbers("val") if hasattr(data, "numbers") else ()
         if metric == "val/witness_auroc" and len(numbers):
             known = data.source("val").bag(numbers[0]).instance_labels is not None
             return "" if known else "the bags have no instance labels"

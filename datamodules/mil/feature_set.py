@@ -132,16 +132,15 @@ class FeatureSet:
         self.class_names = list(self._table.class_names)
         self.num_classes = len(self.class_names)
         single: MILTask = "binary" if self.num_classes == 2 else "multiclass"
-        found: MILTask = "multilabel" if self.labels.ndim == 2 else single
-        self.task: MILTask = task or found
+        self.task: MILTask = task or ("multilabel" if self.labels.ndim == 2 else single)
         self._check_task()
 
     def _check_task(self) -> None:
         if not self.class_names:
             raise ValueError(
                 f"{self.path}: column `label` is missing, so the classes are unknown; add it to "
-                "train or evaluate, name columns of other names by label_columns, or predict with "
-                "a checkpoint"
+                "train or evaluate, name the columns that hold labels by label_columns, or predict "
+                "with a checkpoint"
             )
         if self.task == "binary" and self.num_classes != 2:
             raise ValueError(

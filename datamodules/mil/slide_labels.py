@@ -2,7 +2,7 @@
 
 A slide has one class where a column holds one name or number. It has several where the column
 separates them by ``;`` (``a;b``, and ``;`` alone for none), or where each class has a column of
-zeros and ones.
+zeros and ones (A401).
 """
 
 from __future__ import annotations
@@ -152,10 +152,10 @@ def _columns_of_classes(
     values = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}
     labels = np.array([[values.get(text, -1) for text in texts] for texts in fields])
     faults = []
-    for slide, place in zip(*np.nonzero(labels < 0), strict=True):
+    for slide, place in np.argwhere(labels < 0).tolist():
         text = fields[slide][place]
         reason = f"{columns[place]} is {text!r}" if text else f"{columns[place]} is empty"
-        faults.append((int(slide), reason, "use 1 if the slide has the class, else 0"))
+        faults.append((slide, reason, "use 1 if the slide has the class, else 0"))
     if not faults and options.task is None and (labels.sum(axis=1) == 1).all():
         reason = f"every slide has exactly one of the classes {', '.join(columns)}"
         remedy = (
@@ -181,7 +181,7 @@ def _several_classes(texts: Sequence[str], class_names: Sequence[str] | None) ->
     labels = np.zeros((len(texts), len(names)), dtype=np.int64)
     good = numbers >= 0
     labels[owner[good], numbers[good]] = 1
-    faults = [_fault(int(owner[at]), flat[at], shown) for at in np.flatnonzero(~good)]
+    faults = [_fault(int(owner[at]), flat[at], shown) for at in np.flatnonzero(~good).tolist()]
     empty = f"label is empty; write {_SEPARATOR} for a slide with none of the classes"
     faults += [(at, empty, "or remove its line") for at, text in enumerate(texts) if not text]
     return labels, list(class_names or names), faults
@@ -191,7 +191,8 @@ def _one_class(texts: Sequence[str], class_names: Sequence[str] | None) -> _Read
     labels, names, shown = _classes(texts, class_names)
     if class_names is None and names == ["0", "1"]:
         shown = ["negative", "positive"]
-    return labels, shown, [_fault(int(at), texts[at], shown) for at in np.flatnonzero(labels < 0)]
+    wrong = np.flatnonzero(labels < 0).tolist()
+    return labels, shown, [_fault(at, texts[at], shown) for at in wrong]
 
 
 def _classes(

@@ -25,7 +25,7 @@ from datamodules.seg.dataset import ImageSource, ObjectCounts, SegDataset
 from datamodules.seg.mosaic import MosaicDataset
 from datamodules.seg.mosaic_options import MosaicOptions
 from datamodules.seg.repeated_images import image_repeats
-from datamodules.split_facts import class_counts
+from datamodules.split_facts import describe_images
 from datamodules.transforms.augment import Augmentation
 from formats.images import ExifPolicy, ImageOptions
 from structures import AnnotationPolicy, CategoryMap, DataProblems, Problem, SegBatch
@@ -256,17 +256,8 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
         return None
 
     def describe(self, split: Split) -> str:
-        """Return the numbers of images, objects and objects of each class of a split.
-
-        Empty if nothing is known of the split.
-        """
-        counts = self.object_counts(split)
-        if counts is None:
-            return "" if split == "test" else f"{len(self.source(split))} images"
-        empty = int((counts.by_image == 0).sum())
-        text = f"{len(counts.by_image)} images" + f" ({empty} without an object)" * bool(empty)
-        classes = class_counts(self.class_names, counts.by_class.tolist())
-        return f"{text}, {counts.by_class.sum()} objects; {classes}"
+        """Return the numbers of images and objects of a split; empty if nothing is known of it."""
+        return describe_images(self, split)
 
     def evaluation_arguments(self) -> dict[str, Any]:
         """Return the arguments that make another datamodule prepare images as this one."""

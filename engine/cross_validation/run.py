@@ -246,8 +246,8 @@ def _inputs_once(config: Recipe, files: BagInputs) -> tuple[FoldRecipe, BagSet]:
     policy = files.bad_data or settings.get("bad_data", "error")
     if files.data.suffix.lower() != ".csv":
         return recipe, read_bag_file(files.data, bad_data=policy)
-    known = FeatureKeys()._asdict()
-    keys = [settings.get(f"{name}_key", default) for name, default in known.items()]
+    known: dict[str, str] = FeatureKeys()._asdict()
+    keys: list[str] = [settings.get(f"{name}_key", default) for name, default in known.items()]
     by_patient = settings.get("bag", "slide") == "patient"
     place = FeatureFolder(_folder(files, settings), FeatureKeys(*keys), by_patient)
     named, task, columns = (settings.get(n) for n in ("class_names", "task", "label_columns"))

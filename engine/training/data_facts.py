@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pytorch_lightning.utilities import rank_zero_info
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 SPLITS = ("train", "val", "test")
 
@@ -17,8 +16,9 @@ def print_data_facts(data: Any) -> None:
     Args:
         data: a datamodule; without a method ``describe`` nothing is printed.
     """
-    describe = getattr(data, "describe", None)
-    for split in SPLITS if describe is not None else ():
-        text = describe(split)
+    if not hasattr(data, "describe"):
+        return
+    for split in SPLITS:
+        text = data.describe(split)
         if text:
             rank_zero_info(f"{split}: {text}")

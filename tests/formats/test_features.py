@@ -115,8 +115,9 @@ def test_instance_labels_of_any_type(tmp_path, kind):
 )
 def test_instance_labels_that_are_none(tmp_path, labels, message):
     for path in labelled_files(tmp_path, labels):
-        with pytest.raises(DataProblems, match=message):
-            read_features(path)
+        for read in (read_header, read_features):
+            with pytest.raises(DataProblems, match=message):
+                read(path)
 
 
 def test_names_of_arrays_are_arguments(tmp_path):

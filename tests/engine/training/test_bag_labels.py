@@ -261,3 +261,25 @@ def test_validation_bags_of_one_class_are_told_and_the_loss_chooses(fit, tmp_pat
     assert len(metric(run, "val/loss")) == 6
     again = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     assert again["epoch"] == int(np.argmin(metric(run, "val/loss")))
+
+
+@pytest.mark.slow
+def test_several_classes_are_cross_validated(write_slides, tmp_path, capsys):
+    """Folds of a file together, those of slides one by one."""
+    a, b = several_labels(24).T.tolist()
+    table = write_slides(24, patient_id=None, label=None, a=a, b=b)
+    recipe = RECIPE | {"trainer": {"max_epochs": 3}}
+    for kind, data, arguments in (
+        (NPZ, npz(tmp_path / "bags.npz", several_labels(40)), {}),
+        (SLIDES, table, {"label_columns": ["a", "b"]}),
+    ):
+        section = {"class_path": f"datamodules.mil.{kind}", "init_args": {"batch_size": 4}}
+        section["init_args"] |= arguments
+        (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe | {"data": section}))
+        words = ["mil-cv", "--config", tmp_path / "r.yaml", "--data", data, "--folds", 2]
+        words += ["--repeats", 1, "--out", tmp_path / "o.json"]
+        assert evaluate.main([str(word) for word in words]) == 0
+        found = json.loads((tmp_path / "o.json").read_text())["metrics"]
+        assert all(0 <= value <= 1 for value in found["bag_auroc"]["folds"])
+        said = capsys.readouterr().out
+        assert ("folds trained together" in said) == (kind == NPZ)
