@@ -88,7 +88,10 @@ class UsesTrainingBags(Protocol):
     """Model that needs the training bags before training starts."""
 
     def set_training_bags(self, numbers: Tensor, labels: Tensor, sizes: Tensor) -> None:
-        """Set index (``BagBatch.index``), label and number of instances of each bag, all (n,)."""
+        """Set index (``BagBatch.index``), label and number of instances of each bag, all (n,).
+
+        Labels are (n, C) zeros and ones for ``multilabel``.
+        """
         ...
 
 

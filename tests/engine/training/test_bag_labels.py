@@ -16,6 +16,7 @@ import train
 from datamodules.mil.feature_set import FeatureFolder, FeatureSet
 from engine.checkpoints.restore import restore
 
+PICTURES = ("curves", "confusion", "attention")
 RECIPE = {
     "model": {
         "class_path": "lightning_modules.mil.MILModule",
@@ -32,6 +33,7 @@ RECIPE = {
         "enable_model_summary": False,
     },
     "checkpoint": {"monitor": "val/bag_auroc"},
+    "callbacks": dict.fromkeys(PICTURES, False),
 }  # fmt: skip
 NPZ, SLIDES = "npz.TabularBagsDataModule", "features.FeatureBagsDataModule"
 
@@ -99,7 +101,9 @@ def test_several_classes_of_a_file_from_training_to_comparison(fit, command, tmp
     caplog.set_level(logging.INFO)
     labels = several_labels(80)
     file = npz(tmp_path / "bags.npz", labels)
-    run = fit(NPZ, file=str(file), batch_size=4, class_names=["er", "pr"])
+    drawn = [f"--callbacks.{name}=true" for name in PICTURES]
+    run = fit(NPZ, *drawn, file=str(file), batch_size=4, class_names=["er", "pr"])
+    assert (run / "pictures" / "attention_epoch_002.png").is_file()
     assert "train: 52 bags, 208 instances; er 26, pr " in caplog.text
     assert metric(run, "val/bag_auroc")[-1] > 0.8
     checkpoint = run / "checkpoints" / "best.ckpt"
@@ -268,7 +272,7 @@ def test_several_classes_are_cross_validated(write_slides, tmp_path, capsys):
     """Folds of a file together, those of slides one by one."""
     a, b = several_labels(24).T.tolist()
     table = write_slides(24, patient_id=None, label=None, a=a, b=b)
-    recipe = RECIPE | {"trainer": {"max_epochs": 3}}
+    recipe = {k: v for k, v in RECIPE.items() if k != "callbacks"} | {"trainer": {"max_epochs": 3}}
     for kind, data, arguments in (
         (NPZ, npz(tmp_path / "bags.npz", several_labels(40)), {}),
         (SLIDES, table, {"label_columns": ["a", "b"]}),
