@@ -87,6 +87,7 @@ def read_bag_csv(path: Path, policy: BadDataPolicy = "error") -> BagPredictions:
     header, rows = _read(path)
     layout = _layout(path, header)
     lines: list[_Line] = []
+    thresholds: set[float | None] = set()
     problems: list[Problem] = []
     seen: set[str] = set()
     for number, row in rows:
@@ -97,6 +98,7 @@ def read_bag_csv(path: Path, policy: BadDataPolicy = "error") -> BagPredictions:
             seen.add(bag)
         if not faults:
             lines.append(_parsed(row, layout))
+            thresholds.add(_number(row.get("threshold")))
     skipped = settle(problems, policy)
     if not lines:
         reason = "no bag is left" if skipped else "no bags in the file"
@@ -106,16 +108,10 @@ def read_bag_csv(path: Path, policy: BadDataPolicy = "error") -> BagPredictions:
         found = f"{path}: {unknown} of {len(lines)} bags have no {layout.patient}"
         warnings.warn(f"{found}, so each bag is treated as a separate patient", stacklevel=2)
     names = tuple(c.removeprefix("score_") for c in layout.scores if c != "score")
-    return BagPredictions(
-        _scores(lines, layout), layout.task, skipped, names, _threshold(rows), (path,)
-    )
-
-
-def _threshold(rows: Sequence[tuple[int, dict[str, Any]]]) -> float | None:
-    """Return the probability that the column ``threshold`` has in every line, if it has one."""
-    values = {_number(row.get("threshold")) for _, row in rows}
-    value = values.pop() if len(values) == 1 else None
-    return value if value is not None and 0 <= value <= 1 else None
+    threshold = thresholds.pop() if len(thresholds) == 1 else None
+    if threshold is not None and not 0 <= threshold <= 1:
+        threshold = None
+    return BagPredictions(_scores(lines, layout), layout.task, skipped, names, threshold, (path,))
 
 
 class Decisions(NamedTuple):

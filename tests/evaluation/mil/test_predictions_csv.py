@@ -203,6 +203,8 @@ def test_the_threshold_of_a_table_is_the_same_probability_in_every_line(
     lines = [f"{bag},1,0.5,{value}" for bag, value in zip("ab", values, strict=True)]
     path = table(tmp_path, "\n".join(["bag_id,label,score,threshold", *lines]))
     assert read_bag_csv(path).threshold == threshold
+    cut = table(tmp_path, path.read_text() + "\nc,1")  # a faulty line does not count
+    assert read_bag_csv(cut, "skip").threshold == threshold
 
 
 def test_patients_are_named_where_there_are_any_and_read_back(tmp_path):
