@@ -109,15 +109,17 @@ class DataProblems(ValueError):  # noqa: N818  one exception for several problem
 def alike_problems(problems: Iterable[Problem]) -> list[list[Problem]]:
     """Return the problems in groups: those of slides, bags or patients with the same fault.
 
-    Two faults are the same if they are in one folder and their reasons and remedies differ only in
-    the values that they name. Any other problem, as of an image, is a group of its own.
+    Two faults are the same if they are in one file, or in files of one folder that are named after
+    their items, and if their reasons and remedies differ only in the values that they name. Any other problem, as of an image, is a group of its own.
     """
     groups: dict[object, list[Problem]] = {}
     for number, problem in enumerate(problems):
         key: object = number
         if problem.kind in _BAGS and problem.item is not None:
             texts = [_VALUES.sub("...", text) for text in (problem.reason, problem.remedy)]
-            key = (problem.file.parent, problem.kind, problem.part, problem.repaired, *texts)
+            own = str(problem.item) in problem.file.name  # a file of each slide
+            place = problem.file.parent if own else problem.file
+            key = (place, problem.kind, problem.part, problem.repaired, *texts)
         groups.setdefault(key, []).append(problem)
     return list(groups.values())
 
