@@ -110,7 +110,8 @@ def alike_problems(problems: Iterable[Problem]) -> list[list[Problem]]:
     """Return the problems in groups: those of slides, bags or patients with the same fault.
 
     Two faults are the same if they are in one file, or in files of one folder that are named after
-    their items, and if their reasons and remedies differ only in the values that they name. Any other problem, as of an image, is a group of its own.
+    their items, and if their reasons and remedies differ only in the values that they name. Any
+    other problem, as of an image, is a group of its own.
     """
     groups: dict[object, list[Problem]] = {}
     for number, problem in enumerate(problems):
