@@ -39,6 +39,7 @@ not_negative = _number(int, lambda n: n >= 0, "must not be negative")
 confidence = _number(float, lambda x: 0 <= x <= 1, "a confidence is in [0, 1]")
 decision_threshold = _number(float, lambda x: 0 <= x <= 1, "a threshold is a probability in [0, 1]")
 overlap = _number(float, lambda x: 0 < x <= 1, "an overlap is in (0, 1]")
+share = _number(float, lambda x: 0 < x < 1, "a share is between 0 and 1")
 factor = _number(
     float,
     lambda x: 0 < x <= LARGEST_SCALE,

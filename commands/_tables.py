@@ -6,6 +6,7 @@ The module has no slow imports, which keeps ``--help`` fast.
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,45 @@ def progress(what: str, every: int = 1) -> Any:
             print(f"{done} of {total} {what}", file=sys.stderr, flush=True)
 
     return report
+
+
+def progress_with_time(what: str, every: float = 30.0) -> Any:
+    """Return a callback that prints the progress of a long task and the time left to stderr.
+
+    Args:
+        what: what is counted.
+        every: least number of seconds between two lines.
+    """
+    last = time.monotonic()
+    first: tuple[float, float] | None = None  # time and number done of the first call
+
+    def report(done: float, total: int) -> None:
+        nonlocal last, first
+        now = time.monotonic()
+        first = first or (now, done)  # what an earlier run has finished does not count
+        if now - last < every and done < total:
+            return
+        last = now
+        line = f"{f'{done:.1f}'.removesuffix('.0')} of {total} {what}"
+        if first[1] < done < total:
+            left = (now - first[0]) * (total - done) / (done - first[1])
+            line += f", {_duration(left)} left"
+        print(line, file=sys.stderr, flush=True)
+
+    return report
+
+
+def _duration(seconds: float) -> str:
+    """Return a rounded duration in words.
+
+    >>> [_duration(seconds) for seconds in (5, 100, 5000, 200000)]
+    ['less than a minute', '2 min', '1 h 23 min', '55 h 33 min']
+    """
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return "less than a minute"
+    hours, rest = divmod(minutes, 60)
+    return f"{hours} h {rest} min" if hours else f"{minutes} min"
 
 
 def report_bad_data(problems: Any) -> dict[str, dict[str, int]]:

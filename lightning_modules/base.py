@@ -228,6 +228,10 @@ class TrainedModule(pl.LightningModule):
         Raises:
             ValueError: a loss is not finite; the message names the items.
         """
+        self.log_metrics(split, self.item_loss_means(split, losses), headline=())
+
+    def item_loss_means(self, split: str, losses: ItemLosses) -> dict[str, float]:
+        """Return ``loss`` and ``loss_<term>``, the means over all items; see `log_item_losses`."""
         losses.gather()
         bad = losses.not_finite()
         if bad:
@@ -235,8 +239,7 @@ class TrainedModule(pl.LightningModule):
         means = losses.means()
         # Terms that only exist in a training step are absent here, yet may have a weight.
         total = self._sum({n: torch.tensor(m).double() for n, m in means.items()})
-        named = {f"loss_{name}": mean for name, mean in means.items()}
-        self.log_metrics(split, named | {"loss": float(total)}, headline=())
+        return {f"loss_{name}": mean for name, mean in means.items()} | {"loss": float(total)}
 
     def _refuse(self, found: list[str]) -> None:
         step = "" if self._trainer is None else f" at step {self.global_step}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -254,8 +254,8 @@ class MILModule(TrainedModule):
         """Score all bags; with ``youden``, choose the threshold."""
         self.log_item_losses("val", self._losses)
         scores = self._gathered()
-        if self.choose_threshold and self.task == "binary" and not self.trainer.sanity_checking:
-            self.threshold = youden_threshold(scores.labels, scores.probabilities)
+        if not self.trainer.sanity_checking:
+            self._choose_threshold(scores)
         self._log_scores("val", scores)
 
     def on_test_epoch_end(self) -> None:
@@ -273,7 +273,28 @@ class MILModule(TrainedModule):
         return self.bag_scores
 
     def _log_scores(self, split: str, scores: BagScores) -> None:
+        self.log_metrics(split, self._metrics(scores), headline=("bag_auroc", "witness_auroc"))
+
+    def _metrics(self, scores: BagScores) -> dict[str, float]:
         metrics = evaluate_bags(scores.labels, scores.probabilities, self.task, self.threshold)
         if np.isfinite(scores.witness).any():
             metrics["witness_auroc"] = float(np.nanmean(scores.witness))
-        self.log_metrics(split, metrics, headline=("bag_auroc", "witness_auroc"))
+        return metrics
+
+    def validation_metrics(self, batches: Iterable[BagBatch]) -> dict[str, float]:
+        """Return what a validation on the batches logs, for a training without a trainer.
+
+        The module must be in eval mode. With ``youden``, the threshold is chosen.
+        """
+        self._start_evaluation()
+        with torch.no_grad():
+            for batch in batches:
+                self._forward_and_keep(batch)
+        metrics = self.item_loss_means("val", self._losses)
+        scores = self._gathered()
+        self._choose_threshold(scores)
+        return {f"val/{name}": value for name, value in (metrics | self._metrics(scores)).items()}
+
+    def _choose_threshold(self, scores: BagScores) -> None:
+        if self.choose_threshold and self.task == "binary":
+            self.threshold = youden_threshold(scores.labels, scores.probabilities)

@@ -16,7 +16,7 @@ import yaml
 from engine.config.files import check_config_file
 
 _IN_FILES = ("model", "data", "trainer", "checkpoint", "callbacks")  # may name a separate file
-_FLAGS = ("model", "data", "trainer")
+_FLAGS = ("model", "data", "trainer", "checkpoint", "early_stopping")
 _LR = ["model", "optimizer", "lr"]
 
 
@@ -98,8 +98,12 @@ class Recipe(NamedTuple):
                 f"{named[-1]} has no learning rate; write model.init_args.optimizer.init_args.lr"
             )
 
-    def section(self, name: str) -> dict[str, Any]:
-        """Return ``model``, ``data`` or ``trainer`` with overlays and overrides applied.
+    def section(self, name: str, *, optional: bool = False) -> dict[str, Any]:
+        """Return a section, such as ``model``, with overlays and overrides applied.
+
+        Args:
+            name: name of the section.
+            optional: whether a recipe without the section is allowed; the result is then empty.
 
         Raises:
             ValueError: a file is missing or invalid, the section is missing, or an overlay names
@@ -111,7 +115,7 @@ class Recipe(NamedTuple):
             if section is not None and not isinstance(section, dict):
                 raise ValueError(f"{file}: the section '{name}' must be a mapping or a file")
             result = overlaid(result, section or {}, f"{file}: {name}")
-        if not result:
+        if not result and not optional:
             raise ValueError(f"{self}: a recipe needs the section '{name}'")
         for path, value in self.values():
             if path[0] == name:
@@ -131,8 +135,8 @@ class Recipe(NamedTuple):
             path = flag.removeprefix("--").split(".")
             if not flag.startswith("--") or len(path) < 2 or path[0] not in _FLAGS:
                 raise ValueError(
-                    f"unrecognized argument {flag}; recipe flags are --model.NAME VALUE, "
-                    "--data.NAME VALUE and --trainer.NAME VALUE"
+                    f"unrecognized argument {flag}; recipe flags are "
+                    + ", ".join(f"--{name}.NAME VALUE" for name in _FLAGS)
                 )
             if not equals and not rest:
                 raise ValueError(f"{flag} needs a value")

@@ -167,10 +167,24 @@ def module_builder(model: dict[str, Any]) -> Callable[[int, int, MILTask], MILMo
 
     @functools.cache  # checking a configuration takes longer than a hundred steps
     def checked(num_classes: int, in_features: int, task: MILTask) -> Callable[[], MILModule]:
-        filled = copy.deepcopy(model)
-        facts = {"num_classes": num_classes, "in_features": in_features, "task": task}
-        for fact, value in facts.items():
-            place(filled, LINKS[fact], value)
-        return checked_section(MILModule, "model", filled)[1]
+        return _checked_model(model, num_classes, in_features, task)[1]
 
     return lambda num_classes, in_features, task: checked(num_classes, in_features, task)()
+
+
+def filled_model(
+    model: dict[str, Any], num_classes: int, in_features: int, task: MILTask
+) -> dict[str, Any]:
+    """Return a ``model`` section with the facts of the data and all defaults, as plain values."""
+    filled: dict[str, Any] = plain(_checked_model(model, num_classes, in_features, task)[0])
+    return filled
+
+
+def _checked_model(
+    model: dict[str, Any], num_classes: int, in_features: int, task: MILTask
+) -> tuple[Any, Callable[[], MILModule]]:
+    filled = copy.deepcopy(model)
+    facts = {"num_classes": num_classes, "in_features": in_features, "task": task}
+    for fact, value in facts.items():
+        place(filled, LINKS[fact], value)
+    return checked_section(MILModule, "model", filled)

@@ -2,7 +2,7 @@
 
 The training loop does not use a Trainer, because fifty runs of one or two seconds would spend most
 of their time on a Trainer's overhead. It uses the model, loss weights, optimizer, schedule and
-threshold of a `MILModule`.
+threshold of a `MILModule`, and runs on the processor or an accelerator.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,83 +18,43 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from datamodules.mil.base import select_bags
 from datamodules.mil.chunks import ChunkedBags
-from datamodules.mil.feature_set import FeatureBags, FeatureSet
+from datamodules.mil.feature_set import FeatureSet
 from datamodules.mil.folds import hold_out
 from datamodules.mil.npz import packed
 from datamodules.mil.npz_file import BagFile
-from datamodules.mil.samplers import BatchPlan
 from datamodules.mil.standardisation import Standardisation
-from datamodules.sampling.keys import SampleKey, keyed_generator
+from datamodules.sampling.keys import keyed_generator
+from engine.cross_validation.fold import (
+    CPU,
+    SILENT,
+    BagSet,
+    BoolArray,
+    FloatArray,
+    Fold,
+    FoldHooks,
+    FoldKey,
+    FoldRecipe,
+    FoldResult,
+)
+from engine.cross_validation.reading import StepKeys, reader
+from engine.cross_validation.selection import Selected, Selector
 from evaluation.mil.scores import youden_threshold
 from lightning_modules.mil import MILModule
 from lightning_modules.staged import StagedMILModule
-from structures import BagBatch, DataProblems, MILTask
+from structures import BagBatch, DataProblems
 
-BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float64]
-BagSet = BagFile | FeatureSet
-# Returns a batch of the bags with the given numbers, for a training epoch or, with None, uncut.
-Reader = Callable[[Sequence[int], int | None], BagBatch]
-# (B,) fold of each bag, and (seed, repeat, fold).
-FoldTask = tuple[npt.NDArray[np.int64], tuple[int, int, int]]
+__all__ = ["Fold", "FoldRecipe", "FoldResult", "run_fold", "train_fold"]
 
 _TRAINING_PURPOSE = 6
-_PREDICTION_BATCH = 256  # bags of an npz file; slides are read one by one
-
-
-@dataclass(frozen=True, slots=True)
-class FoldRecipe:
-    """Training settings of a fold.
-
-    Attributes:
-        build: returns a new module for a number of classes, feature width and task.
-        plan: sampling of the batches.
-        max_steps: optimizer steps, or None.
-        max_epochs: passes over the training bags, or None; the smaller limit applies.
-        clip_norm: largest gradient norm, or None.
-        accumulate: batches per optimizer step; the last step of an epoch may have fewer.
-        standardise: whether to standardise features of an npz file by the training bags.
-        clip: largest absolute value of a standardised feature, or None.
-        val_fraction: fraction of the training bags held out to choose the threshold; not used if
-            the module does not choose one.
-        first: same as ``build`` for the first stage, or None. The first stage is trained with the
-            same settings on the same bags.
-    """
-
-    build: Callable[[int, int, MILTask], MILModule]
-    plan: BatchPlan
-    max_steps: int | None = None
-    max_epochs: int | None = None
-    clip_norm: float | None = None
-    accumulate: int = 1
-    standardise: bool = True
-    clip: float | None = None
-    val_fraction: float = 0.2
-    first: Callable[[int, int, MILTask], MILModule] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class FoldResult:
-    """Predictions of a fold's model.
-
-    Attributes:
-        test: (B,) bool, test bags of the fold.
-        probabilities: (T,) or (T, C), probabilities of the test bags in order.
-        threshold: probability from which a binary bag counts as positive.
-    """
-
-    test: BoolArray
-    probabilities: FloatArray
-    threshold: float
 
 
 def run_fold(
     bags: BagSet,
     folds: npt.NDArray[np.int64],
     recipe: FoldRecipe,
-    key: tuple[int, int, int],
+    key: FoldKey,
+    hooks: FoldHooks = SILENT,
 ) -> FoldResult:
     """Train on all folds but one and predict that one.
 
@@ -104,25 +63,42 @@ def run_fold(
         folds: (B,) fold of each bag.
         recipe: training settings.
         key: (seed, repeat, fold); together with the bags and the recipe it determines the result.
+        hooks: told about the training.
 
     Raises:
         ValueError: there are too few training bags for the recipe, or a loss is not finite; the
             message names repeat and fold.
     """
     with torch.random.fork_rng(devices=[]), naming_fold(key):
-        fold = prepare_fold(bags, folds, recipe, key)
+        fold, done = prepare_fold(bags, folds, recipe, key), 0.0
         if isinstance(fold.module, StagedMILModule):
             if recipe.first is not None:
-                first = recipe.first(bags.num_classes, bags.in_features, bags.task)
-                train_fold(dataclasses.replace(fold, module=first), bags, recipe)
-                fold.module.receive(first.model.state_dict())
+                done = 0.5
+                _first_stage(fold, bags, recipe, lambda share: hooks.progress(key, share / 2))
             fold.module.check_first_stage()
-        train_fold(fold, bags, recipe)
-    return finish_fold(fold, bags)
+        tell = _part(hooks, key, done)
+        selected = train_fold(fold, bags, recipe, tell)
+        return finish_fold(fold, bags, recipe, key, hooks, selected)
+
+
+def _part(hooks: FoldHooks, key: FoldKey, done: float) -> Callable[[float], None]:
+    return lambda share: hooks.progress(key, done + (1 - done) * share)
+
+
+def _first_stage(
+    fold: Fold, bags: BagSet, recipe: FoldRecipe, tell: Callable[[float], None]
+) -> None:
+    """Train the first of two stages and pass its weights to the module of the fold."""
+    assert recipe.first is not None and isinstance(fold.module, StagedMILModule)
+    first = recipe.first(bags.num_classes, bags.in_features, bags.task)
+    selection = fold.selection if fold.module.first_stage_weights == "best" else None
+    train_fold(dataclasses.replace(fold, module=first, selection=selection), bags, recipe, tell)
+    state = first.model.state_dict()
+    fold.module.receive({name: tensor.to(CPU) for name, tensor in state.items()})
 
 
 @contextlib.contextmanager
-def naming_fold(key: tuple[int, int, int]) -> Iterator[None]:
+def naming_fold(key: FoldKey) -> Iterator[None]:
     """Prepend repeat and fold of (seed, repeat, fold) to the message of a ValueError.
 
     `DataProblems` pass unchanged: they name their file and do not depend on the fold.
@@ -135,37 +111,8 @@ def naming_fold(key: tuple[int, int, int]) -> Iterator[None]:
         raise ValueError(f"repeat {key[1]}, fold {key[2]}: {error}") from error
 
 
-@dataclass(frozen=True, slots=True)
-class Fold:
-    """A fold and its module.
-
-    Attributes:
-        module: the module, before or after training.
-        test: (B,) bool, the test bags.
-        val: (B,) bool, the bags to choose the threshold on.
-        numbers: numbers of the training bags.
-        read: returns batches of bags by their numbers.
-        seed: seed of the training.
-        chunks: chunks of the bags to train on, or None to train on bags.
-    """
-
-    module: MILModule
-    test: BoolArray
-    val: BoolArray
-    numbers: list[int]
-    read: Reader
-    seed: int
-    chunks: ChunkedBags | None = None
-
-    def batch(self, keys: Sequence[SampleKey]) -> BagBatch:
-        """Return a training batch."""
-        if self.chunks is None:
-            return self.read([key.index for key in keys], keys[0].epoch)
-        return BagBatch.collate([self.chunks[key] for key in keys])
-
-
 def prepare_fold(
-    bags: BagSet, folds: npt.NDArray[np.int64], recipe: FoldRecipe, key: tuple[int, int, int]
+    bags: BagSet, folds: npt.NDArray[np.int64], recipe: FoldRecipe, key: FoldKey
 ) -> Fold:
     """Build a fold's module and select its bags; see `run_fold` for the arguments.
 
@@ -176,62 +123,88 @@ def prepare_fold(
     run_seed = int(keyed_generator(_TRAINING_PURPOSE, *key).integers(2**31))
     torch.manual_seed(run_seed)
     module = recipe.build(bags.num_classes, bags.in_features, bags.task)
-    if module.choose_threshold and bags.task == "binary":
-        groups = [bags.groups[b] for b in np.flatnonzero(train)] if bags.groups else ()
-        val[train] = hold_out(bags.labels[train], recipe.val_fraction, key, groups)
-        train = train & ~val
+    selection = recipe.selection
+    if selection is not None:
+        val = _validation_bags(bags, train, selection.val_fraction, key)
+        selection = selection.for_labels(bags.labels[val], bags.task)
+    elif module.choose_threshold and bags.task == "binary":
+        val[train] = _held_out(bags, train, recipe.val_fraction, key)
         if not val.any():
             raise ValueError("threshold: youden needs validation bags; raise val_fraction")
+    train = train & ~val
     source, chunk = _source(bags, train, recipe), recipe.plan.chunk_instances
     return Fold(
         module,
         test,
         val,
         np.flatnonzero(train).tolist(),
-        _reader(source, recipe, run_seed),
+        reader(source, recipe.plan.max_instances, run_seed),
         run_seed,
         None if chunk is None else ChunkedBags(source, chunk, run_seed),
+        source if isinstance(source, FeatureSet) else None,
+        selection,
     )
 
 
-def finish_fold(fold: Fold, bags: BagSet) -> FoldResult:
+def _validation_bags(bags: BagSet, train: BoolArray, fraction: float, key: FoldKey) -> BoolArray:
+    """Return (B,) True for the bags to select weights on: those of ``fit --data.fold`` (A411)."""
+    seed, repeat, number = key
+    val = np.zeros_like(train)
+    val[train] = _held_out(bags, train, fraction, (seed, 1, repeat, number + 1))
+    if not val.any() or not (train & ~val).any():
+        raise ValueError(
+            f"--val-fraction {fraction:g} of {int(train.sum())} training bags leaves no bags to "
+            "validate or to train on; give another share, or --select last"
+        )
+    return val
+
+
+def _held_out(bags: BagSet, train: BoolArray, fraction: float, key: Sequence[int]) -> BoolArray:
+    groups = [bags.groups[b] for b in np.flatnonzero(train)] if bags.groups else ()
+    return hold_out(bags.labels[train], fraction, key, groups)
+
+
+def finish_fold(
+    fold: Fold,
+    bags: BagSet,
+    recipe: FoldRecipe,
+    key: FoldKey,
+    hooks: FoldHooks = SILENT,
+    selected: Selected | None = None,
+) -> FoldResult:
     """Choose the threshold of a trained fold if it has validation bags, and predict its test bags.
+
+    If weights were selected, the threshold is that of their validation.
 
     Returns:
         The predictions and the threshold.
     """
-    threshold = fold.module.threshold
-    batch_size = _PREDICTION_BATCH if isinstance(bags, BagFile) else 1
-    if fold.val.any():
-        scores = _predict(fold, fold.val, batch_size)
-        threshold = youden_threshold(bags.labels[fold.val], scores)
-    return FoldResult(fold.test, _predict(fold, fold.test, batch_size), threshold)
+    module = fold.module.to(recipe.device).eval()
+    if fold.val.any() and selected is None:
+        scores = _predict(module, fold.whole_bags(fold.val, recipe))
+        module.threshold = youden_threshold(bags.labels[fold.val], scores)
+    scores = _predict(module, fold.whole_bags(fold.test, recipe))
+    result = FoldResult(fold.test, scores, module.threshold, selected)
+    hooks.finished(key, fold, result)
+    return result
 
 
 def _source(bags: BagSet, train: BoolArray, recipe: FoldRecipe) -> FeatureSet | BagBatch:
     if isinstance(bags, FeatureSet):
         return bags
-    statistics = None
-    if recipe.standardise:
-        statistics = Standardisation.fit(bags.features[bags.rows_of(train)], recipe.clip)
-    return packed(bags, statistics)
+    return packed(bags, fitted(bags, train, recipe))
 
 
-def _reader(bags: FeatureSet | BagBatch, recipe: FoldRecipe, seed: int) -> Reader:
-    if isinstance(bags, FeatureSet):
-        cut, whole = FeatureBags(bags, recipe.plan.max_instances, seed), FeatureBags(bags)
-
-        def read(numbers: Sequence[int], epoch: int | None) -> BagBatch:
-            slides = whole if epoch is None else cut
-            return BagBatch.collate([slides[SampleKey(n, epoch or 0)] for n in numbers])
-
-        return read
-    return lambda numbers, epoch: select_bags(bags, torch.tensor(numbers))
+def fitted(bags: BagFile, train: BoolArray, recipe: FoldRecipe) -> Standardisation | None:
+    """Return the statistics of the training bags marked in (B,), or None if none are used."""
+    if not recipe.standardise:
+        return None
+    return Standardisation.fit(bags.features[bags.rows_of(train)], recipe.clip)
 
 
 def training_steps(
     fold: Fold, bags: BagSet, recipe: FoldRecipe
-) -> tuple[Iterator[list[list[SampleKey]]], int, int]:
+) -> tuple[Iterator[StepKeys], int, int]:
     """Return the batches of each step, the number of steps and the batches per epoch.
 
     Also sets the training bags of the module.
@@ -249,20 +222,39 @@ def training_steps(
     return batches_of_steps(sampler, min(limits), recipe.accumulate), min(limits), len(sampler)
 
 
-def train_fold(fold: Fold, bags: BagSet, recipe: FoldRecipe) -> None:
-    """Train the module of a fold on its training bags, without a first stage."""
+def train_fold(
+    fold: Fold,
+    bags: BagSet,
+    recipe: FoldRecipe,
+    tell: Callable[[float], None] | None = None,
+) -> Selected | None:
+    """Train the module of a fold on its training bags, without a first stage.
+
+    Args:
+        fold: the fold; its module stays on the recipe's device.
+        bags: all bags.
+        recipe: training settings.
+        tell: called with the share of the steps that are done.
+
+    Returns:
+        Which weights were selected and are loaded, or None for the last ones.
+    """
     module = fold.module
     known = bags.numbers() if isinstance(bags, BagFile) else []  # bag numbers, for messages
-    batches_of_steps, steps, _ = training_steps(fold, bags, recipe)
+    batches_of_steps, steps, epoch_length = training_steps(fold, bags, recipe)
+    selector = None if fold.selection is None else Selector(fold.selection)
+    module.to(recipe.device)
     optimizer = module.build_optimizer()
     schedule = module.scheduler_factory
     scheduler = None if schedule is None else schedule(optimizer, steps)
     module.train()
-    for step, batches in enumerate(batches_of_steps):
+    done, stops = 0, False  # batches
+    keys_of_steps, to_read = itertools.tee(batches_of_steps)
+    batches = fold.batches(itertools.chain.from_iterable(to_read), recipe)
+    for step, keys_of_batches in enumerate(keys_of_steps):
         module.progress = step / steps
         optimizer.zero_grad()
-        for keys in batches:
-            batch = fold.batch(keys)
+        for keys, batch in zip(keys_of_batches, batches, strict=False):
             names = batch.bag_ids or [known[key.index] for key in keys]
             loss = module.total_loss(module.training_terms(batch), names)
             # Same as the Trainer, also for the last step of an epoch with fewer batches.
@@ -273,9 +265,19 @@ def train_fold(fold: Fold, bags: BagSet, recipe: FoldRecipe) -> None:
         module.after_optimizer_step()
         if scheduler is not None:
             scheduler.step()
+        before, done = done, done + len(keys_of_batches)
+        if selector is not None and fold.validates(before, done, epoch_length):
+            metrics = module.eval().validation_metrics(fold.whole_bags(fold.val, recipe))
+            stops = selector.update(module, metrics, step + 1, before // epoch_length)
+            module.train()
+        if tell is not None:
+            tell((step + 1) / steps)
+        if stops:
+            break
+    return None if selector is None else selector.select(module, step + 1, stopped=stops)
 
 
-def batches_of_steps(sampler: Any, steps: int, accumulate: int) -> Iterator[list[list[SampleKey]]]:
+def batches_of_steps(sampler: Any, steps: int, accumulate: int) -> Iterator[StepKeys]:
     """Yield the batches of each step, epoch after epoch.
 
     Args:
@@ -295,13 +297,8 @@ def batches_of_steps(sampler: Any, steps: int, accumulate: int) -> Iterator[list
         epoch += 1
 
 
-def _predict(fold: Fold, chosen: BoolArray, batch_size: int) -> FloatArray:
-    module = fold.module.eval()
-    numbers = np.flatnonzero(chosen).tolist()
-    parts = []
+def _predict(module: MILModule, batches: Iterator[BagBatch]) -> FloatArray:
     with torch.no_grad():
-        for start in range(0, len(numbers), batch_size):
-            batch = fold.read(numbers[start : start + batch_size], None)
-            parts.append(module.network(batch).probabilities(module.task))
+        parts = [module.network(bags).probabilities(module.task).to(CPU) for bags in batches]
     scores: FloatArray = torch.cat(parts).double().numpy()
     return scores

@@ -3,32 +3,52 @@
 Every fold is a separate training run with the recipe's model, optimizer, schedule, batch size and
 number of steps. It has new weights, features standardised by its own training bags, and random
 numbers that depend only on (seed, repeat, fold). Test folds select neither a step nor a threshold.
-Folds are independent of each other, so they are distributed over processes.
+Folds are independent of each other, so they are distributed over processes or devices.
 """
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from datamodules.mil.feature_set import FeatureFolder, FeatureSet
-from datamodules.mil.npz_file import read_bag_file
+from datamodules.fingerprint import fingerprint
+from datamodules.mil.feature_set import FeatureSet
+from datamodules.mil.features import FeatureBagsDataModule
+from datamodules.mil.npz import TabularBagsDataModule
+from datamodules.mil.npz_file import BagFile
 from engine.config.recipe import Recipe
-from engine.cross_validation.folds import BagSet, FoldRecipe, FoldResult, FoldTask, run_fold
-from engine.cross_validation.recipe import data_settings, read_recipe
+from engine.cross_validation.checkpoints import data_arguments, fold_checkpoints
+from engine.cross_validation.finished import FinishedFolds
+from engine.cross_validation.fold import BagSet, FoldRecipe, FoldResult, FoldTask
+from engine.cross_validation.inputs import BagInputs, bag_ids_of, class_names_of, read_inputs
+from engine.cross_validation.recipe import (
+    LAST,
+    Choice,
+    check_data_flags,
+    read_devices,
+    read_recipe,
+)
+from engine.cross_validation.selection import describe, record_of
 from engine.cross_validation.together import run_folds
+from engine.cross_validation.workers import Work, run_tasks
 from evaluation.mil.cross_validation import FoldSummary, summarise_folds
-from formats.features import FeatureKeys
-from structures import BadDataPolicy, Problem
+from evaluation.mil.fold_predictions import FoldPredictions
+from structures import Problem
+
+__all__ = ["BagInputs", "CrossValidation", "FoldFiles", "cross_validate", "read_recipe"]
+
+_SLIDES_ONLY = (
+    "max_instances", "num_workers", "features", "bag", "label_columns",
+    "features_key", "coords_key", "instance_labels_key",
+)  # fmt: skip
+_NPZ_ONLY = ("standardise", "clip")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +59,14 @@ class CrossValidation:
         metrics: one summary per metric.
         folds: (R, B) test fold of each bag.
         probabilities: (R, B) or (R, B, C), each from the model that did not train on the bag.
-        protocol: description of the folds and the training length.
+        protocol: description of the folds, the training length and the selection of weights.
         training: whether the folds were trained together, and the reason if not.
         seconds: wall time.
+        predictions: predictions of all test bags with labels and thresholds.
+        device: devices that trained the folds.
         notes: arguments and recipe settings that do not apply to these bags.
         problems: problems of the bags that were left out.
+        selected: which weights were selected in each fold, as plain values.
     """
 
     metrics: dict[str, FoldSummary]
@@ -52,29 +75,35 @@ class CrossValidation:
     protocol: str
     training: str
     seconds: float
+    predictions: FoldPredictions
+    device: str = "cpu"
     notes: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
+    selected: tuple[dict[str, Any], ...] = ()
 
     @property
     def fold_numbers(self) -> list[tuple[int, int]]:
         """(repeat, fold) of each value in the summaries' ``folds``."""
-        rows = enumerate(self.folds)
-        return [(repeat, int(fold)) for repeat, row in rows for fold in np.unique(row)]
+        return fold_numbers(self.folds)
 
 
-class BagInputs(NamedTuple):
-    """Files of the bags to read.
+def fold_numbers(folds: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Return (repeat, fold) of each fold in (R, B) test folds, ordered by repeat."""
+    rows = enumerate(folds)
+    return [(repeat, int(fold)) for repeat, row in rows for fold in np.unique(row)]
+
+
+class FoldFiles(NamedTuple):
+    """Folders to write to during a cross-validation.
 
     Attributes:
-        data: an npz file, or a CSV of slides.
-        features: folder of the slides' features; None for the recipe's folder or ``features`` next
-            to the CSV.
-        bad_data: treatment of faulty bags; None for the recipe's.
+        finished: folder of the results of finished folds, with which a killed run goes on; None
+            to keep none. The caller removes it.
+        checkpoints: folder of a checkpoint of each fold, or None.
     """
 
-    data: Path
-    features: Path | None = None
-    bad_data: BadDataPolicy | None = None
+    finished: Path | None = None
+    checkpoints: Path | None = None
 
 
 def cross_validate(
@@ -83,71 +112,160 @@ def cross_validate(
     num_folds: int | None = None,
     repeats: int | None = None,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[float, int], None] | None = None,
     workers: int | None = None,
     *,
     together: bool = True,
+    choice: Choice = LAST,
+    keep: FoldFiles = FoldFiles(),  # noqa: B008
 ) -> CrossValidation:
-    """Cross-validate a recipe on an npz file of bags or a table of slides, on the CPU.
+    """Cross-validate a recipe on an npz file of bags or a table of slides.
 
     Args:
-        config: recipe of a `MILModule`, see `read_recipe`.
+        config: recipe of a `MILModule`, see `read_recipe` and `read_devices`.
         data: npz file (`datamodules.mil.npz_file`) or CSV (`datamodules.mil.slide_table`).
         num_folds: number of folds to make if the file has none; None for 10.
         repeats: number of divisions into folds; None for 5, or fewer if the file has fewer.
         seed: seed of the folds and the training.
-        progress: called with (folds done, total folds) after each fold.
-        workers: number of processes, which changes the result only by rounding errors; None for
-            torch's number of threads.
+        progress: called with (folds done, total folds) after each fold, and during long folds with
+            the shares of those in training.
+        workers: number of processes on the processor, which changes the result only by rounding
+            errors; None for ``trainer.devices`` or torch's number of threads.
         together: whether to train folds together if possible, see `run_folds`.
+        choice: whether the last or the best weights of a fold predict its test bags.
+        keep: folders to write to.
 
     Raises:
-        ValueError: the recipe or the file is wrong, or the file has fewer repeats.
+        ValueError: the recipe or the file is wrong, the file has fewer repeats, or a folder holds
+            files of another run.
     """
     start = time.perf_counter()
     files = data if isinstance(data, BagInputs) else BagInputs(data)
-    recipe, bags = _inputs(Recipe.of(config), files)
-    recipe.plan.check_classes(bags.num_classes)
-    if (bags.labels < 0).any():
-        raise ValueError(f"{bags.path}: bags without labels cannot be cross-validated; add them")
-    notes = tuple(_notes(bags, recipe, num_folds, repeats))
+    settings = Recipe.of(config)
+    devices = read_devices(settings, slides=files.of_slides)
+    recipe, bags = read_inputs(settings, files, choice)
+    _check(settings, recipe, bags)
+    notes = list(_notes(settings, bags, recipe, num_folds, repeats))
     folds = _divisions(bags, num_folds, repeats, seed)
-    jobs = [(repeat, int(fold)) for repeat, row in enumerate(folds) for fold in np.unique(row)]
     reasons = [] if together else ["as asked for"]
     if together:
-        run_folds(bags, [], recipe, reasons.append)
-    work = _Work(Recipe.of(config), files, together=not reasons)
-    tasks = [(folds[repeat], (seed, repeat, fold)) for repeat, fold in jobs]
-    results: dict[int, FoldResult] = {}
-    for numbers, found, why in _results(work, tasks, workers):
-        reasons += why
-        for number, result in zip(numbers, found, strict=True):
-            results[number] = result
-            if progress is not None:
-                progress(len(results), len(jobs))
-    thresholds = {job: results[number].threshold for number, job in enumerate(jobs)}
-    probabilities = _collected(folds, [(jobs[n][0], result) for n, result in results.items()])
+        on_device = dataclasses.replace(recipe, device=devices.devices[0])
+        run_folds(bags, [], on_device, reasons.append)
+    work = Work(settings, files, choice, together=not reasons)
+    work = _with_files(work, keep, recipe, bags, folds, seed)
+    tasks = [(folds[repeat], (seed, repeat, fold)) for repeat, fold in fold_numbers(folds)]
+
+    def report(done: float) -> None:
+        if progress is not None:
+            progress(done, len(tasks))
+
+    results, why = run_tasks(work, tasks, devices, workers, report)
+    reasons += why
+    found = _predictions(bags, folds, tasks, results)
+    selected = [(task[1][1:], r.selected) for task, r in zip(tasks, results, strict=True)]
+    chosen = [(key, selection) for key, selection in selected if selection is not None]
+    if recipe.selection is not None:
+        notes += describe(chosen, recipe.selection.monitor)
     return CrossValidation(
-        metrics=summarise_folds(bags.labels, probabilities, folds, bags.task, thresholds),
+        metrics=summarise_folds(
+            bags.labels, found.probabilities, folds, bags.task, found.thresholds
+        ),
         folds=folds,
-        probabilities=probabilities,
-        protocol=f"{len(jobs)} folds in {len(folds)} repeats {_protocol(bags, recipe, seed)}",
+        probabilities=found.probabilities,
+        protocol=f"{len(tasks)} folds in {len(folds)} repeats {_protocol(bags, recipe, seed)}",
         training=f"folds trained one by one: {reasons[0]}" if reasons else "folds trained together",
         seconds=time.perf_counter() - start,
-        notes=notes,
+        predictions=found,
+        device=str(devices),
+        notes=tuple(notes),
         problems=bags.problems,
+        selected=tuple(record_of(key, selection) for key, selection in chosen),
     )
 
 
-def _collected(
-    folds: npt.NDArray[np.int64], results: Iterable[tuple[int, FoldResult]]
-) -> npt.NDArray[np.float64]:
-    """Return the (R, B) or (R, B, C) probabilities from the (repeat, result) of every fold."""
-    found = list(results)
-    probabilities = np.zeros((*folds.shape, *found[0][1].probabilities.shape[1:]))
-    for repeat, result in found:
-        probabilities[repeat, result.test] = result.probabilities
-    return probabilities
+def _check(config: Recipe, recipe: FoldRecipe, bags: BagSet) -> None:
+    recipe.plan.check_classes(bags.num_classes)
+    if (bags.labels < 0).any():
+        raise ValueError(f"{bags.path}: bags without labels cannot be cross-validated; add them")
+    if isinstance(bags, BagFile):
+        check_data_flags(config, _SLIDES_ONLY, "it is for tables of slides")
+    else:
+        check_data_flags(config, _NPZ_ONLY, "it is for npz files; slides stay as they are")
+
+
+def _with_files(
+    work: Work,
+    keep: FoldFiles,
+    recipe: FoldRecipe,
+    bags: BagSet,
+    folds: npt.NDArray[np.int64],
+    seed: int,
+) -> Work:
+    """Return the work with the folders to write to, which are begun or gone on with."""
+    goes_on = False
+    if keep.finished is not None:
+        finished = FinishedFolds(keep.finished)
+        goes_on = finished.begin(_settings(work, recipe, bags, folds, seed))
+        work = work._replace(finished=finished)
+    if keep.checkpoints is not None:
+        if not goes_on and any(keep.checkpoints.glob("*.ckpt")):
+            raise ValueError(
+                f"--save-checkpoints {keep.checkpoints} has checkpoints of an earlier run; name a "
+                "new folder"
+            )
+        divisions = (int(folds.max()) + 1, seed)
+        checkpoints = fold_checkpoints(
+            keep.checkpoints, work.config, work.files, bags, recipe, work.choice, divisions
+        )
+        work = work._replace(checkpoints=checkpoints)
+    return work
+
+
+def _settings(
+    work: Work, recipe: FoldRecipe, bags: BagSet, folds: npt.NDArray[np.int64], seed: int
+) -> dict[str, Any]:
+    """Return everything that determines the results of the folds, as plain values."""
+    kind = TabularBagsDataModule if isinstance(bags, BagFile) else FeatureBagsDataModule
+    arguments = data_arguments(work.config, work.files, bags)
+    if isinstance(bags, FeatureSet) and arguments["features"] is None:
+        arguments["features"] = str(bags.path.parent / "features")
+    left_out = ("build", "first", "device", "num_workers")
+    training = dataclasses.asdict(recipe)
+    return {
+        "data": str(work.files.data),
+        "data_hash": fingerprint(kind, arguments),
+        "bags": bags.labels.size,
+        "folds": int(folds.max()) + 1,
+        "repeats": len(folds),
+        "seed": seed,
+        "select": work.choice.select,
+        "together": work.together,
+        "model": work.config.section("model"),
+        "training": {k: v for k, v in training.items() if k not in left_out},
+    }
+
+
+def _predictions(
+    bags: BagSet,
+    folds: npt.NDArray[np.int64],
+    tasks: Sequence[FoldTask],
+    results: Sequence[FoldResult],
+) -> FoldPredictions:
+    """Collect the predictions of the test bags of all folds."""
+    probabilities = np.zeros((*folds.shape, *results[0].probabilities.shape[1:]))
+    for (_, key), result in zip(tasks, results, strict=True):
+        probabilities[key[1], result.test] = result.probabilities
+    thresholds = {task[1][1:]: r.threshold for task, r in zip(tasks, results, strict=True)}
+    return FoldPredictions(
+        bag_ids=bag_ids_of(bags),
+        labels=bags.labels,
+        folds=folds,
+        probabilities=probabilities,
+        thresholds=thresholds,
+        task=bags.task,
+        class_names=tuple(class_names_of(bags)),
+        groups=bags.groups,
+    )
 
 
 def _divisions(
@@ -168,7 +286,20 @@ def _protocol(bags: BagSet, recipe: FoldRecipe, seed: int) -> str:
     origin = f"stratified, seed {seed}" if made else "published"
     origin += ", by patient" if bags.groups and made else ""
     stages = " each" if recipe.first is None else " in each of two stages"
-    return f"({origin}), {_length(recipe)}{stages}"
+    return f"({origin}), {_length(recipe)}{stages}{_selection(bags, recipe)}"
+
+
+def _selection(bags: BagSet, recipe: FoldRecipe) -> str:
+    """Return a description of the selection of weights, empty for the last ones."""
+    rule = recipe.selection
+    if rule is None:
+        return ""
+    unit = "training patients" if bags.groups else "training bags"
+    text = f", best {rule.monitor} on {rule.val_fraction:g} of the {unit}"
+    return text + "".join(
+        f", ended after {stop.patience} validations without a better {stop.monitor}"
+        for stop in rule.stopping
+    )
 
 
 def _length(recipe: FoldRecipe) -> str:
@@ -177,7 +308,11 @@ def _length(recipe: FoldRecipe) -> str:
 
 
 def _notes(
-    bags: BagSet, recipe: FoldRecipe, num_folds: int | None, repeats: int | None
+    config: Recipe,
+    bags: BagSet,
+    recipe: FoldRecipe,
+    num_folds: int | None,
+    repeats: int | None,
 ) -> Iterator[str]:
     """Yield notes on arguments and recipe settings that do not apply to these bags."""
     if bags.published_folds is not None:
@@ -193,70 +328,7 @@ def _notes(
             yield "standardise and clip of the recipe are for npz files: slides stay as they are"
     elif recipe.plan.max_instances is not None:
         yield "max_instances of the recipe is for tables of slides: bags of the file stay whole"
-
-
-class _Work(NamedTuple):
-    """Picklable inputs that all folds share."""
-
-    config: Recipe
-    files: BagInputs
-    together: bool
-
-
-_Done = tuple[list[int], list[FoldResult], list[str]]  # numbers of tasks, results, reasons
-
-
-def _results(work: _Work, tasks: Sequence[FoldTask], workers: int | None) -> Iterator[_Done]:
-    """Yield the results of groups of tasks, in order unless folds are trained together."""
-    workers = min(workers or torch.get_num_threads(), len(tasks))
-    numbers = [[number] for number in range(len(tasks))]
-    if work.together:
-        # Sort by number of training bags: only folds with equal numbers can be trained together.
-        sizes = [int((folds != key[2]).sum()) for folds, key in tasks]
-        order = np.argsort(sizes, kind="stable")
-        numbers = [part.tolist() for part in np.array_split(order, workers)]
-    parts = [[tasks[number] for number in part] for part in numbers]
-    run = functools.partial(_run_tasks, work)
-    if workers == 1:
-        yield from ((n, *run(part)) for n, part in zip(numbers, parts, strict=True))
-        return
-    # One thread per process, as in torch's loader workers: the matrices are small.
-    with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        done = pool.map(run, parts)
-        yield from ((n, *results) for n, results in zip(numbers, done, strict=True))
-
-
-def _run_tasks(work: _Work, tasks: Sequence[FoldTask]) -> tuple[list[FoldResult], list[str]]:
-    recipe, bags = _inputs_once(work.config, work.files)
-    reasons: list[str] = []
-    if work.together:
-        return run_folds(bags, tasks, recipe, reasons.append), reasons
-    return [run_fold(bags, folds, recipe, key) for folds, key in tasks], []
-
-
-def _inputs(config: Recipe, files: BagInputs) -> tuple[FoldRecipe, BagSet]:
-    """Read both again and cache them for the tasks of this process and its child processes."""
-    _inputs_once.cache_clear()
-    return _inputs_once(config, files)
-
-
-@functools.cache  # read once by each process
-def _inputs_once(config: Recipe, files: BagInputs) -> tuple[FoldRecipe, BagSet]:
-    settings, recipe = data_settings(config), read_recipe(config)
-    policy = files.bad_data or settings.get("bad_data", "error")
-    if files.data.suffix.lower() != ".csv":
-        return recipe, read_bag_file(files.data, bad_data=policy)
-    known: dict[str, str] = FeatureKeys()._asdict()
-    keys: list[str] = [settings.get(f"{name}_key", default) for name, default in known.items()]
-    by_patient = settings.get("bag", "slide") == "patient"
-    place = FeatureFolder(_folder(files, settings), FeatureKeys(*keys), by_patient)
-    named, task, columns = (settings.get(n) for n in ("class_names", "task", "label_columns"))
-    return recipe, FeatureSet(files.data, place, named, task, policy, columns)
-
-
-def _folder(files: BagInputs, settings: Mapping[str, Any]) -> Path | None:
-    """Return the feature folder: the given one, the recipe's, or None for next to the table."""
-    named = settings.get("features")
-    if files.features is not None or named is None or (files.data.parent / "features").is_dir():
-        return files.features
-    return Path(named)
+    given = config.section("data").get("init_args") or {}
+    if recipe.selection is not None and "val_fraction" in given:
+        share = recipe.selection.val_fraction
+        yield f"val_fraction of the recipe is for train.py: {share:g} is held out (--val-fraction)"

@@ -30,13 +30,17 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from datamodules.mil.base import select_bags
 from datamodules.mil.npz_file import BagFile
-from datamodules.sampling.keys import SampleKey
-from engine.cross_validation.folds import (
+from engine.cross_validation.fold import (
+    CPU,
+    SILENT,
     BagSet,
     Fold,
+    FoldHooks,
     FoldRecipe,
     FoldResult,
     FoldTask,
+)
+from engine.cross_validation.folds import (
     finish_fold,
     naming_fold,
     prepare_fold,
@@ -45,6 +49,7 @@ from engine.cross_validation.folds import (
 )
 from engine.cross_validation.grouped_layers import CannotGroupError
 from engine.cross_validation.grouped_network import GroupedNetwork
+from engine.cross_validation.reading import StepKeys
 from lightning_modules.mil import MILModule
 from lightning_modules.staged import StagedMILModule
 from structures import BagBatch
@@ -77,7 +82,7 @@ class _Ready(NamedTuple):
     """
 
     fold: Fold
-    batches: Iterator[list[list[SampleKey]]]
+    batches: Iterator[StepKeys]
     steps: int
     random: Tensor
     shape: tuple[int, int, int]
@@ -88,6 +93,7 @@ def run_folds(
     tasks: Sequence[FoldTask],
     recipe: FoldRecipe,
     report: Callable[[str], None] | None = None,
+    hooks: FoldHooks = SILENT,
 ) -> list[FoldResult]:
     """Train and predict folds, together if possible.
 
@@ -97,6 +103,7 @@ def run_folds(
             made.
         recipe: training settings.
         report: called with the reason if folds are, or would be, trained one by one.
+        hooks: told about the training.
 
     Returns:
         The result of each task in order.
@@ -108,35 +115,41 @@ def run_folds(
     if reason is None and isinstance(bags, BagFile):
         try:
             with torch.random.fork_rng(devices=[]):
-                return _run_together(bags, tasks, recipe)
+                return _run_together(bags, tasks, recipe, hooks)
         except CannotGroupError as found:
             reason = str(found)
     if report is not None and reason is not None:
         report(reason)
-    return [run_fold(bags, folds, recipe, key) for folds, key in tasks]
+    return [run_fold(bags, folds, recipe, key, hooks) for folds, key in tasks]
 
 
 def _reason_apart(bags: BagSet, recipe: FoldRecipe) -> str | None:
     """Return why folds cannot be trained together, or None if only a batch can show it."""
     if not isinstance(bags, BagFile):
         return "slides are read one by one"
-    if bags.features.size > _MOST_VALUES // 2:
-        return "two copies of the features take too much memory"
-    if recipe.plan.token_budget is not None:
-        return "with token_budget batches differ in their number of bags"
-    if recipe.plan.chunk_instances is not None:
-        return "with chunk_instances batches have parts of bags"
+    large = bags.features.size > _MOST_VALUES // 2
+    for applies, reason in (
+        (recipe.selection is not None, "each fold selects its own weights"),
+        (recipe.device != CPU, f"they are trained on {recipe.device}"),
+        (large, "two copies of the features take too much memory"),
+        (recipe.plan.token_budget, "with token_budget batches differ in their number of bags"),
+        (recipe.plan.chunk_instances, "with chunk_instances batches have parts of bags"),
+    ):
+        if applies:
+            return reason
     with torch.random.fork_rng(devices=[]):
         module = recipe.build(bags.num_classes, bags.in_features, bags.task)
         try:
             _check_module(module)
             _optimizer(module, GroupedNetwork([module.model], [torch.get_rng_state()], 1))
-        except CannotGroupError as reason:
-            return str(reason)
+        except CannotGroupError as error:
+            return str(error)
     return None
 
 
-def _run_together(bags: BagFile, tasks: Sequence[FoldTask], recipe: FoldRecipe) -> list[FoldResult]:
+def _run_together(
+    bags: BagFile, tasks: Sequence[FoldTask], recipe: FoldRecipe, hooks: FoldHooks
+) -> list[FoldResult]:
     most = max(1, min(MOST_FOLDS, _MOST_VALUES // max(bags.features.size, 1)))
     alike: dict[int, list[int]] = defaultdict(list)
     for number, (folds, key) in enumerate(tasks):
@@ -154,10 +167,11 @@ def _run_together(bags: BagFile, tasks: Sequence[FoldTask], recipe: FoldRecipe) 
                         number = list(group)[fault.position]
                         run_fold(bags, tasks[number][0], recipe, tasks[number][1])
                         raise
-                    results |= {n: finish_fold(r.fold, bags) for n, r in group.items()}
-        results |= {
-            n: run_fold(bags, tasks[n][0], recipe, tasks[n][1]) for n in numbers if n not in results
-        }
+                    for n, ready_fold in group.items():
+                        results[n] = finish_fold(ready_fold.fold, bags, recipe, tasks[n][1], hooks)
+        for n in numbers:
+            if n not in results:
+                results[n] = run_fold(bags, tasks[n][0], recipe, tasks[n][1], hooks)
     return [results[number] for number in range(len(tasks))]
 
 

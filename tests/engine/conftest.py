@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import yaml
 
@@ -44,3 +45,17 @@ def config(tmp_path):
         return file
 
     return written
+
+
+@pytest.fixture
+def bag_file(tmp_path):
+    """Return a file of 30 bags; a positive one holds an instance with a large first feature."""
+    random = np.random.default_rng(0)
+    sizes = random.integers(1, 6, 30)
+    features = random.normal(size=(sizes.sum(), 3))
+    labels = np.arange(30) % 2
+    first = np.cumsum(sizes) - sizes
+    features[first[labels == 1], 0] += 6
+    path = tmp_path / "bags.npz"
+    np.savez(path, X=features, bag_index=np.repeat(np.arange(30), sizes), y=labels)
+    return path

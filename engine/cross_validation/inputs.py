@@ -1,0 +1,87 @@
+"""The bags and the recipe of a cross-validation, read once by each process."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datamodules.mil.feature_set import FeatureFolder, FeatureSet
+from datamodules.mil.npz_file import BagFile, read_bag_file
+from engine.config.recipe import Recipe
+from engine.cross_validation.fold import BagSet, FoldRecipe
+from engine.cross_validation.recipe import Choice, data_settings, read_recipe
+from formats.features import FeatureKeys
+from structures import BadDataPolicy
+
+
+class BagInputs(NamedTuple):
+    """Files of the bags to read.
+
+    Attributes:
+        data: an npz file, or a CSV of slides.
+        features: folder of the slides' features; None for the recipe's folder or ``features`` next
+            to the CSV.
+        bad_data: treatment of faulty bags; None for the recipe's.
+    """
+
+    data: Path
+    features: Path | None = None
+    bad_data: BadDataPolicy | None = None
+
+    @property
+    def of_slides(self) -> bool:
+        """Whether the file is a table of slides."""
+        return self.data.suffix.lower() == ".csv"
+
+
+def read_inputs(config: Recipe, files: BagInputs, choice: Choice) -> tuple[FoldRecipe, BagSet]:
+    """Read both again and cache them for the tasks of this process and its child processes."""
+    inputs_once.cache_clear()
+    return inputs_once(config, files, choice)
+
+
+@functools.cache  # read once by each process
+def inputs_once(config: Recipe, files: BagInputs, choice: Choice) -> tuple[FoldRecipe, BagSet]:
+    """Return the recipe and the bags.
+
+    Raises:
+        ValueError: the recipe or a file is wrong.
+    """
+    settings, recipe = data_settings(config), read_recipe(config, choice)
+    policy = files.bad_data or settings.get("bad_data", "error")
+    if not files.of_slides:
+        return recipe, read_bag_file(files.data, bad_data=policy)
+    known: dict[str, str] = FeatureKeys()._asdict()
+    keys: list[str] = [settings.get(f"{name}_key", default) for name, default in known.items()]
+    by_patient = settings.get("bag", "slide") == "patient"
+    place = FeatureFolder(feature_folder(files, settings), FeatureKeys(*keys), by_patient)
+    named, task, columns = (settings.get(n) for n in ("class_names", "task", "label_columns"))
+    return recipe, FeatureSet(files.data, place, named, task, policy, columns)
+
+
+def feature_folder(files: BagInputs, settings: Mapping[str, Any]) -> Path | None:
+    """Return the feature folder: the given one, the recipe's, or None for next to the table."""
+    named = settings.get("features")
+    if files.features is not None or named is None or (files.data.parent / "features").is_dir():
+        return files.features
+    return Path(named)
+
+
+def class_names_of(bags: BagSet) -> list[str]:
+    """Return the name of each class, indexed by label, as the datamodules name them."""
+    if not isinstance(bags, BagFile):
+        return bags.class_names
+    return (
+        ["negative", "positive"]
+        if bags.num_classes == 2
+        else list(map(str, range(bags.num_classes)))
+    )
+
+
+def bag_ids_of(bags: BagSet) -> tuple[str, ...]:
+    """Return the id of each bag, as the datamodules name them."""
+    if not isinstance(bags, BagFile):
+        return bags.bag_ids
+    return tuple(f"{bags.path.stem}_{number}" for number in bags.numbers())
