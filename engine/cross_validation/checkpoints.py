@@ -122,7 +122,7 @@ def _preprocessing(
     """Return what ``evaluation_arguments`` of the fold's datamodule returns."""
     batch = {"eval_batch_size": arguments.get("eval_batch_size", 1)}
     if not isinstance(bags, BagFile):
-        same = ("bag", "features_key", "coords_key")
+        same = ("bag", "label_columns", "features_key", "coords_key", "instance_labels_key")
         return batch | {"standardise": False} | {n: arguments[n] for n in same if n in arguments}
     train = np.zeros_like(fold.test)
     train[fold.numbers] = True

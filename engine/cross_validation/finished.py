@@ -1,4 +1,4 @@
-"""Finished folds on disk, so that a cross-validation that was killed goes on fold by fold."""
+"""Finished folds on disk, so that a cross-validation that was killed goes on fold by fold (A414)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cross-validation put together from runs of `train.py fit --data.fold K`."""
+"""A cross-validation put together from runs of `train.py fit --data.fold K` (A415)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from engine.config.sections import class_of, instantiate_data
 from engine.cross_validation.devices import fold_devices
 from engine.cross_validation.run import CrossValidation
 from engine.deploy.predict import predict_bags
-from evaluation.mil.cross_validation import summarise_folds
 from evaluation.mil.fold_predictions import FoldPredictions
 from evaluation.mil.predictions_csv import BagPredictions
 from lightning_modules.resuming import differences
@@ -88,13 +87,7 @@ def cross_validation_of_runs(
         )
     predictions = _joined(runs, found, folds)
     result = CrossValidation(
-        metrics=summarise_folds(
-            predictions.labels,
-            predictions.probabilities,
-            folds,
-            predictions.task,
-            predictions.thresholds,
-        ),
+        metrics=predictions.summary(),
         folds=folds,
         probabilities=predictions.probabilities,
         protocol=f"{len(runs)} folds in {repeats} repeats {_protocol(runs[0], select)}",

@@ -243,6 +243,11 @@ def train_fold(
     known = bags.numbers() if isinstance(bags, BagFile) else []  # bag numbers, for messages
     batches_of_steps, steps, epoch_length = training_steps(fold, bags, recipe)
     selector = None if fold.selection is None else Selector(fold.selection)
+    if selector is not None and not fold.validates(0, steps * recipe.accumulate, epoch_length):
+        raise ValueError(
+            f"nothing is validated within {steps} steps, so that --select best has no weights to "
+            "select; lower trainer.val_check_interval or train longer"
+        )
     module.to(recipe.device)
     optimizer = module.build_optimizer()
     schedule = module.scheduler_factory

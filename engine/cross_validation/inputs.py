@@ -75,7 +75,7 @@ def class_names_of(bags: BagSet) -> list[str]:
         return bags.class_names
     return (
         ["negative", "positive"]
-        if bags.num_classes == 2
+        if bags.num_classes == 2 and bags.task != "multilabel"
         else list(map(str, range(bags.num_classes)))
     )
 

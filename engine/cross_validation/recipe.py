@@ -80,6 +80,38 @@ def read_recipe(config: Path | Recipe, choice: Choice = LAST) -> FoldRecipe:
     model, trainer = config.section("model"), config.section("trainer")
     check_effects(config, choice)
     settings = data_settings(config)
+    limits = _limits(config, trainer)
+    planned = (
+        *("batch_size", "sampler", "class_weights"),
+        *("token_budget", "max_instances", "chunk_instances"),
+    )
+    plan = {name: settings[name] for name in planned if name in settings}
+    if plan.get("class_weights") is not None:
+        plan["class_weights"] = tuple(plan["class_weights"])
+    first, selection = _first_stage(config, model), None
+    if choice.select == "best":
+        kind = class_of(model)
+        if kind is None or not issubclass(kind, MILModule):
+            kind = MILModule  # the error is reported when the module is built
+        selection = read_selection(config, kind, choice.val_fraction)
+    return FoldRecipe(
+        build=module_builder(model),
+        first=None if first is None else module_builder(first),
+        plan=BatchPlan(**plan),
+        clip_norm=trainer.get("gradient_clip_val") or None,  # the Trainer does not clip at 0 either
+        accumulate=trainer.get("accumulate_grad_batches", 1),
+        standardise=settings.get("standardise", True),
+        clip=settings.get("clip"),
+        val_fraction=settings.get("val_fraction", 0.2),
+        max_steps=limits["max_steps"],
+        max_epochs=limits["max_epochs"],
+        selection=selection,
+        num_workers=settings.get("num_workers", 0),
+    )
+
+
+def _limits(config: Recipe, trainer: dict[str, Any]) -> dict[str, int | None]:
+    """Return ``max_steps`` and ``max_epochs``; check all values of the trainer."""
     limits = {name: trainer.get(name) for name in ("max_steps", "max_epochs")}
     limits = {name: None if limit in (None, -1) else limit for name, limit in limits.items()}
     followed = {*limits, "gradient_clip_val", "accumulate_grad_batches"}
@@ -99,33 +131,7 @@ def read_recipe(config: Path | Recipe, choice: Choice = LAST) -> FoldRecipe:
         raise ValueError(
             f"{config}: trainer.gradient_clip_val must be a number >= 0, got {clip_norm!r}"
         )
-    planned = (
-        *("batch_size", "sampler", "class_weights"),
-        *("token_budget", "max_instances", "chunk_instances"),
-    )
-    plan = {name: settings[name] for name in planned if name in settings}
-    if plan.get("class_weights") is not None:
-        plan["class_weights"] = tuple(plan["class_weights"])
-    first, selection = _first_stage(config, model), None
-    if choice.select == "best":
-        kind = class_of(model)
-        if kind is None or not issubclass(kind, MILModule):
-            kind = MILModule  # the error is reported when the module is built
-        selection = read_selection(config, kind, choice.val_fraction)
-    return FoldRecipe(
-        build=module_builder(model),
-        first=None if first is None else module_builder(first),
-        plan=BatchPlan(**plan),
-        clip_norm=clip_norm or None,  # the Trainer does not clip at 0 either
-        accumulate=accumulate,
-        standardise=settings.get("standardise", True),
-        clip=settings.get("clip"),
-        val_fraction=settings.get("val_fraction", 0.2),
-        max_steps=limits["max_steps"],
-        max_epochs=limits["max_epochs"],
-        selection=selection,
-        num_workers=settings.get("num_workers", 0),
-    )
+    return limits
 
 
 def check_effects(config: Recipe, choice: Choice) -> None:

@@ -25,6 +25,7 @@ from datamodules.mil.npz import TabularBagsDataModule
 from datamodules.mil.npz_file import BagFile
 from engine.config.recipe import Recipe
 from engine.cross_validation.checkpoints import data_arguments, fold_checkpoints
+from engine.cross_validation.devices import FoldDevices
 from engine.cross_validation.finished import FinishedFolds
 from engine.cross_validation.fold import BagSet, FoldRecipe, FoldResult, FoldTask
 from engine.cross_validation.inputs import BagInputs, bag_ids_of, class_names_of, read_inputs
@@ -35,10 +36,9 @@ from engine.cross_validation.recipe import (
     read_devices,
     read_recipe,
 )
-from engine.cross_validation.selection import describe, record_of
 from engine.cross_validation.together import run_folds
 from engine.cross_validation.workers import Work, run_tasks
-from evaluation.mil.cross_validation import FoldSummary, summarise_folds
+from evaluation.mil.cross_validation import FoldSummary
 from evaluation.mil.fold_predictions import FoldPredictions
 from structures import Problem
 
@@ -127,8 +127,7 @@ def cross_validate(
         num_folds: number of folds to make if the file has none; None for 10.
         repeats: number of divisions into folds; None for 5, or fewer if the file has fewer.
         seed: seed of the folds and the training.
-        progress: called with (folds done, total folds) after each fold, and during long folds with
-            the shares of those in training.
+        progress: called with (folds done, total folds), also during a fold with its share.
         workers: number of processes on the processor, which changes the result only by rounding
             errors; None for ``trainer.devices`` or torch's number of threads.
         together: whether to train folds together if possible, see `run_folds`.
@@ -136,8 +135,7 @@ def cross_validate(
         keep: folders to write to.
 
     Raises:
-        ValueError: the recipe or the file is wrong, the file has fewer repeats, or a folder holds
-            files of another run.
+        ValueError: the recipe, a file or a number is wrong, or a folder is of another run.
     """
     start = time.perf_counter()
     files = data if isinstance(data, BagInputs) else BagInputs(data)
@@ -145,31 +143,17 @@ def cross_validate(
     devices = read_devices(settings, slides=files.of_slides)
     recipe, bags = read_inputs(settings, files, choice)
     _check(settings, recipe, bags)
-    notes = list(_notes(settings, bags, recipe, num_folds, repeats))
     folds = _divisions(bags, num_folds, repeats, seed)
-    reasons = [] if together else ["as asked for"]
-    if together:
-        on_device = dataclasses.replace(recipe, device=devices.devices[0])
-        run_folds(bags, [], on_device, reasons.append)
+    reasons = _reasons_apart(bags, recipe, devices) if together else ["as asked for"]
     work = Work(settings, files, choice, together=not reasons)
     work = _with_files(work, keep, recipe, bags, folds, seed)
     tasks = [(folds[repeat], (seed, repeat, fold)) for repeat, fold in fold_numbers(folds)]
-
-    def report(done: float) -> None:
-        if progress is not None:
-            progress(done, len(tasks))
-
-    results, why = run_tasks(work, tasks, devices, workers, report)
+    results, why = run_tasks(work, tasks, devices, workers, progress)
     reasons += why
     found = _predictions(bags, folds, tasks, results)
-    selected = [(task[1][1:], r.selected) for task, r in zip(tasks, results, strict=True)]
-    chosen = [(key, selection) for key, selection in selected if selection is not None]
-    if recipe.selection is not None:
-        notes += describe(chosen, recipe.selection.monitor)
+    notes = _notes(settings, bags, recipe, num_folds, repeats)
     return CrossValidation(
-        metrics=summarise_folds(
-            bags.labels, found.probabilities, folds, bags.task, found.thresholds
-        ),
+        metrics=found.summary(),
         folds=folds,
         probabilities=found.probabilities,
         protocol=f"{len(tasks)} folds in {len(folds)} repeats {_protocol(bags, recipe, seed)}",
@@ -177,10 +161,37 @@ def cross_validate(
         seconds=time.perf_counter() - start,
         predictions=found,
         device=str(devices),
-        notes=tuple(notes),
+        notes=(*notes, *_fallbacks(recipe, tasks, results)),
         problems=bags.problems,
-        selected=tuple(record_of(key, selection) for key, selection in chosen),
+        selected=tuple(_selected(tasks, results)),
     )
+
+
+def _reasons_apart(bags: BagSet, recipe: FoldRecipe, devices: FoldDevices) -> list[str]:
+    """Return why folds are trained one by one, or nothing if they can be trained together."""
+    reasons: list[str] = []
+    run_folds(bags, [], dataclasses.replace(recipe, device=devices.devices[0]), reasons.append)
+    return reasons
+
+
+def _selected(tasks: Sequence[FoldTask], results: Sequence[FoldResult]) -> Iterator[dict[str, Any]]:
+    """Yield which weights of each fold were selected, for the record."""
+    for (_, key), result in zip(tasks, results, strict=True):
+        if result.selected is not None:
+            yield {"repeat": key[1], "fold": key[2], **result.selected._asdict()}
+
+
+def _fallbacks(
+    recipe: FoldRecipe, tasks: Sequence[FoldTask], results: Sequence[FoldResult]
+) -> Iterator[str]:
+    """Yield a note for each fold whose weights another metric selected, see `Selection`."""
+    for (_, (_, repeat, fold)), result in zip(tasks, results, strict=True):
+        rule, found = recipe.selection, result.selected
+        if rule is not None and found is not None and found.monitor != rule.monitor:
+            yield (
+                f"repeat {repeat}, fold {fold}: {rule.monitor} is not defined on its validation "
+                f"bags, so {found.monitor} selected the weights"
+            )
 
 
 def _check(config: Recipe, recipe: FoldRecipe, bags: BagSet) -> None:

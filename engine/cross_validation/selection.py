@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -55,7 +55,7 @@ class Interval:
     epochs: int | None = 1
 
     def is_due(self, before: int, after: int, epoch_length: int) -> bool:
-        """Return whether a validation is due after one of the batches of a step.
+        """Return whether a validation is due after one of the batches of a step (A413).
 
         Args:
             before: number of batches before the step, over all epochs.
@@ -244,23 +244,3 @@ def _value(metrics: Mapping[str, float], monitor: str) -> float:
             f"select; it has {', '.join(sorted(metrics))}"
         )
     return metrics[monitor]
-
-
-def describe(found: Sequence[tuple[tuple[int, int], Selected]], monitor: str) -> Iterator[str]:
-    """Yield a note for each fold whose weights another metric selected.
-
-    Args:
-        found: (repeat, fold) and what was selected.
-        monitor: metric of the recipe.
-    """
-    for (repeat, fold), selected in found:
-        if selected.monitor != monitor:
-            yield (
-                f"repeat {repeat}, fold {fold}: {monitor} is not defined on its validation bags, "
-                f"so {selected.monitor} selected the weights"
-            )
-
-
-def record_of(key: tuple[int, int], selected: Selected) -> dict[str, Any]:
-    """Return what was selected in a fold, for the JSON record."""
-    return {"repeat": key[0], "fold": key[1], **selected._asdict()}

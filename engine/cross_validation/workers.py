@@ -64,7 +64,7 @@ def run_tasks(
     tasks: Sequence[FoldTask],
     devices: FoldDevices,
     workers: int | None,
-    report: Callable[[float], None],
+    progress: Callable[[float, int], None] | None,
 ) -> tuple[list[FoldResult], list[str]]:
     """Train and predict the folds that are not finished.
 
@@ -74,7 +74,8 @@ def run_tasks(
         devices: where folds are trained.
         workers: number of processes on the processor; None for the number of ``devices``, else
             torch's number of threads.
-        report: called with the number of folds done, with the shares of those in training.
+        progress: called with the number of folds done, with the shares of those in training, and
+            the number of all folds.
 
     Returns:
         The result of each task in order, and the reasons why folds were not trained together.
@@ -82,6 +83,11 @@ def run_tasks(
     Raises:
         ValueError: see `run_fold`.
     """
+
+    def report(done: float) -> None:
+        if progress is not None:
+            progress(done, len(tasks))
+
     results = {n: found for n, task in enumerate(tasks) if (found := work.result(task))}
     count = min(workers or devices.workers or torch.get_num_threads(), len(tasks))
     count = count if devices.on_cpu else len(devices.devices)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from evaluation.mil.cross_validation import FoldSummary, summarise_folds
 from evaluation.mil.metrics import bag_table, predicted_classes
 from formats.files import write_csv
 from structures import MILTask
@@ -38,6 +39,12 @@ class FoldPredictions:
     task: MILTask
     class_names: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+
+    def summary(self) -> dict[str, FoldSummary]:
+        """Return mean, spread and values of each metric over the folds."""
+        return summarise_folds(
+            self.labels, self.probabilities, self.folds, self.task, self.thresholds
+        )
 
 
 def write_fold_csv(path: Path, found: FoldPredictions) -> None:
