@@ -139,6 +139,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _trained(args: argparse.Namespace) -> CrossValidation:
     from engine.config.recipe import Recipe
+    from engine.cross_validation.finished import FinishedFolds
     from engine.cross_validation.recipe import LAST, Choice
     from engine.cross_validation.run import BagInputs, FoldFiles, cross_validate
 
@@ -154,17 +155,23 @@ def _trained(args: argparse.Namespace) -> CrossValidation:
             "--select best (data.val_fraction is the share for threshold: youden)"
         )
     policy = None if args.bad_data == "error" else args.bad_data
-    return cross_validate(
-        Recipe(tuple(args.config), tuple(args.overrides)),
-        BagInputs(args.data, args.features, policy),
-        args.folds,
-        args.repeats,
-        args.seed or 0,
-        progress_with_time("folds"),
-        together=not args.one_by_one,
-        choice=Choice(args.select, args.val_fraction or LAST.val_fraction),
-        keep=FoldFiles(_finished_folder(args), args.save_checkpoints),
-    )
+    finished = _finished_folder(args)
+    try:
+        return cross_validate(
+            Recipe(tuple(args.config), tuple(args.overrides)),
+            BagInputs(args.data, args.features, policy),
+            args.folds,
+            args.repeats,
+            args.seed or 0,
+            progress_with_time("folds"),
+            together=not args.one_by_one,
+            choice=Choice(args.select, args.val_fraction or LAST.val_fraction),
+            keep=FoldFiles(finished, args.save_checkpoints),
+        )
+    except (ValueError, OSError):
+        if finished is not None:
+            FinishedFolds(finished).remove_without_folds()
+        raise
 
 
 def _of_runs(args: argparse.Namespace) -> tuple[CrossValidation, list[Path]]:

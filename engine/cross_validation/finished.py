@@ -1,4 +1,7 @@
-"""Finished folds on disk, so that a cross-validation that was killed goes on fold by fold (A414)."""
+"""Finished folds on disk, so that a cross-validation that was killed goes on fold by fold.
+
+What has to be equal for that: A414.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from formats.files import write_json
 from lightning_modules.resuming import differences
 
 _SETTINGS = "settings.json"
+_FOLDS = "repeat*_fold*.json"
 
 
 def fold_name(key: FoldKey) -> str:
@@ -33,13 +37,13 @@ class FinishedFolds(NamedTuple):
     folder: Path
 
     def begin(self, settings: Mapping[str, Any]) -> bool:
-        """Create the folder, or go on in it.
+        """Create the folder, or go on in it; settings without a finished fold are replaced.
 
         Args:
             settings: everything that determines the results, as plain values.
 
         Returns:
-            Whether the folder is that of an earlier run.
+            Whether the folder is that of an earlier run with these settings.
 
         Raises:
             ValueError: the folder has folds of other settings, or other files.
@@ -56,6 +60,9 @@ class FinishedFolds(NamedTuple):
             return False
         found = _read(file)
         changed = ["its settings cannot be read"] if found is None else differences(found, known)
+        if changed and not any(self.folder.glob(_FOLDS)):
+            write_json(file, known, indent=1)
+            return False
         if changed:
             raise ValueError(
                 f"{self.folder} has finished folds of a run with other settings "
@@ -94,16 +101,16 @@ class FinishedFolds(NamedTuple):
 
     def remove(self) -> None:
         """Delete the files, and the folder unless it has other files."""
-        for pattern in (
-            "repeat*_fold*.json",
-            _SETTINGS,
-            ".repeat*_fold*.json.*",
-            f".{_SETTINGS}.*",
-        ):
+        for pattern in (_FOLDS, _SETTINGS, f".{_FOLDS}.*", f".{_SETTINGS}.*"):
             for file in self.folder.glob(pattern):
                 file.unlink(missing_ok=True)
         if not any(self.folder.iterdir()):
             self.folder.rmdir()
+
+    def remove_without_folds(self) -> None:
+        """Delete the folder if no fold is finished, so that wrong input leaves nothing behind."""
+        if self.folder.is_dir() and not any(self.folder.glob(_FOLDS)):
+            self.remove()
 
     def _others(self) -> Iterator[Path]:
         """Yield the files in the folder but those of a write that was killed."""

@@ -159,7 +159,8 @@ class Fold:
         numbers = np.flatnonzero(chosen).tolist()
         if self.slides is None or recipe.num_workers == 0:
             size = _PREDICTION_BATCH if self.slides is None else 1
-            found = (self.read(part, None) for part in in_batches(numbers, size))
+            parts = in_batches(numbers, size)
+            found: Iterator[BagBatch] = (self.read(part, None) for part in parts)
         else:
             keys = [[SampleKey(number, 0)] for number in numbers]
             found = read_ahead(FeatureBags(self.slides), keys, recipe.num_workers, recipe.device)

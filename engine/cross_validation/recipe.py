@@ -119,7 +119,7 @@ def _limits(config: Recipe, trainer: dict[str, Any]) -> dict[str, int | None]:
     if unknown or not any(limits.values()):
         raise ValueError(
             f"{config}: cross-validation trains for trainer.max_steps or max_epochs and does not "
-            f"follow {unknown or 'a recipe without them'}"
+            f"follow {f'{unknown}; leave them out' if unknown else 'a recipe without them'}"
         )
     accumulate = trainer.get("accumulate_grad_batches", 1)
     counts = limits | {"accumulate_grad_batches": accumulate}

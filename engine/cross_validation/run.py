@@ -224,6 +224,7 @@ def _with_files(
                 f"--save-checkpoints {keep.checkpoints} has checkpoints of an earlier run; name a "
                 "new folder"
             )
+        keep.checkpoints.mkdir(parents=True, exist_ok=True)  # an error now rather than after a fold
         divisions = (int(folds.max()) + 1, seed)
         checkpoints = fold_checkpoints(
             keep.checkpoints, work.config, work.files, bags, recipe, work.choice, divisions

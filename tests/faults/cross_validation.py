@@ -43,6 +43,7 @@ def runs_case(name: str, words: list[object], *expected: str) -> Case:
 def _kept_of_another_run(folder: Path) -> list[object]:
     (folder / "cv.json.folds").mkdir()
     (folder / "cv.json.folds" / "settings.json").write_text('{"seed": 3}')
+    (folder / "cv.json.folds" / "repeat0_fold0.json").write_text("{}")
     recipe = sets.write_recipe(folder / "recipe.yaml")
     data = ["--data", sets.write_bags(folder / "bags.npz"), "--out", folder / "cv.json"]
     return ["evaluate", "mil-cv", "--config", recipe, *data]

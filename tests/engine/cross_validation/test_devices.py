@@ -5,7 +5,9 @@ import pytest
 import torch
 from pytorch_lightning.accelerators import CUDAAccelerator
 
+from engine.cross_validation import run
 from engine.cross_validation.devices import FoldDevices, fold_devices
+from engine.cross_validation.fold import CPU
 from engine.cross_validation.recipe import Choice
 from engine.cross_validation.run import cross_validate
 from tests.support.pretend_device import DEVICE, pretend_device
@@ -68,8 +70,19 @@ def test_folds_on_an_accelerator_are_those_of_the_processor(config, write_slides
 
 
 def test_small_bags_on_an_accelerator_are_trained_one_by_one(config, bag_file):
-    here = cross_validate(config(), bag_file, 3, 1, together=False)
+    brief = ("trainer.max_steps", 5)
+    here = cross_validate(config(brief), bag_file, 3, 1, together=False)
     with pretend_device():
-        there = cross_validate(config(("trainer.accelerator", "pretend")), bag_file, 3, 1)
+        there = cross_validate(config(brief, ("trainer.accelerator", "pretend")), bag_file, 3, 1)
     assert there.training == "folds trained one by one: they are trained on mps:0"
     np.testing.assert_allclose(there.probabilities, here.probabilities, rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_folds_on_two_devices_are_trained_by_two_processes(config, bag_file, monkeypatch):
+    """The processor twice stands for two GPUs, whose processes are started and not forked."""
+    one = cross_validate(config(), bag_file, 3, 1, workers=1, together=False)
+    monkeypatch.setattr(run, "read_devices", lambda *_, **__: FoldDevices((CPU, CPU)))
+    two = cross_validate(config(), bag_file, 3, 1, together=False)
+    assert two.device == "cpu, cpu"
+    np.testing.assert_allclose(two.probabilities, one.probabilities, rtol=0, atol=1e-6)

@@ -103,6 +103,18 @@ def test_other_settings_do_not_go_on(words, tmp_path, monkeypatch, capsys):
     assert "other.json.folds is in the way" in capsys.readouterr().err
 
 
+def test_wrong_input_leaves_nothing_and_does_not_block_the_next_run(words, tmp_path, capsys):
+    out, place = tmp_path / "cv.json", tmp_path / "weights"
+    few = ["--select", "best", "--val-fraction", "0.01", "--save-checkpoints", place]
+    assert evaluate.main(words("--out", out, *few)) == 2
+    assert "repeat 0, fold 0: --val-fraction 0.01" in capsys.readouterr().err
+    assert not (tmp_path / "cv.json.folds").exists()
+    (tmp_path / "cv.json.folds").mkdir()
+    (tmp_path / "cv.json.folds" / "settings.json").write_text('{"seed": 3}')  # killed at once
+    assert evaluate.main(words("--out", out, "--save-checkpoints", place)) == 0
+    assert not (tmp_path / "cv.json.folds").exists()
+
+
 def test_a_fold_counts_as_finished_with_its_checkpoint(words, tmp_path, monkeypatch):
     out, place = tmp_path / "cv.json", tmp_path / "weights"
     command = words("--one-by-one", "--out", out, "--save-checkpoints", place)
@@ -161,7 +173,7 @@ def test_checkpoints_give_the_scores_of_their_fold(words, bag_file, tmp_path, ca
 @pytest.mark.slow
 def test_a_run_killed_by_the_system_leaves_nobody_behind(words, tmp_path):
     out, folder = tmp_path / "cv.json", tmp_path / "cv.json.folds"
-    command = words("--one-by-one", "--out", out, "--trainer.max_steps", "400")
+    command = words("--one-by-one", "--out", out, "--trainer.max_steps", "150")
     command[command.index("--trainer.devices") + 1] = "2"
     with subprocess.Popen(
         [sys.executable, "evaluate.py", *command], cwd=ROOT, stderr=subprocess.DEVNULL
