@@ -67,8 +67,8 @@ class Interval:
         """
         if self.epochs is None:
             return after // int(self.every) > before // int(self.every)
-        whole = isinstance(self.every, float)
-        every = max(1, int(epoch_length * self.every)) if whole else int(self.every)
+        is_share = isinstance(self.every, float)
+        every = max(1, int(epoch_length * self.every)) if is_share else int(self.every)
         if every > epoch_length:
             raise ValueError(
                 f"trainer.val_check_interval {self.every} is more than the {epoch_length} batches "
