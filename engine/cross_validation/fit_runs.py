@@ -186,11 +186,15 @@ def _joined(
         labels=labels,
         folds=folds,
         probabilities=probabilities,
-        thresholds={run.place: part.threshold for run, part in zip(runs, found, strict=True)},
+        thresholds={run.place: _threshold(part) for run, part in zip(runs, found, strict=True)},
         task=found[0].task,
         class_names=tuple(runs[0].record["facts"]["class_names"]),
         groups=tuple(groups) if all(groups) else (),
     )
+
+
+def _threshold(found: BagPredictions) -> float:
+    return 0.5 if found.threshold is None else found.threshold
 
 
 def _protocol(run: _Run, select: str) -> str:
