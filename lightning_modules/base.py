@@ -150,10 +150,11 @@ class TrainedModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Read the seed of the run, set by ``seed_everything``."""
         self._seed = torch.initial_seed()
+        keep_statistics(self.model, self.frozen, keep=False)  # Lightning would warn of eval mode
 
     def on_train_start(self) -> None:
         """Keep frozen statistics; when resuming, the configuration wins over the checkpoint."""
-        keep_statistics(self.model, self.frozen)  # earlier, Lightning would warn of it
+        keep_statistics(self.model, self.frozen)
         if self._resumed_after_epoch is None:
             return
         if self._resumed_after_epoch:

@@ -37,7 +37,7 @@ def freeze_parameters(model: nn.Module, patterns: Sequence[str]) -> None:
         )
 
 
-def keep_statistics(model: nn.Module, patterns: Sequence[str]) -> None:
+def keep_statistics(model: nn.Module, patterns: Sequence[str], keep: bool = True) -> None:
     """Set the norms of frozen parts to eval mode, so that their running statistics stay (A332).
 
     These are the norms whose running statistics or whose parameters all match a pattern, and those
@@ -47,6 +47,7 @@ def keep_statistics(model: nn.Module, patterns: Sequence[str]) -> None:
     Args:
         model: the network; the modes of its norms are changed in place.
         patterns: see `freeze_parameters`.
+        keep: False to set them to training mode.
     """
     for name, norm in _norms(model):
         own = dict(norm.named_parameters(recurse=False))
@@ -55,7 +56,7 @@ def keep_statistics(model: nn.Module, patterns: Sequence[str]) -> None:
         )
         trained = any(parameter.requires_grad for parameter in own.values())
         if named or (name.startswith("backbone.") and own and not trained):
-            norm.eval()
+            norm.training = not keep
 
 
 def _norms(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -5,12 +5,29 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 Norm = Literal["frozen_bn", "bn", "sync_bn", "gn"]
+
+
+class FrozenNormsStay(nn.Module):
+    """Base of backbones whose frozen norms keep their running statistics in training mode, too.
+
+    A norm without a trainable parameter stays in eval mode: statistics that drift would change a
+    part that is meant to be frozen (A332). Constructors call ``self.train()`` at their end.
+    """
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all parts but the frozen norms, which stay in eval mode."""
+        super().train(mode)
+        for module in self.modules():
+            own = list(module.parameters(recurse=False))
+            if own and getattr(module, "running_mean", None) is not None:
+                module.training = mode and any(parameter.requires_grad for parameter in own)
+        return self
 
 
 def group_norm(width: int, eps: float = 1e-5) -> nn.GroupNorm:

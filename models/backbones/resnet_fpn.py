@@ -11,14 +11,14 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
 from formats.weights.public import PublicWeights
 from models.backbones.download import download_state_dict
-from models.backbones.norm import Norm, convert_norm, norm_layer
+from models.backbones.norm import FrozenNormsStay, Norm, convert_norm, norm_layer
 
 # Two names that the classifiers of torchvision and timm share, and no ResNet with another stem has.
 _CLASSIFIER = {"conv1.weight", "layer1.0.conv1.weight"}
 _STAGES = ("layer4", "layer3", "layer2", "layer1", "conv1")
 
 
-class ResNet50FPN(BackboneWithFPN):  # type: ignore[misc]  # torchvision is not typed
+class ResNet50FPN(FrozenNormsStay, BackboneWithFPN):  # type: ignore[misc]  # torchvision is not typed
     """ResNet-50 + FPN whose ``state_dict`` has the keys of torchvision's detection models.
 
     ``forward`` takes (B, 3, H, W) and returns an ``OrderedDict`` of levels ``0`` to ``3``
@@ -30,7 +30,7 @@ class ResNet50FPN(BackboneWithFPN):  # type: ignore[misc]  # torchvision is not 
         fpn_norm: normalisation after the convolutions of the pyramid, or None.
         fpn_width: channels of every level.
         trainable_stages: number of trainable stages out of 5, counted from the coarsest; 5 also
-            trains the first norm, as in torchvision.
+            trains the first norm, as in torchvision. Norms of the others keep their statistics.
         pretrained: load torchvision's ImageNet weights (IMAGENET1K_V1), which are downloaded unless
             they are in the cache of ``torch.hub``.
 
@@ -70,6 +70,7 @@ class ResNet50FPN(BackboneWithFPN):  # type: ignore[misc]  # torchvision is not 
             out_channels=fpn_width,
             norm_layer=norm_layer(fpn_norm),
         )
+        self.train()
 
     def public_weights(self, given: Mapping[str, Tensor]) -> PublicWeights | None:
         """Recognise ImageNet classifiers of torchvision and timm, whose names are the same."""

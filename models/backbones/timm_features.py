@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from formats.weights.public import PublicWeights
-from models.backbones.norm import Norm
+from models.backbones.norm import FrozenNormsStay, Norm
 from models.backbones.timm_body import body_levels, build_timm_body
 from models.backbones.weights import classifier_weights
 
 _STRIDES = (8, 16, 32)
 
 
-class TimmFeatures(nn.Module):
+class TimmFeatures(FrozenNormsStay):
     """Feature extractor that returns the levels of strides 8, 16 and 32 of a timm model.
 
     ``forward`` takes (B, 3, H, W), sides multiples of 32, and returns three maps with
@@ -52,6 +52,7 @@ class TimmFeatures(nn.Module):
         self.num_stages = max(self.body.feature_info.out_indices) + 1
         c3, c4, c5 = self.body.feature_info.channels()
         self.feature_channels = (c3, c4, c5)
+        self.train()
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the maps of strides 8, 16 and 32."""

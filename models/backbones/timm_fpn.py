@@ -6,17 +6,17 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from formats.weights.public import PublicWeights
-from models.backbones.norm import Norm, norm_layer
+from models.backbones.norm import FrozenNormsStay, Norm, norm_layer
 from models.backbones.timm_body import body_levels, build_timm_body
 from models.backbones.weights import classifier_weights
 
 
-class TimmFPN(nn.Module):
+class TimmFPN(FrozenNormsStay):
     """Feature pyramid on a timm model.
 
     ``forward`` takes (B, 3, H, W) and returns an ``OrderedDict`` of levels: ``0``, ``1``, ... at
@@ -64,6 +64,7 @@ class TimmFPN(nn.Module):
             norm_layer=norm_layer(fpn_norm),
         )
         self.out_channels = fpn_width
+        self.train()
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
         """Return the levels, finest first."""

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import train
 from engine.checkpoints.restore import restore
+from engine.training.command_line import run as command
 
 ROOT = Path(__file__).resolve().parents[3]
 QUIET = [
@@ -106,3 +108,17 @@ def test_wrong_patterns_end_the_command(tmp_path, capsys, patterns, message):
     assert message in error
     assert "Traceback" not in error
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_stages_that_are_not_trained_keep_their_statistics(recwarn):
+    """`trainable_stages: 0` moved running means; of a trial, because the stages are untrained."""
+    scenes = ["--data.train_scenes", "4", "--data.val_scenes", "2", "--data.size", "64"]
+    scenes += ["--data.digit_size", "[24, 40]", "--trainer.fast_dev_run", "2"]
+    stages = "--model.init_args.model.init_args.backbone.init_args.trainable_stages"
+    cli = command(["fit", "--config", "configs/quickstart/mask_rcnn.yaml", *scenes, stages, "0"])
+    norms = [m for m in cli.model.model.backbone.body.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms
+    for norm in norms:
+        assert not norm.running_mean.any()
+        assert (norm.running_var == 1).all()
+    assert not [w for w in recwarn if "eval mode" in str(w.message)]  # it is meant

@@ -7,6 +7,9 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from models.backbones.norm import convert_norm, group_norm, norm_layer, num_groups
+from models.backbones.resnet_fpn import ResNet50FPN
+from models.backbones.timm_features import TimmFeatures
+from models.backbones.timm_fpn import TimmFPN
 
 
 def randomise(model):
@@ -80,3 +83,24 @@ def test_groups_divide_the_width_and_hold_two_channels(width):
 
 def test_usual_widths_get_the_32_groups_of_the_paper():
     assert [num_groups(width) for width in (64, 128, 256, 512)] == [32] * 4
+
+
+@pytest.mark.parametrize("prepared", [lambda m: m, lambda m: m.train(), lambda m: m.eval().train()])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda stages: ResNet50FPN(norm="bn", fpn_width=8, trainable_stages=stages),
+        lambda stages: TimmFPN("resnet10t", 8, trainable_stages=stages),
+        lambda stages: TimmFeatures("resnet10t", trainable_stages=stages),
+    ],
+)
+def test_a_frozen_backbone_keeps_its_running_statistics(build, prepared):
+    """Whoever trains it: a step of a plain training loop moved a running mean by .5."""
+    for stages in (0, 1):
+        backbone = prepared(build(stages))
+        before = {n: b.clone() for n, b in backbone.named_buffers()}
+        backbone(torch.rand(2, 3, 64, 64))
+        moved = {n for n, b in backbone.named_buffers() if not torch.equal(b, before[n])}
+        trained = {n.rpartition(".")[0] for n, p in backbone.named_parameters() if p.requires_grad}
+        assert {name.rpartition(".")[0] for name in moved} <= trained
+        assert bool(moved) == (stages == 1)
