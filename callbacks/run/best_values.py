@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from callbacks.run.ranking import tie_breaker, wins
 from loggers.wandb_logger import SafeWandbLogger
 
 
@@ -23,6 +24,7 @@ class BestValues(pl.Callback):
 
     def __init__(self) -> None:
         self._best: float | None = None
+        self._loss = math.nan
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Give the logger the module whose metrics it gets."""
@@ -34,6 +36,7 @@ class BestValues(pl.Callback):
         """Start with the best value of the training that is continued, if any."""
         score = getattr(trainer.checkpoint_callback, "best_model_score", None)
         self._best = None if score is None else float(score)
+        self._loss = getattr(trainer.checkpoint_callback, "best_loss", math.nan)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compare with the best value and log it."""
@@ -42,11 +45,12 @@ class BestValues(pl.Callback):
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
         if trainer.state.fn != "fit" or trainer.sanity_checking or name not in metrics:
             return
-        value, sign = metrics[name], -1.0 if checkpoint.mode == "min" else 1.0
-        better = self._best is None or sign * value > sign * self._best
-        better = better and not math.isnan(value)
+        value, loss, best = metrics[name], tie_breaker(trainer), self._best
+        better = not math.isnan(value)
+        if best is not None:
+            better = better and wins(value, loss, best, self._loss, checkpoint.mode)
         if better:
-            self._best = value
+            self._best, self._loss = value, loss
         if self._best is None or not trainer.is_global_zero:
             return
         for logger in trainer.loggers:

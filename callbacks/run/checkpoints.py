@@ -15,6 +15,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_warn
 
+from callbacks.run.ranking import tie_breaker, wins
 from loggers.metric_names import best_of, followed
 
 
@@ -24,6 +25,9 @@ class RunCheckpoint(ModelCheckpoint):
     ``last.ckpt`` is written after every validation, or at the end of the epoch if the validation is
     its last part; at the end of an epoch if more than ``last_seconds`` have passed since the last
     write; and at the end of training. A killed run loses only later steps.  # A72
+
+    Of validations with the same score, that with the lowest ``val/loss`` is the best, and of those
+    the last (A430; with ``save_top_k`` 1).
 
     A run that continues in its own folder keeps its best score and its files, even if the folder
     was moved.
@@ -54,6 +58,7 @@ class RunCheckpoint(ModelCheckpoint):
         self._last_step = 0
         self._last_time = time.monotonic()
         self._continues = False
+        self.best_loss = math.nan  # val/loss of the best checkpoint
 
     @property
     def last_path(self) -> Path:
@@ -95,6 +100,17 @@ class RunCheckpoint(ModelCheckpoint):
             if not self._validated:
                 self._write(trainer)
 
+    def check_monitor_top_k(self, trainer: pl.Trainer, current: torch.Tensor | None = None) -> bool:
+        """Return whether a checkpoint with this score is kept."""
+        kept = super().check_monitor_top_k(trainer, current)
+        best = self.best_model_score
+        if not kept and self.save_top_k == 1 and current is not None and best is not None:
+            new, old = (float(current), tie_breaker(trainer)), (float(best), self.best_loss)
+            kept = trainer.strategy.reduce_boolean_decision(wins(*new, *old, self.mode))
+        if kept:
+            self.best_loss = tie_breaker(trainer)
+        return kept
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Decide whether ``last.ckpt`` is due; the epoch's metrics are not logged yet."""
         super().on_train_epoch_end(trainer, pl_module)
@@ -135,6 +151,10 @@ class RunCheckpoint(ModelCheckpoint):
         folder = Path(str(trainer.ckpt_path)).resolve().parent
         self._continues = self.dirpath is not None and Path(self.dirpath).resolve() == folder
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the scores and files of the best checkpoints."""
+        return super().state_dict() | {"best_loss": self.best_loss}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best score if the run continues; a run in a new folder starts without one."""
         if not self._continues:
@@ -146,3 +166,4 @@ class RunCheckpoint(ModelCheckpoint):
         moved["best_k_models"] = {str(here / Path(k).name): v for k, v in models.items()}
         super().load_state_dict(moved | {"dirpath": self.dirpath})
         self.current_score = moved.get("current_score")
+        self.best_loss = moved.get("best_loss", math.nan)

@@ -95,3 +95,15 @@ def test_nothing_on_other_processes_and_outside_training(change):
     validate(callback, trainer(logger, **change), 0, 3.0, 1.0)
     assert logger.rows == []
     assert logger.values == {}
+
+
+def test_equal_scores_follow_the_checkpoint():
+    logger = Recorder()
+    fake, callback = trainer(logger), BestValues()
+    callback.on_train_start(fake, None)
+    for epoch, loss in enumerate([0.6, 0.2, 0.3]):
+        fake.global_step, fake.current_epoch = epoch, epoch
+        values = {"val/score": 1.0, "val/loss": loss}
+        fake.callback_metrics = {k: torch.tensor(v).double() for k, v in values.items()}
+        callback.on_validation_end(fake, None)
+    assert logger.values["best/epoch"] == 1

@@ -156,3 +156,49 @@ def test_the_loss_chooses_where_the_metric_is_not_defined(tmp_path, mode):
         trainer.fit(Undefined([2.0, 1.0, 3.0]), loader, loader)
     assert float(callback.best_model_score) == 1.0 and callback.monitor == "score"
     assert torch.load(tmp_path / "best.ckpt", weights_only=True)["epoch"] == 1
+
+
+class Scored(Module):
+    """Logs the loss of each validation beside its score."""
+
+    def __init__(self, scores, losses):
+        super().__init__(scores)
+        self.losses = iter(losses)
+
+    def on_validation_epoch_end(self):
+        super().on_validation_epoch_end()
+        if (loss := next(self.losses)) is not None:
+            self.log("val/loss", loss)
+
+
+@pytest.mark.parametrize(
+    ("scores", "losses", "mode", "best"),
+    [
+        ([1.0, 1.0, 1.0], [0.6, 0.2, 0.3], "max", 1),
+        ([1.0, 1.0, 1.0], [0.6, 0.2, 0.2], "max", 2),
+        ([1.0, 1.0, 0.9], [0.2, 0.6, 0.1], "max", 0),
+        ([0.5, 0.5, 0.5], [None, None, None], "max", 2),
+        ([0.5, 0.5, 0.7], [0.3, 0.2, 9.0], "min", 1),
+        ([0.5, float("nan"), 0.5], [0.3, 0.1, 0.3], "max", 2),
+        ([0.5, 0.5, 0.5], [float("nan"), 0.1, 0.3], "max", 1),
+    ],
+)
+def test_equal_scores_go_to_the_lower_loss_then_to_the_later_epoch(
+    tmp_path, scores, losses, mode, best
+):
+    files = {"dirpath": tmp_path, "filename": "best", "enable_version_counter": False}
+
+    def fitted(stop, resume=None, first=0):
+        callback = RunCheckpoint(monitor="score", mode=mode, **files)
+        trainer = pl.Trainer(
+            callbacks=[callback], logger=False, enable_progress_bar=False, accelerator="cpu",
+            enable_model_summary=False, num_sanity_val_steps=0, max_epochs=stop,
+        )  # fmt: skip
+        loader = DataLoader(TensorDataset(torch.ones(1, 1)), batch_size=1)
+        trainer.fit(Scored(scores[first:], losses[first:]), loader, loader, ckpt_path=resume)
+
+    fitted(3)
+    assert torch.load(tmp_path / "best.ckpt", weights_only=True)["epoch"] == best
+    fitted(2)  # and the same where a run is interrupted
+    fitted(3, tmp_path / "last.ckpt", first=2)
+    assert torch.load(tmp_path / "best.ckpt", weights_only=True)["epoch"] == best
