@@ -26,12 +26,16 @@ examples
   python train.py predict --ckpt_path runs/mask_rcnn/version_0/checkpoints/best.ckpt --data DIR
 
 `python train.py fit --help` lists every argument; `--config configs/_base/wandb.yaml` adds W&B.
-Exit code 2 means wrong input; the message gives the mistake, its place and the remedy.
+Exit code 2 means wrong input; the message gives the mistake, its place and the remedy. SIGTERM
+(143) and Ctrl-C (130) end a training after its current step and print how to resume it.
 """
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 on success, 2 on wrong input."""
+    """Run one command and return its exit code: 0 on success, 2 on wrong input.
+
+    A signal that ended it gives 128 plus its number: 143 for SIGTERM, 130 for Ctrl-C.
+    """
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help"):
         sys.stdout.write(USAGE)
@@ -57,6 +61,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except SystemExit as stop:  # jsonargparse has printed its message
         return int(stop.code or 0)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped by SIGINT\n")
+        return 130
     return 0
 
 

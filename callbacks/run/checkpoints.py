@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from pathlib import Path
@@ -14,9 +15,19 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from callbacks.run.ranking import tie_breaker, wins
 from loggers.metric_names import best_of, followed
+
+_NOT_BEGUN = dict.fromkeys(("ready", "started", "processed", "completed"), 0)
+# Counters by which Lightning recognises a validation that was interrupted. It would leave out the
+# batches that are done, whose predictions are lost, so none is.
+_VALIDATION_DUE = {
+    "total": _NOT_BEGUN | {"ready": 1, "started": 1},
+    "current": _NOT_BEGUN,
+    "is_last_batch": False,
+}
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -24,7 +35,8 @@ class RunCheckpoint(ModelCheckpoint):
 
     ``last.ckpt`` is written after every validation, or at the end of the epoch if the validation is
     its last part; at the end of an epoch if more than ``last_seconds`` have passed since the last
-    write; and at the end of training. A killed run loses only later steps.  # A72
+    write; at the end of training; and when a signal ends it. A killed run loses only later steps.
+    # A72
 
     Of validations with the same score, that with the lowest ``val/loss`` is the best, and of those
     the last (A430; with ``save_top_k`` 1).
@@ -54,10 +66,10 @@ class RunCheckpoint(ModelCheckpoint):
         self._mode_is_declared = mode is None
         self.write_last = save_last
         self.last_seconds = last_seconds
-        self._validated = self._due = False
+        self._validated = self._due = self._validation_due = False
         self._last_step = 0
         self._last_time = time.monotonic()
-        self._continues = False
+        self._trains = self._continues = False
         self.best_loss = math.nan  # val/loss of the best checkpoint
 
     @property
@@ -89,6 +101,7 @@ class RunCheckpoint(ModelCheckpoint):
         """Start the clock."""
         super().on_train_start(trainer, pl_module)
         self._validated = self._due = False
+        self._trains = True
         self._last_step = trainer.global_step
         self._last_time = time.monotonic()
 
@@ -129,6 +142,24 @@ class RunCheckpoint(ModelCheckpoint):
         """Also write ``last.ckpt`` if there were steps since it was last written."""
         super().on_train_end(trainer, pl_module)
         self._write(trainer)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Write ``last.ckpt`` if a signal ended the training after a whole step."""
+        super().on_exception(trainer, pl_module, exception)
+        if isinstance(exception, SIGTERMException) and self._trains:
+            self._validation_due = trainer.validating
+            self._write(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Have an interrupted validation begin again when the run is resumed."""
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        if self._validation_due:
+            loops = checkpoint["loops"]["fit_loop"]
+            loops["epoch_loop.val_loop.batch_progress"] = copy.deepcopy(_VALIDATION_DUE)
 
     def _write(self, trainer: pl.Trainer) -> None:
         nothing_new = self._last_step == trainer.global_step

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import signal
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +13,11 @@ from typing import Any
 import pytorch_lightning as pl
 import yaml
 from jsonargparse import ArgumentError
+from lightning_fabric.plugins.environments import ClusterEnvironment
 from pytorch_lightning.callbacks import ModelCheckpoint, ModelSummary, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from callbacks.run.best_values import BestValues
@@ -21,6 +25,7 @@ from callbacks.run.checkpoints import RunCheckpoint
 from callbacks.run.early_stopping import EarlyStoppingOptions, StopEarly
 from callbacks.run.ema import EMA, EMAOptions
 from callbacks.run.model_size import ModelSize
+from callbacks.run.stopping import StopOnSignal
 from callbacks.standard import StandardCallbacks
 from engine.checkpoints.atomic_io import AtomicCheckpointIO
 from engine.checkpoints.continuation import Continuation, continuation
@@ -38,7 +43,10 @@ from engine.config.recipe import Recipe, take_flag
 from engine.config.sections import LINKS, drop_sources, plain
 from engine.training.data_facts import print_data_facts
 from engine.training.initial_weights import frozen_random_parts
+from engine.training.launchers import check_launcher, cluster_environment, use_launcher
+from engine.training.requeue import job_id, requeue, run_of_job
 from engine.training.run_config import RunConfigCallback
+from engine.training.stopped import TrainingStopped, stop_message, was_interrupted
 from formats.weights.files import read_file, state_dict_of
 from lightning_modules.staged import StagedMILModule
 from loggers.wandb_logger import WandbOptions
@@ -58,22 +66,43 @@ class SegmilCLI(LightningCLI):
     def __init__(
         self, args: list[str], folder: Path | None = None, command: Sequence[str] = ()
     ) -> None:
-        self._args, self._folder = args, folder
+        self._args, self._folder, self._command = args, folder, list(command or args)
         self._written: Any = None  # the configuration with the files of initial weights
         self._first_checkpoint: Path | None = None  # of a first stage that is to be ended
+        self._requeued = False  # a job of Slurm that goes on after it was requeued
+        self._signals = StopOnSignal()
         defaults = {"default_config_files": [str(base_config())], "exit_on_error": False}
-        super().__init__(
-            pl.LightningModule,
-            pl.LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=RunConfigCallback,
-            save_config_kwargs={"overwrite": True, "command": ["train.py", *(command or args)]},
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            parser_kwargs={"exit_on_error": False} | dict.fromkeys(self.subcommands(), defaults),
-            args=args,
-        )
+        try:
+            super().__init__(
+                pl.LightningModule,
+                pl.LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                save_config_callback=RunConfigCallback,
+                save_config_kwargs={"overwrite": True, "command": ["train.py", *self._command]},
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                parser_kwargs={"exit_on_error": False}
+                | dict.fromkeys(self.subcommands(), defaults),
+                args=args,
+            )
+        except SystemExit as stop:
+            if isinstance(stop, SIGTERMException) or was_interrupted(stop):
+                raise self._stopped(was_interrupted(stop)) from None
+            raise
+
+    def _stopped(self, at_once: bool) -> TrainingStopped:
+        """Say where a signal stopped the command and how a training is resumed."""
+        number = signal.SIGINT if at_once else self._signals.received or signal.SIGTERM
+        trainer: Any = self.trainer
+        if self.subcommand == "fit" and trainer.is_global_zero:
+            saved = trainer.checkpoint_callback
+            last = saved.last_path if isinstance(saved, RunCheckpoint) else None
+            last = last if last is not None and last.is_file() else None
+            requeued = f"{requeue()}; " if number == signal.SIGUSR1 else ""
+            message = stop_message(number, trainer.global_step, last, self.run_dir)
+            sys.stderr.write(f"{requeued}{message}")
+        return TrainingStopped(number)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Return only the requested command: building the other parsers takes as long again."""
@@ -115,6 +144,11 @@ class SegmilCLI(LightningCLI):
         command = self.config.subcommand
         config = self.config[command]
         check_values(config, LINKS, trains=command == "fit")
+        if command == "fit" and self._folder is None and not config.trainer.fast_dev_run:
+            own = run_of_job(self._runs(config), ["train.py", *self._command])
+            if own is not None:
+                rank_zero_info(f"job {job_id()} continues {own}")
+                config.ckpt_path, self._requeued = str(own), True
         if config.ckpt_path is None:
             return
         checkpoint = Path(str(config.ckpt_path))
@@ -128,27 +162,36 @@ class SegmilCLI(LightningCLI):
         from loggers.run import build_loggers, next_run_dir
 
         config = self.config[self.subcommand]
+        check_launcher(config.trainer)
         goes_on = self._continuation(config)
         if goes_on is not None:
             self.run_dir = goes_on.folder
         elif self._folder is not None:
             self.run_dir = self._folder
         else:
-            self.run_dir = next_run_dir(
-                Path(config.runs_dir), config.name or Recipe.of_words(self._args).name
-            )
+            runs = self._runs(config)
+            self.run_dir = next_run_dir(runs.parent, runs.name)
         config.trainer.logger = None
         step = None if goes_on is None else goes_on.step
         self._loggers = lambda: build_loggers(self.run_dir, config.wandb, step)
 
+    def _runs(self, config: Any) -> Path:
+        """Return the folder of the runs of this name."""
+        return Path(config.runs_dir) / (config.name or Recipe.of_words(self._args).name)
+
     def _continuation(self, config: Any) -> Continuation | None:
         """Return the run to continue; a name or another parent folder asks for a new run."""
         named = take_flag(self._args, "--name")[1] is not None
+        named = named and not self._requeued
         if self.subcommand != "fit" or named or config.trainer.fast_dev_run:
             return None
         checkpoint = self._first_checkpoint or Path(str(config.ckpt_path))
         parent = take_flag(self._args, "--runs_dir")[1]
-        if parent is not None and Path(parent).resolve() not in checkpoint.resolve().parents:
+        if (
+            parent is not None
+            and not self._requeued
+            and Path(parent).resolve() not in checkpoint.resolve().parents
+        ):
             return None
         goes_on = continuation(checkpoint) if checkpoint.is_file() else None
         if goes_on is not None and self._first_checkpoint is not None:
@@ -161,6 +204,9 @@ class SegmilCLI(LightningCLI):
         """Build the trainer with our loggers; CSV comes first, its folder is the run folder."""
         self.config = self._written  # the file of the run names what its training started from
         config = self.config_init[self.subcommand].trainer
+        use_launcher(config)
+        if config.default_root_dir is None:  # Lightning takes a file of any other run from there
+            config.default_root_dir = str(self.run_dir)
         own = config.callbacks or []
         config.callbacks = self.config_init[self.subcommand].callbacks.build(
             own if isinstance(own, list) else [own], config.enable_progress_bar
@@ -176,12 +222,17 @@ class SegmilCLI(LightningCLI):
         ema = self.config_init[self.subcommand].ema
         if ema is not None and self.subcommand == "fit":
             config.callbacks.insert(0, EMA(ema.decay, ema.warmup_steps))
+        if self.subcommand == "fit":
+            config.callbacks.append(self._signals)
         stopping = self.config_init[self.subcommand].early_stopping
         if stopping is not None and self.subcommand == "fit":
             saving = self.config[self.subcommand].checkpoint
             config.callbacks.append(StopEarly(stopping, saving.monitor, saving.mode))
         plugins = config.plugins or []
         plugins = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+        processes = cluster_environment()
+        if processes is not None and not any(isinstance(p, ClusterEnvironment) for p in plugins):
+            plugins.append(processes)
         arguments = {**kwargs, "logger": self._loggers(), "plugins": plugins}  # type: ignore[no-untyped-call]
         return super().instantiate_trainer(**arguments)
 
@@ -245,7 +296,7 @@ class SegmilCLI(LightningCLI):
             recipe = Path(folder) / "first_stage.yaml"
             recipe.write_text(yaml.safe_dump(content, sort_keys=False))
             arguments = ["fit", "--config", str(recipe)]
-            first = SegmilCLI(arguments, self.run_dir / FOLDER, self._args)
+            first = SegmilCLI(arguments, self.run_dir / FOLDER, self._command)
         finish_loggers(first.trainer.loggers)
         rank_zero_info(f"second of two stages: {config['model']['class_path']}")
         if config["wandb"] is not None:

@@ -12,6 +12,7 @@ from pytorch_lightning.cli import SaveConfigCallback
 
 from datamodules.fingerprint import fingerprint
 from engine.config.sections import plain
+from engine.training.requeue import JOB, job_id
 from loggers.provenance import PROVENANCE_FILE, provenance, write_provenance
 
 
@@ -55,6 +56,7 @@ class RunConfigCallback(SaveConfigCallback):
         config = plain(self.config)
         data = type(trainer.datamodule)  # type: ignore[attr-defined]
         record = provenance(self.command, fingerprint(data, config["data"]["init_args"]))
+        record |= {} if (job := job_id()) is None else {JOB: job}
         write_provenance(Path(str(trainer.loggers[0].log_dir)), record)
         for logger in trainer.loggers[1:]:
             logger.log_hyperparams(config | record)
