@@ -30,7 +30,8 @@ class ProgressBar(RichProgressBar):
     The time left is that of the whole training, validations included, if its steps go on to take
     as long as those so far. Where the output is not a terminal (a log file, CI), there is no bar
     but one line a validation, or an epoch without one, and in between one every ``line_seconds``.
-    Lines closer together than ``calm_seconds`` are left out, but for the last of a training.
+    Lines closer together than ``calm_seconds`` are left out, but for the last of a training. A line
+    has a score only where it was measured, after a validation; the bar shows the last one.
 
     Args:
         metrics: names of logged metrics; those that the run logs are shown.
@@ -71,7 +72,7 @@ class ProgressBar(RichProgressBar):
         self._weight = 0.0
         self._samples = 0.0
         self._seconds = 0.0
-        self._line_step = self._first_step = -1
+        self._line_step = self._first_step = self._validated_step = -1
         self.seconds_left = math.inf
         self._held = ""  # a line that came too soon after another
         self._start = self._tick = self._shown_at = self._line_at = time.perf_counter()
@@ -125,6 +126,7 @@ class ProgressBar(RichProgressBar):
         self._shown_at = 0.0
         super().on_validation_end(trainer, pl_module)
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._validated_step = trainer.global_step
             self._print_or_hold(trainer)
         self._tick = time.perf_counter()
 
@@ -189,7 +191,12 @@ class ProgressBar(RichProgressBar):
             self._print(self._line(trainer))
 
     def _line(self, trainer: pl.Trainer) -> str:
-        numbers = ", ".join(f"{name} {value}" for name, value in self._numbers(trainer).items())
+        measured = self._validated_step == trainer.global_step
+        numbers = ", ".join(
+            f"{name} {value}"
+            for name, value in self._numbers(trainer).items()
+            if measured or not name.startswith("val/")
+        )
         left = self._time_left(trainer)
         numbers += f", left {_clock(left)}" if 0 < left < math.inf else ""
         epochs = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"

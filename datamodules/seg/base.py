@@ -271,9 +271,13 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
         return {"categories": None, "class_agnostic": False}
 
     def setup(self, stage: str) -> None:
-        """Build the augmentation early, so that a wrong name stops the run before it starts."""
+        """Build the augmentation early, so that a wrong name stops the run; report empty images."""
         if stage == "fit":
             self._training_augmentation()
+            if self.filter_empty:
+                counts = self.source("train").counts()
+                left_out = int((counts == 0).sum())
+                rank_zero_info(f"filter_empty leaves out {left_out} of {len(counts)} images")
 
     def _training_augmentation(self) -> Augmentation | None:
         if self.augmentations and self._augmentation is None:
@@ -330,13 +334,11 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
         )
 
     def train_sampler(self) -> EpochBatchSampler:
-        """Return the batch sampler of training; log how many images ``filter_empty`` removes."""
+        """Return the batch sampler of training."""
         source = self.source("train")
         items = np.arange(len(source))
         if self.filter_empty:
             items = np.flatnonzero(source.counts() > 0)
-            left_out = len(source) - items.size
-            rank_zero_info(f"filter_empty leaves out {left_out} of {len(source)} images")
         if items.size == 0:
             raise ValueError(
                 "no training image is left: no image has an instance that is not a crowd; set "

@@ -15,6 +15,7 @@ from datamodules.seg.base import SegDataModule, Split, UnusableData
 from datamodules.seg.coco_files import CocoFiles
 from datamodules.seg.coco_layouts import locate
 from datamodules.seg.dataset import AnnotatedImage, ObjectCounts
+from datamodules.seg.held_out import check_fraction, record_division
 from datamodules.transforms.label_maps import LabelMaps
 from formats.coco.document import CocoFindings
 from formats.coco.image_checks import size_mismatch
@@ -89,6 +90,9 @@ class CocoDataModule(SegDataModule):
         val_annotations: file of validation annotations.
         test_images: folder of test images.
         test_annotations: file of test annotations.
+        val_fraction: share of the training images, in (0, 1), that becomes the validation split of
+            a set without one. It is drawn by image, with ``seed``; ``splits.csv`` of a run lists
+            the images.
         categories: names of the categories to keep; None for all. All images are kept.
         class_agnostic: merge all kept categories into the single class ``object``, whose id is one
             above the largest id of the file, so that it cannot be confused with a category of the
@@ -119,6 +123,7 @@ class CocoDataModule(SegDataModule):
         val_annotations: Path | str | None = None,
         test_images: Path | str | None = None,
         test_annotations: Path | str | None = None,
+        val_fraction: float | None = None,
         categories: Sequence[str] | None = None,
         class_agnostic: bool = False,
         category_map: Mapping[str, Sequence[Any]] | None = None,
@@ -146,12 +151,15 @@ class CocoDataModule(SegDataModule):
             mend=self.bad_data == "repair",
             looked=looked,
             options=self.image_options,
+            val_fraction=val_fraction,
+            seed=self.seed,
         )
+        check_fraction(val_fraction, None if paths["val"] is None else paths["val"][1])
         if category_map is not None:
             self.category_map = CategoryMap.from_dict(category_map)
             self._files.category_map = self.category_map
             return
-        found = {split: self._files.examine(split) for split in self._files.splits()}
+        found = self._files.examine_all(self._files.splits())
         self._raise_or_count(found)
         declared = found["train"].data["categories"]
         merged = CategoryMap.class_agnostic(max(c["id"] for c in declared) + 1)
@@ -223,14 +231,12 @@ class CocoDataModule(SegDataModule):
             thorough: also decode every image, regardless of their number.
         """
         depth: Depth | None = "pixels" if thorough else None
-        found = {split: self._files.examine(split, depth) for split in self._files.splits()}
+        found = self._files.examine_all(self._files.splits(), depth)
         return self._files.judge(found)[0]
 
     def summary(self) -> dict[str, dict[str, int]]:
         """Return the counts of each split, and how much of it ``skip`` leaves out."""
-        for split in self._files.splits():
-            if split not in self._files.counts:
-                self._files.examine(split)
+        self._files.examine_all(s for s in self._files.splits() if s not in self._files.counts)
         return {split: dict(counts) for split, counts in self._files.counts.items()}
 
     def category_arguments(self) -> dict[str, Any]:
@@ -250,10 +256,19 @@ class CocoDataModule(SegDataModule):
             self._fallback_reported = True
             name = "val"
         if name not in self._sources:
-            findings = self._files.examine(name)
-            self._raise_or_count({name: findings})
-            return self._add_source(name, findings.data)
+            found = self._files.examine_all([name])
+            self._raise_or_count(found)
+            for part, findings in found.items():
+                self._add_source(part, findings.data)
         return self._sources[name]
+
+    def setup(self, stage: str) -> None:
+        """Also record which training images are held out as ``splits.csv`` in the run's folder."""
+        super().setup(stage)
+        if stage == "fit" and self._files.val_fraction is not None:
+            splits: tuple[Split, ...] = ("train", "val")
+            parts = {split: self.source(split).store.image_records() for split in splits}
+            record_division(self.trainer, parts)
 
     def ground_truth(self, split: Split) -> dict[str, Any]:
         """Return the annotations of a split as a COCO dictionary, including degenerate ones."""
@@ -261,7 +276,7 @@ class CocoDataModule(SegDataModule):
 
     def object_counts(self, split: Split) -> ObjectCounts | None:
         """Return how many objects the images and the classes of a split have."""
-        missing = self._files.paths.get(split) is None
+        missing = split not in self._sources and self._files.paths.get(split) is None
         return None if missing else self.source(split).object_counts(self.num_classes)
 
     def image_records(self, split: Split) -> list[dict[str, Any]]:

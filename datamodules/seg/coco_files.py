@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from datamodules.seg.held_out import divide_images
 from formats.coco.document import LISTS, CocoFindings, load_coco
 from formats.coco.image_checks import category_problems, examine_coco
 from formats.images import Depth, ImageOptions
@@ -15,6 +16,8 @@ from structures import CategoryMap, DataProblems, Problem
 # Opening a file costs 0.1 ms on a disk and far more over a network: in larger sets, sizes are
 # compared with the annotations only when an image is read  # A52
 HEADER_LIMIT = 5000
+
+_DIVIDED = ("pictures", "annotations")  # counts that differ between the parts of a file
 
 
 @dataclass
@@ -30,6 +33,8 @@ class CocoFiles:
         mend: whether annotations are repaired where possible.
         looked: split -> description of the files that were looked for.
         options: how image files are read.
+        val_fraction: share of the training images that is the validation split; None for files.
+        seed: seed of that division.
         counts: split -> counts of its annotation file and of what is left out, including all
             annotations of faulty images, and of the annotations repaired if they may be.
     """
@@ -42,6 +47,8 @@ class CocoFiles:
     mend: bool = False
     looked: Mapping[str, str] = field(default_factory=dict)
     options: ImageOptions = field(default_factory=ImageOptions)
+    val_fraction: float | None = None
+    seed: int = 0
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def splits(self) -> list[str]:
@@ -55,14 +62,41 @@ class CocoFiles:
         Raises:
             ValueError: the split does not exist.
         """
-        paths = self.paths[split]
+        divided = split == "val" and self.val_fraction is not None
+        paths = self.paths["train" if divided else split]
         if paths is None:
             looked = f"; looked for {self.looked[split]}" if split in self.looked else ""
+            share = ", or hold out training images by data.val_fraction 0.2"
             raise ValueError(
                 f"there is no {split} split{looked}; add its files, or name them by "
-                f"data.{split}_annotations and data.{split}_images"
+                f"data.{split}_annotations and data.{split}_images{share if split == 'val' else ''}"
             )
         return paths
+
+    def examine_all(
+        self, splits: Iterable[str], depth: Depth | None = None
+    ) -> dict[str, CocoFindings]:
+        """Read and check the files of some splits; where one is divided, of both of its parts.
+
+        Raises:
+            ValueError: no image with an object would be held out.
+        """
+        wanted = list(splits)
+        if self.val_fraction is None or not {"train", "val"} & {*wanted}:
+            return {split: self.examine(split, depth) for split in wanted}
+        names = ["train", *(split for split in wanted if split not in ("train", "val"))]
+        found = {split: self.examine(split, depth) for split in names}
+        whole = found["train"]
+        if whole.fatal or not whole.data["images"]:
+            return found
+        kept, held = divide_images(whole.data, self.val_fraction, self.seed)
+        self.counts["val"] = _counts(held)
+        rest = {n: self.counts["train"][n] - self.counts["val"][n] for n in _DIVIDED}
+        self.counts["train"] |= rest
+        return found | {
+            "train": whole._replace(data=kept),
+            "val": CocoFindings([], False, held),
+        }
 
     def examine(self, split: str, depth: Depth | None = None) -> CocoFindings:
         """Read and check the files of a split.
@@ -84,14 +118,9 @@ class CocoFiles:
             findings = examine_coco(
                 annotations, data, images, depth or usual, options, mend=self.mend
             )
-        count, objects, categories = (len(data[key]) for key in LISTS)
-        self.counts[split] = {
-            "pictures": count,
-            "annotations": objects,
-            "categories": categories,
-            "left_out_pictures": count - len(findings.data["images"]),
-            "left_out_annotations": objects - len(findings.data["annotations"]),
-        }
+        self.counts[split] = counts = _counts(data)
+        kept = _counts(findings.data)
+        counts |= {f"left_out_{name}": counts[name] - kept[name] for name in _DIVIDED}
         if self.mend:
             repaired = {p.annotation for p in findings.problems if p.repaired}
             self.counts[split]["repaired_annotations"] = len(repaired)
@@ -175,3 +204,9 @@ class CocoFiles:
         else:
             reason, remedy = f"no image of {split} has an object", "annotate some of the images"
         return [Problem(file, None, None, f"{reason}: nothing can be {use}", remedy)]
+
+
+def _counts(data: Mapping[str, Any]) -> dict[str, int]:
+    count, objects, categories = (len(data[key]) for key in LISTS)
+    counts = {"pictures": count, "annotations": objects, "categories": categories}
+    return counts | {"left_out_pictures": 0, "left_out_annotations": 0}

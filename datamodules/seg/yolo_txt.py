@@ -14,6 +14,7 @@ from datamodules.seg.base import SegDataModule, Split, UnusableData
 from datamodules.seg.coco import CocoSource
 from datamodules.seg.coco_files import HEADER_LIMIT
 from datamodules.seg.dataset import ObjectCounts
+from datamodules.seg.held_out import check_fraction, divide_images, record_division
 from formats.coco.store import AnnotationStore
 from formats.images import Depth, ImageOptions
 from formats.yolo.annotations import YoloFindings, read_split
@@ -36,6 +37,9 @@ class YoloTxtDataModule(SegDataModule):
             instead of the file's ``path``. Without a test split the validation split is used for
             testing and prediction.
         data_yaml: the file, if it is not ``root/data.yaml``.
+        val_fraction: share of the training images, in (0, 1), that becomes the validation split of
+            a set without one. It is drawn by image, with ``seed``; ``splits.csv`` of a run lists
+            the images.
         boxes_as_masks: accept the lines of detection data sets (class, centre, width, height) as
             rectangular objects instead of raising an error.
         category_map: the map of a checkpoint ({ids, names}), with which the file must agree; then
@@ -52,6 +56,7 @@ class YoloTxtDataModule(SegDataModule):
         root: Path | str | None = None,
         *,
         data_yaml: Path | str | None = None,
+        val_fraction: float | None = None,
         boxes_as_masks: bool = False,
         category_map: Mapping[str, Sequence[Any]] | None = None,
         **shared: Any,
@@ -62,6 +67,9 @@ class YoloTxtDataModule(SegDataModule):
         self._dataset, self.notes = _find(root, data_yaml)
         file = self._dataset.file
         self._boxes_as_masks = boxes_as_masks
+        check_fraction(val_fraction, ", ".join(self._dataset.entries.get("val", [])) or None)
+        self._val_fraction = val_fraction
+        self._held: dict[str, int] = {}  # counts of the images that are held out
         self._sources: dict[str, CocoSource] = {}
         self._counts: dict[str, dict[str, int]] = {}
         self._fallback_reported = False
@@ -79,7 +87,7 @@ class YoloTxtDataModule(SegDataModule):
         for note in self.notes:
             rank_zero_info(note)
         for split, findings in found.items():
-            self._add_source(split, findings)
+            self._add_parts(split, findings)
 
     @property
     def _splits(self) -> list[str]:
@@ -157,7 +165,17 @@ class YoloTxtDataModule(SegDataModule):
                     f"{counts['left_out_annotations']} of {counts['annotations']} annotations"
                 )
 
-    def _add_source(self, split: str, findings: YoloFindings) -> CocoSource:
+    def _add_parts(self, split: str, findings: YoloFindings) -> None:
+        """Add the images of a split, or of both parts of one that is divided."""
+        if split != "train" or self._val_fraction is None:
+            self._add_source(split, findings)
+            return
+        kept, held = divide_images(findings.data, self._val_fraction, self.seed)
+        self._held = {"pictures": len(held["images"]), "annotations": len(held["annotations"])}
+        for part, data in (("train", kept), ("val", held)):
+            self._add_source(part, findings._replace(data=data))
+
+    def _add_source(self, split: str, findings: YoloFindings) -> None:
         store = AnnotationStore.from_coco(findings.data, self.category_map.labels())
         degenerate = store.count_degenerate()
         if degenerate:
@@ -166,7 +184,6 @@ class YoloTxtDataModule(SegDataModule):
                 "are left out of the training targets and kept in the ground truth"
             )
         self._sources[split] = CocoSource(store, findings.folder, self._reading)
-        return self._sources[split]
 
     def source(self, split: Split) -> CocoSource:
         """Return the images of a split; ``predict`` stands for ``test``.
@@ -181,10 +198,19 @@ class YoloTxtDataModule(SegDataModule):
             self._fallback_reported = True
             name = "val"
         if name not in self._sources:
-            findings = self._examine(name)
-            self._raise_or_count({name: findings})
-            return self._add_source(name, findings)
+            file = "train" if name == "val" and self._val_fraction is not None else name
+            findings = self._examine(file)
+            self._raise_or_count({file: findings})
+            self._add_parts(file, findings)
         return self._sources[name]
+
+    def setup(self, stage: str) -> None:
+        """Also record which training images are held out as ``splits.csv`` in the run's folder."""
+        super().setup(stage)
+        if stage == "fit" and self._val_fraction is not None:
+            splits: tuple[Split, ...] = ("train", "val")
+            parts = {split: self.source(split).store.image_records() for split in splits}
+            record_division(self.trainer, parts)
 
     def ground_truth(self, split: Split) -> dict[str, Any]:
         """Return the annotations of a split as a COCO dictionary, including degenerate ones."""
@@ -192,7 +218,7 @@ class YoloTxtDataModule(SegDataModule):
 
     def object_counts(self, split: Split) -> ObjectCounts | None:
         """Return how many objects the images and the classes of a split have."""
-        missing = split not in self._dataset.entries
+        missing = split not in self._dataset.entries and split not in self._sources
         return None if missing else self.source(split).object_counts(self.num_classes)
 
     def image_records(self, split: Split) -> list[dict[str, Any]]:
@@ -211,7 +237,13 @@ class YoloTxtDataModule(SegDataModule):
         for split in self._splits:
             if split not in self._counts:
                 self._examine(split)
-        return {split: dict(self._counts[split]) for split in self._splits}
+        counts = {split: dict(self._counts[split]) for split in self._splits}
+        if self._held:
+            counts["train"] |= {name: counts["train"][name] - n for name, n in self._held.items()}
+            rest = {name: 0 for name in counts["train"] if name not in self._held}
+            rest["categories"] = counts["train"]["categories"]
+            counts["val"] = self._held | rest
+        return counts
 
 
 def _find(root: Path | str | None, data_yaml: Path | str | None) -> FoundSet:

@@ -47,6 +47,7 @@ from engine.training.launchers import check_launcher, cluster_environment, use_l
 from engine.training.requeue import job_id, requeue, run_of_job
 from engine.training.run_config import RunConfigCallback
 from engine.training.stopped import TrainingStopped, stop_message, was_interrupted
+from engine.training.validation_plan import check_validation
 from formats.weights.files import read_file, state_dict_of
 from lightning_modules.staged import StagedMILModule
 from loggers.wandb_logger import WandbOptions
@@ -273,6 +274,8 @@ class SegmilCLI(LightningCLI):
         if self._folder is None:
             print_data_facts(self.datamodule)
         config, module = plain(self.config[self.subcommand]), self.model
+        trainer: Any = self.trainer
+        check_validation(trainer, self.datamodule, resumes=config["ckpt_path"] is not None)
         section = first_stage_section(config["model"])
         if section is None or config["ckpt_path"] or not isinstance(module, StagedMILModule):
             return

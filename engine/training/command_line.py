@@ -147,6 +147,7 @@ def _run(args: list[str]) -> SegmilCLI:
     finish_loggers(cli.trainer.loggers)
     saved = cli.trainer.checkpoint_callback
     trained = cli.subcommand == "fit" and not cli.trainer.fast_dev_run  # type: ignore[attr-defined]
-    if trained and isinstance(saved, ModelCheckpoint) and not saved.best_model_path:
+    wanted = isinstance(saved, ModelCheckpoint) and saved.save_top_k != 0
+    if trained and wanted and not saved.best_model_path:
         rank_zero_warn(f"{saved.monitor} was never logged, so there is no best.ckpt: use last.ckpt")
     return cli

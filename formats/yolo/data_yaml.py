@@ -84,7 +84,9 @@ class YoloSet:
         """
         if split not in self.entries:
             reason = f"has no {split} split, only {', '.join(self.entries)}"
-            raise _fault(self.file, reason, f"add `{split}:` with its image folder")
+            share = ", or hold out training images by data.val_fraction 0.2"
+            remedy = f"add `{split}:` with its image folder{share if split == 'val' else ''}"
+            raise _fault(self.file, reason, remedy)
         places = [self._place(split, entry) for entry in self.entries[split]]
         folder = places[0] if len(places) == 1 and places[0].is_dir() else self.root
         names: list[str] = []

@@ -57,6 +57,18 @@ def test_epochs_without_validation_have_a_line(stand_in, make_trainer, output):
     assert len(lines(output)) == 3
 
 
+def test_a_line_has_a_score_only_where_it_was_measured(stand_in, make_trainer, output, clock):
+    bar = ProgressBar(calm_seconds=0, line_seconds=3)
+    trainer = make_trainer([bar], max_epochs=3, check_val_every_n_epoch=2, num_sanity_val_steps=0)
+    trainer.fit(stand_in.SegModule(), stand_in.images(3), stand_in.images(3))
+    scored = [line.split(":")[0] for line in lines(output) if "val/segm_map" in line]
+    assert scored == ["epoch 2/3, step 4"]
+    assert len(lines(output)) > 3
+    trainer = make_trainer([ProgressBar(calm_seconds=1000)], max_epochs=2)
+    trainer.fit(stand_in.SegModule(), stand_in.images(3), stand_in.images(3))
+    assert "val/segm_map" in lines(output)[-1]  # held back and printed at the end
+
+
 def test_long_epochs_have_lines_in_between(stand_in, make_trainer, output, clock):
     trainer = make_trainer([ProgressBar(line_seconds=3)], num_sanity_val_steps=0)
     trainer.fit(stand_in.SegModule(), stand_in.images(1), stand_in.images())
