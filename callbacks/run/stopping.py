@@ -55,7 +55,7 @@ class StopOnSignal(pl.Callback):
         if number == signal.SIGINT and trainer.is_global_zero:
             os.write(2, _CTRL_C)  # print() may be in use right now
         if trainer.validating and trainer.world_size == 1:
-            self._stop()
+            self._stop()  # A433
 
     def on_train_batch_end(
         self,

@@ -20,8 +20,13 @@ _UNWANTED = (
     "💡 Tip: ",
     "TPU available: False",
     "Loading `train_dataloader` to estimate number of stepping batches",
+    "[rank: ",  # received SIGTERM, which is also how we end a training after Ctrl-C
 )
-_LOGGERS = ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero")
+_LOGGERS = (
+    "pytorch_lightning.utilities.rank_zero",
+    "lightning_fabric.utilities.rank_zero",
+    "pytorch_lightning.trainer.connectors.signal_connector",
+)
 # Lightning's warnings about its own code: start of the message, module that it names.
 _DEPRECATED = (
     "`isinstance(treespec, LeafSpec)` is deprecated",

@@ -114,11 +114,11 @@ def cluster_environment() -> ClusterEnvironment | None:
     """
     if TorchElasticEnvironment.detect() or "SLURM_NTASKS" not in os.environ:
         return None
-    if _number("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS") == 1 or not os.environ.keys() >= _TASK:
+    tasks = _number("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
+    if tasks == 1 or not os.environ.keys() >= _TASK:
         return LightningEnvironment()
-    if "SLURM_NTASKS_PER_NODE" not in os.environ:  # Lightning insists on it
-        launch = launched()
-        os.environ["SLURM_NTASKS_PER_NODE"] = str(launch.processes if launch else 1)
+    each = tasks // _number("SLURM_STEP_NUM_NODES", "SLURM_NNODES")
+    os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(each))  # Lightning insists on it
     return SLURMEnvironment(auto_requeue=False)
 
 

@@ -33,7 +33,7 @@ def run_of_job(runs: Path, command: Sequence[str]) -> Path | None:
     job = job_id()
     if job is None:
         return None
-    for folder in _latest_first(runs):
+    for folder in _latest_first(runs):  # A434
         records = (folder / PROVENANCE_FILE, folder / FOLDER / PROVENANCE_FILE)
         known = [json.loads(file.read_text()) for file in records if file.is_file()]
         last = unfinished_stage(folder / "checkpoints" / "last.ckpt")

@@ -1,5 +1,6 @@
 """Which launcher started the processes, and what the trainer is told."""
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -102,9 +103,11 @@ def test_lightning_writes_no_checkpoint_of_its_own(variables, monkeypatch):
     variables(TASK | {"SLURM_NTASKS": 1})
     assert isinstance(cluster_environment(), LightningEnvironment)  # it may start processes
     variables(STEP | {"SLURM_NTASKS": 2})
-    monkeypatch.delenv("SLURM_NTASKS_PER_NODE", raising=False)
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "")  # is restored at the end
+    monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
     found = cluster_environment()
     assert isinstance(found, SLURMEnvironment)
     assert not found.auto_requeue
+    assert os.environ["SLURM_NTASKS_PER_NODE"] == "2"
     monkeypatch.delenv("SLURM_PROCID")  # a shell of salloc
     assert isinstance(cluster_environment(), LightningEnvironment)
