@@ -23,11 +23,12 @@ class StopOnSignal(pl.Callback):
 
     Attributes:
         received: the signal that ended the training, or None.
+        trainer: the trainer of the training, None before its start.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._trainer: pl.Trainer | None = None
+        self.trainer: pl.Trainer | None = None
         self._stopping = False
         self._step = 0
         self._raise_later: Any = None  # Lightning's handler, which raises after the batch
@@ -35,7 +36,7 @@ class StopOnSignal(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over the signals; the trainer restores their handlers when it is done."""
         del pl_module
-        self._trainer, self._step = trainer, trainer.global_step
+        self.trainer, self._step = trainer, trainer.global_step
         if threading.current_thread() is not threading.main_thread():
             return
         self._raise_later = signal.getsignal(signal.SIGTERM)
@@ -50,7 +51,7 @@ class StopOnSignal(pl.Callback):
         if self.received is not None:
             return
         self.received = signal.Signals(number)
-        trainer = self._trainer
+        trainer = self.trainer
         assert trainer is not None
         if number == signal.SIGINT and trainer.is_global_zero:
             os.write(2, _CTRL_C)  # print() may be in use right now

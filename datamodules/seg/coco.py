@@ -266,8 +266,8 @@ class CocoDataModule(SegDataModule):
         """Also record which training images are held out as ``splits.csv`` in the run's folder."""
         super().setup(stage)
         if stage == "fit" and self._files.val_fraction is not None:
-            splits: tuple[Split, ...] = ("train", "val")
-            parts = {split: self.source(split).store.image_records() for split in splits}
+            train, val = self.source("train").store, self.source("val").store
+            parts = {"train": train.image_records(), "val": val.image_records()}
             record_division(self.trainer, parts)
 
     def ground_truth(self, split: Split) -> dict[str, Any]:

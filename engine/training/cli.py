@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import signal
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +11,10 @@ from typing import Any
 import pytorch_lightning as pl
 import yaml
 from jsonargparse import ArgumentError
-from lightning_fabric.plugins.environments import ClusterEnvironment
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from pytorch_lightning.callbacks import ModelCheckpoint, ModelSummary, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from callbacks.run.best_values import BestValues
@@ -44,9 +41,8 @@ from engine.config.sections import LINKS, drop_sources, plain
 from engine.training.data_facts import print_data_facts
 from engine.training.initial_weights import frozen_random_parts
 from engine.training.launchers import check_launcher, cluster_environment, use_launcher
-from engine.training.requeue import job_id, requeue, run_of_job
+from engine.training.requeue import job_id, run_of_job
 from engine.training.run_config import RunConfigCallback
-from engine.training.stopped import TrainingStopped, stop_message, was_interrupted
 from engine.training.validation_plan import check_validation
 from formats.weights.files import read_file, state_dict_of
 from lightning_modules.staged import StagedMILModule
@@ -62,48 +58,34 @@ class SegmilCLI(LightningCLI):
         args: the words of the command line.
         folder: run folder of a first stage; None for an ordinary run.
         command: the words that the user gave, if they differ from ``args``.
+        signals: the callback that ends a training by a signal; None for a new one.
     """
 
     def __init__(
-        self, args: list[str], folder: Path | None = None, command: Sequence[str] = ()
+        self,
+        args: list[str],
+        folder: Path | None = None,
+        command: Sequence[str] = (),
+        signals: StopOnSignal | None = None,
     ) -> None:
         self._args, self._folder, self._command = args, folder, list(command or args)
         self._written: Any = None  # the configuration with the files of initial weights
         self._first_checkpoint: Path | None = None  # of a first stage that is to be ended
         self._requeued = False  # a job of Slurm that goes on after it was requeued
-        self._signals = StopOnSignal()
+        self._signals = signals or StopOnSignal()
         defaults = {"default_config_files": [str(base_config())], "exit_on_error": False}
-        try:
-            super().__init__(
-                pl.LightningModule,
-                pl.LightningDataModule,
-                subclass_mode_model=True,
-                subclass_mode_data=True,
-                save_config_callback=RunConfigCallback,
-                save_config_kwargs={"overwrite": True, "command": ["train.py", *self._command]},
-                seed_everything_default=0,
-                auto_configure_optimizers=False,
-                parser_kwargs={"exit_on_error": False}
-                | dict.fromkeys(self.subcommands(), defaults),
-                args=args,
-            )
-        except SystemExit as stop:
-            if isinstance(stop, SIGTERMException) or was_interrupted(stop):
-                raise self._stopped(was_interrupted(stop)) from None
-            raise
-
-    def _stopped(self, at_once: bool) -> TrainingStopped:
-        """Say where a signal stopped the command and how a training is resumed."""
-        number = signal.SIGINT if at_once else self._signals.received or signal.SIGTERM
-        trainer: Any = self.trainer
-        if self.subcommand == "fit" and trainer.is_global_zero:
-            saved = trainer.checkpoint_callback
-            last = saved.last_path if isinstance(saved, RunCheckpoint) else None
-            last = last if last is not None and last.is_file() else None
-            requeued = f"{requeue()}; " if number == signal.SIGUSR1 else ""
-            message = stop_message(number, trainer.global_step, last, self.run_dir)
-            sys.stderr.write(f"{requeued}{message}")
-        return TrainingStopped(number)
+        super().__init__(
+            pl.LightningModule,
+            pl.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=RunConfigCallback,
+            save_config_kwargs={"overwrite": True, "command": ["train.py", *self._command]},
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            parser_kwargs={"exit_on_error": False} | dict.fromkeys(self.subcommands(), defaults),
+            args=args,
+        )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Return only the requested command: building the other parsers takes as long again."""
@@ -182,17 +164,12 @@ class SegmilCLI(LightningCLI):
 
     def _continuation(self, config: Any) -> Continuation | None:
         """Return the run to continue; a name or another parent folder asks for a new run."""
-        named = take_flag(self._args, "--name")[1] is not None
-        named = named and not self._requeued
+        named = not self._requeued and take_flag(self._args, "--name")[1] is not None
         if self.subcommand != "fit" or named or config.trainer.fast_dev_run:
             return None
         checkpoint = self._first_checkpoint or Path(str(config.ckpt_path))
-        parent = take_flag(self._args, "--runs_dir")[1]
-        if (
-            parent is not None
-            and not self._requeued
-            and Path(parent).resolve() not in checkpoint.resolve().parents
-        ):
+        parent = None if self._requeued else take_flag(self._args, "--runs_dir")[1]
+        if parent is not None and Path(parent).resolve() not in checkpoint.resolve().parents:
             return None
         goes_on = continuation(checkpoint) if checkpoint.is_file() else None
         if goes_on is not None and self._first_checkpoint is not None:
@@ -299,7 +276,7 @@ class SegmilCLI(LightningCLI):
             recipe = Path(folder) / "first_stage.yaml"
             recipe.write_text(yaml.safe_dump(content, sort_keys=False))
             arguments = ["fit", "--config", str(recipe)]
-            first = SegmilCLI(arguments, self.run_dir / FOLDER, self._command)
+            first = SegmilCLI(arguments, self.run_dir / FOLDER, self._command, self._signals)
         finish_loggers(first.trainer.loggers)
         rank_zero_info(f"second of two stages: {config['model']['class_path']}")
         if config["wandb"] is not None:

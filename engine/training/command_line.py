@@ -10,6 +10,7 @@ import yaml
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_warn
 
+from callbacks.run.stopping import StopOnSignal
 from engine.checkpoints.data import data_at, own_data
 from engine.checkpoints.restore import read_record
 from engine.checkpoints.stages import (
@@ -20,6 +21,7 @@ from engine.config.installed import recipes_place
 from engine.config.recipe import take_flag
 from engine.config.sections import without_sources
 from engine.training.cli import SegmilCLI
+from engine.training.stopped import exit_of
 
 
 def _is_score(text: str) -> bool:
@@ -140,14 +142,18 @@ def run(args: list[str]) -> SegmilCLI:
 def _run(args: list[str]) -> SegmilCLI:
     from loggers.run import finish_loggers, forget_run_dir
 
+    signals = StopOnSignal()
     try:
-        cli = SegmilCLI(args)
+        cli = SegmilCLI(args, signals=signals)
+    except SystemExit as stop:
+        raise exit_of(stop, signals) from None
     finally:
         forget_run_dir()
     finish_loggers(cli.trainer.loggers)
     saved = cli.trainer.checkpoint_callback
     trained = cli.subcommand == "fit" and not cli.trainer.fast_dev_run  # type: ignore[attr-defined]
-    wanted = isinstance(saved, ModelCheckpoint) and saved.save_top_k != 0
-    if trained and wanted and not saved.best_model_path:
+    if not trained or not isinstance(saved, ModelCheckpoint) or saved.save_top_k == 0:
+        return cli
+    if not saved.best_model_path:
         rank_zero_warn(f"{saved.monitor} was never logged, so there is no best.ckpt: use last.ckpt")
     return cli
