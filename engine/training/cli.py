@@ -247,7 +247,7 @@ class SegmilCLI(LightningCLI):
         rank_zero_warn(fault)
 
     def before_fit(self) -> None:
-        """Say what the data are; train the first of two stages."""
+        """Say what the data are and what validates; train the first of two stages."""
         if self._folder is None:
             print_data_facts(self.datamodule)
         config, module = plain(self.config[self.subcommand]), self.model
