@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from formats.weights.files import load_weights
 from lightning_modules.freezing import freeze_parameters, keep_statistics
 from lightning_modules.item_losses import ItemLosses
-from lightning_modules.learning_rate import describe_scaling, images_per_step
+from lightning_modules.learning_rate import describe_scaling, step_scale
 from lightning_modules.resuming import (
     Stateful,
     check_state,
@@ -52,10 +52,11 @@ class TrainedModule(pl.LightningModule):
         lr_per_images: number of images per optimizer step that the learning rate is meant for; it
             is multiplied by the images of a step, over all processes and accumulated batches,
             divided by this number. None leaves it as it is.
+        loss_per_images: the same for the weights of all loss terms.
 
     Raises:
-        ValueError: the file does not fit, ``lr_per_images`` is not positive, or ``freeze`` names
-            nothing or everything.
+        ValueError: the file does not fit, ``lr_per_images`` or ``loss_per_images`` is not positive,
+            or ``freeze`` names nothing or everything.
     """
 
     # Names of metrics that can be monitored, with wildcards; empty if they are only known once
@@ -86,16 +87,19 @@ class TrainedModule(pl.LightningModule):
         init_from: str | None,
         freeze: Sequence[str] | None = None,
         lr_per_images: int | None = None,
+        loss_per_images: int | None = None,
     ) -> None:
         super().__init__()
-        if lr_per_images is not None and lr_per_images < 1:
-            raise ValueError(f"lr_per_images must be at least 1, got {lr_per_images}")
+        for name, images in (("lr", lr_per_images), ("loss", loss_per_images)):
+            if images is not None and images < 1:
+                raise ValueError(f"{name}_per_images must be at least 1, got {images}")
         self.model = model
         self.optimizer_factory = optimizer
         self.scheduler_factory = lr_scheduler
         self.loss_weights = loss_weights or {}
         self.backbone_lr_mult = backbone_lr_mult
         self.lr_per_images = lr_per_images
+        self.loss_per_images = loss_per_images
         self.norm_eps: float | None = None  # of frozen norms, where loaded weights need another
         # Set by the command line: the resolved configuration, for self-contained checkpoints.
         self.blueprint: dict[str, Any] | None = None
@@ -213,8 +217,8 @@ class TrainedModule(pl.LightningModule):
         return self._sum(terms)
 
     def _sum(self, terms: Mapping[str, Tensor]) -> Tensor:
-        factors = self.loss_factors()
-        weights = {n: self.loss_weights.get(n, 1.0) * factors.get(n, 1.0) for n in terms}
+        factors, scale = self.loss_factors(), step_scale(self, self.loss_per_images)
+        weights = {n: self.loss_weights.get(n, 1.0) * factors.get(n, 1.0) * scale for n in terms}
         return torch.stack([terms[n] * weights[n] for n in terms]).sum()
 
     def loss_factors(self) -> dict[str, float]:
@@ -278,7 +282,11 @@ class TrainedModule(pl.LightningModule):
         optimizer = self.build_optimizer()
         self._configured = hyperparameters(optimizer)
         if self.lr_per_images is not None:
-            rank_zero_info(describe_scaling(self._given_lr(), self.lr_per_images, self.trainer))
+            given = ("learning rate", self._given_lr(), self.lr_per_images)
+            rank_zero_info(describe_scaling(*given, self.trainer))
+        if step_scale(self, self.loss_per_images) != 1:
+            given = ("factor of the loss weights", 1.0, self.loss_per_images or 1)
+            rank_zero_info(describe_scaling(*given, self.trainer))
         if self.scheduler_factory is None:
             return {"optimizer": optimizer}
         total = int(self.trainer.estimated_stepping_batches)
@@ -290,9 +298,7 @@ class TrainedModule(pl.LightningModule):
 
     def build_optimizer(self) -> Optimizer:
         """Return the optimizer for groups with their own learning rates and weight decays."""
-        base_lr = self._given_lr()
-        if self.lr_per_images is not None:
-            base_lr *= images_per_step(self.trainer) / self.lr_per_images
+        base_lr = self._given_lr() * step_scale(self, self.lr_per_images)
         groups = parameter_groups(self.model, self.separate_biases)
         for group in groups:
             group["lr"] = base_lr * (self.backbone_lr_mult if group.pop("backbone") else 1.0)

@@ -51,6 +51,7 @@ class SegmentationModule(TrainedModule):
             ``resolve_class_weights``. None for 1.
         lr_per_images: number of images per step that the learning rate is meant for, see
             `TrainedModule`.
+        loss_per_images: number of images per step that ``loss_weights`` are meant for.
         inference: tiles and views of validation, test and prediction; None for whole images.
 
     Raises:
@@ -89,6 +90,7 @@ class SegmentationModule(TrainedModule):
         freeze: list[str] | None = None,
         class_weights: dict[str, float] | Literal["balanced"] | None = None,
         lr_per_images: int | None = None,
+        loss_per_images: int | None = None,
         inference: InferenceOptions | None = None,
     ) -> None:
         if not isinstance(model, SegModel):
@@ -104,6 +106,7 @@ class SegmentationModule(TrainedModule):
             init_from=init_from,
             freeze=freeze,
             lr_per_images=lr_per_images,
+            loss_per_images=loss_per_images,
         )
         if channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -81,10 +81,15 @@ def locate(
         looked for, empty without ``root``.
 
     Raises:
-        ValueError: no layout fits the folder, or several do; or only one of the two paths of a
-            split is known.
+        ValueError: nothing is named; no layout fits the folder, or several do; or only one of the
+            two paths of a split is known.
     """
     unnamed = [split for split, (_, annotations) in given.items() if annotations is None]
+    if root is None and not any(path for pair in given.values() for path in pair):
+        raise ValueError(
+            "data.root names no folder; give --data.root DIR, the folder of the data set, or the "
+            "files of each split by data.train_annotations, data.train_images and so on"
+        )
     layout = OURS if root is None else _layout(root, unnamed)
     found = {split: _pair(root, layout, split, *named) for split, named in given.items()}
     looked = {split: f"{layout.expected(split)} in {root}" for split in given if root is not None}

@@ -63,7 +63,10 @@ class YoloTxtDataModule(SegDataModule):
     ) -> None:
         super().__init__(**shared)
         if root is None and data_yaml is None:
-            raise ValueError("give root, a folder with data.yaml, or data_yaml, the file itself")
+            raise ValueError(
+                "data.root names no folder; give --data.root DIR, a folder with data.yaml, or "
+                "--data.data_yaml FILE, the file itself"
+            )
         self._dataset, self.notes = _find(root, data_yaml)
         file = self._dataset.file
         self._boxes_as_masks = boxes_as_masks
@@ -254,4 +257,4 @@ def _find(root: Path | str | None, data_yaml: Path | str | None) -> FoundSet:
     if base is None or base.is_dir():
         return FoundSet(YoloSet.read(file, base), ())
     note = f"there is no data.root {base}, so {file} says where the images are"
-    return FoundSet(YoloSet.read(file), (note,))  # a placeholder of the recipe
+    return FoundSet(YoloSet.read(file), (note,))

@@ -76,8 +76,13 @@ def marked(recipe):
 @pytest.mark.parametrize("recipe", [marked(r) for r in RECIPES])
 def test_one_fast_dev_step_on_embedded_data(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    overlay = {"seg": "digit_scenes", "mil": "digit_bags"}[kind(recipe)]
-    arguments = ["fit", "--config", str(recipe), "--config", f"configs/_base/data/{overlay}.yaml"]
+    overlays = {
+        "seg": ("data/digit_scenes", "small_images"),
+        "mil": ("data/digit_bags", "small_bags"),
+    }
+    arguments = ["fit", "--config", str(recipe)]
+    for overlay in overlays[kind(recipe)]:
+        arguments += ["--config", f"configs/_base/{overlay}.yaml"]
     arguments += ["--trainer.fast_dev_run", "true", "--runs_dir", str(tmp_path), "--debug"]
     arguments += ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
     # thousands of regions a batch and larger images cost time and show nothing more

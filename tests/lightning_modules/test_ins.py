@@ -26,6 +26,8 @@ RUN = [
     "configs/mil/ins.yaml",
     "--config",
     "configs/_base/data/digit_bags.yaml",
+    "--config",
+    "configs/_base/small_bags.yaml",
     "--model.init_args.model.init_args.hidden_sizes",
     "[8]",
     "--model.init_args.model.init_args.queue_size",

@@ -24,7 +24,8 @@ ON += ["--trainer.inference_mode", "false"]  # whose tensors can't be changed in
 def test_train_validate_save_and_test(recipe, overlay, again, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     data = ["--config", f"configs/{recipe}.yaml", "--config", f"configs/_base/data/{overlay}.yaml"]
-    data += ["--data.batch_size", "2"]
+    small = "small_images" if overlay == "digit_scenes" else "small_bags"
+    data += ["--config", f"configs/_base/{small}.yaml", "--data.batch_size", "2"]
     data += ["--data.size", "64"] if overlay == "digit_scenes" else []
     few = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1"]
     few += ["--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1"]

@@ -228,6 +228,7 @@ def test_an_embedding_that_chooses_without_a_gradient_has_no_two_stages():
 def command(*more):
     recipe = "configs/mil/sc_mil_two_stage.yaml"
     words = ["fit", "--config", recipe, "--config", "configs/_base/data/digit_bags.yaml"]
+    words += ["--config", "configs/_base/small_bags.yaml"]
     words += ["--data.train_bags", "16", "--data.val_bags", "4", "--trainer.max_epochs", "1"]
     for figures in ("curves", "attention", "confusion"):
         words += [f"--callbacks.{figures}", "false"]

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LEARNER = "--model.init_args.model.init_args.learner.init_args"
 STAGES = [
     "fit", "--config", "configs/mil/mhim_v2.yaml", "--config", "configs/_base/data/digit_bags.yaml",
+    "--config", "configs/_base/small_bags.yaml",
     "--config", "configs/_base/ddp.yaml", "--config", "configs/_base/wandb.yaml",
     f"{LEARNER}.hidden_sizes", "[8]", f"{LEARNER}.attention_dim", "4",
     "--model.init_args.model.init_args.recycle.init_args.width", "8",

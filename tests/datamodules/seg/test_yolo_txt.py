@@ -279,5 +279,5 @@ def test_named_files(root, tmp_path):
     shutil.copytree(root, moved)
     data = YoloTxtDataModule(root=moved, data_yaml=file)
     assert data.image_records("val")[0]["path"] == str(moved / "images" / "val" / "c.png")
-    with pytest.raises(ValueError, match="give root"):
+    with pytest.raises(ValueError, match="give --data.root DIR"):
         YoloTxtDataModule()

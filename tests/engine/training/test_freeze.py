@@ -21,7 +21,8 @@ SCENES = [
     "--trainer.limit_train_batches", "2", "--trainer.max_epochs", "1", *QUIET,
 ]  # fmt: skip
 BAGS = [
-    "fit", "--config", "configs/_base/data/digit_bags.yaml", "--data.train_bags", "16",
+    "fit", "--config", "configs/_base/data/digit_bags.yaml",
+    "--config", "configs/_base/small_bags.yaml", "--data.train_bags", "16",
     "--data.val_bags", "16", "--trainer.max_epochs", "1", "--trainer.max_steps", "2", *QUIET,
 ]  # fmt: skip
 FREEZE = "--model.init_args.freeze"
