@@ -13,6 +13,7 @@ import sys
 from types import ModuleType
 
 import commands
+from engine.config.environment import environment_fault
 from engine.config.installed import find_recipes
 
 _ABOUT = "Score checkpoints and prediction files, and check data."
@@ -20,8 +21,11 @@ _ABOUT = "Score checkpoints and prediction files, and check data."
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0 on success, 2 on wrong input."""
-    parser = build_parser()
     words = find_recipes(sys.argv[1:] if argv is None else argv)
+    if fault := environment_fault(packages=not {"-h", "--help"} & {*words}):
+        sys.stderr.write(f"error: {fault}\n")
+        return 2
+    parser = build_parser()
     try:
         args, args.overrides = parser.parse_known_args(words)
         if args.overrides and not getattr(args.module, "TAKES_OVERRIDES", False):
@@ -61,10 +65,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     The parsed arguments contain the command's module as ``module``.
     """
-    parser = argparse.ArgumentParser(prog="evaluate.py", description=_ABOUT)
+    parser = argparse.ArgumentParser(prog="evaluate.py", description=_ABOUT, allow_abbrev=False)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in command_modules().items():
-        sub = subparsers.add_parser(name, help=module.SUMMARY)
+        sub = subparsers.add_parser(name, help=module.SUMMARY, allow_abbrev=False)
         sub.set_defaults(module=module)
         sub.add_argument("--debug", action="store_true", help="show a traceback on wrong input")
         module.add_arguments(sub)

@@ -14,6 +14,7 @@ from types import ModuleType
 
 import evaluate
 import train
+from engine.config.environment import environment_fault
 
 RUNS = Path("runs")
 OUT = RUNS / "quickstart"
@@ -104,6 +105,9 @@ def _last_value(table: Path, column: str) -> float:
 
 def main() -> int:
     """Run both halves, write summary.json and print where everything is."""
+    if fault := environment_fault():
+        sys.stderr.write(f"error: {fault}\n")
+        return 2
     start = time.perf_counter()
     OUT.mkdir(parents=True, exist_ok=True)
     seg, mil = segmentation(), bags()

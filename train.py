@@ -42,6 +42,11 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     debug = "--debug" in args
     args = [a for a in args if a != "--debug"]
+    from engine.config.environment import environment_fault
+
+    if fault := environment_fault():
+        sys.stderr.write(f"error: {fault}\n")
+        return 2
     from jsonargparse import ArgumentError
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -54,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with calm_console(trains=args[0] == "fit"):
             print_where(run(args))
-    except (ValueError, OSError, ArgumentError, MisconfigurationException) as error:
+    except (ValueError, OSError, ArgumentError, ImportError, MisconfigurationException) as error:
         if debug:
             raise
         report_once(f"error: {user_message(error, args)}\n")

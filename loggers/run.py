@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 from pytorch_lightning.loggers import Logger
@@ -12,6 +13,8 @@ from loggers.csv_logger import MetricsTable
 from loggers.wandb_logger import SafeWandbLogger, WandbOptions
 
 _OWN_VARIABLES: set[str] = set()  # W&B variables that the user did not set and that follow the run
+
+_FIRST_FILES = ("config.yaml", "provenance.json", "splits.csv")  # written before the first batch
 
 
 def next_run_dir(runs_dir: Path, name: str) -> Path:
@@ -44,6 +47,25 @@ def is_first_process() -> bool:
 def forget_run_dir() -> None:
     """End the run, so that the next training in this process gets a new folder."""
     os.environ.pop("SEGMIL_RUN_DIR", None)
+
+
+def remove_empty_run() -> None:
+    """Remove the folder of a new run that has ended before it trained or predicted anything.
+
+    Only files that are written before the first batch are removed; folders around it go with it
+    where they are empty.
+    """
+    named = os.environ.get("SEGMIL_RUN_DIR")
+    if named is None or not is_first_process() or not Path(named).is_dir():
+        return
+    run_dir = Path(named)
+    if any(path.name not in _FIRST_FILES for path in run_dir.rglob("*") if not path.is_dir()):
+        return
+    shutil.rmtree(run_dir)
+    for folder in (run_dir.parent, run_dir.parent.parent):
+        if any(folder.iterdir()):
+            break
+        folder.rmdir()
 
 
 def build_loggers(

@@ -7,6 +7,7 @@ are reported together and `evaluate.py check-data` can write them as a table.
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,9 +18,8 @@ BadDataPolicy = Literal["error", "skip"]
 AnnotationPolicy = Literal["error", "skip", "repair"]  # of images with annotations
 SHOWN = 20  # problems that a message lists
 MENDABLE = "or use bad_data: repair"  # end of the remedies of problems that it mends
-_EXAMPLES = 3  # repaired records that a message lists
-_BAGS = ("slide", "bag", "patient")  # kinds of items whose equal faults are one message
-_NAMED = 5  # items that such a message names
+EXAMPLES = 3  # problems of one cause that are told in full; further ones are counted
+_BAGS = ("slide", "bag", "patient")  # of which two with the same fault are counted already
 
 # Names, lists, paths and numbers: the parts in which two reasons of the same kind differ
 _VALUES = re.compile(r"'[^']*'|\[[^\]]*\]|\([^)]*\)|\S*/\S*|-?\b\d[\d.]*\b|\bnan\b|-?\binf\b")
@@ -63,12 +63,12 @@ class Problem(NamedTuple):
         return self._replace(remedy=f"repaired: {done}", repaired=True)
 
     def __str__(self) -> str:
-        where = [str(self.file)]
-        if self.item is not None:
-            where.append(f"{self.kind} {self.item}")
-        if self.annotation is not None:
-            where.append(f"{self.part} {self.annotation}")
-        return f"{', '.join(where)}: {self.reason}; {self.remedy}"
+        return f"{', '.join([str(self.file), *self.place()])}: {self.reason}; {self.remedy}"
+
+    def place(self) -> list[str]:
+        """Return the item and the part of the file that have the fault, in words."""
+        item = [] if self.item is None else [f"{self.kind} {self.item}"]
+        return item if self.annotation is None else [*item, f"{self.part} {self.annotation}"]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values for JSON; ``repaired`` only where it is true."""
@@ -81,7 +81,8 @@ class Problem(NamedTuple):
 class DataProblems(ValueError):  # noqa: N818  one exception for several problems
     """Error that the data have faults; the message lists up to 20, ``problems`` holds all.
 
-    The same fault of several slides, bags or patients is one entry of the message.
+    More than three problems of the same cause are one line with their number and three examples;
+    of slides, bags and patients two are enough.
 
     Args:
         problems: at least one; those of repaired records are left out.
@@ -89,11 +90,11 @@ class DataProblems(ValueError):  # noqa: N818  one exception for several problem
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problem for problem in problems if not problem.repaired)
-        shown = [joined(alike) for alike in alike_problems(self.problems)]
-        more = len(shown) - SHOWN
-        if more > 0:  # a problem of a whole file must not hide behind those of its records
-            shown.sort(key=lambda p: (p.item, p.annotation) != (None, None))
-        lines = [str(problem) for problem in shown[:SHOWN]]
+        shown = by_cause(self.problems)
+        if len(shown) > SHOWN:  # those of a whole file must not hide behind those of its records
+            shown.sort(key=lambda group: (group[0].item, group[0].annotation) != (None, None))
+        lines = [_line(group) for group in shown[:SHOWN]]
+        more = sum(map(len, shown[SHOWN:]))
         if more > 0:
             lines.append(
                 f"... and {more} more; `python evaluate.py check-data --config RECIPE.yaml` lists "
@@ -106,56 +107,55 @@ class DataProblems(ValueError):  # noqa: N818  one exception for several problem
         return type(self), (self.problems,)
 
 
-def alike_problems(problems: Iterable[Problem]) -> list[list[Problem]]:
-    """Return the problems in groups: those of slides, bags or patients with the same fault.
+def by_cause(problems: Iterable[Problem]) -> list[list[Problem]]:
+    """Group the problems of one cause where there are more than three of it.
 
-    Two faults are the same if they are in one file, or in files of one folder that are named after
-    their items, and if their reasons and remedies differ only in the values that they name. Any
-    other problem, as of an image, is a group of its own.
+    Problems have the same cause if their reasons and their remedies differ in names and numbers
+    alone. Two slides, bags or patients with the same fault are a group if they are in one file, or
+    in files of one folder that are named after them.
     """
-    groups: dict[object, list[Problem]] = {}
-    for number, problem in enumerate(problems):
-        key: object = number
-        if problem.kind in _BAGS and problem.item is not None:
-            texts = [_VALUES.sub("...", text) for text in (problem.reason, problem.remedy)]
-            own = str(problem.item) in problem.file.name  # a file of each slide
-            place = problem.file.parent if own else problem.file
-            key = (place, problem.kind, problem.part, problem.repaired, *texts)
-        groups.setdefault(key, []).append(problem)
-    return list(groups.values())
+    listed, groups = list(problems), dict[tuple[Any, ...], list[Problem]]()
+    for problem in listed:
+        groups.setdefault(_cause(problem), []).append(problem)
+    found: list[list[Problem]] = []
+    for problem in listed:
+        group = groups[_cause(problem)]
+        if len(group) <= EXAMPLES and problem.kind not in _BAGS:
+            found.append([problem])
+        elif group[0] is problem:
+            found.append(group)
+    return found
 
 
-def joined(alike: Sequence[Problem]) -> Problem:
-    """Return one problem for a group of `alike_problems`.
+def _cause(problem: Problem) -> tuple[Any, ...]:
+    texts = (_VALUES.sub("...", text) for text in (problem.reason, problem.remedy))
+    place = None
+    if problem.kind in _BAGS:
+        own = problem.item is not None and str(problem.item) in problem.file.name
+        place = problem.file.parent if own else problem.file
+    return place, problem.kind, problem.part, problem.repaired, *texts
 
-    >>> two = [Problem(Path(f"{k}.h5"), k, None, "is odd", "leave it out", "slide") for k in "ab"]
-    >>> str(joined(two))
-    '., slides a, b: is odd; leave it out'
-    """
-    first = alike[0]
-    if len(alike) == 1:
-        return first
-    items = list(dict.fromkeys(problem.item for problem in alike))
-    part, place, reason = first.part, first.annotation, first.reason
-    if part == "line" and place is not None:
-        part, place = "lines", _names([problem.annotation for problem in alike])
-    elif len({problem.annotation for problem in alike}) > 1:
-        place, reason = None, f"{part} {place}: {reason}"
-    if reason != first.reason or len({problem.reason for problem in alike}) > 1:
-        reason = f"the first: {reason}"
-    return first._replace(
-        file=first.file if len({p.file for p in alike}) == 1 else first.file.parent,
-        item=_names(items),
-        kind=first.kind + "s" * (len(items) > 1),
-        part=part,
-        annotation=place,
-        reason=reason,
+
+def common_place(group: Sequence[Problem]) -> Path:
+    """Return the file of some problems, or the folder that their files share."""
+    files = {problem.file for problem in group}
+    return files.pop() if len(files) == 1 else Path(os.path.commonpath([f.parent for f in files]))
+
+
+def _line(group: Sequence[Problem]) -> str:
+    """Return the line of a message for the problems of one cause."""
+    first = group[0]
+    if len(group) == 1:
+        return str(first)
+    files = dict.fromkeys(problem.file for problem in group)
+    alike = len({problem.reason for problem in group}) == 1
+    examples = "; ".join(
+        ", ".join([*([p.file.name] if len(files) > 1 else []), *p.place()])
+        + ("" if alike else f" ({p.reason})")
+        for p in group[:EXAMPLES]
     )
-
-
-def _names(values: Sequence[object]) -> str:
-    more = f" and {len(values) - _NAMED} more" if len(values) > _NAMED else ""
-    return ", ".join(map(str, values[:_NAMED])) + more
+    reason = first.reason if alike else _VALUES.sub("...", first.reason)
+    return f"{common_place(group)}: {len(group)} x {reason}, for example {examples}; {first.remedy}"
 
 
 def count_kinds(problems: Iterable[Problem]) -> str:
@@ -182,18 +182,17 @@ def settle(problems: Iterable[Problem], policy: AnnotationPolicy) -> tuple[Probl
     if found and policy == "error":
         raise DataProblems(found)
     by_file: dict[tuple[Path, bool], list[list[Problem]]] = {}
-    for alike in alike_problems(found):
-        by_file.setdefault((joined(alike).file, alike[0].repaired), []).append(alike)
+    for group in by_cause(found):
+        by_file.setdefault((common_place(group), group[0].repaired), []).append(group)
     for (file, repaired), groups in list(by_file.items())[:SHOWN]:
-        listed = [problem for alike in groups for problem in alike]
-        examples = [joined(alike) for alike in groups[: _EXAMPLES if repaired else 1]]
+        listed = [problem for group in groups for problem in group]
         _log.warning(
             "%s: %d problem(s) %s (%s), the first: %s",
             file,
             len(listed),
             "repaired" if repaired else "skipped",
             count_kinds(listed),
-            "; ".join(map(str, examples)),
+            "; ".join(str(problem) for problem in listed[: EXAMPLES if repaired else 1]),
         )
     if len(by_file) > SHOWN:
         _log.warning("... and problems of %d more files", len(by_file) - SHOWN)

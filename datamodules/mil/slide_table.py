@@ -27,8 +27,10 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
 _SURPLUS = "fields without a column"
+_SLIDE_NAMES = (  # often mean slide_id
+    "slide", "slides", "slide_name", "slideid", "image_id", "filename", "file", "wsi",
+)  # fmt: skip
 _ALIASES = {"case_id": "patient_id"}  # column names in the tables of other tools
-_SLIDE_COLUMNS = ("slide", "slide_name", "image_id", "filename", "wsi")  # often mean slide_id
 # Subfolders that extraction tools use for each format, and the suffixes of slide files.
 _FOLDERS = ("", "h5_files", "safetensors_files", "npy_files", "pt_files")
 _SLIDES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide",
@@ -128,8 +130,8 @@ def _read(path: Path) -> tuple[list[str], list[Line]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream, restkey=_SURPLUS, strict=True)
-            columns = [(name or "").strip() for name in reader.fieldnames or []]
-            columns = [_ALIASES.get(name, name) for name in columns]
+            stated = [(name or "").strip() for name in reader.fieldnames or []]
+            columns = [_ALIASES.get(name, name) for name in stated]
             reader.fieldnames = columns
             lines = [(reader.line_num, {k: _text(v) for k, v in row.items()}) for row in reader]
     except (csv.Error, UnicodeDecodeError) as error:
@@ -137,10 +139,10 @@ def _read(path: Path) -> tuple[list[str], list[Line]]:
         raise _refused(path, reason, "save it as UTF-8 with commas") from None
     if "slide_id" not in columns:
         needs = "slide_id,patient_id,label"
-        reason = f"column slide_id is missing; the file has {', '.join(columns) or 'none'}"
-        near = [name for name in columns if name.lower() in _SLIDE_COLUMNS]
-        remedy = f"start the file with the line {needs}"
-        raise _refused(path, reason, f"rename {near[0]} to slide_id" if near else remedy)
+        reason = f"column slide_id is missing; the file has {', '.join(stated) or 'none'}"
+        other = next((name for name in stated if name.lower() in _SLIDE_NAMES), None)
+        remedy = f"rename column {other} to slide_id" if other else f"start with the line {needs}"
+        raise _refused(path, reason, remedy)
     twice = sorted(name for name, count in Counter(columns).items() if count > 1)
     if twice:
         raise _refused(path, f"column {twice[0]!r} occurs twice", "keep one of them")

@@ -7,6 +7,7 @@ import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -22,31 +23,21 @@ from datamodules.sampling.resumable import resumable_loader
 from datamodules.sampling.run_length import run_epochs
 from datamodules.seg.collate import collate_images
 from datamodules.seg.dataset import ImageSource, ObjectCounts, SegDataset
+from datamodules.seg.empty_masks import empty_masks
 from datamodules.seg.mosaic import MosaicDataset
 from datamodules.seg.mosaic_options import MosaicOptions
 from datamodules.seg.repeated_images import image_repeats
+from datamodules.seg.unusable import UnusableData
 from datamodules.split_facts import describe_images
 from datamodules.transforms.augment import Augmentation
+from formats.coco.store import AnnotationStore
 from formats.images import ExifPolicy, ImageOptions
-from structures import AnnotationPolicy, CategoryMap, DataProblems, Problem, SegBatch
+from structures import AnnotationPolicy, CategoryMap, Problem, SegBatch
 
 Ints = npt.NDArray[np.int64]
 Split = Literal["train", "val", "test", "predict"]
 
 LARGEST_SCALE = 16.0  # same limit as in `models.seg.inference.predict` (A256)
-
-
-class UnusableData(DataProblems):
-    """Error of a datamodule's constructor if its files cannot be used at all.
-
-    Args:
-        problems: problems found by the constructor.
-        datamodule: the datamodule; it cannot train, but its ``check`` and ``summary`` work.
-    """
-
-    def __init__(self, problems: Sequence[Problem], datamodule: SegDataModule) -> None:
-        super().__init__(problems)
-        self.datamodule = datamodule
 
 
 def _start_worker(worker_id: int) -> None:
@@ -177,6 +168,15 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
         self._augmentation: Augmentation | None = None
         self._objects: tuple[Ints, Ints] | None = None
         self._repeats: list[float] | None = None
+
+    def _note_empty_masks(self, file: Path, split: str, store: AnnotationStore) -> None:
+        """Note masks without a pixel; raise an error where a split has no other."""
+        problem, note = empty_masks(file, split, store)
+        if problem is not None:
+            raise UnusableData([problem], self)
+        if note:
+            self.notes += (note,)
+            rank_zero_info(note)
 
     @property
     def num_classes(self) -> int:

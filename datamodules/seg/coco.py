@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from pytorch_lightning.utilities import rank_zero_info
 
-from datamodules.seg.base import SegDataModule, Split, UnusableData
+from datamodules.seg.base import SegDataModule, Split
 from datamodules.seg.coco_files import CocoFiles
 from datamodules.seg.coco_layouts import locate
 from datamodules.seg.dataset import AnnotatedImage, ObjectCounts
 from datamodules.seg.held_out import check_fraction, record_division
+from datamodules.seg.unusable import UnusableData
 from datamodules.transforms.label_maps import LabelMaps
 from formats.coco.document import CocoFindings
 from formats.coco.image_checks import size_mismatch
@@ -215,12 +216,7 @@ class CocoDataModule(SegDataModule):
     def _add_source(self, split: str, data: Mapping[str, Any]) -> CocoSource:
         store = AnnotationStore.from_coco(data, self._files.label_table(data, self.category_map))
         images, annotations = self._files.of(split)
-        degenerate = store.count_degenerate()
-        if degenerate:
-            rank_zero_info(
-                f"{annotations}: {degenerate} annotations have no pixel; they are left out of the "
-                "training targets and kept in the ground truth"
-            )
+        self._note_empty_masks(annotations, split, store)
         self._sources[split] = CocoSource(store, images, self.image_options)
         return self._sources[split]
 

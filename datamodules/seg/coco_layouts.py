@@ -37,7 +37,7 @@ class Layout:
 
         The image folder may be missing.
         """
-        found = [pair for pair in self.places(root, split) if pair[1].is_file()]
+        found = [pair for pair in self.places(root, split) if pair[1].exists()]
         return next((pair for pair in found if pair[0].is_dir()), found[0] if found else None)
 
     def expected(self, split: str = "train") -> str:

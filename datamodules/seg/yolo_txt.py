@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_info
 
-from datamodules.seg.base import SegDataModule, Split, UnusableData
+from datamodules.seg.base import SegDataModule, Split
 from datamodules.seg.coco import CocoSource
 from datamodules.seg.coco_files import HEADER_LIMIT
 from datamodules.seg.dataset import ObjectCounts
 from datamodules.seg.held_out import check_fraction, divide_images, record_division
+from datamodules.seg.unusable import UnusableData
+from formats.coco.categories import case_problems, used_counts
 from formats.coco.store import AnnotationStore
 from formats.images import Depth, ImageOptions
 from formats.yolo.annotations import YoloFindings, read_split
@@ -132,6 +135,8 @@ class YoloTxtDataModule(SegDataModule):
         for split, findings in found.items():
             if findings.data["images"] and not findings.data["annotations"]:
                 beyond += self._without_objects(split, findings.counts)
+        counts = sum((used_counts(f.data["annotations"]) for f in found.values()), Counter[int]())
+        problems += case_problems(file, self._dataset.category_map.to_coco(), counts)
         return problems + beyond, bool(beyond or empty)
 
     def _without_objects(self, split: str, counts: Mapping[str, int]) -> list[Problem]:
@@ -180,12 +185,7 @@ class YoloTxtDataModule(SegDataModule):
 
     def _add_source(self, split: str, findings: YoloFindings) -> None:
         store = AnnotationStore.from_coco(findings.data, self.category_map.labels())
-        degenerate = store.count_degenerate()
-        if degenerate:
-            rank_zero_info(
-                f"{self._dataset.file}: {degenerate} annotations of {split} have no pixel; they "
-                "are left out of the training targets and kept in the ground truth"
-            )
+        self._note_empty_masks(self._dataset.file, split, store)
         self._sources[split] = CocoSource(store, findings.folder, self._reading)
 
     def source(self, split: Split) -> CocoSource:

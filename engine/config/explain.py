@@ -114,7 +114,9 @@ def _unknown_key(
 ) -> str:
     """Return the message for an unknown key, ``path[depth]``, with the keys its owner accepts."""
     allowed = _accepted(owner or _OWNERS[path[0]]) if owner or depth else _TOP_LEVEL
-    near = difflib.get_close_matches(path[depth], allowed, n=1)
+    near = [name for name in allowed if name.startswith(path[depth])]  # a flag that is cut short
+    named = [*allowed, "class_path", "init_args"] if owner or depth else allowed
+    near = near[:1] or difflib.get_close_matches(path[depth], named, n=1)
     more = ", ..." if len(allowed) > _SHOWN else ""
     advice = (
         f"did you mean {near[0]}?" if near else f"known are {', '.join(allowed[:_SHOWN])}{more}"

@@ -17,6 +17,13 @@ import yaml
 from engine.config.installed import recipes_place
 
 _LARGEST = 100_000  # values of a configuration with its aliases expanded
+_UNFIT = {  # callbacks of Lightning that cannot work, with the reason and the remedy
+    "LearningRateFinder": "changes an attribute lr, but a rate belongs to the optimizer here; try "
+    "values of --model.init_args.optimizer.init_args.lr instead, or a sweep (docs/wandb.md)",
+    "BackboneFinetuning": "changes parameter groups that a schedule follows here; use instead "
+    "--model.init_args.freeze or --model.init_args.backbone_lr_mult (docs/training.md)",
+}
+_OF_CLASSES = ("class_path", "init_args", "dict_kwargs")  # keys of a section with a class
 _GROUPS = ("trainer", "checkpoint", "callbacks")
 
 
@@ -68,6 +75,9 @@ def check_values(config: Any, links: Mapping[str, str], *, trains: bool) -> None
     for fact, target in links.items():
         if config.get(f"model.{target}") is not None:
             raise ValueError(f"model.{target} is set from the data ({fact}); leave it out")
+    together = config.trainer.accumulate_grad_batches
+    if together < 1:
+        raise ValueError(f"trainer.accumulate_grad_batches must be at least 1, got {together}")
     every = config.trainer.check_val_every_n_epoch
     if every is not None and every < 1:
         raise ValueError(f"trainer.check_val_every_n_epoch must be at least 1, got {every}")
@@ -76,6 +86,21 @@ def check_values(config: Any, links: Mapping[str, str], *, trains: bool) -> None
             "checkpoint.monitor names no metric, so best.ckpt would be the last checkpoint; set "
             "it, for example to val/segm_map or val/bag_auroc, or set checkpoint.save_top_k: 0"
         )
+
+
+def check_callbacks(callbacks: Iterable[Any]) -> None:
+    """Reject callbacks of Lightning that need a module of another make.
+
+    Args:
+        callbacks: callbacks named by ``trainer.callbacks``.
+
+    Raises:
+        ValueError: a callback cannot work; the message says what does the same here.
+    """
+    for callback in callbacks:
+        name = next((c.__name__ for c in type(callback).__mro__ if c.__name__ in _UNFIT), None)
+        if name is not None:
+            raise ValueError(f"trainer.callbacks: {name} {_UNFIT[name]}")
 
 
 def check_monitors(callbacks: Iterable[Any], names: Sequence[str]) -> None:
@@ -138,6 +163,26 @@ def _check_keys(file: Path, node: yaml.MappingNode) -> None:
                 f"{file}: the key {name} of line {seen[name]} is repeated in line {line}; keep one"
             )
         seen[name] = line
+    _check_class(file, seen)
+
+
+def _check_class(file: Path, lines: Mapping[str, int]) -> None:
+    """Reject an unknown key beside ``class_path`` and ``init_args``, for which the parser has none.
+
+    Args:
+        file: the file, for messages.
+        lines: key of a mapping -> its line.
+    """
+    near = {key: get_close_matches(key, _OF_CLASSES[:2], n=1, cutoff=0.85) for key in lines}
+    if not any(near.values()):  # no section of a class
+        return
+    for key, line in lines.items():
+        if key not in _OF_CLASSES:
+            advice = near[key][0] if near[key] else f"below init_args: {key}"
+            raise ValueError(
+                f"{file}: unknown key {key} in line {line}, beside which a class has "
+                f"{' and '.join(_OF_CLASSES[:2])} alone; did you mean {advice}?"
+            )
 
 
 def _check_groups(file: Path, node: yaml.MappingNode) -> None:

@@ -7,7 +7,8 @@ import logging
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from datamodules.seg.base import SegDataModule, UnusableData
+from datamodules.seg.base import SegDataModule
+from datamodules.seg.unusable import UnusableData
 from engine.config.errors import own_error
 from engine.config.sections import instantiate_data, plain
 from engine.training.cli import SegmilCLI
@@ -99,7 +100,8 @@ def _checked(data: dict[str, Any], policy: AnnotationPolicy) -> CheckedData:
         own = own_error(error)
         if isinstance(own, UnusableData):
             broken = own.datamodule
-            return CheckedData(broken.check(thorough=True), True, broken.summary(), broken.notes)
+            problems = broken.check(thorough=True) or list(own.problems)
+            return CheckedData(problems, True, broken.summary(), broken.notes)
         if isinstance(own, DataProblems):
             return CheckedData(list(own.problems), True, {})
         raise

@@ -34,7 +34,7 @@ from engine.checkpoints.stages import (
     interrupted_run,
 )
 from engine.config.explain import explain
-from engine.config.files import check_monitors, check_values
+from engine.config.files import check_callbacks, check_monitors, check_values
 from engine.config.installed import base_config
 from engine.config.recipe import Recipe, take_flag
 from engine.config.sections import LINKS, drop_sources, plain
@@ -48,6 +48,7 @@ from formats.weights.files import read_file, state_dict_of
 from lightning_modules.staged import StagedMILModule
 from loggers.wandb_logger import WandbOptions
 
+_EXACT = {"exit_on_error": False, "allow_abbrev": False}  # a flag cut short is a wrong flag
 _STAGES = ("fit", "validate", "test", "predict")
 
 
@@ -73,7 +74,7 @@ class SegmilCLI(LightningCLI):
         self._first_checkpoint: Path | None = None  # of a first stage that is to be ended
         self._requeued = False  # a job of Slurm that goes on after it was requeued
         self._signals = signals or StopOnSignal()
-        defaults = {"default_config_files": [str(base_config())], "exit_on_error": False}
+        defaults = {"default_config_files": [str(base_config())]} | _EXACT
         super().__init__(
             pl.LightningModule,
             pl.LightningDataModule,
@@ -83,7 +84,7 @@ class SegmilCLI(LightningCLI):
             save_config_kwargs={"overwrite": True, "command": ["train.py", *self._command]},
             seed_everything_default=0,
             auto_configure_optimizers=False,
-            parser_kwargs={"exit_on_error": False} | dict.fromkeys(self.subcommands(), defaults),
+            parser_kwargs=_EXACT | dict.fromkeys(self.subcommands(), defaults),
             args=args,
         )
 
@@ -186,33 +187,48 @@ class SegmilCLI(LightningCLI):
         if config.default_root_dir is None:  # Lightning takes a file of any other run from there
             config.default_root_dir = str(self.run_dir)
         own = config.callbacks or []
-        config.callbacks = self.config_init[self.subcommand].callbacks.build(
-            own if isinstance(own, list) else [own], config.enable_progress_bar
-        )
-        if config.enable_model_summary is not False:
-            own_summary = any(isinstance(c, ModelSummary) for c in config.callbacks)
-            config.callbacks += [] if own_summary else [ModelSize()]
-        config.enable_model_summary = False  # Lightning's own
-        if config.enable_progress_bar is None:  # Lightning would put in its own where ours is off
-            config.enable_progress_bar = any(isinstance(c, ProgressBar) for c in config.callbacks)
-        if self.config_init[self.subcommand].wandb is not None:
-            config.callbacks.append(BestValues())
-        ema = self.config_init[self.subcommand].ema
-        if ema is not None and self.subcommand == "fit":
-            config.callbacks.insert(0, EMA(ema.decay, ema.warmup_steps))
-        if self.subcommand == "fit":
-            config.callbacks.append(self._signals)
-        stopping = self.config_init[self.subcommand].early_stopping
-        if stopping is not None and self.subcommand == "fit":
-            saving = self.config[self.subcommand].checkpoint
-            config.callbacks.append(StopEarly(stopping, saving.monitor, saving.mode))
+        own = own if isinstance(own, list) else [own]
+        check_callbacks(own)
+        self._add_callbacks(config, own)
         plugins = config.plugins or []
         plugins = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         processes = cluster_environment()
         if processes is not None and not any(isinstance(p, ClusterEnvironment) for p in plugins):
             plugins.append(processes)
         arguments = {**kwargs, "logger": self._loggers(), "plugins": plugins}  # type: ignore[no-untyped-call]
-        return super().instantiate_trainer(**arguments)
+        try:
+            trainer = super().instantiate_trainer(**arguments)
+        except (TypeError, ModuleNotFoundError) as error:  # Lightning's, for one of its options
+            raise ValueError(f"trainer: {error}; change that option") from error
+        asked = str(config.precision)
+        if asked in ("16", "16-mixed") and trainer.precision == "bf16-mixed":  # A443
+            raise ValueError(
+                f"trainer.precision {asked} needs a GPU; leave it out, or use bf16-mixed on a "
+                "processor with bfloat16 units"
+            )
+        return trainer
+
+    def _add_callbacks(self, config: Any, own: list[Any]) -> None:
+        """Set the callbacks of the trainer's configuration: the user's, the recipe's and ours."""
+        given = self.config_init[self.subcommand]
+        config.callbacks = given.callbacks.build(own, config.enable_progress_bar)
+        if config.enable_model_summary is not False:
+            own_summary = any(isinstance(c, ModelSummary) for c in config.callbacks)
+            config.callbacks += [] if own_summary else [ModelSize()]
+        config.enable_model_summary = False  # Lightning's own
+        if config.enable_progress_bar is None:  # Lightning would put in its own where ours is off
+            config.enable_progress_bar = any(isinstance(c, ProgressBar) for c in config.callbacks)
+        if given.wandb is not None:
+            config.callbacks.append(BestValues())
+        if self.subcommand != "fit":
+            return
+        if given.ema is not None:
+            config.callbacks.insert(0, EMA(given.ema.decay, given.ema.warmup_steps))
+        config.callbacks.append(self._signals)
+        if given.early_stopping is not None:
+            saving = self.config[self.subcommand].checkpoint
+            stopping = StopEarly(given.early_stopping, saving.monitor, saving.mode)
+            config.callbacks.append(stopping)
 
     def instantiate_classes(self) -> None:
         """Store the resolved configuration in the module, which saves it in its checkpoints.

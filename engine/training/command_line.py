@@ -140,14 +140,17 @@ def run(args: list[str]) -> SegmilCLI:
 
 
 def _run(args: list[str]) -> SegmilCLI:
-    from loggers.run import finish_loggers, forget_run_dir
+    from loggers.run import finish_loggers, forget_run_dir, remove_empty_run
 
-    signals = StopOnSignal()
+    signals, ended = StopOnSignal(), False
     try:
         cli = SegmilCLI(args, signals=signals)
+        ended = True
     except SystemExit as stop:
         raise exit_of(stop, signals) from None
     finally:
+        if not ended:
+            remove_empty_run()
         forget_run_dir()
     finish_loggers(cli.trainer.loggers)
     saved = cli.trainer.checkpoint_callback

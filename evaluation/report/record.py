@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from formats.files import file_hash
-from structures.problem import alike_problems, joined
 
 _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "timm", "pycocotools", "numpy")
 
@@ -84,21 +83,33 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Any:
 def problem_table(problems: Sequence[Any]) -> tuple[str, Any]:
     """Return a title and a rich table of `structures.Problem`s with all columns in full.
 
-    Files are shown relative to their common folder, which is part of the title. The same fault of
-    several slides or bags is one row.
+    Files are shown relative to their common folder, which is part of the title. More than three
+    problems of the same cause are one row with their number and three examples.
     """
     from rich.table import Table
+
+    from structures.problem import EXAMPLES, by_cause
 
     folder = os.path.commonpath([p.file.absolute().parent for p in problems])
     shown = Table("file", "item", "part", "reason", "remedy")
     last = None
-    for p in map(joined, alike_problems(problems)):
-        name = os.path.relpath(p.file, folder)
-        item = "" if p.item is None else f"{p.kind} {p.item}"
-        part = "" if p.annotation is None else f"{p.part} {p.annotation}"
-        shown.add_row("" if name == last else name, item, part, p.reason, p.remedy)
-        last = name
+    for group in by_cause(problems):
+        examples = group[:EXAMPLES]
+        names = _lines(os.path.relpath(p.file, folder) for p in examples)
+        items = ("" if p.item is None else f"{p.kind} {p.item}" for p in examples)
+        parts = ("" if p.annotation is None else f"{p.part} {p.annotation}" for p in examples)
+        reason = _lines(p.reason for p in examples)
+        if len(group) > 1:
+            joint = ", for example\n" if "\n" in reason else " "
+            reason = f"{len(group)} x{joint}{reason}"
+        name = "" if names == last else names
+        shown.add_row(name, _lines(items), _lines(parts), reason, group[0].remedy)
+        last = names
     return f"{len(problems)} problem(s) below {folder}", shown
+
+
+def _lines(texts: Iterable[str]) -> str:
+    return "\n".join(dict.fromkeys(texts))
 
 
 def _cell(value: Any) -> str:

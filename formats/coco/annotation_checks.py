@@ -9,7 +9,10 @@ from typing import Any
 
 from formats.coco.repair import Repaired, extent, repair
 from formats.coco.shapes import (
+    FRACTIONS,
+    SMALLEST,
     are_finite,
+    are_fractions,
     area_reason,
     box_reason,
     is_known,
@@ -76,7 +79,7 @@ class AnnotationCheck:
             reason = f"annotation number {number} (id {annotation['id']}) lacks "
             yield reason + ", ".join(missing), "add the key or remove the record"
         if not is_known(annotation["image_id"], self.images):
-            yield "no such image", "add the image or remove the annotation"
+            yield "no such image", _image_remedy(annotation["image_id"], self.images)
             return
         if not is_known(annotation["category_id"], self.categories):
             reason = f"category {annotation['category_id']} is not declared"
@@ -93,4 +96,24 @@ class AnnotationCheck:
             return
         polygons = isinstance(mask, list)
         if reason := polygon_reason(mask, *size) if polygons else rle_reason(mask, *size, covered):
-            yield reason, "redraw or remove the annotation"
+            yield reason, _mask_remedy(reason)
+        elif polygons and are_fractions(mask) and min(size) >= SMALLEST:
+            yield "its polygons lie between 0 and 1, so they are fractions of the sides", FRACTIONS
+
+
+def _image_remedy(image_id: Any, images: Collection[ImageId]) -> str:
+    """Return what to do about an annotation whose image is not listed."""
+    if isinstance(image_id, str) and image_id.isdecimal() and int(image_id) in images:
+        return f"write the image_id as the number {image_id}, without quotes"
+    if isinstance(image_id, int) and str(image_id) in images:
+        return f'write the image_id as the text "{image_id}", as the images do'
+    return "add the image or remove the annotation"
+
+
+def _mask_remedy(reason: str) -> str:
+    """Return what to do about a faulty mask."""
+    if "points [x, y]" in reason:
+        return "write each polygon as one list x1, y1, x2, y2, ... or redraw the annotation"
+    if reason.startswith("run-length mask of size"):
+        return "encode the mask at the size of the image, or remove the annotation"
+    return "redraw or remove the annotation"

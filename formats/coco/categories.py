@@ -12,10 +12,10 @@ from structures import Problem
 Category = Mapping[str, Any]
 
 
-def used_ids(annotations: Sequence[Any]) -> set[int]:
-    """Return the category ids that annotations refer to; faulty records are ignored."""
+def used_counts(annotations: Sequence[Any]) -> Counter[int]:
+    """Return how many annotations refer to each category id; faulty records are ignored."""
     named = (a.get("category_id") for a in annotations if isinstance(a, dict))
-    return {number for number in named if isinstance(number, int)}
+    return Counter(number for number in named if isinstance(number, int))
 
 
 def name_problems(
@@ -45,6 +45,39 @@ def name_problems(
         else:
             spare += [c for c in same if c["id"] not in used]
     return problems, spare
+
+
+def case_problems(
+    path: Path, categories: Sequence[Category], counts: Mapping[int, int]
+) -> list[Problem]:
+    """Return a problem for classes with objects whose names differ in case or blanks alone.
+
+    Names of one character are left alone: `a` and `A` are two letters.  # A441
+
+    Args:
+        path: the file that declares the classes, for the messages.
+        categories: its records.
+        counts: category id -> number of annotations.
+    """
+    alike: dict[str, list[Category]] = {}
+    for category in categories:
+        name = str(category["name"])
+        if len(name.strip()) > 1 and counts.get(category["id"]):
+            alike.setdefault(" ".join(name.casefold().split()), []).append(category)
+    return [
+        Problem(
+            path,
+            None,
+            None,
+            "the class names "
+            + " and ".join(f"{str(c['name'])!r} ({counts[c['id']]} annotations)" for c in same)
+            + " differ in case or blanks only",
+            "make them one class, or give two classes names that differ in more; bad_data: skip "
+            "keeps both",
+        )
+        for same in alike.values()
+        if len({str(c["name"]) for c in same}) > 1
+    ]
 
 
 def unused_root(categories: Sequence[Category], used: Collection[int]) -> Category | None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from formats.coco.annotation_checks import COMPUTED, AnnotationCheck
-from formats.coco.categories import left_out_note, name_problems, used_ids
-from formats.coco.export_checks import export_problem
+from formats.coco.categories import case_problems, left_out_note, name_problems, used_counts
+from formats.coco.export_checks import export_problem, label_problem
 from formats.coco.run_lengths import covered_pixels
 from formats.coco.shapes import is_known
 from structures import DataProblems, ImageId, Problem
@@ -67,11 +67,15 @@ def load_coco(path: Path) -> dict[str, Any]:
         DataProblems: the file is missing, is not JSON or lacks a list.
     """
     data = read_json(path, "the annotations of a data set")
+    whole = "a COCO instances file is an object with images, annotations and categories"
+    if isinstance(data, list) and data:
+        reason = "has no list 'images': it is itself a list, as predictions are"
+        remedy = f"{whole}; were annotations and predictions exchanged?"
+        raise DataProblems([Problem(path, None, None, reason, remedy)])
     lacking = [k for k in LISTS if not isinstance(data, dict) or not isinstance(data.get(k), list)]
     if lacking:
-        remedy = "a COCO instances file is an object with images, annotations and categories"
         raise DataProblems(
-            [Problem(path, None, None, f"has no list {key!r}", remedy) for key in lacking]
+            [Problem(path, None, None, f"has no list {key!r}", whole) for key in lacking]
         )
     content: dict[str, Any] = data
     return content
@@ -126,11 +130,14 @@ def check_coco(
     categories, notes = _categories(path, data, problems)
     if not data["images"]:
         problems.append(Problem(path, None, None, "lists no image", "list the images"))
-    wrong = export_problem(path, data) if "segmentation" in annotation_keys else None
+    wrong = label_problem(path, data)
+    if wrong is None and "segmentation" in annotation_keys:
+        wrong = export_problem(path, data)
     if wrong is not None:
         problems.append(wrong)
         data = {**data, "annotations": []}
     fatal = bool(problems)
+    problems += case_problems(path, categories, used_counts(data["annotations"]))
     images, faulty = _images(path, data["images"], image_keys, unusable or {}, problems)
 
     given = [key for key in annotation_keys if key not in COMPUTED]
@@ -179,7 +186,7 @@ def _categories(
     """Return the categories to keep and notes, and append the problems of all categories."""
     records = data["categories"]
     complete = [c for _, c in _complete(path, records, ("id", "name"), "category", problems)]
-    found, spare = name_problems(path, complete, used_ids(data["annotations"]))
+    found, spare = name_problems(path, complete, used_counts(data["annotations"]))
     problems += found
     kept = [category for category in complete if category not in spare]
     if not records or (spare and not kept):

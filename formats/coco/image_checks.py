@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from formats.coco.categories import left_out_note, unused_root, used_ids
+from formats.coco.categories import left_out_note, unused_root, used_counts
 from formats.coco.document import CocoFindings, check_coco
+from formats.coco.missing_images import ADD_FILE, Elsewhere
 from formats.images import Depth, ImageHeader, ImageOptions, read_header, read_rgb
 from structures import Problem
 
@@ -49,7 +50,7 @@ def examine_coco(
         problem = Problem(path, None, None, reason, remedy)
         findings = findings._replace(problems=[problem, *findings.problems], fatal=True)
     categories = findings.data["categories"]
-    root = unused_root(categories, used_ids(data["annotations"]))
+    root = unused_root(categories, used_counts(data["annotations"]))
     if root is None:
         return findings
     kept = findings.data | {"categories": [c for c in categories if c is not root]}
@@ -117,11 +118,14 @@ def unusable_images(
     else:
         with ThreadPoolExecutor(_THREADS) as pool:
             faults = list(pool.map(look, named))
-    return {
-        position: Problem(path, record.get("id"), None, *fault)
-        for (position, record), fault in zip(named, faults, strict=True)
-        if fault is not None
-    }
+    elsewhere = Elsewhere(folder)
+    found = {}
+    for (position, record), fault in zip(named, faults, strict=True):
+        if fault is not None:
+            missing = fault[1] == ADD_FILE
+            remedy = elsewhere.remedy(record["file_name"]) if missing else fault[1]
+            found[position] = Problem(path, record.get("id"), None, fault[0], remedy)
+    return found
 
 
 def image_fault(
@@ -140,7 +144,7 @@ def image_fault(
     except OSError as error:  # for example a name that is too long
         return f"image file {str(file)[:200]}: {error.strerror}", "rename or remove the image"
     if not exists:
-        return f"image file {file} is missing", "add the file or remove the image"
+        return f"image file {file} is missing", ADD_FILE
     if depth == "name":
         return None
     try:
@@ -172,4 +176,6 @@ def size_mismatch(
     for exif, other in (("ignore", header.stored), ("apply", header.shown)):
         if stated == other:
             return reason, f"the other orientation fits: set exif: {exif} or leave exif out"
+    if stated == size[::-1]:
+        return reason, "height and width are exchanged: write them the other way round"
     return reason, "annotate the image again or correct height and width"

@@ -8,6 +8,8 @@ from typing import Any
 
 from structures.rle import from_bytes
 
+SMALLEST = 16  # pixels; in a smaller image an object may lie in the first pixel
+FRACTIONS = "multiply x by the width of the image and y by its height"  # remedy for fractions
 TOLERANCE = 2.0  # pixels that a polygon or a box may reach beyond the border  # A50
 
 
@@ -47,12 +49,19 @@ def polygon_reason(polygons: Sequence[Any], height: int, width: int) -> str:
     """Return the fault of a list of polygons [x1, y1, x2, y2, ...], or nothing."""
     if not polygons:
         return "has no polygon"
+    if len(polygons) > 2 and all(isinstance(p, list) and len(p) == 2 for p in polygons):
+        return "the polygon is a list of points [x, y], not a list of polygons x1, y1, x2, y2, ..."
     for polygon in polygons:
         if reason := part_reason(polygon) or _outside_reason(
             "a polygon", polygon[::2], polygon[1::2], height, width
         ):
             return reason
     return ""
+
+
+def are_fractions(polygons: Sequence[Any]) -> bool:
+    """Return whether all coordinates of valid polygons lie between 0 and 1."""
+    return all(min(polygon) >= 0 and max(polygon) <= 1 for polygon in polygons)
 
 
 def part_reason(polygon: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from formats.images import SUFFIXES, Depth, ImageOptions, read_header, read_rgb
 from formats.yolo.data_yaml import YoloSet
-from formats.yolo.labels import LabelFault, label_path, read_labels
+from formats.yolo.labels import UNDECLARED, LabelFault, label_path, read_labels
 from structures import DataProblems, Problem
 
 _OPEN_FILES = 8  # threads that read headers; network file systems have a high latency
@@ -91,6 +91,7 @@ def read_split(
             lines += found
         else:
             problems.append(Problem(path, name, None, size, "fix it or remove the image"))
+    problems = _from_one(problems, data, dataset.names)
     missing = sum(not labels.is_file() for labels in owners)
     if missing == len(owners) > 0:
         problems.append(_no_labels(dataset.file, split, paths))
@@ -106,9 +107,30 @@ def _line_counts(data: Mapping[str, Any], lines: Sequence[Problem], mend: bool) 
     return counts | ({"repaired_annotations": repaired} if mend else {})
 
 
+def _from_one(
+    problems: list[Problem], data: Mapping[str, Any], names: Mapping[int, str]
+) -> list[Problem]:
+    """Return the problems, with another remedy where the class numbers seem to begin with 1."""
+    undeclared = f"class {len(names)} {UNDECLARED}"
+    begin = [*names] == [*range(len(names))] and all(a["category_id"] for a in data["annotations"])
+    wrong = {problem.reason for problem in problems if problem.reason.endswith(UNDECLARED)}
+    if not begin or wrong != {undeclared}:
+        return problems
+    remedy = (
+        f"class numbers begin with 0, and no line has class 0: subtract 1 in every line, so that 0 "
+        f"is {names[0]!r}"
+    )
+    return [p._replace(remedy=remedy) if p.reason in wrong else p for p in problems]
+
+
 def _no_labels(file: Path, split: str, paths: Sequence[Path]) -> Problem:
     reason = f"none of the {len(paths)} images of {split} has a label file"
     remedy = f"put the label files in the expected place, such as {label_path(paths[0])}"
+    if any(path.with_suffix(".txt").is_file() for path in paths):
+        remedy = (
+            f"they are beside the images: move them to {label_path(paths[0]).parent}, or rename "
+            "the folder images, so that labels are looked for beside the images"
+        )
     return Problem(file, None, None, reason, remedy)
 
 

@@ -16,6 +16,7 @@ TOLERANCE = 1e-3  # A64: how far rounding may have moved a coordinate beyond 0 a
 _DIGITS_WRITTEN = 10
 _DIGITS_READ = 6
 _SHOWN = 10
+UNDECLARED = "is not declared"  # end of the reason for an unknown class
 _OUTSIDE = "the coordinate"  # beginning of the reason for coordinates beyond 0 and 1
 
 
@@ -149,7 +150,7 @@ def _fault(
         known = ", ".join(map(str, sorted(classes)[:_SHOWN]))
         more = ", ..." if len(classes) > _SHOWN else ""
         remedy = f"declare it under names; known are {known}{more}"
-        return f"class {words[0]} is not declared", remedy
+        return f"class {words[0]} {UNDECLARED}", remedy
     return _box_fault(values, boxes_as_masks) if len(values) == 4 else _polygon_fault(values)
 
 

@@ -87,7 +87,7 @@ def test_one_fast_dev_step_on_embedded_data(recipe, tmp_path, monkeypatch):
     arguments += ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
     # thousands of regions a batch and larger images cost time and show nothing more
     arguments += ["--data.batch_size", "1", "--data.eval_batch_size", "1"]
-    arguments += ["--data.size", "64"] if kind(recipe) == "seg" else []
+    arguments += ["--data.size", "64", "--data.train_scenes", "8"] if kind(recipe) == "seg" else []
     assert train.main(arguments) == 0
 
 

@@ -202,7 +202,7 @@ ARRAYS = [
     array_case("patients of two axes", lambda: {"groups": np.ones((20, 2))}, "groups"),
     array_case("a patient in two folds",
                lambda: {"groups": np.arange(20) // 2, "cv_fold": np.arange(20)[None] % 2},
-               "patients 0", "fold"),
+               "patient 0", "fold"),
     fit_case("a fold that is not there", {"cv_fold": np.arange(20)[None] % 2},
              ["--data.fold", 2], "bags.npz", "folds are 0 to 1"),
     fit_case("a negative fold", {}, ["--data.fold", -1], "bags.npz", "folds are 0 to"),

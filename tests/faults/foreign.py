@@ -291,7 +291,7 @@ FOREIGN = [
          ("between 0 and 1", "multiply x by the width")),
     Case("foreign set", "polygons as points",
          _exported(first(segmentation=[[[4, 4], [16, 4], [16, 16]]])),
-         ("101", "list of points [x, y]", "redraw")),
+         ("101", "list of points [x, y]", "one list")),
     Case("foreign set", "no validation split", _without_val,
          ("there is no val split", "instances_val.json", "data.val_annotations"), long=True),
     Case("foreign set", "images of a YOLO set that are elsewhere", _placeholder,

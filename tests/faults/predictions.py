@@ -146,7 +146,7 @@ TABLES = [
     table_case("a column twice", "bag_id,label,score,score\na,1,0.9,0.1\nb,0,0.1,0.9\n", "score"),
     table_case("semicolons", _GOOD.replace(",", ";"), "bag_id"),
     table_case("tabs", _GOOD.replace(",", "\t"), "bag_id"),
-    table_case("decimal commas", _HEAD + 'a,1,"0,9"\nb,0,"0,2"\n', "bags a", "0,9"),
+    table_case("decimal commas", _HEAD + 'a,1,"0,9"\nb,0,"0,2"\n', "bag a", "0,9"),
     table_case("UTF-16 from a spreadsheet", _GOOD.encode("utf-16"), "UTF-8"),
     table_case("Latin-1 names", (_GOOD + "\u00e9,1,0.5\n").encode("latin-1"), "UTF-8"),
     table_case("a spreadsheet file", b"PK\x03\x04\x14\x00\x06\x00\xff\xfe" + bytes(64), "CSV"),
@@ -192,7 +192,7 @@ def compared_case(name: str, second: str, *expected: str) -> Case:
 
 COMPARED = [
     compared_case("a bag is in one alone", _GOOD.replace("c,1,0.7\n", ""), "bag c", "only in"),
-    compared_case("other bags", _HEAD + "x,1,0.9\ny,0,0.1\n", "bags a", "bags x"),
+    compared_case("other bags", _HEAD + "x,1,0.9\ny,0,0.1\n", "bag a", "bag x"),
     compared_case("a label differs", _GOOD.replace("b,0", "b,1"), "bag b", "label is 1"),
     compared_case("a score missing", _GOOD + "e,1,\n", "bag e", "score"),
     compared_case("other classes", "bag_id,label,score_0,score_1\na,1,0.1,0.9\n", "multiclass"),

@@ -154,6 +154,8 @@ def test_the_judge_sees_a_trained_run_and_code_that_ran(tmp_path):
     (tmp_path / "runs" / "a" / "last.ckpt").touch()
     (tmp_path / MARKER).touch()
     assert judge(case, GOOD, tmp_path) == ["trained", "ran code that a file carries"]
+    (tmp_path / "runs" / "a" / "last.ckpt").unlink()
+    assert judge(case, GOOD, tmp_path) == ["left a run behind", "ran code that a file carries"]
 
 
 def test_a_hang_is_ended_and_what_leaves_main_is_caught(monkeypatch):

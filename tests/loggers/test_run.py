@@ -6,7 +6,7 @@ import pytest
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from loggers.run import build_loggers, forget_run_dir, next_run_dir
+from loggers.run import build_loggers, forget_run_dir, next_run_dir, remove_empty_run
 from loggers.wandb_logger import WandbOptions
 
 
@@ -58,3 +58,28 @@ def test_a_process_that_is_not_the_first_of_its_job_creates_nothing(
     monkeypatch.setenv("NODE_RANK", node)
     build_loggers(next_run_dir(tmp_path, "a"), WandbOptions())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_has_not_begun_is_removed_with_its_empty_folders(tmp_path):
+    run = next_run_dir(tmp_path / "runs", "a")
+    remove_empty_run()  # nothing is there yet
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").touch()
+    remove_empty_run()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_has_begun_is_kept(tmp_path, monkeypatch):
+    run = next_run_dir(tmp_path, "a")
+    run.mkdir(parents=True)
+    (run / "metrics.csv").touch()
+    remove_empty_run()
+    assert run.is_dir()
+    (run / "metrics.csv").unlink()
+    monkeypatch.setattr(rank_zero_only, "rank", 1)  # another process of the job
+    remove_empty_run()
+    assert run.is_dir()
+    monkeypatch.setattr(rank_zero_only, "rank", 0)
+    (tmp_path / "a" / "notes").touch()
+    remove_empty_run()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["notes"]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from structures import DataProblems, Problem, settle
+from structures.problem import by_cause
 
 FILE = Path("set") / "a.json"
 
@@ -41,21 +42,47 @@ def test_other_things_than_images_and_annotations():
     }
 
 
+def strange(number):
+    """Return problems of different causes."""
+    return Problem(FILE, number, None, f"{'x' * (number + 1)} is odd", "make it even")
+
+
 def test_an_error_lists_twenty_and_holds_all():
     with pytest.raises(DataProblems, match=r"and 13 more; `python evaluate.py check-data") as error:
-        settle(map(odd, range(33)), "error")
+        settle(map(strange, range(33)), "error")
     assert str(error.value).count("is odd") == 20
     assert len(error.value.problems) == 33
     with pytest.raises(DataProblems) as error:
-        settle(map(odd, range(20)), "error")
+        settle(map(strange, range(20)), "error")
     assert "more" not in str(error.value)
+
+
+def test_more_than_three_of_one_cause_are_one_line_with_three_examples():
+    assert len(str(DataProblems([odd(n) for n in range(3)])).splitlines()) == 3
+    error = DataProblems([odd(0), strange(5), *map(odd, range(1, 262))])
+    assert str(error).splitlines() == [
+        "set/a.json: 262 x width ... in ... is odd, for example image 0 (width 0 in '0.png' is "
+        "odd); image 1 (width 1 in '1.png' is odd); image 2 (width 2 in '2.png' is odd); make it "
+        "even",
+        str(strange(5)),
+    ]
+    assert len(error.problems) == 263
+    lines = [
+        Problem(Path(f"set/{n}.txt"), f"{n}.png", 3, "no class", "add it", part="line")
+        for n in range(4)
+    ]
+    assert str(DataProblems(lines)) == (
+        "set: 4 x no class, for example 0.txt, image 0.png, line 3; 1.txt, image 1.png, line 3; "
+        "2.txt, image 2.png, line 3; add it"
+    )
+    assert [len(group) for group in by_cause([odd(1).mended("a"), *map(odd, range(4))])] == [1, 4]
 
 
 def test_what_concerns_a_whole_file_is_shown_first():
     whole = Problem(FILE, None, None, "nothing is left", "fix some")
     mended = odd(40).mended("made even")
-    error = DataProblems([mended, *map(odd, range(30)), whole])
-    assert error.problems == (*map(odd, range(30)), whole)
+    error = DataProblems([mended, *map(strange, range(30)), whole])
+    assert error.problems == (*map(strange, range(30)), whole)
     assert str(error).splitlines()[0] == "set/a.json: nothing is left; fix some"
     assert "and 11 more" in str(error)
 

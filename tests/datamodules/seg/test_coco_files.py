@@ -8,9 +8,9 @@ from PIL import Image
 
 from datamodules.sampling.keys import SampleKey
 from datamodules.seg import coco_files
-from datamodules.seg.base import UnusableData
 from datamodules.seg.coco import CocoDataModule
 from datamodules.seg.digit_scenes import DigitScenesDataModule
+from datamodules.seg.unusable import UnusableData
 from structures import DataProblems
 
 

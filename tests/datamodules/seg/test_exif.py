@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from datamodules.sampling.keys import SampleKey
-from datamodules.seg.base import UnusableData
 from datamodules.seg.coco import CocoDataModule
 from datamodules.seg.image_folder import ImageFolderDataModule
 from datamodules.seg.mosaic_options import MosaicOptions
+from datamodules.seg.unusable import UnusableData
 from datamodules.seg.yolo_txt import YoloTxtDataModule
 from formats.yolo.convert import convert, yolo_to_coco
 from structures import DataProblems

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from datamodules.sampling.keys import SampleKey
-from datamodules.seg.base import UnusableData
 from datamodules.seg.coco import CocoDataModule
+from datamodules.seg.unusable import UnusableData
 from datamodules.seg.yolo_txt import YoloTxtDataModule
 from evaluation.seg.coco import evaluate_results
 from formats.files import write_json

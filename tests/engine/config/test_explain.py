@@ -74,6 +74,8 @@ def test_one_line_names_the_file_and_the_key(tmp_path, capsys, content, message)
         (["--data.batch_size", "-1"], "batch_size must be at least 1, got -1"),
         (["--data", "datamodules.Nope"], "--data: data: there is no class datamodules.Nope; it "),
         (["--trainer.max_epochs", "-7"], "`max_epochs` must be a non-negative integer or -1"),
+        (["--trainer.max_e", "3"], "--trainer.max_e: unknown key trainer.max_e; did you mean"),
+        (["--model.class_pth", "a.B"], "--model.class_pth: unknown key model.init_args.class_pt"),
         (["--foo"], "--foo: unknown key foo; known are model, data, trainer"),
         (["--config", "nothere.yaml"], "nothere.yaml: No such file or directory; --config nam"),
         (["--config", "configs"], "configs: Is a directory; --config names a YAML recipe"),

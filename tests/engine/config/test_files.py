@@ -3,8 +3,9 @@
 from types import SimpleNamespace
 
 import pytest
+from pytorch_lightning.callbacks import BackboneFinetuning, EarlyStopping, LearningRateFinder
 
-from engine.config.files import check_config_file, check_monitors, check_values
+from engine.config.files import check_callbacks, check_config_file, check_monitors, check_values
 from evaluation.mil.scores import evaluate_bags
 from evaluation.seg.coco import evaluate_results
 from lightning_modules.mil import MILModule
@@ -18,8 +19,8 @@ class Config(SimpleNamespace):
         return self.values.get(name)
 
 
-def config(every=1, monitor="val/segm_map", save_top_k=1, **values):
-    trainer = SimpleNamespace(check_val_every_n_epoch=every)
+def config(every=1, monitor="val/segm_map", save_top_k=1, together=1, **values):
+    trainer = SimpleNamespace(check_val_every_n_epoch=every, accumulate_grad_batches=together)
     checkpoint = SimpleNamespace(monitor=monitor, save_top_k=save_top_k)
     return Config(trainer=trainer, checkpoint=checkpoint, values=values)
 
@@ -38,6 +39,9 @@ def config(every=1, monitor="val/segm_map", save_top_k=1, **values):
         ("trainer: [1]\n", "trainer in line 1 is not a mapping of keys"),
         ("a: !!python/name:os.system x\n", "not plain YAML in line 1"),
         ("a: " + "[" * 5000, "nested too deeply"),
+        ("a: {class_pth: b.C}\n", "unknown key class_pth in line 1, beside which a class has"),
+        ("a:\n  class_path: b\n  lr: 3\n", "alone; did you mean below init_args: lr"),
+        ("a: {init_arg: {b: 1}}\n", "did you mean init_args"),
     ],
 )
 def test_a_file_that_cannot_mean_what_it_says(tmp_path, text, message):
@@ -86,8 +90,18 @@ def test_values_that_the_parser_takes():
         check_values(config(**{"model.net.in_features": 3}), links, trains=False)
     with pytest.raises(ValueError, match="at least 1, got 0"):
         check_values(config(every=0), links, trains=True)
+    with pytest.raises(ValueError, match="accumulate_grad_batches must be at least 1, got 0"):
+        check_values(config(together=0), links, trains=False)
     with pytest.raises(ValueError, match=r"best.ckpt would be the last checkpoint"):
         check_values(config(monitor=None), links, trains=True)
+
+
+def test_callbacks_for_modules_of_another_make():
+    check_callbacks([EarlyStopping("val/loss")])
+    with pytest.raises(ValueError, match=r"LearningRateFinder .*optimizer.init_args.lr instead"):
+        check_callbacks([LearningRateFinder()])
+    with pytest.raises(ValueError, match="BackboneFinetuning .*freeze"):
+        check_callbacks([type("Mine", (BackboneFinetuning,), {})()])
 
 
 def monitors(name):

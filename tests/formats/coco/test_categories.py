@@ -4,7 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from formats.coco.categories import left_out_note, name_problems, unused_root, used_ids
+from formats.coco.categories import (
+    case_problems,
+    left_out_note,
+    name_problems,
+    unused_root,
+    used_counts,
+)
 
 FILE = Path("instances.json")
 ROOT = {"id": 0, "name": "fruit", "supercategory": "none"}
@@ -12,8 +18,9 @@ APPLE = {"id": 1, "name": "apple", "supercategory": "fruit"}
 FIG = {"id": 2, "name": "fig", "supercategory": "fruit"}
 
 
-def test_used_ids_ignore_faulty_records():
-    assert used_ids([{"category_id": 3}, {"category_id": [3]}, {}, 4, {"category_id": None}]) == {3}
+def test_counts_ignore_faulty_records():
+    faulty = [{"category_id": [3]}, {}, 4, {"category_id": None}]
+    assert used_counts([{"category_id": 3}, *faulty]) == {3: 1}
 
 
 @pytest.mark.parametrize(
@@ -48,3 +55,20 @@ def test_a_name_twice_is_a_fault_only_where_both_are_used(used, faults, spare):
 def test_the_note_names_what_is_left_out():
     text = left_out_note(FILE, [ROOT])
     assert text == "instances.json: category 0 ('fruit') has no annotation and is left out"
+
+
+@pytest.mark.parametrize(
+    ("names", "counts", "told"),
+    [
+        (("Cat", "cat"), {1: 3, 2: 5}, "'Cat' (3 annotations) and 'cat' (5 annotations)"),
+        (("big cat", "Big  Cat "), {1: 1, 2: 1}, "'big cat' (1 annotations) and 'Big  Cat '"),
+        (("Cat", "cat"), {1: 3}, None),  # the other is used by nothing
+        (("a", "A"), {1: 3, 2: 5}, None),  # letters
+        (("cat", "cats"), {1: 3, 2: 5}, None),
+    ],
+)
+def test_names_that_differ_in_case_only(names, counts, told):
+    categories = [{"id": n, "name": name} for n, name in enumerate(names, start=1)]
+    found = case_problems(FILE, categories, counts)
+    assert bool(found) == (told is not None)
+    assert told is None or told in found[0].reason

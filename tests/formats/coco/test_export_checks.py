@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from formats.coco.export_checks import export_problem
+from formats.coco.export_checks import export_problem, label_problem
 
 FILE = Path("instances.json")
 SMALL, LARGE = [0, 0, 1, 0, 1, 1], [0, 0, 9, 0, 9, 9]
@@ -38,3 +38,25 @@ def test_the_export_as_a_whole(annotations, reason):
 def test_small_images_may_have_their_objects_in_the_first_pixel():
     data = {"annotations": [{"segmentation": [SMALL]}] * 2, "images": [{"height": 15, "width": 99}]}
     assert export_problem(FILE, data) is None
+
+
+@pytest.mark.parametrize(
+    ("used", "declared", "remedy"),
+    [
+        ((0, 1, 1), (1, 2), "1 ('c1') for 0, 2 ('c2') for 1"),
+        ((0, 1, 0), (3, 7), "3 ('c3') for 0, 7 ('c7') for 1"),
+        ((0, 1, 2, 3), (1, 2, 3, 4), "1 ('c1') for 0, 2 ('c2') for 1, 3 ('c3') for 2, ..."),
+        ((0, 1), (0, 1), None),  # as declared
+        ((0,), (1,), None),  # one alone is told by its id
+        ((1, 2), (3, 4), None),
+        ((0, 5), (1, 2), None),  # no positions of the list
+    ],
+)
+def test_categories_numbered_from_0_by_the_annotations(used, declared, remedy):
+    data = {
+        "annotations": [{"category_id": n} for n in used],
+        "categories": [{"id": n, "name": f"c{n}"} for n in declared],
+    }
+    found = label_problem(FILE, data)
+    assert (found is None) == (remedy is None)
+    assert found is None or found.remedy == f"write the declared ids: {remedy}"

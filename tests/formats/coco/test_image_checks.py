@@ -27,7 +27,7 @@ def test_missing_and_different_images(tmp_path, small_coco, write_coco):
     assert set(found) == {3, 7}  # the size stated for 11 fits the image as it is shown
     assert "seven.png is missing" in found[7].reason
     assert "10 px high and 20 px wide, but the annotations say 20 and 10" in found[3].reason
-    assert "annotate the image again" in found[3].remedy
+    assert "height and width are exchanged" in found[3].remedy
 
 
 @pytest.mark.parametrize(

@@ -152,3 +152,21 @@ def test_a_split_that_cannot_be_listed_has_nothing(tmp_path, write_yolo):
     assert len(found.problems) == 1
     assert found.data["images"] == []
     assert found.counts["pictures"] == 0
+
+
+@pytest.mark.parametrize(
+    ("classes", "shifted"),
+    [((1, 2), True), ((0, 2), False), ((1, 3), False), ((2, 3), False), ((1, 1), False)],
+)
+def test_class_numbers_that_begin_with_1(read, classes, shifted):
+    """Two classes: the number 2 is one too large, and 0 never occurs."""
+    lines = "".join(TRIANGLE.replace("0", str(number), 1) for number in classes)
+    remedies = [problem.remedy for problem in read({"a.png": ((8, 6), lines)}).problems]
+    assert [r for r in remedies if "subtract 1 in every line" in r] == remedies[: 2 * shifted]
+
+
+def test_labels_beside_their_images_in_a_folder_images(read, tmp_path):
+    read({"a.png": ((8, 6), TRIANGLE)})
+    (tmp_path / "labels/train/a.txt").rename(tmp_path / "images/train/a.txt")
+    (problem,) = read_split(YoloSet.read(tmp_path / "data.yaml"), "train").problems
+    assert f"they are beside the images: move them to {tmp_path / 'labels/train'}" in problem.remedy
