@@ -100,7 +100,8 @@ def _checked(data: dict[str, Any], policy: AnnotationPolicy) -> CheckedData:
         own = own_error(error)
         if isinstance(own, UnusableData):
             broken = own.datamodule
-            problems = broken.check(thorough=True) or list(own.problems)
+            problems = broken.check(thorough=True)
+            problems += [p for p in own.problems if p not in problems]
             return CheckedData(problems, True, broken.summary(), broken.notes)
         if isinstance(own, DataProblems):
             return CheckedData(list(own.problems), True, {})

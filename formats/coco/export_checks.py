@@ -49,7 +49,9 @@ def label_problem(path: Path, data: Mapping[str, Sequence[Any]]) -> Problem | No
         for c in data["categories"]
         if isinstance(c, dict) and type(c.get("id")) is int
     }
-    if 0 not in used or 0 in named or used.total() < 2 or max(used) >= len(named):
+    if 0 not in used or 0 in named or used.total() < 2:
+        return None
+    if min(used) < 0 or max(used) >= len(named):
         return None
     ids = sorted(named)
     pairs = ", ".join(f"{ids[n]} ({named[ids[n]]!r}) for {n}" for n in sorted(used)[:_SHOWN])

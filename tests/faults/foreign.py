@@ -139,7 +139,7 @@ def edited(split: str, change: Change) -> Callable[[Path], object]:
     return written
 
 
-def _roboflow(root: Path, change: Change = lambda _: None) -> None:
+def roboflow(root: Path, change: Change = lambda _: None) -> None:
     """Move a set into Roboflow's layout; its validation file is changed."""
     for split, name in (("train", "train"), ("val", "valid")):
         (root / "images" / split).rename(root / name)
@@ -153,8 +153,8 @@ def _roboflow(root: Path, change: Change = lambda _: None) -> None:
     shutil.rmtree(root / "annotations")
 
 
-def _roboflow_with(change: Change) -> Callable[[Path], object]:
-    return lambda root: _roboflow(root, change)
+def roboflow_with(change: Change) -> Callable[[Path], object]:
+    return lambda root: roboflow(root, change)
 
 
 def _two_layouts(root: Path) -> None:
@@ -205,13 +205,13 @@ def _pixels(root: Path) -> None:
         file.write_text("0 4 4 16 4 16 16 4 16\n")
 
 
-def _without_test(root: Path) -> None:
+def without_test(root: Path) -> None:
     text = (root / "data.yaml").read_text()
     (root / "data.yaml").write_text(f"{text}test: ../test/images\n")
 
 
 def _tested(folder: Path) -> list[object]:
-    _without_test(yolo.write_yolo(folder))
+    without_test(yolo.write_yolo(folder))
     words = [str(word).replace("data/coco.yaml", "data/yolo_txt.yaml") for word in sets.COCO]
     return ["train", "test", *words[2:], "--data.root", folder]
 
@@ -279,12 +279,12 @@ FOREIGN = [
                  "instances_train2017.json", "data.train_annotations"),
     checked_case("a YOLO set taken for COCO", _yolo_instead, "data.root", "yolo_txt.yaml"),
     checked_case("Roboflow with another class for validation",
-                 _roboflow_with(lambda d: d["categories"][1].update(name="nucleus")),
+                 roboflow_with(lambda d: d["categories"][1].update(name="nucleus")),
                  "nucleus", "'cell'", "same ids and names"),
     checked_case("Roboflow with a group that validation uses",
-                 _roboflow_with(first(category_id=0)), "'cells'", "absent"),
+                 roboflow_with(first(category_id=0)), "'cells'", "absent"),
     checked_case("Roboflow with an image that is missing",
-                 lambda r: (_roboflow(r), (r / "valid/12.png").unlink()), "12.png", "missing"),
+                 lambda r: (roboflow(r), (r / "valid/12.png").unlink()), "12.png", "missing"),
     Case("foreign set", "boxes without masks", _exported(_without_masks),
          ("none of the 4 annotations has a mask", "export polygons")),
     Case("foreign set", "polygons as fractions", _exported(all_of(segmentation=_FRACTIONS)),

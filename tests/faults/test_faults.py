@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from tests.faults import bags, checkpoints, features, sets, yolo
+from tests.faults import bags, checkpoints, features, foreign, sets, yolo
 from tests.faults.__main__ import run_case
 from tests.faults.case import MARKER, ROOT, Case, Outcome, judge, run_here, words_of
 from tests.faults.corpus import APART, CASES
@@ -106,12 +106,17 @@ SOUND = {
     "COCO to YOLO": converted,
     "YOLO to COCO": lambda folder: yolo.converted(yolo.write_yolo(folder)),
     "check COCO": lambda folder: ["evaluate", "check-data", *yolo.coco_words(lambda _: 0)(folder)],
+    # what first users met as faults, and what is none
+    "a Roboflow export, its root category unused": lambda folder: [
+        "evaluate", "check-data", *yolo.coco_words(foreign.roboflow)(folder)],
+    "a YOLO set that declares a test folder it lacks": lambda folder: foreign.yolo_case(
+        "", foreign.without_test).build(folder),
     "checkpoint scored": checkpoint(checkpoints.scored),
     "checkpoint resumed": checkpoint(checkpoints.resumed),
     "checkpoint predicting": checkpoint(checkpoints.predicted),
     "checkpoint as weights": checkpoint(checkpoints.started),
     "checkpoint for images": checkpoint(checkpoints.detected, sets.seg_checkpoint),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SOUND)

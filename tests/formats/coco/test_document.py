@@ -65,7 +65,7 @@ def test_a_sound_file_comes_back_whole(data):
             {"image_id": "7"},
             ("7", 40),
             "no such image",
-            "number 7, without quotes",
+            "number 7, without",
         ),
         ("annotations", 0, {"category_id": 6}, (7, 40), "category 6 is not d", "known are [0, 8]"),
         ("annotations", 0, {"segmentation": ...}, (7, 40), "lacks segmentation", "add the key"),
