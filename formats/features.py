@@ -2,8 +2,9 @@
 
 A file has ``features`` (N, D) in half, bfloat, single or double precision and, except for npy,
 may have ``coords`` (N, 2), level-0 pixels (x, y), and ``instance_labels`` (N,). A leading axis of
-length 1 is dropped. npy, safetensors and pt are memory-mapped, so only the rows that are used are
-read from disk; the values keep the precision of the file until a bag is built from them.
+length 1 is dropped. Only the rows that are used are read: npy, safetensors and pt are memory-mapped
+(not a pt file in the format from before PyTorch 1.6), for h5 see `formats.h5_rows`. Values keep the
+precision of the file.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from formats.h5_rows import read_rows
 from formats.weights.archive import check_archive
 from structures import DataProblems, Problem
 
@@ -77,6 +79,10 @@ class FeatureFile(NamedTuple):
     coords: Tensor | None
     instance_labels: Tensor | None = None
 
+    def at(self, rows: Tensor) -> FeatureFile:
+        """Return copies of some rows."""
+        return FeatureFile._make(None if array is None else array[rows] for array in self)
+
 
 _Arrays = tuple[Any, Any, Any]  # features, coordinates or None, instance labels or None
 
@@ -95,7 +101,7 @@ def read_header(path: Path, keys: FeatureKeys = FeatureKeys()) -> FeatureHeader:
     with _opened(Path(path), keys) as (features, coords, labels):
         rows, width = features.shape[-2:]
         if labels is not None:  # a byte per instance or so, which is read to check it
-            _instance_labels(Path(path), labels, keys)
+            _instance_labels(Path(path), _in_memory(labels, None), keys)
         known = coords is not None, labels is not None
         return FeatureHeader(rows, width, _dtype(features), *known)
 
@@ -107,21 +113,38 @@ def read_features(
 ) -> FeatureFile:
     """Return the arrays of a file; the values of features and coordinates are unchecked.
 
+    Coordinates become int64, or float32 if they are floating-point numbers.
+
     Args:
         path: the file; its suffix determines the format.
         keys: names of the arrays.
-        rows: (n,) int64 rows to read; None for all.
+        rows: (n,) int64, ascending numbers of the rows to read; None for all.
 
     Raises:
         DataProblems: see `read_header`.
     """
-    with _opened(Path(path), keys) as (features, coords, labels):
-        values = _rows(_in_memory(features), rows)
-        places = None if coords is None else _rows(_in_memory(coords), rows)
-        known = None if labels is None else _instance_labels(Path(path), labels, keys)
+    found = read_arrays(path, keys, rows)
+    places = found.coords
     if places is not None:
         places = places.float() if places.is_floating_point() else places.long()
-    return FeatureFile(values, places, None if known is None else _rows(known, rows))
+    labels = found.instance_labels
+    known = None if labels is None else _instance_labels(Path(path), labels, keys)
+    return found._replace(coords=places, instance_labels=known)
+
+
+def read_arrays(
+    path: Path,
+    keys: FeatureKeys = FeatureKeys(),  # noqa: B008
+    rows: Tensor | None = None,
+) -> FeatureFile:
+    """Return the arrays as they are stored; see `read_features`."""
+    with _opened(Path(path), keys) as arrays:
+        return FeatureFile._make(None if a is None else _in_memory(a, rows) for a in arrays)
+
+
+def at_most_single(features: Tensor) -> Tensor:
+    """Return float32 for features in double precision, others unchanged (A60)."""
+    return features.to(torch.float32) if features.dtype == torch.float64 else features
 
 
 def first_not_finite(features: Tensor) -> tuple[int, int] | None:
@@ -201,8 +224,8 @@ def _check_labels(labels: Any, instances: int) -> None:
         raise _Refused(f"instance labels are {_dtype(labels)}", "store them as integers")
 
 
-def _instance_labels(path: Path, labels: Any, keys: FeatureKeys) -> Tensor:
-    values = _in_memory(labels).double()  # -1 is 255 as a byte
+def _instance_labels(path: Path, labels: Tensor, keys: FeatureKeys) -> Tensor:
+    values = labels.double()  # -1 is 255 as a byte
     wrong = (values != 0) & (values != 1) & (values != -1)
     if bool(wrong.any()):
         row = int(wrong.nonzero()[0])
@@ -224,16 +247,10 @@ def _dtype(array: Any) -> torch.dtype:
     return torch.from_numpy(np.empty(0, array.dtype.newbyteorder("="))).dtype
 
 
-def _in_memory(array: Any) -> Tensor:
+def _in_memory(array: Any, rows: Tensor | None) -> Tensor:
     if not isinstance(array, Tensor):
-        values = np.empty(array.shape, array.dtype.newbyteorder("="))
-        array.read_direct(values)
-        array = torch.from_numpy(values)
-    tensor: Tensor = array
-    return tensor.reshape(tensor.shape[-2:]) if tensor.ndim == 3 else tensor
-
-
-def _rows(values: Tensor, rows: Tensor | None) -> Tensor:
+        return torch.from_numpy(read_rows(array, None if rows is None else rows.numpy()))
+    values = array.reshape(array.shape[-2:]) if array.ndim == 3 else array
     return values if rows is None else values[rows]
 
 

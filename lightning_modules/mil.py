@@ -192,6 +192,11 @@ class MILModule(TrainedModule):
                 f"threshold {self.given_threshold:g} as configured; the checkpoint's is {saved:g}"
             )
 
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Convert the features of bags to single precision, now that they are on the device."""
+        del dataloader_idx
+        return batch.in_single_precision() if isinstance(batch, BagBatch) else batch
+
     def training_step(self, bags: BagBatch, batch_idx: int) -> Tensor:
         """Return the weighted sum of the loss terms."""
         del batch_idx

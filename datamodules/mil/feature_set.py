@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from datamodules.mil.feature_cache import FeatureCache
 from datamodules.mil.slide_labels import LabelOptions
 from datamodules.mil.slide_table import SlideTable, find_feature_files, read_slide_table
 from datamodules.mil.splits import divided_patients, folds_of
@@ -21,6 +22,7 @@ from formats.features import (
     FeatureFile,
     FeatureHeader,
     FeatureKeys,
+    at_most_single,
     first_not_finite,
     read_features,
     read_header,
@@ -62,6 +64,11 @@ class _Slide:
     def bytes(self) -> int:
         """Size of the slide's features on disk."""
         return self.header.instances * self.header.width * self.header.dtype.itemsize
+
+    @property
+    def bytes_in_memory(self) -> int:
+        """Most bytes of all arrays of the slide, apart from the features 8 numbers of 8 bytes."""
+        return self.bytes + 64 * (self.header.instances + 8)
 
 
 class FeatureSet:
@@ -108,6 +115,7 @@ class FeatureSet:
         label_columns: Sequence[str] | None = None,
     ) -> None:
         self.path, self._keys = Path(table), features.keys
+        self._cache: FeatureCache | None = None
         options = LabelOptions(class_names, label_columns, task)
         self._table, faults = read_slide_table(self.path, options)
         fatal = list(_patient_problems(self._table))
@@ -175,15 +183,37 @@ class FeatureSet:
         """Return (B,) test folds, see `datamodules.mil.splits.folds_of`."""
         return folds_of(self, num_folds, repeat, seed)
 
-    def bag(self, number: int, rows: Tensor | None = None) -> BagBatch:
+    def keep_in_memory(self, numbers: Sequence[int], gib: float) -> int:
+        """Keep slides in memory once they have been read, shared by worker processes.
+
+        Args:
+            numbers: the bags to keep, in order of importance.
+            gib: most memory in GiB; 0 for none.
+
+        Returns:
+            How many of the bags fit.
+
+        Raises:
+            ValueError: ``gib`` is negative, or more than the memory of the machine would be used.
+        """
+        bags = [self._bags[number] for number in numbers]
+        sizes = {slide.line: slide.bytes_in_memory for bag in bags for slide in bag}
+        self._cache = FeatureCache.of_size(sizes, gib)
+        kept = () if self._cache is None else self._cache.kept
+        return sum(all(slide.line in kept for slide in bag) for bag in bags)
+
+    def bag(self, number: int, rows: Tensor | None = None, *, copy: bool = True) -> BagBatch:
         """Read one bag.
 
         Args:
             number: number of the bag.
             rows: (n,) int64, ascending indices of the instances to read; None for all.
+            copy: False for a bag that is copied at once: its features may be those of the file or
+                of the cache, so that they must neither be kept nor changed.
 
         Returns:
-            The bag, with features in single precision regardless of the file's type.
+            The bag, with features in the precision of the file, at most single (A60); a batch of
+            bags is converted by `BagBatch.in_single_precision`.
 
         Raises:
             ValueError: a file has changed, is broken or contains NaN; the message names slide and
@@ -198,7 +228,7 @@ class FeatureSet:
             start = end
         features = [part.features for part in parts]
         coords = [part.coords for part in parts if part.coords is not None]
-        joined = features[0] if len(features) == 1 else torch.cat(features)
+        joined = torch.cat(features) if copy or len(features) > 1 else features[0]
         return BagBatch(
             features=joined,
             offsets=torch.tensor([0, len(joined)]),
@@ -222,6 +252,16 @@ class FeatureSet:
         ])  # fmt: skip
 
     def _read(self, slide: _Slide, rows: Tensor | None) -> FeatureFile:
+        """Return rows of a slide, from memory if it is kept there."""
+        if self._cache is None or slide.line not in self._cache.kept:
+            return self._read_file(slide, rows)
+        found = self._cache.get(slide.line)
+        if found is None:
+            found = self._read_file(slide, None)
+            self._cache.put(slide.line, found)
+        return found if rows is None else found.at(rows)
+
+    def _read_file(self, slide: _Slide, rows: Tensor | None) -> FeatureFile:
         try:
             found = read_features(slide.file, self._keys, rows)
         except DataProblems as error:
@@ -230,7 +270,7 @@ class FeatureSet:
         expected = slide.header.instances if rows is None else len(rows)
         if tuple(found.features.shape) != (expected, self.in_features):
             raise ValueError(f"{slide.file}: slide {slide.name} has changed since it was opened")
-        values = _single_precision(found.features)  # A60
+        values = at_most_single(found.features)
         bad = first_not_finite(values) if len(values) else None
         if bad is not None:
             row = bad[0] if rows is None else int(rows[bad[0]])
@@ -248,7 +288,7 @@ class FeatureSet:
 
     def _values(self, slide: _Slide) -> Iterator[Problem]:
         try:
-            values = read_features(slide.file, self._keys).features.to(torch.float32)
+            values = at_most_single(read_features(slide.file, self._keys).features)
         except DataProblems as error:
             yield error.problems[0]._replace(item=slide.name)
             return
@@ -275,7 +315,7 @@ class FeatureSet:
 
 
 class FeatureBags(torch.utils.data.Dataset[BagBatch]):
-    """Data set of bags, indexed by the keys of a sampler.
+    """Data set of bags to be collated, indexed by the keys of a sampler.
 
     Args:
         bags: the bags.
@@ -293,15 +333,10 @@ class FeatureBags(torch.utils.data.Dataset[BagBatch]):
     def __getitem__(self, key: SampleKey) -> BagBatch:
         size = int(self._bags.sizes[key.index])
         if self._most is None or size <= self._most:
-            return self._bags.bag(key.index)
+            return self._bags.bag(key.index, copy=False)
         rng = keyed_generator(_SUBSET_PURPOSE, self._seed, key.epoch, key.index)
         rows = np.sort(rng.choice(size, self._most, replace=False))
-        return self._bags.bag(key.index, torch.from_numpy(rows))
-
-
-def _single_precision(features: Tensor) -> Tensor:
-    """Return a float32 copy allocated by numpy, whose huge pages make this three times as fast."""
-    return torch.from_numpy(np.empty(features.shape, dtype=np.float32)).copy_(features)
+        return self._bags.bag(key.index, torch.from_numpy(rows), copy=False)
 
 
 def _non_finite_problem(slide: _Slide, row: int, column: int) -> Problem:

@@ -48,6 +48,9 @@ class FeatureBagsDataModule(MILDataModule):
             binary with two classes, multiclass with more.
         label_columns: the column of the labels if it is not ``label``, or one column of zeros and
             ones for each class, of which a slide may have several.
+        cache_gib: memory in GiB to keep features in once they have been read; the workers share it,
+            each training process has its own. Training and validation bags are kept, in this order,
+            as far as they fit; they are kept whole, even with ``max_instances``. 0 for none.
         features_key: name of the features in a file.
         coords_key: name of the coordinates in a file.
         instance_labels_key: name of the instance labels in a file, which only evaluation uses.
@@ -75,6 +78,7 @@ class FeatureBagsDataModule(MILDataModule):
         class_names: Sequence[str] | None = None,
         task: MILTask | None = None,
         label_columns: Sequence[str] | None = None,
+        cache_gib: float = 0.0,
         features_key: str = "features",
         coords_key: str = "coords",
         instance_labels_key: str = "instance_labels",
@@ -94,6 +98,9 @@ class FeatureBagsDataModule(MILDataModule):
         self.plan.check_classes(self.num_classes, several=self.task == "multilabel")
         options = SplitOptions(fold, repeat, num_folds, test_fraction, val_fraction, split_seed)
         self._splits = choose_splits(self.bags, options)
+        repeated = [*self.numbers("train"), *self.numbers("val")]  # test bags are read once
+        self._kept, self._repeated = self.bags.keep_in_memory(repeated, cache_gib), len(repeated)
+        self._cache_gib = cache_gib
 
     @classmethod
     def section_for(
@@ -136,6 +143,11 @@ class FeatureBagsDataModule(MILDataModule):
     def training_batches(self) -> Sampler[list[SampleKey]]:
         """Return the batch sampler of training; warn if bags are reduced."""
         numbers, most = self.numbers("train"), self.plan.max_instances
+        if self._cache_gib and self._kept < self._repeated:
+            rank_zero_info(
+                f"{self._kept} of {self._repeated} training and validation bags fit into "
+                f"{self._cache_gib:g} GiB (cache_gib); the others are read in every epoch"
+            )
         if most is not None:
             longer = int((self.bags.sizes[numbers] > most).sum())
             rank_zero_info(

@@ -137,7 +137,7 @@ class Fold:
         """Return a training batch."""
         if self.chunks is None:
             return self.read([key.index for key in keys], keys[0].epoch)
-        return BagBatch.collate([self.chunks[key] for key in keys])
+        return BagBatch.collate([self.chunks[key] for key in keys]).in_single_precision()
 
     def validates(self, before: int, after: int, epoch_length: int) -> bool:
         """Return whether a validation is due after a step; see `Interval.is_due`."""
@@ -152,7 +152,7 @@ class Fold:
             reduced = FeatureBags(self.slides, recipe.plan.max_instances, self.seed)
             source = reduced if self.chunks is None else self.chunks
             found = read_ahead(source, keys, recipe.num_workers, recipe.device)
-        yield from (on_device(batch, recipe.device) for batch in found)
+        yield from (on_device(batch, recipe.device).in_single_precision() for batch in found)
 
     def whole_bags(self, chosen: BoolArray, recipe: FoldRecipe) -> Iterator[BagBatch]:
         """Yield the bags marked in (B,) on the recipe's device, uncut and in order."""
@@ -164,4 +164,4 @@ class Fold:
         else:
             keys = [[SampleKey(number, 0)] for number in numbers]
             found = read_ahead(FeatureBags(self.slides), keys, recipe.num_workers, recipe.device)
-        yield from (on_device(batch, recipe.device) for batch in found)
+        yield from (on_device(batch, recipe.device).in_single_precision() for batch in found)

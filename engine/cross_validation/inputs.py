@@ -58,7 +58,9 @@ def inputs_once(config: Recipe, files: BagInputs, choice: Choice) -> tuple[FoldR
     by_patient = settings.get("bag", "slide") == "patient"
     place = FeatureFolder(feature_folder(files, settings), FeatureKeys(*keys), by_patient)
     named, task, columns = (settings.get(n) for n in ("class_names", "task", "label_columns"))
-    return recipe, FeatureSet(files.data, place, named, task, policy, columns)
+    bags = FeatureSet(files.data, place, named, task, policy, columns)
+    bags.keep_in_memory(range(len(bags)), settings.get("cache_gib", 0.0))
+    return recipe, bags
 
 
 def feature_folder(files: BagInputs, settings: Mapping[str, Any]) -> Path | None:

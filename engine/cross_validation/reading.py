@@ -31,7 +31,8 @@ def reader(bags: FeatureSet | BagBatch, max_instances: int | None, seed: int) ->
 
         def read(numbers: Sequence[int], epoch: int | None) -> BagBatch:
             slides = whole if epoch is None else cut
-            return BagBatch.collate([slides[SampleKey(n, epoch or 0)] for n in numbers])
+            batch = BagBatch.collate([slides[SampleKey(n, epoch or 0)] for n in numbers])
+            return batch.in_single_precision()
 
         return read
     return lambda numbers, epoch: select_bags(bags, torch.tensor(numbers))

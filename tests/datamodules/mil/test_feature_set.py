@@ -34,11 +34,35 @@ def test_a_bag_is_a_slide(write_slides):
     for number in range(8):
         bag = bags.bag(number)
         bag.check()
-        assert bag.features.dtype == torch.float32
+        assert bag.features.dtype == torch.float16  # until the batch is on the device
+        assert bag.in_single_precision().features.dtype == torch.float32
         np.testing.assert_array_equal(bag.features, stored(table, number).astype(np.float32))
         assert bag.labels.tolist() == [number % 2] and bag.index.tolist() == [number]
         assert bag.bag_ids == (f"s{number}",) and bag.groups == (f"p{number // 4}_{number % 2}",)
         assert (bag.coords is None) == (number % 4 == 0)  # npy has no coordinates
+
+
+@pytest.mark.parametrize(
+    ("stored_as", "read_as"), [("f2", "float16"), ("f4", "float32"), ("f8", "float32")]
+)
+def test_no_more_than_single_precision_is_read(write_slides, stored_as, read_as):
+    table = write_slides(8)
+    values = np.full((3, 4), 1 / 3, stored_as)
+    np.save(table.parent / "features" / "s0.npy", values)
+    bag = FeatureSet(table).bag(0)
+    assert bag.features.dtype == getattr(torch, read_as)
+    np.testing.assert_array_equal(bag.features, values.astype(read_as))
+
+
+def test_a_bag_may_be_kept_and_changed(write_slides):
+    """A bag that is not asked for as a view has neither the pages of the file nor of the cache."""
+    table = write_slides(4)
+    bags = FeatureSet(table)
+    bags.keep_in_memory([1, 2, 3], 0.1)
+    for number in (0, 1, 2, 3, 1):
+        before = bags.bag(number).features.clone()
+        bags.bag(number).features.zero_()
+        assert torch.equal(bags.bag(number).features, before)
 
 
 def test_a_bag_is_a_patient(write_slides):

@@ -174,7 +174,7 @@ class Counting(pl.LightningModule):
 
     def training_step(self, bags, batch_idx):
         self.seen.append(bags.index.tolist())
-        return self.layer(bags.features).mean()
+        return self.layer(bags.in_single_precision().features).mean()
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)

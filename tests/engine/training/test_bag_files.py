@@ -77,6 +77,7 @@ def predict(tmp_path):
 
 def expected_score(checkpoint, bag):
     with torch.no_grad():
+        bag = bag.in_single_precision()
         return restore(checkpoint).module.network(bag).probabilities("binary").item()
 
 
