@@ -32,7 +32,7 @@ _SLIDE_NAMES = (  # often mean slide_id
 )  # fmt: skip
 _ALIASES = {"case_id": "patient_id"}  # column names in the tables of other tools
 # Subfolders that extraction tools use for each format, and the suffixes of slide files.
-_FOLDERS = ("", "h5_files", "safetensors_files", "npy_files", "pt_files")
+FOLDERS = ("", "h5_files", "safetensors_files", "npy_files", "pt_files")
 _SLIDES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide",
            ".czi", ".isyntax", ".dcm")  # fmt: skip
 
@@ -216,14 +216,24 @@ def find_feature_files(folder: Path, slide_ids: Sequence[str]) -> dict[str, Path
     Raises:
         DataProblems: the folder does not exist.
     """
+    files = feature_files(folder)
+    return {slide: file for slide in slide_ids if (file := _file_of(slide, files)) is not None}
+
+
+def feature_files(folder: Path) -> dict[str, Path]:
+    """Return the feature files in a folder and its known subfolders by their names.
+
+    Raises:
+        DataProblems: the folder does not exist.
+    """
     if not folder.is_dir():
         raise _refused(folder, "no such folder", "give the folder of feature files")
     files: dict[str, Path] = {}
-    for name in reversed(_FOLDERS):
+    for name in reversed(FOLDERS):
         place = folder / name
         if place.is_dir():
             files |= {file.name: file for file in place.iterdir() if file.suffix in SUFFIXES}
-    return {slide: file for slide in slide_ids if (file := _file_of(slide, files)) is not None}
+    return files
 
 
 def _file_of(slide: str, files: Mapping[str, Path]) -> Path | None:
