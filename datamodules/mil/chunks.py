@@ -22,7 +22,8 @@ from structures import BagBatch, processes
 IntArray = npt.NDArray[np.int64]
 
 _ORDER_PURPOSE, _CHUNK_PURPOSE = 51, 52
-# Instances of the bags whose chunks are mixed, and which a worker keeps: 512 MiB at 1024 features
+# Instances of the bags whose chunks are mixed, and which a worker keeps: 256 MiB at 1024 features
+# in half precision
 OPEN_INSTANCES = 1 << 17  # A371
 
 

@@ -10,7 +10,6 @@ import sys
 import tempfile
 import weakref
 from collections.abc import Mapping
-from multiprocessing.reduction import DupFd
 from typing import Any
 
 import numpy as np
@@ -74,6 +73,8 @@ class FeatureCache:
         weakref.finalize(self, os.close, file)
 
     def __getstate__(self) -> dict[str, Any]:
+        from multiprocessing.reduction import DupFd  # not on every system
+
         return self.__dict__ | {"_memory": None, "_file": DupFd(self._file)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 
 from datamodules.mil.digit_bags import DigitBagsDataModule
+from datamodules.mil.features import FeatureBagsDataModule
 from lightning_modules.mil import MILModule
 from models.mil.abmil import ABMIL
 from models.mil.aem import AEM
@@ -92,6 +93,40 @@ def test_the_model_is_told_of_the_training_bags_and_of_no_others(tmp_path):
     assert numbers.tolist() == bags.index.tolist() == list(range(12))
     assert labels.tolist() == bags.labels.tolist()
     assert sizes.tolist() == bags.sizes().tolist()
+
+
+class Seen(MILModule):
+    """Writes down the types of the features that cross to the device and that a step gets."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.crossing, self.used = set(), set()
+
+    def transfer_batch_to_device(self, batch, device, dataloader_idx):
+        self.crossing.add(batch.features.dtype)
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def training_terms(self, bags):
+        self.used.add(bags.features.dtype)
+        return super().training_terms(bags)
+
+    def validation_step(self, bags, batch_idx):
+        self.used.add(bags.features.dtype)
+        return super().validation_step(bags, batch_idx)
+
+
+@pytest.mark.parametrize("options", [{}, {"max_instances": 4}, {"chunk_instances": 3}], ids=str)
+def test_half_precision_crosses_to_the_device_and_single_is_trained_on(write_slides, options):
+    model = ABMIL(4, 2, "binary", hidden_sizes=(8,), attention_dim=4)
+    module = Seen(model, lambda p: torch.optim.SGD(p, lr=0.01))
+    slides = FeatureBagsDataModule(write_slides(16), batch_size=4, val_fraction=0.3, **options)
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, max_epochs=1,
+        enable_model_summary=False, use_distributed_sampler=False, enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=slides)
+    trainer.test(module, dataloaders=slides.predict_dataloader(), verbose=False)
+    assert (module.crossing, module.used) == ({torch.float16}, {torch.float32})
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.25, 1.0])

@@ -161,3 +161,15 @@ def test_collated_bags_have_numbers_where_one_of_them_has():
     assert joined.offsets.tolist() == [0, 1, 3, 5]
     with pytest.raises(ValueError, match=r"instance_index must have shape \(5,\)"):
         dataclasses.replace(joined, instance_index=torch.zeros(4, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_exact_in_single(dtype):
+    half = dataclasses.replace(make_bags(), features=torch.randn(6, 3).to(dtype))
+    single = half.in_single_precision()
+    assert single.features.dtype == torch.float32
+    assert torch.equal(single.features.to(dtype), half.features)
+    assert single.bag_ids == half.bag_ids
+    assert single.in_single_precision() is single
+    double = dataclasses.replace(half, features=half.features.double())
+    assert double.in_single_precision() is double

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from datamodules.mil import feature_set
 from datamodules.mil.feature_set import FeatureSet
 from engine.cross_validation.run import BagInputs, cross_validate
 
@@ -39,6 +40,27 @@ def test_slides_are_validated_as_the_same_bags_of_an_npz_file(config, write_slid
     assert sum(map(len, held)) == len(set.union(*held)) == 12
 
 
+def test_folds_share_the_features_in_memory(config, write_slides, monkeypatch, tmp_path):
+    table = write_slides(12, size=9)
+    real, notes = feature_set.read_features, tmp_path / "read.txt"
+
+    def noted(path, *arguments):
+        with notes.open("a") as stream:
+            stream.write(f"{path}\n")
+        return real(path, *arguments)
+
+    monkeypatch.setattr(feature_set, "read_features", noted)
+    scores = {}
+    for gib in (0.0, 0.01):
+        notes.unlink(missing_ok=True)
+        recipe = slides_recipe(config, cache_gib=gib, max_instances=5)
+        found = cross_validate(recipe, table, num_folds=3, repeats=1, workers=2)
+        scores[gib] = found.probabilities, len(notes.read_text().splitlines())
+    assert np.array_equal(scores[0.0][0], scores[0.01][0])
+    # Once to be checked, then once for each of two processes at most.
+    assert scores[0.01][1] <= 3 * 12 < scores[0.0][1] / 3
+
+
 @pytest.mark.slow
 def test_a_recipe_of_slides_is_followed(config, write_slides):
     """Each setting that changes training changes the result, and bags can be patients."""
@@ -58,7 +80,7 @@ def test_a_recipe_of_slides_is_followed(config, write_slides):
         {"batch_size": 3},
     ):
         assert not np.array_equal(scores(**change), plain), change
-    assert np.array_equal(scores(num_workers=2, seed=5), plain)
+    assert np.array_equal(scores(num_workers=2, seed=5, cache_gib=0.01), plain)
     patients = write_slides(24, name="patients")
     path = slides_recipe(config, bag="patient")
     assert cross_validate(path, patients, num_folds=2, repeats=1, workers=1).folds.shape == (1, 12)
