@@ -15,7 +15,6 @@ from formats.files import atomic_write
 from structures import DataProblems, Problem
 
 Form = Literal["h5", "safetensors", "npy"]
-FORMS: tuple[Form, ...] = ("h5", "safetensors", "npy")
 
 _CHUNK = 1 << 20  # bytes: reading few rows stays cheap, and the time for each chunk is negligible
 _WHOLE_NUMBERS = (torch.int16, torch.int32, torch.int64)  # that our reader of safetensors knows
@@ -45,7 +44,8 @@ def convert_file(source: Path, target: Path, keys: FeatureKeys) -> None:
     arrays = read_arrays(source, keys)
     form = target.suffix[1:]
     check_type(source, form, *(a.dtype for a in arrays if a is not None))
-    named = {name: a for name, a in zip(keys, arrays, strict=True) if a is not None}
+    names = {field: getattr(keys, field, field) for field in arrays._fields}
+    named = {names[field]: a for field, a in arrays._asdict().items() if a is not None}
     if form == "npy":
         content = io.BytesIO()
         np.save(content, arrays.features.numpy())
