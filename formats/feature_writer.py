@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from formats.features import FeatureKeys, read_arrays
+from formats.features import STAMP, FeatureKeys, read_arrays
 from formats.files import atomic_write
 from structures import DataProblems, Problem
 
@@ -83,9 +83,11 @@ def _h5(arrays: dict[str, Tensor], source: Path | None) -> bytes:
             file.create_dataset(name, data=array.numpy(), chunks=(rows, *array.shape[1:]))
         if source is not None:
             with h5py.File(source, "r", locking=False) as old:
+                default = FeatureKeys().features  # the name that STAMP's features get
+                renamed = {STAMP: default} if default in arrays and default not in old else {}
                 for name in old:
-                    if name in file:
-                        file[name].attrs.update(old[name].attrs)
+                    if renamed.get(name, name) in file:
+                        file[renamed.get(name, name)].attrs.update(old[name].attrs)
                     else:
                         old.copy(name, file)
                 file.attrs.update(old.attrs)

@@ -35,7 +35,7 @@ _SAFETENSORS = {
     "I16": torch.int16, "I32": torch.int32, "I64": torch.int64, "I8": torch.int8,
     "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
-_STAMP = "feats"  # name of the features in h5 files of STAMP  # A403
+STAMP = "feats"  # name of the features in h5 files of STAMP  # A403
 _LONGEST_HEADER = 100_000_000  # bytes, the limit of the format
 
 
@@ -261,7 +261,7 @@ def _h5(path: Path, keys: FeatureKeys, stack: contextlib.ExitStack) -> _Arrays:
     file = stack.enter_context(h5py.File(path, "r", locking=False))
     features, coords, labels = (_data_set(file, name) for name in keys)
     if features is None and keys.features == FeatureKeys().features:
-        features = _data_set(file, _STAMP)
+        features = _data_set(file, STAMP)
     if features is None:
         raise _Refused(f"no data set {keys.features!r}; the file has {sorted(file)}", _NAME_IT)
     return features, coords, labels

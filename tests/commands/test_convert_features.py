@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import evaluate
 from datamodules.mil import feature_conversion
-from formats.features import FeatureKeys, read_arrays
+from formats.features import FeatureKeys, read_arrays, read_features
 
 FORMS = ("h5", "safetensors", "npy")
 N, D = 1500, 512
@@ -174,3 +174,26 @@ def test_faults_come_together_before_anything_is_written(folder, tmp_path, capsy
     assert {file.stem for file in (tmp_path / "new").iterdir()} == set(EXPECTED)
     assert "skipped: 1 problem(s) of" in capsys.readouterr().out
     assert Path(folder / "f.h5").read_bytes() == b"no"
+
+
+def test_features_of_stamp_get_our_name_and_labels_stay(tmp_path):
+    source, target = tmp_path / "stamp", tmp_path / "ours"
+    source.mkdir()
+    features = np.arange(12, dtype=np.float16).reshape(4, 3)
+    with h5py.File(source / "a.h5", "w") as file:
+        file["feats"], file["instance_labels"] = features, np.array([0, 1, -1, 0], np.int8)
+        file.attrs["extractor"] = "stamp"
+    assert run("--from", source, "--to", target, "--format", "h5") == 0
+    with h5py.File(target / "a.h5") as file:
+        assert sorted(file) == ["features", "instance_labels"]
+        assert file.attrs["extractor"] == "stamp"
+        assert (file["features"][:] == features).all()
+    read = read_features(target / "a.h5")
+    assert read.instance_labels.tolist() == [0, 1, -1, 0]
+    assert run("--from", source, "--to", tmp_path / "st", "--format", "safetensors") == 0
+    assert read_features(tmp_path / "st" / "a.safetensors").instance_labels.tolist() == [
+        0,
+        1,
+        -1,
+        0,
+    ]
