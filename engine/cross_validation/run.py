@@ -45,7 +45,7 @@ from structures import Problem
 __all__ = ["BagInputs", "CrossValidation", "FoldFiles", "cross_validate", "read_recipe"]
 
 _SLIDES_ONLY = (
-    "max_instances", "num_workers", "features", "bag", "label_columns",
+    "max_instances", "num_workers", "features", "bag", "label_columns", "cache_gib",
     "features_key", "coords_key", "instance_labels_key",
 )  # fmt: skip
 _NPZ_ONLY = ("standardise", "clip")
