@@ -110,7 +110,7 @@ def check_validation(trainer: pl.Trainer, data: Any, resumes: bool) -> None:
 def _too_few(data: SegDataModule | MILDataModule, metric: str) -> Iterator[str]:
     if isinstance(data, MILDataModule):
         count, few, unit, other = len(data.numbers("val")), _FEW_BAGS, "bags", ""
-        other = ", or compare models by evaluate.py mil-cv"
+        other = ", or compare models by python evaluate.py mil-cv"
     else:
         count, few, unit, other = len(data.source("val")), _FEW_IMAGES, "images", ""
     if not count:

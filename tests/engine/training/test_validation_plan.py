@@ -102,7 +102,7 @@ def test_few_samples_are_told(told):
     assert told() == []
     (message,) = told("--data.val_bags", "29")
     assert message.startswith("29 validation bags choose best.ckpt by val/bag_auroc")
-    assert "evaluate.py mil-cv" in message
+    assert "python evaluate.py mil-cv" in message
     assert told("--data.val_bags", "29", "--checkpoint.save_top_k", "0") == []
 
 
