@@ -1,5 +1,6 @@
 """When a training validates, compared with what Lightning does, and what `fit` says before it."""
 
+import csv
 import math
 from pathlib import Path
 
@@ -104,6 +105,19 @@ def test_few_samples_are_told(told):
     assert message.startswith("29 validation bags choose best.ckpt by val/bag_auroc")
     assert "python evaluate.py mil-cv" in message
     assert told("--data.val_bags", "29", "--checkpoint.save_top_k", "0") == []
+
+
+def test_of_equal_scores_the_lowest_loss_is_best(told, tmp_path):
+    """With six bags the AUROC is the same after most epochs; the first was the best."""
+    told("--data.val_bags", "6", "--trainer.max_epochs", "6")
+    run = tmp_path / "abmil" / "version_0"
+    with (run / "metrics.csv").open() as stream:
+        rows = [row for row in csv.DictReader(stream) if row["val/loss"]]
+    scores = [(float(row["val/bag_auroc"]), -float(row["val/loss"])) for row in rows]
+    best = max(scores)
+    first = next(k for k, (score, _) in enumerate(scores) if score == best[0])
+    saved = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    assert saved["epoch"] == scores.index(best) > first
 
 
 def test_steps_after_the_last_validation_are_told(told):
