@@ -137,7 +137,7 @@ def test_paths_can_be_named_singly(root, tmp_path):
         )
     with pytest.raises(ValueError, match="there is no folder"):
         CocoDataModule(root=tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="no train split"):
+    with pytest.raises(ValueError, match="names no folder"):
         CocoDataModule()
 
 
