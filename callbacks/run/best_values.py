@@ -24,7 +24,7 @@ class BestValues(pl.Callback):
 
     def __init__(self) -> None:
         self._best: float | None = None
-        self._loss = math.nan
+        self._loss = math.inf
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Give the logger the module whose metrics it gets."""
@@ -36,7 +36,7 @@ class BestValues(pl.Callback):
         """Start with the best value of the training that is continued, if any."""
         score = getattr(trainer.checkpoint_callback, "best_model_score", None)
         self._best = None if score is None else float(score)
-        self._loss = getattr(trainer.checkpoint_callback, "best_loss", math.nan)
+        self._loss = getattr(trainer.checkpoint_callback, "best_loss", math.inf)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compare with the best value and log it."""

@@ -70,7 +70,7 @@ class RunCheckpoint(ModelCheckpoint):
         self._last_step = 0
         self._last_time = time.monotonic()
         self._trains = self._continues = False
-        self.best_loss = math.nan  # val/loss of the best checkpoint
+        self.best_loss = math.inf  # val/loss of the best checkpoint, infinite if unknown
 
     @property
     def last_path(self) -> Path:
@@ -197,4 +197,4 @@ class RunCheckpoint(ModelCheckpoint):
         moved["best_k_models"] = {str(here / Path(k).name): v for k, v in models.items()}
         super().load_state_dict(moved | {"dirpath": self.dirpath})
         self.current_score = moved.get("current_score")
-        self.best_loss = moved.get("best_loss", math.nan)
+        self.best_loss = moved.get("best_loss", math.inf)

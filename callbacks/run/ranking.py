@@ -17,9 +17,9 @@ def wins(score: float, loss: float, best: float, best_loss: float, mode: str) ->
 
     Args:
         score: the monitored metric.
-        loss: ``val/loss`` of the same validation, NaN if unknown.
+        loss: ``val/loss`` of the same validation, infinite if unknown.
         best: best score so far.
-        best_loss: its loss, NaN if unknown.
+        best_loss: its loss, infinite if unknown.
         mode: ``max`` or ``min``.
 
     >>> wins(1.0, 0.2, best=1.0, best_loss=0.6, mode="max")
@@ -32,5 +32,5 @@ def wins(score: float, loss: float, best: float, best_loss: float, mode: str) ->
 
 
 def tie_breaker(trainer: pl.Trainer) -> float:
-    """Return ``val/loss`` of the last validation, NaN if it was not logged."""
-    return float(trainer.callback_metrics.get(TIE_BREAKER, math.nan))
+    """Return ``val/loss`` of the last validation, infinite if it was not logged."""
+    return float(trainer.callback_metrics.get(TIE_BREAKER, math.inf))

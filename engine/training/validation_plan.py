@@ -103,7 +103,8 @@ def check_validation(trainer: pl.Trainer, data: Any, resumes: bool) -> None:
             "trainer.limit_val_batches is 0, so no validation chooses best.ckpt: use last.ckpt"
         )
         return
-    for message in [*_too_few(data, metric), *_too_late(trainer, data, metric, resumes)]:
+    late = [] if resumes else _too_late(trainer, data, metric)  # the earlier part has validated
+    for message in [*_too_few(data, metric), *late]:
         rank_zero_warn(message)
 
 
@@ -126,11 +127,11 @@ def _too_few(data: SegDataModule | MILDataModule, metric: str) -> Iterator[str]:
 
 
 def _too_late(
-    trainer: pl.Trainer, data: SegDataModule | MILDataModule, metric: str, resumes: bool
+    trainer: pl.Trainer, data: SegDataModule | MILDataModule, metric: str
 ) -> Iterator[str]:
     batches = data.train_sampler() if isinstance(data, SegDataModule) else data.training_batches()
     plan = plan_of(trainer, len(batches) // trainer.world_size)  # type: ignore[arg-type]
-    if plan is None or plan.last == plan.steps or resumes:
+    if plan is None or plan.last == plan.steps:
         return
     if plan.last == 0:
         raise ValueError(
