@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
@@ -19,6 +18,7 @@ from formats.weights.files import load_weights
 from lightning_modules.freezing import freeze_parameters, keep_statistics
 from lightning_modules.item_losses import ItemLosses
 from lightning_modules.learning_rate import describe_scaling, step_scale
+from lightning_modules.rebuilding import FORMAT, SelfContainedModule
 from lightning_modules.resuming import (
     Stateful,
     check_state,
@@ -34,10 +34,9 @@ from structures.processes import gather_to_all, mean_over_processes
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
-FORMAT = 2  # of the "segmil" record in a checkpoint
 
 
-class TrainedModule(pl.LightningModule):
+class TrainedModule(SelfContainedModule):
     """Base of the LightningModules: one model, one optimizer, one schedule.
 
     Args:
@@ -101,8 +100,6 @@ class TrainedModule(pl.LightningModule):
         self.lr_per_images = lr_per_images
         self.loss_per_images = loss_per_images
         self.norm_eps: float | None = None  # of frozen norms, where loaded weights need another
-        # Set by the command line: the resolved configuration, for self-contained checkpoints.
-        self.blueprint: dict[str, Any] | None = None
         self._seed = 0
         self._configured: list[dict[str, Any]] = []
         self._resumed_after_epoch: bool | None = None  # None for a training from the start
@@ -307,13 +304,6 @@ class TrainedModule(pl.LightningModule):
     def _given_lr(self) -> float:
         lr: float = self.optimizer_factory([nn.Parameter(torch.zeros(1))]).param_groups[0]["lr"]
         return lr
-
-    def facts(self) -> dict[str, Any]:
-        """Return plain values that a rebuilt module needs besides its weights."""
-        return {}
-
-    def restore_facts(self, facts: Mapping[str, Any]) -> None:
-        """Restore the values that ``facts`` of the saved module returned."""
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the resolved configuration and the facts, as plain containers."""

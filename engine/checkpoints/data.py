@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.readers import arguments_of, path_readers
-from engine.config.sections import class_of
+from lightning_modules.rebuilding import class_of
 
 
 def data_at(path: Path, record: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.config.sections import class_of
+from lightning_modules.rebuilding import class_of
 from lightning_modules.staged import StagedMILModule
 
 FOLDER = "first_stage"

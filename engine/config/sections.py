@@ -15,14 +15,8 @@ import pytorch_lightning as pl
 from engine.config.errors import user_message
 from engine.config.recipe import Recipe
 from lightning_modules.mil import MILModule
+from lightning_modules.rebuilding import LINKS, class_of, place
 from structures import MILTask
-
-# Attributes of a datamodule -> the argument of the model (below ``model.``) that they set.
-LINKS = {
-    "num_classes": "init_args.model.init_args.num_classes",
-    "in_features": "init_args.model.init_args.in_features",
-    "task": "init_args.model.init_args.task",
-}
 
 
 def plain(config: Any) -> Any:
@@ -36,23 +30,6 @@ def plain(config: Any) -> Any:
     if config is None or isinstance(config, bool | int | float | str):
         return config
     return str(config)
-
-
-def without_sources(config: Any) -> Any:
-    """Return a model's configuration without the files of its initial weights.
-
-    A checkpoint contains its own weights, so those files may no longer exist. Every class lists
-    the arguments that name such files in ``starts_from``.
-    """
-    if isinstance(config, list):
-        return [without_sources(value) for value in config]
-    if not isinstance(config, Mapping):
-        return config
-    clean = {key: without_sources(value) for key, value in config.items()}
-    if isinstance(given := clean.get("init_args"), dict):
-        sources = getattr(class_of(config), "starts_from", {})
-        given |= {key: value for key, value in sources.items() if key in given}
-    return clean
 
 
 def drop_sources(config: Any) -> None:
@@ -69,27 +46,6 @@ def drop_sources(config: Any) -> None:
     for key, value in getattr(class_of(parts), "starts_from", {}).items():
         if given is not None and key in given:
             given[key] = value
-
-
-def class_of(section: Mapping[str, Any]) -> type | None:
-    """Return the class that a section names by ``class_path``, or None if it does not exist.
-
-    Errors are reported when the section is instantiated.
-    """
-    module, _, name = str(section.get("class_path")).rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name, None) if module else None
-    except ImportError:
-        return None
-    return found if isinstance(found, type) else None
-
-
-def place(config: dict[str, Any], target: str, value: Any) -> None:
-    """Set ``a.b.c`` in nested dictionaries; the parents must exist."""
-    *parents, last = target.split(".")
-    for parent in parents:
-        config = config[parent]
-    config[last] = value
 
 
 def read_data_section(recipe: Path) -> dict[str, Any]:

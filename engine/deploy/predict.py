@@ -15,13 +15,14 @@ from datamodules.seg.base import SegDataModule
 from datamodules.transforms.resize import target_size
 from engine.checkpoints.data import data_at, takes
 from engine.checkpoints.restore import Restored, restore
-from engine.config.sections import class_of, instantiate_data, read_data_section
+from engine.config.sections import instantiate_data, read_data_section
 from engine.deploy.checked_coco import image_folder_of
 from evaluation.mil.predictions_csv import BagPredictions
 from formats.coco.predictions import CocoPredictions
 from formats.files import file_hash
 from formats.image_limits import check_size
 from lightning_modules.mil import MILModule
+from lightning_modules.rebuilding import class_of
 from lightning_modules.segmentation import SegmentationModule
 from models.seg.inference.predict import LARGEST_SCALE, InferenceOptions, changed_options
 from models.seg.inference.views import LARGEST_FRAME

@@ -19,10 +19,10 @@ from datamodules.seg.collate import collate_images
 from datamodules.seg.dataset import SegDataset
 from engine.checkpoints.data import data_at
 from engine.checkpoints.restore import Restored, restore
-from engine.config.sections import class_of
 from evaluation.seg.coco import CocoEvaluator
 from formats.coco.predictions import prediction_document
 from formats.features import FeatureKeys, first_not_finite, read_features
+from lightning_modules.rebuilding import class_of
 from structures import BagBatch, CategoryMap, Instances, MILOutput, SegBatch
 
 ImageArray = npt.NDArray[np.uint8]

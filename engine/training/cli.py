@@ -37,7 +37,7 @@ from engine.config.explain import explain
 from engine.config.files import check_callbacks, check_monitors, check_values
 from engine.config.installed import base_config
 from engine.config.recipe import Recipe, take_flag
-from engine.config.sections import LINKS, drop_sources, plain
+from engine.config.sections import drop_sources, plain
 from engine.training.data_facts import print_data_facts
 from engine.training.initial_weights import frozen_random_parts
 from engine.training.launchers import check_launcher, cluster_environment, use_launcher
@@ -45,6 +45,7 @@ from engine.training.requeue import job_id, run_of_job
 from engine.training.run_config import RunConfigCallback
 from engine.training.validation_plan import check_validation
 from formats.weights.files import read_file, state_dict_of
+from lightning_modules.rebuilding import LINKS
 from lightning_modules.staged import StagedMILModule
 from loggers.wandb_logger import WandbOptions
 

@@ -19,9 +19,9 @@ from engine.checkpoints.stages import (
 )
 from engine.config.installed import recipes_place
 from engine.config.recipe import take_flag
-from engine.config.sections import without_sources
 from engine.training.cli import SegmilCLI
 from engine.training.stopped import exit_of
+from lightning_modules.rebuilding import without_sources
 
 
 def _is_score(text: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from engine.config.sections import without_sources
+from lightning_modules.rebuilding import without_sources
 from models.backbones.frozen import frozen_parts, is_untrained
 
 _FROZEN_NORM = "frozen_bn"

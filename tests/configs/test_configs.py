@@ -10,7 +10,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 import train
-from engine.config.sections import LINKS, place
+from lightning_modules.rebuilding import LINKS, place
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"

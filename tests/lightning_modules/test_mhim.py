@@ -14,6 +14,8 @@ import train
 from callbacks.run.checkpoints import RunCheckpoint
 from engine.checkpoints.restore import restore
 from lightning_modules.mhim import MHIMModule
+from lightning_modules.mil import MILModule
+from lightning_modules.sc_mil import SCMILModule
 from models.mil.abmil import ABMIL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,6 +121,16 @@ def cut(whole, tmp_path):
 
 def finished(whole):
     return whole[0] / "mhim_v2" / "version_0"
+
+
+def test_a_file_of_a_subclass_gives_the_subclass(whole):
+    file = finished(whole) / "checkpoints" / "last.ckpt"
+    for kind in (MILModule, MHIMModule):
+        module = kind.load_from_checkpoint(file)
+        assert type(module) is MHIMModule
+        torch.testing.assert_close(module.state_dict(), restore(file).module.state_dict())
+    with pytest.raises(ValueError, match="holds a MHIMModule, which is no SCMILModule; use MHIM"):
+        SCMILModule.load_from_checkpoint(file)
 
 
 def test_the_first_stage_is_an_ordinary_run_in_the_folder(whole, tmp_path):

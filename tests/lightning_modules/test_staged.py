@@ -14,11 +14,11 @@ from engine.checkpoints.stages import (
     staged_class,
     unfinished_stage,
 )
-from engine.config.sections import without_sources
 from engine.cross_validation.folds import run_fold
 from engine.cross_validation.run import cross_validate, read_recipe
 from lightning_modules.mhim import MHIMModule
 from lightning_modules.mil import MILModule
+from lightning_modules.rebuilding import without_sources
 from lightning_modules.staged import load_exactly
 from models.mil.abmil import ABMIL
 from models.mil.mhim import MHIM

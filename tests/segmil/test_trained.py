@@ -12,6 +12,8 @@ from pycocotools.coco import COCO
 
 import segmil
 import train
+from engine.deploy.single import feature_bag
+from lightning_modules.mil import MILModule
 from structures import Instances
 from tests.support.layers import ROOT
 from tests.support.tiny_checkpoints import MASK_RCNN, YOLO, write_checkpoint
@@ -157,6 +159,16 @@ def test_a_bag_has_the_probability_and_the_attention_of_the_command(bags, tmp_pa
         torch.save(torch.tensor(features[bag == number]), tmp_path / "bag.pt")
         for file in ("bag.npy", "bag.pt"):
             assert model.predict(tmp_path / file).probabilities == found.probabilities
+
+
+def test_the_module_of_the_file_is_the_one_that_is_loaded(bags):
+    model, features, bag, written = bags
+    file = written.parents[2] / "abmil" / "version_0" / "checkpoints" / "last.ckpt"
+    module, loaded = MILModule.load_from_checkpoint(file), model.restored.module
+    assert (module.class_names, module.task) == (loaded.class_names, loaded.task)
+    assert module.threshold == loaded.threshold
+    batch = feature_bag(features[bag == 3], model.restored)
+    assert torch.equal(module.predict_step(batch, 0).logits, loaded.predict_step(batch, 0).logits)
 
 
 @pytest.mark.parametrize(

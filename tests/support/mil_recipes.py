@@ -10,7 +10,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser
 
-from engine.config.sections import LINKS, place
+from lightning_modules.rebuilding import LINKS, place
 from structures import BagBatch
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,7 +5,7 @@ import torch
 from jsonargparse import ArgumentParser
 
 from datamodules.seg.digit_scenes import DigitScenesDataModule
-from lightning_modules.base import FORMAT
+from lightning_modules.rebuilding import FORMAT
 from lightning_modules.segmentation import SegmentationModule
 
 YOLO = {

@@ -17,7 +17,7 @@ from datamodules.seg import base as segmentation
 from datamodules.seg.coco import CocoDataModule
 from engine.checkpoints.restore import restore
 from engine.deploy import predict as inference
-from lightning_modules.base import FORMAT
+from lightning_modules.rebuilding import FORMAT
 from lightning_modules.segmentation import SegmentationModule
 from models.seg.inference.predict import LARGEST_SCALE, InferenceOptions, changed_options
 from structures import CategoryMap
