@@ -45,7 +45,8 @@ class AfterEvaluation(pl.Callback, ABC):
         Args:
             trainer: the trainer.
             pl_module: the module; the scores of the epoch are complete.
-            stage: ``epoch_003`` during `fit`, else ``val`` or ``test``.
+            stage: ``epoch_003`` during `fit`, counted from 1 as in the lines of the progress,
+                else ``val`` or ``test``.
         """
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -55,7 +56,7 @@ class AfterEvaluation(pl.Callback, ABC):
             self._stage = None
             return
         fitting = trainer.state.fn == "fit"
-        self._stage = f"epoch_{trainer.current_epoch:03d}" if fitting else "val"
+        self._stage = f"epoch_{trainer.current_epoch + 1:03d}" if fitting else "val"
         self.start()
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from callbacks.after_evaluation import AfterEvaluation, split_of
 from callbacks.fixed_sample import FixedSample, priority
 from callbacks.mil.bag_outputs import BagAttention, bag_attention, bag_name
+from evaluation.report.attention_map import plot_attention_map
 from evaluation.report.plots import plot_attention
 from evaluation.seg.draw import contact_sheet
 from loggers.run_files import rasterise, run_folder, write_png
@@ -46,11 +47,12 @@ class AttentionFigure(AfterEvaluation):
     """Draw the attention of a fixed selection of validation and test bags.
 
     The bags are taken from all classes in turn, so half of them are positive in a binary task. Bags
-    whose features are images are shown with their instances, others as bars. Attention with
-    several branches is averaged. Writes ``pictures/attention_epoch_003.png`` during `fit`,
-    ``attention_val.png`` and ``attention_test.png`` otherwise, and logs the figure to W&B. Requires
-    a module whose steps return `MILOutput` and that has ``task`` and ``class_names``; does nothing
-    for models without attention and for runs on images.
+    whose features are images are shown with their instances, bags whose patches have coordinates
+    (slides) as maps, others as bars. Attention with several branches is averaged. Writes
+    ``pictures/attention_epoch_003.png`` during `fit`, ``attention_val.png`` and
+    ``attention_test.png`` otherwise, and logs the figure to W&B. Requires a module whose steps
+    return `MILOutput` and that has ``task`` and ``class_names``; does nothing for models without
+    attention and for runs on images.
 
     Args:
         num_bags: number of bags shown, spread over the data set (see `FixedSample`).
@@ -130,10 +132,10 @@ class AttentionFigure(AfterEvaluation):
 
 def draw_bag(one: ShownBag) -> npt.NDArray[np.uint8]:
     """Return the figure of one bag as an image."""
-    figure = plot_attention(
-        one.attention.weights.mean(axis=1), one.images, one.attention.witness, one.title
-    )
-    return rasterise(figure)
+    known, weights = one.attention, one.attention.weights.mean(axis=1)
+    if one.images is None and known.coords is not None:
+        return rasterise(plot_attention_map(weights, known.coords, known.witness, one.title))
+    return rasterise(plot_attention(weights, one.images, known.witness, one.title))
 
 
 def instance_images(features: Tensor, pixels: bool | None) -> npt.NDArray[np.uint8] | None:

@@ -42,7 +42,8 @@ class ClassTable(AfterEvaluation):
             return
         split = split_of(stage)
         if path is not None:
-            epoch = int(stage.removeprefix("epoch_")) if stage.startswith("epoch_") else ""
+            fitting = stage.startswith("epoch_")
+            epoch = int(stage.removeprefix("epoch_")) - 1 if fitting else ""  # as in metrics.csv
             place = {"split": split, "epoch": epoch}
             text = io.StringIO(newline="")
             table = csv.DictWriter(text, [*place, *rows[0]], lineterminator="\n")

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 
 from callbacks.after_evaluation import AfterEvaluation, split_of
 from callbacks.fixed_sample import FixedSample
@@ -21,12 +22,15 @@ from callbacks.seg.frames import (
     targets_in_frame,
 )
 from callbacks.seg.image_table import COLUMNS, image_rows
-from evaluation.seg.draw import contact_sheet, draw_instances
+from evaluation.seg.draw import contact_sheet, draw_instances, side_by_side
 from loggers.run_files import run_folder, write_png
 from loggers.wandb_charts import table
 from loggers.wandb_media import Media, box_data, class_ids, label_map
 from structures import Instances, SegBatch
 from structures.processes import gather_to_first
+
+MAX_WIDTH = 2000  # pixels of a sheet; wider ones are shown too small to read
+_GAP = 8  # pixels between images
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +120,7 @@ class MaskGallery(AfterEvaluation):
             return
         module: Any = pl_module
         names = module.category_map.names
-        sheet = draw_sheet(shown, names)
+        sheet = draw_sheet(shown, names, self.score)
         if folder is not None:
             write_png(folder / f"gallery_{stage}.png", sheet)
         split = split_of(stage)
@@ -156,23 +160,51 @@ class MaskGallery(AfterEvaluation):
         )
 
 
-def draw_sheet(shown: Sequence[ShownImage], class_names: Sequence[str]) -> npt.NDArray[np.uint8]:
-    """Return one image with ground truth and prediction side by side, two pairs per row."""
-    cells, captions = [], []
+def draw_sheet(
+    shown: Sequence[ShownImage], class_names: Sequence[str], score: float
+) -> npt.NDArray[np.uint8]:
+    """Return one image of at most `MAX_WIDTH` with ground truth and prediction side by side.
+
+    Args:
+        shown: the images.
+        class_names: name of each class, indexed by label.
+        score: predictions with a lower score are not among those of ``shown``.
+    """
+    above = f"{score:g}".lstrip("0") or "0"
+    pairs = []
     for one in shown:
-        for kind, found in (("truth", one.truth), ("prediction", one.prediction)):
-            drawn = draw_instances(
-                one.image,
-                found.boxes,
-                found.labels,
-                found.masks,
-                class_names,
-                scores=found.scores if kind == "prediction" else None,
-                crowd=one.crowd if kind == "truth" else None,
-            )
-            cells.append(drawn)
-            captions.append(f"{one.name}: {kind}")
-    return contact_sheet(cells, columns=4, captions=captions)
+        truth = draw_instances(
+            one.image,
+            one.truth.boxes,
+            one.truth.labels,
+            one.truth.masks,
+            class_names,
+            crowd=one.crowd,
+        )
+        found = one.prediction
+        prediction = draw_instances(
+            one.image, found.boxes, found.labels, found.masks, class_names, scores=found.scores
+        )
+        kinds = (
+            "truth" if len(one.truth) else "no object",
+            ("prediction" if len(found) else f"no prediction above {above}"),
+        )
+        captions = f"{one.name}: {kinds[0]}", f"{one.name}: {kinds[1]}"
+        pairs.append(side_by_side(_fitting(truth), _fitting(prediction), captions))
+    widest = max(pair.shape[1] for pair in pairs)
+    columns = max(1, min((MAX_WIDTH - _GAP) // (widest + _GAP), len(pairs)))
+    rows = -(-len(pairs) // columns)
+    return contact_sheet(pairs, columns=-(-len(pairs) // rows), gap=_GAP)
+
+
+def _fitting(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Return an image of which two fit beside each other."""
+    widest = (MAX_WIDTH - 5 * _GAP) // 2
+    height, width = image.shape[:2]
+    if width <= widest:
+        return image
+    size = widest, max(1, round(height * widest / width))
+    return np.asarray(Image.fromarray(image).resize(size, reducing_gap=2.0))
 
 
 def native_media(shown: Sequence[ShownImage], class_names: Sequence[str], when: str) -> list[Media]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Values = npt.NDArray[Any]
 
+ATTENTION_WIDTH = 7.5  # inches of the widest figure of a bag
 BLUE, ORANGE, GREY = "#2f6db5", "#e07b1a", "#9aa3ad"
 
 
@@ -189,7 +190,8 @@ def plot_attention(
     shown = np.argsort(-weights, kind="stable")[:limit]
     shown = shown if ordered else np.sort(shown)
     witness = None if instance_labels is None else np.asarray(instance_labels) > 0
-    figure = _figure(max(3.6, 0.56 * shown.size + 1.2), 2.4 if images is None else 3.2)
+    width = min(max(3.6, 0.56 * shown.size + 1.2), ATTENTION_WIDTH)
+    figure = _figure(width, 2.4 if images is None else 3.2)
     ratios = [1.0] if images is None else [3.0, 1.0]
     panels = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=ratios)
     _attention_bars(panels[0, 0], weights, shown, witness)
@@ -197,7 +199,9 @@ def plot_attention(
         _thumbnails(panels[1, 0], np.asarray(images), shown, witness)
     last = panels[-1, 0]
     last.set_xlim(-0.6, shown.size - 0.4)
-    last.set_xticks(range(shown.size), [str(i) for i in shown], fontsize=8)
+    crowded = shown.size > 12 and shown.max() > 99
+    turned = 90 if crowded else 0
+    last.set_xticks(range(shown.size), [str(i) for i in shown], fontsize=8, rotation=turned)
     last.set_xlabel("instance", fontsize=9)
     left_out = f" · {shown.size} of {total} shown" if shown.size < total else ""
     figure.suptitle(f"{title}{left_out}", fontsize=11)
@@ -261,7 +265,8 @@ def _attention_bars(axes: Axes, weights: Values, shown: Values, witness: Values 
         axes.bar(positions[chosen], weights[shown[chosen]], color=colour, width=0.84, label=label)
     axes.axhline(1 / weights.size, color=GREY, linestyle="--", linewidth=1, label="uniform")
     axes.set_ylabel("attention")
-    axes.legend(fontsize=8, frameon=False)
+    axes.set_ylim(0, 1.3 * max(weights.max(), 1 / weights.size))  # room for the legend
+    axes.legend(fontsize=8, frameon=False, loc="upper right", ncols=3)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
 

@@ -23,6 +23,7 @@ Colour = tuple[int, int, int]
 LONG_SIDE = 480  # images with a shorter long side are enlarged to at least this
 DENSE = 25  # with more instances than this, names and boxes would hide the image
 FILL = 0.35  # opacity of a mask
+CAPTION = 20  # height of the captions' letters
 
 # Hue in degrees; neighbours in the list differ most, as neighbouring labels often occur together.
 _HUES = (0, 205, 55, 285, 120, 25, 180, 325, 85, 250)
@@ -112,7 +113,9 @@ def contact_sheet(
     captions: Sequence[str] | None = None,
     gap: int = 8,
 ) -> ImageArray:
-    """Return images on a white sheet, row by row; cells have the size of the largest.
+    """Return images on a white sheet, row by row.
+
+    Columns have the width of the widest image, rows the height of their highest.
 
     Args:
         images: (H, W, 3) uint8 each, at least one; sizes may differ.
@@ -129,15 +132,19 @@ def contact_sheet(
         raise ValueError(f"{len(captions)} captions for {len(images)} images")
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    font = font_of(16)
-    strip = 24 if captions is not None else 0
-    height = max(image.shape[0] for image in images) + strip
+    font = font_of(CAPTION)
+    strip = CAPTION + 8 if captions is not None else 0
     width = max(image.shape[1] for image in images)
-    sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + gap) + gap), "white")
+    heights = [
+        max(image.shape[0] for image in images[row * columns : (row + 1) * columns]) + strip
+        for row in range(rows)
+    ]
+    tops = [gap + sum(heights[:row]) + row * gap for row in range(rows + 1)]
+    sheet = Image.new("RGB", (columns * (width + gap) + gap, tops[-1]), "white")
     pen = ImageDraw.Draw(sheet)
     for number, image in enumerate(images):
         row, column = divmod(number, columns)
-        x, y = gap + column * (width + gap), gap + row * (height + gap)
+        x, y = gap + column * (width + gap), tops[row]
         if captions is not None:
             pen.text((x + 2, y + strip / 2), captions[number], fill="black", font=font, anchor="lm")
         sheet.paste(Image.fromarray(image), (x, y + strip))

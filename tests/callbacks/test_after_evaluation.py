@@ -32,7 +32,7 @@ def test_each_stage_sees_all_its_samples_and_the_scores(stand_in, make_trainer):
     trainer = fit(recorder, stand_in, make_trainer, max_epochs=2)
     trainer.validate(stand_in.SegModule(), stand_in.images(), verbose=False)
     trainer.test(stand_in.SegModule(), stand_in.images(), verbose=False)
-    stages = ["epoch_000", "epoch_001", "val", "test"]
+    stages = ["epoch_001", "epoch_002", "val", "test"]
     assert recorder.drawn == [(stage, 6, True) for stage in stages]
     assert recorder.kept == []  # nothing is held on to
 
@@ -53,7 +53,7 @@ def test_each_stage_sees_all_its_samples_and_the_scores(stand_in, make_trainer):
 def test_which_epochs_are_drawn(every, options, epochs, stand_in, make_trainer):
     recorder = Recorder(every)
     fit(recorder, stand_in, make_trainer, **options)
-    assert [stage for stage, _, _ in recorder.drawn] == [f"epoch_{n:03d}" for n in epochs]
+    assert [stage for stage, _, _ in recorder.drawn] == [f"epoch_{n + 1:03d}" for n in epochs]
     assert all(count == 6 for _, count, _ in recorder.drawn)
 
 
@@ -62,7 +62,7 @@ def test_the_first_validation_of_a_continued_run_is_drawn(stand_in, make_trainer
     trainer = fit(recorder, stand_in, make_trainer)
     trainer.fit_loop.max_epochs = 4
     trainer.fit(trainer.lightning_module, stand_in.images(), stand_in.images())
-    assert [stage for stage, _, _ in recorder.drawn] == ["epoch_000", "epoch_001", "epoch_003"]
+    assert [stage for stage, _, _ in recorder.drawn] == ["epoch_001", "epoch_002", "epoch_004"]
 
 
 def test_arguments_out_of_range():

@@ -120,7 +120,7 @@ def test_a_job_on_images(processes, jobs):
     job = jobs(SCENES)
     assert_scores_again(processes, job)
     assert {"val/segm_map", "val/loss", "val/loss_mask"} <= set(job.ranks[1]["metrics"])
-    names = {"pictures/gallery_epoch_000.png", "pictures/curves_val.png", "checkpoints/best.ckpt"}
+    names = {"pictures/gallery_epoch_001.png", "pictures/curves_val.png", "checkpoints/best.ckpt"}
     assert names <= set(files(job.run_dir))
 
 

@@ -5,7 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
+from callbacks.mil import attention as attention_module
 from callbacks.mil.attention import AttentionFigure, draw_bag, instance_images
+from evaluation.report.attention_map import plot_attention_map
 from structures import BagBatch, MILOutput
 
 
@@ -120,12 +122,32 @@ def test_drawing_depends_on_the_attention(stand_in):
     assert draw_bag(dataclasses.replace(one, images=None)).shape[0] < draw_bag(one).shape[0]
 
 
+def test_patches_with_coordinates_are_a_map(stand_in, monkeypatch):
+    figure = filled(AttentionFigure(num_bags=1), stand_in.BagModule(), stand_in.bags([0]))
+    (one,) = figure._chosen()
+    maps = []
+
+    def drawn_map(weights, coords, *more):
+        maps.append(coords)
+        return plot_attention_map(weights, coords, *more)
+
+    monkeypatch.setattr(attention_module, "plot_attention_map", drawn_map)
+    count = len(one.attention.weights)
+    places = np.stack([np.arange(count), np.zeros(count)], axis=1) * 256
+    slide = dataclasses.replace(one.attention, coords=places)
+    draw_bag(dataclasses.replace(one, attention=slide))  # it has images
+    assert maps == []
+    drawn = draw_bag(dataclasses.replace(one, attention=slide, images=None))
+    assert maps[0] is places
+    assert drawn.shape[1] <= 1000 - 12  # two beside each other
+
+
 def test_files_of_a_run(stand_in, make_trainer, tmp_path):
     trainer = make_trainer([AttentionFigure(num_bags=2)], max_epochs=2)
     trainer.fit(stand_in.BagModule(), stand_in.bags(), stand_in.bags())
     trainer.test(stand_in.BagModule(), stand_in.bags(), verbose=False)
     folder = tmp_path / "run" / "pictures"
-    names = ["attention_epoch_000.png", "attention_epoch_001.png", "attention_test.png"]
+    names = ["attention_epoch_001.png", "attention_epoch_002.png", "attention_test.png"]
     assert sorted(p.name for p in folder.iterdir()) == names
     first, test = (np.asarray(Image.open(folder / n)) for n in (names[0], names[2]))
     np.testing.assert_array_equal(first, test)

@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 
 from callbacks.seg import gallery as mask_gallery
-from callbacks.seg.gallery import MaskGallery, draw_sheet, native_media
-from evaluation.seg.draw import contact_sheet, draw_instances
+from callbacks.seg.gallery import MaskGallery, ShownImage, draw_sheet, native_media
+from evaluation.seg.draw import contact_sheet, draw_instances, side_by_side
 from loggers.wandb_logger import SafeWandbLogger, WandbOptions
-from structures import RLEMasks
+from structures import Instances, RLEMasks
 
 
 def read(path):
@@ -23,26 +23,25 @@ def names(folder):
 
 def expected_sheet(stand_in, numbers):
     """Draw truth and predictions at half the file's size without any of the callback's code."""
-    cells, captions = [], []
+    pairs = []
     for n in numbers:
         batch = stand_in.image(n)
         image = np.round(batch.images[0, :, :24, :32].numpy() * 255).astype(np.uint8)
         image = np.ascontiguousarray(image.transpose(1, 2, 0))
         true = RLEMasks.from_dense(batch.masks[:, :24, :32].numpy())
-        cells.append(draw_instances(image, batch.boxes, batch.labels, true, ("square", "bar")))
+        truth = draw_instances(image, batch.boxes, batch.labels, true, ("square", "bar"))
         found = stand_in.found(n)
-        cells.append(
-            draw_instances(
-                image,
-                found.boxes[:2] / 2,  # the third scores 0.3
-                found.labels[:2],
-                RLEMasks.from_dense(found.masks.decode()[:2, ::2, ::2]),
-                ("square", "bar"),
-                scores=found.scores[:2],
-            )
+        drawn = draw_instances(
+            image,
+            found.boxes[:2] / 2,  # the third scores 0.3
+            found.labels[:2],
+            RLEMasks.from_dense(found.masks.decode()[:2, ::2, ::2]),
+            ("square", "bar"),
+            scores=found.scores[:2],
         )
-        captions += [f"image {100 + n}: truth", f"image {100 + n}: prediction"]
-    return contact_sheet(cells, 4, captions)
+        captions = f"image {100 + n}: truth", f"image {100 + n}: prediction"
+        pairs.append(side_by_side(truth, drawn, captions))
+    return contact_sheet(pairs, 3)
 
 
 def test_files_of_a_run(stand_in, make_trainer, tmp_path):
@@ -51,7 +50,7 @@ def test_files_of_a_run(stand_in, make_trainer, tmp_path):
     trainer.fit(stand_in.SegModule(), stand_in.images(), stand_in.images())
     folder = tmp_path / "run" / "pictures"
     # The first, one every three epochs, and the last.
-    epochs = ["gallery_epoch_000.png", "gallery_epoch_003.png", "gallery_epoch_004.png"]
+    epochs = ["gallery_epoch_001.png", "gallery_epoch_004.png", "gallery_epoch_005.png"]
     assert names(folder) == epochs
     trainer.test(stand_in.SegModule(), stand_in.images(), verbose=False)
     trainer.validate(stand_in.SegModule(), stand_in.images(), verbose=False)
@@ -59,12 +58,31 @@ def test_files_of_a_run(stand_in, make_trainer, tmp_path):
     np.testing.assert_array_equal(read(folder / epochs[0]), read(folder / "gallery_test.png"))
 
 
+@pytest.mark.parametrize("count", [1, 3, 8])
+@pytest.mark.parametrize("size", [(100, 150), (480, 640), (640, 480), (600, 1500)])
+def test_a_sheet_is_at_most_2000_pixels_wide_and_its_columns_are_filled(count, size, monkeypatch):
+    captions = []
+    monkeypatch.setattr(
+        mask_gallery,
+        "side_by_side",
+        lambda one, two, texts: captions.append(texts) or side_by_side(one, two, texts),
+    )
+    none = Instances.empty(size)
+    image = np.full((*size, 3), 90, dtype=np.uint8)
+    one = ShownImage(image, "image 5", none, np.zeros(0, dtype=bool), none)
+    sheet = draw_sheet([one] * count, ("a", "b"), 0.25)
+    assert sheet.shape[1] <= 2000
+    assert captions[0] == ("image 5: no object", "image 5: no prediction above .25")
+    filled = (sheet == 90).all(axis=2).any(axis=0)  # whether a column has a pixel of an image
+    assert filled.mean() > 0.95
+
+
 def test_sanity_check_draws_nothing(stand_in, make_trainer, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(mask_gallery, "write_png", lambda path, _: drawn.append(path.name))
     trainer = make_trainer([MaskGallery(every_n_epochs=9)], num_sanity_val_steps=-1)
     trainer.fit(stand_in.SegModule(), stand_in.images(), stand_in.images())
-    assert drawn == ["gallery_epoch_000.png"]
+    assert drawn == ["gallery_epoch_001.png"]
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
@@ -119,10 +137,10 @@ def test_native_media_pad_to_one_size_and_leave_crowds_out(stand_in):
     prediction = dataclasses.replace(stand_in.found(5), masks=None, size=(24, 32))
     gallery.keep(None, [prediction], small)
     shown = [one for _, one in gallery._sample.items()]
-    first, second = native_media(shown, ("square", "bar"), "epoch 003")
+    first, second = native_media(shown, ("square", "bar"), "epoch 004")
     assert first.image.shape == second.image.shape == (48, 64, 3)
     assert second.image[24:].max() == second.image[:, 32:].max() == 0
-    assert first.caption == "epoch 003, image 100"
+    assert first.caption == "epoch 004, image 100"
     truth = first.masks["truth"]["mask_data"]
     assert (truth == 1).sum() == 16 * 16
     assert truth.max() == 1  # the bar is a crowd
@@ -131,7 +149,7 @@ def test_native_media_pad_to_one_size_and_leave_crowds_out(stand_in):
     # Boxes of the smaller image are fractions of the common canvas.
     position = second.boxes["truth"]["box_data"][0]["position"]
     assert position == {"minX": 9 / 64, "minY": 4 / 48, "maxX": 17 / 64, "maxY": 12 / 48}
-    drawn = draw_sheet(shown, ("square", "bar"))
+    drawn = draw_sheet(shown, ("square", "bar"), 0.5)
     assert drawn.ndim == 3
 
 
@@ -152,7 +170,7 @@ def test_offline_run_holds_masks_boxes_and_names(stand_in, make_trainer, offline
     items = found.history
     (native,) = [item for item in items if "val/gallery._type" in item]
     assert native["val/gallery._type"] == "images/separated"
-    assert native["val/gallery.captions"] == ["epoch 000, image 100", "epoch 000, image 105"]
+    assert native["val/gallery.captions"] == ["epoch 001, image 100", "epoch 001, image 105"]
     assert native["trainer/global_step"] == 3
     assert [item.get("val/gallery_drawn.count") for item in items].count(1) == 1
     labels = found.labels

@@ -179,7 +179,7 @@ def test_arguments_that_disagree():
 def test_a_sheet_places_images_row_by_row():
     images = [grey((10, 20), 10), grey((16, 12), 20), grey((8, 8), 30)]
     sheet = contact_sheet(images, columns=2, gap=4)
-    assert sheet.shape == (2 * (16 + 4) + 4, 2 * (20 + 4) + 4, 3)
+    assert sheet.shape == (4 + (16 + 4) + (8 + 4), 2 * (20 + 4) + 4, 3)
     assert (sheet[4:14, 4:24] == 10).all()
     assert (sheet[4:20, 28:40] == 20).all()
     assert (sheet[24:32, 4:12] == 30).all()
