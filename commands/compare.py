@@ -9,7 +9,7 @@ from typing import Any
 from commands._arguments import add_bad_data, add_input, add_out, decision_threshold, positive, seed
 from commands._tables import progress, report_bad_data, show
 
-SUMMARY = "two models on the same bags or images: paired bootstrap, DeLong's test"
+SUMMARY = "two models on the same bags or images, or two cross-validations on the same folds"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         required=True,
         metavar=("A", "B"),
-        help="CSV of bags or COCO results, or the run folder that contains them",
+        help="CSV of bags or COCO results, or the run folder that contains them; or two results of "
+        "mil-cv (--out, or tables with a column fold)",
     )
     add_input(parser, "--annotations", help="COCO ground truth, for images")
     parser.add_argument(

@@ -46,11 +46,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from evaluation.mil.scores import confusion_matrix, evaluate_bags
     from evaluation.report.record import report
     from evaluation.statistics.bootstrap import bootstrap_intervals
+    from evaluation.statistics.sample_size import too_few_bags, withheld
 
     found = bag_predictions(args)
     scores, task, files = found.scores, found.task, found.files
     known = 0.5 if found.threshold is None else found.threshold
     threshold = known if args.threshold is None else args.threshold
+    if task == "multiclass" and args.threshold is not None:
+        raise ValueError(
+            "--threshold has no effect on predictions of several classes, of which the most "
+            "probable one counts; leave it out"
+        )
     metrics = evaluate_bags(scores.labels, scores.probabilities, task, threshold)
     witness = scores.witness[np.isfinite(scores.witness)]
     if witness.size:
@@ -64,14 +70,21 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         draws=args.draws,
         seed=args.seed,
     )
+    few = too_few_bags(scores, task, found.classes, scores.groups)
+    if few:
+        intervals = withheld(intervals)
     rows = [(k, v, *intervals.get(k, (None, None))) for k, v in metrics.items()]
-    title = f"{files[0]}: {len(scores.bag_ids)} bags, threshold {threshold:g}"
+    decided = "" if task == "multiclass" else f", threshold {threshold:g}"
+    title = f"{files[0]}: {len(scores.bag_ids)} bags{decided}"
     show(title, ["metric", "value", "2.5 %", "97.5 %"], rows)
+    if few:
+        print(f"note: {few}")
     matrix = confusion_matrix(scores.labels, scores.probabilities, task, threshold)
     extra: dict[str, Any] = {
         **report_bad_data(found.problems),
         "intervals": intervals,
-        "threshold": threshold,
+        "threshold": threshold if decided else None,
+        "notes": [few] if few else [],
         "confusion_matrix": matrix,
         "bags": [
             {"bag_id": b, "label": y, "score": p}

@@ -125,6 +125,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         files=files,
         seed=args.seed or 0,
         protocol=result.protocol,
+        repeats=len(result.folds),
         training=result.training,
         seconds=result.seconds,
         notes=result.notes,

@@ -78,6 +78,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Score models at one confidence; for two models, also bootstrap their difference."""
     from evaluation.report.record import report
     from evaluation.seg.operating_point import paired_bootstrap
+    from evaluation.statistics.sample_size import too_few_images
 
     if args.latency and not args.ckpt:
         raise ValueError("--latency times checkpoints; give --ckpt instead of --predictions")
@@ -91,14 +92,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     kind = args.iou_type or _iou_type(found, truth)
     models = {source: _score(args, source, one, truth, kind) for source, one in found.items()}
     points = [one.point for one in models.values()]
+    few = too_few_images(len(truth["images"]))
     difference = {}
     if len(points) == 2:
+        unknown = dict.fromkeys(("low", "high"), float("nan")) if few else {}
         difference = {
-            k: v._asdict()
+            k: v._asdict() | unknown
             for k, v in paired_bootstrap(points[0], points[1], seed=args.seed).items()
         }
         lines = [(k, *v.values()) for k, v in difference.items()]
         show("first minus second, paired", ["metric", "value", "2.5 %", "97.5 %"], lines)
+    if few:
+        print(f"note: {few}")
     times = {row["model"]: row for row in time_checkpoints(args, plan)} if plan else {}
     table = _table(args, truth, models, times)
     extra = {
@@ -106,6 +111,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "difference": difference,
         "latency": times,
         "table": table,
+        "notes": [few] if few else [],
         "curves": _curves(args, models),
         **report_bad_data(skipped),
     }
@@ -149,6 +155,7 @@ def _score(
 ) -> _Model:
     """Count matches at the confidence and print the metrics."""
     from evaluation.seg.operating_point import count_at_confidence
+    from evaluation.statistics.sample_size import too_few_images, withheld
 
     # A258: all detections from the tiles of a large image count.
     cap = max(found.max_dets or 0, found.most_per_image, 300, args.max_dets or 0)
@@ -160,6 +167,8 @@ def _score(
         )
     point = count_at_confidence(truth, found.rows, args.score, args.iou, kind, cap)
     summary = point.summary(seed=args.seed)
+    if too_few_images(summary["num_images"]):
+        summary["intervals_95"] = withheld(summary["intervals_95"])
     low_high = summary["intervals_95"]
     title = f"{source}: score >= {args.score:g}, {kind} IoU >= {args.iou:g}"
     lines = [(name, value, *low_high[name]) for name, value in summary["metrics"].items()]

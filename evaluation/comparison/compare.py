@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from math import nan
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from evaluation.comparison.pairs import PairedBags, one_against_rest, pair_bags, units_per_class
+from evaluation.comparison.fold_scores import check_same_folds, has_folds, read_fold_scores
+from evaluation.comparison.pairs import PairedBags, pair_bags
 from evaluation.comparison.run_predictions import Predictions, find_predictions
 from evaluation.mil.predictions_csv import read_bag_csv
 from evaluation.seg.coco_bootstrap import compare_images
 from evaluation.statistics.delong import DeLongTest, delong_test
 from evaluation.statistics.paired import Difference, Paired, compare_bags
+from evaluation.statistics.resampled_t import ResampledTest, corrected_resampled_t_test
+from evaluation.statistics.sample_size import (
+    class_members,
+    too_few_bags,
+    too_few_images,
+    withheld,
+)
 from formats.coco.results import read_ground_truth, read_results
 from structures import AnnotationPolicy, BadDataPolicy, Problem
 
-_FEW = 10  # bags, patients or images below which the coverage of intervals is too low (A187)
 _COLUMNS = ["metric", "A", "B", "A - B", "2.5 %", "97.5 %", "p"]
 
 
@@ -70,7 +78,7 @@ def compare_files(
 
     Args:
         sources: two files or run folders (see `find_predictions`): tables of bags, or COCO results
-            if ``annotations`` is given.
+            if ``annotations`` is given; or two cross-validations (see `read_fold_scores`).
         annotations: COCO ground truth.
         settings: settings of the comparison.
 
@@ -82,6 +90,8 @@ def compare_files(
     if annotations is None:
         if how.max_dets:
             raise ValueError("--max-dets limits detections in images; bags have no detections")
+        if any(folds := [has_folds(path) for path in sources]):
+            return _compare_folds(sources, folds, how)
         return _compare_bag_files(sources, how)
     if how.thresholds:
         raise ValueError("--threshold applies to bags; COCO metrics use every confidence")
@@ -101,9 +111,8 @@ def compare_files(
     problems += results[0][1] + results[1][1]
     files = [annotations, *(one.file for one in found)]
     extra = {"pictures": len(truth["images"]), "draws": how.draws}
-    result = _comparison(sources, title, paired, problems, files, extra)
-    result.notes.extend(_too_few(len(truth["images"]), "image", "the ground truth"))
-    return result
+    few = too_few_images(len(truth["images"]))
+    return _comparison(sources, title, paired, problems, files, extra, few)
 
 
 def _compare_bag_files(sources: Sequence[Path], how: Settings) -> Comparison:
@@ -116,37 +125,84 @@ def _compare_bag_files(sources: Sequence[Path], how: Settings) -> Comparison:
         one._replace(threshold=table.threshold) if one.threshold is None else one
         for one, table in zip(found, tables, strict=True)
     ]
-    thresholds, notes = _thresholds(found, how.thresholds)
+    decided = bags.task != "multiclass"  # which takes the most probable class
+    if how.thresholds and not decided:
+        raise ValueError(
+            "--threshold has no effect on predictions of several classes, of which the most "
+            "probable one counts; leave it out"
+        )
+    thresholds, notes = _thresholds(found, how.thresholds) if decided else ((0.5, 0.5), [])
     scores = bags.first.probabilities, bags.second.probabilities
     options: dict[str, Any] = {"groups": bags.groups, "draws": how.draws, "seed": how.seed}
     paired = compare_bags(bags.first.labels, *scores, bags.task, thresholds, **options)
     count, patients = len(bags.first.bag_ids), len(set(bags.groups))
     unit = f"of the {patients} patients" if patients else "of bags within their class"
-    title = (
-        f"{count} bags, {how.draws} draws {unit}, thresholds {thresholds[0]:g}, {thresholds[1]:g}"
-    )
+    title = f"{count} bags, {how.draws} draws {unit}"
+    if decided:
+        title += f", thresholds {thresholds[0]:g}, {thresholds[1]:g}"
+    few = too_few_bags(bags.first, bags.task, bags.classes, bags.groups)
     tests, test_notes = _delong(bags)
+    if few:
+        tests = {
+            name: test._replace(standard_error=nan, low=nan, high=nan, z=nan, p=nan)
+            for name, test in tests.items()
+        }
     extra: dict[str, Any] = {"bags": count, "patients": patients or None, "draws": how.draws}
-    extra |= {"thresholds": thresholds, "delong": {k: t._asdict() for k, t in tests.items()}}
+    extra["thresholds"] = thresholds if decided else None
+    extra["delong"] = {k: t._asdict() for k, t in tests.items()}
     problems = tables[0].problems + tables[1].problems + bags.problems
-    result = _comparison(sources, title, paired, problems, files, extra)
+    result = _comparison(sources, title, paired, problems, files, extra, few)
     if tests:
         columns = [*_COLUMNS[:4], "s. e.", *_COLUMNS[4:]]
         rows: list[tuple[Any, ...]] = [(k, *t[:6], _shown(t.p)) for k, t in tests.items()]
         result.tables.append(("DeLong's test of the AUROCs", columns, rows))
-    held = units_per_class(bags)
-    rarest = min(held, key=lambda name: held[name])
-    few = _too_few(held[rarest], "patient" if patients else "bag", rarest)
-    result.notes.extend([*notes, *few, *test_notes])
+    result.notes.extend([*notes, *test_notes])
     return result
 
 
-def _too_few(units: int, kind: str, holder: str) -> list[str]:
-    if units >= _FEW:
-        return []
-    plural = "" if units == 1 else "s"
-    count = f"{holder} has {units} {kind}{plural}"
-    return [f"{count}: the bootstrap intervals are too narrow and the p-values too small"]
+def _compare_folds(sources: Sequence[Path], folds: Sequence[bool], how: Settings) -> Comparison:
+    """Compare two cross-validations on the same folds by the corrected resampled t-test."""
+    if not all(folds):
+        one, other = (sources[0], sources[1]) if folds[0] else (sources[1], sources[0])
+        raise ValueError(
+            f"{one} is a cross-validation and {other} is not; compare two results of mil-cv, or "
+            "two tables with a column fold"
+        )
+    if how.thresholds:
+        raise ValueError("--threshold has no effect on a cross-validation, whose folds have theirs")
+    found = [read_fold_scores(path) for path in sources]
+    check_same_folds(*found)
+    count = len(next(iter(found[0].metrics.values())))
+    few = found[0].few
+    tests: dict[str, ResampledTest] = {
+        name: corrected_resampled_t_test(values, found[1].metrics[name], found[0].test_to_train)
+        for name, values in found[0].metrics.items()
+        if name in found[1].metrics
+    }
+    if few:
+        tests = {k: test._replace(low=nan, high=nan, p=nan, t=nan) for k, test in tests.items()}
+    names = _names(sources)
+    heading = f"A: {names[0]}\nB: {names[1]}\n{count} folds, corrected resampled t-test"
+    rows: list[tuple[Any, ...]] = [(k, *t[:5], _shown(t.p)) for k, t in tests.items()]
+    metrics = {
+        name: {k: float(t[place]) for k, t in tests.items()} for place, name in enumerate(names)
+    }
+    undefined = {f"{k} in {count - t.folds}" for k, t in tests.items() if t.folds < count}
+    notes = [few] if few else []
+    if undefined:
+        listed = ", ".join(sorted(undefined))
+        notes.append(f"left out are folds in which a metric is not defined: {listed} of {count}")
+    extra = {
+        "first": names[0],
+        "second": names[1],
+        "folds": count,
+        "test_to_train": found[0].test_to_train,
+        "bags": found[0].bags,
+        "difference": {k: t._asdict() for k, t in tests.items()},
+    }
+    return Comparison(
+        [(heading, _COLUMNS, rows)], notes, (), [one.file for one in found], metrics, extra
+    )
 
 
 def _thresholds(
@@ -172,8 +228,8 @@ def _delong(bags: PairedBags) -> tuple[dict[str, DeLongTest], list[str]]:
     if bags.groups and max(Counter(bags.groups).values()) > 1:  # A184
         note = "DeLong's test assumes independent bags and is left out: a patient has several bags"
         return {}, [f"{note}. The bootstrap above draws whole patients"]
-    truth = one_against_rest(bags)
     scores = bags.first.probabilities, bags.second.probabilities
+    truth = class_members(bags.first.labels, bags.task, len(bags.classes) or 2)
     if bags.task == "binary":
         tests = {"bag_auroc": delong_test(truth[:, 1], *scores)}
     else:
@@ -191,10 +247,14 @@ def _comparison(
     problems: tuple[Problem, ...],
     files: list[Path],
     extra: Mapping[str, Any],
+    few: str,
 ) -> Comparison:
-    names = [str(path) for path in sources]
-    if names[0] == names[1]:
-        names = [f"{names[0]} ({place})" for place in ("first", "second")]
+    if few:
+        differences = {
+            k: d._replace(low=nan, high=nan, p=nan) for k, d in paired.differences.items()
+        }
+        paired = Paired(differences, (withheld(differences), withheld(differences)))
+    names = _names(sources)
     rows: list[tuple[Any, ...]] = [(k, *d[:5], _shown(d.p)) for k, d in paired.differences.items()]
     metrics = {
         name: {k: float(d[place]) for k, d in paired.differences.items()}
@@ -205,7 +265,14 @@ def _comparison(
     entries["intervals"] = dict(zip(names, paired.intervals, strict=True))
     heading = f"A: {names[0]}\nB: {names[1]}\n{title}"
     tables: list[tuple[str, list[str], list[tuple[Any, ...]]]] = [(heading, _COLUMNS, rows)]
-    return Comparison(tables, [], problems, files, metrics, {**extra, **entries})
+    return Comparison(tables, [few] if few else [], problems, files, metrics, {**extra, **entries})
+
+
+def _names(sources: Sequence[Path]) -> list[str]:
+    names = [str(path) for path in sources]
+    if names[0] == names[1]:
+        names = [f"{names[0]} ({place})" for place in ("first", "second")]
+    return names
 
 
 def _shown(p: float) -> float | str:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from evaluation.mil.collector import BagScores
-from evaluation.mil.metrics import BoolArray, IntArray
+from evaluation.mil.metrics import IntArray
 from evaluation.mil.predictions_csv import BagPredictions
 from structures import BadDataPolicy, MILTask, Problem, settle
 
@@ -70,31 +70,6 @@ def pair_bags(
     numbered = all(map(str.isdecimal, tables[0].classes))
     classes = tables[1 if numbered else 0].classes
     return PairedBags(first, second, tables[0].task, classes, groups, problems)
-
-
-def one_against_rest(bags: PairedBags) -> BoolArray:
-    """Return (B, C) bool, True if a bag belongs to a class; a binary task has C = 2."""
-    labels = bags.first.labels
-    several = bags.task == "multilabel"
-    found: BoolArray = (
-        labels == 1 if several else labels[:, None] == np.arange(len(bags.classes) or 2)
-    )
-    return found
-
-
-def units_per_class(bags: PairedBags) -> dict[str, int]:
-    """Return the number of bags, or of patients if known, for each class that occurs.
-
-    For a multilabel task, bags without each class are counted too.
-    """
-    names = bags.classes or ("0", "1")
-    members = one_against_rest(bags)
-    held = {f"class {name}": column for name, column in zip(names, members.T, strict=True)}
-    if bags.task == "multilabel":
-        without = zip(names, ~members.T, strict=True)
-        held |= {f"the rest of class {name}": column for name, column in without}
-    unit = np.array(bags.groups or bags.first.bag_ids)
-    return {name: len(set(unit[column])) for name, column in held.items() if column.any()}
 
 
 def _refuse_other_classes(

@@ -67,7 +67,9 @@ class _Line(NamedTuple):
     patient: str
 
 
-def read_bag_csv(path: Path, policy: BadDataPolicy = "error") -> BagPredictions:
+def read_bag_csv(
+    path: Path, policy: BadDataPolicy = "error", *, repeated: bool = False
+) -> BagPredictions:
     """Read predictions in the format of `write_bag_csv`.
 
     Args:
@@ -78,6 +80,7 @@ def read_bag_csv(path: Path, policy: BadDataPolicy = "error") -> BagPredictions:
             ignored with a warning if the patient of a bag is missing. A column ``threshold`` with
             the same probability in every line is the threshold; other columns are ignored.
         policy: ``skip`` leaves out faulty lines.
+        repeated: whether a bag occurs once for each value of a column ``repeat``.
 
     Raises:
         DataProblems: columns are missing, the file has no bags, or a line is wrong and the policy
@@ -89,13 +92,14 @@ def read_bag_csv(path: Path, policy: BadDataPolicy = "error") -> BagPredictions:
     lines: list[_Line] = []
     thresholds: set[float | None] = set()
     problems: list[Problem] = []
-    seen: set[str] = set()
+    seen: dict[str | None, set[str]] = {}  # bags by repeat
     for number, row in rows:
-        faults = list(_faults(row, layout, seen))
+        others = seen.setdefault(row.get("repeat") if repeated else None, set())
+        faults = list(_faults(row, layout, others))
         bag = row.get("bag_id") or None
         problems += [Problem(path, bag, number, *f, kind="bag", part="line") for f in faults]
         if bag is not None:
-            seen.add(bag)
+            others.add(bag)
         if not faults:
             lines.append(_parsed(row, layout))
             thresholds.add(_number(row.get("threshold")))

@@ -102,13 +102,23 @@ def test_classes_one_by_one(tables, tmp_path, capsys):
     assert found["difference"]["bag_auroc"]["value"] == pytest.approx(mean)
     shown = capsys.readouterr().out
     assert "note: class 2: no positive bag" in shown
-    assert "too narrow" not in shown
+    assert "withheld" not in shown
+    assert "threshold" not in shown
+    assert found["thresholds"] is None
     named = [
         write(f"named {k}.csv", path.read_text().replace("score_", "score_of "), [])
         for k, path in enumerate(paths)
     ]
     found = compared(tmp_path, "--predictions", *named, "--draws", 20)
     assert list(found["delong"]) == ["class of 0", "class of 1", "class of 2"]
+    capsys.readouterr()
+    out = tmp_path / "alone.json"
+    assert run("mil", "--predictions", paths[0], "--draws", 20, "--out", out) == 0
+    assert json.loads(out.read_text())["threshold"] is None
+    assert "threshold" not in capsys.readouterr().out
+    for words in (["mil", "--predictions", paths[0]], ["compare", "--predictions", *paths]):
+        assert run(*words, "--threshold", 0.4) == 2
+        assert "--threshold has no effect on predictions of several" in capsys.readouterr().err
 
 
 def test_few_bags_patients_or_images_are_told(tables, tmp_path, capsys):
@@ -122,12 +132,23 @@ def test_few_bags_patients_or_images_are_told(tables, tmp_path, capsys):
             lines = [line.split(",") for line in path.read_text().splitlines()[1:]]
             kept = [[*line, *more[1:]] for line in lines if line[0] not in left_out]
             files.append(write(f"few {k}.csv", HEAD.replace("\n", "".join(more[:1]) + "\n"), kept))
-        notes = compared(tmp_path, "--predictions", *files, "--draws", 5)["notes"]
+        found = compared(tmp_path, "--predictions", *files, "--draws", 5)
+        notes, difference = found["notes"], found["difference"]["bag_auroc"]
+        test, intervals = found["delong"].get("bag_auroc", {}), found["intervals"].values()
+        claims = [difference["p"], difference["low"], *(i["bag_auroc"][0] for i in intervals)]
+        claims += [test[key] for key in ("p", "high") if test]
+        assert {claim is None for claim in claims} == {bool(notes and "withheld" in notes[0])}
+        assert difference["value"] is not None
+        alone = tmp_path / "alone.json"
+        assert run("mil", "--predictions", files[0], "--draws", 5, "--out", alone) == 0
+        record = json.loads(alone.read_text())
+        assert (record["intervals"]["bag_auroc"] == [None, None]) == bool(record["notes"])
+        assert record["notes"] == notes[:1]
         assert all(f"note: {text}" in capsys.readouterr().out for text in notes[:1])
         return notes[0] if notes else ""
 
     assert note(positives[:10]) == ""  # ten are left
-    assert note(positives[:11]).startswith("class 1 has 9 bags: the bootstrap intervals are too")
+    assert note(positives[:11]).startswith("class 1 has 9 bags: intervals and p-values")
     assert note(positives[1:]).startswith("class 1 has 1 bag: ")
     assert note((), ",patient_id", "p").startswith("class 0 has 1 patient: ")
     truth, found = random_case(5)
@@ -159,6 +180,8 @@ def test_a_file_beside_a_run_is_told_to_lack_a_threshold(tables, tmp_path, capsy
 
 def test_images(tmp_path):
     truth, rows = random_case(5)
+    size = {"height": 20, "width": 20}
+    truth["images"] += [{"id": 1000 + n, **size} for n in range(12)]  # enough for intervals
     for image in truth["images"]:
         image["file_name"] = f"{image['id']}.png"
     files = [tmp_path / name for name in ("truth.json", "one.json", "two.json")]

@@ -127,7 +127,9 @@ def test_the_table_has_the_numbers_of_the_coco_command(tmp_path, capsys):
     assert [row["mean_precision"] for row in rows] == [1.0, 0.5, None]
     assert [row["micro_recall"] for row in rows] == [0.5, 0.5, 0.0]
     low, high = record["models"][str(sources[1])]["intervals_95"]["micro_precision"]
-    assert rows[1]["micro_precision_low"] == low < rows[1]["micro_precision_high"] == high
+    assert low is high is rows[1]["micro_precision_low"] is rows[1]["micro_precision_high"] is None
+    assert record["notes"][0] in shown
+    assert "the ground truth has 2 images: intervals and p-values are withheld" in shown
     assert all(row["parameters"] is row["total_ms"] is None for row in rows)
     assert "weights" not in shown
     assert "ms" not in shown.splitlines()[-6]

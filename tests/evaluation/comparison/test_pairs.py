@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from evaluation.comparison.pairs import one_against_rest, pair_bags, units_per_class
+from evaluation.comparison.pairs import pair_bags
 from evaluation.mil.predictions_csv import read_bag_csv
 from structures import DataProblems
 
