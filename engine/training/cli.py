@@ -43,6 +43,7 @@ from engine.training.initial_weights import frozen_random_parts
 from engine.training.launchers import check_launcher, cluster_environment, use_launcher
 from engine.training.requeue import job_id, run_of_job
 from engine.training.run_config import RunConfigCallback
+from engine.training.run_names import run_name
 from engine.training.validation_plan import check_validation
 from formats.weights.files import read_file, state_dict_of
 from lightning_modules.rebuilding import LINKS
@@ -161,8 +162,11 @@ class SegmilCLI(LightningCLI):
         self._loggers = lambda: build_loggers(self.run_dir, config.wandb, step)
 
     def _runs(self, config: Any) -> Path:
-        """Return the folder of the runs of this name."""
-        return Path(config.runs_dir) / (config.name or Recipe.of_words(self._args).name)
+        """Return the folder of the runs of this name; a test's recipe has the training's name."""
+        checkpoint = None if config.ckpt_path is None else Path(str(config.ckpt_path))
+        recipe = config.name or Recipe.of_words(self._args).name
+        name = take_flag(self._args, "--name")[1]
+        return Path(config.runs_dir) / (name or run_name(str(self.subcommand), recipe, checkpoint))
 
     def _continuation(self, config: Any) -> Continuation | None:
         """Return the run to continue; a name or another parent folder asks for a new run."""

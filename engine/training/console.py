@@ -74,4 +74,4 @@ def print_where(cli: SegmilCLI) -> None:
         folder = next((place for place in places if place.is_dir()), folder)
         sys.stdout.write("".join(f"{w.summary}\n" for w in writers if w.summary))
     if folder.is_dir():
-        sys.stdout.write(f"written: {folder}\n")
+        sys.stdout.write(f"written to {folder}\n")

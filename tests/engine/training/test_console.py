@@ -39,10 +39,11 @@ def printed(tmp_path_factory):
         "configs/_base/wandb.yaml",
     ]
     later = ["--ckpt_path", checkpoint, "--runs_dir", runs]
-    fitted = command("fit", "--config", RECIPE, *few, "--runs_dir", runs)
+    named = ["--name", "abmil", "--runs_dir", runs]
+    fitted = command("fit", "--config", RECIPE, *few, *named)
     return {
         "fit": fitted,
-        "test": command("test", *later, "--name", "tested"),
+        "test": command("test", *later),
         "predict": command("predict", *later),
     }, runs
 
@@ -59,14 +60,14 @@ def test_nothing_is_advertised_deprecated_or_about_hardware_that_is_not_there(pr
     ("name", "folder"),
     [
         ("fit", "abmil/version_0"),
-        ("test", "tested/version_0/predictions"),
+        ("test", "abmil_test/version_0/predictions"),
         ("predict", "predict/version_0/predictions"),
     ],
 )
 def test_the_last_line_says_where_the_results_are(printed, name, folder):
     (out, err), runs = printed[0][name], printed[1]
-    assert out.splitlines()[-1] == f"written: {runs / folder}"
-    assert "written:" not in err
+    assert out.splitlines()[-1] == f"written to {runs / folder}"
+    assert "written to" not in err
     wanted = "checkpoints" if name == "fit" else "bags.csv"
     assert (runs / folder / wanted).exists()
 

@@ -87,7 +87,7 @@ def test_the_last_lines_say_what_was_found_and_where(checkpoint, images, tmp_pat
     assert predict(checkpoint, images, tmp_path, "--score", "1", "--overlays", "0") == 0
     found, where = capsys.readouterr().out.splitlines()[-2:]
     assert found.startswith("0 objects with a score of 1 or more in 0 of 5 images; the highest ")
-    assert where == f"written: {tmp_path / 'predict/version_0/predictions'}"
+    assert where == f"written to {tmp_path / 'predict/version_0/predictions'}"
 
 
 @pytest.mark.parametrize(

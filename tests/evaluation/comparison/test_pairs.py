@@ -90,18 +90,3 @@ def test_classes_that_differ_in_name_or_order_are_refused(tmp_path):
     for pair in ((one, numbered), (numbered, one)):  # numbers are the labels in order
         assert paired(tmp_path, *pair).classes == ("benign", "tumour")
     assert paired(tmp_path, numbered, numbered).classes == ("0", "1")
-
-
-def test_bags_of_a_class_are_counted_or_their_patients(tmp_path):
-    found = paired(tmp_path, A, A)
-    assert one_against_rest(found).tolist() == [[False, True], [True, False]] * 2
-    assert units_per_class(found) == {"class 0": 2, "class 1": 2}
-    lines = [f"{line},{p}" for line, p in zip(A.splitlines(), ["patient", *"pqpr"], strict=True)]
-    with_patients = "\n".join(lines)
-    assert units_per_class(paired(tmp_path, A, with_patients)) == {"class 0": 2, "class 1": 1}
-    three = "bag_id,label,score_x,score_y,score_z\na,2,0.2,0.7,0.1\nb,0,1,0,0\nc,2,0,0,1\n"
-    assert units_per_class(paired(tmp_path, three, three)) == {"class x": 1, "class z": 2}
-    head = "bag_id,label_x,label_y,score_x,score_y\n"
-    several = head + "a,1,0,0.9,0.1\nb,1,1,0.2,0.6\nc,1,0,0.2,0.6\n"
-    counts = {"class x": 3, "class y": 1, "the rest of class y": 2}
-    assert units_per_class(paired(tmp_path, several, several)) == counts

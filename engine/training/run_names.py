@@ -1,0 +1,30 @@
+"""Default names of runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+TESTED = "_test"  # end of the name of a test's folder
+
+
+def run_name(command: str, recipe: str, checkpoint: Path | None) -> str:
+    """Return the name of a run that the user has not named (A453).
+
+    A test gets a folder of its own, so that it does not take a number among the trainings of its
+    recipe: that of ``runs/abmil/version_3/checkpoints/best.ckpt`` is ``abmil_test``.
+
+    Args:
+        command: ``fit``, ``validate``, ``test`` or ``predict``.
+        recipe: name of the recipe.
+        checkpoint: the checkpoint, or None.
+
+    >>> run_name("test", "config", Path("runs/abmil/version_3/checkpoints/best.ckpt"))
+    'abmil_test'
+    >>> run_name("test", "abmil", None), run_name("fit", "abmil", None)
+    ('abmil_test', 'abmil')
+    """
+    if command != "test":
+        return recipe
+    folders = [] if checkpoint is None else checkpoint.resolve().parents
+    names = (folder.parent.name for folder in folders if folder.name.startswith("version_"))
+    return next(names, recipe).removesuffix(TESTED) + TESTED
