@@ -22,7 +22,7 @@ from engine.cross_validation.folds import fitted
 from engine.cross_validation.inputs import BagInputs, class_names_of, feature_folder
 from engine.cross_validation.recipe import Choice, data_settings
 from formats.files import atomic_write
-from lightning_modules.base import FORMAT
+from lightning_modules.rebuilding import FORMAT
 
 
 class FoldCheckpoints(NamedTuple):

@@ -11,12 +11,13 @@ import numpy as np
 
 from engine.checkpoints.restore import read_record
 from engine.config.files import check_config_file
-from engine.config.sections import class_of, instantiate_data
+from engine.config.sections import instantiate_data
 from engine.cross_validation.devices import fold_devices
 from engine.cross_validation.run import CrossValidation
 from engine.deploy.predict import predict_bags
 from evaluation.mil.fold_predictions import FoldPredictions
 from evaluation.mil.predictions_csv import BagPredictions
+from lightning_modules.rebuilding import class_of
 from lightning_modules.resuming import differences
 from structures import Problem
 

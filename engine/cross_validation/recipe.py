@@ -11,11 +11,12 @@ from datamodules.mil.samplers import BatchPlan
 from engine.checkpoints.stages import staged_class
 from engine.config.errors import user_message
 from engine.config.recipe import Recipe
-from engine.config.sections import checked_section, class_of, module_builder, plain
+from engine.config.sections import checked_section, module_builder, plain
 from engine.cross_validation.devices import FoldDevices, fold_devices
 from engine.cross_validation.fold import FoldRecipe
 from engine.cross_validation.monitoring import callbacks_of, early_stopping, read_selection
 from lightning_modules.mil import MILModule
+from lightning_modules.rebuilding import class_of
 
 # Options of the trainer that do not change a fold. A recipe has them for `train.py`; as flags of
 # this command they would have no effect.
