@@ -103,9 +103,11 @@ def check_validation(trainer: pl.Trainer, data: Any, resumes: bool) -> None:
             "trainer.limit_val_batches is 0, so no validation chooses best.ckpt: use last.ckpt"
         )
         return
-    late = [] if resumes else _too_late(trainer, data, metric)  # the earlier part has validated
-    for message in [*_too_few(data, metric), *late]:
+    for message in _too_few(data, metric):
         rank_zero_warn(message)
+    if not resumes:  # else earlier parts may have validated
+        for message in _too_late(trainer, data, metric):
+            rank_zero_warn(message)
 
 
 def _too_few(data: SegDataModule | MILDataModule, metric: str) -> Iterator[str]:
