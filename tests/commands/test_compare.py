@@ -219,7 +219,7 @@ def test_bags_of_one_file_are_left_out_on_demand(tables, tmp_path, capsys):
     short = write("short.csv", HEAD, rows)
     assert run("compare", "--predictions", one, short) == 2
     error = capsys.readouterr().err
-    assert error.count("is only in") == 1 and " and 5 more: is only in" in error
+    assert error.count("10 x is only in") == 1
     assert "Traceback" not in error
     faulty = write("faulty.csv", HEAD, [*rows, ("bag x", 1, "high")])
     found = compared(tmp_path, "--predictions", one, faulty, "--bad-data", "skip", "--draws", 9)
