@@ -171,6 +171,8 @@ def draw_sheet(
         score: predictions with a lower score are not among those of ``shown``.
     """
     above = f"{score:g}".lstrip("0") or "0"
+    together = min(len(shown), 2)  # pairs in a row
+    widest = ((MAX_WIDTH - _GAP) // together - 4 * _GAP) // 2
     pairs = []
     for one in shown:
         truth = draw_instances(
@@ -190,16 +192,12 @@ def draw_sheet(
             ("prediction" if len(found) else f"no prediction above {above}"),
         )
         captions = f"{one.name}: {kinds[0]}", f"{one.name}: {kinds[1]}"
-        pairs.append(side_by_side(_fitting(truth), _fitting(prediction), captions))
-    widest = max(pair.shape[1] for pair in pairs)
-    columns = max(1, min((MAX_WIDTH - _GAP) // (widest + _GAP), len(pairs)))
-    rows = -(-len(pairs) // columns)
-    return contact_sheet(pairs, columns=-(-len(pairs) // rows), gap=_GAP)
+        pairs.append(side_by_side(_fitting(truth, widest), _fitting(prediction, widest), captions))
+    return contact_sheet(pairs, columns=together, gap=_GAP)
 
 
-def _fitting(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Return an image of which two fit beside each other."""
-    widest = (MAX_WIDTH - 5 * _GAP) // 2
+def _fitting(image: npt.NDArray[np.uint8], widest: int) -> npt.NDArray[np.uint8]:
+    """Return an image, reduced if it is wider than ``widest`` pixels."""
     height, width = image.shape[:2]
     if width <= widest:
         return image

@@ -41,7 +41,7 @@ def expected_sheet(stand_in, numbers):
         )
         captions = f"image {100 + n}: truth", f"image {100 + n}: prediction"
         pairs.append(side_by_side(truth, drawn, captions))
-    return contact_sheet(pairs, 3)
+    return contact_sheet(pairs, 2)
 
 
 def test_files_of_a_run(stand_in, make_trainer, tmp_path):
