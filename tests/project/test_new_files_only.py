@@ -44,12 +44,28 @@ def trained(tree):
 
 def test_the_guide_has_an_example_of_each_kind():
     folders = [path.partition("/")[0] for path in FILES]
-    assert folders == ["models", "configs", "tests", "callbacks", "datamodules", "commands"]
+    model = ["models", "configs", "tests"]
+    assert folders == [*model, *model, "callbacks", "datamodules", "commands"]
 
 
 def test_a_method_trains_from_its_recipe(trained):
     assert (trained / "checkpoints" / "best.ckpt").is_file()
     assert "models.mil.mean_pooling.MeanPooling" in (trained / "config.yaml").read_text()
+
+
+def test_a_segmentation_model_trains_and_is_found_by_the_tests_of_all_models(tree):
+    done = run_python(
+        tree, "train.py", "fit", "--config", "configs/seg/components.yaml", *QUIET,
+        "--trainer.max_steps", "2", "--trainer.val_check_interval", "2", "--data.size", "64",
+        "--data.val_scenes", "2", "--callbacks.notes", "false",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    last = tree / "runs" / "components" / "version_0" / "checkpoints" / "last.ckpt"
+    assert last.is_file()
+    tests = [f"tests/models/seg/test_{name}.py" for name in ("components", "every_model")]
+    done = run_python(tree, "-m", "pytest", "-q", "-k", "components or Components", *tests)
+    assert done.returncode == 0, done.stdout
+    assert "7 passed" in done.stdout
 
 
 def test_a_callback_is_a_standard_one_with_flags_of_its_own(trained):
