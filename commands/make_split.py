@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="folder; the files are annotations/instances_train.json and instances_val.json",
     )
+    add_output(parser, "--report", dest="out", help="write the counts as JSON")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

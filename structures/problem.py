@@ -181,11 +181,12 @@ def settle(problems: Iterable[Problem], policy: AnnotationPolicy) -> tuple[Probl
     found = tuple(problems)
     if found and policy == "error":
         raise DataProblems(found)
-    by_file: dict[tuple[Path, bool], list[list[Problem]]] = {}
+    by_file: dict[tuple[Path, bool], list[Problem]] = {}
     for group in by_cause(found):
-        by_file.setdefault((common_place(group), group[0].repaired), []).append(group)
-    for (file, repaired), groups in list(by_file.items())[:SHOWN]:
-        listed = [problem for group in groups for problem in group]
+        joint = common_place(group) if group[0].kind in _BAGS else None
+        for problem in group:
+            by_file.setdefault((joint or problem.file, problem.repaired), []).append(problem)
+    for (file, repaired), listed in list(by_file.items())[:SHOWN]:
         _log.warning(
             "%s: %d problem(s) %s (%s), the first: %s",
             file,

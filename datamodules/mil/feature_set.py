@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,18 +12,23 @@ import torch
 from torch import Tensor
 
 from datamodules.mil.feature_cache import FeatureCache
+from datamodules.mil.opened_slides import (
+    Slide,
+    grouped,
+    non_finite_problem,
+    open_slides,
+    patient_problems,
+)
 from datamodules.mil.slide_labels import LabelOptions
-from datamodules.mil.slide_table import SlideTable, find_feature_files, read_slide_table
-from datamodules.mil.splits import divided_patients, folds_of
+from datamodules.mil.slide_table import read_slide_table
+from datamodules.mil.splits import folds_of
 from datamodules.sampling.keys import SampleKey, keyed_generator
 from formats.features import (
     FeatureFile,
-    FeatureHeader,
     FeatureKeys,
     at_most_single,
     first_not_finite,
     read_features,
-    read_header,
 )
 from structures import BadDataPolicy, BagBatch, DataProblems, MILTask, Problem, settle
 
@@ -49,26 +52,6 @@ class FeatureFolder(NamedTuple):
     folder: Path | None = None
     keys: FeatureKeys = FeatureKeys()
     by_patient: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Slide:
-    """A usable slide: its line in the table and its file."""
-
-    line: int
-    name: str
-    file: Path
-    header: FeatureHeader
-
-    @property
-    def bytes(self) -> int:
-        """Size of the slide's features on disk."""
-        return self.header.instances * self.header.width * self.header.dtype.itemsize
-
-    @property
-    def bytes_in_memory(self) -> int:
-        """Most bytes of all arrays of the slide, apart from the features 8 numbers of 8 bytes."""
-        return self.bytes + 64 * (self.header.instances + 8)
 
 
 class FeatureSet:
@@ -118,9 +101,9 @@ class FeatureSet:
         self._cache: FeatureCache | None = None
         options = LabelOptions(class_names, label_columns, task)
         self._table, faults = read_slide_table(self.path, options)
-        fatal = list(_patient_problems(self._table))
+        fatal = list(patient_problems(self._table))
         folder = self.path.parent / "features" if features.folder is None else features.folder
-        slides, more = _open_slides(self._table, Path(folder), self._keys)
+        slides, more = open_slides(self._table, Path(folder), self._keys)
         faults += more
         if bad_data == "skip" or sum(slide.bytes for slide in slides) <= _VALUES_LIMIT:
             found = {slide.name: fault for slide in slides for fault in self._values(slide)}
@@ -128,7 +111,7 @@ class FeatureSet:
             slides = [slide for slide in slides if slide.name not in found]
         if fatal:
             raise DataProblems(fatal + faults)
-        self._bags, more = _grouped(self._table, slides, features.by_patient)
+        self._bags, more = grouped(self._table, slides, features.by_patient)
         self.problems = settle(faults + more, bad_data)
         if not self._bags:
             raise DataProblems(
@@ -251,7 +234,7 @@ class FeatureSet:
             for part, labels in zip(parts, known, strict=True)
         ])  # fmt: skip
 
-    def _read(self, slide: _Slide, rows: Tensor | None) -> FeatureFile:
+    def _read(self, slide: Slide, rows: Tensor | None) -> FeatureFile:
         """Return rows of a slide, from memory if it is kept there."""
         if self._cache is None or slide.line not in self._cache.kept:
             return self._read_file(slide, rows)
@@ -261,7 +244,7 @@ class FeatureSet:
             self._cache.put(slide.line, found)
         return found if rows is None else found.at(rows)
 
-    def _read_file(self, slide: _Slide, rows: Tensor | None) -> FeatureFile:
+    def _read_file(self, slide: Slide, rows: Tensor | None) -> FeatureFile:
         try:
             found = read_features(slide.file, self._keys, rows)
         except DataProblems as error:
@@ -274,7 +257,7 @@ class FeatureSet:
         bad = first_not_finite(values) if len(values) else None
         if bad is not None:
             row = bad[0] if rows is None else int(rows[bad[0]])
-            raise ValueError(str(_non_finite_problem(slide, row, bad[1])))
+            raise ValueError(str(non_finite_problem(slide, row, bad[1])))
         return found._replace(features=values)
 
     def check(self, thorough: bool) -> list[Problem]:
@@ -286,7 +269,7 @@ class FeatureSet:
                 found += [fault for fault in self._values(slide) if slide.name not in known]
         return found
 
-    def _values(self, slide: _Slide) -> Iterator[Problem]:
+    def _values(self, slide: Slide) -> Iterator[Problem]:
         try:
             values = at_most_single(read_features(slide.file, self._keys).features)
         except DataProblems as error:
@@ -294,7 +277,7 @@ class FeatureSet:
             return
         bad = first_not_finite(values)
         if bad is not None:
-            yield _non_finite_problem(slide, *bad)
+            yield non_finite_problem(slide, *bad)
 
     @property
     def label_columns(self) -> tuple[str, ...]:
@@ -337,70 +320,3 @@ class FeatureBags(torch.utils.data.Dataset[BagBatch]):
         rng = keyed_generator(_SUBSET_PURPOSE, self._seed, key.epoch, key.index)
         rows = np.sort(rng.choice(size, self._most, replace=False))
         return self._bags.bag(key.index, torch.from_numpy(rows), copy=False)
-
-
-def _non_finite_problem(slide: _Slide, row: int, column: int) -> Problem:
-    return Problem(
-        slide.file, slide.name, row, f"feature {column} is NaN, infinite or beyond float32",
-        "extract the slide again", kind="slide", part="row",
-    )  # fmt: skip
-
-
-def _patient_problems(table: SlideTable) -> Iterator[Problem]:
-    if table.splits:
-        yield from divided_patients(table.path, table.patients, table.splits, "split")
-    if table.folds is not None:
-        yield from divided_patients(table.path, table.patients, table.folds.tolist(), "fold")
-
-
-def _open_slides(
-    table: SlideTable, folder: Path, keys: FeatureKeys
-) -> tuple[list[_Slide], list[Problem]]:
-    """Open the files of all slides; return the consistent slides, and the faults of the others."""
-    files = find_feature_files(folder, table.slide_ids)
-    slides: list[_Slide] = []
-    faults: list[Problem] = []
-    owner: dict[Path, str] = {}
-    for at, name in enumerate(table.slide_ids):
-        file = files.get(name)
-        if file is None:
-            remedy = "extract its features or remove its line"
-            reason = f"no feature file in {folder}"
-            faults.append(Problem(table.path, name, None, reason, remedy, "slide"))
-        elif owner.setdefault(file, name) != name:
-            reason = f"slide {owner[file]} has the same file"
-            faults.append(Problem(file, name, None, reason, "keep one of the slides", "slide"))
-        else:
-            try:
-                slides.append(_Slide(at, name, file, read_header(file, keys)))
-            except DataProblems as error:
-                faults += [problem._replace(item=name) for problem in error.problems]
-    widths = Counter(slide.header.width for slide in slides)
-    usual = widths.most_common(1)[0][0] if widths else 0
-    for slide in slides:
-        if slide.header.width != usual:
-            reason = f"{slide.header.width} features, but {widths[usual]} other slides have {usual}"
-            remedy = "extract all slides with one encoder"
-            faults.append(Problem(slide.file, slide.name, None, reason, remedy, "slide"))
-    return [slide for slide in slides if slide.header.width == usual], faults
-
-
-def _grouped(
-    table: SlideTable, slides: Sequence[_Slide], by_patient: bool
-) -> tuple[list[list[_Slide]], list[Problem]]:
-    """Return the slides of each bag, and a fault for each patient with contradicting labels."""
-    if not by_patient or not table.patients:
-        return [[slide] for slide in slides], []
-    of_patient: dict[str, list[_Slide]] = {}
-    for slide in slides:
-        of_patient.setdefault(table.patients[slide.line], []).append(slide)
-    bags, faults = [], []
-    for patient, bag in of_patient.items():
-        texts = sorted({table.texts[slide.line] for slide in bag})
-        if len(texts) > 1:
-            reason = f"slides with labels {', '.join(texts)}"
-            remedy = "give all slides of a patient one label, or make bags of slides"
-            faults.append(Problem(table.path, patient, None, reason, remedy, "patient"))
-        else:
-            bags.append(bag)
-    return bags, faults

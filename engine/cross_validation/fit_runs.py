@@ -203,7 +203,7 @@ def _protocol(run: _Run, select: str) -> str:
     trainer, saving = config.get("trainer") or {}, config.get("checkpoint") or {}
     limits = {"steps": trainer.get("max_steps"), "epochs": trainer.get("max_epochs")}
     length = " or ".join(f"{n} {name}" for name, n in limits.items() if n not in (None, -1))
-    text = f"(runs of train.py fit), {length or 'unknown length'} each"
+    text = f"(runs of fit), {length or 'unknown length'} each"
     return text + (f", best {saving.get('monitor')}" if select == "best" else "")
 
 

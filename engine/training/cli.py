@@ -131,7 +131,7 @@ class SegmilCLI(LightningCLI):
         config = self.config[command]
         check_values(config, LINKS, trains=command == "fit")
         if command == "fit" and self._folder is None and not config.trainer.fast_dev_run:
-            own = run_of_job(self._runs(config), ["train.py", *self._command])
+            own = run_of_job(self._runs(config, command), ["train.py", *self._command])
             if own is not None:
                 rank_zero_info(f"job {job_id()} continues {own}")
                 config.ckpt_path, self._requeued = str(own), True
@@ -155,18 +155,18 @@ class SegmilCLI(LightningCLI):
         elif self._folder is not None:
             self.run_dir = self._folder
         else:
-            runs = self._runs(config)
+            runs = self._runs(config, str(self.subcommand))
             self.run_dir = next_run_dir(runs.parent, runs.name)
         config.trainer.logger = None
         step = None if goes_on is None else goes_on.step
         self._loggers = lambda: build_loggers(self.run_dir, config.wandb, step)
 
-    def _runs(self, config: Any) -> Path:
+    def _runs(self, config: Any, command: str) -> Path:
         """Return the folder of the runs of this name; a test's recipe has the training's name."""
         checkpoint = None if config.ckpt_path is None else Path(str(config.ckpt_path))
         recipe = config.name or Recipe.of_words(self._args).name
         name = take_flag(self._args, "--name")[1]
-        return Path(config.runs_dir) / (name or run_name(str(self.subcommand), recipe, checkpoint))
+        return Path(config.runs_dir) / (name or run_name(command, recipe, checkpoint))
 
     def _continuation(self, config: Any) -> Continuation | None:
         """Return the run to continue; a name or another parent folder asks for a new run."""

@@ -101,10 +101,10 @@ def test_a_file_knows_no_cap_and_a_checkpoint_does(folder, truth):
     assert merged.most_per_class == merged.most_per_image == found.most_per_image
 
 
-def test_a_table_of_bags_has_the_middle_as_threshold(tmp_path):
+def test_a_table_of_bags_that_states_no_threshold_has_none(tmp_path):
     file = tmp_path / "bags.csv"
     file.write_text("bag_id,label,score\na,1,0.9\nb,0,0.2\nc,7,0.5\n")
     found = bag_predictions(Namespace(ckpt=None, predictions=file, bad_data="skip"))
-    assert (found.threshold, found.files) == (0.5, (file,))
+    assert (found.threshold, found.files) == (None, (file,))
     assert found.scores.bag_ids == ("a", "b")
     assert [problem.item for problem in found.problems] == ["c"]

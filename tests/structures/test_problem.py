@@ -138,33 +138,44 @@ def slide(name, reason="no feature file in /data", line=None, file=None):
 def test_one_fault_of_all_slides_is_one_line():
     message = str(DataProblems([slide(f"s{k}") for k in range(47)]))
     assert message == (
-        "set/slides.csv, slides s0, s1, s2, s3, s4 and 42 more: no feature file in /data; "
+        "set/slides.csv: 47 x no feature file in /data, for example slide s0; slide s1; slide s2; "
         "extract it"
     )
     two = str(DataProblems([slide("a", line=4), slide("b", line=7)]))
-    assert two == ("set/slides.csv, slides a, b, lines 4, 7: no feature file in /data; extract it")
+    assert two == (
+        "set/slides.csv: 2 x no feature file in /data, for example slide a, line 4; slide b, "
+        "line 7; extract it"
+    )
     assert str(DataProblems([slide("a")])) == str(slide("a"))
-    rows = [slide(name, "a NaN", row)._replace(part="row") for name, row in (("a", 3), ("b", 5))]
-    assert str(DataProblems(rows)).startswith("set/slides.csv, slides a, b: the first: row 3: a N")
-    assert str(DataProblems(rows[:1] * 2)).startswith("set/slides.csv, slide a, row 3: a NaN; ext")
 
 
-def test_reasons_that_differ_in_values_are_one_fault_of_which_the_first_is_told():
+def test_reasons_that_differ_in_values_are_one_fault():
     wrong = [slide(f"s{k}", f"label '0.{k}' is not one of the 2 classes") for k in range(3)]
     assert str(DataProblems([*wrong, slide("t")])).splitlines() == [
-        "set/slides.csv, slides s0, s1, s2: the first: label '0.0' is not one of the 2 classes; "
-        "extract it",
+        "set/slides.csv: 3 x label ... is not one of the ... classes, for example slide s0 (label "
+        "'0.0' is not one of the 2 classes); slide s1 (label '0.1' is not one of the 2 classes); "
+        "slide s2 (label '0.2' is not one of the 2 classes); extract it",
         str(slide("t")),
     ]
 
 
-def test_files_of_a_folder_are_one_place_and_folders_are_several():
+def test_files_of_a_folder_are_one_place_and_folders_and_tables_are_several():
     files = [slide(f"s{k}", "no data set 'features'", file=Path(f"h5/s{k}.h5")) for k in range(3)]
     other = slide("t", "no data set 'features'", file=Path("more/t.h5"))
     assert str(DataProblems([*files, other])).splitlines() == [
-        "h5, slides s0, s1, s2: no data set 'features'; extract it",
+        "h5: 3 x no data set 'features', for example s0.h5, slide s0; s1.h5, slide s1; s2.h5, "
+        "slide s2; extract it",
         "more/t.h5, slide t: no data set 'features'; extract it",
     ]
+    tables = [slide("s0", f"is only in {b}", file=Path(a)) for a, b in (("1.csv", "2.csv"),) * 2]
+    assert (
+        len(
+            str(
+                DataProblems([*tables, slide("t", "is only in 1.csv", file=Path("2.csv"))])
+            ).splitlines()
+        )
+        == 2
+    )
 
 
 def test_images_stay_apart_and_skipped_slides_are_one_entry_of_the_log(caplog):
@@ -172,6 +183,6 @@ def test_images_stay_apart_and_skipped_slides_are_one_entry_of_the_log(caplog):
     files = [slide(f"s{k}", "no data set 'features'", file=Path(f"h5/s{k}.h5")) for k in range(30)]
     assert len(settle(files, "skip")) == 30
     assert [record.getMessage() for record in caplog.records] == [
-        "h5: 30 problem(s) skipped (30 x no data set ...), the first: h5, slides s0, s1, s2, s3, "
-        "s4 and 25 more: no data set 'features'; extract it"
+        "h5: 30 problem(s) skipped (30 x no data set ...), the first: h5/s0.h5, slide s0: no data "
+        "set 'features'; extract it"
     ]

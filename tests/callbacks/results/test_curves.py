@@ -80,7 +80,7 @@ def test_threshold_and_scores_of_the_module_are_drawn(
     module.threshold = 0.25
     trainer = make_trainer([Curves(every_n_epochs=2)], max_epochs=4)
     trainer.fit(module, stand_in.bags(), stand_in.bags())
-    titles = ["val, epoch 000", "val, epoch 002", "val, epoch 003"]
+    titles = ["val, epoch 001", "val, epoch 003", "val, epoch 004"]
     assert seen == [(["bags"], 0.25, title) for title in titles]
 
 

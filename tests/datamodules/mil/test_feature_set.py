@@ -271,9 +271,7 @@ def test_slides_with_several_classes(write_slides):
     assert split.labels.tolist() == [[1, 1], [0, 1], [0, 0], [1, 0]] and split.task == "multilabel"
     rows = list(split.split_rows(["train", "val", "test", "train"]))
     assert rows[1] == ("s1", "p0_1", "0", "1", "val")
-    with pytest.raises(
-        DataProblems, match="p0_1: the first: slides with labels er=0 pr=0, er=1 pr=1"
-    ):
+    with pytest.raises(DataProblems, match="patient p0_0 .slides with labels er=0 pr=0, er=1 pr=1"):
         FeatureSet(columns, BY_PATIENT, label_columns=["er", "pr"])
 
 

@@ -134,7 +134,7 @@ def test_bags_with_nan_are_named(write):
     assert [(p.item, p.annotation, p.kind, p.part) for p in error.value.problems] == [
         (1, 2, "bag", "row"), (2, 4, "bag", "row"),
     ]  # fmt: skip
-    message = "bags 1, 2: the first: row 2: feature 1 is NaN, infinite or beyond float32; impute"
+    message = "bag 1, row 2 (feature 1 is NaN, infinite or beyond float32); bag 2"
     assert message in str(error.value)
 
 
@@ -182,8 +182,8 @@ ONE_HOT = np.array([[1, 0], [0, 1], [0, 1]])
         (SEVERAL, {"task": "binary"}, "which does not fit the task binary; store one class per"),
         (SEVERAL, {"classes": 3}, r"y has shape \(3, 2\), but there are 3 classes"),
         ([0, 1, 1], {"task": "multilabel"}, "one class per bag, which does not fit the task mult"),
-        (SEVERAL * 2, {}, "bags 0, 1: the first: label 2 for class 1"),
-        (SEVERAL / 4, {}, "bags 0, 1: the first: label 0.25 for class 1; use 1 if the bag has"),
+        (SEVERAL * 2, {}, r"bag 0 \(label 2 for class 1\); bag 1"),
+        (SEVERAL / 4, {}, r"bag 0 \(label 0.25 for class 1\); bag 1 .*; use 1 if the bag has"),
         (SEVERAL * [0, 1], {}, "no bag has class 0 of 0 to 1; leave the column out"),
         (SEVERAL[None], {}, "y must have 1 or 2 axes"),
         (SEVERAL[:2], {}, "bag_index names bags 2, but the bags are 0 to 1"),
@@ -215,7 +215,7 @@ def test_instance_labels(write):
         (["a"] * 6, "type <U1 for 6 instances"),
         (
             [0, 2, 0, 0, 3, 3],
-            "bags 0, 2: the first: row 1: instance_labels has 2; use 1 for a witness",
+            r"bag 0, row 1 \(instance_labels has 2\); bag 2, .*; use 1 for a witness",
         ),
         (np.array([0, 1, 255, 0, 0, 0], np.uint8), "bag 1, row 2: instance_labels has 255"),
         ([0, np.nan, 0, 0, 0, 0], "bag 0, row 1: instance_labels has nan"),

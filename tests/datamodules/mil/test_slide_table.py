@@ -98,7 +98,7 @@ def test_every_fault_of_a_table_is_told(table):
     [
         (
             ["slide,label", "a,0"],
-            "column slide_id is missing; the file has slide, label; rename slide to slide_id",
+            "the file has slide, label; rename column slide to slide_id",
         ),
         (["slide_id,label"], "no slide in the file"),
         ([""], "column slide_id is missing; the file has none"),
