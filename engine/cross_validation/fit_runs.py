@@ -92,7 +92,7 @@ def cross_validation_of_runs(
         folds=folds,
         probabilities=predictions.probabilities,
         protocol=f"{len(runs)} folds in {repeats} repeats {_protocol(runs[0], select)}",
-        training="folds trained by train.py fit",
+        training="folds trained by fit",
         seconds=time.perf_counter() - start,
         predictions=predictions,
         device=str(fold_devices("auto", 1)),
@@ -110,8 +110,8 @@ def _read(folder: Path, select: str) -> _Run:
     if not checkpoint.is_file():
         other = "last" if select == "best" else "best"
         raise ValueError(
-            f"{folder}: has no checkpoints/{select}.ckpt; name the folder of a run of `train.py "
-            f"fit`, or give --select {other}"
+            f"{folder}: has no checkpoints/{select}.ckpt; name the folder of a run of `python "
+            f"train.py fit`, or give --select {other}"
         )
     record = read_record(checkpoint)
     data = record["blueprint"]["data"]
@@ -119,7 +119,7 @@ def _read(folder: Path, select: str) -> _Run:
         raise ValueError(f"{folder}: was not trained on folds of bags ({data['class_path']})")
     if data["init_args"]["fold"] is None:
         raise ValueError(
-            f"{folder}: was not trained with a test fold; train each fold by `train.py fit "
+            f"{folder}: was not trained with a test fold; train each fold by `python train.py fit "
             "--data.fold K`"
         )
     return _Run(folder, checkpoint, record)

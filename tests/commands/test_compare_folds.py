@@ -98,7 +98,7 @@ def test_few_bags_and_folds_without_a_value_are_told(results, tmp_path, capsys):
         ({"repeats": None}, ["a.json", "b.json"], "does not say how often"),
         ({}, ["a.csv", "moved.csv"], "fold 1 of repeat 1 has other bags or labels in"),
         ({}, ["a.csv", "short.csv"], "the same folds (fold "),
-        ({}, ["a.csv", "nofold.csv"], "line 2: fold is missing"),
+        ({}, ["a.csv", "nofold.csv"], "6 x fold is missing, for example bag 0, line 2"),
         ({}, ["a.csv", "limit.csv"], "line 2: threshold is no probability"),
         ({}, ["one.csv", "one.csv"], "one.csv: all bags are in one fold"),
         ({}, ["a.csv", "twice.csv"], "bag 0 occurs more than once"),

@@ -135,7 +135,7 @@ def bags(tmp_path_factory):
     np.savez(folder / "bags.npz", X=features, bag_index=bag, y=label)
     recipe = ["--config", "configs/mil/abmil.yaml", "--data.file", folder / "bags.npz"]
     quiet = [f"--callbacks.{name}=false" for name in ("curves", "attention", "confusion")]
-    few = ["--trainer.max_epochs", "1", "--data.clip", "2.0"]
+    few = ["--trainer.max_epochs", "1", "--trainer.val_check_interval", "1", "--data.clip", "2.0"]
     command("fit", *recipe, *quiet, *few, "--runs_dir", folder)
     file = folder / "abmil" / "version_0" / "checkpoints" / "last.ckpt"
     command("predict", "--ckpt_path", file, "--data", folder / "bags.npz", "--runs_dir", folder)

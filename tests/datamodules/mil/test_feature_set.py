@@ -208,8 +208,8 @@ def test_a_patient_in_two_parts_is_fatal(write_slides, column, policy):
     slides = [("s0", "slide"), ("s4", "slide")]
     assert found == [("p", "patient"), ("q", "patient"), *slides]
     one, other = values[:2]
-    who = {"split": "patient p", "fold": "patients p, q: the first"}[column]
-    assert f"{who}: bags in {column}s {one}, {other}; put all" in str(error.value)
+    assert f"bags in {column}s {one}, {other}" in str(error.value)
+    assert "put all bags of a patient into one" in str(error.value)
 
 
 def test_a_patient_with_two_labels(write_slides):

@@ -44,8 +44,8 @@ def test_they_give_the_json_of_the_cross_validation(folds, tmp_path):
     found = json.loads(out.read_text())
     assert set(found) == set(whole)
     assert found["metrics"] == whole["metrics"]
-    assert found["training"] == "folds trained by train.py fit"
-    assert found["protocol"].startswith("6 folds in 2 repeats (runs of train.py fit)")
+    assert found["training"] == "folds trained by fit"
+    assert found["protocol"].startswith("6 folds in 2 repeats (runs of fit)")
     for ours, theirs in zip(rows_of(table), rows_of(tmp_path / "cv.csv"), strict=True):
         assert float(ours.pop("score")) == pytest.approx(float(theirs.pop("score")), abs=1e-6)
         assert ours == theirs
@@ -101,7 +101,7 @@ def test_runs_of_fit(config, bag_file, tmp_path):
     assert evaluate.main(words) == 0
     found = json.loads(out.read_text())
     assert found["protocol"] == (
-        "3 folds in 1 repeats (runs of train.py fit), 30 steps each, best val/bag_auroc"
+        "3 folds in 1 repeats (runs of fit), 30 steps each, best val/bag_auroc"
     )
     rows = rows_of(table)
     assert len({row["bag_id"] for row in rows}) == len(rows) == 30
