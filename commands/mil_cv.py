@@ -56,7 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--runs",
         nargs="+",
         metavar="RUN",
-        help="folders of `python train.py fit --data.fold K`, one for each fold, to put together instead",
+        help="folders of `python train.py fit --data.fold K`, one for each fold, to put together "
+        "instead",
     )
     add_input(parser, "--data", help="npz of bags, or CSV of slides (with --config)")
     parser.add_argument("--folds", type=positive, help="default: 10, or the folds of the file")
