@@ -49,7 +49,7 @@ def find_predictions(path: Path, kind: Kind) -> Predictions:
     """
     other = {"bags": ".json", "images": ".csv"}[kind]
     if not path.is_dir():
-        if path.suffix.lower() == other:
+        if path.is_file() and path.suffix.lower() == other:
             raise ValueError(f"{path}: {_of_the_other_kind(kind)}")
         return Predictions(path)
     patterns = ["", "predictions/"]

@@ -17,6 +17,8 @@ def run_folder(path, *names, config=None):
 
 def test_a_file_is_itself(tmp_path):
     assert find_predictions(tmp_path / "a.csv", "bags") == (tmp_path / "a.csv", None, "")
+    for name in ("a.json", "a.csv"):
+        (tmp_path / name).write_text("")
     with pytest.raises(ValueError, match=r"a.json: .*--annotations"):
         find_predictions(tmp_path / "a.json", "bags")
     with pytest.raises(ValueError, match=r"a.csv: .*without --annotations"):
