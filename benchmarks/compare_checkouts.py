@@ -66,7 +66,7 @@ def train(checkout: Path, recipes: Path, folder: Path) -> dict[str, Path]:
         call(
             checkout, "train.py", "fit", "--config", recipes / f"{name}.yaml",
             "--trainer.max_steps", 20, "--trainer.accelerator", "cpu", "--runs_dir", folder,
-            "--name", name, "--trainer.limit_val_batches", 4,
+            "--name", name, "--trainer.limit_val_batches", 4, "--trainer.val_check_interval", 20,
         )  # fmt: skip
         found[name] = folder / name / "version_0" / "checkpoints" / "last.ckpt"
     return found
