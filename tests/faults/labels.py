@@ -57,7 +57,7 @@ TABLES = [
     table_case("continuous labels, some missing",
                column("label", lambda k: "NA" if k % 3 == 0 else f"{k}.5"), "column label", "1.5"),
     table_case("days of survival", column("label", lambda k: str(300 + 7 * k)),
-               "slides s0, s1, s2, s3, s4 and 3 more", "label '300'", "classes"),
+               "8 x label", "slide s0", "label '300'", "classes"),
     columns_case("a column of labels that is missing", CLASSES,
                  {"label_columns": ["er", "pgr"]}, "column pgr of label_columns", "mean pr?"),
     columns_case("continuous labels in a named column", {"score": [f"{k}.5" for k in range(8)]},
@@ -91,7 +91,7 @@ BAGS = [
          ("class_balanced", "several classes", "shuffle")),
     array_case("one-hot classes", of("y", lambda y: np.eye(2)[y]), "(20, 2)", "argmax"),
     array_case("classes as a column", of("y", lambda y: y[:, None]), "(20, 1)", "as (20,)"),
-    array_case("several classes with a 2", lambda: {"y": SEVERAL * 2}, "bags 0, 1, 3",
+    array_case("several classes with a 2", lambda: {"y": SEVERAL * 2}, "bag 0", "bag 3",
                "label 2 for class"),
     array_case("several continuous labels", lambda: {"y": SEVERAL * 0.13}, "label 0.13 for class"),
     array_case("a class of several without a bag", lambda: {"y": SEVERAL * [1, 0]},
@@ -121,10 +121,10 @@ INSTANCES = [
 SHARED = [
     every_case("another name of the features",
                lambda slide: {"features": None, "embeddings": arrays(slide)["features"]},
-               "features, slides s0, s1, s2, s3, s4 and 3 more: no data set 'features'",
+               "8 x no data set 'features'", "slide s2",
                "features_key"),
     every_case("a transposed array", lambda slide: {"features": arrays(slide)["features"].T},
-               "slides s0, s1, s2, s3, s4 and 3 more", "5 coordinates for 4 instances"),
+               "8 x 5 coordinates for 4 instances", "slide s2"),
 ]  # fmt: skip
 
 
@@ -148,5 +148,5 @@ CASES = [
          ("slides.csv", "column label", ".10, .13"), long=True),
     *TABLES, *BAGS, *INSTANCES, *SHARED,
     Case("one fault of all slides", "no slide has a file", _no_slide_has_a_file,
-         ("slides s0, s1, s2, s3, s4 and 3 more: no feature file in",)),
+         ("8 x no feature file in", "slide s2")),
 ]  # fmt: skip

@@ -36,6 +36,13 @@ def _boxes_alone(folder: Path) -> list[object]:
     return words
 
 
+def _other_data(folder: Path) -> list[object]:
+    for name in ("train.json", "val.json"):
+        (folder / name).write_text(json.dumps(sets.truth()))
+    files = ["--train", folder / "train.json", "--val", folder / "val.json"]
+    return ["evaluate", "make-split", "--name", "lvis-ow", *files, "--out", folder / "made"]
+
+
 _EXCLUDE: list[object] = ["--protocol", "exclude-known", "--known"]
 CASES = [
     case("an unknown split", [*_EXCLUDE, "vok"], "'vok' is no split", "voc", "truth.json"),
@@ -58,5 +65,6 @@ CASES = [
     case("drop-empty without effect", ["--protocol", "all", "--drop-empty"], "novel-only"),
     case("predictions saved of a file", ["--protocol", "all", "--save-predictions", "p.json"],
          "--save-predictions", "--ckpt"),
+    Case("split", "another data set", _other_data, ("train.json", "lvis")),
     Case("open world", "masks asked of boxes", _boxes_alone, ("found.json", "--iou-type bbox")),
 ]  # fmt: skip

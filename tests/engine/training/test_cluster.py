@@ -101,6 +101,7 @@ def test_a_job_that_cannot_be_requeued_says_so(send, capsys, tmp_path):
 @pytest.mark.slow
 def test_the_first_of_two_stages_is_continued(send, capsys):
     recipe = ["--config", "configs/mil/mhim.yaml", "--config", "configs/_base/data/digit_bags.yaml"]
+    recipe += ["--config", "configs/_base/small_bags.yaml"]
     words = ["fit", *recipe, *BAGS[3:]]
     assert train.main(words) == 128 + signal.SIGUSR1
     assert "first_stage/checkpoints/last.ckpt" in capsys.readouterr().err

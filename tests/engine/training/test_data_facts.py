@@ -23,7 +23,7 @@ def test_images_and_a_size_that_no_validation_object_has(tmp_path, caplog, recwa
         line = f"{split}: 3 images (1 without an object), 3 objects; cell 2, dot 1"
         assert caplog.messages.count(line) == 1
     assert not any(message.startswith("test: ") for message in caplog.messages)
-    (told,) = [str(w.message) for w in recwarn if "best.ckpt" in str(w.message)]
+    (told,) = [str(w.message) for w in recwarn if "best.ckpt is chosen by" in str(w.message)]
     assert told == (
         "val/segm_map_large is not defined in validation (no object of the validation images is "
         "large): best.ckpt is chosen by train/loss instead"
