@@ -1,6 +1,6 @@
 """Losses of `configs/seg/mask_rcnn.yaml` in the three ways to start it (docs/weights.md).
 
-``python -m benchmarks.starting_weights --root ../shared/data/coco_small`` trains 200 steps with the
+``python benchmarks/starting_weights.py --root ../shared/data/coco_small`` trains 200 steps with the
 packaged backbone, from a file with the names of torchvision's ResNet-50 and from scratch. It prints
 the mean losses of the first and the last 20 steps. The file has random weights.
 """
@@ -16,6 +16,8 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.support.published_weights import random_weights
 

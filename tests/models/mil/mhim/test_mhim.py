@@ -1,12 +1,10 @@
 import copy
-import dataclasses
 import functools
 import math
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from engine.cross_validation.recipe import read_recipe
 from models.mil.abmil import ABMIL
@@ -17,7 +15,7 @@ from models.mil.mhim.mhim import embedding_consistency
 from models.mil.protocol import class_probability
 from models.ops.bags.keyed_random import random_order
 from models.ops.masks.instances import random_instances
-from structures import BagBatch, MILOutput
+from structures import BagBatch
 
 CONFIGS = Path(__file__).parents[4] / "configs/mil"
 CLOSE = {"rtol": 0, "atol": 1e-6}
@@ -347,70 +345,3 @@ def test_what_the_student_begins_with(init):
         taken = init == "all" or (init == "fc" and name.startswith("embed."))
         assert torch.equal(value, (teacher if taken else own)[name]), name
         assert taken is not torch.equal(value, own[name]), name
-
-
-class Bare(nn.Module):
-    def __init__(self, *_):
-        super().__init__()
-        self.task = "binary"
-
-    def forward(self, bags):
-        return MILOutput(torch.zeros(len(bags), 1))
-
-    def losses(self, output, bags, reduction="mean"):
-        return {"bag": output.logits.sum()}
-
-
-class WithoutAttention(Bare):
-    embed = nn.Identity()
-
-    def embed_bags(self, bags):
-        return bags
-
-    def pool(self, bags):
-        return dataclasses.replace(self(bags), embeddings=torch.zeros(len(bags), 2))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"learner": Bare}, "embed_bags and pool"),
-        ({"learner": model_for("dsmil", 0), "scores": "class_aware"}, "class_scores"),
-        ({"momentum": 1.1}, "momentum"),
-        ({"teacher_temperature": 0.0}, "temperatures"),
-        ({"recycle_keep_ratio": 0.5}, "recycle needs"),
-        ({"recycle": GlobalRecycle(6, 1), "recycle_keep_ratio": 1.0}, "recycle needs"),
-        ({"recycle": GlobalRecycle(6, 1), "recycle_keep_ratio": 0.0}, "recycle needs"),
-    ],
-)
-def test_what_cannot_work_is_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        MHIM(5, 2, "binary", **({"learner": model_for("abmil1", 0), "masks": MASKS} | options))
-
-
-def test_a_model_without_the_scores_asked_for_is_refused():
-    model = MHIM(5, 2, "binary", learner=WithoutAttention, masks=MASKS, student_init="none")
-    with pytest.raises(ValueError, match="WithoutAttention gives no attention"):
-        model.training_losses(bag_batch([3]), 0.0)
-
-
-class Told(ABMIL):
-    """A model with a schedule and a memory of what it was told."""
-
-    def __init__(self, *args):
-        super().__init__(*args, hidden_sizes=(6,), attention_dim=4)
-        self.register_buffer("told", torch.zeros(2, dtype=torch.int64))
-
-    def loss_factors(self, progress):
-        return {"bag": 1 - progress}
-
-    def set_training_bags(self, numbers, labels, sizes):
-        self.told.copy_(torch.stack([labels.sum(), sizes.sum()]))
-
-
-def test_the_models_own_hooks_are_kept():
-    model = MHIM(5, 2, "binary", learner=Told, masks=MASKS)
-    assert model.loss_factors(0.25) == {"bag": 0.75}
-    assert mhim_for().loss_factors(0.25) == {}
-    model.set_training_bags(torch.arange(3), torch.tensor([0, 1, 1]), torch.tensor([2, 3, 4]))
-    assert model.student.told.tolist() == model.teacher.told.tolist() == [2, 9]
