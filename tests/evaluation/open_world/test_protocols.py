@@ -223,3 +223,9 @@ def test_images_may_have_hundreds_of_masks():
     assert len(rows) > 255
     found = evaluate_protocol("all", truth, rows, caps=CAPS, iou_types=["segm"])
     assert_equal(found, expected(truth, rows, "segm"))
+
+
+def test_of_two_equal_overlaps_the_last_object_is_taken():
+    truth, rows = scene([(3, 0, 0), (3, 20, 0)], [(10, 0.9), (0, 0.8)])  # IoU .6 with both
+    found = evaluate_protocol("all", truth, rows, caps=(1, 2), iou_types=["bbox"])
+    assert found["box_ar_2"] == pytest.approx((2 * 3 + 1 * 7) / 20)
