@@ -16,7 +16,7 @@ from commands._arguments import (
     inference_changes,
     positive,
 )
-from commands._sources import coco_predictions
+from commands._sources import coco_predictions, ground_truth
 from commands._tables import report_bad_data, show
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="SPLIT",
         help="known categories: voc, coco-uvo, coco-objects365, coco-lvis, coco-lvis-detic, "
-        "lvis-ow, a JSON file, ids or names",
+        "lvis-ow, a JSON file, ids or names; by default those of the checkpoint",
     )
     parser.add_argument(
         "--max-dets",
@@ -78,10 +78,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for protocol in protocols:
         check_protocol(protocol, split, dropping)
     source = args.ckpt or args.predictions
-    found = coco_predictions(args, source, any_category=True)
+    truth, left_out = ground_truth(args)
+    found = coco_predictions(args, source, truth, any_category=True)
     if args.save_predictions:
         write_results(args.save_predictions, found.rows)
-    truth, rows = found.ground_truth, found.rows
+    rows = found.rows
     types = _iou_types(args, truth, rows)
     scores = {
         protocol: evaluate_protocol(
@@ -108,24 +109,48 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "known": None if split is None else split.record(),
         "max_dets": caps,
         "kept": kept,
-        **report_bad_data(found.problems),
+        **report_bad_data(left_out + found.problems),
     }
     return report(sys.argv, metrics, files=[args.annotations, source], **extra)
 
 
 def _split(args: argparse.Namespace) -> CategorySplit | None:
-    """Return the split for the annotations, or None if no protocol needs one."""
-    from formats.coco.document import load_coco
-    from formats.coco.splits import check_both, find_split
+    """Return the split for the annotations, or None if no protocol needs one.
 
-    if args.known is None:
+    It is that of the checkpoint unless ``--known`` is given.
+    """
+    from formats.coco.document import load_coco
+    from formats.coco.splits import check_both, find_split, fitted, split_from_record
+
+    record = None if args.known or not args.ckpt else _trained_split(args)
+    if args.known is None and record is None:
         return None
     where = str(args.annotations)
     categories = load_coco(args.annotations)["categories"]
-    split = find_split(args.known, categories, where)
+    if record is None:
+        split = find_split(args.known, categories, where)
+    else:
+        names = {int(c["id"]): str(c["name"]) for c in categories}
+        split = fitted(split_from_record(record, str(args.ckpt)), names, where)
     if set(args.protocol) - {"all", "lvis-ow"}:
         check_both(split, categories, where)
     return split
+
+
+def _trained_split(args: argparse.Namespace) -> Any:
+    """Return the content of the checkpoint's split, or None.
+
+    Raises:
+        ValueError: a protocol needs a split, and the checkpoint was trained without one.
+    """
+    from engine.checkpoints.restore import read_record
+
+    known = read_record(args.ckpt)["facts"].get("categories", {}).get("known")
+    if known is None and set(args.protocol) != {"all"}:
+        raise ValueError(
+            f"{args.ckpt}: was trained without known categories; name them, --known voc, or 1 2 3"
+        )
+    return known
 
 
 def _iou_types(

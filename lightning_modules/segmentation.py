@@ -210,7 +210,7 @@ class SegmentationModule(TrainedModule):
         if not counts.by_class.any():
             return "no validation image has an object"
         size = metric.rpartition("_")[2]
-        return without_size(size, data.ground_truth("val")) if size in AREAS[1:] else ""
+        return without_size(size, data.labelled_truth("val")) if size in AREAS[1:] else ""
 
     def on_fit_start(self) -> None:
         """Warn about objects that cannot be found and classes that are rarely seen."""
@@ -289,7 +289,7 @@ class SegmentationModule(TrainedModule):
             self.log_item_losses(split, self._losses)
         evaluator.merge(gather_to_all(evaluator.state()))
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.scores = evaluator.compute(data.ground_truth(split))
+        self.scores = evaluator.compute(data.labelled_truth(split))
         self.results = evaluator.results()
         self.log_metrics(split, self.scores.metrics, headline=("segm_map", "box_map"))
 

@@ -97,7 +97,7 @@ class ConfusionFigure(AfterEvaluation):
             return None
         kind: IouType = "segm" if "segm" in scores.curves else "bbox"
         return detection_confusion(
-            data.ground_truth(split), module.results, self.score, self.iou, kind
+            data.labelled_truth(split), module.results, self.score, self.iou, kind
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,15 +20,18 @@ from datamodules.readers import PathReader
 from datamodules.sampling.keys import EpochBatchSampler, KeySampler, images_to_keep
 from datamodules.sampling.resumable import resumable_loader
 from datamodules.sampling.run_length import run_epochs
+from datamodules.seg.arguments import check_positive, check_ranges
 from datamodules.seg.collate import collate_images
 from datamodules.seg.dataset import ImageSource, ObjectCounts, SegDataset
 from datamodules.seg.empty_masks import empty_masks
 from datamodules.seg.mosaic import MosaicDataset
 from datamodules.seg.mosaic_options import MosaicOptions
-from datamodules.seg.repeated_images import image_repeats
+from datamodules.seg.open_world import KnownView
+from datamodules.seg.training_images import chosen_images, image_repeats
 from datamodules.seg.unusable import UnusableData
 from datamodules.split_facts import describe_images
 from datamodules.transforms.augment import Augmentation
+from formats.coco.splits import CategorySplit
 from formats.coco.store import AnnotationStore
 from formats.images import ExifPolicy, ImageOptions
 from structures import AnnotationPolicy, CategoryMap, Problem, SegBatch
@@ -37,29 +39,11 @@ from structures import AnnotationPolicy, CategoryMap, Problem, SegBatch
 Ints = npt.NDArray[np.int64]
 Split = Literal["train", "val", "test", "predict"]
 
-LARGEST_SCALE = 16.0  # same limit as in `models.seg.inference.predict` (A256)
-
 
 def _start_worker(worker_id: int) -> None:
     import cv2
 
     cv2.setNumThreads(0)  # the workers already share the cores
-
-
-def _check_positive(**given: float | None) -> None:
-    for name, value in given.items():
-        if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"{name} must be positive, got {value}")
-
-
-def _check_ranges(scale: float, repeat_threshold: float | None, **counts: int) -> None:
-    if scale > LARGEST_SCALE:
-        raise ValueError(f"scale is a factor in (0, {LARGEST_SCALE:g}], got {scale:g}")
-    if repeat_threshold is not None and not 0 < repeat_threshold <= 1:
-        raise ValueError(f"repeat_threshold is a share in (0, 1], got {repeat_threshold}")
-    for name, value in counts.items():
-        if value < 0:
-            raise ValueError(f"{name} must not be negative, got {value}")
 
 
 class SegDataModule(pl.LightningDataModule, PathReader, ABC):
@@ -101,6 +85,7 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
 
     Attributes:
         category_map: maps labels to the ids and names of the data set; set by the subclass.
+        class_agnostic: whether all categories that are learnt are merged into one class.
         problems: problems of the images and annotations that were left out or repaired.
         notes: what is left out although it is no fault.
 
@@ -109,6 +94,7 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
     """
 
     category_map: CategoryMap
+    class_agnostic = False
 
     def __init__(
         self,
@@ -133,7 +119,7 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
         max_megapixels: float | None = None,
     ) -> None:
         super().__init__()
-        _check_positive(
+        check_positive(
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
             eval_short_side=eval_short_side,
@@ -143,7 +129,7 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
             size_multiple=size_multiple,
             train_short_sides=min(train_short_sides or [1]),
         )
-        _check_ranges(scale, repeat_threshold, num_workers=num_workers, seed=seed)
+        check_ranges(scale, repeat_threshold, num_workers=num_workers, seed=seed)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
@@ -165,6 +151,8 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
         self.image_options = ImageOptions(exif, max_megapixels)
         self.problems: tuple[Problem, ...] = ()
         self.notes: tuple[str, ...] = ()
+        self._view: KnownView | None = None  # set by subclasses that take `known`
+        self._items: Ints | None = None
         self._augmentation: Augmentation | None = None
         self._objects: tuple[Ints, Ints] | None = None
         self._repeats: list[float] | None = None
@@ -175,8 +163,11 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
         if problem is not None:
             raise UnusableData([problem], self)
         if note:
-            self.notes += (note,)
-            rank_zero_info(note)
+            self._note(note)
+
+    def _note(self, text: str) -> None:
+        self.notes += (text,)
+        rank_zero_info(text)
 
     @property
     def num_classes(self) -> int:
@@ -187,6 +178,11 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
     def class_names(self) -> list[str]:
         """Name of each class, indexed by label."""
         return list(self.category_map.names)
+
+    @property
+    def known_split(self) -> CategorySplit | None:
+        """Known and novel categories of open-world data; None where all are known."""
+        return None if self._view is None else self._view.split
 
     def train_objects(self) -> tuple[Ints, Ints]:
         """Return images and labels, (M,) each, of the training instances that can be learnt."""
@@ -207,11 +203,15 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
         """Return the ground truth as a COCO dictionary with the ids of the data set.
 
         Masks are COCO RLE with text ``counts`` in the frame of the original images; the
-        categories are taken from ``category_map``.
+        categories are those of ``category_map``, or with a ``known_split`` all of the data set.
 
         Raises:
             ValueError: the data set has no such split or no annotations for it.
         """
+
+    def labelled_truth(self, split: Split) -> dict[str, Any]:
+        """Return the part of the ground truth that ``category_map`` names: the known objects."""
+        return self.ground_truth(split)
 
     def set_ground_truth(self, truth: Mapping[str, Any]) -> None:
         """Set the content of the test annotations, which the caller has read and checked.
@@ -268,16 +268,14 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
 
     def category_arguments(self) -> dict[str, Any]:
         """Return the arguments besides the map that define the labels of COCO categories."""
-        return {"categories": None, "class_agnostic": False}
+        merged = {"categories": None, "class_agnostic": self.class_agnostic}
+        return merged if self._view is None else merged | {"known": self._view.split.content()}
 
     def setup(self, stage: str) -> None:
-        """Build the augmentation early, so that a wrong name stops the run; report empty images."""
+        """Build the augmentation early, so that a wrong name stops the run; choose the images."""
         if stage == "fit":
             self._training_augmentation()
-            if self.filter_empty:
-                counts = self.source("train").counts()
-                left_out = int((counts == 0).sum())
-                rank_zero_info(f"filter_empty leaves out {left_out} of {len(counts)} images")
+            self._training_items()
 
     def _training_augmentation(self) -> Augmentation | None:
         if self.augmentations and self._augmentation is None:
@@ -333,18 +331,16 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
             mask_stride=self.mask_stride,
         )
 
+    def _training_items(self) -> Ints:
+        if self._items is None:
+            source, is_open = self.source("train"), self._view is not None
+            self._items = chosen_images(source, self.filter_empty, is_open)
+        return self._items
+
     def train_sampler(self) -> EpochBatchSampler:
         """Return the batch sampler of training."""
-        source = self.source("train")
-        items = np.arange(len(source))
-        if self.filter_empty:
-            items = np.flatnonzero(source.counts() > 0)
-        if items.size == 0:
-            raise ValueError(
-                "no training image is left: no image has an instance that is not a crowd; set "
-                "filter_empty: false or check the annotations"
-            )
-        sizes = source.sizes()[items] if self.group_by_aspect else None
+        items = self._training_items()
+        sizes = self.source("train").sizes()[items] if self.group_by_aspect else None
         if self.repeat_threshold is not None and self._repeats is None:
             objects, names = self.train_objects(), self.class_names
             self._repeats = image_repeats(objects, items, names, self.repeat_threshold)

@@ -16,6 +16,7 @@ from datamodules.seg.coco_files import CocoFiles
 from datamodules.seg.coco_layouts import locate
 from datamodules.seg.dataset import AnnotatedImage, ObjectCounts
 from datamodules.seg.held_out import check_fraction, record_division
+from datamodules.seg.open_world import Known, KnownView, merged_class
 from datamodules.seg.unusable import UnusableData
 from datamodules.transforms.label_maps import LabelMaps
 from formats.coco.document import CocoFindings
@@ -95,9 +96,12 @@ class CocoDataModule(SegDataModule):
             a set without one. It is drawn by image, with ``seed``; ``splits.csv`` of a run lists
             the images.
         categories: names of the categories to keep; None for all. All images are kept.
-        class_agnostic: merge all kept categories into the single class ``object``, whose id is one
-            above the largest id of the file, so that it cannot be confused with a category of the
-            data set.
+        known: the categories that are learnt, as ``evaluate.py open-world --known`` takes them: a
+            shipped split, a JSON file, ids or names. Objects of the others are not labelled in
+            training; ground truth for scoring keeps them (`datamodules.seg.open_world`).
+        class_agnostic: merge all kept or known categories into the single class ``object``, whose
+            id is one above the largest id of the file, so that it cannot be confused with a
+            category of the data set.
         category_map: the map of a checkpoint ({ids, names}); then no training file is needed,
             files are read and checked on first use, and categories outside the map are left out.
             The map of a class-agnostic checkpoint implies ``class_agnostic``.
@@ -108,7 +112,7 @@ class CocoDataModule(SegDataModule):
             records does not help: a file is not a COCO file, categories contradict each other, or
             a split has no object. The error contains the problems of all splits.
         ValueError: only one of the two paths of a split is given, or ``root`` has no known layout,
-            or several.
+            or several; ``known`` means nothing for these categories, or all or none of them.
     """
 
     path_argument = "test_annotations"
@@ -126,6 +130,7 @@ class CocoDataModule(SegDataModule):
         test_annotations: Path | str | None = None,
         val_fraction: float | None = None,
         categories: Sequence[str] | None = None,
+        known: Known | None = None,
         class_agnostic: bool = False,
         category_map: Mapping[str, Sequence[Any]] | None = None,
         **shared: Any,
@@ -139,8 +144,11 @@ class CocoDataModule(SegDataModule):
         base = None if root is None else Path(root)
         paths, looked = locate(base, named)
         self._categories = None if categories is None else list(categories)
-        self._class_agnostic = class_agnostic
+        self.class_agnostic = class_agnostic
+        if known is not None and categories is not None:
+            raise ValueError("data.categories and data.known exclude each other; list known ones")
         self._sources: dict[str, CocoSource] = {}
+        self._wholes: dict[str, tuple[AnnotationStore, CategoryMap]] = {}  # with novel objects
         self._fallback_reported = False
         # a broken image cannot be left out any more once the samplers are built
         depth: Depth = "header" if self.bad_data == "error" else "pixels"
@@ -159,15 +167,36 @@ class CocoDataModule(SegDataModule):
         if category_map is not None:
             self.category_map = CategoryMap.from_dict(category_map)
             self._files.category_map = self.category_map
+            self._view = KnownView.restored(known, self.category_map, class_agnostic)
             return
         found = self._files.examine_all(self._files.splits())
         self._raise_or_count(found)
-        declared = found["train"].data["categories"]
-        merged = CategoryMap.class_agnostic(max(c["id"] for c in declared) + 1)
-        kept = CategoryMap.from_coco(declared, self._categories)
-        self.category_map = merged if class_agnostic else kept
+        self.category_map = self._classes(found["train"].data, known)
         for split, findings in found.items():
             self._add_source(split, findings.data)
+
+    def _classes(self, data: Mapping[str, Any], known: Known | None) -> CategoryMap:
+        """Return the classes of the model, and set which of them are known.
+
+        Args:
+            data: content of the training file.
+            known: the argument.
+
+        Raises:
+            UnusableData: no training object is known.
+        """
+        if known is None and self.class_agnostic:
+            return merged_class(CategoryMap.from_coco(data["categories"]))
+        if known is None:
+            return CategoryMap.from_coco(data["categories"], self._categories)
+        file = self._files.of("train")[1]
+        self._view = KnownView.of(known, data["categories"], str(file), self.class_agnostic)
+        labels = self._view.labels()
+        objects = (a for a in data["annotations"] if not a.get("iscrowd"))
+        if not any(a["category_id"] in labels for a in objects):
+            reason = "no image of train has an object of a known category: nothing can be learnt"
+            raise UnusableData([Problem(file, None, None, reason, "name others")], self)
+        return self._view.learnt
 
     @classmethod
     def section_for(
@@ -214,9 +243,20 @@ class CocoDataModule(SegDataModule):
                 )
 
     def _add_source(self, split: str, data: Mapping[str, Any]) -> CocoSource:
-        store = AnnotationStore.from_coco(data, self._files.label_table(data, self.category_map))
         images, annotations = self._files.of(split)
-        self._note_empty_masks(annotations, split, store)
+        if self._view is None:
+            table = self._files.label_table(data, self.category_map)
+            store = AnnotationStore.from_coco(data, table)
+            self._note_empty_masks(annotations, split, store)
+        else:
+            whole = CategoryMap.from_coco(data["categories"])
+            every = AnnotationStore.from_coco(data, whole.labels())
+            store = self._view.known_part(every, whole)
+            self._note_empty_masks(annotations, split, store if split == "train" else every)
+            if split == "train":
+                self._note(self._view.note(store, len(whole), str(annotations)))
+            else:
+                self._wholes[split] = every, whole
         self._sources[split] = CocoSource(store, images, self.image_options)
         return self._sources[split]
 
@@ -236,8 +276,8 @@ class CocoDataModule(SegDataModule):
         return {split: dict(counts) for split, counts in self._files.counts.items()}
 
     def category_arguments(self) -> dict[str, Any]:
-        """Return which categories were kept and whether they were merged, for a checkpoint."""
-        return {"categories": self._categories, "class_agnostic": self._class_agnostic}
+        """Return which categories were kept, known and merged, for a checkpoint."""
+        return super().category_arguments() | {"categories": self._categories}
 
     def source(self, split: Split) -> CocoSource:
         """Return the images of a split; ``predict`` stands for ``test``.
@@ -245,18 +285,23 @@ class CocoDataModule(SegDataModule):
         Raises:
             ValueError: the split does not exist or its files are wrong.
         """
-        name = "test" if split == "predict" else split
-        if name == "test" and self._files.paths["test"] is None:
-            if not self._fallback_reported:
-                rank_zero_info("there is no test split: the validation split is used")
-            self._fallback_reported = True
-            name = "val"
+        name = self._name_of(split)
         if name not in self._sources:
             found = self._files.examine_all([name])
             self._raise_or_count(found)
             for part, findings in found.items():
                 self._add_source(part, findings.data)
         return self._sources[name]
+
+    def _name_of(self, split: Split) -> str:
+        """Return the split whose files are used."""
+        name = "test" if split == "predict" else split
+        if name == "test" and self._files.paths["test"] is None:
+            if not self._fallback_reported:
+                rank_zero_info("there is no test split: the validation split is used")
+            self._fallback_reported = True
+            name = "val"
+        return name
 
     def setup(self, stage: str) -> None:
         """Also record which training images are held out as ``splits.csv`` in the run's folder."""
@@ -267,7 +312,18 @@ class CocoDataModule(SegDataModule):
             record_division(self.trainer, parts)
 
     def ground_truth(self, split: Split) -> dict[str, Any]:
-        """Return the annotations of a split as a COCO dictionary, including degenerate ones."""
+        """Return the annotations of a split as a COCO dictionary, including degenerate ones.
+
+        With ``known`` it has the objects of all categories, but for training only the known ones.
+        """
+        self.source(split)  # reads the files
+        if self._name_of(split) not in self._wholes:
+            return self.labelled_truth(split)
+        store, whole = self._wholes[self._name_of(split)]
+        return store.to_coco(whole)
+
+    def labelled_truth(self, split: Split) -> dict[str, Any]:
+        """Return the annotations of the classes of the model as a COCO dictionary."""
         return self.source(split).store.to_coco(self.category_map)
 
     def object_counts(self, split: Split) -> ObjectCounts | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,14 +17,25 @@ from datamodules.digits import DigitSplit, source_digits
 from datamodules.sampling.keys import keyed_generator
 from datamodules.seg.base import SegDataModule, Split
 from datamodules.seg.dataset import AnnotatedImage
-from datamodules.seg.scene_drawing import Scene, SceneStyle, Texture, draw_scene
+from datamodules.seg.open_world import Known, KnownView, merged_class
+from datamodules.seg.scene_drawing import (
+    Scene,
+    SceneStyle,
+    Texture,
+    draw_outlines,
+    draw_scene,
+)
 from datamodules.transforms.label_maps import LabelMaps
 from formats.coco.store import AnnotationStore
 from structures import CategoryMap, RLEMasks
 
 _SCENE_PURPOSE = 2
+Ints = npt.NDArray[np.int64]
+
 _MIN_VISIBLE = 30  # pixels; digits with fewer visible pixels are not annotated
 _SPLITS: tuple[DigitSplit, ...] = ("train", "val", "test")
+_WHERE = "the digit scenes (id = digit + 1)"
+_EVERY = CategoryMap(tuple(range(1, 11)), tuple(map(str, range(10))))
 
 
 @dataclass(frozen=True)
@@ -36,6 +49,7 @@ class DigitSceneSource:
         style: sizes, numbers and appearance.
         drawn: digits that appear in the images.
         labelled: digits that are annotated; label l stands for ``labelled[l]``.
+        merged: whether all of them have the label 0 instead.
     """
 
     split: DigitSplit
@@ -44,6 +58,7 @@ class DigitSceneSource:
     style: SceneStyle
     drawn: tuple[int, ...]
     labelled: tuple[int, ...]
+    merged: bool = False
 
     def __len__(self) -> int:
         return self.count
@@ -54,24 +69,33 @@ class DigitSceneSource:
         Raises:
             IndexError: the index is out of range.
         """
+        return draw_scene(*self._drawing(index))
+
+    def _drawing(self, index: int) -> tuple[np.random.Generator, DigitSplit, SceneStyle, Ints]:
         if not 0 <= index < self.count:
             raise IndexError(f"scene {index} does not exist; there are {self.count}")
         rng = keyed_generator(_SCENE_PURPOSE, _SPLITS.index(self.split), self.seed, index)
         rows = np.flatnonzero(np.isin(source_digits(self.split).labels, self.drawn))
-        return draw_scene(rng, self.split, self.style, rows)
+        return rng, self.split, self.style, rows
+
+    def _annotated(self, owner: npt.NDArray[np.uint8], digits: Ints) -> tuple[Ints, Ints]:
+        """Return numbers and labels, (K,) each, of the annotated digits of a scene."""
+        visible = np.bincount(owner.ravel(), minlength=digits.size + 1)[1:]
+        kept = np.flatnonzero(np.isin(digits, self.labelled) & (visible >= _MIN_VISIBLE))
+        labels = [0 if self.merged else self.labelled.index(d) for d in digits[kept]]
+        return kept, np.array(labels, dtype=np.int64)
 
     def read(self, index: int) -> AnnotatedImage:
         """Return a scene with its annotated digits in drawing order."""
         scene = self.scene(index)
-        visible = np.bincount(scene.owner.ravel(), minlength=scene.labels.size + 1)[1:]
-        known = np.isin(scene.labels, self.labelled)
-        kept = np.flatnonzero(known & (visible >= _MIN_VISIBLE))
+        kept, labels = self._annotated(scene.owner, scene.labels)
         maps = LabelMaps(scene.owner[None], np.zeros(kept.size, dtype=np.int64), kept + 1)
-        labels = np.array([self.labelled.index(d) for d in scene.labels[kept]], dtype=np.int64)
-        name = self.file_name(index)
-        return AnnotatedImage(
-            scene.image, maps, labels, np.zeros(kept.size, dtype=bool), index + 1, name
-        )
+        crowd = np.zeros(kept.size, dtype=bool)
+        return AnnotatedImage(scene.image, maps, labels, crowd, index + 1, self.file_name(index))
+
+    def labels(self, index: int) -> Ints:
+        """Return the (K,) labels of the annotated digits of a scene without painting it."""
+        return self._annotated(*draw_outlines(*self._drawing(index)))[1]
 
     def file_name(self, index: int) -> str:
         """Return the file name of a written scene."""
@@ -81,15 +105,20 @@ class DigitSceneSource:
         """Return the (n, 2) heights and widths of the scenes."""
         return np.full((self.count, 2), self.style.size, dtype=np.int64)
 
-    def counts(self) -> npt.NDArray[np.int64]:
-        """Return the (n,) number of annotated digits in each scene. Draws every scene."""
-        return np.array([len(self.read(i).labels) for i in range(self.count)], dtype=np.int64)
+    def counts(self) -> Ints:
+        """Return the (n,) number of annotated digits in each scene. Draws every scene once."""
+        return np.bincount(self.objects()[0], minlength=self.count).astype(np.int64)
 
-    def objects(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return (M,) scenes and (M,) labels of the annotated digits. Draws every scene."""
-        labels = [self.read(index).labels for index in range(self.count)]
-        images = np.repeat(np.arange(self.count, dtype=np.int64), list(map(len, labels)))
-        return images, np.concatenate(labels)
+    def objects(self) -> tuple[Ints, Ints]:
+        """Return (M,) scenes and (M,) labels of the annotated digits. Draws every scene once."""
+        return _objects(self)
+
+
+@functools.lru_cache(maxsize=4)
+def _objects(source: DigitSceneSource) -> tuple[Ints, Ints]:
+    labels = [source.labels(index) for index in range(source.count)]
+    images = np.repeat(np.arange(source.count, dtype=np.int64), list(map(len, labels)))
+    return images, np.concatenate(labels)
 
 
 def _digits(chosen: Sequence[int] | None, name: str) -> tuple[int, ...]:
@@ -115,8 +144,11 @@ class DigitScenesDataModule(SegDataModule):
         rotation: largest rotation in either direction in degrees.
         textures: kinds of background, of which one is drawn for each scene.
         classes: digits that appear; None for all ten.
-        known_classes: digits that are annotated, in every split; None for all that appear.
-        unknown: whether the other digits appear unlabelled or not at all.
+        known: the categories that are learnt, by id (digit + 1), as a split or a JSON file; None
+            for all that appear. The others are not labelled in training; ground truth for scoring
+            keeps them (`datamodules.seg.open_world`).
+        class_agnostic: merge all or all known digits into the class ``object`` with the id 11.
+        unknown: whether digits that are not known appear in the scenes or not at all.
         dark: low-light versions of the same scenes, with the corresponding sensor noise.
         exposure: range of the share of light that remains in dark scenes.
         scene_seed: seed of the scenes; independent of ``seed``, so that training with another seed
@@ -124,7 +156,7 @@ class DigitScenesDataModule(SegDataModule):
         **shared: the arguments of ``SegDataModule``.
 
     Raises:
-        ValueError: a number is out of range, or a known class does not appear.
+        ValueError: a number is out of range, or ``known`` is not some of the digits that appear.
     """
 
     def __init__(
@@ -139,7 +171,8 @@ class DigitScenesDataModule(SegDataModule):
         rotation: float = 20.0,
         textures: Sequence[Texture] = ("smooth",),
         classes: Sequence[int] | None = None,
-        known_classes: Sequence[int] | None = None,
+        known: Known | None = None,
+        class_agnostic: bool = False,
         unknown: Literal["unlabelled", "absent"] = "unlabelled",
         dark: bool = False,
         exposure: tuple[float, float] = (0.02, 0.1),
@@ -148,11 +181,15 @@ class DigitScenesDataModule(SegDataModule):
     ) -> None:
         super().__init__(**shared)
         appearing = _digits(classes, "classes")
-        known = appearing if known_classes is None else _digits(known_classes, "known_classes")
-        if not set(known) <= set(appearing):
-            raise ValueError(
-                f"known_classes {list(known)} are not all among classes {list(appearing)}"
-            )
+        self._whole = CategoryMap(tuple(d + 1 for d in appearing), tuple(map(str, appearing)))
+        self.class_agnostic = class_agnostic
+        self.category_map = merged_class(_EVERY) if class_agnostic else self._whole
+        labelled = appearing
+        if known is not None:
+            categories = self._whole.to_coco()
+            self._view = KnownView.of(known, categories, _WHERE, class_agnostic)
+            labelled = tuple(i - 1 for i in self._view.split.known)
+            self.category_map = merged_class(_EVERY) if class_agnostic else self._view.learnt
         if min(train_scenes, val_scenes, test_scenes) < 1 or scene_seed < 0:
             raise ValueError("numbers of scenes must be positive and scene_seed not negative")
         style = SceneStyle(
@@ -164,34 +201,51 @@ class DigitScenesDataModule(SegDataModule):
             dark=dark,
             exposure=(exposure[0], exposure[1]),
         )
-        drawn = known if unknown == "absent" else appearing
+        drawn = labelled if unknown == "absent" else appearing
         counts = (train_scenes, val_scenes, test_scenes)
         self._sources = {
-            split: DigitSceneSource(split, count, scene_seed, style, drawn, known)
+            split: DigitSceneSource(
+                split, count, scene_seed, style, drawn, labelled, class_agnostic
+            )
             for split, count in zip(_SPLITS, counts, strict=True)
         }
-        self._stores: dict[str, AnnotationStore] = {}
-        self.category_map = CategoryMap(
-            tuple(digit + 1 for digit in known), tuple(str(digit) for digit in known)
-        )
+        self._stores: dict[DigitSceneSource, AnnotationStore] = {}
 
     def source(self, split: Split) -> DigitSceneSource:
         """Return the scenes of a split; ``predict`` stands for ``test``."""
         return self._sources["test" if split == "predict" else split]
 
     def ground_truth(self, split: Split) -> dict[str, Any]:
-        """Return the ground truth of a split; the first call draws every scene."""
-        return self._store(split).to_coco(self.category_map)
+        """Return the ground truth of a split; the first call draws every scene.
 
-    def _store(self, split: Split) -> AnnotationStore:
-        """Return the packed annotations of a split; they are drawn only once."""
-        source = self.source(split)
-        if source.split not in self._stores:
-            data = {"images": self.image_records(split), "annotations": self._annotations(source)}
-            self._stores[source.split] = AnnotationStore.from_coco(data, self.category_map.labels())
-        return self._stores[source.split]
+        With ``known`` it has the objects of all digits, but for training only the known ones.
+        """
+        return self.labelled_truth(split) if split == "train" else self._whole_truth(split)
 
-    def _annotations(self, source: DigitSceneSource) -> list[dict[str, Any]]:
+    def labelled_truth(self, split: Split) -> dict[str, Any]:
+        """Return the annotations of the classes of the model; the first call draws every scene."""
+        return self._truth(self.source(split), self.category_map)
+
+    def _whole_truth(self, split: Split) -> dict[str, Any]:
+        if self._view is None:
+            return self.labelled_truth(split)
+        digits = tuple(number - 1 for number in self._whole.ids)
+        source = dataclasses.replace(self.source(split), labelled=digits, merged=False)
+        return self._truth(source, self._whole)
+
+    def _truth(self, source: DigitSceneSource, categories: CategoryMap) -> dict[str, Any]:
+        """Return the annotations of scenes, which are drawn only once."""
+        if source not in self._stores:
+            data = {
+                "images": self.image_records(source.split),
+                "annotations": self._annotations(source, categories),
+            }
+            self._stores[source] = AnnotationStore.from_coco(data, categories.labels())
+        return self._stores[source].to_coco(categories)
+
+    def _annotations(
+        self, source: DigitSceneSource, categories: CategoryMap
+    ) -> list[dict[str, Any]]:
         annotations: list[dict[str, Any]] = []
         for index in range(len(source)):
             image = source.read(index)
@@ -208,7 +262,7 @@ class DigitScenesDataModule(SegDataModule):
                     {
                         "id": len(annotations) + 1,
                         "image_id": image.image_id,
-                        "category_id": self.category_map.ids[label],
+                        "category_id": categories.ids[label],
                         "iscrowd": 0,
                         "area": area,
                         "bbox": [x1, y1, x2 - x1, y2 - y1],
@@ -245,5 +299,5 @@ class DigitScenesDataModule(SegDataModule):
         annotations.parent.mkdir(parents=True, exist_ok=True)
         for index in range(len(source)):
             Image.fromarray(source.scene(index).image).save(images / source.file_name(index))
-        annotations.write_text(json.dumps(self.ground_truth(split)))
+        annotations.write_text(json.dumps(self._whole_truth(split)))
         return images, annotations

@@ -20,6 +20,7 @@ _MARGIN = 1  # empty source pixels around a glyph, so that its outline is closed
 _FULL = 16  # largest value of a source digit
 _INK = 7.5 / _FULL  # a point is ink above this share of the largest value
 _SOFTNESS = 0.35  # range of values over which the ink becomes opaque
+_INKS = (8, 3)  # colours among which a digit chooses
 _CONTRAST = 0.25  # mean difference per channel between the ink and the background under it
 _GAMMA = 2.2  # display values are light to the power 1 / gamma
 _FULL_WELL = 1000.0  # photons in a bright pixel of a dark scene's sensor
@@ -142,22 +143,25 @@ def _window(centre: float, reach: float, size: int) -> slice:
 
 def _ink(rng: np.random.Generator, under: Floats) -> Floats:
     """Draw a random colour that stands out from the mean colour under the digit."""
-    candidates = rng.uniform(0, 1, (8, 3))
+    candidates = rng.uniform(0, 1, _INKS)
     contrast = np.abs(candidates - under).mean(axis=1)
     good = np.flatnonzero(contrast >= _CONTRAST)
     best = good[0] if good.size else contrast.argmax()
     return np.asarray(candidates[best])
 
 
-def _draw_digit(
-    rng: np.random.Generator,
-    glyph: npt.NDArray[np.uint8],
-    style: SceneStyle,
-    canvas: Floats,
-    owner: npt.NDArray[np.uint8],
-    number: int,
-) -> None:
-    """Paint one digit on the canvas and record it in ``owner``."""
+class _Shape(NamedTuple):
+    """A digit in its window: values between 0 and 1, full ink from ``_INK`` on."""
+
+    rows: slice
+    columns: slice
+    value: Floats
+
+
+def _place_digit(
+    rng: np.random.Generator, glyph: npt.NDArray[np.uint8], style: SceneStyle
+) -> _Shape:
+    """Draw size, rotation and place of a digit and return its shape."""
     side = float(rng.integers(style.digit_size[0], style.digit_size[1] + 1))
     angle = math.radians(rng.uniform(-style.rotation, style.rotation))
     across, down = rng.uniform(side / 2, style.size - side / 2, 2)
@@ -169,12 +173,21 @@ def _draw_digit(
     x = (np.arange(columns.start, columns.stop) + 0.5 - across)[None, :] * scale
     y = (np.arange(rows.start, rows.stop) + 0.5 - down)[:, None] * scale
     value = _coverage(glyph, cosine * x + sine * y + middle, cosine * y - sine * x + middle)
-    opacity = np.clip((value - _INK) / _SOFTNESS + 0.5, 0, 1)
-    inside = value >= _INK
-    part = canvas[rows, columns]
+    return _Shape(rows, columns, value)
+
+
+def _paint(rng: np.random.Generator, shape: _Shape, canvas: Floats) -> None:
+    """Paint one digit on the canvas."""
+    opacity = np.clip((shape.value - _INK) / _SOFTNESS + 0.5, 0, 1)
+    inside = shape.value >= _INK
+    part = canvas[shape.rows, shape.columns]
     under = part[inside].mean(axis=0) if inside.any() else part.mean(axis=(0, 1))
     part += opacity[..., None] * (_ink(rng, under) - part)
-    owner[rows, columns][inside] = number
+
+
+def _own(shape: _Shape, owner: npt.NDArray[np.uint8], number: int) -> None:
+    """Record the digit as the topmost one of its pixels."""
+    owner[shape.rows, shape.columns][shape.value >= _INK] = number
 
 
 def _darken(rng: np.random.Generator, canvas: Floats, style: SceneStyle) -> Floats:
@@ -205,10 +218,34 @@ def draw_scene(
     count = int(rng.integers(style.digits[0], style.digits[1] + 1))
     chosen = allowed[rng.integers(allowed.size, size=count)]
     for number, row in enumerate(chosen, start=1):
-        _draw_digit(rng, glyphs[row], style, canvas, owner, number)
+        shape = _place_digit(rng, glyphs[row], style)
+        _paint(rng, shape, canvas)
+        _own(shape, owner, number)
     noise = rng.standard_normal(canvas.shape, dtype=np.float32)
     canvas += rng.uniform(0.01, 0.06) * noise
     if style.dark:
         canvas = _darken(rng, canvas, style)
     image = np.rint(np.clip(canvas, 0, 1) * 255).astype(np.uint8)
     return Scene(image, owner, digits.labels[chosen])
+
+
+def draw_outlines(
+    rng: np.random.Generator,
+    split: DigitSplit,
+    style: SceneStyle,
+    allowed: npt.NDArray[np.int64],
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Return ``owner`` and ``labels`` of the scene that `draw_scene` draws, without painting it.
+
+    See `draw_scene` for the arguments.
+    """
+    digits, glyphs = source_digits(split), _glyphs(split)
+    _background(rng, style)  # draws from the generator
+    owner = np.zeros((style.size, style.size), dtype=np.uint8)
+    count = int(rng.integers(style.digits[0], style.digits[1] + 1))
+    chosen = allowed[rng.integers(allowed.size, size=count)]
+    for number, row in enumerate(chosen, start=1):
+        shape = _place_digit(rng, glyphs[row], style)
+        rng.uniform(0, 1, _INKS)  # the colour
+        _own(shape, owner, number)
+    return owner, digits.labels[chosen]

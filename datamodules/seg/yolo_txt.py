@@ -16,6 +16,7 @@ from datamodules.seg.coco import CocoSource
 from datamodules.seg.coco_files import HEADER_LIMIT
 from datamodules.seg.dataset import ObjectCounts
 from datamodules.seg.held_out import check_fraction, divide_images, record_division
+from datamodules.seg.open_world import Known, KnownView, merged_class
 from datamodules.seg.unusable import UnusableData
 from formats.coco.categories import case_problems, used_counts
 from formats.coco.store import AnnotationStore
@@ -43,6 +44,11 @@ class YoloTxtDataModule(SegDataModule):
         val_fraction: share of the training images, in (0, 1), that becomes the validation split of
             a set without one. It is drawn by image, with ``seed``; ``splits.csv`` of a run lists
             the images.
+        known: the classes that are learnt: their numbers or names, or a JSON file. Objects of the
+            others are not labelled in training; ground truth for scoring keeps them
+            (`datamodules.seg.open_world`).
+        class_agnostic: merge all or all known classes into the single class ``object``, whose
+            number is one above the largest.
         boxes_as_masks: accept the lines of detection data sets (class, centre, width, height) as
             rectangular objects instead of raising an error.
         category_map: the map of a checkpoint ({ids, names}), with which the file must agree; then
@@ -60,6 +66,8 @@ class YoloTxtDataModule(SegDataModule):
         *,
         data_yaml: Path | str | None = None,
         val_fraction: float | None = None,
+        known: Known | None = None,
+        class_agnostic: bool = False,
         boxes_as_masks: bool = False,
         category_map: Mapping[str, Sequence[Any]] | None = None,
         **shared: Any,
@@ -77,14 +85,21 @@ class YoloTxtDataModule(SegDataModule):
         self._val_fraction = val_fraction
         self._held: dict[str, int] = {}  # counts of the images that are held out
         self._sources: dict[str, CocoSource] = {}
+        self._wholes: dict[str, AnnotationStore] = {}  # with novel objects
         self._counts: dict[str, dict[str, int]] = {}
         self._fallback_reported = False
-        self.category_map = self._dataset.category_map
+        whole, self.class_agnostic = self._dataset.category_map, class_agnostic
         if category_map is not None:
-            known = CategoryMap.from_dict(category_map)
-            known.check_same(self.category_map, "the checkpoint", str(file))
-            self.category_map = known
+            self.category_map = CategoryMap.from_dict(category_map)
+            self._view = KnownView.restored(known, self.category_map, class_agnostic)
+            if not class_agnostic and self._view is None:
+                self.category_map.check_same(whole, "the checkpoint", str(file))
             return
+        if known is not None:
+            self._view = KnownView.of(known, whole.to_coco(), str(file), class_agnostic)
+        self.category_map = merged_class(whole) if class_agnostic else whole
+        if self._view is not None:
+            self.category_map = self._view.learnt
         found = {split: self._examine(split) for split in self._splits}
         self._raise_or_count(found)
         if "test" in self._dataset.entries and "test" not in self._splits:
@@ -184,8 +199,17 @@ class YoloTxtDataModule(SegDataModule):
             self._add_source(part, findings._replace(data=data))
 
     def _add_source(self, split: str, findings: YoloFindings) -> None:
-        store = AnnotationStore.from_coco(findings.data, self.category_map.labels())
-        self._note_empty_masks(self._dataset.file, split, store)
+        whole, file = self._dataset.category_map, self._dataset.file
+        merged = self.class_agnostic and self._view is None
+        labels = dict.fromkeys(whole.ids, 0) if merged else whole.labels()
+        store = every = AnnotationStore.from_coco(findings.data, labels)
+        if self._view is not None:
+            store = self._view.known_part(every, whole)
+            if split == "train":
+                self._note(self._view.note(store, len(whole), str(file)))
+            else:
+                self._wholes[split] = every
+        self._note_empty_masks(file, split, store if split == "train" else every)
         self._sources[split] = CocoSource(store, findings.folder, self._reading)
 
     def source(self, split: Split) -> CocoSource:
@@ -194,18 +218,23 @@ class YoloTxtDataModule(SegDataModule):
         Raises:
             ValueError: the split does not exist or its files are wrong.
         """
-        name = "test" if split == "predict" else split
-        if name == "test" and "test" not in self._dataset.entries:
-            if not self._fallback_reported:
-                rank_zero_info("there is no test split: the validation split is used")
-            self._fallback_reported = True
-            name = "val"
+        name = self._name_of(split)
         if name not in self._sources:
             file = "train" if name == "val" and self._val_fraction is not None else name
             findings = self._examine(file)
             self._raise_or_count({file: findings})
             self._add_parts(file, findings)
         return self._sources[name]
+
+    def _name_of(self, split: Split) -> str:
+        """Return the split whose files are used."""
+        name = "test" if split == "predict" else split
+        if name == "test" and "test" not in self._dataset.entries:
+            if not self._fallback_reported:
+                rank_zero_info("there is no test split: the validation split is used")
+            self._fallback_reported = True
+            name = "val"
+        return name
 
     def setup(self, stage: str) -> None:
         """Also record which training images are held out as ``splits.csv`` in the run's folder."""
@@ -216,7 +245,17 @@ class YoloTxtDataModule(SegDataModule):
             record_division(self.trainer, parts)
 
     def ground_truth(self, split: Split) -> dict[str, Any]:
-        """Return the annotations of a split as a COCO dictionary, including degenerate ones."""
+        """Return the annotations of a split as a COCO dictionary, including degenerate ones.
+
+        With ``known`` it has the objects of all classes, but for training only the known ones.
+        """
+        self.source(split)  # reads the files
+        if self._name_of(split) not in self._wholes:
+            return self.labelled_truth(split)
+        return self._wholes[self._name_of(split)].to_coco(self._dataset.category_map)
+
+    def labelled_truth(self, split: Split) -> dict[str, Any]:
+        """Return the annotations of the classes of the model as a COCO dictionary."""
         return self.source(split).store.to_coco(self.category_map)
 
     def object_counts(self, split: Split) -> ObjectCounts | None:

@@ -38,9 +38,10 @@ def own_data(record: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         record: the checkpoint's ``segmil`` record.
     """
-    data = record["blueprint"]["data"]
-    known = {k: v for k, v in record["facts"].items() if k == "category_map"}
-    taken = {k: v for k, v in known.items() if takes(data, k)}
+    data, facts = record["blueprint"]["data"], record["facts"]
+    labels = {k: v for k, v in facts.items() if k == "category_map"}
+    labels |= {k: v for k, v in facts.get("categories", {}).items() if k == "known"}
+    taken = {k: v for k, v in labels.items() if takes(data, k)}
     return {**data, "init_args": {**data["init_args"], **taken}}
 
 

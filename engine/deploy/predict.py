@@ -169,9 +169,12 @@ def predict_coco(
         check_size(file, size, data.image_options.max_megapixels)
     check_frames(annotations, records, resizing, module.inference)
     _trainer(restored.precision).test(module, datamodule=data, verbose=False)
-    known, cap = data.ground_truth("test"), module.network.max_dets
+    cap = module.network.max_dets
+    known, whole = data.labelled_truth("test"), None
+    if data.known_split is not None:
+        whole = data.ground_truth("test")
     weights = sum(parameter.numel() for parameter in module.model.parameters())
-    return CocoPredictions(known, module.results, cap, weights, data.problems)
+    return CocoPredictions(known, module.results, cap, weights, data.problems, whole)
 
 
 def predict_bags(

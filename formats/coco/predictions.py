@@ -66,6 +66,7 @@ class CocoPredictions:
         max_dets: limit on detections per image of the checkpoint; None for a results file.
         parameters: number of parameters of the checkpoint; None for a results file.
         problems: problems of the images, annotations and rows that were left out.
+        whole_truth: for a checkpoint of open-world data, the ground truth of all categories.
     """
 
     ground_truth: dict[str, Any]
@@ -73,10 +74,11 @@ class CocoPredictions:
     max_dets: int | None = None
     parameters: int | None = None
     problems: tuple[Problem, ...] = ()
+    whole_truth: dict[str, Any] | None = None
 
     def class_agnostic(self) -> CocoPredictions:
-        """Return a copy with all categories merged into one."""
-        truth, rows = merge_categories(self.ground_truth, self.rows)
+        """Return a copy with all categories merged into one, novel ones included."""
+        truth, rows = merge_categories(self.whole_truth or self.ground_truth, self.rows)
         return replace(self, ground_truth=truth, rows=rows)
 
     @property

@@ -60,6 +60,13 @@ class CategorySplit:
         """Return name, ids of the known categories and hash, for JSON."""
         return {"name": self.name, "ids": list(self.known), "sha256": self.sha256}
 
+    def content(self) -> dict[str, Any]:
+        """Return the content of a split file, which `split_from_record` reads."""
+        sets = {kind: getattr(self, kind) for kind in _SETS}
+        content = {"name": self.name} | {k: list(v) for k, v in sets.items() if v is not None}
+        names = {str(i): self.names[i] for i in self.known if i in self.names}
+        return content | ({"names": names} if names else {})
+
     def novel(self, categories: Iterable[Mapping[str, Any]]) -> tuple[int, ...]:
         """Return the ids of the other categories of a data set, ascending."""
         return tuple(sorted({int(c["id"]) for c in categories} - set(self.known)))
@@ -121,25 +128,42 @@ def read_split(path: Path) -> CategorySplit:
     Raises:
         ValueError: the file is missing or not such JSON, or an id is in two sets.
     """
-    content = read_json(path, "a split")
+    return split_from_record(read_json(path, "a split"), str(path))
+
+
+def split_from_record(content: Any, where: str) -> CategorySplit:
+    """Return the split of the content of such a file.
+
+    Args:
+        content: ``{"name", "known": [ids], "seen"?, "unseen"?, "names"?}``, the last with the name
+            of a category by its id.
+        where: the file, for messages.
+
+    Raises:
+        ValueError: a key is missing, or an id is in two sets.
+    """
     expected = '{"name": "mine", "known": [1, 2, 3]}, with "seen" and "unseen" if there are any'
     if not isinstance(content, dict) or not isinstance(content.get("name"), str):
-        raise ValueError(f"{path}: not a split; write {expected}")
+        raise ValueError(f"{where}: not a split; write {expected}")
     sets: dict[str, tuple[int, ...]] = {}
     for kind in _SETS:
         ids = content.get(kind)
         if ids is None and kind != "known":
             continue
         if not isinstance(ids, list) or not all(type(i) is int for i in ids):
-            raise ValueError(f"{path}: {kind!r} is not a list of category ids; write {expected}")
+            raise ValueError(f"{where}: {kind!r} is not a list of category ids; write {expected}")
         for other, taken in sets.items():
             if twice := sorted(set(ids) & set(taken)):
                 raise ValueError(
-                    f"{path}: category id {twice[0]} is in {other!r} and in {kind!r}; leave it in "
+                    f"{where}: category id {twice[0]} is in {other!r} and in {kind!r}; leave it in "
                     "one of them"
                 )
         sets[kind] = tuple(sorted(set(ids)))
-    return CategorySplit(content["name"], sets["known"], sets.get("seen"), sets.get("unseen"))
+    named = content.get("names")
+    names = {int(i): str(n) for i, n in named.items()} if isinstance(named, dict) else {}
+    return CategorySplit(
+        content["name"], sets["known"], sets.get("seen"), sets.get("unseen"), names
+    )
 
 
 def find_split(
@@ -161,16 +185,15 @@ def find_split(
     names = {int(c["id"]): str(c["name"]) for c in categories}
     texts = [str(word) for word in words]
     if len(texts) == 1 and texts[0] in SHIPPED:
-        return _fitted(shipped_split(texts[0]), names, where)
+        return fitted(shipped_split(texts[0]), names, where)
     if len(texts) == 1 and (texts[0].endswith(".json") or Path(texts[0]).is_file()):
         split = read_split(Path(texts[0]))
-        ids = (*split.known, *(split.seen or ()), *(split.unseen or ()))
-        _check_ids(ids, names, texts[0], where)
+        check_ids(split, names, texts[0], where)
         return split
     if texts and all(text.lstrip("-").isdigit() for text in texts):
-        ids = tuple(sorted({int(text) for text in texts}))
-        _check_ids(ids, names, "the known ids", where)
-        return CategorySplit("ids", ids)
+        split = CategorySplit("ids", tuple(sorted({int(text) for text in texts})))
+        check_ids(split, names, "the known ids", where)
+        return split
     by_name = {name: i for i, name in names.items()}
     for text in texts:
         if text not in by_name:
@@ -183,8 +206,16 @@ def find_split(
     return CategorySplit("names", tuple(sorted(by_name[text] for text in texts)))
 
 
-def _check_ids(ids: Iterable[int], names: Mapping[int, str], source: str, where: str) -> None:
-    unknown = sorted(set(ids) - set(names))
+def check_ids(split: CategorySplit, names: Mapping[int, str], source: str, where: str) -> None:
+    """Raise a ValueError if a split has an id that a data set lacks.
+
+    Args:
+        split: the split.
+        names: name of each category of the data set by its id.
+        source: where the split comes from, for the message.
+        where: the file of the categories, for the message.
+    """
+    unknown = sorted({*split.known, *(split.seen or ()), *(split.unseen or ())} - set(names))
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         raise ValueError(
@@ -193,16 +224,25 @@ def _check_ids(ids: Iterable[int], names: Mapping[int, str], source: str, where:
         )
 
 
-def _fitted(split: CategorySplit, names: Mapping[int, str], where: str) -> CategorySplit:
-    """Return a shipped split without the ids that the data set lacks."""
-    shared = [i for i in split.known if i in names]
+def fitted(split: CategorySplit, names: Mapping[int, str], where: str) -> CategorySplit:
+    """Return a split without the ids that a data set lacks.
+
+    Args:
+        split: a shipped split, or that of a checkpoint.
+        names: name of each category of the data set by its id.
+        where: the file of the categories, for the message.
+
+    Raises:
+        ValueError: most of the known categories have other names in the data set.
+    """
+    shared = [i for i in split.known if i in names and i in split.names]
     other = [i for i in shared if _plain(split.names[i]) != _plain(names[i])]
     if len(other) > len(shared) / 2:  # a few names may be spelt otherwise
         i = other[0]
         raise ValueError(
             f"split {split.name}: category id {i} is {split.names[i]!r} there and {names[i]!r} in "
             f"{where}, so its ids are not those of the split; give the names of the known "
-            "categories instead, --known cat dog"
+            "categories instead, such as cat dog"
         )
 
     def reduced(ids: tuple[int, ...] | None) -> tuple[int, ...] | None:
@@ -221,7 +261,7 @@ def check_both(split: CategorySplit, categories: Sequence[Mapping[str, Any]], wh
     if not split.known:
         raise ValueError(
             f"split {split.name}: none of the known categories is in {where}; name some of its "
-            "categories, --known cat dog"
+            "categories, such as cat dog"
         )
     if not split.novel(categories):
         raise ValueError(

@@ -7,7 +7,7 @@ changes its reference count, so dictionaries would be copied into every worker; 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -147,6 +147,24 @@ class AnnotationStore:
             areas=np.array(areas, dtype=np.float64),
             boxes=np.array(boxes, dtype=np.float64).reshape(-1, 4),
             rles=PackedBytes.pack(r["counts"] for r in records),
+        )
+
+    def relabelled(self, labels: Mapping[int, int]) -> AnnotationStore:
+        """Return the annotations of some labels under other labels; all images stay.
+
+        Args:
+            labels: label here -> label there; annotations of other labels are left out.
+        """
+        kept = np.flatnonzero(np.isin(self.labels, list(labels)))
+        owners = np.repeat(np.arange(len(self)), np.diff(self.offsets))[kept]
+        counts = np.bincount(owners, minlength=len(self))
+        table = {k: getattr(self, k)[kept] for k in ("ids", "crowd", "pixels", "areas", "boxes")}
+        return replace(
+            self,
+            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            labels=np.array([labels[k] for k in self.labels[kept].tolist()], dtype=np.int64),
+            rles=PackedBytes.pack(self.rles[k] for k in kept.tolist()),
+            **table,
         )
 
     def __len__(self) -> int:

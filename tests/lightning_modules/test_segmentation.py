@@ -50,7 +50,7 @@ def test_channels_last_changes_memory_order_and_not_the_losses():
 def test_data_of_other_classes_are_refused():
     class Trainer:
         precision = "32-true"
-        datamodule = DigitScenesDataModule(known_classes=[1, 2])
+        datamodule = DigitScenesDataModule(known=[2, 3])
 
     module = SegmentationModule(make_model(), adamw)
     module.category_map = CategoryMap((2, 3), ("one", "two"))

@@ -9,7 +9,14 @@ from datamodules.digits import source_digits
 from datamodules.sampling.keys import SampleKey, keyed_generator
 from datamodules.seg.coco import CocoDataModule
 from datamodules.seg.digit_scenes import DigitScenesDataModule
-from datamodules.seg.scene_drawing import SceneStyle, _draw_digit, _glyphs, draw_scene
+from datamodules.seg.scene_drawing import (
+    SceneStyle,
+    _glyphs,
+    _own,
+    _place_digit,
+    draw_outlines,
+    draw_scene,
+)
 from structures import RLEMasks
 
 
@@ -120,15 +127,13 @@ def test_later_digits_lie_on_top():
     glyphs = _glyphs("train")
     lost = 0
     for key in range(10):
-        canvas, owner = np.zeros((64, 64, 3)), np.zeros((64, 64), dtype=np.uint8)
+        owner = np.zeros((64, 64), dtype=np.uint8)
         expected = owner.copy()
         for number in (1, 2, 3):
             alone = np.zeros_like(owner)
-            arguments = (glyphs[key * 3 + number], style)
-            _draw_digit(
-                keyed_generator(6, key, number), *arguments, np.zeros_like(canvas), alone, 1
-            )
-            _draw_digit(keyed_generator(6, key, number), *arguments, canvas, owner, number)
+            shape = _place_digit(keyed_generator(6, key, number), glyphs[key * 3 + number], style)
+            _own(shape, alone, 1)
+            _own(shape, owner, number)
             lost += int(((expected > 0) & (alone > 0)).sum())
             expected[alone > 0] = number
         assert np.array_equal(owner, expected)
@@ -160,8 +165,8 @@ def test_dark_scenes_are_the_same_scenes_with_less_light():
         assert 0.015 < light[1].mean() / light[0].mean() < 0.12
 
 
-def test_known_classes_leave_the_others_unlabelled_or_out():
-    shared = {"train_scenes": 40, "classes": [1, 3, 5, 7], "known_classes": [3, 7]}
+def test_novel_digits_are_unlabelled_or_absent():
+    shared = {"train_scenes": 40, "classes": [1, 3, 5, 7], "known": [4, 8]}
     seen = DigitScenesDataModule(**shared)
     absent = DigitScenesDataModule(**shared, unknown="absent")
     assert seen.class_names == ["3", "7"]
@@ -182,9 +187,18 @@ def test_known_classes_leave_the_others_unlabelled_or_out():
         3,
         7,
     }
-    truth = seen.ground_truth("val")
+    truth = seen.labelled_truth("val")
     assert {a["category_id"] for a in truth["annotations"]} == {4, 8}
     assert truth["categories"] == [{"id": 4, "name": "3"}, {"id": 8, "name": "7"}]
+
+
+def test_outlines_are_those_of_the_painted_scenes():
+    source = DigitScenesDataModule(textures=["plain", "smooth", "stripes"], dark=True).source("val")
+    for index in range(30):
+        scene = source.scene(index)
+        owner, labels = draw_outlines(*source._drawing(index))
+        assert np.array_equal(owner, scene.owner)
+        assert np.array_equal(labels, scene.labels)
 
 
 def test_ground_truth_holds_the_masks_of_the_batches():
@@ -264,7 +278,7 @@ def test_number_of_annotated_digits(scenes):
     [
         ({"classes": [3, 12]}, "classes must be digits"),
         ({"classes": []}, "classes must be digits"),
-        ({"classes": [1, 2], "known_classes": [2, 3]}, "known_classes"),
+        ({"classes": [1, 2], "known": [3, 4]}, "category id 4 is not in the digit scenes"),
         ({"digits": (3, 2)}, "digits must be an increasing range"),
         ({"digit_size": (24, 300)}, "do not fit"),
         ({"digits": (2, 300)}, "at most 255"),

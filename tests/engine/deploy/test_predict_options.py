@@ -13,7 +13,7 @@ from PIL import Image
 import commands._arguments
 import evaluate
 import train
-from datamodules.seg import base as segmentation
+from datamodules.seg import arguments as segmentation
 from datamodules.seg.coco import CocoDataModule
 from engine.checkpoints.restore import restore
 from engine.deploy import predict as inference

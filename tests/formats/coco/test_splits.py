@@ -1,11 +1,20 @@
 """Known and novel categories: the shipped splits, files, ids and names."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from formats.coco.splits import SHIPPED, check_both, find_split, read_split, shipped_split
+from formats.coco.splits import (
+    SHIPPED,
+    check_both,
+    find_split,
+    fitted,
+    read_split,
+    shipped_split,
+    split_from_record,
+)
 
 LISTS = Path(__file__).resolve().parents[4] / "shared" / "specs" / "splits"
 CATEGORIES = [{"id": 1, "name": "person"}, {"id": 8, "name": "truck"}, {"id": 17, "name": "cat"}]
@@ -106,3 +115,17 @@ def test_something_known_and_something_novel_are_needed():
     trucks = [CATEGORIES[1]]
     with pytest.raises(ValueError, match="none of the known categories is in a.json"):
         check_both(find_split(["voc"], trucks, "a.json"), trucks, "a.json")
+
+
+def test_a_checkpoint_keeps_the_names_of_its_split():
+    split = replace(find_split([1, 17], CATEGORIES, "a.json"), names={1: "person", 17: "cat"})
+    content = json.loads(json.dumps(split.content()))
+    read = split_from_record(content, "last.ckpt")
+    assert (read, read.names) == (split, split.names)
+    assert shipped_split("lvis-ow").content().keys() == {
+        "name", "known", "seen", "unseen", "names",
+    }  # fmt: skip
+    renamed = {1: "tree", 17: "moss"}
+    with pytest.raises(ValueError, match="category id 1 is 'person' there and 'tree' in b.json"):
+        fitted(read, renamed, "b.json")
+    assert fitted(read, {17: "cat", 3: "car"}, "b.json").known == (17,)

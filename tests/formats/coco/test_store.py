@@ -145,3 +145,16 @@ def test_ids_of_images_may_be_texts(small_coco):
     owners = {a["id"]: a["image_id"] for a in small_coco["annotations"]}
     assert {a["id"]: a["image_id"] for a in back["annotations"]} == owners
     assert json.loads(json.dumps(back)) == back
+
+
+def test_some_labels_under_other_labels(small_coco):
+    store = AnnotationStore.from_coco(small_coco, LABELS)
+    some = store.relabelled({2: 0, 0: 4})
+    wanted = AnnotationStore.from_coco(small_coco, {8: 0, 0: 4})
+    names = CategoryMap((8, 1, 2, 3, 0), ("pear", "a", "b", "c", "apple"))
+    assert some.to_coco(names) == wanted.to_coco(names)
+    for index in range(3):
+        for one, other in zip(some.image(index), wanted.image(index), strict=True):
+            assert len(one) == len(other)
+    assert some.counts().tolist() == wanted.counts().tolist()
+    assert len(store.relabelled({}).ids) == 0

@@ -1,4 +1,4 @@
-"""Repeat factors of training images, with a report of what they change."""
+"""Which images training uses and how often it repeats them, with a report of both."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import numpy.typing as npt
 from pytorch_lightning.utilities import rank_zero_info
 
 from datamodules.sampling.repeats import repeat_factors
+from datamodules.seg.dataset import ImageSource
 
 Ints = npt.NDArray[np.int64]
+
+MIN_SIDE = 32  # pixels; open-world training leaves smaller images out
 
 
 def image_repeats(
@@ -47,3 +50,37 @@ def image_repeats(
     rank_zero_info(text)
     repeats: list[float] = factors.tolist()
     return repeats
+
+
+def chosen_images(source: ImageSource, filter_empty: bool, open_world: bool) -> Ints:
+    """Return the numbers of the images that training uses, ascending; log how many it doesn't.
+
+    Args:
+        source: the training images.
+        filter_empty: leave out images without an object.
+        open_world: also leave out images with a side below `MIN_SIDE`; objects are the known ones.
+
+    Raises:
+        ValueError: no image is left.
+    """
+    kept = np.arange(len(source))
+    if open_world:
+        large = source.sizes().min(axis=1) >= MIN_SIDE
+        known = np.bincount(source.objects()[0], minlength=len(source)) > 0
+        kept = np.flatnonzero(large & known)
+        rank_zero_info(
+            f"open world: {len(kept)} of {len(source)} training images are used; "
+            f"{int((~large).sum())} have a side below {MIN_SIDE} px, "
+            f"{int((large & ~known).sum())} others no known object"
+        )
+    elif filter_empty:
+        kept = np.flatnonzero(source.counts() > 0)
+        left_out = len(source) - kept.size
+        rank_zero_info(f"filter_empty leaves out {left_out} of {len(source)} images")
+    if kept.size == 0:
+        remedy = "name other known categories" if open_world else "set filter_empty: false"
+        raise ValueError(
+            "no training image is left: no image has an instance that is not a crowd; "
+            f"{remedy} or check the annotations"
+        )
+    return kept

@@ -9,7 +9,7 @@ from datamodules.sampling.keys import SampleKey
 from datamodules.seg.coco import CocoDataModule
 from datamodules.seg.digit_scenes import DigitScenesDataModule
 from datamodules.seg.mosaic_options import MosaicOptions
-from datamodules.seg.repeated_images import image_repeats
+from datamodules.seg.training_images import image_repeats
 from datamodules.seg.yolo_txt import YoloTxtDataModule
 from formats.yolo.convert import convert
 
