@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from datamodules.mil.class_names import similar_names
 from datamodules.mil.feature_cache import FeatureCache
 from datamodules.mil.opened_slides import (
     Slide,
@@ -99,6 +100,7 @@ class FeatureSet:
     ) -> None:
         self.path, self._keys = Path(table), features.keys
         self._cache: FeatureCache | None = None
+        self._names_are_given = class_names is not None
         options = LabelOptions(class_names, label_columns, task)
         self._table, faults = read_slide_table(self.path, options)
         fatal = list(patient_problems(self._table))
@@ -261,10 +263,12 @@ class FeatureSet:
         return found._replace(features=values)
 
     def check(self, thorough: bool) -> list[Problem]:
-        """Return the problems of the slides left out and, if thorough, of non-finite features."""
+        """Return the problems of the slides left out and, if thorough, of classes and features."""
         found = list(self.problems)
         known = {problem.item for problem in found}
         if thorough:
+            if not self._names_are_given:
+                found += similar_names(self.path, self.class_names, self._table.labels)
             for slide in (slide for bag in self._bags for slide in bag):
                 found += [fault for fault in self._values(slide) if slide.name not in known]
         return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from pytorch_lightning.utilities import rank_zero_warn
 
+from datamodules.mil.class_names import misspelt, similar_names
 from structures import DataProblems, MILTask, Problem
 
 IntArray = npt.NDArray[np.int64]
@@ -65,7 +66,8 @@ def read_labels(
 ) -> SlideLabels:
     """Return the labels of the slides.
 
-    Warns of classes whose names differ only in case or spaces.
+    Warns of classes whose names differ only in case or spaces. A class that is probably a mistyped
+    name of another one is a fault, unless the options name the classes (A470).
 
     Args:
         path: the table, for messages.
@@ -87,18 +89,7 @@ def read_labels(
         labels, shown, faults = _columns_of_classes(path, columns, fields, options)
     else:
         texts = [texts[0] for texts in fields]
-        if names is None:
-            _refuse_continuous(path, columns[0], texts)
-        split = options.task == "multilabel" or (
-            options.task is None and any(_SEPARATOR in text for text in texts)
-        )
-        read = _several_classes if split else _one_class
-        labels, shown, faults = read(texts, names)
-        if len(shown) < 2:
-            reason = f"all slides have label {shown[0]!r}" if shown else "there is no class"
-            remedy = "at least two classes are needed; name them by class_names"
-            raise DataProblems([Problem(path, None, None, reason, remedy)])
-        _warn_of_similar_names(path, shown, texts)
+        labels, shown, faults = _column_of_names(path, columns[0], texts, options)
     return SlideLabels(labels, fields, columns, tuple(shown), tuple(faults))
 
 
@@ -172,9 +163,39 @@ def _columns_of_classes(
     return labels, list(options.class_names or columns), faults
 
 
+def _column_of_names(path: Path, column: str, texts: Sequence[str], options: LabelOptions) -> _Read:
+    names = options.class_names
+    if names is None:
+        _refuse_continuous(path, column, texts)
+    split = options.task == "multilabel" or (
+        options.task is None and any(_SEPARATOR in text for text in texts)
+    )
+    parts = [_parts(text) if split else [text] * bool(text) for text in texts]
+    mistyped = misspelt(parts) if names is None else {}
+    if mistyped:
+        names = sorted({part for several in parts for part in several} - set(mistyped))
+    labels, shown, faults = (_several_classes if split else _one_class)(texts, names)
+    if len(shown) < 2:
+        reason = f"all slides have label {shown[0]!r}" if shown else "there is no class"
+        remedy = "at least two classes are needed; name them by class_names"
+        found = [*mistyped.values(), (reason, remedy)]
+        raise DataProblems([Problem(path, None, None, *each) for each in found])
+    told = {next(at for at, several in enumerate(parts) if name in several): why
+            for name, why in mistyped.items()}  # fmt: skip
+    faults = [fault for fault in faults if fault[0] not in told]
+    faults += [(slide, *why) for slide, why in told.items()]
+    for problem in similar_names(path, shown, labels) if options.class_names is None else ():
+        rank_zero_warn(str(problem))
+    return labels, shown, faults
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(_SEPARATOR) if part.strip()]
+
+
 def _several_classes(texts: Sequence[str], class_names: Sequence[str] | None) -> _Read:
     """Read ``a;b``."""
-    parts = [[p.strip() for p in text.split(_SEPARATOR) if p.strip()] for text in texts]
+    parts = [_parts(text) for text in texts]
     owner = np.repeat(np.arange(len(texts)), [len(part) for part in parts])
     flat = [part for several in parts for part in several]
     numbers, names, shown = _classes(flat, class_names)
@@ -254,29 +275,3 @@ def _has_fraction(text: str) -> bool:
     except ValueError:
         return False
     return math.isfinite(value) and value != math.floor(value)
-
-
-def _warn_of_similar_names(path: Path, names: Sequence[str], texts: Sequence[str]) -> None:
-    for alike in _similar(names):
-        listed = " and ".join(f"{name!r} ({_slides_with(name, texts)} slides)" for name in alike)
-        rank_zero_warn(
-            f"{path}: the classes {listed} differ only in case or spaces; if they are one class, "
-            "write it in one way"
-        )
-
-
-def _slides_with(name: str, texts: Sequence[str]) -> int:
-    return sum(name in [part.strip() for part in text.split(_SEPARATOR)] or name == text
-               for text in texts)  # fmt: skip
-
-
-def _similar(names: Sequence[str]) -> Iterator[list[str]]:
-    """Yield names that are equal without case and spaces.
-
-    >>> list(_similar(["Tumor", "normal", "tumor "]))
-    [['Tumor', 'tumor ']]
-    """
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault("".join(name.casefold().split()), []).append(name)
-    return (alike for alike in groups.values() if len(alike) > 1)

@@ -58,13 +58,55 @@ def test_numbers_that_are_named_as_classes_are_classes(table):
 
 @pytest.mark.parametrize("pair", [("Tumor", "tumor"), ("lymph node", "Lymph  Node")])
 def test_names_that_differ_in_case_or_spaces_only_are_told(table, pair):
-    with pytest.warns(UserWarning, match="differ only in case or spaces; if they are") as told:
+    with pytest.warns(UserWarning, match="differ only in case or spaces; write one") as told:
         found, _ = labelled(table, *pair, "normal", pair[1])
     assert len(found.class_names) == 3
     assert f"{pair[1]!r} (2 slides)" in str(told[0].message)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         labelled(table, "tumor", "tumour", "normal")
+        labelled(table, *pair, class_names=list(pair))
+
+
+SLIDES = ["normal"] * 9 + ["tumor"] * 10
+
+
+@pytest.mark.parametrize("name", ["tumuor", "tumour", "tumr", "Tunor", "utmor"])
+def test_a_label_that_is_one_letter_off_in_a_single_slide_is_a_fault(table, name):
+    found, faults = labelled(table, name, *SLIDES)
+    assert found.class_names == ("normal", "tumor") and len(found.slide_ids) == 19
+    (fault,) = faults
+    assert (fault.item, fault.annotation) == ("s0", 2)
+    assert fault.reason == f"label {name!r} (1 slide) is almost 'tumor' (10 slides)"
+    assert fault.remedy.startswith("write 'tumor', or name all classes by --data.class_names")
+    kept, faults = labelled(table, name, *SLIDES, class_names=sorted(["normal", "tumor", name]))
+    assert faults == [] and len(kept.class_names) == 3
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["tumuor", "tumuor", *SLIDES],  # two slides
+        ["tumuor", *SLIDES[1:-1]],  # nine slides of the class that would be meant
+        ["tumor2", *SLIDES],  # more than letters
+        ["tour", *SLIDES],  # two letters
+        ["er", *["pr"] * 20],  # short
+        ["stage1", *["stage2"] * 20],
+        ["abnormal", *["normal"] * 20],
+    ],
+)
+def test_a_rare_class_of_another_name_is_kept(table, labels):
+    found, faults = labelled(table, *labels)
+    assert faults == [] and found.class_names == tuple(sorted(set(labels)))
+
+
+def test_a_mistyped_label_among_several_and_beside_one_class(table):
+    found, faults = labelled(table, "node;tumuor", *["tumor;node"] * 10, ";")
+    assert found.class_names == ("node", "tumor") and [p.item for p in faults] == ["s0"]
+    with pytest.raises(DataProblems) as error:
+        labelled(table, "tumuor", *["tumor"] * 10)
+    assert "'tumuor' (1 slide) is almost 'tumor'" in str(error.value)
+    assert "all slides have label 'tumor'; at least two" in str(error.value)
 
 
 def test_several_classes_in_one_column(table):
