@@ -55,7 +55,7 @@ def explain(text: str, arguments: Sequence[str] = ()) -> str:
     path, owner = _place(text)
     if found := _UNKNOWN.search(text):
         return _unknown_key([*path, *found[1].split(".")], len(path), arguments, owner)
-    return _wrong_value(text, path, arguments)
+    return _wrong_value(text, path, arguments, owner)
 
 
 def _unknown_option(text: str) -> list[str]:
@@ -125,7 +125,9 @@ def _unknown_key(
     return f"{_source(path, arguments)}unknown key {key}" + (f"; {advice}" if allowed else "")
 
 
-def _wrong_value(text: str, path: Sequence[str], arguments: Sequence[str]) -> str:
+def _wrong_value(
+    text: str, path: Sequence[str], arguments: Sequence[str], owner: str | None
+) -> str:
     path = path[:-1] if path[-1] == "init_args" else path  # it is the class itself that is wrong
     where = f"{_source(path, arguments)}{'.'.join(path)}"
     if found := _NO_CLASS.search(text):
@@ -135,6 +137,10 @@ def _wrong_value(text: str, path: Sequence[str], arguments: Sequence[str]) -> st
         return f"{where}: there is no class {found[1]}.{found[2]}; {advice}"
     if found := _NO_MODULE.search(text):
         return f"{where}: there is no module {found[1]}; check class_path"
+    if (found := _REQUIRED.search(text)) and owner and path[-1] == "callbacks":
+        first, name = found[1].split(",")[0], owner.rpartition(".")[2]
+        advice = f"--{'.'.join(path)}.{first} VALUE after the flag, or init_args in a recipe"
+        return f"{where}: {name} lacks {found[1]}; give it by {advice}"
     if found := _REQUIRED.search(text):
         return f"{where} lacks {found[1]}; add it"
     allowed, given = _types(text)

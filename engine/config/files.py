@@ -116,11 +116,24 @@ def check_monitors(callbacks: Iterable[Any], names: Sequence[str]) -> None:
     for callback in callbacks:
         monitor = getattr(callback, "monitor", None)
         if monitor and names and not any(fnmatchcase(monitor, name) for name in names):
-            nearest = get_close_matches(monitor, names, n=1, cutoff=0.8)
-            hint = f"did you mean {nearest[0]}?" if nearest else f"logged are {', '.join(names)}"
+            hint = near_metrics(monitor, names) or f"logged are {', '.join(names)}"
             raise ValueError(
                 f"{type(callback).__name__} monitors {monitor}, which is never logged; {hint}"
             )
+
+
+def near_metrics(wrong: str, names: Sequence[str]) -> str:
+    """Return the question whether similar metrics are meant, or an empty text without any.
+
+    >>> near_metrics("val/AUROC", ["val/bag_auroc", "val/bag_f1"])
+    'did you mean val/bag_auroc?'
+    """
+    near = get_close_matches(wrong.lower(), names, n=1, cutoff=0.8)
+    if not near:  # the split, which most names share, would hide what differs
+        tails = {name.rpartition("/")[2]: name for name in reversed(names) if "*" not in name}
+        found = get_close_matches(wrong.lower().rpartition("/")[2], tails, n=3, cutoff=0.5)
+        near = [tails[tail] for tail in found]
+    return f"did you mean {' or '.join(near)}?" if near else ""
 
 
 def _yaml_reason(error: yaml.YAMLError) -> str:

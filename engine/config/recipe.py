@@ -56,11 +56,6 @@ class Recipe(NamedTuple):
         return " + ".join(map(str, self.files))
 
     @property
-    def name(self) -> str:
-        """Default name of a run: the stem of the first file."""
-        return self.files[0].stem if self.files else "run"
-
-    @property
     def words(self) -> str:
         """Files and overrides as they were given."""
         return " ".join(map(str, [*self.files, *self.overrides]))

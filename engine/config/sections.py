@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import enum
 import functools
 import importlib
 import inspect
@@ -46,6 +47,27 @@ def drop_sources(config: Any) -> None:
     for key, value in getattr(class_of(parts), "starts_from", {}).items():
         if given is not None and key in given:
             given[key] = value
+
+
+def plain_texts(config: Any) -> None:
+    """Turn texts of an enumeration, which YAML cannot write, into plain ones, in place.
+
+    An example is the default of ``interval`` of Lightning's ``Timer``.
+
+    Args:
+        config: a parsed section, or a list of them.
+    """
+    if isinstance(config, list):
+        for value in config:
+            plain_texts(value)
+    if not hasattr(config, "as_dict"):
+        return
+    parts = vars(config)
+    for key, value in parts.items():
+        if isinstance(value, str) and isinstance(value, enum.Enum):
+            parts[key] = str(value.value)
+        else:
+            plain_texts(value)
 
 
 def read_data_section(recipe: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -13,6 +12,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 
 from callbacks.run.early_stopping import EarlyStoppingOptions, StopEarly
 from engine.config.errors import user_message
+from engine.config.files import near_metrics
 from engine.config.recipe import Recipe
 from engine.config.sections import checked_section
 from engine.cross_validation.selection import Interval, Mode, Selection, Stopping
@@ -76,8 +76,7 @@ def _mode(config: Recipe, monitor: Any, given: Any, module: type[MILModule], whe
     """Check a monitored metric and return its best value."""
     logged = [name for name in module.metric_names if name.startswith("val/")]
     if not any(fnmatchcase(str(monitor), name) for name in logged):
-        nearest = get_close_matches(str(monitor), logged, n=1, cutoff=0.8)
-        hint = f"did you mean {nearest[0]}?" if nearest else f"it has {', '.join(logged)}"
+        hint = near_metrics(str(monitor), logged) or f"it has {', '.join(logged)}"
         raise ValueError(
             f"{config}: {where}.monitor is {monitor}, which is no metric of a validation of bags; "
             f"{hint}"

@@ -37,13 +37,13 @@ from engine.config.explain import explain
 from engine.config.files import check_callbacks, check_monitors, check_values
 from engine.config.installed import base_config
 from engine.config.recipe import Recipe, take_flag
-from engine.config.sections import drop_sources, plain
+from engine.config.sections import drop_sources, plain, plain_texts
 from engine.training.data_facts import print_data_facts
 from engine.training.initial_weights import frozen_random_parts
 from engine.training.launchers import check_launcher, cluster_environment, use_launcher
 from engine.training.requeue import job_id, run_of_job
 from engine.training.run_config import RunConfigCallback
-from engine.training.run_names import run_name
+from engine.training.run_names import recipe_name, run_name
 from engine.training.validation_plan import check_validation
 from formats.weights.files import read_file, state_dict_of
 from lightning_modules.rebuilding import LINKS
@@ -130,6 +130,7 @@ class SegmilCLI(LightningCLI):
         command = self.config.subcommand
         config = self.config[command]
         check_values(config, LINKS, trains=command == "fit")
+        plain_texts(config.trainer.callbacks)
         if command == "fit" and self._folder is None and not config.trainer.fast_dev_run:
             own = run_of_job(self._runs(config, command), ["train.py", *self._command])
             if own is not None:
@@ -164,7 +165,7 @@ class SegmilCLI(LightningCLI):
     def _runs(self, config: Any, command: str) -> Path:
         """Return the folder of the runs of this name; a test's recipe has the training's name."""
         checkpoint = None if config.ckpt_path is None else Path(str(config.ckpt_path))
-        recipe = config.name or Recipe.of_words(self._args).name
+        recipe = config.name or recipe_name(Recipe.of_words(self._args).files)
         name = take_flag(self._args, "--name")[1]
         return Path(config.runs_dir) / (name or run_name(command, recipe, checkpoint))
 

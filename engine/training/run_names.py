@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 TESTED = "_test"  # end of the name of a test's folder
@@ -26,5 +27,27 @@ def run_name(command: str, recipe: str, checkpoint: Path | None) -> str:
     if command != "test":
         return recipe
     folders = [] if checkpoint is None else checkpoint.resolve().parents
+    return _run_of(folders, recipe).removesuffix(TESTED) + TESTED
+
+
+def recipe_name(files: Sequence[Path]) -> str:
+    """Return the name of a recipe: the stem of its first file, or the run whose copy that is.
+
+    Args:
+        files: the recipe and its overlays.
+
+    >>> recipe_name([Path("configs/mil/abmil.yaml")])
+    'abmil'
+    >>> recipe_name([Path("runs/abmil/version_3/config.yaml")])
+    'abmil'
+    """
+    if not files:
+        return "run"
+    copied = files[0].name == "config.yaml"
+    return _run_of(files[0].resolve().parents if copied else (), files[0].stem)
+
+
+def _run_of(folders: Iterable[Path], other: str) -> str:
+    """Return the name of the run that has one of the folders, else ``other``."""
     names = (folder.parent.name for folder in folders if folder.name.startswith("version_"))
-    return next(names, recipe).removesuffix(TESTED) + TESTED
+    return next(names, other)

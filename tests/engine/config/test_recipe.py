@@ -14,7 +14,6 @@ def test_a_command_line_is_files_and_the_rest():
     recipe = Recipe.of_words(words)
     assert [str(f) for f in recipe.files] == ["a.yaml", "b.yaml", "c.yaml"]
     assert recipe.overrides == ("fit", "--name", "d.yaml")
-    assert (recipe.name, Recipe.of_words(["fit"]).name) == ("a", "run")
     assert Recipe.of_words(["--config"]).overrides == ("--config",)
 
 
