@@ -22,6 +22,9 @@ $(STAMP): pyproject.toml
 quickstart: setup
 	$(BIN)/python quickstart.py
 
+# Compiled tests are kept whatever the environment says: compiling takes ten seconds of each process.
+test check: export PYTHONDONTWRITEBYTECODE =
+
 # Quick and slow tests in two processes of one thread each; the tests of a file stay together.
 test: export OMP_NUM_THREADS = 1
 test: setup

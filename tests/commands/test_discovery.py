@@ -106,6 +106,7 @@ def call(root, *words):
     )
 
 
+@pytest.mark.slow
 def test_a_module_put_into_the_folder_is_a_command(extended, tmp_path):
     shown = call(extended, "--help").stdout
     assert "count-lines" in shown

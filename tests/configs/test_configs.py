@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser
 
 import train
 from lightning_modules.rebuilding import LINKS, place
+from tests.support.mil_recipes import class_paths
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
@@ -67,10 +68,17 @@ def test_the_table_has_no_recipe_that_is_gone():
     assert set(TABLE) <= {str(r) for r in RECIPES}
 
 
+SEEN = {}  # classes of module and network -> the first recipe that has them
+
+
 def marked(recipe):
-    """Large networks take seconds."""
+    """Large networks take seconds, and one recipe of the same classes is enough."""
     large = recipe.parent.name == "seg" and recipe.stem != "yolo_n"
-    return pytest.param(recipe, id=str(recipe), marks=[pytest.mark.slow] if large else [])
+    classes = class_paths(yaml.safe_load((ROOT / recipe).read_text())["model"])
+    ours = tuple(c for c in classes if c.startswith(("models.", "lightning_modules.")))
+    first = SEEN.setdefault(ours, recipe) == recipe
+    slow = large or not first
+    return pytest.param(recipe, id=str(recipe), marks=[pytest.mark.slow] if slow else [])
 
 
 @pytest.mark.parametrize("recipe", [marked(r) for r in RECIPES])

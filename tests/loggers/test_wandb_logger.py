@@ -140,6 +140,7 @@ def test_a_run_that_goes_on_in_its_folder_is_the_same_wandb_run(loggers, offline
     assert_models(second, known, ["last"], offline_wandb)
 
 
+@pytest.mark.slow
 def test_checkpoints_become_artifacts(loggers, offline_wandb, read_wandb):
     both = loggers(checkpoints="both")
     save_checkpoints(both[1], offline_wandb)

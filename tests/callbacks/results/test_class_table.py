@@ -51,6 +51,7 @@ def test_undefined_values_are_empty_and_unlabelled_bags_left_out(stand_in, make_
     assert [r["bags"] for r in class_rows(module)] == [0, 1]
 
 
+@pytest.mark.slow
 def test_the_table_reaches_wandb(stand_in, make_trainer, offline_wandb, read_wandb):
     from loggers.run import build_loggers, finish_loggers
     from loggers.wandb_logger import WandbOptions

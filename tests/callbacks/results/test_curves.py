@@ -115,6 +115,7 @@ def test_images_have_a_curve_a_class_at_half_overlap(stand_in):
     np.testing.assert_allclose(found["all classes"][1], (precision + found["square"][1]) / 2)
 
 
+@pytest.mark.slow
 def test_the_charts_reach_wandb(stand_in, make_trainer, offline_wandb, read_wandb):
     loggers = build_loggers(offline_wandb / "x" / "version_0", WandbOptions())
     trainer = make_trainer([Curves()], logger=loggers)

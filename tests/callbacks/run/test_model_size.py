@@ -24,7 +24,7 @@ def test_parameters_are_counted(caplog, frozen, words):
     ("flags", "ours", "table"),
     [
         ([], 1, False),
-        (["--trainer.enable_model_summary", "false"], 0, False),
+        pytest.param(["--trainer.enable_model_summary", "false"], 0, False, marks=pytest.mark.slow),
         (["--trainer.callbacks", "pytorch_lightning.callbacks.RichModelSummary"], 0, True),
     ],
 )

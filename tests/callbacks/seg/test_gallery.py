@@ -191,6 +191,7 @@ def test_offline_run_holds_masks_boxes_and_names(stand_in, make_trainer, offline
     assert boxes["class_labels"] == {"1": "square", "2": "bar"}
 
 
+@pytest.mark.slow
 def test_a_broken_service_does_not_stop_training(
     stand_in, make_trainer, offline, monkeypatch, caplog
 ):

@@ -48,6 +48,7 @@ def printed(tmp_path_factory):
     }, runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fit", "test", "predict"])
 def test_nothing_is_advertised_deprecated_or_about_hardware_that_is_not_there(printed, name):
     text = "".join(printed[0][name])
@@ -56,6 +57,7 @@ def test_nothing_is_advertised_deprecated_or_about_hardware_that_is_not_there(pr
     assert "GPU available" in text  # other messages of Lightning are there
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "folder"),
     [
@@ -72,6 +74,7 @@ def test_the_last_line_says_where_the_results_are(printed, name, folder):
     assert (runs / folder / wanted).exists()
 
 
+@pytest.mark.slow
 def test_wandb_says_one_thing_how_to_send_a_run_that_was_logged_offline(printed):
     text, run = "".join(printed[0]["fit"]), printed[1] / "abmil" / "version_0"
     (folder,) = (run / "wandb").glob("offline-run-*")
@@ -79,6 +82,7 @@ def test_wandb_says_one_thing_how_to_send_a_run_that_was_logged_offline(printed)
     assert "wandb:" not in text
 
 
+@pytest.mark.slow
 def test_a_training_tells_the_size_of_its_model_and_the_time_left(printed):
     out, err = printed[0]["fit"]
     assert "model: ABMIL, 25,025 parameters\n" in err

@@ -50,7 +50,7 @@ def test_a_turned_photo_is_predicted_as_it_is_shown(tmp_path, photos):
     assert np.array_equal(*(image[:320] for image in drawn))  # the file's name is below
 
 
-@pytest.mark.parametrize("layout", ["coco", "yolo"])
+@pytest.mark.parametrize("layout", ["coco", pytest.param("yolo", marks=pytest.mark.slow)])
 def test_training_starts_on_turned_photos(tmp_path, layout):
     words = [*sets.COCO[1:], "--data.root", str(tmp_path), "--runs_dir", str(tmp_path / "runs")]
     if layout == "coco":

@@ -124,6 +124,7 @@ def eps(model):
     return {m.eps for m in model.modules() if isinstance(m, FrozenBatchNorm2d)}
 
 
+@pytest.mark.slow
 def test_the_eps_is_in_the_checkpoint(finished, tmp_path, monkeypatch):
     last = finished / "checkpoints" / "last.ckpt"
     assert torch.load(last, weights_only=True)["segmil"]["facts"]["norm_eps"] == 0

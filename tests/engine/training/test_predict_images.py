@@ -76,7 +76,9 @@ def test_all_images_have_overlays_named_by_their_file(written):
     assert names == {"a.jpg.png", "a.png.png", "b.png", "c.png", "my photo.png"}
 
 
-@pytest.mark.parametrize(("overlays", "count"), [("2", 2), ("all", 5)])
+@pytest.mark.parametrize(
+    ("overlays", "count"), [("2", 2), pytest.param("all", 5, marks=pytest.mark.slow)]
+)
 def test_a_number_of_overlays(overlays, count, checkpoint, images, tmp_path):
     assert predict(checkpoint, images, tmp_path, "--overlays", overlays, "--score", "0.0") == 0
     folder = tmp_path / "predict/version_0/predictions/overlays"

@@ -84,7 +84,9 @@ def undisturbed(tmp_path_factory):
     [
         (signal.SIGTERM, 143, "training_step", 7, 7),
         (signal.SIGINT, 130, "training_step", 10, 10),  # the last of an epoch, then a validation
-        (signal.SIGTERM, 143, "validation_step", 5, 10),  # amid a validation
+        pytest.param(  # amid a validation
+            signal.SIGTERM, 143, "validation_step", 5, 10, marks=pytest.mark.slow
+        ),
         (signal.SIGTERM, 143, "validation_step", 3, 5),  # in its last batch
     ],
 )
