@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from lightning_fabric.plugins.environments.cluster_environment import ClusterEnv
 from pytorch_lightning.callbacks import ModelCheckpoint, ModelSummary, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from callbacks.run.best_values import BestValues
@@ -206,6 +208,14 @@ class SegmilCLI(LightningCLI):
             trainer = super().instantiate_trainer(**arguments)
         except (TypeError, ModuleNotFoundError) as error:  # Lightning's, for one of its options
             raise ValueError(f"trainer: {error}; change that option") from error
+        except MisconfigurationException as error:
+            if re.search("accelerator|gpu|machine only has", str(error), re.IGNORECASE) is None:
+                raise
+            raise ValueError(
+                f"trainer.accelerator {config.accelerator}, trainer.devices {config.devices}: "
+                f"{str(error).rstrip('!.')}; leave both out to use what this machine has, or give "
+                "--trainer.accelerator auto --trainer.devices 1"
+            ) from error
         asked = str(config.precision)
         if asked in ("16", "16-mixed") and trainer.precision == "bf16-mixed":  # A443
             raise ValueError(

@@ -239,6 +239,10 @@ CONFIGURATION = [
     flag_case("a metric by another name", ["--checkpoint.monitor", "val/AUC"],
               "monitors val/AUC", "did you mean", "val/bag_auroc"),
     flag_case("devices that are none", ["--trainer.devices", "abc"], "trainer", "devices"),
+    flag_case("more devices than there are",
+              ["--trainer.accelerator", "gpu", "--trainer.devices", 99],
+              "trainer.accelerator gpu, trainer.devices 99", "leave both out",
+              "--trainer.accelerator auto"),
     flag_case("an accelerator that is not installed", ["--trainer.accelerator", "tpu"], "trainer",
               "torch_xla"),
     flag_case("a fault of the first step",  # when the folder of the run is there already
