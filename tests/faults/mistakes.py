@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from tests.faults import configs, mistaken_bags, sets
+from tests.faults import configs, sets
 from tests.faults.case import ROOT, Case
 from tests.faults.foreign import Change, all_of, checked_case, edited, yolo_case
 
@@ -316,4 +316,4 @@ EVALUATION = [
     Case("mistake", "an output path that is the input", _out("bags.csv"), ("--out", "bags.csv")),
 ]  # fmt: skip
 
-CASES = [*ANNOTATIONS, *YOLO, *mistaken_bags.CASES, *CONFIGURATION, *EVALUATION]
+CASES = [*ANNOTATIONS, *YOLO, *CONFIGURATION, *EVALUATION]
