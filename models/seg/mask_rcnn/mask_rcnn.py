@@ -127,7 +127,7 @@ class MaskRCNN(nn.Module):
             output = self.rpn(images, features)
             proposals = self.rpn.proposals(output, sizes, for_losses=True)
         terms = self.rpn.losses(features, output.anchors, truths, key) | self.roi_heads.losses(
-            _pyramid(levels, images), proposals, truths, batch.masks, batch.mask_stride, key
+            make_pyramid(levels, images), proposals, truths, batch.masks, batch.mask_stride, key
         )
         return reduce_terms(terms, reduction)
 
@@ -162,7 +162,7 @@ class MaskRCNN(nn.Module):
         levels = self.backbone(images)
         output = self.rpn(images, list(levels.values()))
         proposals = self.rpn.proposals(output, sizes, for_losses=False)
-        pyramid = _pyramid(levels, images)
+        pyramid = make_pyramid(levels, images)
         found = self.roi_heads.detect(
             pyramid, proposals, sizes, self.score_thresh, self.nms_thresh, self.max_dets
         )
@@ -195,7 +195,8 @@ class MaskRCNN(nn.Module):
         return F.pad(images, (0, -width % _SIZE_DIVISIBLE, 0, -height % _SIZE_DIVISIBLE)), sizes
 
 
-def _pyramid(levels: dict[str, Tensor], images: Tensor) -> Pyramid:
+def make_pyramid(levels: dict[str, Tensor], images: Tensor) -> Pyramid:
+    """Return the levels of a backbone that regions are pooled from."""
     pooled: Sequence[Tensor] = [level for name, level in levels.items() if name != "pool"]
     return Pyramid(pooled, images.shape[-1] // pooled[0].shape[-1])
 

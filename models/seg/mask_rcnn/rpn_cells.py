@@ -36,7 +36,7 @@ def head_at_anchors(
         Logits (S,) and box code (S, 4).
     """
     num_ratios = head.cls_logits.out_channels
-    x, inside, ratio = _surroundings(features, image, anchor, len(head.conv), num_ratios)
+    x, inside, ratio = surroundings(features, image, anchor, len(head.conv), num_ratios)
     for block in head.conv:
         layer = block[0]
         windows = x.unfold(1, 3, 1).unfold(2, 3, 1).flatten(3)  # (S, k - 2, k - 2, 9 F)
@@ -55,10 +55,17 @@ def head_at_anchors(
     )
 
 
-def _surroundings(
+def surroundings(
     features: Sequence[Tensor], image: Tensor, anchor: Tensor, reach: int, num_ratios: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the cells around each anchor's own.
+
+    Args:
+        features: (B, F, h, w) of each level.
+        image: (S,) int64 in [0, B).
+        anchor: (S,) int64, place among the anchors of all levels.
+        reach: D, cells on each side.
+        num_ratios: R, anchors per cell.
 
     Returns:
         Features (S, 2 D + 1, 2 D + 1, F), 0 beyond the map; whether each cell is in the map, bool
