@@ -11,6 +11,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from evaluation.seg.coco import CocoEvaluator
+from evaluation.seg.coco_backends import IouType
 from evaluation.seg.coco_scores import AREAS, CocoScores
 from formats.weights.public import set_frozen_eps
 from lightning_modules.base import OptimizerFactory, SchedulerFactory, TrainedModule
@@ -123,6 +124,8 @@ class SegmentationModule(TrainedModule):
         self.log_val_loss = log_val_loss
         self.loss_metric = "val/loss" if log_val_loss else "train/loss"
         self.eval_backend = eval_backend
+        masks = getattr(model, "predicts_masks", True)
+        self.iou_types: tuple[IouType, ...] = ("bbox", "segm") if masks else ("bbox",)
         self.category_map: CategoryMap | None = None
         self.scores: CocoScores | None = None
         self.results: list[dict[str, Any]] = []
@@ -279,7 +282,10 @@ class SegmentationModule(TrainedModule):
             raise ValueError("evaluation needs a SegDataModule or a checkpoint with categories")
         self.scores, self.results, self._losses = None, [], ItemLosses()
         self._evaluator = CocoEvaluator(
-            self.category_map, max_dets=self.network.max_dets, backend=self.eval_backend
+            self.category_map,
+            max_dets=self.network.max_dets,
+            backend=self.eval_backend,
+            iou_types=self.iou_types,
         )
 
     def _finish_evaluation(self, split: str) -> None:
@@ -288,9 +294,13 @@ class SegmentationModule(TrainedModule):
         if split == "val" and self.log_val_loss:
             self.log_item_losses(split, self._losses)
         evaluator.merge(gather_to_all(evaluator.state()))
+        self.results = evaluator.results()
+        self.score_predictions(evaluator, split)
+
+    def score_predictions(self, evaluator: CocoEvaluator, split: str) -> None:
+        """Score the predictions of all processes and log the metrics; all processes call it."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self.scores = evaluator.compute(data.labelled_truth(split))
-        self.results = evaluator.results()
         self.log_metrics(split, self.scores.metrics, headline=("segm_map", "box_map"))
 
 

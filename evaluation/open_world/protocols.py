@@ -82,6 +82,32 @@ def evaluate_protocol(
     return metrics
 
 
+def known_and_novel_scores(
+    truth: Mapping[str, Any],
+    rows: Sequence[Row],
+    split: CategorySplit,
+    iou_types: Sequence[IouType] = ("bbox", "segm"),
+) -> dict[str, dict[str, float]]:
+    """Score ``exclude-known`` for the novel objects and, with exchanged roles, for the known.
+
+    Args:
+        truth: content of a COCO instances file that was checked.
+        rows: COCO results rows of its images that were checked.
+        split: known and novel categories.
+        iou_types: ``bbox``, ``segm`` or both.
+
+    Returns:
+        For ``known`` and ``novel`` what `evaluate_protocol` returns; overlaps are computed once.
+    """
+    found: dict[str, dict[str, float]] = {"known": {}, "novel": {}}
+    for iou_type in iou_types:
+        overlaps = find_overlaps(truth, rows, iou_type, CAPS[-1])
+        known = np.isin(overlaps.categories, split.known)
+        for scores, excluded in ((found["known"], ~known), (found["novel"], known)):
+            scores |= pooled_scores(overlaps, excluded, CAPS, KIND[iou_type])
+    return found
+
+
 def caps_of(protocol: str, caps: Sequence[int] | None) -> tuple[int, ...]:
     """Return the caps in ascending order, those of the protocol where none are given."""
     return tuple(sorted(set(caps or ((100,) if protocol == "lvis-ow" else CAPS))))

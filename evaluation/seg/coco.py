@@ -223,20 +223,24 @@ class CocoEvaluator:
             ValueError: no image was added, an image is unknown or has another size in the ground
                 truth, a category id has another name there, or a score or a box is not finite.
         """
-        if not self._images:
-            raise ValueError("no predictions were added, so there is nothing to score")
-        self._check_images(ground_truth)
-        truth = {**ground_truth, "categories": self._all_categories(ground_truth)}
-        rows = self.results()
-        check_results(rows, truth)
+        truth, rows = self.checked(ground_truth)
         return score_results(
             truth,
             rows,
             max_dets=self.max_dets,
             iou_types=self.iou_types,
             backend=self.backend,
-            image_ids=self._images,
         )
+
+    def checked(self, ground_truth: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[Row]]:
+        """Return the ground truth of the added images and their rows; see `compute`."""
+        if not self._images:
+            raise ValueError("no predictions were added, so there is nothing to score")
+        self._check_images(ground_truth)
+        truth = {**ground_truth, "categories": self._all_categories(ground_truth)}
+        rows = self.results()
+        check_results(rows, truth)
+        return _restrict(truth, rows, self._images)[0], rows
 
     def _check_images(self, ground_truth: Mapping[str, Any]) -> None:
         images = {image["id"]: image for image in ground_truth["images"]}

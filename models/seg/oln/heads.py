@@ -21,7 +21,8 @@ from models.seg.mask_rcnn.roi_heads import Detections, Pyramid, RoIHeads
 from models.seg.mask_rcnn.roi_sampling import with_image
 from models.seg.oln.proposals import Proposals, paired_iou
 
-_MASK_CHUNK = 128  # RoIs per pass through the mask head in prediction
+# RoIs per pass through the box and the mask head in prediction
+_BOX_CHUNK, _MASK_CHUNK = 2048, 128
 
 
 class _BoxPredictor(nn.Module):
@@ -164,7 +165,9 @@ class LocalisationHeads(RoIHeads):
         max_dets: int,
     ) -> list[Detections]:
         """Refine proposals and keep the best, in the padded frame."""
-        logits, code = self._localise(pyramid, with_image([p.boxes for p in proposals]))
+        rois = with_image([p.boxes for p in proposals])
+        parts = [self._localise(pyramid, chunk) for chunk in torch.split(rois, _BOX_CHUNK)]
+        logits, code = (torch.cat(column) for column in zip(*parts, strict=True))
         counts = [len(one.boxes) for one in proposals]
         found = []
         for one, logit, deltas, size in zip(

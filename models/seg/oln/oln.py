@@ -17,13 +17,23 @@ class branches have weight 0 and are left out. Terms are unweighted; recipes giv
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
+from formats.weights.public import PublicWeights
 from models.ops.boxes.boxes import rescale_boxes
 from models.ops.distributed import reduce_terms
-from models.seg.mask_rcnn.mask_rcnn import FoundMasks, MaskRCNN, make_pyramid
+from models.seg.mask_rcnn.mask_rcnn import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    FoundMasks,
+    MaskRCNN,
+    make_pyramid,
+)
 from models.seg.mask_rcnn.matching import image_boxes
+from models.seg.mask_rcnn.names import torchvision_weights
 from models.seg.mask_rcnn.options import BoxHeadOptions, MaskHeadOptions
 from models.seg.oln.heads import LocalisationHeads
 from models.seg.oln.proposals import LocalisationProposals, OLNProposalOptions
@@ -46,10 +56,14 @@ class OLN(MaskRCNN):
         score_thresh: score that detections must exceed.
         nms_thresh: IoU above which the weaker of two detections is dropped.
         max_dets: detections kept per image.
+        image_mean: channel means, subtracted from RGB in [0, 1].
+        image_std: channel standard deviations, which divide the result.
 
     Raises:
         ValueError: there is more than one class; see `MaskRCNN`.
     """
+
+    set_class_weights = None  # type: ignore[assignment]  # there is no classifier
 
     def __init__(
         self,
@@ -63,6 +77,8 @@ class OLN(MaskRCNN):
         score_thresh: float = 0.0,
         nms_thresh: float = 0.7,
         max_dets: int = 1500,
+        image_mean: tuple[float, float, float] = IMAGENET_MEAN,
+        image_std: tuple[float, float, float] = IMAGENET_STD,
     ) -> None:
         if num_classes != 1:
             raise ValueError(
@@ -70,11 +86,26 @@ class OLN(MaskRCNN):
                 "data.class_agnostic: true"
             )
         super().__init__(
-            1, backbone, score_thresh=score_thresh, nms_thresh=nms_thresh, max_dets=max_dets
+            1,
+            backbone,
+            score_thresh=score_thresh,
+            nms_thresh=nms_thresh,
+            max_dets=max_dets,
+            image_mean=image_mean,
+            image_std=image_std,
         )
         channels: int = backbone.out_channels  # type: ignore[assignment]
         self.rpn: LocalisationProposals = LocalisationProposals(channels, rpn)  # type: ignore[assignment]
         self.roi_heads: LocalisationHeads = LocalisationHeads(channels, box, mask, score_hidden)
+
+    @property
+    def predicts_masks(self) -> bool:
+        """Whether there is a mask head."""
+        return self.roi_heads.mask_score is not None
+
+    def public_weights(self, given: Mapping[str, Tensor]) -> PublicWeights | None:
+        """Recognise torchvision's R-CNN files of version 1; backbone and layers of heads fit."""
+        return torchvision_weights(given, 1, 1)
 
     def losses(
         self, batch: SegBatch, reduction: Reduction = "mean", key: int = 0
@@ -106,7 +137,7 @@ class OLN(MaskRCNN):
         found = self.roi_heads.localise(
             pyramid, proposals, sizes, self.score_thresh, self.nms_thresh, self.max_dets
         )
-        if self.roi_heads.mask_score is None:
+        if not self.predicts_masks:
             return [FoundMasks(one, one.boxes.new_zeros(0)) for one in found]
         scored = self.roi_heads.mask_and_score(pyramid, found)
         return [FoundMasks(*one) for one in zip(*scored, strict=True)]
@@ -114,7 +145,7 @@ class OLN(MaskRCNN):
     @torch.no_grad()
     def instances(self, outputs: list[FoundMasks], batch: SegBatch) -> list[Instances]:
         """Transform boxes to the original frame, and masks if there are any; see `MaskRCNN`."""
-        if self.roi_heads.mask_score is not None:
+        if self.predicts_masks:
             return super().instances(outputs, batch)
         return [
             Instances(

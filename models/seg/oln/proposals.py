@@ -35,7 +35,8 @@ class OLNProposalOptions:
         anchor_sizes: side in pixels of the square anchors, one per level, finest first.
         width: channels of the convolution; None for those of the backbone.
         per_level: best proposals of a level, for losses and predictions; there is no suppression.
-        box_iou: an anchor with at least this IoU learns its box.
+        box_iou: an anchor with at least this IoU learns its box, and so does the best anchor of
+            each object if it reaches ``background_iou``.
         background_iou: below this IoU an anchor is background among the ``sampled``.
         centre_iou: an anchor with at least this IoU learns its centerness.
         centre_background_iou: below this IoU an anchor may fill the centerness examples.
@@ -143,9 +144,7 @@ class LocalisationProposals(nn.Module):
         self.box_matcher = Matcher(
             options.box_iou, options.background_iou, allow_low_quality_matches=True
         )
-        self.centre_matcher = Matcher(
-            options.centre_iou, options.centre_background_iou, allow_low_quality_matches=True
-        )
+        self.centre_matcher = Matcher(options.centre_iou, options.centre_background_iou)
 
     def forward(self, images: Tensor, features: Sequence[Tensor]) -> ProposalOutput:
         """Apply the head to all levels.
@@ -252,26 +251,27 @@ class LocalisationProposals(nn.Module):
         options = self.options
         height, width = size
         inside = (anchors[:, :2] >= 0).all(1) & (anchors[:, 2] < width) & (anchors[:, 3] < height)
-        labels, matched = match_regions(anchors, truth, self.box_matcher, options.box_iou)
+        places = inside.nonzero().flatten()
+        usable = anchors[places]
+        labels, matched = match_regions(usable, truth, self.box_matcher, options.box_iou)
+        if len(truth.boxes):  # the best anchor of an object may still be far from it  # A464
+            far = paired_iou(usable, truth.boxes[matched]) < options.background_iou
+            labels = labels.masked_fill(far & (labels >= 1), 0)
         positive, negative = sample_balanced(
-            labels.masked_fill(~inside, -1),
-            options.sampled,
-            0.5,
-            image_generator(key, truth.index, _BOX_STREAM),
+            labels, options.sampled, 0.5, image_generator(key, truth.index, _BOX_STREAM)
         )
-        labels, own = match_regions(anchors, truth, self.centre_matcher, options.centre_iou)
-        labels = labels.masked_fill(~inside, -1)
+        labels, own = match_regions(usable, truth, self.centre_matcher, options.centre_iou)
         generator = image_generator(key, truth.index, _CENTRE_STREAM)
         if options.fill_negatives:
             centre, empty = sample_balanced(labels, options.sampled, 1.0, generator)
         else:
             centre = choose((labels >= 1).nonzero().flatten(), options.sampled, generator)
             empty = centre[:0]
-        targets = centerness(anchors[centre], truth.boxes[own[centre]])
+        targets = centerness(usable[centre], truth.boxes[own[centre]])
         return _SampledAnchors(
-            box=positive,
+            box=places[positive],
             boxes=truth.boxes[matched[positive]],
-            centre=torch.cat([centre, empty]),
+            centre=places[torch.cat([centre, empty])],
             targets=F.pad(targets, (0, len(empty))),
             sampled=torch.tensor(len(positive) + len(negative), device=anchors.device),
         )
