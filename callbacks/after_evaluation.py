@@ -90,7 +90,7 @@ class AfterEvaluation(pl.Callback, ABC):
     ) -> None:
         """Pass the batch on."""
         del trainer, batch_idx
-        if dataloader_idx == 0:
+        if self._stage is not None and dataloader_idx == 0:
             self.keep(pl_module, outputs, batch)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from PIL import Image
 from callbacks.after_evaluation import AfterEvaluation, split_of
 from callbacks.fixed_sample import FixedSample
 from callbacks.seg.frames import (
+    Size,
     display_size,
     image_in_frame,
     instances_in_frame,
@@ -26,7 +28,7 @@ from evaluation.seg.draw import contact_sheet, draw_instances, side_by_side
 from loggers.run_files import run_folder, write_png
 from loggers.wandb_charts import table
 from loggers.wandb_media import Media, box_data, class_ids, label_map
-from structures import Instances, SegBatch
+from structures import ImageId, Instances, SegBatch
 from structures.processes import gather_to_first
 
 MAX_WIDTH = 2000  # pixels of a sheet; wider ones are shown too small to read
@@ -43,6 +45,7 @@ class ShownImage:
         truth: the ground-truth instances.
         crowd: (K,) whether each ground-truth instance is a crowd region.
         prediction: the predictions that are shown.
+        number: id of the image in its data set.
     """
 
     image: npt.NDArray[np.uint8]
@@ -50,10 +53,11 @@ class ShownImage:
     truth: Instances
     crowd: npt.NDArray[np.bool_]
     prediction: Instances
+    number: ImageId = 0
 
 
-class MaskGallery(AfterEvaluation):
-    """Draw ground truth next to predictions for a fixed selection of validation and test images.
+class Gallery(AfterEvaluation, ABC):
+    """Draw a fixed selection of validation and test images with truth and predictions.
 
     Writes ``pictures/gallery_epoch_003.png`` during `fit`, ``gallery_val.png`` and
     ``gallery_test.png`` otherwise. Logs to W&B ``val/gallery``, a list of images with native masks
@@ -65,39 +69,72 @@ class MaskGallery(AfterEvaluation):
     Args:
         num_pictures: number of images shown, spread over the data set (see `FixedSample`).
         every_n_epochs: epochs between galleries (see `AfterEvaluation`).
-        score: predictions with a lower score are not shown.
         max_side: larger images are reduced to this many pixels on the longer side.
 
     Raises:
         ValueError: an argument is out of range.
     """
 
-    entry = "gallery"
     order = 60
 
-    def __init__(
-        self,
-        num_pictures: int = 8,
-        every_n_epochs: int = 1,
-        score: float = 0.5,
-        max_side: int = 640,
-    ) -> None:
+    def __init__(self, num_pictures: int, every_n_epochs: int, max_side: int) -> None:
         super().__init__(every_n_epochs)
-        if num_pictures < 1 or max_side < 1 or not 0 <= score <= 1:
+        if num_pictures < 1 or max_side < 1:
             raise ValueError(
-                "a gallery needs num_pictures >= 1, max_side >= 1 and score in [0, 1], got "
-                f"{num_pictures}, {max_side}, {score}"
+                "a gallery needs num_pictures >= 1 and max_side >= 1, got "
+                f"{num_pictures} and {max_side}"
             )
         self.num_pictures = num_pictures
-        self.score = score
         self.max_side = max_side
         self._table: tuple[str, list[list[Any]]] | None = None  # the latest, not sent yet
         self._tabled = False
         self.start()
 
+    @abstractmethod
+    def draws(self, data: Any) -> bool:
+        """Return whether runs on the data of this datamodule, or of none, have this gallery."""
+
+    @abstractmethod
+    def chosen(self, prediction: Instances, size: Size) -> Instances:
+        """Return the predictions of an image that are kept, in host memory.
+
+        Args:
+            prediction: in the frame of the file.
+            size: of the frame in which they are shown.
+        """
+
+    @abstractmethod
+    def classes(self, pl_module: pl.LightningModule) -> Sequence[str]:
+        """Return the names of the labels that instances are shown with."""
+
+    def finished(
+        self, trainer: pl.Trainer, split: str, shown: Sequence[ShownImage]
+    ) -> list[ShownImage]:
+        """Return the images of all processes as they are shown; for the first process alone."""
+        del trainer, split
+        return list(shown)
+
+    @abstractmethod
+    def sheet(self, shown: Sequence[ShownImage], names: Sequence[str]) -> npt.NDArray[np.uint8]:
+        """Return the drawn images on one sheet."""
+
     def start(self) -> None:
         """Start with an empty sample."""
         self._sample: FixedSample[ShownImage] = FixedSample(self.num_pictures)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin an epoch, unless another gallery is for its data."""
+        super().on_validation_start(trainer, pl_module)
+        self._step_aside(trainer)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin an epoch, unless another gallery is for its data."""
+        super().on_test_start(trainer, pl_module)
+        self._step_aside(trainer)
+
+    def _step_aside(self, trainer: pl.Trainer) -> None:
+        if not self.draws(getattr(trainer, "datamodule", None)):
+            self._stage = None
 
     def keep(self, pl_module: pl.LightningModule, outputs: Any, batch: Any) -> None:
         """Keep the chosen images of the batch."""
@@ -115,15 +152,14 @@ class MaskGallery(AfterEvaluation):
         if not trainer.is_global_zero:
             return
         self._sample.merge(states)
-        shown = [image for _, image in self._sample.items()]
+        split = split_of(stage)
+        shown = self.finished(trainer, split, [image for _, image in self._sample.items()])
         if not shown:
             return
-        module: Any = pl_module
-        names = module.category_map.names
-        sheet = draw_sheet(shown, names, self.score)
+        names = self.classes(pl_module)
+        sheet = self.sheet(shown, names)
         if folder is not None:
             write_png(folder / f"gallery_{stage}.png", sheet)
-        split = split_of(stage)
         when = stage.replace("_", " ")
         if self.wandb.enabled(trainer):
             media = native_media(shown, names, when)
@@ -156,8 +192,57 @@ class MaskGallery(AfterEvaluation):
             name=f"image {number}",
             truth=truth,
             crowd=crowd,
-            prediction=instances_in_frame(prediction.select(prediction.scores >= self.score), size),
+            prediction=self.chosen(prediction, size),
+            number=number,
         )
+
+
+class MaskGallery(Gallery):
+    """Draw ground truth next to predictions for a fixed selection of validation and test images.
+
+    See `Gallery`. Runs with known and novel categories have `KnownUnknownGallery` instead.
+
+    Args:
+        num_pictures: number of images shown, spread over the data set (see `FixedSample`).
+        every_n_epochs: epochs between galleries (see `AfterEvaluation`).
+        score: predictions with a lower score are not shown.
+        max_side: larger images are reduced to this many pixels on the longer side.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    entry = "gallery"
+
+    def __init__(
+        self,
+        num_pictures: int = 8,
+        every_n_epochs: int = 1,
+        score: float = 0.5,
+        max_side: int = 640,
+    ) -> None:
+        super().__init__(num_pictures, every_n_epochs, max_side)
+        if not 0 <= score <= 1:
+            raise ValueError(f"a gallery needs score in [0, 1], got {score}")
+        self.score = score
+
+    def draws(self, data: Any) -> bool:
+        """Return whether the data have no known and novel categories."""
+        return getattr(data, "known_split", None) is None
+
+    def chosen(self, prediction: Instances, size: Size) -> Instances:
+        """Return the predictions that reach the score, in the frame in which they are shown."""
+        return instances_in_frame(prediction.select(prediction.scores >= self.score), size)
+
+    def classes(self, pl_module: pl.LightningModule) -> Sequence[str]:
+        """Return the names of the classes."""
+        module: Any = pl_module
+        names: Sequence[str] = module.category_map.names
+        return names
+
+    def sheet(self, shown: Sequence[ShownImage], names: Sequence[str]) -> npt.NDArray[np.uint8]:
+        """Return ground truth and prediction side by side."""
+        return draw_sheet(shown, names, self.score)
 
 
 def draw_sheet(

@@ -32,8 +32,8 @@ def image_rows(shown: Sequence[Shown], media: Sequence[Media]) -> list[list[Any]
     rows: list[list[Any]] = []
     for (name, truth, crowd, prediction), medium in zip(shown, media, strict=True):
         kind: Any = "segm" if prediction.masks is not None and truth.masks is not None else "bbox"
-        regions = _records(truth, crowd.tolist())
-        pairs = pair_detections(regions, _records(prediction), truth.size, IOU, kind)
+        regions = coco_records(truth, crowd.tolist())
+        pairs = pair_detections(regions, coco_records(prediction), truth.size, IOU, kind)
         right = truth.labels.numpy()[pairs.truth] == prediction.labels.numpy()[pairs.found]
         rows.append(
             [
@@ -48,7 +48,7 @@ def image_rows(shown: Sequence[Shown], media: Sequence[Media]) -> list[list[Any]
     return rows
 
 
-def _records(instances: Instances, crowd: Sequence[bool] | None = None) -> list[dict[str, Any]]:
+def coco_records(instances: Instances, crowd: Sequence[bool] | None = None) -> list[dict[str, Any]]:
     """Return instances as COCO records."""
     corners = instances.boxes.double().numpy()
     boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()

@@ -103,8 +103,8 @@ def known_and_novel_scores(
     for iou_type in iou_types:
         overlaps = find_overlaps(truth, rows, iou_type, CAPS[-1])
         known = np.isin(overlaps.categories, split.known)
-        for scores, excluded in ((found["known"], ~known), (found["novel"], known)):
-            scores |= pooled_scores(overlaps, excluded, CAPS, KIND[iou_type])
+        for name, excluded in (("known", ~known), ("novel", known)):
+            found[name] |= pooled_scores(overlaps, excluded, CAPS, KIND[iou_type])
     return found
 
 

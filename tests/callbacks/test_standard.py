@@ -12,7 +12,15 @@ from callbacks.standard import StandardCallbacks, standard_callbacks
 
 # In the order in which they run.
 ENTRIES = ["progress", "learning_rate", "throughput", "memory", "gradient_norm", "gallery"]
-ENTRIES += ["attention", "curves", "confusion", "class_table", "bag_table", "predictions"]
+ENTRIES += [
+    "known_unknown",
+    "attention",
+    "curves",
+    "confusion",
+    "class_table",
+    "bag_table",
+    "predictions",
+]
 
 
 def built(arguments, **options):

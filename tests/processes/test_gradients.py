@@ -1,5 +1,7 @@
 """The gradient of W processes is that of one with all their samples, in float64 to 1e-6."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,7 @@ from lightning_modules.freezing import freeze_parameters
 from models.backbones.timm_fpn import TimmFPN
 from models.mil.abmil import ABMIL
 from models.seg.mask_rcnn import BoxHeadOptions, MaskHeadOptions, MaskRCNN, RPNOptions
+from models.seg.oln import OLN, OLNProposalOptions
 from structures import BagBatch, SegBatch
 from structures.processes import mean_over_processes
 
@@ -148,6 +151,26 @@ def test_weighted_classes_and_frozen_parts_on_two(processes):
     alone, ranks = processes.beside_one(2, mask_rcnn_gradients, **case)
     assert_equal(alone, ranks)
     assert {name.partition(".")[0] for name in alone[0][1]} == {"roi_heads"}
+
+
+def oln_gradients(rank, world, instances, shares, crowd):
+    batch = images(instances, crowd)
+    batch = dataclasses.replace(batch, labels=torch.zeros_like(batch.labels))
+    torch.manual_seed(0)
+    model = OLN(
+        1,
+        TimmFPN("resnet10t", fpn_width=16, norm="frozen_bn", strides=(4, 8)),
+        rpn=OLNProposalOptions(anchor_sizes=(12, 24, 48), per_level=20, sampled=32),
+        box=BoxHeadOptions(width=32, batch_size_per_image=24, sampling_ratio=1),
+        mask=MaskHeadOptions(width=8, num_convs=1, max_rois_per_image=3),
+        score_hidden=16,
+    ).double()
+    return gradients(model, batch if world == 1 else part_of_images(batch, shares[rank]), world)
+
+
+def test_oln_on_two(processes):
+    case = {"instances": [2, 0, 1, 4], "shares": [[0, 1], [2, 3]], "crowd": (1,)}
+    assert_equal(*processes.beside_one(2, oln_gradients, **case))
 
 
 @pytest.mark.slow

@@ -1,16 +1,20 @@
 """OLN as a model: what its scores are made of, and what it shares with Mask R-CNN."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
 
 from models.backbones.timm_fpn import TimmFPN
 from models.seg.mask_rcnn import BoxHeadOptions, MaskHeadOptions
+from models.seg.mask_rcnn.matching import ImageBoxes
+from models.seg.mask_rcnn.roi_heads import Pyramid
 from models.seg.oln import OLN, OLNProposalOptions
 from models.seg.oln.proposals import paired_iou
-from models.seg.protocol import SegModel
+from models.seg.protocol import SegModel, UsesClassWeights
 from structures import SegBatch
+from tests.support.published_weights import random_weights
 
 BOXES = {"objectness", "rpn_box", "box", "box_score"}
 TERMS = {True: BOXES | {"mask", "mask_score"}, False: BOXES}
@@ -101,6 +105,60 @@ def test_the_score_of_a_region_is_the_iou_of_proposal_and_object(scene, monkeypa
     torch.testing.assert_close(losses["box_score"], expected)
     wanted = heads.box_coder.encode_single(sample.matched, sample.regions[positive, 1:])
     torch.testing.assert_close(losses["box"], (code[positive] - wanted).abs().sum() / regions)
+
+
+def test_losses_of_regions_by_hand():
+    """With all weights 0 scores and soft masks are one half, and boxes stay where they are."""
+    heads = build().roi_heads
+    for weight in heads.parameters():
+        torch.nn.init.zeros_(weight)
+    proposals = torch.tensor([[0.0, 0, 16, 32], [0, 0, 16, 16], [40, 40, 50, 50]])
+    true = ImageBoxes(
+        boxes=torch.tensor([[0.0, 0, 16, 32]]),
+        labels=torch.tensor([1]),
+        rows=torch.tensor([0]),
+        crowd=torch.zeros(0, 4),
+        index=0,
+    )
+    masks = torch.zeros(1, 64, 64, dtype=torch.bool)
+    masks[0, :32, :16] = True
+    pyramid = Pyramid([torch.ones(1, 16, 16, 16)], 4)
+    terms = heads.losses(pyramid, [proposals], [true], masks, 1, 0)
+    losses = {name: float(term.total / term.count) for name, term in terms.items()}
+    # Four regions, the object among them. IoU 1, 1/2, 0 and 1: |.5 - 1| + |.5 - .5| + |.5 - 1|
+    assert losses["box_score"] == pytest.approx(1.0 / 4)
+    # Of the second: its centre is 8 / 16 too high, times 10, and its height half, times 5.
+    assert losses["box"] == pytest.approx((5 + 5 * math.log(2)) / 4)
+    assert terms["mask"].count.tolist() == [3]
+    assert losses["mask"] == pytest.approx(math.log(2))
+    assert losses["mask_score"] == pytest.approx(0.5)  # a mask of one half covers nothing: IoU 0
+
+
+def test_there_is_no_classifier():
+    """The authors' class branches have weight 0, so that no gradient comes from them."""
+    model = build()
+    names = [name for name, _ in model.named_parameters() if not name.startswith("backbone")]
+    assert not [name for name in names if "cls" in name]
+    assert not isinstance(model, UsesClassWeights)
+    assert model.predicts_masks
+    assert not build(masks=False).predicts_masks
+
+
+def test_boxes_are_localised_in_parts(scene, monkeypatch):
+    model, batch = build().eval(), objects(scene, SIZES)
+    whole = model.predict(batch)
+    monkeypatch.setattr("models.seg.oln.heads._BOX_CHUNK", 7)
+    monkeypatch.setattr("models.seg.oln.heads._MASK_CHUNK", 3)
+    for one, other in zip(whole, model.predict(batch), strict=True):
+        torch.testing.assert_close(one.boxes, other.boxes)
+        torch.testing.assert_close(one.scores, other.scores)
+
+
+def test_files_of_torchvision_give_backbone_and_layers_of_heads():
+    given = random_weights("maskrcnn_v1")
+    found = build().public_weights(given)
+    assert "roi_heads.box_head.fc6.weight" in found.tensors
+    assert build().public_weights({}) is None
 
 
 def test_labels_play_no_part(scene):

@@ -98,6 +98,44 @@ def test_losses_are_those_of_the_whole_map_at_the_sampled_anchors():
         assert term.count.tolist() == [sample.sampled] < [256]
 
 
+@pytest.mark.parametrize(("fill", "centre"), [(False, 2.5), (True, 16.0)])
+def test_losses_by_hand(fill, centre):
+    """Anchors of 32 px every 16 px; the object is one of them, whose centre is (48, 48).
+
+    36 of the 64 anchors are inside 128 x 128: centres 16 to 96. Four neighbours have IoU 1/3 and
+    their centres on the border of the object, so centerness 0; four have IoU 1/7; 27 have less.
+    """
+    module = LocalisationProposals(4, OLNProposalOptions(anchor_sizes=(32,), fill_negatives=fill))
+    for weight in module.parameters():
+        torch.nn.init.zeros_(weight)  # every score is one half
+    module.distances.bias.data.fill_(0.25)  # every box has half the side of its anchor: IoU 1/4
+    levels = [torch.ones(1, 4, 8, 8)]
+    output = module(torch.zeros(1, 3, 128, 128), levels)
+    object_box = truth([[32, 32, 64, 64]])
+    losses = module.losses(levels, output.anchors, [object_box], [(128, 128)], 0)
+    # Examples of the box: the anchor itself, and those below IoU .3 that only divide.
+    assert losses["rpn_box"].count.tolist() == losses["objectness"].count.tolist() == [1 + 31]
+    torch.testing.assert_close(losses["rpn_box"].total, torch.tensor([0.75]))
+    # |.5 - 1| of the anchor, |.5 - 0| of four neighbours and of 27 that fill the examples.
+    torch.testing.assert_close(losses["objectness"].total, torch.tensor([centre]))
+
+
+def test_the_best_anchor_of_an_object_learns_its_box_from_iou_3_on():
+    module = LocalisationProposals(4, OLNProposalOptions(anchor_sizes=(32,)))
+    anchors = module(torch.zeros(1, 3, 128, 128), [torch.zeros(1, 4, 8, 8)]).anchors
+
+    def learnt(*box, size=(128, 128)):
+        sample = module._sample(anchors, truth([list(box)]), size, 0)
+        return anchors[sample.box].tolist()
+
+    assert learnt(40, 32, 56, 64) == [[32, 32, 64, 64]]  # IoU 1/2
+    assert learnt(44, 44, 52, 52) == []  # IoU 1/16 with the best
+    # The best anchor begins at (-16, -16), outside; of those inside (0, 0) is the best.
+    assert learnt(0, 0, 24, 24) == [[0, 0, 32, 32]]
+    # An anchor that ends with the image counts as outside: the best inside has IoU 1/3.
+    assert learnt(32, 32, 64, 64, size=(64, 128)) == [[32, 16, 64, 48]]
+
+
 def test_negatives_move_the_centerness_only_where_they_fill():
     """Without an object nothing is learnt, unless background fills the examples."""
     gradients = {}
@@ -126,6 +164,17 @@ def test_examples_of_centerness():
         assert (len(sample.centre) > int(learnt.sum())) == fill
         expected = centerness(output.anchors[sample.centre], every)
         torch.testing.assert_close(sample.targets, torch.where(learnt, expected, 0.0))
+
+
+def test_only_anchors_from_iou_3_on_have_a_centerness():
+    """Also where an object has no such anchor: the best of it has an IoU of 1/16."""
+    for fill, filled in ((True, 35), (False, 0)):
+        options = OLNProposalOptions(anchor_sizes=(32,), fill_negatives=fill)
+        module = LocalisationProposals(4, options)
+        anchors = module(torch.zeros(1, 3, 128, 128), [torch.zeros(1, 4, 8, 8)]).anchors
+        sample = module._sample(anchors, truth([[44, 44, 52, 52]]), (128, 128), 0)
+        assert not sample.targets.any()
+        assert len(sample.centre) == filled + fill  # 36 inside, all below IoU .1
 
 
 def test_anchors_beyond_the_image_are_left_out():
