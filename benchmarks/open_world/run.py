@@ -1,0 +1,186 @@
+"""Study of open-world methods on digit scenes: train on the digits 0 to 5, find 6 to 9.
+
+Run `python benchmarks/open_world/run.py`. It trains every method with every seed that has no result
+in `runs/open_world` yet, so that an interrupted command can be repeated; delete the folder after a
+change of code. All methods train the same number of steps of two images, on one thread, within five
+minutes. The last checkpoint predicts the 200 test scenes, and known and novel objects are scored by
+the protocol `exclude-known`.
+
+Writes all rows to `docs/open_world.json` and their table into `docs/open_world.md`. `--only METHOD
+[METHOD ...]` and `--seeds` choose runs, `--report` trains nothing, and further arguments are passed
+on to `train.py fit`, for trials in another `--folder`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import evaluate
+import train
+from datamodules.seg.digit_scenes import DigitScenesDataModule
+from engine.checkpoints.restore import read_record
+from evaluation.open_world.protocols import known_and_novel_scores
+from formats.coco.results import load_ground_truth, read_results
+from formats.coco.splits import split_from_record
+from formats.files import atomic_write, write_json
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = ROOT / "configs/quickstart"
+SEEDS = (0, 1, 2)
+LIMIT = 300  # seconds of training
+JSON, PAGE = ROOT / "docs/open_world.json", ROOT / "docs/open_world.md"
+BEGIN, END = "<!-- table of benchmarks/open_world/run.py -->", "<!-- end of the table -->"
+COLUMNS = ("segm_ar_10", "segm_ar_100", "segm_map", "box_ar_100")
+BASE = "mask_rcnn"
+
+Row = dict[str, Any]
+
+
+class Method(NamedTuple):
+    """A recipe of `configs/quickstart`, further flags, and the name in the table."""
+
+    recipe: str
+    title: str
+    flags: tuple[str, ...] = ()
+
+
+_SAMPLER = "--model.init_args.model.init_args.rpn.fill_negatives"
+METHODS = {
+    BASE: Method("open_world_mask_rcnn.yaml", "Mask R-CNN, one class"),
+    "oln_mask": Method("open_world_oln.yaml", "OLN-Mask, negatives in the RPN's sample"),
+    "oln_mask_positives": Method(
+        "open_world_oln.yaml", "OLN-Mask, positives alone", (_SAMPLER, "false")
+    ),
+}
+
+
+def write_scenes(folder: Path) -> tuple[Path, Path]:
+    """Write the test scenes once; return the folder of images and the annotations."""
+    images, annotations = folder / "images/test", folder / "annotations/instances_test.json"
+    if not annotations.is_file():
+        DigitScenesDataModule().write_split("test", folder)
+    return images, annotations
+
+
+def trained(method: Method, seed: int, folder: Path, flags: Sequence[str]) -> tuple[Path, float]:
+    """Train a method and return its last checkpoint and the seconds of processor time.
+
+    Raises:
+        RuntimeError: the training has failed or took too long.
+    """
+    words = ["fit", "--config", str(RECIPES / method.recipe), *method.flags, *flags]
+    words += ["--seed_everything", str(seed), "--data.seed", str(seed)]
+    words += ["--runs_dir", str(folder), "--trainer.enable_progress_bar", "false"]
+    start = time.process_time()
+    if train.main(words):
+        raise RuntimeError(f"{method.title}, seed {seed}: the training has failed")
+    seconds = time.process_time() - start
+    if seconds > LIMIT:
+        raise RuntimeError(f"{method.title}: {seconds:.0f} s of training, more than {LIMIT}")
+    newest = max(folder.glob("*/version_*"), key=lambda run: run.stat().st_mtime)
+    return newest / "checkpoints/last.ckpt", seconds
+
+
+def result(name: str, seed: int, folder: Path, flags: Sequence[str]) -> Row:
+    """Return the row of a run; train and score it unless its file exists."""
+    place = folder / name / f"seed_{seed}"
+    file = place / "result.json"
+    if file.is_file():
+        row: Row = json.loads(file.read_text())
+        return row
+    images, annotations = write_scenes(folder / "scenes")
+    checkpoint, seconds = trained(METHODS[name], seed, place, flags)
+    found = place / "predictions.json"
+    words = ["open-world", "--protocol", "exclude-known", "--ckpt", checkpoint]
+    words += ["--annotations", annotations, "--images", images, "--save-predictions", found]
+    if evaluate.main([str(word) for word in words]):
+        raise RuntimeError(f"{checkpoint}: cannot be scored")
+    truth = load_ground_truth(annotations)
+    rows, _ = read_results(found, {"images": truth["images"]})
+    split = split_from_record(read_record(checkpoint)["facts"]["categories"]["known"], name)
+    scores = known_and_novel_scores(truth, rows, split, ("bbox", "segm"))
+    row = {"method": name, "seed": seed, "seconds": seconds, **scores}
+    write_json(file, row)
+    return row
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return means and standard deviations over the seeds, and differences, as Markdown."""
+    kinds = [(of, column) for of in ("known", "novel") for column in COLUMNS]
+    head = ["method", "seeds", "s", *(f"{of} {_short(column)}" for of, column in kinds)]
+    lines = [head, ["---"] * len(head)]
+    for name in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == name]
+        cells = [METHODS[name].title, str(len(own)), f"{np.mean([r['seconds'] for r in own]):.0f}"]
+        cells += [_spread([row[of][column] for row in own]) for of, column in kinds]
+        lines.append(cells)
+    base = {row["seed"]: row for row in rows if row["method"] == BASE}
+    for name in dict.fromkeys(row["method"] for row in rows if row["method"] != BASE):
+        own = [row for row in rows if row["method"] == name and row["seed"] in base]
+        cells = [f"{METHODS[name].title}, minus Mask R-CNN by seed", str(len(own)), ""]
+        for of, column in kinds:
+            cells.append(_spread([r[of][column] - base[r["seed"]][of][column] for r in own], "+"))
+        if own:
+            lines.append(cells)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _short(column: str) -> str:
+    kind, name = column.split("_", 1)
+    return (
+        f"{'mask' if kind == 'segm' else 'box'} {name.replace('map', 'AP').replace('ar_', 'AR@')}"
+    )
+
+
+def _spread(values: Sequence[float], sign: str = "") -> str:
+    spread = f" ({np.std(values, ddof=1):.3f})" if len(values) > 1 else ""
+    return f"{np.mean(values):{sign}.3f}{spread}"
+
+
+def publish(rows: Sequence[Row]) -> None:
+    """Write the JSON and put the table into the page."""
+    content = {"protocol": "exclude-known", "split": "test", "rows": list(rows)}
+    write_json(JSON, content)
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    after = rest.partition(END)[2]
+    with atomic_write(PAGE) as file:
+        file.write(f"{before}{BEGIN}\n\n{table(rows)}\n\n{END}{after}".encode())
+
+
+def main() -> int:
+    """Train what is missing and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--folder", type=Path, default=Path("runs/open_world"))
+    parser.add_argument("--report", action="store_true", help="train nothing")
+    args, more = parser.parse_known_args()
+    torch.set_num_threads(1)
+    if not args.report:
+        for seed in args.seeds:
+            for name in args.only:
+                result(name, seed, args.folder, more)
+    files = sorted(args.folder.glob("*/seed_*/result.json"))
+    order = list(METHODS)
+    rows = [json.loads(file.read_text()) for file in files]
+    rows = [row for row in rows if row["method"] in METHODS]
+    rows.sort(key=lambda row: (order.index(row["method"]), row["seed"]))
+    print(table(rows))
+    if not more:
+        publish(rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
