@@ -23,13 +23,14 @@ TABLE = yaml.safe_load((ROOT / "tests/configs/recipes.yaml").read_text())
 # What data give a model when a recipe is built without data: classes of COCO, or a binary task.
 FACTS = {
     "seg": {"num_classes": 80},
+    "open": {"num_classes": 1},  # class-agnostic
     "mil": {"in_features": 512, "num_classes": 2, "task": "binary"},
 }
 
 
 def kind(recipe):
-    module = yaml.safe_load((ROOT / recipe).read_text())["model"]["class_path"]
-    return "seg" if module.endswith("SegmentationModule") else "mil"
+    module = yaml.safe_load((ROOT / recipe).read_text())["model"]["class_path"].rpartition(".")[2]
+    return {"SegmentationModule": "seg", "OpenWorldModule": "open"}.get(module, "mil")
 
 
 def build_module(recipe):
@@ -86,6 +87,7 @@ def test_one_fast_dev_step_on_embedded_data(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     overlays = {
         "seg": ("data/digit_scenes", "small_images"),
+        "open": ("data/digit_open_world", "small_images"),
         "mil": ("data/digit_bags", "small_bags"),
     }
     arguments = ["fit", "--config", str(recipe)]
@@ -95,7 +97,8 @@ def test_one_fast_dev_step_on_embedded_data(recipe, tmp_path, monkeypatch):
     arguments += ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
     # thousands of regions a batch and larger images cost time and show nothing more
     arguments += ["--data.batch_size", "1", "--data.eval_batch_size", "1"]
-    arguments += ["--data.size", "64", "--data.train_scenes", "8"] if kind(recipe) == "seg" else []
+    if kind(recipe) != "mil":
+        arguments += ["--data.size", "64", "--data.train_scenes", "8"]
     assert train.main(arguments) == 0
 
 

@@ -17,6 +17,7 @@ from engine.training.command_line import run
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENES, BAGS = "configs/quickstart/mask_rcnn.yaml", "configs/quickstart/abmil.yaml"
+OPEN = "configs/quickstart/open_world_mask_rcnn.yaml"
 TINY = [
     "--data.train_scenes", "16", "--data.size", "64", "--data.digits", "[1,3]",
     "--data.classes", "[3]",
@@ -220,6 +221,17 @@ def test_validated_on_three(scored, jobs):
     arguments = ["validate", "--config", SCENES, *TINY, "--data.val_scenes", "3"]
     metrics, _ = scored(3, [*arguments, *jobs(SCENES).checkpoint])
     assert {"val/segm_map", "val/loss", "val/loss_mask"} <= set(metrics)
+
+
+@pytest.mark.slow
+def test_known_and_novel_objects(scored):
+    """Random weights find a few objects by chance, which is enough to compare."""
+    arguments = ["validate", "--config", OPEN, "--data.val_scenes", "3", "--data.size", "64"]
+    arguments += ["--data.digit_size", "[16,28]", "--data.eval_batch_size", "2"]
+    arguments += ["--data.train_scenes", "8"]
+    metrics, _ = scored(2, arguments)
+    assert metrics["val/novel_box_ar_100"] > 0
+    assert metrics["val/known_box_ar_100"] > 0
 
 
 def refused(rank, world, runs, arguments):

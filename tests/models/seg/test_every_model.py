@@ -20,7 +20,7 @@ from models.seg.protocol import SegModel
 from tests.support.layers import ROOT
 from tests.support.mil_recipes import class_paths
 
-NUM_CLASSES = 3  # of the scenes
+NUM_CLASSES = 3  # of the scenes; class-agnostic recipes have one
 
 # A small network of a class is enough: recipes of the quickstart are asked first.
 FOLDERS = [ROOT / "configs" / kind for kind in ("quickstart", "seg")]
@@ -29,20 +29,22 @@ FILES = [file for folder in FOLDERS for file in sorted(folder.glob("*.yaml"))]
 
 @functools.cache
 def recipes():
-    """Return one recipe for each class of a network below models/seg."""
+    """Return model section and classes of one recipe for each class of a network."""
     found = {}
     for file in FILES:
-        section = yaml.safe_load(file.read_text())["model"]
-        network = class_paths(section)[1]
+        content = yaml.safe_load(file.read_text())
+        network = class_paths(content["model"])[1]
         if network.startswith("models.seg."):
-            found.setdefault(network, section)
+            merged = content["data"]["init_args"].get("class_agnostic", False)
+            found.setdefault(network, (content["model"], 1 if merged else NUM_CLASSES))
     return found
 
 
 def build(name, seed):
     """Return the network of a class, with random weights, in eval mode."""
-    section = without_sources(recipes()[name])
-    place(section, LINKS["num_classes"], NUM_CLASSES)
+    section, classes = recipes()[name]
+    section = without_sources(section)
+    place(section, LINKS["num_classes"], classes)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(pl.LightningModule, "model")
     torch.manual_seed(seed)
@@ -61,9 +63,14 @@ def model(request):
     return build(request.param, seed=0)
 
 
+def learnable(model, batch):
+    """Return a batch with labels that the model has."""
+    return dataclasses.replace(batch, labels=batch.labels.clamp(max=model.num_classes - 1))
+
+
 @pytest.fixture
-def batch(scene):
-    return scene([(64, 96), (64, 96)], instances=[3, 1])[0]
+def batch(scene, model):
+    return learnable(model, scene([(64, 96), (64, 96)], instances=[3, 1])[0])
 
 
 def test_every_model_in_the_folder_has_a_recipe():
@@ -96,7 +103,7 @@ def test_the_loss_of_an_image_does_not_depend_on_its_batch(model, batch):
 @pytest.mark.parametrize("instances", [[3, 0], [0, 0]], ids=["one image", "no image"])
 def test_every_parameter_gets_a_gradient_where_objects_are_absent(model, instances, scene):
     trained = copy.deepcopy(model).train()
-    batch, *_ = scene([(64, 96), (64, 96)], instances=instances)
+    batch = learnable(model, scene([(64, 96), (64, 96)], instances=instances)[0])
     terms = trained.losses(batch)
     assert all(bool(term.isfinite()) for term in terms.values())
     sum(terms.values()).backward()
