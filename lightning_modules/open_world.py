@@ -23,6 +23,8 @@ class OpenWorldModule(SegmentationModule):
     known object do not count, for ``known_*`` those that find a novel one. Models that tell
     classes apart also have ``scores`` of the known classes; other models have none.
 
+    Checkpoints are chosen by metrics of known objects; a monitor of novel ones is refused.  # A468
+
     The categories that a checkpoint was trained on are among its facts. Training continues with
     these alone; validation and test follow the split of their data.
 

@@ -49,7 +49,12 @@ class ProgressBar(RichProgressBar):
 
     def __init__(
         self,
-        metrics: Sequence[str] = ("val/segm_map", "val/bag_auroc"),
+        metrics: Sequence[str] = (
+            "val/segm_map",
+            "val/bag_auroc",
+            "val/known_segm_map",
+            "val/novel_segm_ar_100",
+        ),
         smoothing: float = 0.98,
         refresh_rate: int = 4,
         line_seconds: float = 60.0,

@@ -37,7 +37,7 @@ class KnownUnknownGallery(Gallery):
         num_pictures: number of images shown, spread over the data set (see `FixedSample`).
         every_n_epochs: epochs between galleries (see `AfterEvaluation`).
         best: predictions of an image that are shown, those with the highest scores; what resembles
-            no known object may score low.
+            no known object may score low (A469).
         max_side: larger images are reduced to this many pixels on the longer side.
 
     Raises:

@@ -41,7 +41,7 @@ class OLNProposalOptions:
         centre_iou: an anchor with at least this IoU learns its centerness.
         centre_background_iou: below this IoU an anchor may fill the centerness examples.
         fill_negatives: fill the centerness examples up to ``sampled`` by background with target 0,
-            as the authors' code does; False for what its configuration says, positives alone.
+            as the authors' code does; False for positives alone, as its configuration says (A465).
         sampled: anchors of an image in each of both losses.
     """
 
@@ -195,7 +195,7 @@ class LocalisationProposals(nn.Module):
         sizes: Sequence[tuple[int, int]],
         key: int,
     ) -> dict[str, LossTerm]:
-        """Return ``objectness`` and ``rpn_box`` for each image.
+        """Return ``objectness`` and ``rpn_box`` for each image (A466).
 
         Both are divided by the anchors that the box loss has sampled. Anchors that reach beyond
         the image are left out of both.
