@@ -5,9 +5,11 @@ import json
 import pytest
 
 import evaluate
+from datamodules.seg.digit_scenes import DigitScenesDataModule
 from evaluation.open_world.protocols import PROTOCOLS, evaluate_protocol
 from formats.coco.splits import CategorySplit, shipped_split
 from tests.support.open_world import KNOWN, make_scenes
+from tests.support.tiny_checkpoints import MASK_RCNN, write_checkpoint
 
 
 def run(*arguments):
@@ -68,6 +70,41 @@ def test_lvis_ow_from_a_file(files, tmp_path):
     assert record["max_dets"] == [100]
     assert {"segm_ar_100", "segm_ar_100_unseen", "box_ar_100_seen"} <= set(record["metrics"])
     assert record["known"]["name"] == "four"
+
+
+@pytest.fixture(scope="module")
+def closed_world(tmp_path_factory):
+    """Return a checkpoint of the ten digits, and scenes that have other objects too."""
+    folder = tmp_path_factory.mktemp("closed")
+    checkpoint = write_checkpoint(folder / "tiny.ckpt", MASK_RCNN)
+    images, annotations = DigitScenesDataModule(val_scenes=3).write_split("val", folder)
+    truth = json.loads(annotations.read_text())
+    truth["categories"].append({"id": 50, "name": "letter"})
+    truth["annotations"][0]["category_id"] = 50
+    annotations.write_text(json.dumps(truth))
+    return checkpoint, images, annotations
+
+
+def test_a_model_of_known_classes_meets_all_objects(closed_world, tmp_path):
+    """Objects of categories that the checkpoint does not know are novel ones, not left out."""
+    checkpoint, images, annotations = closed_world
+    out, found = tmp_path / "scores.json", tmp_path / "found.json"
+    sources = ["--annotations", annotations, "--known", *range(1, 11)]
+    words = ["--protocol", "exclude-known", "--iou-type", "bbox", "--out", out]
+    of_checkpoint = ["--ckpt", checkpoint, "--images", images, "--save-predictions", found]
+    assert run("open-world", *words, *sources, *of_checkpoint) == 0
+    metrics = json.loads(out.read_text())["metrics"]
+    assert metrics["box_ar_100"] is not None  # there is a novel object
+    assert run("open-world", *words, *sources, "--predictions", found) == 0
+    assert json.loads(out.read_text())["metrics"] == metrics
+
+
+def test_a_checkpoint_without_a_split_needs_known_categories(closed_world, capsys):
+    checkpoint, images, annotations = closed_world
+    words = ["--ckpt", checkpoint, "--images", images, "--annotations", annotations]
+    assert run("open-world", "--protocol", "exclude-known", *words) == 2
+    message = capsys.readouterr().err
+    assert "tiny.ckpt: was trained without known categories; name them" in message
 
 
 def test_rows_that_end_at_a_cap_are_warned_about(files, tmp_path):
