@@ -51,6 +51,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         write_results(args.save_predictions, found.rows)
     if args.class_agnostic:
         found = found.class_agnostic()
+    elif found.whole_truth is not None:
+        print(
+            "note: the checkpoint was trained on known categories, and only these are scored; "
+            "`python evaluate.py open-world` scores novel ones too"
+        )
     truth, max_dets = found.ground_truth, args.max_dets or found.max_dets or 100
     scores = score_results(truth, found.rows, max_dets=max_dets, backend=args.backend)
     cap, most = scores.max_dets[-1], found.most_per_class

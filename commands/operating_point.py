@@ -90,7 +90,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     found = {str(source): coco_predictions(args, source, truth) for source in sources}
     skipped += tuple(problem for one in found.values() for problem in one.problems)
     kind = args.iou_type or _iou_type(found, truth)
-    models = {source: _score(args, source, one, truth, kind) for source, one in found.items()}
+    models = {
+        source: _score(args, source, one, _own_truth(one, truth), kind)
+        for source, one in found.items()
+    }
     points = [one.point for one in models.values()]
     few = too_few_images(len(truth["images"]))
     difference = {}
@@ -117,6 +120,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
     metrics = {source: one.summary["metrics"] for source, one in models.items()}
     return report(sys.argv, metrics, files=[args.annotations, *sources], seed=args.seed, **extra)
+
+
+def _own_truth(found: CocoPredictions, truth: dict[str, Any]) -> dict[str, Any]:
+    """Return the ground truth in which a model's categories exist: merged if it merges them."""
+    declared = {category["id"] for category in truth["categories"]}
+    own = {category["id"] for category in found.ground_truth["categories"]}
+    return truth if own <= declared else found.ground_truth
 
 
 def _check_sources(sources: Sequence[Path]) -> None:

@@ -171,6 +171,30 @@ def test_a_run_and_its_checkpoint_in_the_command(trained, tmp_path, monkeypatch)
         assert float(logged[f"val/novel_{name}"]) == pytest.approx(found["metrics"][name])
 
 
+@pytest.mark.slow
+def test_other_commands_take_its_checkpoint(trained, tmp_path, monkeypatch, capsys):
+    """They score the known objects, which are its classes; merged, all objects."""
+    monkeypatch.chdir(ROOT)
+    data(val_scenes=2).write_split("val", tmp_path)
+    source = ["--annotations", str(tmp_path / "annotations" / "instances_val.json")]
+    source += ["--ckpt", str(trained / "checkpoints" / "best.ckpt"), "--batch-size", "4"]
+    scores = {}
+    for name, words in {
+        "known": ["coco"],
+        "merged": ["coco", "--class-agnostic"],
+        "all": ["open-world", "--protocol", "all"],
+        "point": ["operating-point", "--score", "0"],
+    }.items():
+        out = tmp_path / f"{name}.json"
+        assert evaluate.main([*words, *source, "--out", str(out)]) == 0
+        scores[name] = json.loads(out.read_text())["metrics"]
+    assert "was trained on known categories, and only these are scored" in capsys.readouterr().out
+    for name in ("segm_map", "box_map", "box_ar_10", "box_ar_100"):
+        assert scores["merged"][name] == pytest.approx(scores["all"][name])
+    (point,) = scores["point"].values()
+    assert point["micro_recall"] is not None
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
