@@ -204,7 +204,7 @@ def _table(
     cap = args.max_dets or max(100, most)
     rows = []
     for source, one in found.items():
-        scores = score_results(truth, one.rows, max_dets=cap).metrics
+        scores = score_results(_own_truth(one, truth), one.rows, max_dets=cap).metrics
         dataset, summary = str(args.annotations), models[source].summary
         timed = times.get(source)
         rows.append(model_row(source, dataset, summary, scores, cap, one.parameters, timed))
