@@ -181,7 +181,7 @@ def test_other_commands_take_its_checkpoint(trained, tmp_path, monkeypatch, caps
     scores = {}
     for name, words in {
         "known": ["coco"],
-        "merged": ["coco", "--class-agnostic"],
+        "merged": ["coco", "--class-agnostic", "--max-dets", "1", "10", "100"],
         "all": ["open-world", "--protocol", "all"],
         "point": ["operating-point", "--score", "0"],
     }.items():
