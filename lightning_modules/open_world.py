@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pytorch_lightning.trainer.states import TrainerFn
+from torch import nn
 
 from evaluation.open_world.protocols import known_and_novel_scores
 from evaluation.seg.coco import CocoEvaluator
+from lightning_modules.base import OptimizerFactory, SchedulerFactory
 from lightning_modules.segmentation import SegmentationModule
 
 _SETS = ("known", "novel")
@@ -28,6 +30,12 @@ class OpenWorldModule(SegmentationModule):
     The categories that a checkpoint was trained on are among its facts. Training continues with
     these alone; validation and test follow the split of their data.
 
+    Args:
+        model: see `SegmentationModule`.
+        optimizer: see there.
+        lr_scheduler: see there.
+        **options: further arguments of `SegmentationModule`.
+
     Raises:
         ValueError: the data have no split, a training would be chosen by novel objects, or it
             would continue with other known categories.
@@ -38,24 +46,29 @@ class OpenWorldModule(SegmentationModule):
         *(name for name in SegmentationModule.metric_names if "loss" in name),
     )
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: OptimizerFactory,
+        lr_scheduler: SchedulerFactory | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, optimizer, lr_scheduler, **options)
         if "segm" not in self.iou_types:
-            self.metric_names = tuple(n for n in type(self).metric_names if "_segm_" not in n)
+            names = tuple(n for n in self.metric_names if "_segm_" not in n)
+            self.metric_names = names  # type: ignore[misc]  # those that this model has
         self.trained_on: Mapping[str, Any] | None = None  # the split of the checkpoint
 
     def setup(self, stage: str) -> None:
         """Check that the data have a split, and what a training is chosen by."""
-        super().setup(stage)
         data: Any = getattr(self.trainer, "datamodule", None)
-        if data is None or stage == "predict":
-            return
-        if getattr(data, "known_split", None) is None:
+        if data is not None and stage != "predict" and data.known_split is None:
             raise ValueError(
                 f"{type(self).__name__} needs data with known and novel categories: set "
                 "data.init_args.known (voc, ids or names), or take the overlay "
                 "configs/_base/data/coco_open_world.yaml or digit_open_world.yaml"
             )
+        super().setup(stage)
         if stage == "fit":
             self._refuse_novel_monitors()
 

@@ -109,11 +109,13 @@ def labelled(one: ShownImage, objects: Sequence[Mapping[str, Any]], known: set[i
         known: ids of the known categories.
     """
     prediction, size = one.prediction, one.truth.size
-    kinds = [KNOWN if a["category_id"] in known else NOVEL for a in objects]
+    kinds = torch.tensor(
+        [KNOWN if a["category_id"] in known else NOVEL for a in objects], dtype=torch.int64
+    )
     kind: Any = "bbox" if prediction.masks is None else "segm"
     pairs = pair_detections(objects, coco_records(prediction), prediction.size, IOU, kind)
     labels = torch.full((len(prediction),), NEITHER)
-    labels[pairs.found] = torch.tensor(kinds)[pairs.truth] if kinds else labels[pairs.found]
+    labels[pairs.found] = kinds[pairs.truth]
     judged = torch.from_numpy(np.sort(np.concatenate([pairs.found, pairs.wrong])))
     found = dataclasses.replace(prediction, labels=labels).select(judged)
     boxes = torch.tensor([a["bbox"] for a in objects], dtype=torch.float32).reshape(-1, 4)
@@ -121,7 +123,7 @@ def labelled(one: ShownImage, objects: Sequence[Mapping[str, Any]], known: set[i
     truth = Instances(
         boxes=boxes,
         scores=torch.ones(len(objects)),
-        labels=torch.tensor(kinds, dtype=torch.int64),
+        labels=kinds,
         size=prediction.size,
         masks=RLEMasks.from_coco([a["segmentation"] for a in objects], prediction.size),
     )

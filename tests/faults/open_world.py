@@ -43,6 +43,14 @@ def _other_data(folder: Path) -> list[object]:
     return ["evaluate", "make-split", "--name", "lvis-ow", *files, "--out", folder / "made"]
 
 
+_SMALL = ["--data.train_scenes", "8"]
+
+
+def _training(*words: object) -> Callable[[Path], list[object]]:
+    recipe = "configs/quickstart/open_world_oln.yaml"
+    return lambda _: ["train", "fit", "--config", recipe, *sets.CPU, *_SMALL, *words]
+
+
 _EXCLUDE: list[object] = ["--protocol", "exclude-known", "--known"]
 CASES = [
     case("an unknown split", [*_EXCLUDE, "vok"], "'vok' is no split", "voc", "truth.json"),
@@ -65,6 +73,13 @@ CASES = [
     case("drop-empty without effect", ["--protocol", "all", "--drop-empty"], "novel-only"),
     case("predictions saved of a file", ["--protocol", "all", "--save-predictions", "p.json"],
          "--save-predictions", "--ckpt"),
+    Case("open world", "training without a split", _training("--data.known", "null"),
+         ("data.init_args.known", "digit_open_world.yaml"), long=True),
+    Case("open world", "novel objects choose the checkpoint",
+         _training("--checkpoint.monitor", "val/novel_segm_map"), ("val/known_segm_map",),
+         long=True),
+    Case("open world", "OLN with several classes", _training("--data.class_agnostic", "false"),
+         ("the data have 6", "data.class_agnostic: true"), long=True),
     Case("split", "another data set", _other_data, ("train.json", "lvis")),
     Case("open world", "masks asked of boxes", _boxes_alone, ("found.json", "--iou-type bbox")),
 ]  # fmt: skip

@@ -36,6 +36,7 @@ class Images(pl.LightningDataModule):
         super().__init__()
         self.val_dataloader = stand_in.images
         self.ground_truth = lambda split: stand_in.ground_truth()
+        self.labelled_truth = self.ground_truth
 
 
 def test_images_with_the_background(stand_in, make_trainer, tmp_path, drawn):
