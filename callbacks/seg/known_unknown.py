@@ -18,7 +18,7 @@ from callbacks.seg.image_table import IOU, coco_records
 from evaluation.seg.confusion import pair_detections
 from evaluation.seg.draw import colour_of
 from evaluation.seg.legend import with_legend
-from structures import Instances, RLEMasks
+from structures import Instances, RLEMasks, rle
 
 NEITHER, NOVEL, KNOWN = range(3)  # labels that instances are shown with
 NAMES = ("neither", "novel", "known")
@@ -30,8 +30,8 @@ class KnownUnknownGallery(Gallery):
     See `Gallery`, in whose place it is for data with known and novel categories; it does nothing
     for others. Known and novel objects have a colour each, novel ones from the ground truth of the
     datamodule, because batches lack them. Predictions have the colour of the object that they find
-    at IoU .5, each object found once and by the best score first, or a third one. Predictions in a
-    crowd region that find no object are left out.
+    at IoU .5, each object found once and by the best score first, or a third one and no mask.
+    Predictions in a crowd region that find no object are left out.
 
     Args:
         num_pictures: number of images shown, spread over the data set (see `FixedSample`).
@@ -96,8 +96,8 @@ class KnownUnknownGallery(Gallery):
             ("finds no object", colour_of(NEITHER)),
             (text, None),
         ]
-        short = ["", *names[1:]]  # most finds are of no object
-        return with_legend(draw_sheet(shown, short, 0.0), pieces)
+        short = ["", *names[1:]]  # most predictions find no object
+        return with_legend(draw_sheet([_without_misses(one) for one in shown], short, 0.0), pieces)
 
 
 def labelled(one: ShownImage, objects: Sequence[Mapping[str, Any]], known: set[int]) -> ShownImage:
@@ -133,3 +133,14 @@ def labelled(one: ShownImage, objects: Sequence[Mapping[str, Any]], known: set[i
         crowd=np.array([bool(a.get("iscrowd", 0)) for a in objects], dtype=bool),
         prediction=instances_in_frame(found, size),
     )
+
+
+def _without_misses(one: ShownImage) -> ShownImage:
+    """Return an image in which predictions that find nothing are boxes, to be drawn."""
+    found = one.prediction
+    if found.masks is None:
+        return one
+    none = rle.encode(np.zeros(found.size, dtype=bool))
+    kinds = zip(found.masks, found.labels.tolist(), strict=True)
+    masks = RLEMasks.from_runs((none if k == NEITHER else m for m, k in kinds), found.size)
+    return dataclasses.replace(one, prediction=dataclasses.replace(found, masks=masks))

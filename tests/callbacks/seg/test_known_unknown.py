@@ -131,8 +131,8 @@ def test_the_best_predictions_are_shown_whatever_their_scores(stand_in):
         KnownUnknownGallery(num_pictures=0)
 
 
-def test_what_finds_nothing_has_its_score_alone_as_a_name():
+def test_what_finds_nothing_has_its_score_alone_as_a_name_and_no_mask():
     one = labelled(shown([(20, 0, 30, 10)], True), [], {3})
     sheet = KnownUnknownGallery().sheet([one], ("neither", "novel", "known"))
-    plain = draw_sheet([one], ["", "novel", "known"], 0.0)
+    plain = draw_sheet([labelled(shown([(20, 0, 30, 10)], False), [], {3})], [""] * 3, 0.0)
     assert np.array_equal(sheet[: plain.shape[0], : plain.shape[1]], plain)
