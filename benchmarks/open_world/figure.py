@@ -1,7 +1,7 @@
 """Draw an image whose detections score differently under each open-world protocol.
 
 Run `python benchmarks/open_world/figure.py --annotations A.json --images DIR --predictions P.json
---known SPLIT [--cap 3] --out F.png` on results with masks. It looks for the image with the most
+--known SPLIT [--cap 4] --out F.png` on results with masks. It looks for the image with the most
 different recalls at the cap, takes the first by id among equals, draws its objects beside the best
 detections, and prints the recall under each protocol.
 """
@@ -29,6 +29,7 @@ from structures import RLEMasks
 
 PROTOCOLS = ("exclude-known", "novel-only", "all", "class-wise")
 KNOWN, NOVEL, DETECTION = 2, 1, 0  # labels, for their colours
+KEPT = 300  # detections of an image that are looked at
 Record = Mapping[str, Any]
 
 
@@ -42,7 +43,7 @@ def recalls(
             truth,
             rows,
             split,
-            caps=[cap],
+            caps=[cap, KEPT],
             iou_types=("segm",),
         )[f"segm_ar_{cap}"]
         for protocol in PROTOCOLS
@@ -82,7 +83,7 @@ def main() -> int:
     for name in ("annotations", "images", "predictions", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--known", nargs="+", required=True)
-    parser.add_argument("--cap", type=int, default=3, help="detections of an image that count")
+    parser.add_argument("--cap", type=int, default=4, help="detections of an image that count")
     args = parser.parse_args()
     truth = load_ground_truth(args.annotations)
     rows, _ = read_results(args.predictions, {"images": truth["images"]})
