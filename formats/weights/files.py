@@ -16,7 +16,7 @@ from torch.serialization import safe_globals
 from formats.weights.archive import check_archive
 from formats.weights.compare import compare_weights
 from formats.weights.foreign import ORIGINAL, read_foreign_weights, unpickling_reason
-from formats.weights.public import recognised, set_frozen_eps
+from formats.weights.public import names_without_file, recognised, set_frozen_eps
 from formats.weights.report import LoadReport, backbone_fault, without_counters
 
 
@@ -168,7 +168,7 @@ def load_weights(model: nn.Module, path: str | Path) -> LoadReport:
 
     Raises:
         ValueError: the file cannot be read, belongs to another network, has no matching tensor or
-            less than 90 % of the backbone's.
+            less than 90 % of the backbone's, not counting layers that no public file has.
     """
     found, notes, own, eps = read_weights(path)
     wanted = model.state_dict()
@@ -194,7 +194,8 @@ def load_weights(model: nn.Module, path: str | Path) -> LoadReport:
     )
     if not fits:
         raise ValueError(f"nothing in this file fits the model.\n{report}")
-    fault = backbone_fault(found, wanted, fits)
+    added = names_without_file(model)
+    fault = backbone_fault(found, {k: v for k, v in wanted.items() if k not in added}, fits)
     if fault is not None:
         raise ValueError(f"{path} does not fit the model: {fault}.\n{report}")
     model.load_state_dict(fits, strict=False)

@@ -52,6 +52,21 @@ def recognised(model: nn.Module, given: Mapping[str, Tensor]) -> PublicWeights |
     return found._replace(tensors=named)
 
 
+def names_without_file(model: nn.Module) -> set[str]:
+    """Return the names of the tensors that no public file has.
+
+    A layer that is added to a published network declares them in ``new_weights``: names of its own
+    tensors, or an empty text for all.
+    """
+    found = set()
+    for path, layer in model.named_modules():
+        prefix = f"{path}." if path else ""
+        names: tuple[str, ...] = getattr(layer, "new_weights", ())
+        for name in names:
+            found |= {prefix + own for own in layer.state_dict() if not name or own == name}
+    return found
+
+
 def set_frozen_eps(model: nn.Module, eps: float) -> None:
     """Set the epsilon of all frozen batch norms."""
     from torchvision.ops import FrozenBatchNorm2d  # only segmentors have them

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_modules.base import TrainedModule, parameter_groups
+from lightning_modules.base import TrainedModule
 from lightning_modules.item_losses import ItemLosses
+from lightning_modules.parameter_groups import parameter_groups
 
 
 class Net(nn.Module):

@@ -1,0 +1,45 @@
+"""Backbones of images with four channels, the planes R, Gr, B, Gb of a RAW image."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+_RGB, _PLANES = 3, 4
+
+
+def planes_weight(weight: Tensor) -> Tensor:
+    """Return a kernel for R, Gr, B, Gb that gives what an RGB kernel gives where Gr = Gb.
+
+    Args:
+        weight: (O, 3, k, k), for R, G, B.
+
+    Returns:
+        (O, 4, k, k); each green has half of the weight of G.
+    """
+    red, green, blue = weight.unbind(dim=1)
+    return torch.stack([red, green / 2, blue, green / 2], dim=1)
+
+
+def set_in_channels(network: nn.Module, in_channels: int) -> None:
+    """Let a network of RGB images take ``in_channels``, in place; its weights are kept.
+
+    Args:
+        network: its first convolution, in the order of its modules, is that of the images.
+        in_channels: 3 for RGB, 4 for the planes R, Gr, B, Gb.
+
+    Raises:
+        ValueError: another number, or the network takes images of other channels.
+    """
+    if in_channels not in (_RGB, _PLANES):
+        raise ValueError(f"in_channels must be 3 (RGB) or 4 (R, Gr, B, Gb), got {in_channels}")
+    conv = next((part for part in network.modules() if isinstance(part, nn.Conv2d)), None)
+    found = None if conv is None else conv.in_channels
+    if conv is not None and found == _RGB and in_channels == _PLANES:
+        with torch.no_grad():
+            new = nn.Parameter(planes_weight(conv.weight), conv.weight.requires_grad)
+        conv.weight, conv.in_channels = new, in_channels
+    elif found == _PLANES != in_channels or in_channels == _PLANES != found:
+        raise ValueError(
+            f"{type(network).__name__} takes images of {found} channels, not of {in_channels}"
+        )
