@@ -16,7 +16,12 @@ from torch.serialization import safe_globals
 from formats.weights.archive import check_archive
 from formats.weights.compare import compare_weights
 from formats.weights.foreign import ORIGINAL, read_foreign_weights, unpickling_reason
-from formats.weights.public import names_without_file, recognised, set_frozen_eps
+from formats.weights.public import (
+    for_four_channels,
+    names_without_file,
+    recognised,
+    set_frozen_eps,
+)
 from formats.weights.report import LoadReport, backbone_fault, without_counters
 
 
@@ -161,7 +166,8 @@ def read_weights(path: str | Path) -> InitialWeights:
 def load_weights(model: nn.Module, path: str | Path) -> LoadReport:
     """Load the weights of a file into a model; tensors of another shape keep their initial value.
 
-    Public files that the model knows (`KnowsPublicWeights`) are renamed.
+    Public files that the model knows (`KnowsPublicWeights`) are renamed. A kernel of RGB images
+    is converted for a network of four channels.
 
     Returns:
         A report on the loaded, missing, unexpected and mismatched tensors.
@@ -181,6 +187,10 @@ def load_weights(model: nn.Module, path: str | Path) -> LoadReport:
             found = model.convert_weights(found)
     except ValueError as error:
         raise ValueError(f"{path} does not fit the model: {error}") from None
+    converted = for_four_channels(found, wanted)
+    if converted:
+        found = {**found, **converted}
+        notes = [*notes, f"converted from RGB to R, Gr, B, Gb: {', '.join(converted)}"]
     missing, unexpected, mismatched = compare_weights(found, wanted)
     fits = {k: v for k, v in found.items() if k in wanted and k not in mismatched}
     report = LoadReport(

@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from formats.weights.public import planes_weight
 
 _RGB, _PLANES = 3, 4
-
-
-def planes_weight(weight: Tensor) -> Tensor:
-    """Return a kernel for R, Gr, B, Gb that gives what an RGB kernel gives where Gr = Gb.
-
-    Args:
-        weight: (O, 3, k, k), for R, G, B.
-
-    Returns:
-        (O, 4, k, k); each green has half of the weight of G.
-    """
-    red, green, blue = weight.unbind(dim=1)
-    return torch.stack([red, green / 2, blue, green / 2], dim=1)
 
 
 def set_in_channels(network: nn.Module, in_channels: int) -> None:
