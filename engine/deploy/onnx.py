@@ -243,6 +243,11 @@ def _exportable(checkpoint: Path, restored: Restored) -> YOLOSeg:
             "model cannot: its mask head works on the boxes that remain after suppression, and "
             "torch's exporter does not support a number of boxes that depends on the image"
         )
+    if network.in_channels != 3:
+        raise ValueError(
+            f"{checkpoint}: takes RAW images of {network.in_channels} channels (low_light.input "
+            "raw4); networks of three channels can be exported"
+        )
     if not {"category_map", "preprocessing"} <= set(restored.facts):
         raise ValueError(f"{checkpoint}: damaged: it lacks category_map; use another checkpoint")
     return network

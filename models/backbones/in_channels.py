@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from formats.weights.public import planes_weight
 
@@ -32,3 +34,14 @@ def set_in_channels(network: nn.Module, in_channels: int) -> None:
         raise ValueError(
             f"{type(network).__name__} takes images of {found} channels, not of {in_channels}"
         )
+
+
+def channel_constants(rgb: Sequence[float], in_channels: int) -> Tensor:
+    """Return a value for each channel of an image, (C, 1, 1), G's for both greens.
+
+    >>> channel_constants((1.0, 2.0, 3.0), 4).flatten().tolist()
+    [1.0, 2.0, 3.0, 2.0]
+    """
+    red, green, blue = rgb
+    values = [red, green, blue] if in_channels == _RGB else [red, green, blue, green]
+    return torch.tensor(values).view(in_channels, 1, 1)

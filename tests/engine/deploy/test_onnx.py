@@ -294,6 +294,7 @@ class LowPass(Tiny):
         return super().forward(self.layers(images))
 
 
+@pytest.mark.slow
 def test_low_pass_layers_of_any_height_and_width():
     pytest.importorskip("onnxscript")
     network = LowPass().eval()
