@@ -23,8 +23,10 @@ def build_timm_body(
     pretrained: bool,
     weights: str | None,
     trainable_stages: int | None,
+    *,
     low_pass: LowPassOptions | None = None,
     in_channels: int = 3,
+    drop_path: float = 0.0,
 ) -> Any:
     """Return timm's feature extractor for a model name.
 
@@ -38,11 +40,12 @@ def build_timm_body(
             stage ends where the resolution falls; the stem is part of the first.
         low_pass: see ``add_low_pass``.
         in_channels: see ``set_in_channels``.
+        drop_path: rate of stochastic depth of the last block, in [0, 1); it rises linearly.
 
     Raises:
         ValueError: the model has no level at a stride, the weights do not fit, both sources of
             weights are given, they cannot be downloaded, the model has fewer stages or no place
-            for ``low_pass``, or ``in_channels`` is neither 3 nor 4.
+            for ``low_pass`` or ``drop_path``, or ``in_channels`` is neither 3 nor 4.
     """
     if pretrained and weights is not None:
         raise ValueError("give either pretrained: true or weights, not both")
@@ -56,7 +59,10 @@ def build_timm_body(
             f"got {list(strides)}"
         )
     indices = tuple(available.index(stride) for stride in strides)
-    body = create_timm(name, pretrained=pretrained, features_only=True, out_indices=indices)
+    depth = _stochastic_depth(name, drop_path)
+    body = create_timm(
+        name, pretrained=pretrained, features_only=True, out_indices=indices, **depth
+    )
     if weights is not None:
         load_backbone_weights(body, name, weights)
     _freeze(body, indices[-1], trainable_stages)
@@ -64,6 +70,20 @@ def build_timm_body(
     add_low_pass(body, name, low_pass, norm)
     set_in_channels(body, in_channels)
     return body
+
+
+def _stochastic_depth(name: str, rate: float) -> dict[str, float]:
+    if not 0 <= rate < 1:
+        raise ValueError(f"drop_path must be in [0, 1), got {rate}")
+    if not rate:
+        return {}
+    options = {"drop_path_rate": rate}
+    with torch.device("meta"):
+        try:
+            load_timm().create_model(name, **options)
+        except TypeError:
+            raise ValueError(f"drop_path: {name} has no stochastic depth; leave it out") from None
+    return options
 
 
 def body_levels(body: Any, images: Tensor) -> list[Tensor]:

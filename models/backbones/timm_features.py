@@ -32,11 +32,12 @@ class TimmFeatures(FrozenNormsStay):
             stage ends where the resolution falls; the stem is part of the first.
         low_pass: low-pass layers for dark images, for a ResNet or ConvNeXt; None for none.
         in_channels: 3 for RGB, 4 for the planes R, Gr, B, Gb.
+        drop_path: rate of stochastic depth of the last block; it rises linearly from 0.
 
     Raises:
         ValueError: the model lacks one of the strides, the weights do not fit, both sources of
-            weights are given, the model has fewer stages or no place for ``low_pass``, or
-            ``in_channels`` is neither 3 nor 4.
+            weights are given, the model has fewer stages or no place for ``low_pass``
+            or ``drop_path``, or ``in_channels`` is neither 3 nor 4.
     """
 
     feature_channels: tuple[int, int, int]
@@ -51,11 +52,20 @@ class TimmFeatures(FrozenNormsStay):
         trainable_stages: int | None = None,
         low_pass: LowPassOptions | None = None,
         in_channels: int = 3,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         self.name = name
         self.body = build_timm_body(
-            name, _STRIDES, norm, pretrained, weights, trainable_stages, low_pass, in_channels
+            name,
+            _STRIDES,
+            norm,
+            pretrained,
+            weights,
+            trainable_stages,
+            low_pass=low_pass,
+            in_channels=in_channels,
+            drop_path=drop_path,
         )
         self.num_stages = max(self.body.feature_info.out_indices) + 1
         c3, c4, c5 = self.body.feature_info.channels()

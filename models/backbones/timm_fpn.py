@@ -36,11 +36,12 @@ class TimmFPN(FrozenNormsStay):
             stage ends where the resolution falls; the stem is part of the first.
         low_pass: low-pass layers for dark images, for a ResNet or ConvNeXt; None for none.
         in_channels: 3 for RGB, 4 for the planes R, Gr, B, Gb.
+        drop_path: rate of stochastic depth of the last block; it rises linearly from 0.
 
     Raises:
         ValueError: the model has no level at a stride, the weights do not fit, both sources of
-            weights are given, the model has fewer stages or no place for ``low_pass``, or
-            ``in_channels`` is neither 3 nor 4.
+            weights are given, the model has fewer stages or no place for ``low_pass``
+            or ``drop_path``, or ``in_channels`` is neither 3 nor 4.
     """
 
     out_channels: int
@@ -58,11 +59,20 @@ class TimmFPN(FrozenNormsStay):
         trainable_stages: int | None = None,
         low_pass: LowPassOptions | None = None,
         in_channels: int = 3,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         self.name = name
         self.body = build_timm_body(
-            name, strides, norm, pretrained, weights, trainable_stages, low_pass, in_channels
+            name,
+            strides,
+            norm,
+            pretrained,
+            weights,
+            trainable_stages,
+            low_pass=low_pass,
+            in_channels=in_channels,
+            drop_path=drop_path,
         )
         self.num_stages = max(self.body.feature_info.out_indices) + 1
         self.fpn = FeaturePyramidNetwork(
