@@ -40,6 +40,10 @@ confidence = _number(float, lambda x: 0 <= x <= 1, "a confidence is in [0, 1]")
 decision_threshold = _number(float, lambda x: 0 <= x <= 1, "a threshold is a probability in [0, 1]")
 overlap = _number(float, lambda x: 0 < x <= 1, "an overlap is in (0, 1]")
 share = _number(float, lambda x: 0 < x < 1, "a share is between 0 and 1")
+exposure_ratio = _number(
+    float, lambda x: 1 <= x < float("inf"), "a reduction of the exposure is at least 1"
+)
+camera_bits = _number(int, lambda n: 8 <= n <= 14, "a camera has 8 to 14 bits")
 factor = _number(
     float,
     lambda x: 0 < x <= LARGEST_SCALE,

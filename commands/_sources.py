@@ -40,6 +40,7 @@ def coco_predictions(
     truth: dict[str, Any] | None = None,
     *,
     any_category: bool = False,
+    light: Any = None,
 ) -> CocoPredictions:
     """Return the predictions of a checkpoint, or those of a COCO results file.
 
@@ -48,6 +49,7 @@ def coco_predictions(
         source: an element of ``args.ckpt`` or ``args.predictions``.
         truth: content from `ground_truth`, to share it between sources; None reads the file.
         any_category: whether rows of a file may have categories missing from the ground truth.
+        light: `LightChange` of a checkpoint, or None.
 
     Raises:
         ValueError: a file is missing, broken, or does not fit the ground truth.
@@ -64,6 +66,7 @@ def coco_predictions(
             scale=args.scale,
             inference=inference_changes(args),
             truth=truth,
+            light=light,
         )
     from formats.coco.predictions import CocoPredictions
     from formats.coco.results import read_results

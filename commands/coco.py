@@ -32,6 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--class-agnostic", action="store_true", help="score all categories as one class"
     )
+    parser.add_argument(
+        "--light",
+        choices=("dark", "normal"),
+        help="with --ckpt: show the images in the dark or not, instead of low_light.evaluate",
+    )
     parser.add_argument("--per-class", action="store_true", help="also print AP by class")
     add_output(parser, "--save-predictions", help="write the results file (with --ckpt)")
 
@@ -45,8 +50,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     inference_changes(args)  # raises without a checkpoint
     if args.save_predictions and not args.ckpt:
         raise ValueError("--save-predictions writes what a checkpoint predicts; give --ckpt")
-    source = args.ckpt or args.predictions
-    found = coco_predictions(args, source, any_category=args.class_agnostic)
+    if args.light and not args.ckpt:
+        raise ValueError("--light changes the images that a checkpoint predicts; give --ckpt")
+    source, light = args.ckpt or args.predictions, None
+    if args.light:
+        from datamodules.transforms.raw.data import LightChange
+
+        light = LightChange(args.light)
+    found = coco_predictions(args, source, any_category=args.class_agnostic, light=light)
     if args.save_predictions:
         write_results(args.save_predictions, found.rows)
     if args.class_agnostic:

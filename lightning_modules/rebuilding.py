@@ -18,6 +18,7 @@ FORMAT = 2  # of the "segmil" record in a checkpoint
 # Attributes of a datamodule -> the argument of the model (below ``model.``) that they set.
 LINKS = {
     "num_classes": "init_args.model.init_args.num_classes",
+    "in_channels": "init_args.model.init_args.in_channels",
     "in_features": "init_args.model.init_args.in_features",
     "task": "init_args.model.init_args.task",
 }

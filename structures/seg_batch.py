@@ -34,7 +34,8 @@ class SegBatch(Batch):
     padded ``images``.
 
     Attributes:
-        images: (B, 3, H, W) float, padded with zeros at the bottom and on the right.
+        images: (B, C, H, W) float, padded with zeros at the bottom and on the right; C is 3, or 4
+            for RAW images with two greens (R, Gr, B, Gb).
         sizes: (B, 2) int64, valid (height, width) before padding.
         boxes: (M, 4) float.
         labels: (M,) int64.
@@ -46,6 +47,7 @@ class SegBatch(Batch):
             scaled back.
         image_ids: the ids of the images in the data set, or empty.
         mask_stride: pixels of ``images`` per cell of ``masks``.
+        clean_images: a second view of the images, without noise, of the same shape; or None.
 
     Raises:
         ValueError: a rank, an extent or a dtype is wrong. Values are never read here, because
@@ -63,11 +65,15 @@ class SegBatch(Batch):
     original_sizes: Tensor
     image_ids: tuple[ImageId, ...] = ()
     mask_stride: int = 1
+    clean_images: Tensor | None = None
 
     def __post_init__(self) -> None:
         name = "SegBatch"
-        check_field(name, "images", self.images, ("B", 3, "H", "W"))
+        channels = 4 if self.images.shape[1:2] == (4,) else 3
+        check_field(name, "images", self.images, ("B", channels, "H", "W"))
         batch, _, height, width = self.images.shape
+        if self.clean_images is not None:
+            check_field(name, "clean_images", self.clean_images, tuple(self.images.shape))
         check_field(name, "boxes", self.boxes, ("M", 4))
         total = self.boxes.shape[0]
         if self.mask_stride < 1:
@@ -146,4 +152,5 @@ class SegBatch(Batch):
             index=self.index[one],
             original_sizes=self.original_sizes[one],
             image_ids=self.image_ids[one],
+            clean_images=None if self.clean_images is None else self.clean_images[one],
         )

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
@@ -31,6 +30,8 @@ from datamodules.seg.training_images import chosen_images, image_repeats
 from datamodules.seg.unusable import UnusableData
 from datamodules.split_facts import describe_images
 from datamodules.transforms.augment import Augmentation
+from datamodules.transforms.raw.data import LowLightData
+from datamodules.transforms.raw.low_light import LowLightOptions
 from formats.coco.splits import CategorySplit
 from formats.coco.store import AnnotationStore
 from formats.images import ExifPolicy, ImageOptions
@@ -46,7 +47,7 @@ def _start_worker(worker_id: int) -> None:
     cv2.setNumThreads(0)  # the workers already share the cores
 
 
-class SegDataModule(pl.LightningDataModule, PathReader, ABC):
+class SegDataModule(LowLightData, PathReader, ABC):
     """Base of the segmentation datamodules; all yield ``SegBatch``.
 
     Every image goes through the same steps: augment (training only), resize, pad to the largest
@@ -82,6 +83,7 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
         exif: whether EXIF orientations turn images, see `ImageOptions`; null: what the size that a
             COCO file states shows, and always where no size is stated.
         max_megapixels: larger images are refused; null: a twelfth of memory, 3 bytes a pixel.
+        low_light: turn images into those of very dark scenes, see ``LowLightOptions``; None: no.
 
     Attributes:
         category_map: maps labels to the ids and names of the data set; set by the subclass.
@@ -117,8 +119,9 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
         bad_data: AnnotationPolicy = "error",
         exif: ExifPolicy | None = None,
         max_megapixels: float | None = None,
+        low_light: LowLightOptions | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(low_light)
         check_positive(
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
@@ -264,7 +267,8 @@ class SegDataModule(pl.LightningDataModule, PathReader, ABC):
         names = ("eval_batch_size", "eval_short_side", "max_long_side", "scale")
         sizes = {n: getattr(self, n) for n in (*names, "mask_stride", "size_multiple")}
         reading = dataclasses.asdict(self.image_options)
-        return sizes | {name: value for name, value in reading.items() if value is not None}
+        given = {name: value for name, value in reading.items() if value is not None}
+        return sizes | given | self.low_light_arguments()
 
     def category_arguments(self) -> dict[str, Any]:
         """Return the arguments besides the map that define the labels of COCO categories."""

@@ -12,6 +12,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from datamodules.mil.base import MILDataModule
 from datamodules.mil.splits import BagSplit
 from datamodules.seg.base import SegDataModule
+from datamodules.transforms.raw.data import LightChange
 from datamodules.transforms.resize import target_size
 from engine.checkpoints.data import data_at, takes
 from engine.checkpoints.restore import Restored, restore
@@ -69,6 +70,7 @@ def coco_data(
     scale: float | None = None,
     *,
     truth: Mapping[str, Any] | None = None,
+    light: LightChange | None = None,
 ) -> SegDataModule:
     """Return a COCO file's images with a checkpoint's validation preprocessing.
 
@@ -87,6 +89,8 @@ def coco_data(
         arguments |= {"scale": scale, "eval_short_side": None, "max_long_side": None}
     if batch_size is not None:
         arguments["eval_batch_size"] = batch_size
+    if light is not None:
+        arguments |= light.arguments(arguments)
     datamodule: Any = class_of(section)
     built: SegDataModule = datamodule(**arguments)
     if truth is not None:
@@ -133,6 +137,7 @@ def predict_coco(
     scale: float | None = None,
     inference: Mapping[str, Any] | None = None,
     truth: Mapping[str, Any] | None = None,
+    light: LightChange | None = None,
 ) -> CocoPredictions:
     """Run a segmentation checkpoint on a COCO file with the preprocessing it was validated with.
 
@@ -147,6 +152,7 @@ def predict_coco(
         inference: values of `InferenceOptions` that override the checkpoint's.
         truth: content of the annotations from `engine.deploy.checked_coco.read_to_predict`, to
             share it between checkpoints; None reads and checks the file.
+        light: how the images are lit, instead of the checkpoint's ``low_light.evaluate``.
 
     Raises:
         ValueError: a file is missing or broken, its classes differ from the checkpoint's,
@@ -154,7 +160,9 @@ def predict_coco(
             too large.
     """
     restored = restored_as(checkpoint, SegmentationModule)
-    data = coco_data(restored, annotations, images, batch_size, bad_data, scale, truth=truth)
+    data = coco_data(
+        restored, annotations, images, batch_size, bad_data, scale, truth=truth, light=light
+    )
     module: Any = restored.module
     module.inference = changed_options(module.inference, inference or {})
     resizing = {

@@ -17,6 +17,7 @@ from datamodules.seg.arrays import ImageArrays
 from datamodules.seg.base import SegDataModule
 from datamodules.seg.collate import collate_images
 from datamodules.seg.dataset import SegDataset
+from datamodules.transforms.raw.data import in_normal_light
 from engine.checkpoints.data import data_at
 from engine.checkpoints.restore import Restored, restore
 from evaluation.seg.coco import CocoEvaluator
@@ -141,7 +142,8 @@ def image_batch(image: ImageArray, restored: Restored) -> SegBatch:
         max_long_side=known["max_long_side"],
         mask_stride=known["mask_stride"],
     )
-    return collate_images([dataset[SampleKey(0)]], known["size_multiple"])
+    batch = collate_images([dataset[SampleKey(0)]], known["size_multiple"])
+    return in_normal_light(batch, known)
 
 
 def predicted_document(

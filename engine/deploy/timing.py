@@ -17,6 +17,7 @@ from datamodules.seg.arrays import ImageArrays
 from datamodules.seg.collate import collate_images
 from datamodules.seg.dataset import ImageSource, SegDataset
 from datamodules.seg.image_folder import ImageFolderSource
+from datamodules.transforms.raw.data import in_normal_light
 from engine.deploy.predict import check_frames, coco_data, restored_as
 from evaluation.speed.latency import TimedModel
 from lightning_modules.segmentation import SegmentationModule
@@ -127,7 +128,8 @@ def _timed_model(
 
     def load(numbers: Sequence[int]) -> SegBatch:
         items = [dataset[SampleKey(number)] for number in numbers]
-        return collate_images(items, multiple).to(device)
+        batch = collate_images(items, multiple).to(device)
+        return in_normal_light(batch, restored.facts["preprocessing"])
 
     parts: dict[str, Any] = {"network": network.network_outputs, "post": network.instances}
     if options is not None:

@@ -41,6 +41,7 @@ from engine.config.sections import drop_sources, plain
 from engine.training.data_facts import print_data_facts
 from engine.training.initial_weights import frozen_random_parts
 from engine.training.launchers import check_launcher, cluster_environment, use_launcher
+from engine.training.links import links_of
 from engine.training.requeue import job_id, run_of_job
 from engine.training.run_config import RunConfigCallback
 from engine.training.run_names import run_name
@@ -253,9 +254,7 @@ class SegmilCLI(LightningCLI):
         self.model.blueprint = {
             "model": plain(config.model),
             "data": plain(config.data),
-            "links": {
-                f: plain(getattr(self.datamodule, f)) for f in LINKS if hasattr(self.datamodule, f)
-            },
+            "links": links_of(plain(config.model), self.datamodule),
         }
 
     def _check_weights(self, config: Any) -> None:

@@ -197,6 +197,15 @@ def test_images(scored, world, jobs, subcommand):
     assert sorted({row["image_id"] for row in rows}) == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
+def test_images_in_the_dark(scored, jobs):
+    """Noise follows from the index of an image, wherever it is predicted."""
+    dark = ["--data.low_light", "{input: raw3, bits: 12}"]
+    arguments = ["test", "--config", SCENES, *TINY, *dark, *jobs(SCENES).checkpoint]
+    metrics, _ = scored(2, arguments)
+    assert metrics["test/box_map_50"] >= 0
+
+
 @each
 def test_bags(scored, world, jobs, subcommand):
     """Seven batches, the last one with five bags; the files keep the order of the data."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from models.ops.bags.ragged import segment_ids
 from structures import BagBatch
+from structures.keyed_words import STEP, mix
 
 
 def draw_key() -> int:
@@ -31,29 +32,11 @@ def random_order(bags: BagBatch, key: int, stream: int = 0) -> Tensor:
         (N,) int64, uniform over all 2^64 values.
     """
     ids = segment_ids(bags.offsets, bags.features.shape[0])
-    word = (key + stream * _STEP + 2**63) % 2**64 - 2**63  # wraps as the additions below do
-    mixed = _mix(_mix(torch.full((), word, device=ids.device)) ^ bags.index)
-    return _mix(mixed[ids] ^ _mix(bags.numbers()))
+    word = (key + stream * STEP + 2**63) % 2**64 - 2**63  # wraps as the additions below do
+    mixed = mix(mix(torch.full((), word, device=ids.device)) ^ bags.index)
+    return mix(mixed[ids] ^ mix(bags.numbers()))
 
 
 def random_uniform(bags: BagBatch, key: int, stream: int = 0) -> Tensor:
     """Return a number in [0, 1) for each instance, (N,) float32; see `random_order`."""
     return ((random_order(bags, key, stream) >> 40) & 0xFFFFFF).float() / 2**24
-
-
-# Steele, Lea & Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014: the finaliser
-# of SplitMix64, with constants written as two's complement.
-_STEP = 0x9E3779B97F4A7C15
-
-
-def _mix(words: Tensor) -> Tensor:
-    words = words + (0x9E3779B97F4A7C15 - 2**64)
-    words = (words ^ _shifted(words, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
-    words = (words ^ _shifted(words, 27)) * (0x94D049BB133111EB - 2**64)
-    return words ^ _shifted(words, 31)
-
-
-def _shifted(words: Tensor, bits: int) -> Tensor:
-    """Shift to the right and fill with zeros, unlike ``>>`` of a signed number."""
-    shifted: Tensor = (words >> bits) & (2 ** (64 - bits) - 1)
-    return shifted

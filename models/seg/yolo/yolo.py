@@ -262,6 +262,7 @@ def pad_batch(batch: SegBatch, value: float, multiple: int = _SIZE_DIVISIBLE) ->
     return dataclasses.replace(
         batch,
         images=images.masked_fill(~valid, value),
+        clean_images=None,
         masks=F.pad(batch.masks, (0, more_columns, 0, more_rows))
         if more_rows or more_columns
         else batch.masks,

@@ -1,0 +1,1 @@
+"""Images as the sensor of a camera records them, in the dark."""

@@ -1,0 +1,144 @@
+"""What a datamodule of images needs for the option ``low_light``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+
+from datamodules.transforms.raw.low_light import (
+    Light,
+    LowLightOptions,
+    low_light_views,
+    sample_keys,
+)
+from structures import SegBatch
+
+
+class LowLightData(pl.LightningDataModule):
+    """Darkens batches after they were moved to the device; base of the segmentation datamodules.
+
+    In training every image is dark, with noise that follows from (seed, epoch, index) (A494); in
+    validation and test from (seed, index). Images to predict are not darkened, but shown to the
+    network in the form that it knows (A492).
+
+    Attributes:
+        already_dark: the images were taken in the dark: they are left as they are.
+        seed: of the data.
+        low_light: the options, or None to leave images as they are.
+    """
+
+    already_dark = False
+    seed: int
+
+    def __init__(self, low_light: LowLightOptions | Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.low_light = LowLightOptions.of(low_light)
+
+    @property
+    def in_channels(self) -> int:
+        """Number of channels of the images that the model gets."""
+        return 3 if self.low_light is None else self.low_light.channels
+
+    def low_light_arguments(self) -> dict[str, Any]:
+        """Return the arguments that darken other images as those of the validation."""
+        if self.low_light is None:
+            return {}
+        return {"low_light": self.low_light.record(), "seed": self.seed}
+
+    def on_after_batch_transfer(self, batch: SegBatch, dataloader_idx: int) -> SegBatch:
+        """Return the batch in low light, on its device; in training also its clean images."""
+        del dataloader_idx
+        trainer: Any = self.trainer
+        if self.low_light is None or self.already_dark:
+            return batch
+        training = trainer is not None and trainer.training
+        predicting = trainer is not None and trainer.predicting
+        return in_low_light(
+            batch,
+            self.low_light,
+            self.seed,
+            epoch=trainer.current_epoch if training else None,
+            dark=training or (self.low_light.evaluate == "dark" and not predicting),
+        )
+
+
+def in_low_light(
+    batch: SegBatch,
+    options: LowLightOptions,
+    seed: int,
+    *,
+    epoch: int | None = None,
+    dark: bool,
+) -> SegBatch:
+    """Return a batch with the images that a camera makes of its scenes.
+
+    Args:
+        batch: ordinary images.
+        options: of the recipe.
+        seed: of the data.
+        epoch: of the training; None in evaluation.
+        dark: in the dark, or in normal light.
+    """
+    clean = epoch is not None and options.clean
+    views = low_light_views(
+        batch.images,
+        batch.sizes,
+        sample_keys(seed, batch.index, epoch),
+        options,
+        dark=dark,
+        normal=clean or not dark,
+    )
+    images = views.dark if dark else views.normal
+    clean_images = views.normal if clean else None
+    return dataclasses.replace(batch, images=images, clean_images=clean_images)
+
+
+def in_normal_light(batch: SegBatch, preprocessing: Mapping[str, Any]) -> SegBatch:
+    """Return ordinary images in the form that a checkpoint's network knows.
+
+    Args:
+        batch: images that are prepared as in the checkpoint's validation otherwise.
+        preprocessing: ``facts.preprocessing`` of the checkpoint.
+    """
+    options = LowLightOptions.of(preprocessing.get("low_light"))
+    if options is None:
+        return batch
+    return in_low_light(batch, options, int(preprocessing["seed"]), dark=False)
+
+
+class LightChange(NamedTuple):
+    """Light under which a checkpoint is evaluated, instead of its own.
+
+    A checkpoint that was trained without ``low_light`` knows sRGB images: in the dark it gets what
+    the camera stores (``input: srgb``, other options as their defaults), in normal light the
+    images themselves (A493).
+
+    Attributes:
+        evaluate: ``dark`` or ``normal``.
+        ratio: reduction of the exposure of all images; None for the checkpoint's range.
+        bits: precision of the RAW data; None for the checkpoint's.
+    """
+
+    evaluate: Light
+    ratio: float | None = None
+    bits: int | None = None
+
+    def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the argument ``low_light`` that replaces the one of a checkpoint.
+
+        Args:
+            given: the arguments of a datamodule, with ``low_light`` if the checkpoint has it.
+        """
+        own = LowLightOptions.of(given.get("low_light"))
+        if own is None and self.evaluate == "normal":
+            return {}
+        changes: dict[str, Any] = {"evaluate": self.evaluate}
+        if self.ratio is not None:
+            changes["ratio"] = (self.ratio, self.ratio)
+        if self.bits is not None:
+            changes["bits"] = self.bits
+        base = LowLightOptions(input="srgb") if own is None else own
+        return {"low_light": dataclasses.replace(base, **changes)}
