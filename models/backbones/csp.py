@@ -94,7 +94,7 @@ class CSPBackbone(nn.Module):
         scale: name of a scale, or a ``Scale``.
         norm: normalisation of all layers.
         low_pass: low-pass layers for dark images; SCB is beside both 3 x 3 convolutions of every
-            bottleneck. None for none.
+            bottleneck (A488). None for none.
         in_channels: 3 for RGB, 4 for the planes R, Gr, B, Gb.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Backbones of images with four channels, the planes R, Gr, B, Gb of a RAW image."""
+"""Backbones of images with four channels, the planes R, Gr, B, Gb of a RAW image (A489)."""
 
 from __future__ import annotations
 

@@ -27,8 +27,8 @@ FACTS = {
 
 
 def kind(recipe):
-    module = yaml.safe_load((ROOT / recipe).read_text())["model"]["class_path"]
-    return "seg" if module.endswith("SegmentationModule") else "mil"
+    module = yaml.safe_load((ROOT / recipe).read_text())["model"]["class_path"].rpartition(".")[2]
+    return "seg" if module in ("SegmentationModule", "LowLightModule") else "mil"
 
 
 def build_module(recipe):

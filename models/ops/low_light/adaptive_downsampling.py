@@ -83,7 +83,7 @@ class ChannelAffine(nn.Module):
 def _weighted_sum(features: Tensor, weights: Tensor, stride: int) -> Tensor:
     """Sum the nine neighbours of a cell, a tap after the other; nine copies would be unfolded."""
     height, width = weights.shape[-2:]
-    # A map of one row or column has no neighbour to reflect.
+    # A map of one row or column has no neighbour to reflect (A480).
     mode = "reflect" if min(features.shape[-2:]) > 1 else "replicate"
     padded = F.pad(features, (1, 1, 1, 1), mode=mode)
     total: Tensor | None = None
