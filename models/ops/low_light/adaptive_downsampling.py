@@ -56,8 +56,10 @@ class AdaptiveDownsample(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the filtered map."""
+        # Nine values of a channel that are far apart in channels-last order take twice as long.
+        features = features.contiguous()
         gate = self.gate(features.mean(dim=(2, 3), keepdim=True))  # (B, C, 1, 1)
-        logits = self.norm(self.logits(features))
+        logits = self.norm(self.logits(features).contiguous())
         logits = logits.unflatten(1, (features.shape[1], _TAPS))  # (B, C, 9, h, w)
         weights = (logits * gate[:, :, None]).softmax(dim=2)
         return _weighted_sum(features, weights, self.stride)
@@ -86,12 +88,10 @@ def _weighted_sum(features: Tensor, weights: Tensor, stride: int) -> Tensor:
     # A map of one row or column has no neighbour to reflect (A480).
     mode = "reflect" if min(features.shape[-2:]) > 1 else "replicate"
     padded = F.pad(features, (1, 1, 1, 1), mode=mode)
-    total: Tensor | None = None
-    for tap in range(_TAPS):
+    total = torch.zeros_like(weights[:, :, 0])
+    for tap, weight in enumerate(weights.unbind(dim=2)):
         top, left = divmod(tap, 3)
         rows = slice(top, top + stride * (height - 1) + 1, stride)
         columns = slice(left, left + stride * (width - 1) + 1, stride)
-        part = weights[:, :, tap] * padded[:, :, rows, columns]
-        total = part if total is None else total + part
-    assert total is not None
+        total = total + weight * padded[:, :, rows, columns]
     return total
