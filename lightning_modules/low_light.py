@@ -73,7 +73,8 @@ class LowLightModule(SegmentationModule):
         backbone: Any = self.model.backbone
         with _levels(getattr(backbone, "body", backbone)) as levels:
             views = [super(LowLightModule, self).training_terms(view) for view in (clean, dark)]
-        dsl = dsl_loss(*levels)
+        of_clean, of_dark = levels
+        dsl = dsl_loss(of_clean, of_dark)
         share = mean_over_processes(dsl.clamped)
         self.log("train/dsl_clamped", share, on_step=True, on_epoch=False, batch_size=len(batch))
         return {name: views[0][name] + views[1][name] for name in views[0]} | {"dsl": dsl.loss}

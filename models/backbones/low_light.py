@@ -114,7 +114,7 @@ def adaptive_filter(channels: int, options: LowPassOptions, norm: Norm) -> Adapt
 def insert_before(body: nn.ModuleDict, place: str, name: str, module: nn.Module) -> None:
     """Insert a module before another in a container that runs its modules in order."""
     later = list(body)[list(body).index(place) :]
-    rest = [(key, body.pop(key)) for key in later]
+    rest = {key: body.pop(key) for key in later}
     body[name] = module
     body.update(rest)
 

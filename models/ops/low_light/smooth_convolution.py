@@ -92,7 +92,8 @@ class SmoothConv(nn.Conv2d):
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, in_channels, H, W) to the shape that the convolution gives."""
         if self.folds:
-            return self._conv_forward(features, self.folded_weight(), self.bias)
+            folded: Tensor = self._conv_forward(features, self.folded_weight(), self.bias)
+            return folded
         smooth = F.conv2d(
             features,
             self.low_pass(),

@@ -9,6 +9,7 @@ from torch import nn
 from torchvision.models import resnet101
 
 from formats.weights.files import load_weights
+from models.backbones.csp import CSPBackbone
 from models.backbones.low_light import LowPassOptions
 from models.backbones.resnet_fpn import ResNet50FPN
 from models.backbones.timm_features import TimmFeatures
@@ -16,6 +17,7 @@ from models.backbones.timm_fpn import TimmFPN
 from models.seg.mask_rcnn import MaskRCNN, MaskRCNNResNet50FPN, MaskRCNNResNet50FPNV2
 from models.seg.yolo import YOLOSeg
 from tests.support.published_weights import random_weights
+from tests.support.yolo_original_names import original_name
 
 LOW = LowPassOptions()
 MODELS = {
@@ -130,7 +132,7 @@ def _module(weights):
 
 def test_kernels_of_rgb_images_serve_four_channels(tmp_path):
     path, weights = written("timm_resnet18", tmp_path)
-    network = MaskRCNN(3, TimmFPN("resnet18", 16, in_channels=4))
+    network = MaskRCNN(3, TimmFPN("resnet18", 16), in_channels=4)
     report = load_weights(network, path)
     assert not report.mismatched
     assert "converted from RGB to R, Gr, B, Gb: backbone.body.conv1.weight" in str(report)
@@ -138,3 +140,16 @@ def test_kernels_of_rgb_images_serve_four_channels(tmp_path):
     theirs = weights["conv1.weight"]
     assert torch.equal(torch.stack([red, first + second, blue], dim=1), theirs)
     assert torch.equal(first, second)
+
+
+def test_weights_of_the_original_yolo_fit_a_network_with_low_pass_layers(tmp_path):
+    plain = YOLOSeg("n", 3)
+    torch.save({original_name(k): v for k, v in plain.state_dict().items()}, tmp_path / "n.pt")
+    network = YOLOSeg("n", 3, backbone=CSPBackbone("n", low_pass=LOW))
+    report = load_weights(network, tmp_path / "n.pt")
+    assert (report.loaded, report.unused) == (len(plain.state_dict()), 0)
+    assert all(
+        name.endswith((".kernel", ".mix.weight")) or ".awd." in name for name in report.missing
+    )
+    name = "backbone.stage4.1.chain.0.first.conv.weight"
+    assert torch.equal(network.state_dict()[name], plain.state_dict()[name])
