@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
         save_figure(plot_bits(metrics, rows), args.figure)
         print(f"written: {args.figure}")
-    extra = {"cells": rows, **report_bad_data(skipped)}
+    extra: dict[str, Any] = {"cells": rows, **report_bad_data(skipped)}
     return report(sys.argv, metrics, files=[args.annotations, *args.ckpt], **extra)
 
 

@@ -332,7 +332,8 @@ class TrainedModule(SelfContainedModule):
         if record is None:
             return
         ours, theirs = (self.blueprint or {}).get("links"), (record["blueprint"] or {}).get("links")
-        if ours and theirs and ours != theirs:
+        old = {"in_channels": 3}  # of checkpoints that do not say so
+        if ours and theirs and old | ours != old | theirs:
             raise ValueError(
                 f"the checkpoint was trained on data with {theirs}, these data have {ours}; give "
                 "data of the same kind, or start a new training by model.init_args.init_from"

@@ -145,8 +145,7 @@ class SegDataModule(LowLightData, PathReader, ABC):
         self.group_by_aspect = group_by_aspect
         self.mask_stride = mask_stride
         self.size_multiple = size_multiple
-        self.filter_empty = filter_empty
-        self.repeat_threshold = repeat_threshold
+        self.filter_empty, self.repeat_threshold = filter_empty, repeat_threshold
         self.mosaic = mosaic
         if mosaic is not None:
             mosaic.check_side(max(train_short_sides or [mosaic.size]))

@@ -19,7 +19,7 @@ from datamodules.seg.held_out import check_fraction, record_division
 from datamodules.seg.open_world import Known, KnownView, merged_class
 from datamodules.seg.unusable import UnusableData
 from datamodules.transforms.label_maps import LabelMaps
-from formats.coco.document import CocoFindings
+from formats.coco.document import CocoFindings, load_coco
 from formats.coco.image_checks import size_mismatch
 from formats.coco.store import AnnotationStore
 from formats.images import Depth, ImageOptions, read_header, read_rgb
@@ -162,6 +162,7 @@ class CocoDataModule(SegDataModule):
             options=self.image_options,
             val_fraction=val_fraction,
             seed=self.seed,
+            load=self._load,
         )
         check_fraction(val_fraction, None if paths["val"] is None else paths["val"][1])
         if category_map is not None:
@@ -197,6 +198,10 @@ class CocoDataModule(SegDataModule):
             reason = "no image of train has an object of a known category: nothing can be learnt"
             raise UnusableData([Problem(file, None, None, reason, "name others")], self)
         return self._view.learnt
+
+    def _load(self, path: Path) -> dict[str, Any]:
+        """Read an annotation file; data sets with other conventions translate it here."""
+        return load_coco(path)
 
     @classmethod
     def section_for(

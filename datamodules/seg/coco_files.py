@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ class CocoFiles:
         options: how image files are read.
         val_fraction: share of the training images that is the validation split; None for files.
         seed: seed of that division.
+        load: reads an annotation file.
         counts: split -> counts of its annotation file and of what is left out, including all
             annotations of faulty images, and of the annotations repaired if they may be.
     """
@@ -49,6 +50,7 @@ class CocoFiles:
     options: ImageOptions = field(default_factory=ImageOptions)
     val_fraction: float | None = None
     seed: int = 0
+    load: Callable[[Path], dict[str, Any]] = load_coco
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def splits(self) -> list[str]:
@@ -109,7 +111,7 @@ class CocoFiles:
         images, annotations = self.of(split)
         data: dict[str, Any] = {key: [] for key in LISTS}
         try:
-            data = load_coco(annotations)
+            data = self.load(annotations)
         except DataProblems as error:
             findings = CocoFindings(list(error.problems), True, data)
         else:

@@ -15,16 +15,16 @@ import numpy.typing as npt
 
 from datamodules.digits import DigitSplit, source_digits
 from datamodules.sampling.keys import keyed_generator
-from datamodules.seg.base import SegDataModule, Split
-from datamodules.seg.dataset import AnnotatedImage
-from datamodules.seg.open_world import Known, KnownView, merged_class
-from datamodules.seg.scene_drawing import (
+from datamodules.scene_drawing import (
     Scene,
     SceneStyle,
     Texture,
     draw_outlines,
     draw_scene,
 )
+from datamodules.seg.base import SegDataModule, Split
+from datamodules.seg.dataset import AnnotatedImage
+from datamodules.seg.open_world import Known, KnownView, merged_class
 from datamodules.transforms.label_maps import LabelMaps
 from formats.coco.store import AnnotationStore
 from structures import CategoryMap, RLEMasks

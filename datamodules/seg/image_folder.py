@@ -16,7 +16,9 @@ from datamodules.seg.base import SegDataModule, Split
 from datamodules.seg.coco_files import HEADER_LIMIT
 from datamodules.seg.dataset import AnnotatedImage
 from datamodules.transforms.label_maps import LabelMaps
+from datamodules.transforms.raw.files import read_linear
 from formats.images import SUFFIXES, ImageOptions, read_header, read_rgb
+from formats.raw_files import is_raw, raw_size, read_developed
 from structures import CategoryMap, DataProblems, Problem, settle
 
 
@@ -29,11 +31,13 @@ class ImageFolderSource:
         ids: position of each file among all images of the folder, counted from 1, so that it does
             not change when others are left out.
         options: how the files are read.
+        linear: RAW files are read as the sensor's colours, not developed.
     """
 
     files: tuple[Path, ...]
     ids: tuple[int, ...]
     options: ImageOptions = field(default_factory=ImageOptions)
+    linear: bool = False
 
     def __len__(self) -> int:
         return len(self.files)
@@ -44,7 +48,7 @@ class ImageFolderSource:
         Raises:
             ValueError: the file is missing or broken, or cannot be converted to 8 bits.
         """
-        image = read_rgb(self.files[index], self.options)
+        image = _read(self.files[index], self.options, self.linear)
         nothing = np.zeros(0, dtype=np.int64)
         maps = LabelMaps(np.zeros((0, *image.shape[:2]), dtype=np.uint8), nothing, nothing)
         name = str(self.files[index])
@@ -52,7 +56,7 @@ class ImageFolderSource:
 
     def sizes(self) -> npt.NDArray[np.int64]:
         """Return the (n, 2) heights and widths of the images. Opens every file."""
-        sizes = [read_header(f, self.options).size(self.options.exif) for f in self.files]
+        sizes = [_size(f, self.options) for f in self.files]
         return np.array(sizes, dtype=np.int64)
 
     def counts(self) -> npt.NDArray[np.int64]:
@@ -72,14 +76,17 @@ class ImageFolderDataModule(SegDataModule):
 
     Args:
         root: a folder, whose png, jpg, tif and bmp files are read in the order of their names
-            (without subfolders), or an image file.
+            (without subfolders), or an image file. It may have RAW files instead (cr2, nef, dng),
+            which are shown as they are: as the colours of the sensor to a network of ``raw3``, and
+            developed to others.
         category_map: the map of the checkpoint ({ids, names}), because the images have no classes.
         **shared: the arguments of ``SegDataModule``.
 
     Raises:
         DataProblems: some image files cannot be read and ``bad_data`` is ``error``, or no file can
             be read.
-        ValueError: the path does not exist or contains no image.
+        ValueError: the path does not exist or contains no image, has RAW files beside other images,
+            or the network takes four channels of RAW files.
     """
 
     path_argument = "root"
@@ -97,7 +104,7 @@ class ImageFolderDataModule(SegDataModule):
         if path.is_file():
             files = [path]
         elif path.is_dir():
-            files = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES)
+            files = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES or is_raw(f))
         else:
             raise ValueError(f"{path} is missing; give a folder of images or one image")
         if not files:
@@ -106,6 +113,7 @@ class ImageFolderDataModule(SegDataModule):
                 "read, so give the folder with the images, such as DIR/images/val"
             )
         self._files = tuple(files)
+        self.already_dark = self._has_raw(path)
         small = len(files) <= HEADER_LIMIT
         self.problems = settle(
             self.check(thorough=self.bad_data != "error") if small else [], self.bad_data
@@ -115,8 +123,26 @@ class ImageFolderDataModule(SegDataModule):
         if not kept:
             raise DataProblems(self.problems)
         self._source = ImageFolderSource(
-            tuple(f for f, _ in kept), tuple(n for _, n in kept), self.image_options
+            tuple(f for f, _ in kept),
+            tuple(n for _, n in kept),
+            self.image_options,
+            self.low_light is not None and self.low_light.input == "raw3",
         )
+
+    def _has_raw(self, path: Path) -> bool:
+        """Return whether the files are RAW files."""
+        count = sum(map(is_raw, self._files))
+        if count and count < len(self._files):
+            raise ValueError(
+                f"{path} has {count} RAW files beside {len(self._files) - count} other images; "
+                "predict them from folders of their own"
+            )
+        if count and self.in_channels == 4:
+            raise ValueError(
+                f"{path} has RAW files, which are read as three channels, but the model takes "
+                "four (low_light.input raw4); use a model of raw3 or srgb"
+            )
+        return count > 0
 
     @classmethod
     def section_for(
@@ -184,12 +210,28 @@ class ImageFolderDataModule(SegDataModule):
         return [dict(record) for record in self._records]
 
 
+def _read(file: Path, options: ImageOptions, linear: bool) -> Any:
+    """Return an image, (h, w, 3) in 0 to 255."""
+    if not is_raw(file):
+        return read_rgb(file, options)
+    return read_linear(file) if linear else read_developed(file)
+
+
+def _size(file: Path, options: ImageOptions) -> tuple[int, int]:
+    if is_raw(file):
+        return raw_size(file, options.max_megapixels)
+    return read_header(file, options).size(options.exif)
+
+
 def _fault(file: Path, *, thorough: bool, options: ImageOptions) -> tuple[str, str] | None:
     """Return the reason why an image cannot be read and the remedy, or None."""
     try:
-        read_header(file, options).is_turned(options.exif)
+        if is_raw(file):
+            raw_size(file, options.max_megapixels)
+        else:
+            read_header(file, options).is_turned(options.exif)
         if thorough:
-            read_rgb(file, options)
+            _read(file, options, linear=True)
     except ValueError as error:
         reason, _, remedy = str(error).rpartition("; ")
         return reason, f"{remedy} or remove it"

@@ -33,7 +33,7 @@ def target_size(
 
 
 def resize_image(image: ImageArray, size: Size) -> ImageArray:
-    """Resize an image (h, w, 3) with pixel centres at +0.5 and aligned borders.
+    """Resize an image (h, w, 3), uint8 or float, with pixel centres at +0.5 and aligned borders.
 
     Enlarging is bilinear. Shrinking averages over the area that a pixel covers, so that fine
     texture does not alias.
@@ -44,7 +44,7 @@ def resize_image(image: ImageArray, size: Size) -> ImageArray:
         return image
     shrinks = size[0] < image.shape[0] or size[1] < image.shape[1]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=method), dtype=np.uint8)
+    return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=method), image.dtype)
 
 
 def _nearest(old: int, new: int) -> npt.NDArray[np.int64]:

@@ -1,5 +1,6 @@
 """Wrong options of low light, in recipes and in the commands that score checkpoints."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,7 +45,30 @@ def option(name: str, options: str, *expected: str) -> Case:
     return Case("low light", name, trained(options), expected, long=True)
 
 
+_LIS = ["--config", "configs/_base/data/lis.yaml", "--data.root"]
+
+
+def _without_folders(folder: Path) -> list[object]:
+    (folder / "RAW-dark" / "JPEGImages").mkdir(parents=True)
+    return [*sets.SEG, *_LIS, folder, *sets.ONE_STEP]
+
+
+def _without_categories(folder: Path) -> list[object]:
+    """Write the records of another data set under the names of LIS."""
+    (folder / "annotations").mkdir()
+    for light in ("dark", "normal"):
+        sets.write_images(folder / f"RAW-{light}" / "JPEGImages")
+    for part in ("train", "test"):
+        file = folder / "annotations" / f"lis_coco_png_{part}+1.json"
+        file.write_text(json.dumps(sets.truth()))
+    return [*sets.SEG, *_LIS, folder, *sets.ONE_STEP]
+
+
 CASES = [
+    Case("low light", "LIS without folders", _without_folders,
+         ("lacks RAW-normal", "give the folder LIS")),
+    Case("low light", "LIS with other categories", _without_categories,
+         ("lis_coco_png_train+1.json", "not of LIS", "bicycle")),
     option("an unknown camera", "{camera: phone}", "camera", "phone", "canon_5d4"),
     option("an unknown input", "{input: raw5}", "input", "raw5", "raw4"),
     option("seven bits", "{bits: 7}", "bits", "from 8 to 14", "got 7"),

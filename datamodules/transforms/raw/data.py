@@ -92,8 +92,8 @@ def in_low_light(
         normal=clean or not dark,
     )
     images = views.dark if dark else views.normal
-    clean_images = views.normal if clean else None
-    return dataclasses.replace(batch, images=images, clean_images=clean_images)
+    assert images is not None
+    return dataclasses.replace(batch, images=images, clean_images=views.normal if clean else None)
 
 
 def in_normal_light(batch: SegBatch, preprocessing: Mapping[str, Any]) -> SegBatch:

@@ -14,8 +14,7 @@ number is a hash of (key, plane, row, column), so noise depends on nothing but t
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -29,6 +28,7 @@ SATURATION = 16383 - 512  # DN of white above the black level, for every camera 
 BITS = range(8, 15)
 _PIXELS = 32  # the number of the word of a key from which those of the pixels come
 _IMAGE = 33  # of the word for one number of the whole image
+_CACHED = 2**16  # numbers; several such tensors fit into the cache
 _LEAST_SHAPE = 1e-3  # nearer to 0, where the formula is 0 / 0, the distribution is the same
 
 
@@ -108,14 +108,24 @@ def add_noise(
     banding = normal_quantile(uniform(rows)).mul_(row)
     offset = numbers(keys, 1, _IMAGE)[..., None, None] - 0.5 if one_rounding else None
     out = torch.empty_like(raw)
-    # a plane at a time fits into the cache of a processor, other devices take all at once
-    blocks = itertools.product(*map(range, raw.shape[:2])) if raw.device.type == "cpu" else [None]
-    for block in blocks:
-        image, plane = (slice(None),) * 2 if block is None else (slice(n, n + 1) for n in block)
+    for image, plane in _blocks(raw):
         values = Noise(*(v[image] for v in (gain, shape, scale, banding[:, plane], ratio)))
         chosen = None if offset is None else offset[image]
         out[image, plane] = _recorded(raw[image, plane], values, rows[image, plane], bits, chosen)
     return out
+
+
+def _blocks(raw: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Yield images and planes to compute at once: on a processor, what fits into its cache."""
+    if raw.device.type != "cpu":
+        yield slice(None), slice(None)
+        return
+    for image in range(raw.shape[0]):
+        if raw[0].numel() <= _CACHED:
+            yield slice(image, image + 1), slice(None)
+        else:
+            for plane in range(raw.shape[1]):
+                yield slice(image, image + 1), slice(plane, plane + 1)
 
 
 def _recorded(

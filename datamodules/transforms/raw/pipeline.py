@@ -87,7 +87,8 @@ def _seen(images: Tensor, gains: Gains, colours: list[int]) -> Tensor:
     factors = 1 / gains.factors()[:, colours, 0]
     light = ((grey - _BRIGHT) / (1 - _BRIGHT)).clamp_min_(0).square_()
     safe = torch.maximum(torch.lerp(factors, torch.ones_like(factors), light), factors)
-    return camera.mul_(safe).clamp_(0, 1).unflatten(2, images.shape[-2:])
+    camera = camera.mul_(safe).clamp_(0, 1)
+    return camera.reshape(*camera.shape[:2], *images.shape[-2:])
 
 
 def to_display(camera: Tensor, gains: Gains) -> Tensor:
@@ -169,7 +170,8 @@ def _linear(images: Tensor) -> Tensor:
     if (levels - steps).abs_().max() > 1e-3:  # not of 8 bits
         return _uncurved(images)
     table = _uncurved(torch.arange(256, dtype=torch.float64) / 255).to(images.dtype)
-    return table.index_select(0, steps.int().view(-1)).view_as(images)  # a tenth of the time
+    found = table.index_select(0, steps.int().reshape(-1))  # takes a tenth of the time
+    return found.view(images.shape)
 
 
 def _uncurved(images: Tensor) -> Tensor:

@@ -7,9 +7,7 @@ from PIL import Image
 
 from datamodules.digits import source_digits
 from datamodules.sampling.keys import SampleKey, keyed_generator
-from datamodules.seg.coco import CocoDataModule
-from datamodules.seg.digit_scenes import DigitScenesDataModule
-from datamodules.seg.scene_drawing import (
+from datamodules.scene_drawing import (
     SceneStyle,
     _glyphs,
     _own,
@@ -17,6 +15,8 @@ from datamodules.seg.scene_drawing import (
     draw_outlines,
     draw_scene,
 )
+from datamodules.seg.coco import CocoDataModule
+from datamodules.seg.digit_scenes import DigitScenesDataModule
 from structures import RLEMasks
 
 
@@ -67,7 +67,7 @@ def test_a_scene_depends_on_split_seed_and_index_alone(scenes):
 
 def test_splits_draw_their_own_digits_only(monkeypatch):
     asked = []
-    import datamodules.seg.scene_drawing as drawing
+    import datamodules.scene_drawing as drawing
 
     monkeypatch.setattr(
         drawing, "source_digits", lambda split: asked.append(split) or source_digits(split)

@@ -1,9 +1,11 @@
 """`low_light` as a user types it: training, validation and the commands that score it."""
 
+import contextlib
 import csv
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +17,8 @@ from datamodules.seg.digit_scenes import DigitScenesDataModule
 from datamodules.seg.mosaic_options import MosaicOptions
 from datamodules.transforms.raw.low_light import LowLightOptions
 from engine.checkpoints.restore import read_record
+from lightning_modules.segmentation import SegmentationModule
+from tests.support.colour_segmentor import ColourModel
 
 ROOT = Path(__file__).resolve().parents[3]
 OPTIONS = {"input": "raw3", "ratio": [5, 20], "clean": True}
@@ -180,3 +184,20 @@ def test_mosaics_are_darkened_too():
     assert dark.images.shape == plain.images.shape == (2, 3, 64, 64)
     assert dark.images.mean() < 0.5 * plain.images.mean()
     assert torch.equal(dark.masks, plain.masks)
+
+
+def test_a_checkpoint_without_the_number_of_channels_has_three():
+    module = SegmentationModule(ColourModel(3), torch.optim.SGD)
+    checkpoint = {
+        "segmil": {"blueprint": {"links": {"num_classes": 3}}, "facts": {}},
+        "state_dict": module.state_dict(),
+    }
+    module.trainer = SimpleNamespace(state=SimpleNamespace(fn=None))
+    for channels in (3, 4):
+        module.blueprint = {"links": {"num_classes": 3, "in_channels": channels}}
+        with (
+            pytest.raises(ValueError, match="these data have .*'in_channels': 4")
+            if (channels == 4)
+            else contextlib.nullcontext()
+        ):
+            module.on_load_checkpoint(checkpoint)
