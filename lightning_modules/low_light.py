@@ -56,7 +56,8 @@ class LowLightModule(SegmentationModule):
             ValueError: they do not, or see `SegmentationModule`.
         """
         data: Any = getattr(self.trainer, "datamodule", None)
-        if stage == "fit" and not getattr(getattr(data, "low_light", None), "clean", False):
+        pairs = getattr(getattr(data, "low_light", None), "clean", False)
+        if stage == "fit" and (not pairs or getattr(data, "already_dark", False)):
             raise _no_pairs()
         super().setup(stage)
 
@@ -98,6 +99,6 @@ def _levels(body: nn.Module) -> Iterator[list[list[Tensor]]]:
 def _no_pairs() -> ValueError:
     return ValueError(
         "LowLightModule trains on pairs of a clean and a dark image, and the data give none; set "
-        "data.init_args.low_light.clean: true, or train by "
+        "data.init_args.low_light.clean: true for images of ordinary light, or train by "
         "lightning_modules.segmentation.SegmentationModule"
     )

@@ -114,10 +114,12 @@ def test_models_and_data_that_do_not_serve(pair):
     with pytest.raises(TypeError, match="needs a model with a backbone, not ColourSegmentor"):
         LowLightModule(ColourSegmentor(), sgd)
     module = LowLightModule(yolo(), sgd)
+    clean = SimpleNamespace(clean=True)
     for data in (
         None,
         SimpleNamespace(low_light=None),
         SimpleNamespace(low_light=SimpleNamespace(clean=False)),
+        SimpleNamespace(low_light=clean, already_dark=True),
     ):
         module._trainer = SimpleNamespace(datamodule=data, precision="32-true")
         with pytest.raises(ValueError, match=r"set data.init_args.low_light.clean: true"):
