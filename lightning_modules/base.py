@@ -18,6 +18,7 @@ from formats.weights.files import load_weights
 from lightning_modules.freezing import freeze_parameters, keep_statistics
 from lightning_modules.item_losses import ItemLosses
 from lightning_modules.learning_rate import describe_scaling, step_scale
+from lightning_modules.parameter_groups import check_factors, parameter_groups
 from lightning_modules.rebuilding import FORMAT, SelfContainedModule
 from lightning_modules.resuming import (
     Stateful,
@@ -52,10 +53,12 @@ class TrainedModule(SelfContainedModule):
             is multiplied by the images of a step, over all processes and accumulated batches,
             divided by this number. None leaves it as it is.
         loss_per_images: the same for the weights of all loss terms.
+        lr_mult: factors on the learning rate by patterns of parameter names, as in ``freeze``; the
+            first pattern that fits decides, in place of ``backbone_lr_mult``.
 
     Raises:
         ValueError: the file does not fit, ``lr_per_images`` or ``loss_per_images`` is not positive,
-            or ``freeze`` names nothing or everything.
+            ``freeze`` names nothing or everything, or ``lr_mult`` names nothing or is not positive.
     """
 
     # Names of metrics that can be monitored, with wildcards; empty if they are only known once
@@ -87,6 +90,7 @@ class TrainedModule(SelfContainedModule):
         freeze: Sequence[str] | None = None,
         lr_per_images: int | None = None,
         loss_per_images: int | None = None,
+        lr_mult: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         for name, images in (("lr", lr_per_images), ("loss", loss_per_images)):
@@ -97,6 +101,8 @@ class TrainedModule(SelfContainedModule):
         self.scheduler_factory = lr_scheduler
         self.loss_weights = loss_weights or {}
         self.backbone_lr_mult = backbone_lr_mult
+        self.lr_mult = dict(lr_mult or {})
+        check_factors(model, self.lr_mult)
         self.lr_per_images = lr_per_images
         self.loss_per_images = loss_per_images
         self.norm_eps: float | None = None  # of frozen norms, where loaded weights need another
@@ -296,9 +302,11 @@ class TrainedModule(SelfContainedModule):
     def build_optimizer(self) -> Optimizer:
         """Return the optimizer for groups with their own learning rates and weight decays."""
         base_lr = self._given_lr() * step_scale(self, self.lr_per_images)
-        groups = parameter_groups(self.model, self.separate_biases)
+        groups = parameter_groups(self.model, self.separate_biases, self.lr_mult)
         for group in groups:
-            group["lr"] = base_lr * (self.backbone_lr_mult if group.pop("backbone") else 1.0)
+            backbone, factor = group.pop("backbone"), group.pop("factor")
+            own = self.backbone_lr_mult if backbone else 1.0
+            group["lr"] = base_lr * (own if factor is None else factor)
         return self.optimizer_factory(groups)
 
     def _given_lr(self) -> float:
@@ -364,33 +372,3 @@ class TrainedModule(SelfContainedModule):
                 "the checkpoint holds averaged weights; without `ema` the training continues from "
                 "the raw weights and the average is discarded"
             )
-
-
-def parameter_groups(model: nn.Module, separate_biases: bool = False) -> list[dict[str, Any]]:
-    """Group trainable parameters by backbone membership and weight decay.
-
-    Biases and the parameters of normalisation layers (everything with fewer than two axes) get no
-    weight decay.
-
-    Args:
-        model: the network.
-        separate_biases: put every ``bias``, also of a norm, into groups named ``*_bias``, apart
-            from the other parameters without weight decay.
-
-    Returns:
-        Non-empty groups with ``params``, ``name``, ``backbone`` and, where it is off,
-        ``weight_decay`` = 0.
-    """
-    parts: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            bias = separate_biases and name.rpartition(".")[2] == "bias"
-            key = (name.startswith("backbone."), parameter.ndim >= 2 and not bias, bias)
-            parts.setdefault(key, []).append(parameter)
-    groups = []
-    for (backbone, decay, bias), parameters in sorted(parts.items()):
-        kind = "" if decay else "_bias" if bias else "_no_decay"
-        label = ("backbone" if backbone else "head") + kind
-        group: dict[str, Any] = {"params": parameters, "name": label, "backbone": backbone}
-        groups.append(group if decay else group | {"weight_decay": 0.0})
-    return groups

@@ -23,10 +23,7 @@ def freeze_parameters(model: nn.Module, patterns: Sequence[str]) -> None:
     parameters = dict(model.named_parameters())
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in parameters):
-            raise ValueError(
-                f"freeze: no parameter of {type(model).__name__} matches {pattern}; "
-                f"{_advice(pattern, parameters)}"
-            )
+            raise unknown_pattern("freeze", pattern, model)
     for name, parameter in parameters.items():
         if _matches(name, patterns):
             parameter.requires_grad_(False)
@@ -35,6 +32,14 @@ def freeze_parameters(model: nn.Module, patterns: Sequence[str]) -> None:
             f"freeze: {', '.join(patterns)} leave no parameter of {type(model).__name__} to train; "
             "freeze less"
         )
+
+
+def unknown_pattern(option: str, pattern: str, model: nn.Module) -> ValueError:
+    """Return the error for a pattern of an option that matches no parameter, with similar names."""
+    advice = _advice(pattern, [name for name, _ in model.named_parameters()])
+    return ValueError(
+        f"{option}: no parameter of {type(model).__name__} matches {pattern}; {advice}"
+    )
 
 
 def keep_statistics(model: nn.Module, patterns: Sequence[str], keep: bool = True) -> None:

@@ -54,6 +54,8 @@ class SegmentationModule(TrainedModule):
             `TrainedModule`.
         loss_per_images: number of images per step that ``loss_weights`` are meant for.
         inference: tiles and views of validation, test and prediction; None for whole images.
+        lr_mult: factors on the learning rate by patterns of parameter names, in place of
+            ``backbone_lr_mult``: ``{backbone.*awd*: 2.0}``. The first that fits counts.
 
     Raises:
         TypeError: ``model`` does not follow `SegModel`, or it cannot weight classes but should.
@@ -93,6 +95,7 @@ class SegmentationModule(TrainedModule):
         lr_per_images: int | None = None,
         loss_per_images: int | None = None,
         inference: InferenceOptions | None = None,
+        lr_mult: dict[str, float] | None = None,
     ) -> None:
         if not isinstance(model, SegModel):
             raise TypeError(
@@ -108,6 +111,7 @@ class SegmentationModule(TrainedModule):
             freeze=freeze,
             lr_per_images=lr_per_images,
             loss_per_images=loss_per_images,
+            lr_mult=lr_mult,
         )
         if channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -230,11 +234,18 @@ class SegmentationModule(TrainedModule):
     def training_step(self, batch: SegBatch, batch_idx: int) -> Tensor:
         """Return the weighted sum of the loss terms."""
         del batch_idx
+        return self.training_loss(self.training_terms(batch), batch.image_ids, len(batch))
+
+    def training_terms(self, batch: SegBatch) -> dict[str, Tensor]:
+        """Return the loss terms of a training step.
+
+        Raises:
+            ValueError: the batch is not valid, or too small for a batch norm.
+        """
         try:
-            terms = self.network.losses(batch, key=self.global_step)
+            return self.network.losses(batch, key=self.global_step)
         except ValueError as error:
             raise named_batch_norm_error(error, batch) from error
-        return self.training_loss(terms, batch.image_ids, len(batch))
 
     def validation_step(self, batch: SegBatch, batch_idx: int) -> list[Instances]:  # type: ignore[override]
         """Return the predictions and keep them as run-length encodings."""

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from structures import Instances, RLEMasks, SegBatch, rle
 
 Size = tuple[int, int]
+_RGB = 3  # channels
 
 
 def display_size(size: Size, max_side: int) -> Size:
@@ -37,11 +38,16 @@ def original_size(batch: SegBatch, position: int) -> Size:
 def image_in_frame(batch: SegBatch, position: int, size: Size) -> npt.NDArray[np.uint8]:
     """Return the image at ``position`` without padding, resized to ``size``.
 
+    Of the planes R, Gr, B, Gb the greens are averaged.
+
     Returns:
         (h, w, 3) uint8 RGB.
     """
     height, width = batch.sizes[position].tolist()
     valid = batch.images[position, :, :height, :width].detach().float().cpu()
+    if len(valid) > _RGB:
+        red, first, blue, second = valid
+        valid = torch.stack([red, (first + second) / 2, blue])
     if (height, width) != size:
         valid = F.interpolate(valid[None], size=size, mode="bilinear", antialias=True)[0]
     pixels: npt.NDArray[np.uint8] = valid.clamp(0, 1).mul_(255).round_().byte().numpy()

@@ -6,6 +6,7 @@ and does not know the file name. The checks report each of these with file, line
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -73,7 +74,7 @@ def check_values(config: Any, links: Mapping[str, str], *, trains: bool) -> None
         ValueError: a value is invalid, or no metric is named to select the best checkpoint.
     """
     for fact, target in links.items():
-        if config.get(f"model.{target}") is not None:
+        if config.get(f"model.{target}") not in (None, _default(config, target)):
             raise ValueError(f"model.{target} is set from the data ({fact}); leave it out")
     together = config.trainer.accumulate_grad_batches
     if together < 1:
@@ -86,6 +87,18 @@ def check_values(config: Any, links: Mapping[str, str], *, trains: bool) -> None
             "checkpoint.monitor names no metric, so best.ckpt would be the last checkpoint; set "
             "it, for example to val/segm_map or val/bag_auroc, or set checkpoint.save_top_k: 0"
         )
+
+
+def _default(config: Any, target: str) -> Any:
+    """Return the default of an argument below ``model``, None if it has none."""
+    from lightning_modules.rebuilding import (
+        class_of,
+    )  # only once a recipe is read: it takes seconds
+
+    section, _, argument = target.rpartition(".init_args.")
+    named = class_of({"class_path": config.get(f"model.{section}.class_path")})
+    found = None if named is None else inspect.signature(named).parameters.get(argument)
+    return None if found is None or found.default is found.empty else found.default
 
 
 def check_callbacks(callbacks: Iterable[Any]) -> None:

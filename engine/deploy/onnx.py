@@ -7,7 +7,8 @@
     prototypes    (B, P, H/4, W/4)  a mask is where their weighted sum is positive
 
 B, H and W are dynamic. Normalisation and box decoding are part of the graph; suppression and masks
-are not, they are a few lines in any language (docs/export.md). The file's metadata contains the
+are not, they are a few lines in any language (docs/export.md). Low-pass branches beside
+convolutions are folded into them. The file's metadata contains the
 values that they need, see `deployment_facts`.
 """
 
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 from engine.checkpoints.restore import Restored, restore
 from formats.files import atomic_write
 from lightning_modules.segmentation import SegmentationModule
+from models.ops.low_light.smooth_convolution import fold_smooth_convs
 from models.seg.yolo import YOLOSeg
 from models.seg.yolo.head import STRIDES
 from models.seg.yolo.losses import PROTOTYPE_STRIDE
@@ -110,6 +112,7 @@ def export_checkpoint(checkpoint: Path, target: Path, check: bool = False) -> Ex
     restored = restore(checkpoint)
     network = _exportable(checkpoint, restored)
     metadata = deployment_facts(network, restored.facts)
+    fold_smooth_convs(network)
     deployed = DeployedYOLO(network).eval()
     content = to_onnx(deployed, metadata)
     differences: dict[str, float] = {}
@@ -239,6 +242,11 @@ def _exportable(checkpoint: Path, restored: Restored) -> YOLOSeg:
             f"{checkpoint}: holds a {type(network).__name__}; YOLOSeg can be exported. A two-stage "
             "model cannot: its mask head works on the boxes that remain after suppression, and "
             "torch's exporter does not support a number of boxes that depends on the image"
+        )
+    if network.in_channels != 3:
+        raise ValueError(
+            f"{checkpoint}: takes RAW images of {network.in_channels} channels (low_light.input "
+            "raw4); networks of three channels can be exported"
         )
     if not {"category_map", "preprocessing"} <= set(restored.facts):
         raise ValueError(f"{checkpoint}: damaged: it lacks category_map; use another checkpoint")

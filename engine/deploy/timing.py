@@ -21,6 +21,7 @@ from datamodules.transforms.raw.data import in_normal_light
 from engine.deploy.predict import check_frames, coco_data, restored_as
 from evaluation.speed.latency import TimedModel
 from lightning_modules.segmentation import SegmentationModule
+from models.ops.low_light.smooth_convolution import fold_smooth_convs
 from models.seg.inference.predict import LARGEST_SCALE, InferenceOptions, changed_options, predict
 from models.seg.inference.views import LARGEST_FRAME
 from models.seg.protocol import TimedSegModel
@@ -117,6 +118,7 @@ def _timed_model(
     module: Any = restored.module
     options = changed_options(module.inference, inference)
     network = module.to(device).eval().model
+    fold_smooth_convs(network)  # as in an exported network
     if not isinstance(network, TimedSegModel):
         raise ValueError(
             f"{checkpoint}: {type(network).__name__} cannot be timed in parts; it needs "

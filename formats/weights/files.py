@@ -16,7 +16,12 @@ from torch.serialization import safe_globals
 from formats.weights.archive import check_archive
 from formats.weights.compare import compare_weights
 from formats.weights.foreign import ORIGINAL, read_foreign_weights, unpickling_reason
-from formats.weights.public import recognised, set_frozen_eps
+from formats.weights.public import (
+    for_four_channels,
+    names_without_file,
+    recognised,
+    set_frozen_eps,
+)
 from formats.weights.report import LoadReport, backbone_fault, without_counters
 
 
@@ -161,14 +166,15 @@ def read_weights(path: str | Path) -> InitialWeights:
 def load_weights(model: nn.Module, path: str | Path) -> LoadReport:
     """Load the weights of a file into a model; tensors of another shape keep their initial value.
 
-    Public files that the model knows (`KnowsPublicWeights`) are renamed.
+    Public files that the model knows (`KnowsPublicWeights`) are renamed. A kernel of RGB images
+    is converted for a network of four channels.
 
     Returns:
         A report on the loaded, missing, unexpected and mismatched tensors.
 
     Raises:
         ValueError: the file cannot be read, belongs to another network, has no matching tensor or
-            less than 90 % of the backbone's.
+            less than 90 % of the backbone's, not counting layers that no public file has.
     """
     found, notes, own, eps = read_weights(path)
     wanted = model.state_dict()
@@ -181,6 +187,10 @@ def load_weights(model: nn.Module, path: str | Path) -> LoadReport:
             found = model.convert_weights(found)
     except ValueError as error:
         raise ValueError(f"{path} does not fit the model: {error}") from None
+    converted = for_four_channels(found, wanted)
+    if converted:
+        found = {**found, **converted}
+        notes = [*notes, f"converted from RGB to R, Gr, B, Gb: {', '.join(converted)}"]
     missing, unexpected, mismatched = compare_weights(found, wanted)
     fits = {k: v for k, v in found.items() if k in wanted and k not in mismatched}
     report = LoadReport(
@@ -194,7 +204,8 @@ def load_weights(model: nn.Module, path: str | Path) -> LoadReport:
     )
     if not fits:
         raise ValueError(f"nothing in this file fits the model.\n{report}")
-    fault = backbone_fault(found, wanted, fits)
+    added = names_without_file(model)
+    fault = backbone_fault(found, {k: v for k, v in wanted.items() if k not in added}, fits)
     if fault is not None:
         raise ValueError(f"{path} does not fit the model: {fault}.\n{report}")
     model.load_state_dict(fits, strict=False)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
+
+_RGB, _PLANES = 3, 4  # channels of an image, and of R, Gr, B, Gb
 
 
 class PublicWeights(NamedTuple):
@@ -50,6 +53,51 @@ def recognised(model: nn.Module, given: Mapping[str, Tensor]) -> PublicWeights |
         return None
     named = {f"backbone.{k}" if k.startswith("body.") else k: v for k, v in found.tensors.items()}
     return found._replace(tensors=named)
+
+
+def planes_weight(weight: Tensor) -> Tensor:
+    """Return a kernel for R, Gr, B, Gb that gives what an RGB kernel gives where Gr = Gb.
+
+    Args:
+        weight: (O, 3, k, k), for R, G, B.
+
+    Returns:
+        (O, 4, k, k); each green has half of the weight of G.
+    """
+    red, green, blue = weight.unbind(dim=1)
+    return torch.stack([red, green / 2, blue, green / 2], dim=1)
+
+
+def for_four_channels(given: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the kernels of RGB images that a network of R, Gr, B, Gb has, converted.
+
+    Args:
+        given: weights by the names of the network.
+        wanted: ``state_dict`` of the network.
+    """
+    shapes = {name: tuple(getattr(v, "shape", ())) for name, v in given.items() if name in wanted}
+    return {
+        name: planes_weight(given[name])
+        for name, shape in shapes.items()
+        if len(shape) == 4
+        and shape[1] == _RGB
+        and tuple(wanted[name].shape) == (shape[0], _PLANES, *shape[2:])
+    }
+
+
+def names_without_file(model: nn.Module) -> set[str]:
+    """Return the names of the tensors that no public file has.
+
+    A layer that is added to a published network declares them in ``new_weights``: names of its own
+    tensors, or an empty text for all.
+    """
+    found = set()
+    for path, layer in model.named_modules():
+        prefix = f"{path}." if path else ""
+        names: tuple[str, ...] = getattr(layer, "new_weights", ())
+        for name in names:
+            found |= {prefix + own for own in layer.state_dict() if not name or own == name}
+    return found
 
 
 def set_frozen_eps(model: nn.Module, eps: float) -> None:

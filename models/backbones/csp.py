@@ -11,8 +11,11 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from models.backbones.csp_layers import C2f, ConvNormAct
+from models.backbones.csp_layers import Bottleneck, C2f, ConvNormAct
+from models.backbones.in_channels import set_in_channels
+from models.backbones.low_light import LowPassOptions, adaptive_filter
 from models.backbones.norm import Norm, convert_norm
+from models.ops.low_light.smooth_convolution import SmoothConv
 
 ScaleName = Literal["n", "s", "m", "l", "x"]
 
@@ -90,14 +93,23 @@ class CSPBackbone(nn.Module):
     Args:
         scale: name of a scale, or a ``Scale``.
         norm: normalisation of all layers.
+        low_pass: low-pass layers for dark images; SCB is beside both 3 x 3 convolutions of every
+            bottleneck (A488). None for none.
+        in_channels: 3 for RGB, 4 for the planes R, Gr, B, Gb.
 
     Raises:
-        ValueError: no scale has that name.
+        ValueError: no scale has that name, or ``in_channels`` is another number.
     """
 
     feature_channels: tuple[int, int, int]
 
-    def __init__(self, scale: ScaleName | Scale, norm: Norm = "bn") -> None:
+    def __init__(
+        self,
+        scale: ScaleName | Scale,
+        norm: Norm = "bn",
+        low_pass: LowPassOptions | None = None,
+        in_channels: int = 3,
+    ) -> None:
         super().__init__()
         size = named_scale(scale)
         c1, c2, c3, c4, c5 = (size.channels(base) for base in (64, 128, 256, 512, 1024))
@@ -109,12 +121,30 @@ class CSPBackbone(nn.Module):
         self.stage5 = _stage(c4, c5, few)
         self.feature_channels = (c3, c4, c5)
         convert_norm(self, norm)
+        self.awd = nn.ModuleDict()  # by the stage that follows
+        if low_pass is not None:
+            self._add_low_pass(low_pass, norm)
+        set_in_channels(self, in_channels)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the maps of strides 8, 16 and 32."""
-        p3 = self.stage3(self.stage2(self.stem(images)))
-        p4 = self.stage4(p3)
-        return [p3, p4, self.stage5(p4)]
+        levels = [self.stage2(self.stem(images))]
+        for name in ("stage3", "stage4", "stage5"):
+            before = self.awd[name](levels[-1]) if name in self.awd else levels[-1]
+            levels.append(getattr(self, name)(before))
+        return levels[1:]
+
+    def _add_low_pass(self, options: LowPassOptions, norm: Norm) -> None:
+        if options.scb:
+            for block in [part for part in self.modules() if isinstance(part, Bottleneck)]:
+                for layer in (block.first, block.second):
+                    layer.conv = SmoothConv(layer.conv, options.init)
+        if options.awd:
+            for name in ("stage3", "stage4", "stage5"):
+                first = getattr(self, name)[0].conv
+                self.awd[name] = adaptive_filter(first.in_channels, options, norm)
+                if options.placement == "stride":
+                    first.stride = (1, 1)
 
 
 def _stage(in_channels: int, out_channels: int, repeats: int) -> nn.Sequential:

@@ -30,7 +30,7 @@ class ConvNormAct(nn.Module):
         self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(
+        self.conv: nn.Conv2d = nn.Conv2d(
             in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False
         )
         self.norm = nn.BatchNorm2d(out_channels, eps=_NORM_EPS, momentum=_NORM_MOMENTUM)

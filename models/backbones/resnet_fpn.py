@@ -11,6 +11,8 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
 from formats.weights.public import PublicWeights
 from models.backbones.download import download_state_dict
+from models.backbones.in_channels import set_in_channels
+from models.backbones.low_light import LowPassOptions, add_low_pass
 from models.backbones.norm import FrozenNormsStay, Norm, convert_norm, norm_layer
 
 # Two names that the classifiers of torchvision and timm share, and no ResNet with another stem has.
@@ -21,7 +23,7 @@ _STAGES = ("layer4", "layer3", "layer2", "layer1", "conv1")
 class ResNet50FPN(FrozenNormsStay, BackboneWithFPN):  # type: ignore[misc]  # torchvision is not typed
     """ResNet-50 + FPN whose ``state_dict`` has the keys of torchvision's detection models.
 
-    ``forward`` takes (B, 3, H, W) and returns an ``OrderedDict`` of levels ``0`` to ``3``
+    ``forward`` takes (B, in_channels, H, W) and returns an ``OrderedDict`` of levels ``0`` to ``3``
     (strides 4 to 32) and ``pool`` (stride 64), each (B, fpn_width, h, w).
 
     Args:
@@ -33,9 +35,12 @@ class ResNet50FPN(FrozenNormsStay, BackboneWithFPN):  # type: ignore[misc]  # to
             trains the first norm, as in torchvision. Norms of the others keep their statistics.
         pretrained: load torchvision's ImageNet weights (IMAGENET1K_V1), which are downloaded unless
             they are in the cache of ``torch.hub``.
+        low_pass: low-pass layers for dark images, None for none.
+        in_channels: 3 for RGB, 4 for the planes R, Gr, B, Gb.
 
     Raises:
-        ValueError: ``trainable_stages`` is not in 0..5, or the weights cannot be downloaded.
+        ValueError: ``trainable_stages`` is not in 0..5, ``in_channels`` is another number, the
+            weights cannot be downloaded, or no stage is trained that could get a branch.
     """
 
     out_channels: int
@@ -50,6 +55,8 @@ class ResNet50FPN(FrozenNormsStay, BackboneWithFPN):  # type: ignore[misc]  # to
         fpn_width: int = 256,
         trainable_stages: int = 5,
         pretrained: bool = False,
+        low_pass: LowPassOptions | None = None,
+        in_channels: int = 3,
     ) -> None:
         if not 0 <= trainable_stages <= len(_STAGES):
             raise ValueError(f"trainable_stages must be in 0..5, got {trainable_stages}")
@@ -70,6 +77,8 @@ class ResNet50FPN(FrozenNormsStay, BackboneWithFPN):  # type: ignore[misc]  # to
             out_channels=fpn_width,
             norm_layer=norm_layer(fpn_norm),
         )
+        add_low_pass(self.body, "ResNet-50", low_pass, norm)
+        set_in_channels(self, in_channels)
         self.train()
 
     def public_weights(self, given: Mapping[str, Tensor]) -> PublicWeights | None:

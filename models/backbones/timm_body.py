@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from models.backbones.download import create_timm
+from models.backbones.in_channels import set_in_channels
 from models.backbones.lazy_timm import load_timm
+from models.backbones.low_light import LowPassOptions, add_low_pass
 from models.backbones.norm import Norm, convert_norm
 from models.backbones.weights import load_backbone_weights
 
@@ -21,6 +23,10 @@ def build_timm_body(
     pretrained: bool,
     weights: str | None,
     trainable_stages: int | None,
+    *,
+    low_pass: LowPassOptions | None = None,
+    in_channels: int = 3,
+    drop_path: float = 0.0,
 ) -> Any:
     """Return timm's feature extractor for a model name.
 
@@ -32,10 +38,14 @@ def build_timm_body(
         weights: see ``load_backbone_weights``, or None.
         trainable_stages: number of trainable stages, counted from the coarsest; None for all. A
             stage ends where the resolution falls; the stem is part of the first.
+        low_pass: see ``add_low_pass``.
+        in_channels: see ``set_in_channels``.
+        drop_path: rate of stochastic depth of the last block, in [0, 1); it rises linearly.
 
     Raises:
         ValueError: the model has no level at a stride, the weights do not fit, both sources of
-            weights are given, they cannot be downloaded, or the model has fewer stages.
+            weights are given, they cannot be downloaded, the model has fewer stages or no place
+            for ``low_pass`` or ``drop_path``, or ``in_channels`` is neither 3 nor 4.
     """
     if pretrained and weights is not None:
         raise ValueError("give either pretrained: true or weights, not both")
@@ -49,11 +59,31 @@ def build_timm_body(
             f"got {list(strides)}"
         )
     indices = tuple(available.index(stride) for stride in strides)
-    body = create_timm(name, pretrained=pretrained, features_only=True, out_indices=indices)
+    depth = _stochastic_depth(name, drop_path)
+    body = create_timm(
+        name, pretrained=pretrained, features_only=True, out_indices=indices, **depth
+    )
     if weights is not None:
         load_backbone_weights(body, name, weights)
     _freeze(body, indices[-1], trainable_stages)
-    return convert_norm(body, norm)
+    body = convert_norm(body, norm)
+    add_low_pass(body, name, low_pass, norm)
+    set_in_channels(body, in_channels)
+    return body
+
+
+def _stochastic_depth(name: str, rate: float) -> dict[str, float]:
+    if not 0 <= rate < 1:
+        raise ValueError(f"drop_path must be in [0, 1), got {rate}")
+    if not rate:
+        return {}
+    options = {"drop_path_rate": rate}
+    with torch.device("meta"):
+        try:
+            load_timm().create_model(name, **options)
+        except TypeError:
+            raise ValueError(f"drop_path: {name} has no stochastic depth; leave it out") from None
+    return options
 
 
 def body_levels(body: Any, images: Tensor) -> list[Tensor]:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from formats.weights.public import PublicWeights
+from models.backbones.low_light import LowPassOptions
 from models.backbones.norm import FrozenNormsStay, Norm
 from models.backbones.timm_body import body_levels, build_timm_body
 from models.backbones.weights import classifier_weights
@@ -18,7 +19,7 @@ _STRIDES = (8, 16, 32)
 class TimmFeatures(FrozenNormsStay):
     """Feature extractor that returns the levels of strides 8, 16 and 32 of a timm model.
 
-    ``forward`` takes (B, 3, H, W), sides multiples of 32, and returns three maps with
+    ``forward`` takes (B, in_channels, H, W), sides multiples of 32, and returns three maps with
     ``feature_channels`` channels.
 
     Args:
@@ -29,10 +30,14 @@ class TimmFeatures(FrozenNormsStay):
             ``tf_efficientnet_lite0``; normalise with mean = std = 0.5) or a state-dict file.
         trainable_stages: number of trainable stages, counted from the coarsest; None for all. A
             stage ends where the resolution falls; the stem is part of the first.
+        low_pass: low-pass layers for dark images, for a ResNet or ConvNeXt; None for none.
+        in_channels: 3 for RGB, 4 for the planes R, Gr, B, Gb.
+        drop_path: rate of stochastic depth of the last block; it rises linearly from 0.
 
     Raises:
         ValueError: the model lacks one of the strides, the weights do not fit, both sources of
-            weights are given, or the model has fewer stages.
+            weights are given, the model has fewer stages or no place for ``low_pass``
+            or ``drop_path``, or ``in_channels`` is neither 3 nor 4.
     """
 
     feature_channels: tuple[int, int, int]
@@ -45,10 +50,23 @@ class TimmFeatures(FrozenNormsStay):
         pretrained: bool = False,
         weights: str | None = None,
         trainable_stages: int | None = None,
+        low_pass: LowPassOptions | None = None,
+        in_channels: int = 3,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         self.name = name
-        self.body = build_timm_body(name, _STRIDES, norm, pretrained, weights, trainable_stages)
+        self.body = build_timm_body(
+            name,
+            _STRIDES,
+            norm,
+            pretrained,
+            weights,
+            trainable_stages,
+            low_pass=low_pass,
+            in_channels=in_channels,
+            drop_path=drop_path,
+        )
         self.num_stages = max(self.body.feature_info.out_indices) + 1
         c3, c4, c5 = self.body.feature_info.channels()
         self.feature_channels = (c3, c4, c5)

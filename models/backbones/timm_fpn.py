@@ -11,6 +11,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from formats.weights.public import PublicWeights
+from models.backbones.low_light import LowPassOptions
 from models.backbones.norm import FrozenNormsStay, Norm, norm_layer
 from models.backbones.timm_body import body_levels, build_timm_body
 from models.backbones.weights import classifier_weights
@@ -19,8 +20,8 @@ from models.backbones.weights import classifier_weights
 class TimmFPN(FrozenNormsStay):
     """Feature pyramid on a timm model.
 
-    ``forward`` takes (B, 3, H, W) and returns an ``OrderedDict`` of levels: ``0``, ``1``, ... at
-    ``strides`` and ``pool`` at twice the last stride, each (B, fpn_width, h, w).
+    ``forward`` takes (B, in_channels, H, W) and returns an ``OrderedDict`` of levels: ``0``,
+    ``1``, ... at ``strides`` and ``pool`` at twice the last stride, each (B, fpn_width, h, w).
 
     Args:
         name: timm model name, for example ``resnet18`` or ``convnext_atto``.
@@ -33,10 +34,14 @@ class TimmFPN(FrozenNormsStay):
             ``tf_efficientnet_lite0``; normalise with mean = std = 0.5) or a state-dict file.
         trainable_stages: number of trainable stages, counted from the coarsest; None for all. A
             stage ends where the resolution falls; the stem is part of the first.
+        low_pass: low-pass layers for dark images, for a ResNet or ConvNeXt; None for none.
+        in_channels: 3 for RGB, 4 for the planes R, Gr, B, Gb.
+        drop_path: rate of stochastic depth of the last block; it rises linearly from 0.
 
     Raises:
         ValueError: the model has no level at a stride, the weights do not fit, both sources of
-            weights are given, or the model has fewer stages.
+            weights are given, the model has fewer stages or no place for ``low_pass``
+            or ``drop_path``, or ``in_channels`` is neither 3 nor 4.
     """
 
     out_channels: int
@@ -52,10 +57,23 @@ class TimmFPN(FrozenNormsStay):
         pretrained: bool = False,
         weights: str | None = None,
         trainable_stages: int | None = None,
+        low_pass: LowPassOptions | None = None,
+        in_channels: int = 3,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         self.name = name
-        self.body = build_timm_body(name, strides, norm, pretrained, weights, trainable_stages)
+        self.body = build_timm_body(
+            name,
+            strides,
+            norm,
+            pretrained,
+            weights,
+            trainable_stages,
+            low_pass=low_pass,
+            in_channels=in_channels,
+            drop_path=drop_path,
+        )
         self.num_stages = max(self.body.feature_info.out_indices) + 1
         self.fpn = FeaturePyramidNetwork(
             self.body.feature_info.channels(),

@@ -13,7 +13,8 @@ import evaluate
 from datamodules.seg.digit_scenes import DigitScenesDataModule
 from engine.deploy import timing
 from engine.deploy.timing import ImagesToTime, device_named, threads, timed_models
-from tests.support.tiny_checkpoints import MASK_RCNN, YOLO, write_checkpoint
+from models.ops.low_light.adaptive_downsampling import AdaptiveDownsample
+from tests.support.tiny_checkpoints import LOW_PASS_YOLO, MASK_RCNN, YOLO, write_checkpoint
 
 CPU = torch.device("cpu")
 TIMED = ["--warmup", 1, "--pictures", 2, "--device", "cpu"]
@@ -28,6 +29,7 @@ def folder(tmp_path_factory):
     """Two checkpoints and three scenes of digits."""
     path = tmp_path_factory.mktemp("models")
     write_checkpoint(path / "one.ckpt", YOLO, liven=1.0)
+    write_checkpoint(path / "low.ckpt", LOW_PASS_YOLO)
     write_checkpoint(path / "two.ckpt", MASK_RCNN)
     DigitScenesDataModule(test_scenes=3).write_split("test", path / "scenes")
     return path
@@ -256,3 +258,16 @@ def test_a_model_of_one_part_is_told_apart(folder, monkeypatch):
     monkeypatch.delattr(YOLOSeg, "network_outputs")
     with pytest.raises(ValueError, match="one.ckpt: YOLOSeg cannot be timed in parts"):
         timed_models([folder / "one.ckpt"], ImagesToTime(size=32), CPU)
+
+
+def test_low_pass_branches_are_timed_folded(folder):
+    files = [folder / f"{name}.ckpt" for name in ("one", "low")]
+    plain, low = timed_models(files, ImagesToTime(size=32), CPU)
+    filters = low.parameters - plain.parameters
+    with torch.device("meta"):
+        wanted = sum(
+            parameter.numel()
+            for width in (16, 32, 32)
+            for parameter in AdaptiveDownsample(width).parameters()
+        )
+    assert filters == wanted

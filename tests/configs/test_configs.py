@@ -30,7 +30,8 @@ FACTS = {
 
 def kind(recipe):
     module = yaml.safe_load((ROOT / recipe).read_text())["model"]["class_path"].rpartition(".")[2]
-    return {"SegmentationModule": "seg", "OpenWorldModule": "open"}.get(module, "mil")
+    kinds = {"SegmentationModule": "seg", "LowLightModule": "seg", "OpenWorldModule": "open"}
+    return kinds.get(module, "mil")
 
 
 def build_module(recipe):

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_modules.base import TrainedModule, parameter_groups
+from lightning_modules.base import TrainedModule
 from lightning_modules.item_losses import ItemLosses
+from lightning_modules.parameter_groups import parameter_groups
 
 
 class Net(nn.Module):
@@ -60,6 +61,35 @@ def test_optimizer_groups_carry_rates_and_decay():
     assert rates["backbone_no_decay"] == pytest.approx((0.05, 0.0))
     assert rates["head"] == pytest.approx((0.5, 0.01))
     assert rates["head_no_decay"] == pytest.approx((0.5, 0.0))
+
+
+def test_factors_by_pattern_replace_that_of_the_backbone():
+    factors = {"backbone.1.*": 10.0, "backbone.*.weight": 2.0, "*.bias": 3}
+    module = make_module(lr_mult=factors)
+    optimizer = module.configure_optimizers()["optimizer"]
+    named = {id(p): n for n, p in module.model.named_parameters()}
+    found = {
+        g["name"]: (g["lr"] / 0.5, g["weight_decay"], {named[id(p)] for p in g["params"]})
+        for g in optimizer.param_groups
+    }
+    assert found == {
+        "head": (1.0, 0.01, {"head.weight"}),
+        "backbone_x2": (2.0, 0.01, {"backbone.0.weight"}),
+        "backbone_x3_no_decay": (3.0, 0.0, {"backbone.0.bias"}),
+        "head_x3_no_decay": (3.0, 0.0, {"head.bias"}),
+        "backbone_x10_no_decay": (10.0, 0.0, {"backbone.1.weight", "backbone.1.bias"}),
+    }
+    groups = parameter_groups(module.model, separate_biases=True, lr_mult=factors)
+    assert "backbone_x10_bias" in {g["name"] for g in groups}
+
+
+def test_factors_that_do_not_serve():
+    message = r"lr_mult: no parameter of Net matches backbon.\*; did you mean backbone\.\*"
+    with pytest.raises(ValueError, match=message):
+        make_module(lr_mult={"backbon.*": 2.0})
+    for factor in (0.0, float("nan")):
+        with pytest.raises(ValueError, match=r"the factor of backbone.\* must be positive"):
+            make_module(lr_mult={"backbone.*": factor})
 
 
 def test_total_is_the_weighted_sum():

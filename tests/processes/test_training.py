@@ -10,8 +10,11 @@ from datamodules.mil.base import BagDataset
 from datamodules.mil.digit_bags import DigitBagsDataModule
 from datamodules.mil.samplers import TokenBudgetBatchSampler, shuffled
 from datamodules.seg.digit_scenes import DigitScenesDataModule
+from datamodules.transforms.raw.low_light import LowLightOptions
+from lightning_modules.low_light import LowLightModule
 from lightning_modules.mil import MILModule
 from lightning_modules.segmentation import SegmentationModule
+from models.backbones.low_light import LowPassOptions
 from models.backbones.timm_fpn import TimmFPN
 from models.mil.abmil import ABMIL
 from models.seg.mask_rcnn import BoxHeadOptions, MaskHeadOptions, MaskRCNN, RPNOptions
@@ -83,11 +86,11 @@ def trained(processes):
     return both
 
 
-def segmentation_module():
+def mask_rcnn(**options):
     torch.manual_seed(0)
-    model = MaskRCNN(
+    return MaskRCNN(
         10,
-        TimmFPN("resnet10t", fpn_width=16, norm="frozen_bn", strides=(4, 8)),
+        TimmFPN("resnet10t", fpn_width=16, norm="frozen_bn", strides=(4, 8), **options),
         rpn=RPNOptions(
             anchor_sizes=(24, 40, 56),
             pre_nms_train=60,
@@ -97,7 +100,14 @@ def segmentation_module():
         box=BoxHeadOptions(width=16, batch_size_per_image=24, sampling_ratio=1),
         mask=MaskHeadOptions(width=8, num_convs=1, max_rois_per_image=3),
     )
-    return DoubleSegmentation(model, lambda p: torch.optim.SGD(p, lr=0.02, momentum=0.9))
+
+
+def momentum(parameters):
+    return torch.optim.SGD(parameters, lr=0.02, momentum=0.9)
+
+
+def segmentation_module():
+    return DoubleSegmentation(mask_rcnn(), momentum)
 
 
 def train_on_scenes(rank, world):
@@ -110,6 +120,34 @@ def train_on_scenes(rank, world):
 def test_segmentation(trained, world):
     start = segmentation_module().double().state_dict()
     assert_same_course(*trained(world, train_on_scenes), start)
+
+
+class DarkScenes(DigitScenesDataModule):
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        batch = super().on_after_batch_transfer(batch, dataloader_idx)
+        names = ("images", "clean_images", "boxes")
+        return dataclasses.replace(batch, **{n: getattr(batch, n).double() for n in names})
+
+
+def low_light_module():
+    return LowLightModule(mask_rcnn(low_pass=LowPassOptions()), momentum)
+
+
+def train_in_the_dark(rank, world):
+    data = DarkScenes(
+        train_scenes=20,
+        size=64,
+        digits=(1, 3),
+        batch_size=GLOBAL_BATCH // world,
+        low_light=LowLightOptions(clean=True),
+    )
+    return train(low_light_module(), data, world)
+
+
+def test_two_views(trained, world):
+    alone, ranks = trained(world, train_in_the_dark)
+    assert {"train/loss_dsl", "train/dsl_clamped", "train/loss_mask"} <= alone[0][0].keys()
+    assert_same_course(alone, ranks, low_light_module().double().state_dict())
 
 
 def mil_module():

@@ -16,6 +16,16 @@ YOLO = {
         "max_dets": 20,
     },
 }
+LOW_PASS_YOLO = {
+    **YOLO,
+    "init_args": {
+        **YOLO["init_args"],
+        "backbone": {
+            "class_path": "models.backbones.csp.CSPBackbone",
+            "init_args": {"scale": YOLO["init_args"]["scale"], "low_pass": {"awd": True}},
+        },
+    },
+}
 MASK_RCNN = {
     "class_path": "models.seg.mask_rcnn.MaskRCNN",
     "init_args": {

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from formats.weights.public import PublicWeights
+from models.backbones.in_channels import channel_constants, set_in_channels
 from models.backbones.norm import Norm, convert_norm
 from models.backbones.resnet_fpn import ResNet50FPN
 from models.ops.boxes.boxes import rescale_boxes
@@ -49,7 +50,7 @@ class MaskRCNN(nn.Module):
 
     Args:
         num_classes: foreground classes; the background is added internally.
-        backbone: network from (B, 3, H, W) to an ordered dict of levels, each at half the
+        backbone: network from (B, C, H, W) to an ordered dict of levels, each at half the
             resolution of the one before, with the attribute ``out_channels``. A level named
             ``pool`` is used for proposals only.
         rpn: options of the proposal network.
@@ -60,10 +61,12 @@ class MaskRCNN(nn.Module):
         max_dets: detections kept per image.
         image_mean: channel means, subtracted from RGB in [0, 1].
         image_std: channel standard deviations, which divide the result.
+        in_channels: channels of the images, set from the data: 3, or 4 for R, Gr, B, Gb, whose
+            greens have mean and deviation of G. The backbone is changed if need be.
 
     Raises:
-        ValueError: the backbone has no ``out_channels``, a count or a deviation is not positive, or
-            a threshold is outside [0, 1].
+        ValueError: the backbone has no ``out_channels`` or takes other images, a count or a
+            deviation is not positive, or a threshold is outside [0, 1].
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class MaskRCNN(nn.Module):
         max_dets: int = 100,
         image_mean: tuple[float, float, float] = IMAGENET_MEAN,
         image_std: tuple[float, float, float] = IMAGENET_STD,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         channels = getattr(backbone, "out_channels", None)
@@ -96,11 +100,12 @@ class MaskRCNN(nn.Module):
             raise ValueError(f"image_std must be positive, got {image_std}")
         self.num_classes, self.max_dets = num_classes, max_dets
         self.score_thresh, self.nms_thresh = score_thresh, nms_thresh
+        set_in_channels(backbone, in_channels)
         self.backbone = backbone
         self.rpn = RegionProposalNetwork(channels, rpn)
         self.roi_heads = RoIHeads(channels, num_classes, box, mask)
-        self.register_buffer("_mean", torch.tensor(image_mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("_std", torch.tensor(image_std).view(3, 1, 1), persistent=False)
+        self.register_buffer("_mean", channel_constants(image_mean, in_channels), persistent=False)
+        self.register_buffer("_std", channel_constants(image_std, in_channels), persistent=False)
         self._mean: Tensor
         self._std: Tensor
 
@@ -231,6 +236,7 @@ class MaskRCNNResNet50FPN(MaskRCNN):
         nms_thresh: IoU threshold of non-maximum suppression.
         max_dets: detections kept per image.
         pretrained: load torchvision's ImageNet weights of the ResNet, see `ResNet50FPN`.
+        in_channels: see `MaskRCNN`.
     """
 
     starts_from: ClassVar[dict[str, Any]] = {"pretrained": False}
@@ -249,6 +255,7 @@ class MaskRCNNResNet50FPN(MaskRCNN):
         nms_thresh: float = 0.5,
         max_dets: int = 100,
         pretrained: bool = False,
+        in_channels: int = 3,
     ) -> None:
         super().__init__(
             num_classes,
@@ -259,6 +266,7 @@ class MaskRCNNResNet50FPN(MaskRCNN):
             score_thresh=score_thresh,
             nms_thresh=nms_thresh,
             max_dets=max_dets,
+            in_channels=in_channels,
         )
 
 
@@ -285,6 +293,7 @@ class MaskRCNNResNet50FPNV2(MaskRCNN):
         nms_thresh: IoU threshold of non-maximum suppression.
         max_dets: detections kept per image.
         pretrained: load torchvision's ImageNet weights of the ResNet, see `ResNet50FPN`.
+        in_channels: see `MaskRCNN`.
     """
 
     starts_from: ClassVar[dict[str, Any]] = {"pretrained": False}
@@ -302,6 +311,7 @@ class MaskRCNNResNet50FPNV2(MaskRCNN):
         nms_thresh: float = 0.5,
         max_dets: int = 100,
         pretrained: bool = False,
+        in_channels: int = 3,
     ) -> None:
         super().__init__(
             num_classes,
@@ -314,5 +324,6 @@ class MaskRCNNResNet50FPNV2(MaskRCNN):
             score_thresh=score_thresh,
             nms_thresh=nms_thresh,
             max_dets=max_dets,
+            in_channels=in_channels,
         )
         convert_norm(self.roi_heads, norm)

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.backbones.csp import CSPBackbone, Scale, ScaleName, named_scale
+from models.backbones.in_channels import channel_constants, set_in_channels
 from models.backbones.norm import Norm, convert_norm
 from models.ops.boxes.boxes import rescale_boxes
 from models.ops.masks.prototype_paste import MaskCrop, paste_prototypes
@@ -49,7 +50,7 @@ class YOLOSeg(nn.Module):
     Args:
         scale: ``n``, ``s``, ``m``, ``l``, ``x``, or a custom ``Scale``.
         num_classes: foreground classes.
-        backbone: network from (B, 3, H, W) to three levels at strides 8, 16 and 32 with their
+        backbone: network from (B, C, H, W) to three levels at strides 8, 16 and 32 with their
             widths in ``feature_channels``, such as ``TimmFeatures``. None for the backbone of the
             scale; with a given backbone the scale only sets neck and head.
         norm: normalisation of neck, head and the scale's backbone; a given backbone keeps its own.
@@ -65,12 +66,14 @@ class YOLOSeg(nn.Module):
             resolution of the image (A219).
         image_mean: channel means, subtracted from RGB in [0, 1].
         image_std: channel standard deviations, which divide the result.
-        pad_value: RGB value in [0, 1] outside the valid area of an image (A203).
+        pad_value: value in [0, 1] outside the valid area of an image (A203).
+        in_channels: channels of the images, set from the data: 3, or 4 for R, Gr, B, Gb, whose
+            greens have mean and deviation of G. The backbone is changed if need be.
 
     Raises:
-        ValueError: the scale is unknown, the backbone does not declare its three widths, a count is
-            below 1 (``num_bins`` below 2), a threshold is outside [0, 1], ``mask_crop`` is
-            unknown, or a deviation is not positive.
+        ValueError: the scale is unknown, the backbone does not declare its three widths or takes
+            other images, a count is below 1 (``num_bins`` below 2), a threshold is outside [0, 1],
+            ``mask_crop`` is unknown, or a deviation is not positive.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class YOLOSeg(nn.Module):
         image_mean: tuple[float, float, float] = (0.0, 0.0, 0.0),
         image_std: tuple[float, float, float] = (1.0, 1.0, 1.0),
         pad_value: float = _GREY,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         size = named_scale(scale)
@@ -108,6 +112,8 @@ class YOLOSeg(nn.Module):
         self.detection = DetectOptions(score_thresh, nms_thresh, max_dets, pre_nms)
         self.max_dets, self.mask_crop = max_dets, mask_crop
         self.backbone: nn.Module = CSPBackbone(size, norm) if backbone is None else backbone
+        set_in_channels(self.backbone, in_channels)
+        self.in_channels = in_channels
         self.neck = PathAggregation(_feature_channels(self.backbone), size)
         self.head = YOLOHead(
             self.neck.out_channels, num_classes, size.channels(256), num_bins, num_prototypes
@@ -117,8 +123,8 @@ class YOLOSeg(nn.Module):
         self.num_classes, self.loss, self.pad_value = num_classes, loss, pad_value
         self._class_weights: Tensor | None = None
         self._normalises = any(image_mean) or set(image_std) != {1.0}
-        self.register_buffer("_mean", torch.tensor(image_mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("_std", torch.tensor(image_std).view(3, 1, 1), persistent=False)
+        self.register_buffer("_mean", channel_constants(image_mean, in_channels), persistent=False)
+        self.register_buffer("_std", channel_constants(image_std, in_channels), persistent=False)
         self._mean: Tensor
         self._std: Tensor
 
@@ -126,13 +132,13 @@ class YOLOSeg(nn.Module):
         """Return the raw outputs of every anchor and the prototypes.
 
         Args:
-            images: (B, 3, H, W) float RGB in [0, 1]; H and W are multiples of 32.
+            images: (B, in_channels, H, W) float in [0, 1]; H and W are multiples of 32.
 
         Raises:
             ValueError: the shape is wrong, or the backbone's levels are not at strides 8, 16 and
                 32.
         """
-        _check_images(images)
+        _check_images(images, self.in_channels)
         if self._normalises:
             images = (images - self._mean) / self._std
         levels = self.backbone(images)
@@ -273,9 +279,9 @@ def _feature_channels(backbone: nn.Module) -> tuple[int, int, int]:
     return channels
 
 
-def _check_images(images: Tensor) -> None:
-    if images.dim() != 4 or images.shape[1] != 3:
-        raise ValueError(f"images must be (B, 3, H, W), got {tuple(images.shape)}")
+def _check_images(images: Tensor, channels: int) -> None:
+    if images.dim() != 4 or images.shape[1] != channels:
+        raise ValueError(f"images must be (B, {channels}, H, W), got {tuple(images.shape)}")
     height, width = images.shape[-2:]
     rest = height % _SIZE_DIVISIBLE or width % _SIZE_DIVISIBLE
     if rest or not height or not width:

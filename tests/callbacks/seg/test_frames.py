@@ -49,6 +49,15 @@ def test_enlarged_image_agrees_with_the_box_in_the_original_frame(stand_in):
     np.testing.assert_array_equal(bright, expected)
 
 
+def test_greens_of_raw_planes_are_averaged(stand_in):
+    batch = stand_in.image(0)
+    planes = (
+        torch.tensor([0.2, 0.4, 1.0, 0.6]).view(1, 4, 1, 1).expand(1, 4, *batch.images.shape[2:])
+    )
+    shown = image_in_frame(dataclasses.replace(batch, images=planes), 0, (24, 32))
+    assert np.unique(shown.reshape(-1, 3), axis=0).tolist() == [[51, 128, 255]]
+
+
 def test_channels_stay_in_order(stand_in):
     batch = stand_in.image(0)
     images = torch.zeros_like(batch.images)

@@ -88,6 +88,11 @@ def test_values_that_the_parser_takes():
     check_values(config(every=None), links, trains=True)
     with pytest.raises(ValueError, match="is set from the data"):
         check_values(config(**{"model.net.in_features": 3}), links, trains=False)
+    links = {"in_channels": "net.init_args.in_channels"}
+    given = {"model.net.class_path": "models.backbones.csp.CSPBackbone"}
+    check_values(config(**given, **{"model.net.init_args.in_channels": 3}), links, trains=False)
+    with pytest.raises(ValueError, match="is set from the data"):
+        check_values(config(**given, **{"model.net.init_args.in_channels": 4}), links, trains=False)
     with pytest.raises(ValueError, match="at least 1, got 0"):
         check_values(config(every=0), links, trains=True)
     with pytest.raises(ValueError, match="accumulate_grad_batches must be at least 1, got 0"):

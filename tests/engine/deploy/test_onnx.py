@@ -12,9 +12,11 @@ from torch import nn
 import evaluate
 from engine.checkpoints.restore import restore
 from engine.deploy import onnx as export
+from models.ops.low_light.adaptive_downsampling import AdaptiveDownsample
+from models.ops.low_light.smooth_convolution import SmoothConv
 from models.seg.yolo.output import YOLOOutput, decode_boxes
 from structures import SegBatch
-from tests.support.tiny_checkpoints import MASK_RCNN, YOLO, write_checkpoint
+from tests.support.tiny_checkpoints import LOW_PASS_YOLO, MASK_RCNN, YOLO, write_checkpoint
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -278,3 +280,34 @@ def test_the_whole_network_from_checkpoint_to_onnxruntime(checkpoint, tmp_path, 
         for name, one, other in zip(export.OUTPUTS, ours, theirs, strict=True):
             difference = (one - torch.from_numpy(other)).abs().max().item()
             assert difference <= export.TOLERANCES[name], name
+
+
+class LowPass(Tiny):
+    """The tiny network with both low-pass layers before it."""
+
+    def __init__(self):
+        super().__init__()
+        branch = SmoothConv(nn.Conv2d(3, 3, 3, padding=1))
+        self.layers = nn.Sequential(branch, AdaptiveDownsample(3, 1))
+
+    def forward(self, images):
+        return super().forward(self.layers(images))
+
+
+@pytest.mark.slow
+def test_low_pass_layers_of_any_height_and_width():
+    pytest.importorskip("onnxscript")
+    network = LowPass().eval()
+    content, shapes = export.to_onnx(network, {}), ((1, 32, 32), (2, 64, 96))
+    assert max(export.largest_differences(network, content, shapes).values()) < 1e-5
+
+
+def test_branches_are_exported_folded(tmp_path, monkeypatch):
+    checkpoint = write_checkpoint(tmp_path / "low.ckpt", LOW_PASS_YOLO)
+    seen = []
+    monkeypatch.setattr(export, "to_onnx", lambda network, _: seen.append(network) or b"content")
+    monkeypatch.setattr(export, "largest_differences", lambda *_: {})
+    export.export_checkpoint(checkpoint, tmp_path / "low.onnx")
+    kinds = {type(layer) for layer in seen[0].modules()}
+    assert AdaptiveDownsample in kinds
+    assert SmoothConv not in kinds

@@ -9,18 +9,28 @@ from torch import nn
 from torchvision.models import resnet101
 
 from formats.weights.files import load_weights
+from models.backbones.csp import CSPBackbone
+from models.backbones.low_light import LowPassOptions
+from models.backbones.resnet_fpn import ResNet50FPN
 from models.backbones.timm_features import TimmFeatures
 from models.backbones.timm_fpn import TimmFPN
 from models.seg.mask_rcnn import MaskRCNN, MaskRCNNResNet50FPN, MaskRCNNResNet50FPNV2
 from models.seg.yolo import YOLOSeg
 from tests.support.published_weights import random_weights
+from tests.support.yolo_original_names import original_name
 
+LOW = LowPassOptions()
 MODELS = {
     "v1": lambda: MaskRCNNResNet50FPN(80, trainable_stages=3),
     "v2": lambda: MaskRCNNResNet50FPNV2(3),
     "atto": lambda: MaskRCNN(3, TimmFPN("convnext_atto", 16)),
     "yolo": lambda: YOLOSeg("n", 3, backbone=TimmFeatures("resnet18", "frozen_bn")),
     "two levels": lambda: MaskRCNN(3, TimmFPN("resnet18", 16, (4, 8))),
+    "v1 low": lambda: MaskRCNN(80, ResNet50FPN(trainable_stages=3, low_pass=LOW)),
+    "atto low": lambda: MaskRCNN(3, TimmFPN("convnext_atto", 16, low_pass=LOW)),
+    "yolo low": lambda: YOLOSeg(
+        "n", 3, backbone=TimmFeatures("resnet18", "frozen_bn", low_pass=LOW)
+    ),
 }
 
 
@@ -47,6 +57,15 @@ def written(kind, folder):
         ("timm_convnext_atto", "atto", (124, 42, 4), ("stages.3.blocks.1.norm.bias", "stages_3.")),
         ("timm_resnet18", "yolo", (100, 225, 2), ("layer4.1.conv2.weight", "")),
         ("timm_resnet18", "two levels", (60, 34, 52), ("layer2.1.bn2.bias", "")),
+        # new: two for each of 13, 12, 16 branches; 5, or 7 with a batch norm, for each filter
+        ("resnet50_v1", "v1 low", (265, 42 + 26 + 15, 2), ("layer3.5.conv2.weight", "")),
+        (
+            "timm_convnext_atto",
+            "atto low",
+            (124, 42 + 24 + 21, 4),
+            ("stages.3.blocks.1.conv_dw.weight", "stages_3."),
+        ),
+        ("timm_resnet18", "yolo low", (100, 225 + 32 + 15, 2), ("layer4.1.conv2.weight", "")),
     ],
 )
 def test_counts_of_loaded_new_and_unused_tensors(kind, model, counts, pair, tmp_path):
@@ -115,3 +134,28 @@ def test_what_trainers_save_beside_the_weights(tmp_path):
 
 def _module(weights):
     return {f"module.{k}": v for k, v in weights.items()}
+
+
+def test_kernels_of_rgb_images_serve_four_channels(tmp_path):
+    path, weights = written("timm_resnet18", tmp_path)
+    network = MaskRCNN(3, TimmFPN("resnet18", 16), in_channels=4)
+    report = load_weights(network, path)
+    assert not report.mismatched
+    assert "converted from RGB to R, Gr, B, Gb: backbone.body.conv1.weight" in str(report)
+    red, first, blue, second = network.backbone.body.conv1.weight.unbind(dim=1)
+    theirs = weights["conv1.weight"]
+    assert torch.equal(torch.stack([red, first + second, blue], dim=1), theirs)
+    assert torch.equal(first, second)
+
+
+def test_weights_of_the_original_yolo_fit_a_network_with_low_pass_layers(tmp_path):
+    plain = YOLOSeg("n", 3)
+    torch.save({original_name(k): v for k, v in plain.state_dict().items()}, tmp_path / "n.pt")
+    network = YOLOSeg("n", 3, backbone=CSPBackbone("n", low_pass=LOW))
+    report = load_weights(network, tmp_path / "n.pt")
+    assert (report.loaded, report.unused) == (len(plain.state_dict()), 0)
+    assert all(
+        name.endswith((".kernel", ".mix.weight")) or ".awd." in name for name in report.missing
+    )
+    name = "backbone.stage4.1.chain.0.first.conv.weight"
+    assert torch.equal(network.state_dict()[name], plain.state_dict()[name])

@@ -79,3 +79,17 @@ def test_strides_that_do_not_exist_or_are_out_of_order(strides):
 def test_too_many_stages():
     with pytest.raises(ValueError, match=r"in 0\.\.5, got 6"):
         TimmFPN("resnet10t", trainable_stages=6)
+
+
+def test_stochastic_depth_rises_to_the_last_block():
+    with torch.device("meta"):
+        model = TimmFPN("convnext_atto", 8, drop_path=0.4)
+        plain = TimmFPN("convnext_atto", 8)
+    rates = [m.drop_prob for m in model.modules() if type(m).__name__ == "DropPath"]
+    assert rates == pytest.approx([0.4 * k / 11 for k in range(12)][12 - len(rates) :])
+    assert rates[-1] == pytest.approx(0.4)
+    assert not [m for m in plain.modules() if type(m).__name__ == "DropPath"]
+    with pytest.raises(ValueError, match=r"drop_path must be in \[0, 1\), got 1"):
+        TimmFPN("convnext_atto", 8, drop_path=1.0)
+    with pytest.raises(ValueError, match="vgg11 has no stochastic depth"):
+        TimmFPN("vgg11", 8, drop_path=0.1)

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from lightning_modules.base import parameter_groups
+from lightning_modules.parameter_groups import parameter_groups
 from models.mil.mi_net import InstanceMINet, MINet, MINetDS, MINetRC
 from structures import BagBatch
 
