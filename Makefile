@@ -44,7 +44,7 @@ perturb: setup
 	$(BIN)/python -W ignore -m tests.perturb
 
 bench: setup
-	@missed=0; for name in startup workers bags evaluation mask_rcnn mil_speed; do \
+	@missed=0; for name in startup workers bags evaluation mask_rcnn mil_speed raw_pipeline; do \
 		echo "== $$name"; $(BIN)/python -W ignore benchmarks/$$name.py || missed=1; \
 	done; exit $$missed
 

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytorch_lightning as pl
 
 from callbacks.mil.bag_outputs import BagAttention, bag_attention
@@ -185,6 +186,7 @@ class PredictionWriter(pl.Callback):
             image = image_in_frame(batch, position, original_size(batch, position))
         else:  # sharper than what the network has seen, which may be reduced
             image = self._source.read(int(batch.index[position])).image
+            image = np.rint(image).astype(np.uint8)  # RAW files have more bits
         record = self._records.get(number)
         title = f"image {number}" if record is None else record["file_name"]
         drawn = draw_overlay(image, instances, category_map.names, self.score, title)

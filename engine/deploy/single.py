@@ -23,6 +23,7 @@ from engine.checkpoints.restore import Restored, restore
 from evaluation.seg.coco import CocoEvaluator
 from formats.coco.predictions import prediction_document
 from formats.features import FeatureKeys, first_not_finite, read_features
+from formats.raw_files import is_raw
 from lightning_modules.rebuilding import class_of
 from structures import BagBatch, CategoryMap, Instances, MILOutput, SegBatch
 
@@ -75,7 +76,9 @@ def predict_files(path: Path, restored: Restored) -> Iterator[tuple[str, Instanc
     """
     data = _image_data(path, restored)
     names = {record["id"]: record["file_name"] for record in data.image_records("predict")}
-    for batch in data.predict_dataloader():
+    for images in data.predict_dataloader():
+        own = data.already_dark  # RAW files are as the network knows them
+        batch = images if own else in_normal_light(images, restored.facts["preprocessing"])
         for number, found in zip(batch.image_ids, predict_batch(batch, restored), strict=True):
             yield names[number], found.to("cpu")
 
@@ -95,6 +98,10 @@ def pixels_of(image: Any, restored: Restored) -> ImageArray:
         ValueError: see `rgb_array` and `predict_files`.
     """
     if isinstance(image, str | Path):
+        if is_raw(Path(image)):
+            raise ValueError(
+                f"{image}: RAW files are predicted by python train.py predict --data FOLDER"
+            )
         return _image_data(Path(image), restored).source("predict").read(0).image
     return rgb_array(image)
 

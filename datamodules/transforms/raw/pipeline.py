@@ -68,18 +68,19 @@ def unprocess(images: Tensor, gains: Gains) -> Tensor:
     if height % 2 or width % 2:
         images = functional.pad(images, (0, width % 2, 0, height % 2), mode="replicate")
     planes = [
-        _seen(images[..., row::2, column::2], gains, [colour]) for colour, row, column in _SITES
+        _seen(images[..., row::2, column::2], gains, slice(colour, colour + 1))
+        for colour, row, column in _SITES
     ]
     return torch.cat(planes, dim=1)
 
 
 def to_camera(images: Tensor, gains: Gains) -> Tensor:
     """Return sRGB images in the colours of the sensor, (B, 3, H, W) in [0, 1], not yet mosaics."""
-    return _seen(images, gains, [0, 1, 2])
+    return _seen(images, gains, slice(3))
 
 
-def _seen(images: Tensor, gains: Gains, colours: list[int]) -> Tensor:
-    """Return some colours of the sensor for sRGB images, (B, len(colours), H, W)."""
+def _seen(images: Tensor, gains: Gains, colours: slice) -> Tensor:
+    """Return some colours of the sensor for sRGB images, (B, n, H, W)."""
     inverse = torch.tensor(_MATRIX, dtype=torch.float64).inverse()
     rows = torch.cat([inverse[colours], inverse.mean(0, keepdim=True)])  # the last is grey
     found = rows.to(images) @ _linear(images).flatten(2)
@@ -156,8 +157,8 @@ def authors_image(raw: Tensor) -> Tensor:
     exchanges red and blue, all as OpenCV does with the code that it names.
     """
     image = demosaic(raw.mul(255).round_()).add_(0.5).floor_().div_(255)
-    image[..., [0, -1]] = image[..., [1, -2]]
-    image[..., [0, -1], :] = image[..., [1, -2], :]
+    for side in (image, image.transpose(2, 3)):
+        side[..., 0], side[..., -1] = side[..., 1], side[..., -2]
     return image.flip(1)
 
 

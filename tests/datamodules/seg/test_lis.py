@@ -169,7 +169,7 @@ def test_check_data_of_a_sound_set(lis, capsys):
     assert "no problem" in text
 
 
-def test_a_checkpoint_is_scored_on_its_annotations(lis, tmp_path):
+def test_a_checkpoint_is_scored_on_its_annotations(lis, tmp_path, capsys):
     """The images are dark already: no noise is added, and no JPEGImages need be named."""
     data = LISDataModule(lis)
     options = {"input": "raw3", "camera": "canon_5d4", "ratio": [10, 100], "bits": None,
@@ -203,5 +203,7 @@ def test_a_checkpoint_is_scored_on_its_annotations(lis, tmp_path):
              "--images", lis / "RAW-dark", "--out", out, "--save-predictions", rows]  # fmt: skip
     assert evaluate.main([str(w) for w in words]) == 0
     assert {row["image_id"] for row in json.loads(rows.read_text())} == {8, 10}
+    assert evaluate.main([str(w) for w in (*words[:7], "--light", "dark")]) == 2
+    assert "their light cannot be changed" in capsys.readouterr().err
     whole = [row["area"] for row in json.loads(rows.read_text()) if "area" in row]
     assert all(area == SIDE * SIDE for area in whole)  # without noise an image has one colour

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from datamodules.transforms.raw.low_light import LowLightOptions, low_light_views, sample_keys
+from tests.support.pretend_device import DEVICE, pretend_device
 
 SIZES = torch.tensor([[37, 50], [64, 64], [20, 31]])
 FORMS = [
@@ -38,6 +39,18 @@ def test_a_view_depends_on_the_image_and_its_key_alone(options):
             assert not view[place, :, height:].any()
             assert not view[place, :, :, width:].any()
     assert not torch.equal(together.dark, together.normal)
+
+
+@pytest.mark.parametrize("options", FORMS, ids=lambda o: f"{o.input} {o.physics}")
+def test_a_device_without_double_precision_gives_the_same(options):
+    images, keys = padded_batch(), torch.tensor([3, 4, 5])
+    wanted = low_light_views(images, SIZES, keys, options, normal=True)
+    with pretend_device():
+        there = [value.to(DEVICE) for value in (images, SIZES, keys)]
+        found = low_light_views(*there, options, normal=True)
+        back = [view.to("cpu") for view in found]
+    for view, one in zip(back, wanted, strict=True):
+        assert ((view - one).abs() > 1e-4).float().mean() < 1e-3
 
 
 def test_the_batch_is_left_as_it_was():
