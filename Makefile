@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-EXTRAS ?= dev,export,pretrained
+EXTRAS ?= dev,export,pretrained,raw
 
 export NO_ALBUMENTATIONS_UPDATE = 1
 

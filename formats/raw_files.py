@@ -98,8 +98,8 @@ def _opened(path: Path) -> Iterator[Any]:
         import rawpy
     except ImportError:
         raise ValueError(
-            f"{path}: RAW files need rawpy; install it by pip install 'segmil[raw]', or convert "
-            "the file to an ordinary image"
+            f"{path}: RAW files need rawpy; install it by `pip install -e '.[raw]'` in the "
+            "clone, or convert the file to an ordinary image"
         ) from None
     if not path.is_file():
         raise ValueError(f"image file {path} is missing")

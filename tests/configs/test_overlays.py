@@ -30,9 +30,18 @@ def data_of(*files, source=""):
     return RecipeReader(["fit", *words, *NAMED.get(source, [])]).data
 
 
-def test_they_name_a_class_alone():
+MORE = {  # arguments that say which part of a set it is
+    "coco_open_world": {"known", "class_agnostic"},
+    "digit_open_world": {"known", "class_agnostic"},
+    "lis": {"light", "source"},
+}
+
+
+def test_they_name_a_class_and_what_part_of_the_data():
     for file in OVERLAYS:
-        assert [*yaml.safe_load(file.read_text())["data"]] == ["class_path"], file.name
+        data = yaml.safe_load(file.read_text())["data"]
+        assert data.pop("init_args", {}).keys() == MORE.get(file.stem, set()), file.name
+        assert [*data] == ["class_path"], file.name
 
 
 @pytest.mark.parametrize(
