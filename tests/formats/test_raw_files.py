@@ -110,5 +110,5 @@ def test_what_is_refused(tmp_path):
 def test_without_rawpy_the_message_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "rawpy", None)
     (tmp_path / "a.nef").write_bytes(b"II")
-    with pytest.raises(ValueError, match=r"a\.nef: RAW files need rawpy.*segmil\[raw\]"):
+    with pytest.raises(ValueError, match=r"a\.nef: RAW files need rawpy.*'.\[raw\]'"):
         ImageFolderDataModule(tmp_path, CATEGORIES)
