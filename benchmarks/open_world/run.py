@@ -31,6 +31,7 @@ import train
 from datamodules.seg.digit_scenes import DigitScenesDataModule
 from engine.checkpoints.restore import read_record
 from evaluation.open_world.protocols import known_and_novel_scores
+from evaluation.seg.confusion import pair_detections
 from formats.coco.results import load_ground_truth, read_results
 from formats.coco.splits import split_from_record
 from formats.files import atomic_write, write_json
@@ -43,6 +44,9 @@ JSON, PAGE = ROOT / "docs/open_world.json", ROOT / "docs/open_world.md"
 BEGIN, END = "<!-- table of benchmarks/open_world/run.py -->", "<!-- end of the table -->"
 COLUMNS = ("segm_ar_10", "segm_ar_100", "segm_map", "box_ar_100")
 BASE = "mask_rcnn"
+KNOWN = range(1, 7)  # category ids of the digits 0 to 5
+RANKS = ["method", "known found", "novel found", "median score of known", "of novel"]
+RANKS += ["mistakes above the novel median, an image"]
 
 Row = dict[str, Any]
 
@@ -155,6 +159,51 @@ def _spread(values: Sequence[float], sign: str = "") -> str:
     return f"{np.mean(values):{sign}.3f}{spread}"
 
 
+def ranks(rows: Sequence[Row], folder: Path) -> str:
+    """Return what the scores say of known objects, novel ones and mistakes, as Markdown.
+
+    A detection finds the object that it is matched to at mask IoU .5, best scores first.
+    """
+    truth = load_ground_truth(folder / "scenes/annotations/instances_test.json")
+    images = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
+    objects, lines = _by_image(truth["annotations"]), [RANKS, ["---"] * len(RANKS)]
+    for name in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == name]
+        values = []
+        for row in own:
+            file = folder / name / f"seed_{row['seed']}" / "predictions.json"
+            found = _by_image(read_results(file, {"images": truth["images"]})[0])
+            values.append(_scores_of(images, objects, found))
+        cells = [f"{mean:.2f}" for mean in np.mean(values, axis=0)]
+        lines.append([METHODS[name].title, *cells])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _by_image(records: Sequence[Any]) -> dict[Any, list[Any]]:
+    grouped: dict[Any, list[Any]] = {}
+    for record in records:
+        grouped.setdefault(record["image_id"], []).append(record)
+    return grouped
+
+
+def _scores_of(
+    images: dict[Any, tuple[int, int]], objects: dict[Any, list[Any]], found: dict[Any, list[Any]]
+) -> list[float]:
+    known, novel, wrong = [], [], []
+    for image, size in images.items():
+        own = objects.get(image, [])
+        rows = sorted(found.get(image, []), key=lambda row: -row["score"])
+        pairs = pair_detections(own, rows, size, 0.5, "segm")
+        for of, by in zip(pairs.truth, pairs.found, strict=True):
+            (known if own[of]["category_id"] in KNOWN else novel).append(rows[by]["score"])
+        wrong += [rows[by]["score"] for by in pairs.wrong]
+    ids = [record["category_id"] for own in objects.values() for record in own]
+    count = sum(number in KNOWN for number in ids)
+    middle = float(np.median(known)), float(np.median(novel))
+    above = float((np.array(wrong) > middle[1]).sum() / len(images))
+    return [len(known) / count, len(novel) / (len(ids) - count), *middle, above]
+
+
 def publish(rows: Sequence[Row]) -> None:
     """Write the JSON and put the table into the page."""
     content = {"protocol": "exclude-known", "split": "test", "rows": list(rows)}
@@ -184,6 +233,7 @@ def main() -> int:
     rows = [row for row in rows if row["method"] in METHODS]
     rows.sort(key=lambda row: (order.index(row["method"]), row["seed"]))
     print(table(rows))
+    print(ranks(rows, args.folder))
     if not more:
         publish(rows)
     return 0
