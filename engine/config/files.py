@@ -91,9 +91,7 @@ def check_values(config: Any, links: Mapping[str, str], *, trains: bool) -> None
 
 def _default(config: Any, target: str) -> Any:
     """Return the default of an argument below ``model``, None if it has none."""
-    from lightning_modules.rebuilding import (
-        class_of,
-    )  # only once a recipe is read: it takes seconds
+    from lightning_modules.rebuilding import class_of  # slow: only once a recipe is read
 
     section, _, argument = target.rpartition(".init_args.")
     named = class_of({"class_path": config.get(f"model.{section}.class_path")})
