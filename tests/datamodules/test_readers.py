@@ -11,6 +11,7 @@ from datamodules.readers import arguments_of, path_readers
 from datamodules.seg.base import SegDataModule
 from datamodules.seg.coco import CocoDataModule
 from datamodules.seg.image_folder import ImageFolderDataModule
+from datamodules.seg.lis import LISDataModule
 from engine.checkpoints.data import data_at
 
 BAGS = {
@@ -43,8 +44,8 @@ class Inherits(TabularBagsDataModule):
 def test_those_that_know_their_paths_are_asked_before_those_that_take_any():
     readers = path_readers()
     last = {CocoDataModule, ImageFolderDataModule, TabularBagsDataModule}
-    assert set(readers) == {FeatureBagsDataModule} | last
-    assert readers[0] is FeatureBagsDataModule
+    assert set(readers[:2]) == {FeatureBagsDataModule, LISDataModule}
+    assert set(readers[2:]) == last
 
 
 def test_data_without_a_path_read_none():
@@ -57,12 +58,13 @@ def test_data_without_a_path_read_none():
 def test_the_section_names_the_class_and_the_path(reader):
     seg = {"preprocessing": {}, "category_map": {}, "categories": {}}
     record = BAGS if issubclass(reader, MILDataModule) else {"facts": seg}
-    folder = Path("images") if reader is CocoDataModule else None
-    section = reader.section_for(Path("x.csv"), record, folder)
+    folder = Path("images") if issubclass(reader, CocoDataModule) else None
+    path = Path("lis_coco_JPG_test.json" if reader is LISDataModule else "x.csv")
+    section = reader.section_for(path, record, folder)
     assert section["class_path"] == f"{reader.__module__}.{reader.__name__}"
-    assert section["init_args"][reader.path_argument] == "x.csv"
+    assert section["init_args"][reader.path_argument] == str(path)
     other = {"facts": seg} if record is BAGS else BAGS
-    assert reader.section_for(Path("x.csv"), other, folder) is None
+    assert reader.section_for(path, other, folder) is None
 
 
 class Top:
@@ -92,7 +94,7 @@ def test_a_new_module_reads_its_own_suffix(monkeypatch, tmp_path):
     monkeypatch.setattr(datamodules.mil, "__path__", [*datamodules.mil.__path__, str(tmp_path)])
     (tmp_path / "listed.py").write_text(NEW)
     names = [reader.__name__ for reader in path_readers()]
-    assert "Listed" in names[:2]
+    assert "Listed" in names[:3]
     assert "Inherits" not in names
     found = data_at(Path("b.lst"), BAGS)
     assert found["class_path"] == "datamodules.mil.listed.Listed"

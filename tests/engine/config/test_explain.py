@@ -72,7 +72,7 @@ def test_one_line_names_the_file_and_the_key(tmp_path, capsys, content, message)
         (["--data.batch_sise", "3"], "--data.batch_sise: unknown key data.init_args.batch_si"),
         (["--data.batch_size=many"], "--data.batch_size: data.init_args.batch_size is many;"),
         (["--data.batch_size", "-1"], "batch_size must be at least 1, got -1"),
-        (["--data", "datamodules.Nope"], "--data: data: there is no class datamodules.Nope; it "),
+        (["--data", "datamodules.Absent"], "--data: data: there is no class datamodules.Absent;"),
         (["--trainer.max_epochs", "-7"], "`max_epochs` must be a non-negative integer or -1"),
         (["--trainer.max_e", "3"], "--trainer.max_e: unknown key trainer.max_e; did you mean"),
         (["--model.class_pth", "a.B"], "--model.class_pth: unknown key model.init_args.class_pt"),
