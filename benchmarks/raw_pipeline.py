@@ -1,6 +1,6 @@
 """Speed of the RAW pipeline beside a per-image form in NumPy, OpenCV and scipy, on one thread.
 
-Run `python benchmarks/raw_pipeline.py [--pictures 8] [--repeats 15] [--step]`. Both turn 8-bit
+Run `python benchmarks/raw_pipeline.py [--images 8] [--repeats 15] [--step]`. Both turn 8-bit
 images of 600 x 400 into RAW data, add the noise of a dark exposure and interpolate the noisy and
 the clean view. The other form handles an image at a time, as in the authors' training: a table for
 the tone curve, `numpy.random.poisson`, `scipy.stats.tukeylambda.rvs`, OpenCV's interpolation of
@@ -143,13 +143,13 @@ def quickstart_step(repeats: int) -> float:
 def main() -> int:
     """Print the times and the ratios with their bounds; return 1 if one is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=int, default=8, help="images of a batch")
+    parser.add_argument("--images", type=int, default=8, help="images of a batch")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--step", action="store_true", help="also time quickstart steps")
     args = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    ratio = pipeline(args.pictures, args.repeats)
+    ratio = pipeline(args.images, args.repeats)
     held = ratio >= FASTER
     print(f"ours is {ratio:.2f} times as fast (bound {FASTER}): {_word(held)}")
     if args.step:
