@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-EXTRAS ?= dev,export,pretrained,raw
+EXTRAS ?= dev,export,pretrained,raw,slides
 
 export NO_ALBUMENTATIONS_UPDATE = 1
 
