@@ -64,6 +64,7 @@ def test_latency_of_two_checkpoints_on_noise(folder, tmp_path, capsys):
     assert str(one) in record["files"]
 
 
+@pytest.mark.slow
 def test_a_table_of_two_checkpoints_with_times(folder, scenes, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sources = [folder / "one.ckpt", folder / "two.ckpt"]
@@ -184,6 +185,7 @@ def test_images_of_a_file_are_read_as_validation_does(folder, scenes, tmp_path):
     assert loaded([0], scale=0.5).sizes.tolist() == [[30, 40]]
 
 
+@pytest.mark.slow
 def test_what_is_timed_is_what_the_model_predicts(folder, scenes):
     images = ImagesToTime(scenes[1], scenes[3])
     for name in ("one", "two"):

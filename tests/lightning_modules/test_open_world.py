@@ -219,6 +219,7 @@ def test_what_is_refused_before_training(words, message, tmp_path, monkeypatch, 
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
+@pytest.mark.slow
 def test_a_training_continues_with_its_known_categories_alone(
     trained, tmp_path, monkeypatch, capsys
 ):

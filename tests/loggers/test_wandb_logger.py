@@ -91,6 +91,7 @@ def assert_models(run, run_id, aliases, folder):
         assert ('"score":0.5' in artifact["metadata"].replace(" ", "")) == (alias == "best")
 
 
+@pytest.mark.slow
 def test_history_summary_groups_and_definitions_are_read_back(loggers, offline_wandb, read_wandb):
     both = loggers(group="folds", job_type="fold3", tags=("a", "b"), checkpoints="none")
     logger = both[1]

@@ -95,6 +95,7 @@ def jobs(processes, tmp_path_factory):
     return functools.cache(lambda recipe: train(processes, 2, runs, recipe, *more[recipe]))
 
 
+@pytest.mark.slow
 def test_a_job_on_bags(processes, jobs):
     """One run folder, one W&B run; its checkpoint scores on one process what the job logged."""
     job = jobs(BAGS)
@@ -186,6 +187,7 @@ each = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @each
 def test_images(scored, world, jobs, subcommand):
     """Three batches, the last one half full."""

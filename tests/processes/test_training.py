@@ -117,6 +117,7 @@ def train_on_scenes(rank, world):
     return train(segmentation_module(), data, world)
 
 
+@pytest.mark.slow
 def test_segmentation(trained, world):
     start = segmentation_module().double().state_dict()
     assert_same_course(*trained(world, train_on_scenes), start)

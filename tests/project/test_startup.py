@@ -48,6 +48,7 @@ def loaded(tmp_path_factory):
     return {stage: set(found) for stage, *found in rows}
 
 
+@pytest.mark.slow
 def test_help_and_a_parsed_recipe_load_nothing_that_only_training_needs(loaded):
     assert loaded["parsed"] == {"pytorch_lightning"}
 

@@ -31,6 +31,7 @@ def call(monkeypatch, folder, *arguments):
     return run.main()
 
 
+@pytest.mark.slow
 def test_a_run_is_made_once_and_again_where_its_settings_changed(
     small, monkeypatch, tmp_path, capsys
 ):

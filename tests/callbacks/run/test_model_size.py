@@ -25,7 +25,11 @@ def test_parameters_are_counted(caplog, frozen, words):
     [
         ([], 1, False),
         pytest.param(["--trainer.enable_model_summary", "false"], 0, False, marks=pytest.mark.slow),
-        (["--trainer.callbacks", "pytorch_lightning.callbacks.RichModelSummary"], 0, True),
+        pytest.param(
+            ["--trainer.callbacks", "pytorch_lightning.callbacks.RichModelSummary"],
+            *(0, True),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_training_has_one_summary_or_none(monkeypatch, caplog, capsys, flags, ours, table):

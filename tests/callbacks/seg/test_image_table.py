@@ -45,6 +45,7 @@ def test_an_empty_image():
     assert row[1:] == ["7", 0, 0, 0, None]
 
 
+@pytest.mark.slow
 def test_the_first_and_the_last_table_of_a_training(
     stand_in, make_trainer, offline_wandb, read_wandb
 ):

@@ -89,6 +89,7 @@ def test_problems_are_reported_once(one_file, damage_png):
     assert counts["train"]["pictures"] + counts["val"]["pictures"] == 8
 
 
+@pytest.mark.slow
 def test_fit_and_test_use_the_same_images(one_file, tmp_path):
     words = ["--config", "configs/quickstart/mask_rcnn.yaml"]
     words += ["--config", "configs/_base/data/coco.yaml", "--data.train_short_sides", "[64]"]

@@ -30,6 +30,7 @@ def test_a_file_in_the_working_directory_comes_first(tmp_path, monkeypatch):
     assert recipes_place() == "configs/"
 
 
+@pytest.mark.slow
 def test_both_commands_take_a_recipe_from_elsewhere(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert train.main(["fit", "--config", RECIPE, "--data.batch_size", "many"]) == 2

@@ -97,6 +97,7 @@ def npz(path, labels, **more):
     return path
 
 
+@pytest.mark.slow
 def test_several_classes_of_a_file_from_training_to_comparison(fit, command, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     labels = several_labels(80)

@@ -215,6 +215,7 @@ def test_bfloat16_is_refused_without_units_for_it(tmp_path, monkeypatch, capsys)
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_scores_its_own_test_fold_and_all_bags_of_another_file(tmp_path):
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 2

@@ -82,6 +82,7 @@ def test_a_requeued_job_continues_its_run_and_no_other(send, monkeypatch, capsys
     assert left == ["bin", "hpc_ckpt_1.ckpt", "runs", "scontrol.txt"]
 
 
+@pytest.mark.slow
 def test_a_named_run_is_continued_in_its_folder(send):
     words = [*BAGS, "--name", "mine", "--runs_dir", "runs"]
     assert train.main(words) == 128 + signal.SIGUSR1

@@ -111,6 +111,7 @@ def test_wrong_patterns_end_the_command(tmp_path, capsys, patterns, message):
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
+@pytest.mark.slow
 def test_stages_that_are_not_trained_keep_their_statistics(recwarn):
     """`trainable_stages: 0` moved running means; of a trial, because the stages are untrained."""
     scenes = ["--data.train_scenes", "4", "--data.val_scenes", "2", "--data.size", "64"]

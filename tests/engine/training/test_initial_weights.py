@@ -159,6 +159,7 @@ def test_the_rate_follows_the_images_of_a_step(finished):
     assert float(next(filter(None, rates))) == pytest.approx(1.5e-3 * 4 / 8)
 
 
+@pytest.mark.slow
 def test_frozen_random_parts_are_refused(tmp_path, capsys):
     arguments = [*TRAINING, "--runs_dir", tmp_path]
     shown = refused(capsys, *arguments)

@@ -144,7 +144,7 @@ slow = pytest.mark.slow
 # kept, but for whole epochs, the usual run.
 CASES = [(n, "ema") for n in LENGTHS if n != "epochs"]
 CASES += [(n, "plain") for n in ("epochs", "inside", "accumulated")]
-QUICK = {("steps", "ema"), ("inside", "plain"), ("inside_epochs", "ema")}
+QUICK = {("inside_epochs", "ema")}
 # Cut at the first writing, in the first epoch, or half-way; at both where the first one is inside
 # an epoch, or before any validation.
 TWICE = {("inside", "ema"), ("sparse", "ema")}
@@ -175,7 +175,8 @@ def test_from_the_best_checkpoint(length, whole, tmp_path):
     assert rows(folder) == rows(straight), step
 
 
-@pytest.mark.parametrize("average", [pytest.param([], marks=slow, id="plain"), EMA])
+@slow
+@pytest.mark.parametrize("average", [pytest.param([], id="plain"), EMA])
 def test_a_longer_run_continues_the_epoch_inside_which_a_shorter_one_ended(average, tmp_path):
     """Without a schedule, whose course would depend on the length."""
     steps = ["--trainer.max_epochs", "-1", "--model.init_args.lr_scheduler", "null", *average]

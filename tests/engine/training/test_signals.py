@@ -83,11 +83,15 @@ def undisturbed(tmp_path_factory):
     ("number", "code", "step", "call", "reached"),
     [
         (signal.SIGTERM, 143, "training_step", 7, 7),
-        (signal.SIGINT, 130, "training_step", 10, 10),  # the last of an epoch, then a validation
+        pytest.param(  # the last of an epoch, then a validation
+            signal.SIGINT, 130, "training_step", 10, 10, marks=pytest.mark.slow
+        ),
         pytest.param(  # amid a validation
             signal.SIGTERM, 143, "validation_step", 5, 10, marks=pytest.mark.slow
         ),
-        (signal.SIGTERM, 143, "validation_step", 3, 5),  # in its last batch
+        pytest.param(  # in its last batch
+            signal.SIGTERM, 143, "validation_step", 3, 5, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_signal_ends_the_training_and_nothing_is_lost(

@@ -30,6 +30,7 @@ def silent():
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer(caches, silent, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", silent)
     start = time.perf_counter()
