@@ -1,0 +1,1 @@
+"""Metrics of places on whole slides."""
