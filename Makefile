@@ -8,7 +8,7 @@ EXTRAS ?= dev,export,pretrained,raw,slides
 
 export NO_ALBUMENTATIONS_UPDATE = 1
 
-.PHONY: setup quickstart test check faults perturb bench clean
+.PHONY: setup quickstart quickstart-wsi test check faults perturb bench clean
 
 setup: $(STAMP)
 
@@ -21,6 +21,9 @@ $(STAMP): pyproject.toml
 
 quickstart: setup
 	$(BIN)/python quickstart.py
+
+quickstart-wsi: setup
+	$(BIN)/python quickstart.py wsi
 
 # Compiled tests are kept whatever the environment says: compiling takes ten seconds of each process.
 test check: export PYTHONDONTWRITEBYTECODE =

@@ -1,14 +1,19 @@
-"""Train and evaluate both quickstart recipes on embedded data; results go to runs/quickstart.
+"""Train and evaluate on data that the package makes; the steps are commands that a user would type.
 
-`make quickstart` calls this; the steps are the commands that a user would type.
+`python quickstart.py` (`make quickstart`) trains both quickstart recipes on embedded data, with
+results in runs/quickstart. `python quickstart.py wsi` (`make quickstart-wsi`) goes from slide files
+to cross-validated models and the attention of their patches, with results in runs/quickstart_wsi.
 """
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import json
 import shlex
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -18,7 +23,15 @@ from engine.config.environment import environment_fault
 
 RUNS = Path("runs")
 OUT = RUNS / "quickstart"
+WSI = RUNS / "quickstart_wsi"
 SEG, MIL = "quickstart_mask_rcnn", "quickstart_abmil"
+FEATURES = "quickstart_features"
+SLIDES, PATIENTS = 40, 30
+# Models of slides: recipe and epochs. MHIM trains as long again for its teacher.
+SLIDE_MODELS = {
+    "abmil": ("configs/mil/abmil_features.yaml", 30),
+    "mhim": ("configs/mil/mhim.yaml", 40),
+}
 EXTRA: list[str] = []  # further arguments of both trainings
 TEST_SCENES = 200
 
@@ -96,18 +109,132 @@ def bags() -> dict[str, object]:
 
 
 def _last_value(table: Path, column: str) -> float:
-    import csv
-
-    with table.open() as stream:
-        values = [row[column] for row in csv.DictReader(stream) if row.get(column)]
-    return float(values[-1])
+    return float([row[column] for row in _rows(table) if row.get(column)][-1])
 
 
-def main() -> int:
-    """Run both halves, write summary.json and print where everything is."""
+def _rows(table: Path) -> list[dict[str, str]]:
+    with table.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@contextlib.contextmanager
+def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[step] = time.perf_counter() - start
+
+
+def slides() -> dict[str, object]:
+    """Make slides, extract features, cross-validate two models and look at their attention."""
+    from datamodules.wsi.synthetic_slides import write_slides
+
+    steps: dict[str, float] = {}
+    with _timed(steps, "slides"):
+        write_slides(WSI, slides=SLIDES, patients=PATIENTS, seed=0)
+    table, features = WSI / "slides.csv", WSI / "features"
+    sources = ["--data.slides", WSI / "slides", "--data.table", table, "--data.features", features]
+    with _timed(steps, "features"):
+        recipe = "configs/wsi/extract_features.yaml"
+        _train(FEATURES, "predict", "--config", recipe, *sources)
+    predictions, attention, figures = {}, {}, [*sorted((features / "previews").glob("*.png"))]
+    for name, (recipe, epochs) in SLIDE_MODELS.items():
+        with _timed(steps, name):
+            out = WSI / name
+            words = ["--config", recipe, "--trainer.max_epochs", epochs, "--data.num_workers", 0]
+            words += ["--data", table, "--features", features, "--folds", 3, "--repeats", 1]
+            words += ["--save-predictions", out / "out_of_fold.csv", "--out", out / "cv.json"]
+            _run(evaluate, "mil-cv", *words, "--save-checkpoints", out / "folds")
+            predictions[name], attention[name] = out / "out_of_fold.csv", out / "attention.csv"
+            figures += _attention_of_folds(name, out / "folds", attention[name])
+    with _timed(steps, "scores"):
+        scores = _slide_scores(predictions, attention)
+    return {
+        "slides": str(WSI / "slides"),
+        "table": str(table),
+        "lesions": str(WSI / "lesions"),
+        "features": str(features),
+        "predictions": {name: str(path) for name, path in predictions.items()},
+        "attention": {name: str(path) for name, path in attention.items()},
+        **scores,
+        "seconds_by_step": steps,
+        "pictures": [str(path) for path in figures],
+    }
+
+
+def _attention_of_folds(name: str, checkpoints: Path, table: Path) -> list[Path]:
+    """Predict the test slides of every fold, put their attention into one table, return figures."""
+    from formats.files import write_csv
+
+    rows: list[dict[str, str]] = []
+    figures: list[Path] = []
+    for checkpoint in sorted(checkpoints.glob("*.ckpt")):
+        tested = _train(f"quickstart_{name}_slides", "predict", "--ckpt_path", checkpoint)
+        rows += _rows(tested / "predictions" / "attention.csv")
+        figures += sorted(tested.rglob("*.png"))
+    write_csv(table, list(rows[0]), (list(row.values()) for row in rows))
+    return figures
+
+
+def _slide_scores(
+    predictions: dict[str, Path], attention: dict[str, Path]
+) -> dict[str, dict[str, float] | float]:
+    """Return the AUROC of slides, of patches by attention, and of patches by their mean colour."""
+    from sklearn.metrics import roc_auc_score
+
+    from evaluation.wsi.lesion_patches import colour_auroc, mean_patch_auroc, slide_patches
+
+    patients = {row["slide_id"]: row["patient_id"] for row in _rows(WSI / "slides.csv")}
+    patches = {
+        slide: slide_patches(WSI / "features" / f"{slide}.h5", WSI / "lesions" / f"{slide}.geojson")
+        for slide in patients
+    }
+    slide_auroc, patch_auroc = {}, {}
+    for name, path in predictions.items():
+        rows = _rows(path)
+        labels, scores = ([float(row[key]) for row in rows] for key in ("label", "score"))
+        slide_auroc[name] = float(roc_auc_score(labels, scores))
+        values: dict[str, list[float]] = {slide: [] for slide in patients}
+        for row in _rows(attention[name]):
+            values[row["bag_id"]].append(float(row["attention"]))
+        patch_auroc[name] = mean_patch_auroc(patches, values)
+    colour = colour_auroc(patches, WSI / "slides", patients)
+    return {
+        "slide_auroc": slide_auroc,
+        "lesion_patch_auroc": patch_auroc,
+        "colour_auroc": colour,
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run what is asked for, write summary.json and print where everything is."""
+    words = sys.argv[1:] if argv is None else argv
+    if words not in ([], ["wsi"]):
+        sys.stderr.write("usage: python quickstart.py [wsi]\n")
+        return 2
     if fault := environment_fault():
         sys.stderr.write(f"error: {fault}\n")
         return 2
+    return _slide_quickstart() if words else _quickstart()
+
+
+def _slide_quickstart() -> int:
+    start = time.perf_counter()
+    WSI.mkdir(parents=True, exist_ok=True)
+    found = slides()
+    summary = {**found, "seconds": time.perf_counter() - start}
+    path = WSI / "summary.json"
+    path.write_text(json.dumps(summary, indent=1))
+    print(f"\nsegmil quickstart on slides: {summary['seconds']:.0f} s")
+    for name in ("slide_auroc", "lesion_patch_auroc", "colour_auroc", "seconds_by_step"):
+        value: object = summary[name]
+        parts = value if isinstance(value, dict) else {"": value}
+        shown = ", ".join(f"{key} {one:.4g}".strip() for key, one in parts.items())
+        print(f"  {name:18s} {shown}")
+    print(f"  summary            {path}")
+    return 0
+
+
+def _quickstart() -> int:
     start = time.perf_counter()
     OUT.mkdir(parents=True, exist_ok=True)
     seg, mil = segmentation(), bags()

@@ -35,12 +35,9 @@ def test_names_are_unique_and_every_command_has_a_case_of_its_own(tmp_path):
     assert started == ["train", "evaluate"]
 
 
-RECIPES = ("config", "foreign set", "check-data", "checkpoint", "images", "mistake", "validation")
-
-
 def marked(number, case):
-    """Parsing a recipe takes a third of a second, so three of four such cases are slow tests."""
-    slow = case.long or (case.kind in RECIPES and number % 4)
+    """A case takes a tenth of a second and there are a thousand: three of four are slow tests."""
+    slow = case.long or number % 4
     return pytest.param(case, id=str(case), marks=[pytest.mark.slow] if slow else [])
 
 
