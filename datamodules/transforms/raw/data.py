@@ -45,6 +45,11 @@ class LowLightData(pl.LightningDataModule):
         """Number of channels of the images that the model gets."""
         return 3 if self.low_light is None else self.low_light.channels
 
+    @property
+    def gives_pairs(self) -> bool:
+        """Whether training batches have a clean view."""
+        return self.low_light is not None and self.low_light.clean and not self.already_dark
+
     def low_light_arguments(self) -> dict[str, Any]:
         """Return the arguments that darken other images as those of the validation."""
         if self.low_light is None:
