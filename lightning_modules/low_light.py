@@ -56,8 +56,7 @@ class LowLightModule(SegmentationModule):
             ValueError: they do not, or see `SegmentationModule`.
         """
         data: Any = getattr(self.trainer, "datamodule", None)
-        pairs = getattr(getattr(data, "low_light", None), "clean", False)
-        if stage == "fit" and (not pairs or getattr(data, "already_dark", False)):
+        if stage == "fit" and not getattr(data, "gives_pairs", False):
             raise _no_pairs()
         super().setup(stage)
 
@@ -99,6 +98,6 @@ def _levels(body: nn.Module) -> Iterator[list[list[Tensor]]]:
 def _no_pairs() -> ValueError:
     return ValueError(
         "LowLightModule trains on pairs of a clean and a dark image, and the data give none; set "
-        "data.init_args.low_light.clean: true for images of ordinary light, or train by "
-        "lightning_modules.segmentation.SegmentationModule"
+        "data.init_args.low_light.clean: true for images of ordinary light and for LIS in the "
+        "dark, or train by lightning_modules.segmentation.SegmentationModule"
     )

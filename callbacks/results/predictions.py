@@ -6,11 +6,11 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pytorch_lightning as pl
 
 from callbacks.mil.bag_outputs import BagAttention, bag_attention
 from callbacks.results.prediction_files import overlay_names, write_attention
+from callbacks.seg.dark_views import brighten, dark_views
 from callbacks.seg.frames import image_in_frame, original_size
 from callbacks.seg.overlay import draw_overlay
 from evaluation.mil.collector import BagCollector
@@ -38,7 +38,8 @@ class PredictionWriter(pl.Callback):
         see `formats.coco.predictions.prediction_document`, and
         ``predict_images.json``: id, file name and size of each image;
         ``overlays/<file name>.png``, or ``<image id>.png`` after `test`: the predictions with at
-        least ``score``, drawn over the image.
+        least ``score``, drawn over the image; not over a dark one, but over
+        what it shows (`callbacks.seg.dark_views`).
     For bags:
         ``bags.csv``: ``bag_id,label,score[,patient_id],prediction,threshold``, see
         `evaluation.mil.predictions_csv.write_bag_csv`;
@@ -85,6 +86,7 @@ class PredictionWriter(pl.Callback):
         self._records: dict[Any, dict[str, Any]] = {}  # of the images to predict, by id
         self._names: dict[Any, str] = {}
         self._source: Any = None  # of the images to predict
+        self._data: Any = None
         self._drawn: float = 0  # images with a number below this are drawn
         self._forget()
 
@@ -97,12 +99,13 @@ class PredictionWriter(pl.Callback):
         """Begin with nothing kept."""
         self._begin(trainer, trainer.test_dataloaders)
         self._records, self._names, self._source = {}, {}, None
+        self._data = getattr(trainer, "datamodule", None)
         self._drawn = self._number_drawn(_TESTED_OVERLAYS)
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin with nothing kept."""
         self._begin(trainer, trainer.predict_dataloaders)
-        data: Any = getattr(trainer, "datamodule", None)
+        self._data = data = getattr(trainer, "datamodule", None)
         known = self._folder is not None and hasattr(data, "image_records")
         self._records = {r["id"]: r for r in data.image_records("predict")} if known else {}
         self._names = overlay_names(self._records.values())
@@ -183,10 +186,13 @@ class PredictionWriter(pl.Callback):
     ) -> None:
         number = batch.image_ids[position]
         if self._source is None:
-            image = image_in_frame(batch, position, original_size(batch, position))
+            size = original_size(batch, position)
+            views = dark_views(self._data, "test", batch, position, size)
+            image = image_in_frame(batch, position, size) if views is None else views.seen
         else:  # sharper than what the network has seen, which may be reduced
             image = self._source.read(int(batch.index[position])).image
-            image = np.rint(image).astype(np.uint8)  # RAW files have more bits
+            if hasattr(self._data, "shows_dark") and self._data.shows_dark("predict"):
+                image = brighten(image / 255)
         record = self._records.get(number)
         title = f"image {number}" if record is None else record["file_name"]
         drawn = draw_overlay(image, instances, category_map.names, self.score, title)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from structures import Instances, RLEMasks, SegBatch, rle
 
@@ -43,14 +44,29 @@ def image_in_frame(batch: SegBatch, position: int, size: Size) -> npt.NDArray[np
     Returns:
         (h, w, 3) uint8 RGB.
     """
+    return pixels_of(resized(valid_image(batch, position), size))
+
+
+def valid_image(batch: SegBatch, position: int) -> Tensor:
+    """Return the image at ``position`` without padding as (3, h, w) float in host memory."""
     height, width = batch.sizes[position].tolist()
     valid = batch.images[position, :, :height, :width].detach().float().cpu()
-    if len(valid) > _RGB:
-        red, first, blue, second = valid
-        valid = torch.stack([red, (first + second) / 2, blue])
-    if (height, width) != size:
-        valid = F.interpolate(valid[None], size=size, mode="bilinear", antialias=True)[0]
-    pixels: npt.NDArray[np.uint8] = valid.clamp(0, 1).mul_(255).round_().byte().numpy()
+    if len(valid) == _RGB:
+        return valid
+    red, first, blue, second = valid
+    return torch.stack([red, (first + second) / 2, blue])
+
+
+def resized(image: Tensor, size: Size) -> Tensor:
+    """Return an image (3, h, w) resized to ``size``."""
+    if image.shape[1:] == size:
+        return image
+    return F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
+
+
+def pixels_of(image: Tensor) -> npt.NDArray[np.uint8]:
+    """Return an image (3, h, w) in [0, 1] as (h, w, 3) uint8."""
+    pixels: npt.NDArray[np.uint8] = image.clamp(0, 1).mul_(255).round_().byte().numpy()
     return np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
 

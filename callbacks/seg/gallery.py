@@ -15,6 +15,7 @@ from PIL import Image
 
 from callbacks.after_evaluation import AfterEvaluation, split_of
 from callbacks.fixed_sample import FixedSample
+from callbacks.seg.dark_views import dark_views
 from callbacks.seg.frames import (
     Size,
     display_size,
@@ -24,7 +25,13 @@ from callbacks.seg.frames import (
     targets_in_frame,
 )
 from callbacks.seg.image_table import COLUMNS, image_rows
-from evaluation.seg.draw import contact_sheet, draw_instances, side_by_side
+from evaluation.seg.draw import (
+    contact_sheet,
+    draw_instances,
+    enlarge,
+    enlargement,
+    side_by_side,
+)
 from loggers.run_files import run_folder, write_png
 from loggers.wandb_charts import table
 from loggers.wandb_media import Media, box_data, class_ids, label_map
@@ -40,12 +47,13 @@ class ShownImage:
     """An image with ground truth and prediction in the same frame, in host memory.
 
     Attributes:
-        image: (h, w, 3) uint8 RGB.
+        image: (h, w, 3) uint8 RGB; of an image in the dark, what there is to see.
         name: name in the caption.
         truth: the ground-truth instances.
         crowd: (K,) whether each ground-truth instance is a crowd region.
         prediction: the predictions that are shown.
         number: id of the image in its data set.
+        dark: of an image in the dark, as a camera stores it and brightened; empty for others.
     """
 
     image: npt.NDArray[np.uint8]
@@ -54,10 +62,13 @@ class ShownImage:
     crowd: npt.NDArray[np.bool_]
     prediction: Instances
     number: ImageId = 0
+    dark: tuple[npt.NDArray[np.uint8], ...] = ()
 
 
 class Gallery(AfterEvaluation, ABC):
     """Draw a fixed selection of validation and test images with truth and predictions.
+
+    Of images in the dark it also shows what a camera stores, and that brightened.
 
     Writes ``pictures/gallery_epoch_003.png`` during `fit`, ``gallery_val.png`` and
     ``gallery_test.png`` otherwise. Logs to W&B ``val/gallery``, a list of images with native masks
@@ -138,12 +149,12 @@ class Gallery(AfterEvaluation, ABC):
 
     def keep(self, pl_module: pl.LightningModule, outputs: Any, batch: Any) -> None:
         """Keep the chosen images of the batch."""
-        del pl_module
         if not isinstance(batch, SegBatch):
             return
+        data = getattr(getattr(pl_module, "trainer", None), "datamodule", None)
         for position, index in enumerate(batch.index.tolist()):
             if self._sample.wants(index):
-                self._sample.add(index, self._shown(batch, position, outputs[position]))
+                self._sample.add(index, self._shown(batch, position, outputs[position], data))
 
     def draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Draw, write and log the gallery."""
@@ -183,17 +194,21 @@ class Gallery(AfterEvaluation, ABC):
             self.wandb.send(trainer, key, lambda: table(COLUMNS, rows))
             self._tabled = True
 
-    def _shown(self, batch: SegBatch, position: int, prediction: Instances) -> ShownImage:
+    def _shown(
+        self, batch: SegBatch, position: int, prediction: Instances, data: Any
+    ) -> ShownImage:
         size = display_size(original_size(batch, position), self.max_side)
+        views = dark_views(data, split_of(self._stage or ""), batch, position, size)
         truth, crowd = targets_in_frame(batch, position, size)
         number = batch.image_ids[position] if batch.image_ids else int(batch.index[position])
         return ShownImage(
-            image=image_in_frame(batch, position, size),
+            image=image_in_frame(batch, position, size) if views is None else views.seen,
             name=f"image {number}",
             truth=truth,
             crowd=crowd,
             prediction=self.chosen(prediction, size),
             number=number,
+            dark=() if views is None else (views.stored, views.bright),
         )
 
 
@@ -250,14 +265,18 @@ def draw_sheet(
 ) -> npt.NDArray[np.uint8]:
     """Return one image of at most `MAX_WIDTH` with ground truth and prediction side by side.
 
+    Images in the dark have a row each, with the dark and the brightened image before the two.
+
     Args:
         shown: the images.
         class_names: name of each class, indexed by label.
         score: predictions with a lower score are not among those of ``shown``.
     """
     above = f"{score:g}".lstrip("0") or "0"
-    together = min(len(shown), 2)  # pairs in a row
-    widest = ((MAX_WIDTH - _GAP) // together - 4 * _GAP) // 2
+    dark = any(one.dark for one in shown)
+    together = 1 if dark else min(len(shown), 2)  # images in a row
+    views = 4 if dark else 2
+    widest = ((MAX_WIDTH - _GAP) // together - (views + 2) * _GAP) // views
     pairs = []
     for one in shown:
         truth = draw_instances(
@@ -277,8 +296,19 @@ def draw_sheet(
             ("prediction" if len(found) else f"no prediction above {above}"),
         )
         captions = f"{one.name}: {kinds[0]}", f"{one.name}: {kinds[1]}"
-        pairs.append(side_by_side(_fitting(truth, widest), _fitting(prediction, widest), captions))
+        pair = side_by_side(_fitting(truth, widest), _fitting(prediction, widest), captions)
+        pairs.append(_beside_dark(one, pair, widest) if one.dark else pair)
     return contact_sheet(pairs, columns=together, gap=_GAP)
+
+
+def _beside_dark(
+    one: ShownImage, pair: npt.NDArray[np.uint8], widest: int
+) -> npt.NDArray[np.uint8]:
+    """Return the dark and the brightened image on the left of a pair of the same height."""
+    factor = enlargement(*one.image.shape[:2])  # as the pair
+    plain = [_fitting(enlarge(image, factor), widest) for image in one.dark]
+    captions = f"{one.name}: in the dark", f"{one.name}: brightened"
+    return np.concatenate([side_by_side(plain[0], plain[1], captions)[:, :-_GAP], pair], axis=1)
 
 
 def _fitting(image: npt.NDArray[np.uint8], widest: int) -> npt.NDArray[np.uint8]:

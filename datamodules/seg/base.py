@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from datamodules.readers import PathReader
 from datamodules.sampling.keys import EpochBatchSampler, KeySampler, images_to_keep
@@ -21,7 +21,7 @@ from datamodules.sampling.resumable import resumable_loader
 from datamodules.sampling.run_length import run_epochs
 from datamodules.seg.arguments import check_positive, check_ranges
 from datamodules.seg.collate import collate_images
-from datamodules.seg.dataset import ImageSource, ObjectCounts, SegDataset
+from datamodules.seg.dataset import ImageSource, ObjectCounts, PairDataset, SegDataset
 from datamodules.seg.empty_masks import empty_masks
 from datamodules.seg.mosaic import MosaicDataset
 from datamodules.seg.mosaic_options import MosaicOptions
@@ -285,7 +285,7 @@ class SegDataModule(LowLightData, PathReader, ABC):
             self._augmentation = Augmentation(self.augmentations)
         return self._augmentation
 
-    def train_dataset(self) -> SegDataset | MosaicDataset:
+    def train_dataset(self) -> SegDataset | MosaicDataset | PairDataset:
         """Return the data set of augmented training images; the keys contain the sizes."""
         if self.mosaic is not None:
             return MosaicDataset(
@@ -384,7 +384,7 @@ class SegDataModule(LowLightData, PathReader, ABC):
         return self._loader(dataset, batch_sampler=batches)
 
     def _loader(
-        self, dataset: SegDataset | MosaicDataset, make: Any = DataLoader, **batches: Any
+        self, dataset: Dataset[SegBatch], make: Any = DataLoader, **batches: Any
     ) -> DataLoader[SegBatch]:
         loader: DataLoader[SegBatch] = make(
             dataset,

@@ -37,13 +37,17 @@ class CocoSource:
     def __len__(self) -> int:
         return len(self.store)
 
+    def file(self, index: int) -> Path:
+        """Return the path of an image."""
+        return self.folder / self.store.name(index)
+
     def read(self, index: int) -> AnnotatedImage:
         """Read one image.
 
         Raises:
             ValueError: the file is missing or broken, or its size differs from the annotations.
         """
-        store, path = self.store, self.folder / self.store.name(index)
+        store, path = self.store, self.file(index)
         image_id, stated = store.image_ids[index].item(), store.size(index)
         try:
             image = read_rgb(path, self.options, stated)

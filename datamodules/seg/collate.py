@@ -38,7 +38,7 @@ def collate_images(images: Sequence[SegBatch], size_multiple: int = 1) -> SegBat
         at the bottom and right only.
 
     Raises:
-        ValueError: the list is empty or the mask strides differ.
+        ValueError: the list is empty, the mask strides differ, or some images lack a clean view.
     """
     if not images:
         raise ValueError("cannot collate an empty list of images")
@@ -50,6 +50,9 @@ def collate_images(images: Sequence[SegBatch], size_multiple: int = 1) -> SegBat
         -(-max(image.images.shape[axis] for image in images) // size_multiple) * size_multiple
         for axis in (-2, -1)
     )
+    clean = [p.clean_images for p in images if p.clean_images is not None]
+    if len(clean) not in (0, len(images)):
+        raise ValueError("only some images of a batch have a clean view")
     return SegBatch(
         images=_padded([p.images for p in images], height, width),
         sizes=torch.cat([p.sizes for p in images]),
@@ -62,4 +65,5 @@ def collate_images(images: Sequence[SegBatch], size_multiple: int = 1) -> SegBat
         original_sizes=torch.cat([p.original_sizes for p in images]),
         image_ids=tuple(i for p in images for i in p.image_ids),
         mask_stride=stride,
+        clean_images=_padded(clean, height, width) if clean else None,
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -132,6 +133,41 @@ class SegDataset(Dataset[SegBatch]):
             image_id=annotated.image_id,
         )
         return pack_samples([sample], self.mask_stride)
+
+
+@dataclass(frozen=True)
+class PairDataset(Dataset[SegBatch]):
+    """Data set of dark samples that have the same samples of clean images as a second view.
+
+    Both views are prepared from the same key by data sets that differ in their images alone. A
+    sample depends on its key, the sizes and the annotations, so both views are augmented, composed
+    and resized in the same way; changes of colour have the same factors (A497).
+
+    Attributes:
+        dark: the samples.
+        clean: the samples of the other images, of the same sizes and with the same annotations.
+    """
+
+    dark: Dataset[SegBatch]
+    clean: Dataset[SegBatch]
+
+    def __len__(self) -> int:
+        return len(self.dark)  # type: ignore[arg-type]
+
+    def __getitem__(self, key: SampleKey) -> SegBatch:
+        """Return the sample of one key."""
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: Sequence[SampleKey]) -> list[SegBatch]:
+        """Return the samples of a batch, which the data sets may have packed."""
+        views = zip(_samples(self.dark, keys), _samples(self.clean, keys), strict=True)
+        return [dataclasses.replace(dark, clean_images=clean.images) for dark, clean in views]
+
+
+def _samples(dataset: Dataset[SegBatch], keys: Sequence[SampleKey]) -> list[SegBatch]:
+    several: Any = getattr(dataset, "__getitems__", None)
+    found: list[SegBatch] = [dataset[key] for key in keys] if several is None else several(keys)
+    return found
 
 
 def augment_named(

@@ -12,12 +12,16 @@ There are no files for JPG in normal light; those of png serve, since only the s
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from datamodules.seg.coco import CocoDataModule
+from datamodules.seg.coco import CocoDataModule, CocoSource
+from datamodules.seg.dataset import PairDataset, SegDataset
+from datamodules.seg.mosaic import MosaicDataset
 from formats.coco.document import load_coco
+from formats.images import read_header
 from structures import DataProblems, Problem
 
 # Names of LIS, which are those of Pascal VOC, and of COCO
@@ -34,11 +38,22 @@ NAMES = {
 _SUFFIXES = {"raw": ".png", "rgb": ".JPG"}
 
 
+class NormalLight(CocoSource):
+    """The partners n of dark images n + 1, with the annotations of these."""
+
+    def file(self, index: int) -> Path:
+        """Return the path of an image in normal light."""
+        name = Path(self.store.name(index))
+        return self.folder / f"{int(name.stem) - 1}{name.suffix}"
+
+
 class LISDataModule(CocoDataModule):
     """The images of one kind of light and of one source.
 
     The classes have the names of COCO, so that models that were trained on COCO can be scored:
-    categories are matched by name through `NAMES`, whatever their ids and order.
+    categories are matched by name through `NAMES`, whatever their ids and order. Images are left as
+    they are. With ``low_light.clean`` every dark training image comes with its partner in normal
+    light as the clean view, with the same augmentation (A497).
 
     Args:
         root: folder of the data set, with the four folders and ``annotations``.
@@ -54,8 +69,9 @@ class LISDataModule(CocoDataModule):
     Raises:
         ValueError: ``root`` lacks a folder, or ``low_light.input`` is raw4: these images have three
             channels.
-        UnusableData: an image lacks its partner of the other light, a category is missing or
-            unknown, or see `CocoDataModule`.
+        UnusableData: an image lacks its partner of the other light, or for pairs of training
+            images this has another size, a category is missing or unknown, or see
+            `CocoDataModule`.
     """
 
     already_dark = True
@@ -86,6 +102,7 @@ class LISDataModule(CocoDataModule):
             raise ValueError("data.root is missing: it names the folder LIS")
         else:
             files = {"test_annotations": test_annotations, "test_images": test_images}
+        self._training = files.get("train_annotations")
         super().__init__(
             None,
             train_images=files.get("train_images"),
@@ -152,6 +169,25 @@ class LISDataModule(CocoDataModule):
             self._check_pairs(path, content["images"], self._partners)
         return content
 
+    @property
+    def gives_pairs(self) -> bool:
+        """Whether training batches have the images in normal light as a clean view."""
+        wanted = self.low_light is not None and self.low_light.clean
+        return wanted and self._light == "dark" and self._partners is not None
+
+    def shows_dark(self, split: str) -> bool:
+        """Return whether people see little on the images."""
+        del split
+        return self._light == "dark"
+
+    def train_dataset(self) -> SegDataset | MosaicDataset | PairDataset:
+        """Return the training images, for pairs with their partners in normal light."""
+        dark = super().train_dataset()
+        if not self.gives_pairs or self._partners is None or isinstance(dark, PairDataset):
+            return dark
+        normal = NormalLight(self.source("train").store, self._partners, self.image_options)
+        return PairDataset(dark, dataclasses.replace(dark, source=normal))
+
     def _in_our_terms(self, path: Path, data: Mapping[str, Any]) -> dict[str, Any]:
         """Return annotations with the names of files without folders and our categories."""
         table = self._categories_of(path, data["categories"])
@@ -202,11 +238,13 @@ class LISDataModule(CocoDataModule):
             DataProblems: an image has none, or its name is no number.
         """
         there, step = {p.stem for p in folder.iterdir()}, -1 if self._light == "dark" else 1
+        measured = self.gives_pairs and path == self._training
         problems = []
         for record in images:
             stem = Path(str(record.get("file_name"))).stem
             partner = str(int(stem) + step) if stem.isdecimal() else None
             if partner in there:
+                problems += self._other_size(path, record, folder, partner) if measured else []
                 continue
             reason = f"its partner {folder / f'{partner}{self._suffix}'} is missing"
             if partner is None:
@@ -215,3 +253,22 @@ class LISDataModule(CocoDataModule):
             problems.append(Problem(path, record.get("id"), None, reason, remedy))
         if problems:
             raise DataProblems(problems)
+
+    def _other_size(
+        self, path: Path, record: Mapping[str, Any], folder: Path, partner: str
+    ) -> list[Problem]:
+        """Return a problem if a partner cannot be read or has another size than its image."""
+        file = folder / f"{partner}{self._suffix}"
+        stated = record.get("height"), record.get("width")
+        try:
+            size = read_header(file, self.image_options).size(self.image_options.exif, stated)
+        except ValueError as error:
+            reason, _, remedy = str(error).rpartition("; ")
+            return [Problem(path, record.get("id"), None, f"its partner: {reason}", remedy)]
+        if size == stated:
+            return []
+        reason = (
+            f"its partner {file} is {size[0]} px high and {size[1]} px wide, but "
+            f"{self._files.of('train')[0] / record['file_name']} is {stated[0]} and {stated[1]}"
+        )
+        return [Problem(path, record.get("id"), None, reason, "resize both to the same size")]

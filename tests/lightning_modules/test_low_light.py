@@ -119,7 +119,7 @@ def test_models_and_data_that_do_not_serve(pair):
         None,
         SimpleNamespace(low_light=None),
         SimpleNamespace(low_light=SimpleNamespace(clean=False)),
-        SimpleNamespace(low_light=clean, already_dark=True),
+        SimpleNamespace(low_light=clean, gives_pairs=False),
     ):
         module._trainer = SimpleNamespace(datamodule=data, precision="32-true")
         with pytest.raises(ValueError, match=r"set data.init_args.low_light.clean: true"):

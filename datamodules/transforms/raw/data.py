@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 
+from datamodules.sampling.keys import SampleKey
+from datamodules.transforms.raw.display import DarkImages, dark_images
 from datamodules.transforms.raw.low_light import (
     Light,
     LowLightOptions,
@@ -32,6 +34,7 @@ class LowLightData(pl.LightningDataModule):
 
     already_dark = False
     seed: int
+    eval_dataset: Any  # a method of the segmentation datamodules
 
     def __init__(self, low_light: LowLightOptions | Mapping[str, Any] | None = None) -> None:
         super().__init__()
@@ -42,11 +45,36 @@ class LowLightData(pl.LightningDataModule):
         """Number of channels of the images that the model gets."""
         return 3 if self.low_light is None else self.low_light.channels
 
+    @property
+    def gives_pairs(self) -> bool:
+        """Whether training batches have a clean view."""
+        return self.low_light is not None and self.low_light.clean and not self.already_dark
+
     def low_light_arguments(self) -> dict[str, Any]:
         """Return the arguments that darken other images as those of the validation."""
         if self.low_light is None:
             return {}
         return {"low_light": self.low_light.record(), "seed": self.seed}
+
+    def shows_dark(self, split: str) -> bool:
+        """Return whether people see little on the images of an evaluated split."""
+        if self.already_dark or split == "predict" or self.low_light is None:
+            return self.already_dark
+        return self.low_light.evaluate == "dark"
+
+    def dark_image(self, split: str, index: int) -> DarkImages | None:
+        """Return an image of an evaluated split in the dark, at the size that the network gets.
+
+        Its noise is that of the validation or test. It is prepared anew from its source, so this is
+        for the few images that are drawn.
+
+        Returns:
+            Images (1, 3, h, w); None where images are left as they are.
+        """
+        if self.low_light is None or self.already_dark:
+            return None
+        sample: SegBatch = self.eval_dataset(split)[SampleKey(index)]
+        return dark_images(sample.images, sample_keys(self.seed, sample.index), self.low_light)
 
     def on_after_batch_transfer(self, batch: SegBatch, dataloader_idx: int) -> SegBatch:
         """Return the batch in low light, on its device; in training also its clean images."""

@@ -1,5 +1,6 @@
 """LIS on a generated set: pairs, names of files and categories, and what is refused."""
 
+import csv
 import json
 
 import numpy as np
@@ -8,7 +9,9 @@ import torch
 from PIL import Image
 
 import evaluate
+import train
 from datamodules.seg.lis import NAMES, LISDataModule
+from datamodules.seg.mosaic_options import MosaicOptions
 from lightning_modules.rebuilding import FORMAT
 from lightning_modules.segmentation import SegmentationModule
 from structures import DataProblems
@@ -124,11 +127,105 @@ def test_a_shuffled_file_gives_the_same_labels(lis):
     assert found == wanted
 
 
-def check(root, capsys):
+PAIRS = {"input": "raw3", "clean": True}
+
+
+def gradients(lis):
+    """Give the images of a set a pattern, the partners one of another brightness."""
+    y, x = np.mgrid[:SIDE, :SIDE]
+    for source, suffix in (("RGB", ".JPG"), ("RAW", ".png")):
+        for scene in SCENES["traintest"]:
+            for light, step, factor in (("normal", 0, 4), ("dark", 1, 1)):
+                pixels = np.stack([x, y, x // 2 + scene], axis=-1) * factor
+                file = lis / f"{source}-{light}" / "JPEGImages" / f"{scene + step}{suffix}"
+                Image.fromarray(pixels.astype(np.uint8)).save(file)
+    return lis
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"augmentations": [{"name": "HorizontalFlip", "p": 0.5},
+                           {"name": "Affine", "rotate": [-30, 30], "interpolation": 0, "p": 1.0}]},
+        {"train_short_sides": [24, 40]},
+        {"mosaic": MosaicOptions(size=64, close_epochs=0, hsv=(0, 0, 0), mixup=0)},
+    ],
+)  # fmt: skip
+def test_pairs_have_the_same_geometry(lis, more):
+    gradients(lis)
+    data = LISDataModule(lis, low_light=PAIRS, batch_size=3, seed=1, **more)
+    assert data.gives_pairs
+    alone = LISDataModule(lis, low_light={"input": "raw3"}, batch_size=3, seed=1, **more)
+    plain, batch = (next(iter(d.train_dataloader())) for d in (alone, data))
+    assert plain.clean_images is None
+    assert torch.equal(plain.images, batch.images)
+    assert torch.equal(plain.masks, batch.masks)
+    dark, clean = (view[:, 0] * 255 for view in (batch.images, batch.clean_images))
+    seen = (dark > 10) & (dark != 114)  # rounding is small beside it, and it is no padding
+    assert seen.sum() > 500
+    torch.testing.assert_close(clean[seen], 4 * dark[seen], rtol=0, atol=3)
+    assert data.on_after_batch_transfer(batch, 0) is batch
+    assert next(iter(data.val_dataloader())).clean_images is None
+
+
+def test_colours_of_both_views_change_alike(lis):
+    jitter = {"name": "ColorJitter", "brightness": [0.5, 0.5], "hue": 0, "saturation": 0, "p": 1.0}
+    data = LISDataModule(lis, low_light=PAIRS, augmentations=[jitter | {"contrast": 0}])
+    batch = next(iter(data.train_dataloader()))
+    for n, number in enumerate(batch.image_ids):
+        dark = 20 * (number - 1) + 11
+        assert batch.images[n, 0, 0, 0] * 255 == pytest.approx(dark / 2, abs=1)
+        assert batch.clean_images[n, 0, 0, 0] * 255 == pytest.approx((dark - 10) / 2, abs=1)
+
+
+def test_pairs_need_images_in_the_dark(lis):
+    assert not LISDataModule(lis, low_light=PAIRS, light="normal").gives_pairs
+    assert not LISDataModule(lis, low_light={"input": "raw3"}).gives_pairs
+
+
+def resize_partner(lis, name="3.png"):
+    pixels = np.zeros((SIDE, SIDE - 2, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(lis / "RAW-normal" / "JPEGImages" / name)
+
+
+def test_partners_of_another_size(lis, capsys):
+    resize_partner(lis)
+    assert check(lis, capsys)[0] == 0  # without pairs it is not read
+    words = ["--data.low_light", "{clean: true}", "--out", str(lis / "out.json")]
+    assert check(lis, capsys, *words)[0] == 2
+    (problem,) = json.loads((lis / "out.json").read_text())["problems"]
+    for part in ("RAW-normal/JPEGImages/3.png is 32 px high and 30 px wide, but",
+                 "RAW-dark/JPEGImages/4.png is 32 and 32"):  # fmt: skip
+        assert part in problem["reason"]
+    file = lis / "RAW-normal" / "JPEGImages" / "3.png"
+    file.write_bytes(file.read_bytes()[:60])
+    with pytest.raises(DataProblems, match=r"image 4.*its partner: .*3\.png cannot be read"):
+        LISDataModule(lis, low_light=PAIRS)
+
+
+@pytest.mark.slow
+def test_a_training_on_pairs(lis, tmp_path, capsys):
+    words = ["fit", "--config", "configs/quickstart/low_light.yaml"]
+    words += ["--config", "configs/_base/data/lis.yaml", "--data.root", str(lis)]
+    words += ["--runs_dir", str(tmp_path), "--name", "lis", "--trainer.max_epochs", "1"]
+    words += ["--trainer.limit_train_batches", "1", "--trainer.log_every_n_steps", "1"]
+    assert train.main(words) == 0
+    run = tmp_path / "lis" / "version_0"
+    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    assert len([row for row in rows if float(row["train/loss_dsl"] or 0) > 0]) == 1
+    assert (run / "pictures" / "gallery_epoch_001.png").is_file()
+    assert train.main([*words, "--data.light", "normal"]) == 2
+    assert "LIS in the dark" in " ".join(capsys.readouterr().err.split())
+    resize_partner(lis)
+    assert train.main(words) == 2
+    assert "3.png is 32 px high and 30" in " ".join(capsys.readouterr().err.split())
+
+
+def check(root, capsys, *more):
     """Run `check-data` and return its exit code and what it prints."""
     configs = ["--config", "configs/quickstart/mask_rcnn.yaml"]
     configs += ["--config", "configs/_base/data/lis.yaml"]
-    code = evaluate.main(["check-data", *configs, "--data.root", str(root)])
+    code = evaluate.main(["check-data", *configs, "--data.root", str(root), *more])
     shown = capsys.readouterr()
     return code, " ".join((shown.out + shown.err).split())
 

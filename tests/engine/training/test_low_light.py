@@ -7,9 +7,11 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 import evaluate
 import train
@@ -68,6 +70,15 @@ def test_the_checkpoint_carries_the_option(dark_run):
         "input": "raw3", "camera": "canon_5d4", "ratio": [5, 20], "bits": None,
         "physics": "corrected", "clean": True, "evaluate": "dark",
     }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_gallery_shows_the_dark_the_brightened_and_what_is_there(dark_run):
+    with Image.open(dark_run / "pictures" / "gallery_epoch_001.png") as file:
+        sheet = np.asarray(file)
+    views = np.array_split(sheet[30:200], 4, axis=1)  # below the captions of the first image
+    brightness = [view[8:, 20:-20].mean() for view in views]
+    assert brightness[0] < 0.4 * min(brightness[1:])
 
 
 @pytest.mark.slow
