@@ -24,7 +24,7 @@ class LowLightModule(SegmentationModule):
     compares the outputs of ``backbone.body``, before a pyramid, or those of a backbone without a
     body. Each view is a pass of its own, with the same random choices, so that L is the model's
     loss whatever its norms and denominators are; both passes are in memory at once (A487).
-    Validation sees the dark view alone.
+    Validation sees the dark view alone, and so do the running statistics of batch norms (A536).
 
     Args:
         model: a `SegModel` with the attribute ``backbone``.
@@ -72,12 +72,13 @@ class LowLightModule(SegmentationModule):
         clean = dataclasses.replace(dark, images=batch.clean_images)
         backbone: Any = self.model.backbone
         with _levels(getattr(backbone, "body", backbone)) as levels:
-            views = [super(LowLightModule, self).training_terms(view) for view in (clean, dark)]
-        of_clean, of_dark = levels
-        dsl = dsl_loss(of_clean, of_dark)
+            with _kept_statistics(self.model):
+                of_clean = super().training_terms(clean)
+            of_dark = super().training_terms(dark)
+        dsl = dsl_loss(*levels)
         share = mean_over_processes(dsl.clamped)
         self.log("train/dsl_clamped", share, on_step=True, on_epoch=False, batch_size=len(batch))
-        return {name: views[0][name] + views[1][name] for name in views[0]} | {"dsl": dsl.loss}
+        return {name: of_clean[name] + of_dark[name] for name in of_clean} | {"dsl": dsl.loss}
 
 
 @contextlib.contextmanager
@@ -93,6 +94,20 @@ def _levels(body: nn.Module) -> Iterator[list[list[Tensor]]]:
         yield calls
     finally:
         handle.remove()
+
+
+@contextlib.contextmanager
+def _kept_statistics(model: nn.Module) -> Iterator[None]:
+    """Let batch norms in training use the statistics of their batches and keep none."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [norm for norm in norms if norm.training and norm.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
 
 
 def _no_pairs() -> ValueError:

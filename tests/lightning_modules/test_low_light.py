@@ -1,5 +1,6 @@
 """Training on two views: the loss, what it compares, and data without pairs."""
 
+import copy
 import dataclasses
 from types import SimpleNamespace
 
@@ -101,6 +102,22 @@ def test_equal_views_double_the_loss(pair):
     assert terms["dsl"] == 0
     for term, value in model.losses(dataclasses.replace(same, clean_images=None), key=3).items():
         torch.testing.assert_close(terms[term], 2 * value)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_running_statistics_are_those_of_the_dark_view(name, pair):
+    """Those of both views fit neither: a model of sRGB images was blind in the dark."""
+    torch.manual_seed(0)
+    model = MODELS[name][0]()
+    alone = copy.deepcopy(model)
+    module_of(model, {}).training_terms(pair)
+    alone.train().losses(dataclasses.replace(pair, clean_images=None), key=3)
+    found, expected = (dict(m.named_buffers()) for m in (model, alone))
+    assert any(name.endswith("running_mean") for name in expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, msg=name)
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert all(norm.track_running_stats for norm in norms)
 
 
 def test_gradients_reach_every_trained_parameter(pair):
