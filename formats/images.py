@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from formats.image_limits import LibraryLimit, check_size
+from formats.raw_files import is_raw, raw_size, read_developed
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 # How far a check reads an image file: only that it exists, its size, or all pixels
@@ -121,11 +122,15 @@ class ImageHeader(NamedTuple):
 def read_header(path: Path, options: ImageOptions | None = None) -> ImageHeader:
     """Read the header of an image file.
 
-    A file without the end marker of its format is decoded, which detects truncated files.
+    A file without the end marker of its format is decoded, which detects truncated files. RAW files
+    of cameras are upright.
 
     Raises:
         ValueError: the file is missing, is not an image, lacks pixels or is too large.
     """
+    if is_raw(path):
+        limit = None if options is None else options.max_megapixels
+        return ImageHeader(path, raw_size(path, limit), 1)
     with _opened(path, options or ImageOptions()) as (image, header):
         if not _is_complete(path, image.format):
             with _naming(path):
@@ -140,7 +145,8 @@ def read_rgb(
 
     Grey is repeated to three channels, transparency is dropped, 16-bit values are divided by 257
     (a camera that uses 12 of 16 bits gives dark images: stretch them beforehand, in the same way
-    for the whole data set). Of a TIFF file with several pages the first is read.
+    for the whole data set). Of a TIFF file with several pages the first is read. RAW files
+    of cameras are developed.
 
     Args:
         path: the file.
@@ -155,6 +161,9 @@ def read_rgb(
             EXIF orientation is refused.
     """
     options = options or ImageOptions()
+    if is_raw(path):
+        read_header(path, options)  # refuses large files
+        return read_developed(path)
     with _opened(path, options) as (image, header):
         turned, kind = header.is_turned(options.exif, stated), image.format
         deep = image.mode.startswith("I")

@@ -105,7 +105,8 @@ class PredictionWriter(pl.Callback):
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin with nothing kept."""
         self._begin(trainer, trainer.predict_dataloaders)
-        self._data = data = getattr(trainer, "datamodule", None)
+        data: Any = getattr(trainer, "datamodule", None)
+        self._data = data
         known = self._folder is not None and hasattr(data, "image_records")
         self._records = {r["id"]: r for r in data.image_records("predict")} if known else {}
         self._names = overlay_names(self._records.values())

@@ -67,4 +67,4 @@ def brighten(image: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
     scaled = np.clip(image / max(white, 1e-6), 0, 1)
     middle = min(max(float(np.median(scaled.mean(axis=2))), 1e-6), 1 - 1e-6)
     exponent = min(max(math.log(_MIDDLE) / math.log(middle), 1 / 2.2), 1.0)
-    return np.rint(scaled**exponent * 255).astype(np.uint8)
+    return np.asarray(np.rint(scaled**exponent * 255), dtype=np.uint8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from datamodules.seg.held_out import check_fraction, record_division
 from datamodules.seg.open_world import Known, KnownView, merged_class
 from datamodules.seg.unusable import UnusableData
 from datamodules.transforms.label_maps import LabelMaps
+from datamodules.transforms.raw.files import all_raw, read_linear
 from formats.coco.document import CocoFindings, load_coco
 from formats.coco.image_checks import size_mismatch
 from formats.coco.store import AnnotationStore
@@ -28,11 +29,21 @@ from structures import CategoryMap, Problem, settle
 
 @dataclass(frozen=True)
 class CocoSource:
-    """The images of a folder with the annotations of a file."""
+    """The images of a folder with the annotations of a file.
+
+    Attributes:
+        store: the annotations.
+        folder: of the images.
+        options: how they are read.
+        raw: the images are RAW files of a camera (A498).
+        linear: they are read as the sensor's colours, not developed.
+    """
 
     store: AnnotationStore
     folder: Path
     options: ImageOptions = field(default_factory=ImageOptions)
+    raw: bool = False
+    linear: bool = False
 
     def __len__(self) -> int:
         return len(self.store)
@@ -50,7 +61,7 @@ class CocoSource:
         store, path = self.store, self.file(index)
         image_id, stated = store.image_ids[index].item(), store.size(index)
         try:
-            image = read_rgb(path, self.options, stated)
+            image: Any = read_linear(path) if self.linear else read_rgb(path, self.options, stated)
         except ValueError as error:
             raise ValueError(f"image {image_id}: {error}") from error
         if image.shape[:2] != stated:
@@ -84,8 +95,8 @@ class CocoDataModule(SegDataModule):
     """COCO instances JSON with a folder of images.
 
     Polygons, run-length masks, crowds, images without objects and ids with gaps are supported;
-    images may be grey or colour with 8 or 16 bits. Labels follow the sorted category ids of the
-    training file, with which validation and test files must agree.
+    images may be grey or colour with 8 or 16 bits, or RAW files of a camera. Labels follow the
+    sorted category ids of the training file, with which validation and test files must agree.
 
     Args:
         root: folder in a layout of ``datamodules.seg.coco_layouts``. Without a test split the
@@ -266,8 +277,20 @@ class CocoDataModule(SegDataModule):
                 self._note(self._view.note(store, len(whole), str(annotations)))
             else:
                 self._wholes[split] = every, whole
-        self._sources[split] = CocoSource(store, images, self.image_options)
+        names = [store.name(index) for index in range(len(store))]
+        raw = all_raw(annotations, names, self.in_channels)
+        linear = raw and self.low_light is not None and self.low_light.input == "raw3"
+        if linear and split == "train" and self.mosaic is not None:
+            raise ValueError(
+                f"{annotations} has RAW files, which a network of raw3 gets with all bits, but "
+                "data.mosaic composes images of 8 bits; set data.mosaic: null or input: srgb"
+            )
+        self._sources[split] = CocoSource(store, images, self.image_options, raw, linear)
         return self._sources[split]
+
+    def left_alone(self, split: str) -> bool:
+        """Return whether the images of a split are what a camera has taken in the dark."""
+        return self.already_dark or self.source(cast("Split", split)).raw
 
     def check(self, thorough: bool = False) -> list[Problem]:
         """Read the files of every split again and return all their problems.

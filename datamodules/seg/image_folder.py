@@ -16,9 +16,9 @@ from datamodules.seg.base import SegDataModule, Split
 from datamodules.seg.coco_files import HEADER_LIMIT
 from datamodules.seg.dataset import AnnotatedImage
 from datamodules.transforms.label_maps import LabelMaps
-from datamodules.transforms.raw.files import read_linear
+from datamodules.transforms.raw.files import all_raw, read_linear
 from formats.images import SUFFIXES, ImageOptions, read_header, read_rgb
-from formats.raw_files import is_raw, raw_size, read_developed
+from formats.raw_files import is_raw
 from structures import CategoryMap, DataProblems, Problem, settle
 
 
@@ -113,7 +113,7 @@ class ImageFolderDataModule(SegDataModule):
                 "read, so give the folder with the images, such as DIR/images/val"
             )
         self._files = tuple(files)
-        self.already_dark = self._has_raw(path)
+        self.already_dark = all_raw(path, self._files, self.in_channels)
         small = len(files) <= HEADER_LIMIT
         self.problems = settle(
             self.check(thorough=self.bad_data != "error") if small else [], self.bad_data
@@ -128,21 +128,6 @@ class ImageFolderDataModule(SegDataModule):
             self.image_options,
             self.low_light is not None and self.low_light.input == "raw3",
         )
-
-    def _has_raw(self, path: Path) -> bool:
-        """Return whether the files are RAW files."""
-        count = sum(map(is_raw, self._files))
-        if count and count < len(self._files):
-            raise ValueError(
-                f"{path} has {count} RAW files beside {len(self._files) - count} other images; "
-                "predict them from folders of their own"
-            )
-        if count and self.in_channels == 4:
-            raise ValueError(
-                f"{path} has RAW files, which are read as three channels, but the model takes "
-                "four (low_light.input raw4); use a model of raw3 or srgb"
-            )
-        return count > 0
 
     @classmethod
     def section_for(
@@ -212,24 +197,17 @@ class ImageFolderDataModule(SegDataModule):
 
 def _read(file: Path, options: ImageOptions, linear: bool) -> Any:
     """Return an image, (h, w, 3) in 0 to 255."""
-    if not is_raw(file):
-        return read_rgb(file, options)
-    return read_linear(file) if linear else read_developed(file)
+    return read_linear(file) if linear and is_raw(file) else read_rgb(file, options)
 
 
 def _size(file: Path, options: ImageOptions) -> tuple[int, int]:
-    if is_raw(file):
-        return raw_size(file, options.max_megapixels)
     return read_header(file, options).size(options.exif)
 
 
 def _fault(file: Path, *, thorough: bool, options: ImageOptions) -> tuple[str, str] | None:
     """Return the reason why an image cannot be read and the remedy, or None."""
     try:
-        if is_raw(file):
-            raw_size(file, options.max_megapixels)
-        else:
-            read_header(file, options).is_turned(options.exif)
+        read_header(file, options).is_turned(options.exif)
         if thorough:
             _read(file, options, linear=True)
     except ValueError as error:

@@ -93,7 +93,7 @@ class Augmentation:
         """Transform an image and its masks together.
 
         Args:
-            image: (h, w, 3) uint8.
+            image: (h, w, 3) uint8, or RAW data of float32 in [0, 255].
             maps: masks of its instances.
             rng: the only source of randomness.
 
@@ -105,19 +105,22 @@ class Augmentation:
                 it.
         """
         self._compose.set_random_state(rng, random.Random(int(rng.integers(2**62))))
+        deep = image.dtype == np.float32
+        given = image / 255 if deep else image  # the library's floats end at 1
         try:
-            result = self._compose(image=image, masks=maps.maps if len(maps.maps) else [])
+            result = self._compose(image=given, masks=maps.maps if len(maps.maps) else [])
         except self._library_errors as error:
             raise ValueError(
                 f"{self._failed(error)} failed with {type(error).__name__}: {error}; change its "
                 "arguments or leave it out (data.augmentations)"
             ) from error
         changed: ImageArray = result["image"]
-        if changed.dtype != np.uint8 or changed.ndim != 3 or changed.shape[2] != 3:
+        if changed.dtype != image.dtype or changed.ndim != 3 or changed.shape[2] != 3:
             raise ValueError(
                 f"augmentation gave {changed.dtype} of shape {changed.shape}; leave images "
                 "uint8 with 3 channels (models normalise)"
             )
+        changed = changed * 255 if deep else changed
         if not len(maps.maps):
             return changed, maps.with_maps(np.zeros((0, *changed.shape[:2]), dtype=np.uint8))
         return changed, maps.with_maps(np.asarray(result["masks"], dtype=np.uint8))

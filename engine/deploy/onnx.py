@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from datamodules.transforms.raw.low_light import LowLightOptions
 from engine.checkpoints.restore import Restored, restore
 from formats.files import atomic_write
 from lightning_modules.segmentation import SegmentationModule
@@ -135,7 +136,8 @@ def deployment_facts(network: YOLOSeg, facts: Mapping[str, Any]) -> dict[str, st
         ``segmil_format``; ``names`` and ``category_ids`` by class; ``strides`` of the anchors and
         ``prototype_stride`` in pixels; ``pad_value`` in [0, 1], around images; ``score_thresh``,
         ``nms_thresh``, ``pre_nms`` and ``max_dets`` of the suppression; ``mask_crop``;
-        ``preprocessing``, how validation resized images (docs/export.md).
+        ``preprocessing``, how validation resized images (docs/export.md); for a network that was
+        trained in low light also ``low_light``, which images it takes.
     """
     chosen, categories = network.detection, facts["category_map"]
     resizing = ("eval_short_side", "max_long_side", "scale", "size_multiple")
@@ -153,6 +155,11 @@ def deployment_facts(network: YOLOSeg, facts: Mapping[str, Any]) -> dict[str, st
         "mask_crop": network.mask_crop,
         "preprocessing": {k: v for k, v in facts["preprocessing"].items() if k in resizing},
     }
+    options = LowLightOptions.of(facts["preprocessing"].get("low_light"))
+    if options is not None:
+        shown = ("input", "camera", "ratio", "bits", "physics")
+        record = {name: value for name, value in options.record().items() if name in shown}
+        values["low_light"] = record | {"channels": options.channels}
     return {name: json.dumps(value) for name, value in values.items()}
 
 

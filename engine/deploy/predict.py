@@ -93,13 +93,13 @@ def coco_data(
         arguments |= light.arguments(arguments)
     datamodule: Any = class_of(section)
     built: SegDataModule = datamodule(**arguments)
-    if light is not None and built.already_dark:
+    if truth is not None:
+        built.set_ground_truth(truth)
+    if light is not None and built.left_alone("test"):
         raise ValueError(
             f"{annotations}: its images are what a camera has taken, so their light cannot be "
             "changed; leave out --light, or name ordinary images"
         )
-    if truth is not None:
-        built.set_ground_truth(truth)
     return built
 
 

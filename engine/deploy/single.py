@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from callbacks.seg.dark_views import brighten
 from datamodules.mil.standardisation import Standardisation
 from datamodules.sampling.keys import SampleKey
 from datamodules.seg.arrays import ImageArrays
@@ -94,15 +95,14 @@ def _image_data(path: Path, restored: Restored) -> SegDataModule:
 def pixels_of(image: Any, restored: Restored) -> ImageArray:
     """Return an image, given as an array or as a file, in its own size as (H, W, 3) uint8 RGB.
 
+    RAW files are brightened, to be looked at; `predict_files` predicts them.
+
     Raises:
         ValueError: see `rgb_array` and `predict_files`.
     """
     if isinstance(image, str | Path):
-        if is_raw(Path(image)):
-            raise ValueError(
-                f"{image}: RAW files are predicted by python train.py predict --data FOLDER"
-            )
-        return _image_data(Path(image), restored).source("predict").read(0).image
+        pixels = _image_data(Path(image), restored).source("predict").read(0).image
+        return brighten(pixels / 255) if is_raw(Path(image)) else pixels
     return rgb_array(image)
 
 

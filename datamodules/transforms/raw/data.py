@@ -27,7 +27,7 @@ class LowLightData(pl.LightningDataModule):
     network in the form that it knows (A492).
 
     Attributes:
-        already_dark: the images were taken in the dark: they are left as they are.
+        already_dark: all images were taken in the dark: they are left as they are.
         seed: of the data.
         low_light: the options, or None to leave images as they are.
     """
@@ -48,7 +48,13 @@ class LowLightData(pl.LightningDataModule):
     @property
     def gives_pairs(self) -> bool:
         """Whether training batches have a clean view."""
-        return self.low_light is not None and self.low_light.clean and not self.already_dark
+        wanted = self.low_light is not None and self.low_light.clean
+        return wanted and not self.left_alone("train")
+
+    def left_alone(self, split: str) -> bool:
+        """Return whether the images of a split were taken in the dark, so that nothing is added."""
+        del split
+        return self.already_dark
 
     def low_light_arguments(self) -> dict[str, Any]:
         """Return the arguments that darken other images as those of the validation."""
@@ -58,8 +64,8 @@ class LowLightData(pl.LightningDataModule):
 
     def shows_dark(self, split: str) -> bool:
         """Return whether people see little on the images of an evaluated split."""
-        if self.already_dark or split == "predict" or self.low_light is None:
-            return self.already_dark
+        if self.low_light is None or split == "predict" or self.left_alone(split):
+            return self.left_alone(split)
         return self.low_light.evaluate == "dark"
 
     def dark_image(self, split: str, index: int) -> DarkImages | None:
@@ -71,7 +77,7 @@ class LowLightData(pl.LightningDataModule):
         Returns:
             Images (1, 3, h, w); None where images are left as they are.
         """
-        if self.low_light is None or self.already_dark:
+        if self.low_light is None or self.left_alone(split):
             return None
         sample: SegBatch = self.eval_dataset(split)[SampleKey(index)]
         return dark_images(sample.images, sample_keys(self.seed, sample.index), self.low_light)
@@ -80,10 +86,11 @@ class LowLightData(pl.LightningDataModule):
         """Return the batch in low light, on its device; in training also its clean images."""
         del dataloader_idx
         trainer: Any = self.trainer
-        if self.low_light is None or self.already_dark:
+        stages = {"training": "train", "testing": "test", "predicting": "predict"}
+        split = next((stages[name] for name in stages if getattr(trainer, name, False)), "val")
+        if self.low_light is None or self.left_alone(split):
             return batch
-        training = trainer is not None and trainer.training
-        predicting = trainer is not None and trainer.predicting
+        training, predicting = split == "train", split == "predict"
         return in_low_light(
             batch,
             self.low_light,

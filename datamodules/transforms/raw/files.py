@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from datamodules.transforms.raw.pipeline import demosaic
-from formats.raw_files import read_raw
+from formats.raw_files import RAW_SUFFIXES, read_raw
 
 
 def read_linear(path: Path) -> npt.NDArray[np.float32]:
@@ -29,3 +30,28 @@ def read_linear(path: Path) -> npt.NDArray[np.float32]:
     full = demosaic(torch.from_numpy(raw.planes)[None])[0]
     image = full[:, top : top + height, left : left + width].permute(1, 2, 0).numpy() * 255
     return np.ascontiguousarray(np.rot90(image, raw.turns), dtype=np.float32)
+
+
+def all_raw(place: Path, files: Sequence[Path | str], channels: int) -> bool:
+    """Return whether the images of a folder or of an annotation file are RAW files.
+
+    Args:
+        place: for the messages.
+        files: the images.
+        channels: of the images that the network takes.
+
+    Raises:
+        ValueError: some are RAW files and some are not, or the network takes four channels.
+    """
+    count = sum(str(file).lower().endswith(RAW_SUFFIXES) for file in files)
+    if count and count < len(files):
+        raise ValueError(
+            f"{place} has {count} RAW files beside {len(files) - count} other images; keep them in "
+            "data sets of their own"
+        )
+    if count and channels == 4:
+        raise ValueError(
+            f"{place} has RAW files, which are read as three channels, but the model takes four "
+            "(low_light.input raw4); use a model of raw3 or srgb"
+        )
+    return count > 0

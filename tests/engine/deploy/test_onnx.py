@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import evaluate
+from datamodules.transforms.raw.low_light import LowLightOptions
 from engine.checkpoints.restore import restore
 from engine.deploy import onnx as export
 from models.ops.low_light.adaptive_downsampling import AdaptiveDownsample
@@ -302,12 +303,21 @@ def test_low_pass_layers_of_any_height_and_width():
     assert max(export.largest_differences(network, content, shapes).values()) < 1e-5
 
 
-def test_branches_are_exported_folded(tmp_path, monkeypatch):
-    checkpoint = write_checkpoint(tmp_path / "low.ckpt", LOW_PASS_YOLO)
+def test_branches_are_exported_folded_and_the_input_is_told(tmp_path, monkeypatch):
+    options = {"input": "raw3", "ratio": [5, 50], "bits": 12, "clean": True}
+    light = {"low_light": LowLightOptions.of(options).record(), "seed": 0}
+    checkpoint = write_checkpoint(tmp_path / "low.ckpt", LOW_PASS_YOLO, preprocessing=light)
     seen = []
-    monkeypatch.setattr(export, "to_onnx", lambda network, _: seen.append(network) or b"content")
+    monkeypatch.setattr(export, "to_onnx", lambda *given: seen.append(given) or b"content")
     monkeypatch.setattr(export, "largest_differences", lambda *_: {})
-    export.export_checkpoint(checkpoint, tmp_path / "low.onnx")
-    kinds = {type(layer) for layer in seen[0].modules()}
+    words = ["export", "--ckpt", str(checkpoint), "--out", str(tmp_path / "low.onnx")]
+    assert evaluate.main(words) == 0
+    network, metadata = seen[0]
+    kinds = {type(layer) for layer in network.modules()}
     assert AdaptiveDownsample in kinds
     assert SmoothConv not in kinds
+    assert json.loads(metadata["low_light"]) == {
+        "input": "raw3", "channels": 3, "camera": "canon_5d4", "ratio": [5, 50], "bits": 12,
+        "physics": "corrected",
+    }  # fmt: skip
+    assert "`low_light`" in (ROOT / "docs" / "export.md").read_text()

@@ -153,8 +153,8 @@ def test_a_network_of_three_channels_refuses_four(tmp_path, capsys):
 class Trainer:
     """What the datamodule asks of a trainer."""
 
-    def __init__(self, training=True, predicting=False, current_epoch=0):
-        self.training, self.predicting = training, predicting
+    def __init__(self, training=True, predicting=False, testing=False, current_epoch=0):
+        self.training, self.predicting, self.testing = training, predicting, testing
         self.current_epoch = current_epoch
 
 
