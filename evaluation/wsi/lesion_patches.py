@@ -67,7 +67,8 @@ def patch_auroc(positive: npt.NDArray[np.bool_], scores: npt.NDArray[Any]) -> fl
 
 
 def mean_patch_auroc(
-    patches: Mapping[str, SlidePatches], scores: Mapping[str, Sequence[float]]
+    patches: Mapping[str, SlidePatches],
+    scores: Mapping[str, Sequence[float] | npt.NDArray[np.float64]],
 ) -> float:
     """Return the mean of `patch_auroc` over the slides that have patches of both kinds.
 
