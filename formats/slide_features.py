@@ -96,7 +96,10 @@ def origin_of(attributes: Mapping[str, Any]) -> Origin | None:
     if not {*Origin._fields, "settings"} <= set(attributes):
         return None
     encoder, weights, mpp, patch_px = (attributes[name] for name in Origin._fields)
-    return Origin(str(encoder), str(weights), float(mpp), int(patch_px))
+    try:
+        return Origin(str(encoder), str(weights), float(mpp), int(patch_px))
+    except (TypeError, ValueError):  # the same names with another meaning
+        return None
 
 
 def read_attributes(path: Path) -> tuple[int, SlideAttributes]:
@@ -188,7 +191,8 @@ class SlideFeatureWriter:
 
     def abandon(self) -> None:
         """Remove what was written."""
-        self._file.close()
+        with contextlib.suppress(OSError, RuntimeError):  # the disk may be full
+            self._file.close()
         self._part.unlink(missing_ok=True)
         self._open.close()
 

@@ -51,13 +51,20 @@ class ExtractionModule(pl.LightningModule):
         check_precision(str(self.trainer.precision))
 
     def on_predict_start(self) -> None:
+        """Check the encoder where it will work."""
+        data: Any = getattr(self.trainer, "datamodule", None)
+        self.check_encoder(getattr(data, "patch_px", None) or int(self.encoder.input_size))
+
+    @torch.no_grad()
+    def check_encoder(self, side: int) -> None:
         """Encode two blank patches, so that an encoder that does not fit fails at once.
+
+        Args:
+            side: side of the patches in pixels.
 
         Raises:
             ValueError: the encoder fails, or its output is not (N, out_features) numbers.
         """
-        data: Any = getattr(self.trainer, "datamodule", None)
-        side = getattr(data, "patch_px", None) or self.encoder.input_size
         name = type(self.encoder).__name__
         blank = torch.ones((2, 3, side, side), device=self.device)
         try:

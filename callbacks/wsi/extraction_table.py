@@ -35,14 +35,19 @@ class ExtractionTable:
             known: rows of other slides; those that say the same already stay as they are, with
                 the seconds that are no longer known.
         """
+        known = list(known)
+        if not known and not self.folder.is_dir():
+            return
         with locked(self.folder):
             remove_parts(self.path)
-            rows = {name: row for name, row in self.read().items() if name not in own}
+            before = self.read()
+            rows = {name: row for name, row in before.items() if name not in own}
             for row in known:
                 old = rows.get(row["slide_id"], {})
                 if any(old.get(column) != row[column] for column in COLUMNS[:-1]):
                     rows[row["slide_id"]] = row
-            self._write(rows)
+            if rows != before:
+                self._write(rows)
 
     def add(self, row: Row) -> None:
         """Write the row of a slide, in place of an earlier one."""

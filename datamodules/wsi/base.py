@@ -54,6 +54,7 @@ class SlideDataModule(pl.LightningDataModule):
     """
 
     extracts = True  # the callback that writes the files looks for it
+    outputs = ("features",)
 
     def __init__(
         self,

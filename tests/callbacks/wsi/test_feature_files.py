@@ -1,6 +1,5 @@
 """`train.py predict` with a recipe for slides, as a user types it."""
 
-import csv
 import json
 import re
 import shutil
@@ -15,18 +14,11 @@ from PIL import Image
 import evaluate
 import train
 from formats.slide_features import read_attributes
+from tests.support.extraction import RECIPE, content, rows
 from tests.support.small_slides import BORDER, slide_pixels, write_broken_slide, write_slide
 from tests.support.tiny_encoder import TinyEncoder
 
 SIDE = 64
-RECIPE = {
-    "model": {
-        "class_path": "lightning_modules.extraction.ExtractionModule",
-        "init_args": {"encoder": {"class_path": "tests.support.tiny_encoder.TinyEncoder"}},
-    },
-    "data": {"class_path": "datamodules.wsi.base.SlideDataModule", "init_args": {"batch_size": 7}},
-    "trainer": {"accelerator": "cpu", "devices": 1},
-}
 
 
 @pytest.fixture
@@ -54,17 +46,6 @@ def extract(tmp_path, slides, capfd, caplog):
         return code, said.out + said.err + caplog.text
 
     return run
-
-
-def rows(folder):
-    with (folder / "extraction.csv").open(newline="") as file:
-        return {row["slide_id"]: row for row in csv.DictReader(file)}
-
-
-def content(folder):
-    """The bytes of all files but the table, of which the seconds differ."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".csv")
-    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
 def test_features_of_every_patch(extract, slides, tmp_path):
@@ -130,7 +111,7 @@ def test_slides_that_fail_later_do_not_stop_the_others(extract, slides, tmp_path
     assert "slide b: no tissue was found; look at its preview" in said
     out = tmp_path / "out"
     assert sorted(p.name for p in out.glob("*.h5")) == ["c.h5"]
-    assert sorted(p.name for p in (out / "previews").iterdir()) == ["a.png", "b.png", "c.png"]
+    assert sorted(p.name for p in (out / "previews").iterdir()) == ["b.png", "c.png"]
     assert not list(out.rglob(".*"))
     table = rows(out)
     assert [table[name]["status"] for name in "abc"] == ["failed", "failed", "done"]
@@ -186,6 +167,13 @@ def test_files_made_otherwise_are_refused(extract, slides, tmp_path, words, chan
     assert content(tmp_path / "out") == before
 
 
+def test_batch_size_is_not_compared(extract, slides):
+    assert extract()[0] == 0
+    write_slide(slides / "new.tiff", 9)
+    code, said = extract("--data.batch_size", "5")
+    assert (code, "4 slides, 3 of them finished" in said) == (0, True)
+
+
 def test_headers_are_checked_before_anything_is_written(extract, slides, tmp_path, capfd):
     write_slide(slides / "b.tiff", mpp=None)
     write_slide(slides / "more" / "c.tiff", mpp=2.0)
@@ -239,7 +227,7 @@ def test_a_table_chooses_slides_and_states_their_resolution(extract, slides, tmp
         (["--data.batch_size", "0"], "batch_size must be at least 1"),
         (["--data.mpp", "30"], "mpp must be micrometres per pixel from 0.05 to 20"),
         (["--data.min_tissue", "2"], r"min_tissue must be in \[0, 1\]"),
-        (["--data.patch_px", "3"], None),
+        (["--data.patch_px", "96"], None),
         (["--model.encoder", "torch.nn.Identity"], "Identity.input_size is None"),
         (["--model.encoder.input_size", "0"], "TinyEncoder.input_size is 0"),
         (["--trainer.precision", "16-true"], "trainer.precision 16-true"),
