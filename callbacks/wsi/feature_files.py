@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+import signal
+import sys
+import threading
 import time
+from datetime import timedelta
+from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
 import rich
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from callbacks.wsi.extraction_table import DONE, FAILED, ExtractionTable, row
@@ -42,7 +48,7 @@ class FeatureFiles(pl.Callback):
         self._writer: SlideFeatureWriter | None = None
         self._plan: Any = None
         self._dropped = ""  # the slide that has failed
-        self._count, self._clock = 0, 0.0
+        self._count, self._start, self._clock = 0, 0.0, 0.0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Prepare the table, before any process begins."""
@@ -75,8 +81,18 @@ class FeatureFiles(pl.Callback):
         return self.folder / "previews" / f"{slide_id}.png"
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
-        self._clock = time.perf_counter()
+        """Start the clock; end at once at SIGTERM, for which Lightning would wait in vain."""
+        self._start = self._clock = time.perf_counter()
+        if self._table is None or threading.current_thread() is not threading.main_thread():
+            return
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            del frame
+            if trainer.strategy.launcher is not None:  # the processes that this one has started
+                trainer.strategy.launcher.kill(signal.Signals(number))
+            raise SIGTERMException
+
+        signal.signal(signal.SIGTERM, stop)  # the trainer restores the handler when it is done
 
     def on_predict_batch_end(
         self,
@@ -149,6 +165,9 @@ class FeatureFiles(pl.Callback):
 
     def _tell(self, text: str) -> None:
         self._count += 1
+        left = len(self._data.todo) - self._count
+        seconds = round((self._clock - self._start) / self._count * left)
+        text += f", left {timedelta(seconds=seconds)}" if left else ""
         line = f"{self._plan.header.slide_id} ({self._count} of {len(self._data.todo)}): {text}"
         rich.get_console().print(line, soft_wrap=True, highlight=False, markup=False)
 
@@ -162,6 +181,9 @@ class FeatureFiles(pl.Callback):
     ) -> None:
         """Remove the file of a slide that was not finished."""
         self._abandon()
+        stopped = isinstance(exception, KeyboardInterrupt | SIGTERMException)
+        if stopped and self._table is not None and trainer.is_global_zero:
+            sys.stderr.write("stopped; the same command goes on with the slides that are left\n")
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say how many slides failed, on the process that ends last.

@@ -74,7 +74,7 @@ class SlideDataModule(pl.LightningDataModule):
         for name, value, least in (
             ("batch_size", batch_size, 1),
             ("num_workers", num_workers, 0),
-            ("patch_px", patch_px or 1, 1),
+            ("patch_px", 1 if patch_px is None else patch_px, 1),
         ):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")

@@ -41,7 +41,6 @@ def preview(
     image, scale, corner = overview(slide, slide_mpp, max(1.0, longest / SIDE) * slide_mpp)
     for place in (coords - corner) / scale:
         begin, end = np.rint([place, place + step / scale]).astype(int)
-        end = np.maximum(end - 1, begin)  # neighbours have lines of their own
         cv2.rectangle(image, begin.tolist(), end.tolist(), _PATCH, 1)
     outlines, _ = cv2.findContours(
         tissue.mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE

@@ -21,3 +21,17 @@ class TinyEncoder(nn.Module):
 
     def forward(self, patches):
         return self.layer(nn.functional.adaptive_avg_pool2d(patches, 4).flatten(1)) * self.factor
+
+
+class WrongEncoder(TinyEncoder):
+    """An encoder whose output is a map, not finite, or that fails."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fault = fault
+
+    def forward(self, patches):
+        features = super().forward(patches)
+        if self.fault == "fails":
+            return self.layer(patches)
+        return features[..., None, None] if self.fault == "map" else features / 0

@@ -54,31 +54,39 @@ def finished(out):
     return {p.name: (p.stat().st_mtime_ns, p.stat().st_ino) for p in out.glob("*.h5")}
 
 
-def kill_and_compare(folder, kills, seed, workers=(0,), slides=4):
-    """Kill runs at random moments until one ends; return how many were killed while at work."""
+def at_work(one, out):
+    """Wait until a process writes its first file; return the time."""
+    before = finished(out)
+    while one.exitcode is None and not list(out.glob(".*.h5.*")) and finished(out) == before:
+        time.sleep(0.002)
+    return time.monotonic()
+
+
+def kill_and_compare(folder, kills, seed, workers=(0,), slides=6):
+    """Kill runs at random moments of their work; return how many files were finished at each."""
     for number in range(slides):
         write_slide(folder / "slides" / f"s{number}.tiff", number)
     whole = process(command(folder, "whole"))
-    start = time.monotonic()
     whole.start()
+    start = at_work(whole, folder / "whole")
     whole.join()
     assert whole.exitcode == 0
-    duration, rng, killed = time.monotonic() - start, random.Random(seed), 0
+    duration, rng, killed = time.monotonic() - start, random.Random(seed), list[int]()
     folders = (folder / f"parts{number}" for number in itertools.count())
     out = next(folders)
-    while killed < kills:
+    while len(killed) < kills:
         before = finished(out)
         if len(before) == slides:  # begin again, so that there is work to kill
             compare(folder, out)
             out, before = next(folders), {}
         one = process(command(folder, out.name, "--data.num_workers", rng.choice(workers)))
         one.start()
-        one.join(rng.uniform(0.2, 1.0) * duration)
+        at_work(one, out)
+        one.join(rng.uniform(0, 0.6) * duration)
         if one.exitcode is None:
             one.kill()
             one.join()
-            killed += 1
-            print(f"killed with {len(before)} to {len(finished(out))} of {slides} files finished")
+            killed.append(len(finished(out)))
         assert finished(out).items() >= before.items()
     compare(folder, out)
     return killed
@@ -98,7 +106,22 @@ def compare(folder, out):
 
 @pytest.mark.slow
 def test_kills_at_random_moments(tmp_path):
-    assert kill_and_compare(tmp_path, KILLS, seed=0) == KILLS
+    assert len(kill_and_compare(tmp_path, KILLS, seed=0)) == KILLS
+
+
+@pytest.mark.slow
+def test_sigterm_ends_it_at_once(tmp_path):
+    for number in range(4):
+        write_slide(tmp_path / "slides" / f"s{number}.tiff", number)
+    one, out = process(command(tmp_path, "out")), tmp_path / "out"
+    one.start()
+    while not finished(out):
+        time.sleep(0.001)
+    one.terminate()
+    one.join()
+    assert one.exitcode == 143
+    assert len(finished(out)) < 4
+    assert not list(out.rglob(".*"))
 
 
 @pytest.mark.slow
