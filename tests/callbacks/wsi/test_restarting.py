@@ -57,7 +57,8 @@ def finished(out):
 def at_work(one, out):
     """Wait until a process writes its first file; return the time."""
     before = finished(out)
-    while one.exitcode is None and not list(out.glob(".*.h5.*")) and finished(out) == before:
+    own = f".*.h5.{one.pid}"
+    while one.exitcode is None and not list(out.glob(own)) and finished(out) == before:
         time.sleep(0.002)
     return time.monotonic()
 
