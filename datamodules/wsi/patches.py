@@ -40,7 +40,7 @@ class PatchImages(Dataset[PatchBatch]):
                 images[number] = self._reader(key).read(x, y)
         except (OSError, ValueError) as error:
             fault, images = str(error) or type(error).__name__, images[:0]
-        return PatchBatch(
+        return PatchBatch(  # channels last in memory, with which convolutions are quicker
             images=torch.from_numpy(images).permute(0, 3, 1, 2),
             coords=torch.from_numpy(key.coords[: len(images)].copy()),
             slide_id=key.slide_id,
