@@ -11,7 +11,7 @@ import contextlib
 import glob
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,9 +121,9 @@ def read_attributes(path: Path) -> tuple[int, SlideAttributes]:
     if missing or not bool(found["complete"]):
         what = f"has no attribute {missing[0]}" if missing else "is not complete"
         raise ValueError(f"{path}: {what}, so another program has written it")
-    kinds = {"patch_px": int, "patch_size_level0": int}
+    kinds: dict[str, Callable[[Any], Any]] = {"patch_px": int, "patch_size_level0": int}
     kinds |= dict.fromkeys(("slide_mpp", "mpp", "tissue_mm2"), float)
-    plain = {name: kinds.get(name, str)(value) for name, value in known.items()}
+    plain: dict[str, Any] = {name: kinds.get(name, str)(value) for name, value in known.items()}
     plain["settings"] = json.loads(str(plain["settings"]))
     return patches, SlideAttributes(**plain)
 

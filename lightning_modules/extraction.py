@@ -43,6 +43,7 @@ class ExtractionModule(pl.LightningModule):
                     f"{name}.{attribute} is {value!r}; an encoder needs {' and '.join(_NEEDED)}, "
                     "whole numbers of at least 1"
                 )
+        self.input_size, self.out_features = (int(getattr(encoder, name)) for name in _NEEDED)
         self.encoder = encoder.eval().requires_grad_(False)
 
     def setup(self, stage: str) -> None:
@@ -53,7 +54,7 @@ class ExtractionModule(pl.LightningModule):
     def on_predict_start(self) -> None:
         """Check the encoder where it will work."""
         data: Any = getattr(self.trainer, "datamodule", None)
-        self.check_encoder(getattr(data, "patch_px", None) or int(self.encoder.input_size))
+        self.check_encoder(getattr(data, "patch_px", None) or self.input_size)
 
     @torch.no_grad()
     def check_encoder(self, side: int) -> None:
@@ -73,20 +74,20 @@ class ExtractionModule(pl.LightningModule):
             reason = " ".join(str(error).split())[:300]
             raise ValueError(
                 f"{name} cannot encode patches of {side} pixels ({reason}); set data.patch_px to "
-                f"what it is made for ({self.encoder.input_size})"
+                f"what it is made for ({self.input_size})"
             ) from error
         shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        if shape != (2, self.encoder.out_features):
+        if shape != (2, self.out_features):
             raise ValueError(
                 f"{name} gives {shape} for 2 patches; its output must be a tensor of "
-                f"(2, {self.encoder.out_features}), as its out_features says"
+                f"(2, {self.out_features}), as its out_features says"
             )
 
     def predict_step(self, batch: PatchBatch, batch_idx: int) -> Tensor:
         """Return (P, out_features); nothing for a batch that could not be read."""
         del batch_idx
         if len(batch) == 0:
-            return torch.zeros((0, int(self.encoder.out_features)), device=self.device)
+            return torch.zeros((0, self.out_features), device=self.device)
         features: Tensor = self.encoder(batch.pixels())
         return features
 
@@ -100,7 +101,7 @@ class ExtractionModule(pl.LightningModule):
         return {
             "encoder": _text(section or {"class_path": f"{kind.__module__}.{kind.__qualname__}"}),
             "weights_sha256": weights_hash(self.encoder),
-            "input_size": int(self.encoder.input_size),
+            "input_size": self.input_size,
         }
 
 

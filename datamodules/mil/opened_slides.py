@@ -98,7 +98,8 @@ def _other_origins(slides: Sequence[Slide]) -> Iterator[tuple[str, Problem]]:
     for slide in known:
         if slide.header.origin != usual and slide.header.origin is not None and usual is not None:
             what = slide.header.origin.difference(usual)
-            reason = f"{what} of {count} other slides, for example {example.name}"
+            others = f"as {count} of {len(known)} slides have, for example {example.name}"
+            reason = f"{what}, {others}"
             yield slide.name, Problem(slide.file, slide.name, None, reason, remedy, "slide")
 
 

@@ -226,7 +226,7 @@ def _defaults(kind: type) -> dict[str, Any]:
     return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": given}
 
 
-def _unchanged(batch: PatchBatch) -> PatchBatch:
+def _unchanged(batch: Any) -> Any:
     return batch
 
 

@@ -147,7 +147,7 @@ CASES = [
     case("mpp of 0", table("slide_id,mpp\na,0\n"), "slide a", "mpp is '0'", "0.25"),
     case("mpp of 40", table("slide_id,mpp\na,40\n"), "slide a", "mpp 40", "column mpp"),
     case("no table", _nothing, "nowhere.csv", words=("--data.table", "nowhere.csv")),
-    case("an unknown encoder", _nothing, "no.Encoder", words=encoder("no.Encoder")),
+    case("an unknown encoder", _nothing, "no module no", "class_path", words=encoder("no.Encoder")),
     case("no encoder", _nothing, "Identity", "input_size", words=encoder("torch.nn.Identity")),
     case("in another shape", _nothing, "WrongEncoder", "(2, 8)", words=encoder(f"{WRONG}(map)")),
     case("that fails", _nothing, "WrongEncoder", "patch_px", words=encoder(f"{WRONG}(fails)")),

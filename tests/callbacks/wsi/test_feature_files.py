@@ -269,7 +269,7 @@ def test_training_refuses_files_of_different_origin(extract, slides, tmp_path, w
     assert train.main(["fit", *given, "--runs_dir", str(tmp_path / "runs")]) == 2
     said = capfd.readouterr().err
     assert re.search(
-        r"b\.h5, slide b: (mpp|weights_sha256) \S+ instead of \S+ of 2 other slides", said
+        r"b\.h5, slide b: (mpp|weights_sha256) \S+ instead of \S+, as 2 of 3 slides have", said
     )
     assert "for example a" in said
     assert evaluate.main(["check-data", *given]) == 2
