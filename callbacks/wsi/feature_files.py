@@ -159,7 +159,7 @@ class FeatureFiles(pl.Callback):
         self._table.add(row(header.slide_id, status, **known, **values))
 
     def _lap(self) -> float:
-        """Return the seconds since the slide before was finished."""
+        """Return the seconds since the slide before was finished (A524)."""
         before, self._clock = self._clock, time.perf_counter()
         return self._clock - before
 
@@ -226,7 +226,7 @@ def _decides(trainer: pl.Trainer) -> bool:
     """Return whether this process may say how the run ended.
 
     Processes wait for none while they work. At the end, one that has started the others waits for
-    them, since their work belongs to its command; processes of a launcher do not.
+    them, since their work belongs to its command; processes of a launcher do not.  # A523
     """
     started = getattr(trainer.strategy.launcher, "procs", [])
     for process in started:

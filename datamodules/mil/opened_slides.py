@@ -86,7 +86,7 @@ def open_slides(
 def _other_origins(slides: Sequence[Slide]) -> Iterator[tuple[str, Problem]]:
     """Yield name and fault of each slide that was extracted otherwise than most of them.
 
-    Files that do not say how they were made are left alone.
+    Files that do not say how they were made are left alone.  # A522
     """
     known = [slide for slide in slides if slide.header.origin is not None]
     counts = Counter(slide.header.origin for slide in known)

@@ -140,6 +140,7 @@ class SlideDataModule(pl.LightningDataModule):
 
     def _all_settings(self, module: Any, side: int, precision: str) -> dict[str, Any]:
         """Return everything apart from the slide that its features depend on."""
+        # The batch size is not among them: it changes rounding alone.  # A520
         given = ((module.blueprint or {}).get("data") or {}).get("init_args") or {}
         return {
             "encoder": self._encoder["encoder"],
