@@ -17,6 +17,8 @@ commands
              it, the checkpoint's test data. --data.NAME VALUE changes one data argument.
              For images: --score X, the lowest score in predict_coco.json and in the
              overlays (default 0.5); --overlays N, all or none (default all).
+             --config configs/wsi/extract_features.yaml --data.slides DIR --data.features OUT
+             writes features of whole slides; the same command goes on after it was stopped.
 
 examples
   python train.py fit --config configs/quickstart/mask_rcnn.yaml
