@@ -142,7 +142,8 @@ def _check_data(page: Any) -> None:
 def missing_bytes(path: Path) -> int:
     """Return how many bytes a TIFF file lacks at its end at least; 0 for other files.
 
-    The offsets of all pages are read, not the pixels.
+    The offsets of the levels are read, not their pixels. Files of Hamamatsu, whose offsets are
+    none of TIFF's, are left to OpenSlide.
     """
     try:
         import tifffile
@@ -150,7 +151,7 @@ def missing_bytes(path: Path) -> int:
         raise ValueError(f"{path}: tifffile is missing; {INSTALL}") from error
     try:
         with tifffile.TiffFile(path) as tiff:
-            end = max(_ends(tiff))
+            end = 0 if tiff.is_ndpi else max(_ends(tiff))
     except (
         Exception
     ):  # no TIFF file, or none that tifffile can follow: the readers say what is wrong
@@ -159,10 +160,11 @@ def missing_bytes(path: Path) -> int:
 
 
 def _ends(tiff: tifffile.TiffFile) -> list[int]:
-    """Return the last byte of each page's data, and of the first page that lies past the end."""
+    """Return the last byte of each level, and of the first page that lies past the end."""
     ends = [
         int((np.asarray(page.dataoffsets) + np.asarray(page.databytecounts)).max(initial=0))
         for page in tiff.pages
+        if page.is_tiled or page.index == 0
     ]
     last, layout, file = tiff.pages[-1], tiff.tiff, tiff.filehandle
     file.seek(last.offset)

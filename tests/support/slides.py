@@ -159,3 +159,56 @@ def ramp(width: int, height: int) -> np.ndarray:
     image[..., 1] = np.rint(wave(y))[:, None]
     image[..., 2] = np.rint(255 * x / width)
     return image
+
+
+GLASS = (226, 225, 227)
+INKS = {
+    "black": (35, 35, 40),
+    "blue": (40, 60, 170),
+    "light blue": (110, 160, 215),
+    "green": (30, 130, 70),
+    "red": (200, 35, 45),
+}
+
+
+def densities(*parts):
+    """Return the RGB on the glass of stains: parts of haematoxylin and of eosin."""
+    stains = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.25]])
+    return np.array(GLASS) * np.exp(-np.array(parts) @ stains)
+
+
+def stained(inks=(), *, tissue=True, shadow=True, seed=0):
+    """Return a slide of 4 x 3 mm at 4 um per pixel, with the places of its tissue and of its ink.
+
+    A purple, a pink and a pale piece of tissue lie on grey noisy glass with a dark border; the
+    strokes of pens pass beside the tissue and over it.
+
+    Returns:
+        image (750, 1000, 3), tissue (750, 1000) bool, ink (750, 1000) bool.
+    """
+    rng = np.random.default_rng(seed)
+    height, width = 750, 1000
+    image = np.ones((height, width, 3), np.float32) * GLASS
+    inside, pen = np.zeros((2, height, width), np.uint8)
+    texture = cv2.resize(rng.normal(1, 0.35, (height // 4, width // 4)), (width, height))
+    texture += rng.normal(0, 0.3, texture.shape)
+    pieces = {(300, 350): (210, 165, 0.5, 0.5), (725, 250): (150, 125, 0.1, 0.35)}
+    pieces[675, 575] = (125, 90, 0.08, 0.12)
+    for (x, y), (a, b, haematoxylin, eosin) in pieces.items() if tissue else ():
+        piece = np.zeros_like(inside)
+        cv2.ellipse(piece, (x, y), (a, b), 15, 0, 360, 1, -1)
+        colour = densities(haematoxylin, eosin) / GLASS
+        amount = np.clip(texture, 0.3, 2)[piece > 0]
+        image[piece > 0] *= colour ** amount[:, None]
+        inside |= piece
+    for number, name in enumerate(inks):
+        at = 60 + 165 * number
+        stroke = np.zeros_like(pen)
+        cv2.line(stroke, (at, 100), (at + 125, 700), 1, 30)
+        image[stroke > 0] *= np.array(INKS[name]) / 235
+        pen |= stroke
+    if shadow:
+        distance = np.minimum(np.arange(width), np.arange(width)[::-1])
+        image *= np.clip(0.25 + distance / 55, 0.25, 1)[None, :, None]
+    image = cv2.GaussianBlur(image, (0, 0), 0.7) + rng.normal(0, 3, image.shape)
+    return np.clip(image, 0, 255).astype(np.uint8), inside.astype(bool), pen.astype(bool)
