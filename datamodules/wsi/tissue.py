@@ -123,7 +123,7 @@ def _glass(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     empty = (high > _BRIGHT) & ((high - low) * 255.0 < _GREY * high.astype(np.float32))
     if empty.mean() < _LEAST_GLASS:
         return np.full(3, 255, np.float32)
-    return np.median(image[empty], axis=0).astype(np.float32)
+    return np.asarray(np.median(image[empty], axis=0), np.float32)
 
 
 def _colours(
@@ -169,7 +169,7 @@ def _marks(
     kept = dense >= max(area, 1)
     kept[0] = False
     marks = kept[labels].astype(np.uint8)
-    return cv2.dilate(marks, _disc(margin)).astype(bool)
+    return np.asarray(cv2.dilate(marks, _disc(margin)), bool)
 
 
 def _otsu(values: NDArray[np.uint8]) -> float:
@@ -180,7 +180,7 @@ def _otsu(values: NDArray[np.uint8]) -> float:
 
 def _closed(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
     closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, _disc(radius))
-    return closed.astype(bool)
+    return np.asarray(closed, bool)
 
 
 def _without_small(mask: NDArray[np.bool_], area: float) -> NDArray[np.bool_]:
@@ -208,7 +208,7 @@ def _pieces(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
 
 def _disc(radius: int) -> NDArray[np.uint8]:
     size = 2 * radius + 1
-    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)), np.uint8)
 
 
 def tissue_share(
@@ -239,7 +239,7 @@ def tissue_share(
         u, v = x - left, y - top
         upper = sums[top, left] * (1 - u) + sums[top, left + 1] * u
         lower = sums[top + 1, left] * (1 - u) + sums[top + 1, left + 1] * u
-        return upper * (1 - v) + lower * v
+        return np.asarray(upper * (1 - v) + lower * v)
 
     area = above(x1, y1) - above(x0, y1) - above(x1, y0) + above(x0, y0)
     return np.clip(area / side**2, 0, 1)

@@ -24,7 +24,6 @@ from formats.slides.readers import OpenSlideReader, Reader, TiffSlideReader, mis
 SUFFIXES = (
     ".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".dcm",
 )  # fmt: skip
-WHITE = (255, 255, 255)
 AGAIN = "copy the file again, or leave the slide out"
 _WHOLE = 1 << 26  # bytes up to which a file is hashed completely
 _PARTS = 256  # parts of a larger file that are hashed, evenly spaced
@@ -80,8 +79,8 @@ class SlideFile:
         said = reader.properties
         given = (said.get("openslide.mpp-x"), said.get("openslide.mpp-y"))
         self.mpp = None if None in given else (float(str(given[0])), float(str(given[1])))
-        colour = said.get("openslide.background-color")
-        self.background: tuple[int, ...] = tuple(bytes.fromhex(colour)) if colour else WHITE
+        red, green, blue = bytes.fromhex(said.get("openslide.background-color", "FFFFFF"))
+        self.background = (red, green, blue)
         self.bounds = _bounds(reader)
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:

@@ -11,13 +11,10 @@ import math
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
-
-if TYPE_CHECKING:
-    import tifffile
 
 INSTALL = "install the readers of slides with `pip install -e '.[slides]'`"
 JPEG_LIKE = (6, 7, 33003, 33004, 33005, 34712)  # TIFF compressions whose data end with END_MARK
@@ -159,7 +156,7 @@ def missing_bytes(path: Path) -> int:
     return max(0, end - path.stat().st_size)
 
 
-def _ends(tiff: tifffile.TiffFile) -> list[int]:
+def _ends(tiff: Any) -> list[int]:
     """Return the last byte of each level, and of the first page that lies past the end."""
     ends = [
         int((np.asarray(page.dataoffsets) + np.asarray(page.databytecounts)).max(initial=0))

@@ -1,6 +1,7 @@
 """Slide files of each kind, and broken ones."""
 
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -260,3 +261,11 @@ def test_fingerprints(tmp_path, monkeypatch):
     assert slide_fingerprint(path) != large
     path.write_bytes(bytes(499_999) + b"x")
     assert slide_fingerprint(path) != large
+
+
+@pytest.mark.parametrize("missing", ["openslide", "tifffile"])
+def test_libraries_that_are_missing(tmp_path, monkeypatch, missing):
+    path = write_tiff(tmp_path / "a.tiff", [clouds(300, 200)])
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ValueError, match=r"a\.tiff: .* is missing; install .*\.\[slides\]"):
+        open_slide(path)
