@@ -1,1 +1,1 @@
-"""Patches of whole-slide images: tissue and grid."""
+"""Data of whole slides."""

