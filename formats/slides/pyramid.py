@@ -94,8 +94,8 @@ class SlideFile:
             height: in pixels of the level.
 
         Returns:
-            (height, width, 3). Pixels outside the slide and transparent ones have the background's
-            colour.
+            (height, width, 3), read-only. Pixels outside the slide and transparent ones have the
+            background's colour.
 
         Raises:
             UnreadableRegion: a part of the region is broken. The slide can be read further.

@@ -120,7 +120,7 @@ class PatchReader:
         the pixels of the level.
 
         Returns:
-            (patch_px, patch_px, 3).
+            (patch_px, patch_px, 3), read-only.
 
         Raises:
             UnreadableRegion: a part of the patch is broken.
