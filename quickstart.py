@@ -130,7 +130,7 @@ def slides() -> dict[str, object]:
 
     steps: dict[str, float] = {}
     with _timed(steps, "slides"):
-        write_slides(WSI, slides=SLIDES, patients=PATIENTS, seed=0)
+        write_slides(WSI, slides=SLIDES, patients=PATIENTS, seed=0, workers=2)
     table, features = WSI / "slides.csv", WSI / "features"
     sources = ["--data.slides", WSI / "slides", "--data.table", table, "--data.features", features]
     with _timed(steps, "features"):
