@@ -12,6 +12,7 @@ Field = npt.NDArray[np.float32]  # (n, n), a value for each cell of the grid
 Points = npt.NDArray[np.float64]  # (N, 2) x and y
 
 CELL_UM: Final = 8.0  # side of a cell
+_AT_ONCE: Final = 2048  # places that are compared with a polygon, which bounds the memory
 
 
 def smooth_noise(rng: np.random.Generator, count: int, wave_um: float) -> Field:
@@ -42,13 +43,14 @@ def inside(polygon: Points, places: Points) -> npt.NDArray[np.bool_]:
     found = np.zeros(len(places), bool)
     low, high = polygon.min(axis=0), polygon.max(axis=0)
     near = np.flatnonzero(((places >= low) & (places <= high)).all(axis=1))
-    x, y = places[near, 0, None], places[near, 1, None]
     x0, y0 = polygon[:, 0], polygon[:, 1]
     x1, y1 = np.roll(x0, -1), np.roll(y0, -1)
-    crosses = (y0 > y) != (y1 > y)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        left = x < (x1 - x0) * (y - y0) / (y1 - y0) + x0
-    found[near] = (crosses & left).sum(axis=1) % 2 == 1
+    for part in np.array_split(near, len(near) // _AT_ONCE + 1):
+        x, y = places[part, 0, None], places[part, 1, None]
+        crosses = (y0 > y) != (y1 > y)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            left = x < (x1 - x0) * (y - y0) / (y1 - y0) + x0
+        found[part] = (crosses & left).sum(axis=1) % 2 == 1
     return found
 
 

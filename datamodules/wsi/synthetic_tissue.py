@@ -312,9 +312,10 @@ def _tumour(rng: np.random.Generator, lesion: Points) -> Points:
 
 def _pen(rng: np.random.Generator, side: float, tissue: Field) -> Points:
     """Return a stroke beside the tissue, which it may touch."""
-    angle = rng.uniform(0, 2 * np.pi) + np.linspace(0, rng.uniform(0.5, 1.2), 24)
+    count = max(24, int(side / 75))
+    angle = rng.uniform(0, 2 * np.pi) + np.linspace(0, rng.uniform(0.5, 1.2), count)
     out = rng.uniform(0.46, 0.52) * side
-    wobble = np.cumsum(rng.normal(0, 0.006 * side, 24))
+    wobble = np.cumsum(rng.normal(0, 0.03 * side / count**0.5, count))
     centre = np.argwhere(tissue > 0).mean(axis=0)[::-1] * CELL_UM
     spokes = np.stack([np.cos(angle), np.sin(angle)], axis=1) * (out + wobble)[:, None]
     stroke: Points = centre + spokes
