@@ -77,8 +77,8 @@ def check_data(arguments: list[str], policy: AnnotationPolicy = "error") -> Chec
         ArgumentError: a key of the recipe is unknown or a value has the wrong type.
         ValueError: an argument of the datamodule is out of range.
     """
-    model = Recipe.of_words(arguments).contents()
-    named = [class_of(content["model"]) for content in model if "model" in content]
+    contents = Recipe.of_words(arguments).contents()
+    named = [class_of(c["model"]) for c in contents if isinstance(c.get("model"), dict)]
     predicts = any(getattr(kind, "only_predicts", False) for kind in named)
     data = RecipeReader(["predict" if predicts else "fit", *arguments]).data
     if policy == "error":

@@ -257,7 +257,13 @@ def test_files_of_other_programs_are_not_overwritten(extract, tmp_path):
     assert len(content(tmp_path / "out")) == 2
 
 
-@pytest.mark.parametrize("words", [["--data.mpp", "0.6"], ["--model.encoder.seed", "3"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--data.mpp", "0.6"],
+        pytest.param(["--model.encoder.seed", "3"], marks=pytest.mark.slow),
+    ],
+)
 def test_training_refuses_files_of_different_origin(extract, slides, tmp_path, words, capfd):
     table = tmp_path / "slides.csv"
     table.write_text("slide_id,label\na,0\nb,1\nc,1\n")

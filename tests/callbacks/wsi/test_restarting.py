@@ -129,7 +129,7 @@ def test_sigterm_ends_it_at_once(tmp_path):
 def test_two_processes(tmp_path):
     """They write the same files, and the command ends when both have."""
     for number in range(4):
-        write_slide(tmp_path / "slides" / f"s{number}.tiff", number, width=320 * (1 + number))
+        write_slide(tmp_path / "slides" / f"s{number}.tiff", number, width=480 + 160 * number)
     write_broken_slide(tmp_path / "slides" / "s4.tiff")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for out, words in {
