@@ -18,7 +18,7 @@ CONFIGS = ROOT / "configs"
 RECIPES = sorted(
     p.relative_to(ROOT)
     for p in CONFIGS.rglob("*.yaml")
-    if not {"_base", "sweeps", "wsi"} & set(p.parts)
+    if not {"_base", "sweeps", "wsi"} & set(p.relative_to(CONFIGS).parts)
 )
 BASES = sorted(p.relative_to(ROOT) for p in (CONFIGS / "_base").rglob("*.yaml"))
 TABLE = yaml.safe_load((ROOT / "tests/configs/recipes.yaml").read_text())
