@@ -130,7 +130,7 @@ def slides() -> dict[str, object]:
 
     steps: dict[str, float] = {}
     with _timed(steps, "slides"):
-        write_slides(WSI, slides=SLIDES, patients=PATIENTS, seed=0)
+        write_slides(WSI, slides=SLIDES, patients=PATIENTS, seed=0, workers=2)
     table, features = WSI / "slides.csv", WSI / "features"
     sources = ["--data.slides", WSI / "slides", "--data.table", table, "--data.features", features]
     with _timed(steps, "features"):
@@ -145,7 +145,7 @@ def slides() -> dict[str, object]:
             words += ["--save-predictions", out / "out_of_fold.csv", "--out", out / "cv.json"]
             _run(evaluate, "mil-cv", *words, "--save-checkpoints", out / "folds")
             predictions[name], attention[name] = out / "out_of_fold.csv", out / "attention.csv"
-            figures += _attention_of_folds(name, out / "folds", attention[name])
+            figures += _attention_of_folds(name, out)
     with _timed(steps, "scores"):
         scores = _slide_scores(predictions, attention)
     return {
@@ -161,17 +161,20 @@ def slides() -> dict[str, object]:
     }
 
 
-def _attention_of_folds(name: str, checkpoints: Path, table: Path) -> list[Path]:
-    """Predict the test slides of every fold, put their attention into one table, return figures."""
+def _attention_of_folds(name: str, folder: Path) -> list[Path]:
+    """Put the attention of every fold in its test slides into one table; return the figures."""
     from formats.files import write_csv
 
+    fold_of = {row["bag_id"]: row["fold"] for row in _rows(folder / "out_of_fold.csv")}
     rows: list[dict[str, str]] = []
     figures: list[Path] = []
-    for checkpoint in sorted(checkpoints.glob("*.ckpt")):
-        tested = _train(f"quickstart_{name}_slides", "predict", "--ckpt_path", checkpoint)
-        rows += _rows(tested / "predictions" / "attention.csv")
-        figures += sorted(tested.rglob("*.png"))
-    write_csv(table, list(rows[0]), (list(row.values()) for row in rows))
+    for checkpoint in sorted((folder / "folds").glob("*.ckpt")):
+        fold = checkpoint.stem.rpartition("fold")[2]
+        predicted = _train(f"quickstart_{name}_slides", "predict", "--ckpt_path", checkpoint)
+        found = _rows(predicted / "predictions" / "attention.csv")
+        rows += [row for row in found if fold_of[row["bag_id"]] == fold]
+        figures += sorted(predicted.rglob("*.png"))
+    write_csv(folder / "attention.csv", list(rows[0]), (list(row.values()) for row in rows))
     return figures
 
 

@@ -14,9 +14,12 @@ commands
   test       score the test split           (add --ckpt_path FILE)
   predict    --ckpt_path FILE [--data PATH] write predictions; needs no configuration.
              PATH: a folder of images, one image, an npz of bags, a CSV of slides; without
-             it, the checkpoint's test data. --data.NAME VALUE changes one data argument.
+             it, the checkpoint's test images or all its bags. --data.NAME VALUE changes one
+             data argument.
              For images: --score X, the lowest score in predict_coco.json and in the
              overlays (default 0.5); --overlays N, all or none (default all).
+             --config configs/wsi/extract_features.yaml --data.slides DIR --data.features OUT
+             writes features of whole slides; the same command goes on after it was stopped.
 
 examples
   python train.py fit --config configs/quickstart/mask_rcnn.yaml

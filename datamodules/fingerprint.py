@@ -27,7 +27,8 @@ def fingerprint(datamodule: type, arguments: Mapping[str, Any]) -> str:
     above 1 GiB, only both ends and the size are used.  # A77
 
     Args:
-        datamodule: class of the datamodule.
+        datamodule: class of the datamodule; arguments that its attribute ``outputs`` names are
+            places to write to, and left out.
         arguments: arguments of the datamodule as plain values; missing ones have their defaults.
 
     Returns:
@@ -35,7 +36,8 @@ def fingerprint(datamodule: type, arguments: Mapping[str, Any]) -> str:
     """
     digest = hashlib.sha256(datamodule.__name__.encode())
     for name, parameter in inspect.signature(datamodule).parameters.items():
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+        written = getattr(datamodule, "outputs", ())
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD or name in written:
             continue
         value = arguments.get(name, parameter.default)
         if value is None:  # so that a new option does not change existing hashes

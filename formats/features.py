@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from formats.h5_rows import read_rows
+from formats.slide_features import Origin, origin_of
 from formats.weights.archive import check_archive
 from structures import DataProblems, Problem
 
@@ -56,6 +57,7 @@ class FeatureHeader(NamedTuple):
         dtype: dtype of the features on disk.
         has_coords: whether the file has coordinates.
         has_labels: whether the file has instance labels.
+        origin: encoder and patches, if the file states them as ours do.
     """
 
     instances: int
@@ -63,6 +65,7 @@ class FeatureHeader(NamedTuple):
     dtype: torch.dtype
     has_coords: bool
     has_labels: bool = False
+    origin: Origin | None = None
 
 
 class FeatureFile(NamedTuple):
@@ -103,7 +106,9 @@ def read_header(path: Path, keys: FeatureKeys = FeatureKeys()) -> FeatureHeader:
         if labels is not None:  # a byte per instance or so, which is read to check it
             _instance_labels(Path(path), _in_memory(labels, None), keys)
         known = coords is not None, labels is not None
-        return FeatureHeader(rows, width, _dtype(features), *known)
+        file = getattr(features, "file", None)  # an h5 file may say how it was made
+        origin = None if file is None else origin_of(file.attrs)
+        return FeatureHeader(rows, width, _dtype(features), *known, origin)
 
 
 def read_features(

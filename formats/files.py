@@ -36,12 +36,12 @@ def atomic_write(path: Path, durable: bool = False) -> Iterator[IO[bytes]]:
                 os.fsync(file.fileno())
         part.replace(path)
         if durable:
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Flush a change of names to disk; only on POSIX, elsewhere folders cannot be opened."""
     if os.name != "posix":
         return

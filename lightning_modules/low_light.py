@@ -75,7 +75,7 @@ class LowLightModule(SegmentationModule):
             with _kept_statistics(self.model):
                 of_clean = super().training_terms(clean)
             of_dark = super().training_terms(dark)
-        dsl = dsl_loss(*levels)
+        dsl = dsl_loss(levels[0], levels[1])
         share = mean_over_processes(dsl.clamped)
         self.log("train/dsl_clamped", share, on_step=True, on_epoch=False, batch_size=len(batch))
         return {name: of_clean[name] + of_dark[name] for name in of_clean} | {"dsl": dsl.loss}

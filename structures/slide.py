@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from structures.transferable import Transferable, check_dtype, check_field
@@ -19,6 +20,8 @@ class Slide(Transferable):
         mpp: micrometres per pixel at level 0, positive.
         coords: (P, 2) int64, level-0 pixels (x, y) of each patch's top-left corner.
         patch_size: side of a patch in level-0 pixels.
+        slide_id: name of the slide.
+        tissue_mm2: area of its tissue.
 
     Raises:
         ValueError: a non-positive resolution or patch size, or coordinates of another shape.
@@ -28,6 +31,8 @@ class Slide(Transferable):
     mpp: float
     coords: Tensor
     patch_size: int
+    slide_id: str = ""
+    tissue_mm2: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.mpp > 0:
@@ -43,20 +48,35 @@ class Slide(Transferable):
 
 @dataclass(frozen=True, slots=True)
 class PatchBatch(Transferable):
-    """Images of patches with their coordinates.
+    """Images of patches of one slide with their coordinates.
 
     Attributes:
-        images: (P, 3, H, W) float RGB in [0, 1].
+        images: (P, 3, H, W) RGB, float in [0, 1] or uint8 in [0, 255], as slides have it.
         coords: (P, 2) int64, level-0 pixels (x, y).
+        slide_id: name of the slide.
+        first: number of the first patch among those of the slide.
+        patches: number of patches of the whole slide; its batches come in order.
+        fault: why the patches cannot be read, or an empty text. There are no images then.
     """
 
     images: Tensor
     coords: Tensor
+    slide_id: str = ""
+    first: int = 0
+    patches: int = 0
+    fault: str = ""
 
     def __post_init__(self) -> None:
         check_field("PatchBatch", "images", self.images, ("P", 3, "H", "W"))
         check_field("PatchBatch", "coords", self.coords, (self.images.shape[0], 2))
-        check_dtype("PatchBatch", "images", self.images, "float")
+        if self.images.dtype != torch.uint8:
+            check_dtype("PatchBatch", "images", self.images, "float")
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
+
+    def pixels(self) -> Tensor:
+        """Return the images as (P, 3, H, W) float in [0, 1]."""
+        if self.images.dtype == torch.uint8:
+            return self.images.float().div_(255)
+        return self.images

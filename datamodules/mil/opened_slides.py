@@ -78,7 +78,29 @@ def open_slides(
             reason = f"{slide.header.width} features, but {widths[usual]} other slides have {usual}"
             remedy = "extract all slides with one encoder"
             faults.append(Problem(slide.file, slide.name, None, reason, remedy, "slide"))
-    return [slide for slide in slides if slide.header.width == usual], faults
+    alike = [slide for slide in slides if slide.header.width == usual]
+    other = dict(_other_origins(alike))
+    return [slide for slide in alike if slide.name not in other], [*faults, *other.values()]
+
+
+def _other_origins(slides: Sequence[Slide]) -> Iterator[tuple[str, Problem]]:
+    """Yield name and fault of each slide that was extracted otherwise than most of them.
+
+    Files that do not say how they were made are left alone.  # A522
+    """
+    known = [slide for slide in slides if slide.header.origin is not None]
+    counts = Counter(slide.header.origin for slide in known)
+    if len(counts) < 2:
+        return
+    usual, count = counts.most_common(1)[0]
+    example = next(slide for slide in known if slide.header.origin == usual)
+    remedy = "extract all slides with one encoder, one mpp and one patch_px"
+    for slide in known:
+        if slide.header.origin != usual and slide.header.origin is not None and usual is not None:
+            what = slide.header.origin.difference(usual)
+            others = f"as {count} of {len(known)} slides have, for example {example.name}"
+            reason = f"{what}, {others}"
+            yield slide.name, Problem(slide.file, slide.name, None, reason, remedy, "slide")
 
 
 def grouped(

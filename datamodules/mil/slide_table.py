@@ -98,10 +98,12 @@ def read_slide_table(
             options name, has no slide, or its labels cannot be classes.
     """
     path = Path(path)
-    columns, lines = _read(path)
-    faults = list(_id_faults(path, lines)) + list(_field_faults(path, columns, lines))
+    columns, lines = read_lines(path)
+    faults = list(id_faults(path, lines)) + list(_field_faults(path, columns, lines))
     found = read_labels(path, columns, [fields for _, fields in lines], labels)
-    faults += [_fault(path, lines[at], reason, remedy) for at, reason, remedy in found.faults]
+    faults += [
+        fault_of_line(path, lines[at], reason, remedy) for at, reason, remedy in found.faults
+    ]
     bad = {fault.annotation for fault in faults}
     keep = [at for at, (number, _) in enumerate(lines) if number not in bad]
 
@@ -124,7 +126,12 @@ def read_slide_table(
     return table, faults
 
 
-def _read(path: Path) -> tuple[list[str], list[Line]]:
+def read_lines(path: Path) -> tuple[list[str], list[Line]]:
+    """Return the columns of a table of slides and its lines, of which the fields are not checked.
+
+    Raises:
+        DataProblems: the file cannot be read, lacks ``slide_id`` or has no slide.
+    """
     if not path.is_file():
         raise _refused(path, "no such file", "give the CSV of slides")
     try:
@@ -160,41 +167,50 @@ def _refused(path: Path, reason: str, remedy: str) -> DataProblems:
     return DataProblems([Problem(path, None, None, reason, remedy)])
 
 
-def _fault(path: Path, line: Line, reason: str, remedy: str) -> Problem:
+def fault_of_line(path: Path, line: Line, reason: str, remedy: str) -> Problem:
+    """Return a fault of the slide in a line."""
     item = line[1]["slide_id"] or None
     return Problem(path, item, line[0], reason, remedy, kind="slide", part="line")
 
 
-def _id_faults(path: Path, lines: Sequence[Line]) -> Iterator[Problem]:
+def id_faults(path: Path, lines: Sequence[Line]) -> Iterator[Problem]:
+    """Yield a fault for each slide without a name or with that of another, and for surplus fields.
+
+    Args:
+        path: the table.
+        lines: its lines.
+    """
     first: dict[str, int] = {}
     for line in lines:
         number, fields = line
         if not fields["slide_id"]:
-            yield _fault(path, line, "slide_id is empty", "name the slide")
+            yield fault_of_line(path, line, "slide_id is empty", "name the slide")
         elif fields["slide_id"] in first:
             reason = f"the slide is also in line {first[fields['slide_id']]}"
-            yield _fault(path, line, reason, "keep one line per slide")
+            yield fault_of_line(path, line, reason, "keep one line per slide")
         else:
             first[fields["slide_id"]] = number
         if _SURPLUS in fields:
             reason = f"more fields than columns: {fields[_SURPLUS]}"
-            yield _fault(path, line, reason, "quote fields with commas")
+            yield fault_of_line(path, line, reason, "quote fields with commas")
 
 
 def _field_faults(path: Path, columns: Sequence[str], lines: Sequence[Line]) -> Iterator[Problem]:
     for line in lines:
         fields = line[1]
         if "patient_id" in columns and not fields["patient_id"]:
-            yield _fault(path, line, "patient_id is empty", "name the patient, or drop the column")
+            yield fault_of_line(
+                path, line, "patient_id is empty", "name the patient, or drop the column"
+            )
         if "split" in columns and fields["split"].lower() not in NAMES:
             reason = f"split is {fields['split']!r}"
-            yield _fault(path, line, reason, f"use {', '.join(NAMES)}")
+            yield fault_of_line(path, line, reason, f"use {', '.join(NAMES)}")
         if "fold" in columns and not fields["fold"].isdecimal():
             reason = f"fold is {fields['fold']!r}"
-            yield _fault(path, line, reason, "number the folds 0, 1, ...")
+            yield fault_of_line(path, line, reason, "number the folds 0, 1, ...")
         if "weight" in columns and not _is_weight(fields["weight"]):
             reason = f"weight is {fields['weight']!r}"
-            yield _fault(path, line, reason, "use a finite number that is not negative")
+            yield fault_of_line(path, line, reason, "use a finite number that is not negative")
 
 
 def _is_weight(text: str) -> bool:
@@ -236,8 +252,13 @@ def feature_files(folder: Path) -> dict[str, Path]:
     return files
 
 
+def is_slide_name(slide: str) -> bool:
+    """Return whether the name of a slide has the suffix of a slide file."""
+    return Path(slide).suffix.lower() in _SLIDES
+
+
 def _file_of(slide: str, files: Mapping[str, Path]) -> Path | None:
-    stem = Path(slide).stem if Path(slide).suffix.lower() in _SLIDES else slide
+    stem = Path(slide).stem if is_slide_name(slide) else slide
     for name in dict.fromkeys((slide, stem)):
         for suffix in SUFFIXES:
             if name + suffix in files:

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 from datamodules.seg.base import SegDataModule
 from datamodules.seg.unusable import UnusableData
 from engine.config.errors import own_error
+from engine.config.recipe import Recipe
 from engine.config.sections import instantiate_data, plain
 from engine.training.cli import SegmilCLI
+from lightning_modules.rebuilding import class_of
 from structures import AnnotationPolicy, DataProblems, Problem
 from structures.problem import MENDABLE
 
@@ -61,6 +63,8 @@ class RecipeReader(SegmilCLI):
         """Replace the trainer's method; do nothing."""
         del arguments
 
+    predict = fit
+
 
 def check_data(arguments: list[str], policy: AnnotationPolicy = "error") -> CheckedData:
     """Parse a recipe and check all of its data, reading every image or bag completely.
@@ -73,7 +77,10 @@ def check_data(arguments: list[str], policy: AnnotationPolicy = "error") -> Chec
         ArgumentError: a key of the recipe is unknown or a value has the wrong type.
         ValueError: an argument of the datamodule is out of range.
     """
-    data = RecipeReader(["fit", *arguments]).data
+    contents = Recipe.of_words(arguments).contents()
+    named = [class_of(c["model"]) for c in contents if isinstance(c.get("model"), dict)]
+    predicts = any(getattr(kind, "only_predicts", False) for kind in named)
+    data = RecipeReader(["predict" if predicts else "fit", *arguments]).data
     if policy == "error":
         policy = data.get("init_args", {}).get("bad_data", "error")
     with _quiet():

@@ -49,7 +49,7 @@ from engine.training.run_config import RunConfigCallback
 from engine.training.run_names import recipe_name, run_name
 from engine.training.validation_plan import check_validation
 from formats.weights.files import read_file, state_dict_of
-from lightning_modules.rebuilding import LINKS
+from lightning_modules.rebuilding import LINKS, class_of
 from lightning_modules.staged import StagedMILModule
 from loggers.wandb_logger import WandbOptions
 
@@ -132,6 +132,11 @@ class SegmilCLI(LightningCLI):
             raise ValueError(explain(str(error), self._args)) from None
         command = self.config.subcommand
         config = self.config[command]
+        if command != "predict" and getattr(class_of(config.model), "only_predicts", False):
+            raise ValueError(
+                f"{command}: {config.model.class_path} trains nothing; use "
+                f"`python train.py predict` with this recipe"
+            )
         check_values(config, LINKS, trains=command == "fit")
         plain_texts(config.trainer.callbacks)
         if command == "fit" and self._folder is None and not config.trainer.fast_dev_run:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -21,7 +24,7 @@ from engine.config.installed import recipes_place
 from engine.config.recipe import take_flag
 from engine.training.cli import SegmilCLI
 from engine.training.stopped import exit_of
-from lightning_modules.rebuilding import without_sources
+from lightning_modules.rebuilding import LINKS, without_sources
 
 
 def _is_score(text: str) -> bool:
@@ -69,7 +72,7 @@ def predict_arguments(args: list[str], folder: Path) -> list[str]:
     else:
         data = own_data(record)
     recipe = {
-        "model": without_sources(record["blueprint"]["model"]),
+        "model": _without_links(without_sources(record["blueprint"]["model"]), record),
         "data": data,
         "trainer": {"precision": record["precision"]},
     }
@@ -77,6 +80,18 @@ def predict_arguments(args: list[str], folder: Path) -> list[str]:
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
     named = [] if take_flag(rest, "--name")[1] else ["--name", "predict"]
     return ["predict", "--config", str(path), *named, *rest, "--ckpt_path", checkpoint]
+
+
+def _without_links(model: dict[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a section without what the data set; checkpoints of `mil-cv` have it filled in."""
+    model = copy.deepcopy(model)
+    for fact in record["blueprint"]["links"]:
+        *parents, last = LINKS[fact].split(".")
+        section: Any = model
+        for parent in parents:
+            section = section.get(parent) or {}
+        section.pop(last, None)
+    return model
 
 
 def image_flags(args: list[str]) -> list[str]:

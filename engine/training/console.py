@@ -61,8 +61,9 @@ def _is_wanted(record: logging.LogRecord) -> bool:
 
 
 def print_where(cli: SegmilCLI) -> None:
-    """Print what `predict` found in images, and where: the predictions' folder, else the run's."""
+    """Print what `predict` found in images, and where: the folder of its files, else the run's."""
     from callbacks.results.predictions import PredictionWriter
+    from callbacks.wsi.feature_files import FeatureFiles
 
     trainer = cli.trainer
     if trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]
@@ -72,6 +73,8 @@ def print_where(cli: SegmilCLI) -> None:
         writers = [c for c in trainer.callbacks if isinstance(c, PredictionWriter)]  # type: ignore[attr-defined]
         places = [Path(w.output_dir or cli.run_dir / "predictions") for w in writers]
         folder = next((place for place in places if place.is_dir()), folder)
+        features = [c.folder for c in trainer.callbacks if isinstance(c, FeatureFiles)]  # type: ignore[attr-defined]
+        folder = next((place for place in features if place is not None), folder)
         sys.stdout.write("".join(f"{w.summary}\n" for w in writers if w.summary))
     if folder.is_dir():
         sys.stdout.write(f"written to {folder}\n")

@@ -57,6 +57,7 @@ class DinoEmbedding(nn.Module):
         std: channel standard deviations; None for the model's own.
 
     Attributes:
+        input_size: side of the tiles.
         out_features: 5 D.
 
     Raises:
@@ -95,6 +96,7 @@ class DinoEmbedding(nn.Module):
         self.body = body
         self.out_features = (_CLASS_TOKENS + 1) * int(body.embed_dim)
         own = body.pretrained_cfg
+        self.input_size = int(own["input_size"][-1]) if image_size is None else image_size
         for key, value in (("mean", mean or own["mean"]), ("std", std or own["std"])):
             self.register_buffer(key, torch.tensor(value).view(3, 1, 1))
 

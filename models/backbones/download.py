@@ -6,6 +6,7 @@ used if there is one; otherwise the server must answer once before they are aske
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import urllib.error
 import urllib.request
@@ -25,6 +26,22 @@ _REMEDY = (
 )
 
 
+class DownloadError(ValueError):
+    """Error for published weights that are neither in the cache nor can be downloaded.
+
+    Attributes:
+        file: the file or the model.
+        reason: one line.
+    """
+
+    def __init__(self, file: str, reason: str) -> None:
+        self.file, self.reason = file, reason.partition("\n")[0][:200]
+        super().__init__(
+            f"pretrained: true: the weights of {file} are not in the cache ({self.reason}). "
+            f"{_REMEDY}"
+        )
+
+
 def download_state_dict(url: str) -> Mapping[str, Any]:
     """Return a state dict that ``torch.hub`` has in its cache or downloads.
 
@@ -39,16 +56,17 @@ def download_state_dict(url: str) -> Mapping[str, Any]:
             url, map_location="cpu", check_hash=True, weights_only=True
         )
     except (OSError, RuntimeError) as error:
-        raise _failed(file.name, str(error)) from None
+        raise DownloadError(file.name, str(error)) from None
     return state
 
 
-def create_timm(name: str, *, pretrained: bool, **options: Any) -> Any:
+def create_timm(name: str, *, pretrained: bool, hub: str | None = None, **options: Any) -> Any:
     """Create a timm model, with its published weights if asked for.
 
     Args:
         name: timm model name.
         pretrained: load the weights from the cache or download them.
+        hub: ``OWNER/NAME`` of a page of Hugging Face whose weights take the place of timm's.
         options: further arguments of ``timm.create_model``.
 
     Raises:
@@ -59,11 +77,17 @@ def create_timm(name: str, *, pretrained: bool, **options: Any) -> Any:
     if not pretrained:
         return timm.create_model(name, pretrained=False, **options)
     published = timm.get_pretrained_cfg(name)
+    if hub is not None and published is not None:
+        overlay = {"hf_hub_id": hub, "hf_hub_filename": None, "url": "", "custom_load": False}
+        published = dataclasses.replace(published, **overlay)
+        options["pretrained_cfg_overlay"] = overlay
     if published is None or not published.has_weights:
         raise ValueError(f"pretrained: true: timm publishes no weights for {name}; set it to false")
     file = _cached(published)
     if file is not None:
-        options["pretrained_cfg_overlay"] = {"file": file}
+        options["pretrained_cfg_overlay"] = options.get("pretrained_cfg_overlay", {}) | {
+            "file": file
+        }
     elif published.hf_hub_id:
         from huggingface_hub import constants
 
@@ -73,7 +97,7 @@ def create_timm(name: str, *, pretrained: bool, **options: Any) -> Any:
     try:
         return timm.create_model(name, pretrained=True, **options)
     except Exception as error:  # each downloader has errors of its own
-        raise _failed(name, f"{type(error).__name__}: {error}") from error
+        raise DownloadError(name, f"{type(error).__name__}: {error}") from error
 
 
 def _cached(published: Any) -> str | None:
@@ -117,11 +141,4 @@ def _check_reachable(url: str, name: str) -> None:
     thread.join(_SECONDS)
     fault = answer[0] if answer else f"no answer within {_SECONDS:g} s"
     if fault:
-        raise _failed(name, f"{urlsplit(url).netloc} cannot be reached: {fault}")
-
-
-def _failed(name: str, reason: str) -> ValueError:
-    first = reason.partition("\n")[0][:200]
-    return ValueError(
-        f"pretrained: true: the weights of {name} are not in the cache ({first}). {_REMEDY}"
-    )
+        raise DownloadError(name, f"{urlsplit(url).netloc} cannot be reached: {fault}")

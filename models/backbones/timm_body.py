@@ -59,7 +59,7 @@ def build_timm_body(
             f"got {list(strides)}"
         )
     indices = tuple(available.index(stride) for stride in strides)
-    depth = _stochastic_depth(name, drop_path)
+    depth: dict[str, Any] = _stochastic_depth(name, drop_path)
     body = create_timm(
         name, pretrained=pretrained, features_only=True, out_indices=indices, **depth
     )

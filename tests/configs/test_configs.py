@@ -16,7 +16,9 @@ from tests.support.mil_recipes import class_paths
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 RECIPES = sorted(
-    p.relative_to(ROOT) for p in CONFIGS.rglob("*.yaml") if not {"_base", "sweeps"} & set(p.parts)
+    p.relative_to(ROOT)
+    for p in CONFIGS.rglob("*.yaml")
+    if not {"_base", "sweeps", "wsi"} & set(p.relative_to(CONFIGS).parts)
 )
 BASES = sorted(p.relative_to(ROOT) for p in (CONFIGS / "_base").rglob("*.yaml"))
 TABLE = yaml.safe_load((ROOT / "tests/configs/recipes.yaml").read_text())

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from tests.faults import bags, checkpoints, features, foreign, sets, yolo
+from tests.faults import bags, checkpoints, extraction, features, foreign, sets, yolo
 from tests.faults.__main__ import run_case
 from tests.faults.case import MARKER, ROOT, Case, Outcome, judge, run_here, words_of
 from tests.faults.corpus import APART, CASES
@@ -102,6 +102,7 @@ SOUND = {
     "bag CSV": table,
     "npz of bags": crossed,
     "slides": slides,
+    "slides to extract": extraction.sound,
     "fit on COCO": coco,
     "fit on bags": lambda folder: [*sets.MIL, "--data.file", sets.write_bags(folder / "b.npz")],
     "COCO to YOLO": converted,

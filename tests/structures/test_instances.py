@@ -58,3 +58,8 @@ def test_slide_and_patches_check_their_fields():
     assert len(PatchBatch(torch.zeros(2, 3, 8, 8), coords)) == 2
     with pytest.raises(ValueError, match=r"coords must have shape \(3, 2\)"):
         PatchBatch(torch.zeros(3, 3, 8, 8), coords)
+    with pytest.raises(ValueError, match=r"images must be float, got torch.int64"):
+        PatchBatch(torch.zeros(2, 3, 8, 8).long(), coords)
+    bytewise = PatchBatch(torch.full((2, 3, 8, 8), 51, dtype=torch.uint8), coords, "a", 4, 6)
+    assert torch.equal(bytewise.pixels(), torch.full((2, 3, 8, 8), 51 / 255))
+    assert torch.equal(bytewise.to("cpu").images, bytewise.images)

@@ -1,0 +1,236 @@
+"""Feature files, previews and the table that `predict` makes of whole slides."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import threading
+import time
+from datetime import timedelta
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+import rich
+import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+from torch import Tensor
+
+from callbacks.wsi.extraction_table import DONE, FAILED, ExtractionTable, row
+from formats.slide_features import LARGEST, SlideFeatureWriter, remove_parts
+from loggers.run_files import write_png
+from structures import PatchBatch, settle
+
+
+class FeatureFiles(pl.Callback):
+    """Write the features of whole slides, a file for each; of several processes, each its own.
+
+    ``<features>/<slide_id>.h5``, ``<features>/previews/<slide_id>.png`` and
+    ``<features>/extraction.csv``, see `docs/slides.md`. Does nothing for other data.
+
+    A slide that cannot be read, has no patch, or whose features are not finite or beyond half
+    precision gets no file; its row says why, and the other slides go on.
+
+    Args:
+        previews: whether to draw the previews.
+    """
+
+    entry = "feature_files"
+    order = 125
+
+    def __init__(self, previews: bool = True) -> None:
+        self.previews = previews
+        self.folder: Any = None  # where the files are, once a run has written some
+        self._data: Any = None
+        self._table: ExtractionTable | None = None
+        self._writer: SlideFeatureWriter | None = None
+        self._plan: Any = None
+        self._dropped = ""  # the slide that has failed
+        self._count, self._start, self._clock = 0, 0.0, 0.0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Prepare the table, before any process begins."""
+        del pl_module
+        data: Any = getattr(trainer, "datamodule", None)
+        if stage != "predict" or not getattr(data, "extracts", False) or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        self._data, self.folder = data, data.features
+        self._table = ExtractionTable(data.features)
+        own = {header.slide_id for header in data.todo}
+        for name in own:
+            remove_parts(data.file_of(name))
+            remove_parts(self._picture(name))
+        self._table.begin(own, self._known_rows() if trainer.is_global_zero else ())
+
+    def _known_rows(self) -> list[dict[str, str]]:
+        """Return the rows of finished slides, and of those whose headers cannot be read."""
+        rows = []
+        for name, (patches, made) in self._data.finished.items():
+            values = {"patches": patches, "tissue_mm2": made.tissue_mm2}
+            values |= {"slide_mpp": made.slide_mpp, "mpp_source": made.mpp_source}
+            rows.append(row(name, DONE, **values))
+        for problem in self._data.problems:
+            if problem.item is not None:
+                reason = f"{problem.reason}; {problem.remedy}"
+                rows.append(row(str(problem.item), FAILED, reason=reason))
+        return rows
+
+    def _picture(self, slide_id: str) -> Any:
+        return self.folder / "previews" / f"{slide_id}.png"
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock; end at once at SIGTERM, for which Lightning would wait in vain."""
+        self._start = self._clock = time.perf_counter()
+        if self._table is None or threading.current_thread() is not threading.main_thread():
+            return
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            del frame
+            if trainer.strategy.launcher is not None:  # the processes that this one has started
+                trainer.strategy.launcher.kill(signal.Signals(number))
+            raise SIGTERMException
+
+        signal.signal(signal.SIGTERM, stop)  # the trainer restores the handler when it is done
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write the features of the batch."""
+        if not isinstance(batch, PatchBatch) or self._table is None:
+            return
+        if batch.first == 0:
+            self._plan = self._data.take_plan(batch.slide_id)
+            self._draw()
+        if batch.slide_id == self._dropped:
+            return
+        if batch.fault:
+            self._fail(batch.fault)
+            return
+        features = outputs.float().half().cpu()
+        if not bool(torch.isfinite(features).all()):
+            self._fail(_what_is_wrong(outputs, batch))
+            return
+        if self._writer is None:
+            made = self._data.attributes_of(self._plan)
+            path = self._data.file_of(batch.slide_id)
+            self._writer = SlideFeatureWriter(path, batch.patches, features.shape[1], made)
+        self._writer.add(features.numpy(), batch.coords.cpu().numpy())
+        if batch.first + len(batch) == batch.patches:
+            self._finish()
+
+    def _draw(self) -> None:
+        if self.previews and self._plan.preview is not None:
+            write_png(self._picture(self._plan.header.slide_id), self._plan.preview, compression=3)
+
+    def _finish(self) -> None:
+        """Give the file its name and write the row."""
+        assert self._writer is not None
+        self._writer.finish()
+        slide, self._writer = self._plan.slide, None
+        seconds = self._lap()
+        values = {"patches": len(slide), "tissue_mm2": slide.tissue_mm2}
+        self._add_row(DONE, seconds=seconds, **values)
+        self._tell(
+            f"{len(slide)} patches, {slide.tissue_mm2:.3g} mm2 of tissue, {seconds:.1f} s, "
+            f"{len(slide) / max(seconds, 1e-9):.0f} patches/s"
+        )
+
+    def _fail(self, fault: str) -> None:
+        """Give the slide up and write the row."""
+        self._dropped = self._plan.header.slide_id
+        self._data.give_up(self._dropped)
+        self._abandon()
+        problem = self._data.failure(self._plan.header, fault)
+        self._add_row(FAILED, reason=f"{problem.reason}; {problem.remedy}", seconds=self._lap())
+        self._tell(f"failed: {problem.reason}")
+
+    def _add_row(self, status: str, **values: object) -> None:
+        assert self._table is not None
+        header = self._plan.header
+        known = {"slide_mpp": header.mpp, "mpp_source": header.mpp_source}
+        self._table.add(row(header.slide_id, status, **known, **values))
+
+    def _lap(self) -> float:
+        """Return the seconds since the slide before was finished (A524)."""
+        before, self._clock = self._clock, time.perf_counter()
+        return self._clock - before
+
+    def _tell(self, text: str) -> None:
+        self._count += 1
+        left = len(self._data.todo) - self._count
+        seconds = round((self._clock - self._start) / self._count * left)
+        text += f", left {timedelta(seconds=seconds)}" if left else ""
+        line = f"{self._plan.header.slide_id} ({self._count} of {len(self._data.todo)}): {text}"
+        rich.get_console().print(line, soft_wrap=True, highlight=False, markup=False)
+
+    def _abandon(self) -> None:
+        if self._writer is not None:
+            self._writer.abandon()
+            self._writer = None
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Remove the file of a slide that was not finished."""
+        self._abandon()
+        stopped = isinstance(exception, KeyboardInterrupt | SIGTERMException)
+        if stopped and self._table is not None and trainer.is_global_zero:
+            sys.stderr.write("stopped; the same command goes on with the slides that are left\n")
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say how many slides failed, on the process that ends last.
+
+        Raises:
+            DataProblems: slides failed, and ``bad_data`` is ``error``.
+        """
+        if self._table is None:
+            return
+        self._abandon()  # of a slide that limit_predict_batches has cut
+        if not _decides(trainer):
+            return
+        rows = self._table.read()
+        names = [header.slide_id for header in self._data.headers]
+        if trainer.world_size > 1 and any(name not in rows for name in names):
+            return  # another process is still at work
+        done = [name for name in names if rows.get(name, {}).get("status") == DONE]
+        failed = [h for h in self._data.headers if rows.get(h.slide_id, {}).get("status") == FAILED]
+        problems = [self._data.failure(h, rows[h.slide_id]["reason"]) for h in failed]
+        text = f"{len(done)} of {len(names)} slides have their features"
+        rich.get_console().print(text, soft_wrap=True, highlight=False, markup=False)
+        settle(problems, self._data.bad_data)
+
+
+def _what_is_wrong(outputs: Tensor, batch: PatchBatch) -> str:
+    values = outputs.float().cpu()
+    bad = ~torch.isfinite(values.half())
+    patch, feature = bad.nonzero()[0].tolist()
+    value = float(values[patch, feature])
+    x, y = batch.coords[patch].tolist()
+    finite = math.isfinite(value)
+    what = f"beyond {LARGEST:g}, the largest number of half precision" if finite else "not finite"
+    return (
+        f"feature {feature} of the patch at ({x}, {y}) is {value:g}, {what}; check the encoder and "
+        "its weights, or use trainer.precision 32-true"
+    )
+
+
+def _decides(trainer: pl.Trainer) -> bool:
+    """Return whether this process may say how the run ended.
+
+    Processes wait for none while they work. At the end, one that has started the others waits for
+    them, since their work belongs to its command; processes of a launcher do not.  # A523
+    """
+    started = getattr(trainer.strategy.launcher, "procs", [])
+    for process in started:
+        process.wait()
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    child = isinstance(environment, LightningEnvironment) and not trainer.is_global_zero
+    return not child

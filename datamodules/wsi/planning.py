@@ -1,0 +1,156 @@
+"""Which patches of a slide are read, and the order in which batches of many slides come."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import Sampler
+
+from datamodules.wsi.grid import grid
+from datamodules.wsi.preview import preview
+from datamodules.wsi.slide_list import SlideHeader
+from datamodules.wsi.tissue import Tissue, tissue_area, tissue_share
+from formats.slides.pyramid import UnreadableRegion, open_slide, slide_fingerprint
+from formats.slides.resolution import PatchReader
+from structures import Slide
+
+IntArray = npt.NDArray[np.int64]
+
+
+class Patching(NamedTuple):
+    """How a slide is cut into patches.
+
+    Attributes:
+        mpp: micrometres per pixel of the patches.
+        patch_px: side of a patch in pixels.
+        tissue: finds the tissue.
+        min_tissue: least share of a patch that is tissue.
+    """
+
+    mpp: float
+    patch_px: int
+    tissue: Tissue
+    min_tissue: float
+
+    def plan(self, header: SlideHeader) -> Plan:
+        """Return the patches of a slide; a slide that cannot be read has a fault instead."""
+        try:
+            fingerprint = slide_fingerprint(header.path)
+            with open_slide(header.path) as file:
+                step = PatchReader(file, header.mpp, self.mpp, self.patch_px).step
+                mask = self.tissue(file, header.mpp)
+                every = grid(file.bounds, step)
+                coords = every[tissue_share(mask, every, step) >= self.min_tissue]
+                picture = None
+                with contextlib.suppress(UnreadableRegion):  # perhaps where there is no patch
+                    picture = preview(file, header.mpp, mask, coords, step)
+        except (OSError, ValueError) as error:
+            return Plan(header, fault=str(error) or type(error).__name__)
+        area = tissue_area(mask, header.mpp)
+        slide = Slide(
+            header.path, header.mpp, torch.from_numpy(coords), round(step), header.slide_id, area
+        )
+        fault = "" if len(slide) else self._without_patches(area, len(every))
+        return Plan(header, fingerprint, slide, picture, fault)
+
+    def _without_patches(self, area: float, places: int) -> str:
+        if area == 0:
+            return (
+                "no tissue was found; look at its preview, and leave the slide out if it is empty"
+            )
+        side = self.mpp * self.patch_px
+        return (
+            f"none of {places} patches of {side:g} micrometres has a share of {self.min_tissue:g} "
+            f"tissue ({area:.3g} mm2 in the slide); look at its preview, and lower min_tissue"
+        )
+
+
+class Plan(NamedTuple):
+    """The patches of a slide.
+
+    Attributes:
+        header: the slide.
+        fingerprint: hash of the slide file.
+        slide: the patches; None if the slide cannot be read.
+        preview: (H, W, 3) uint8 RGB with tissue and patches, or None.
+        fault: why there are no patches, or an empty text.
+    """
+
+    header: SlideHeader
+    fingerprint: str = ""
+    slide: Slide | None = None
+    preview: npt.NDArray[np.uint8] | None = None
+    fault: str = ""
+
+
+class PatchKey(NamedTuple):
+    """A batch to read.
+
+    Attributes:
+        slide_id: name of the slide.
+        path: its file.
+        mpp: micrometres per pixel of level 0.
+        coords: (P, 2) level-0 pixels (x, y).
+        first: number of the first patch.
+        patches: number of patches of the slide.
+        fault: why there is nothing to read, or an empty text.
+    """
+
+    slide_id: str
+    path: Path
+    mpp: float
+    coords: IntArray
+    first: int = 0
+    patches: int = 0
+    fault: str = ""
+
+
+class PatchSampler(Sampler[PatchKey]):
+    """Yields the batches of one slide after another; while one is read, the next is planned.
+
+    A batch never has patches of two slides, so what a network makes of a slide does not depend on
+    the others. The number of batches is not known beforehand.
+
+    Args:
+        headers: the slides.
+        patching: how they are cut.
+        batch_size: patches of a batch; the last one of a slide may have fewer.
+
+    Attributes:
+        plans: plans of the slides that were begun, by name; whoever has used one removes it.
+        given_up: names of slides of which no further batch is wanted.
+    """
+
+    def __init__(self, headers: Sequence[SlideHeader], patching: Patching, batch_size: int) -> None:
+        self.headers, self.patching, self.batch_size = tuple(headers), patching, batch_size
+        self.plans: dict[str, Plan] = {}
+        self.given_up: set[str] = set()
+
+    def __iter__(self) -> Iterator[PatchKey]:
+        with ThreadPoolExecutor(1) as thread:
+            coming = [thread.submit(self.patching.plan, header) for header in self.headers[:1]]
+            for number in range(len(self.headers)):
+                plan = coming.pop().result()
+                for header in self.headers[number + 1 : number + 2]:
+                    coming.append(thread.submit(self.patching.plan, header))
+                self.plans[plan.header.slide_id] = plan
+                yield from self._keys(plan)
+
+    def _keys(self, plan: Plan) -> Iterator[PatchKey]:
+        name, path, mpp = plan.header[:3]
+        if plan.slide is None or plan.fault:
+            yield PatchKey(name, path, mpp, np.zeros((0, 2), np.int64), fault=plan.fault)
+            return
+        coords = plan.slide.coords.numpy()
+        for first in range(0, len(coords), self.batch_size):
+            if name in self.given_up:
+                return
+            chunk = coords[first : first + self.batch_size]
+            yield PatchKey(name, path, mpp, chunk, first, len(coords))
