@@ -5,6 +5,8 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import tifffile
+from PIL import Image
 
 from formats.slide_features import SlideAttributes, SlideFeatureWriter
 from tests.faults.case import Case
@@ -71,6 +73,15 @@ def as_bytes(content: bytes) -> Callable[[Path], object]:
 def _cut(folder: Path) -> None:
     path = folder / "slides" / "b.tiff"
     path.write_bytes(path.read_bytes()[:-5000])
+
+
+def _photograph(folder: Path) -> None:
+    Image.new("RGB", (64, 64)).save(folder / "slides" / "b.tiff", format="PNG")
+
+
+def _sixteen_bits(folder: Path) -> None:
+    pixels = np.zeros((256, 256, 3), np.uint16)
+    tifffile.imwrite(folder / "slides" / "b.tiff", pixels, tile=(64, 64), photometric="rgb")
 
 
 def _two_of_one_name(folder: Path) -> None:
@@ -159,5 +170,11 @@ CASES = [
     case("a share of 2", _nothing, "min_tissue", "[0, 1]", words=("--data.min_tissue", 2)),
     case("patches of 0 pixels", _nothing, "patch_px", "1", words=("--data.patch_px", 0)),
     case("half precision", _nothing, "16-true", words=("--trainer.precision", "16-true")),
+    case("a photograph as a slide", _photograph, "slide b", "no reader of slides", "convert it"),
+    case("16 bits", _sixteen_bits, "slide b"),
+    case("NaN as mpp", table("slide_id,mpp\na,nan\n"), "slide a", "mpp is 'nan'", "0.25"),
+    case("patches finer than light", _nothing, "mpp", "0.05", words=("--data.mpp", 0.01)),
+    case("fewer than no workers", _nothing, "num_workers", words=("--data.num_workers", -1)),
+    case("no patch in a batch", _nothing, "batch_size", words=("--data.batch_size", 0)),
     case("no such tissue", _nothing, "tissue", words=("--data.tissue", "no.Tissue")),
 ]
