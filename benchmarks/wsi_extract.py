@@ -101,7 +101,7 @@ def patches_of(file: Path) -> list[npt.NDArray[np.uint8]]:
 
 
 def as_batches(patches: list[npt.NDArray[np.uint8]]) -> list[Tensor]:
-    """Return ready batches of floats."""
+    """Return ready batches of floats, channels last, which is the faster layout."""
     whole = torch.from_numpy(np.stack(patches)).permute(0, 3, 1, 2).float() / 255
     return list(whole.split(BATCH))
 
@@ -157,6 +157,7 @@ def measured(factors: tuple[int, ...], repeats: int) -> Rates:
         encoder(batches[0])  # warm
         count = len(corners())
         return Rates(
+            # First, because it sets for all how memory is freed (lightning_modules/host_memory.py)
             files=to_files(folder, workers=1),
             encoder=rate(lambda: [encoder(batch) for batch in batches], count, repeats),
             loop=rate(lambda: plain_loop(files[0], encoder), count, repeats),

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.host_memory import keep_freed_memory
 from lightning_modules.precision import check_precision
 from lightning_modules.rebuilding import class_of, without_sources
 from structures import PatchBatch
@@ -53,6 +54,8 @@ class ExtractionModule(pl.LightningModule):
 
     def on_predict_start(self) -> None:
         """Check the encoder where it will work."""
+        if self.device.type == "cpu":
+            keep_freed_memory()
         data: Any = getattr(self.trainer, "datamodule", None)
         self.check_encoder(getattr(data, "patch_px", None) or self.input_size)
 
