@@ -1,14 +1,19 @@
-"""`python quickstart.py wsi`, on fewer and smaller slides."""
+"""`python quickstart.py wsi` on fewer and smaller slides, and README's commands for slide files."""
 
 import csv
 import functools
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+import evaluate
 import quickstart
+import train
 from datamodules.wsi import synthetic_slides
+from tests.support.small_slides import write_slide
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,13 +44,43 @@ def test_from_slides_to_a_summary(tmp_path, monkeypatch):
     for name in ("abmil", "mhim"):
         assert 0 <= summary["slide_auroc"][name] <= 1
         assert 0 <= summary["lesion_patch_auroc"][name] <= 1
-        slides = table(summary["predictions"][name])
+        slides = table_rows(summary["predictions"][name])
         assert sorted(row["bag_id"] for row in slides) == [f"slide_{n:03d}" for n in range(16)]
         assert {"bag_id", "label", "score", "patient_id", "fold"} <= set(slides[0])
-        found = table(summary["attention"][name])
+        found = table_rows(summary["attention"][name])
         assert {"bag_id", "instance", "attention", "x", "y"} <= set(found[0])
         assert len(found) == patches  # each slide once, by the fold that did not see it
     assert all(Path(path).is_file() for path in summary["pictures"])
+
+
+SHORT = ["--trainer.max_epochs", "1", "--data.num_workers", "0"]
+OPTIONS = {
+    "predict": ["--data.num_workers", "0"],
+    "mil-cv": [*SHORT, "--folds", "2", "--repeats", "1"],
+    "fit": [*SHORT, "--trainer.accelerator", "cpu"],
+}
+
+
+@pytest.mark.slow
+def test_the_commands_of_readme(tmp_path, monkeypatch):
+    """Typed as README says, in a folder with slides and a table."""
+    text = (ROOT / "README.md").read_text().partition("## From slide files to a model")[2]
+    lines = re.search(r"```\n(.*?)```", text, re.DOTALL).group(1).strip().splitlines()
+    assert [shlex.split(line)[2] for line in lines] == list(OPTIONS)
+    table = ["slide_id,patient_id,label"]
+    for number in range(20):
+        write_slide(tmp_path / "SLIDES" / f"s{number}.tiff", number)
+        table.append(f"s{number},p{number // 2},{number // 2 % 2}")
+    (tmp_path / "slides.csv").write_text("\n".join(table) + "\n")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    for line in lines:
+        _, script, command, *words = shlex.split(line)
+        program = {"train.py": train, "evaluate.py": evaluate}[script]
+        assert program.main([command, *words, *OPTIONS[command]]) == 0
+    assert len(table_of := table_rows(tmp_path / "out_of_fold.csv")) == 20
+    assert {row["patient_id"] for row in table_of} == {f"p{n}" for n in range(10)}
+    assert (tmp_path / "runs/mhim/version_0/checkpoints/best.ckpt").is_file()
 
 
 def rows_of(file):
@@ -55,6 +90,6 @@ def rows_of(file):
         return len(content["features"])
 
 
-def table(path):
+def table_rows(path):
     with Path(path).open(newline="") as stream:
         return list(csv.DictReader(stream))
