@@ -5,7 +5,6 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import tifffile
 from PIL import Image
 
 from formats.slide_features import SlideAttributes, SlideFeatureWriter
@@ -77,11 +76,6 @@ def _cut(folder: Path) -> None:
 
 def _photograph(folder: Path) -> None:
     Image.new("RGB", (64, 64)).save(folder / "slides" / "b.tiff", format="PNG")
-
-
-def _sixteen_bits(folder: Path) -> None:
-    pixels = np.zeros((256, 256, 3), np.uint16)
-    tifffile.imwrite(folder / "slides" / "b.tiff", pixels, tile=(64, 64), photometric="rgb")
 
 
 def _two_of_one_name(folder: Path) -> None:
@@ -171,7 +165,6 @@ CASES = [
     case("patches of 0 pixels", _nothing, "patch_px", "1", words=("--data.patch_px", 0)),
     case("half precision", _nothing, "16-true", words=("--trainer.precision", "16-true")),
     case("a photograph as a slide", _photograph, "slide b", "no reader of slides", "convert it"),
-    case("16 bits", _sixteen_bits, "slide b"),
     case("NaN as mpp", table("slide_id,mpp\na,nan\n"), "slide a", "mpp is 'nan'", "0.25"),
     case("patches finer than light", _nothing, "mpp", "0.05", words=("--data.mpp", 0.01)),
     case("fewer than no workers", _nothing, "num_workers", words=("--data.num_workers", -1)),
