@@ -61,7 +61,7 @@ class FeatureFiles(pl.Callback):
         own = {header.slide_id for header in data.todo}
         for name in own:
             remove_parts(data.file_of(name))
-            remove_parts(self._picture(name))
+            remove_parts(self._preview_file(name))
         self._table.begin(own, self._known_rows() if trainer.is_global_zero else ())
 
     def _known_rows(self) -> list[dict[str, str]]:
@@ -77,7 +77,7 @@ class FeatureFiles(pl.Callback):
                 rows.append(row(str(problem.item), FAILED, reason=reason))
         return rows
 
-    def _picture(self, slide_id: str) -> Any:
+    def _preview_file(self, slide_id: str) -> Any:
         return self.folder / "previews" / f"{slide_id}.png"
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -128,7 +128,9 @@ class FeatureFiles(pl.Callback):
 
     def _draw(self) -> None:
         if self.previews and self._plan.preview is not None:
-            write_png(self._picture(self._plan.header.slide_id), self._plan.preview, compression=3)
+            write_png(
+                self._preview_file(self._plan.header.slide_id), self._plan.preview, compression=3
+            )
 
     def _finish(self) -> None:
         """Give the file its name and write the row."""

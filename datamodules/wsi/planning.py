@@ -48,9 +48,9 @@ class Patching(NamedTuple):
                 mask = self.tissue(file, header.mpp)
                 every = grid(file.bounds, step)
                 coords = every[tissue_share(mask, every, step) >= self.min_tissue]
-                picture = None
+                drawn = None
                 with contextlib.suppress(UnreadableRegion):  # perhaps where there is no patch
-                    picture = preview(file, header.mpp, mask, coords, step)
+                    drawn = preview(file, header.mpp, mask, coords, step)
         except (OSError, ValueError) as error:
             return Plan(header, fault=str(error) or type(error).__name__)
         area = tissue_area(mask, header.mpp)
@@ -58,7 +58,7 @@ class Patching(NamedTuple):
             header.path, header.mpp, torch.from_numpy(coords), round(step), header.slide_id, area
         )
         fault = "" if len(slide) else self._without_patches(area, len(every))
-        return Plan(header, fingerprint, slide, picture, fault)
+        return Plan(header, fingerprint, slide, drawn, fault)
 
     def _without_patches(self, area: float, places: int) -> str:
         if area == 0:

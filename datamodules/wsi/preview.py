@@ -1,4 +1,4 @@
-"""A small picture of a slide with the outline of its tissue and its patches."""
+"""A small image of a slide with the outline of its tissue and its patches."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def preview(
     coords: npt.NDArray[np.int64],
     step: float,
 ) -> Image:
-    """Return a picture of a slide, (H, W, 3) RGB, at most about `SIDE` pixels long.
+    """Return an image of a slide, (H, W, 3) RGB, at most about `SIDE` pixels long.
 
     Args:
         slide: the open file.

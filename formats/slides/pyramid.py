@@ -1,6 +1,6 @@
 """Slide files: finding them, opening them, and reading regions of their levels.
 
-A slide is a picture of gigapixels in several sizes, the levels. Level 0 is the largest. OpenSlide
+A slide is an image of gigapixels in several sizes, the levels. Level 0 is the largest. OpenSlide
 reads the file (https://openslide.org/formats); what it refuses is given to tiffslide.
 """
 
