@@ -17,7 +17,8 @@ def parameter_groups(
     """Group trainable parameters by backbone membership, weight decay and learning rate.
 
     Biases and the parameters of normalisation layers (everything with fewer than two axes) get no
-    weight decay.
+    weight decay, and neither do parameters whose names fit a pattern of ``model.no_weight_decay``,
+    such as learnt query and position embeddings.
 
     Args:
         model: the network.
@@ -31,10 +32,12 @@ def parameter_groups(
         ``weight_decay`` = 0.
     """
     parts: dict[tuple[float, bool, bool, bool], list[nn.Parameter]] = {}
+    spared: tuple[str, ...] = getattr(model, "no_weight_decay", ())
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             bias = separate_biases and name.rpartition(".")[2] == "bias"
             decay = parameter.ndim >= 2 and not bias
+            decay = decay and not any(fnmatchcase(name, pattern) for pattern in spared)
             key = (_factor(name, lr_mult or {}), name.startswith("backbone."), decay, bias)
             parts.setdefault(key, []).append(parameter)
     groups = []

@@ -36,6 +36,16 @@ def test_no_decay_on_norms_and_biases_and_none_for_frozen():
     assert all(("weight_decay" in g) == n.endswith("no_decay") for n, g in groups.items())
 
 
+def test_no_decay_on_what_a_model_names():
+    net = Net()
+    net.queries = nn.Embedding(5, 4)
+    net.no_weight_decay = ("queries.*",)
+    groups = {g["name"]: g for g in parameter_groups(net)}
+    shapes = {n: [tuple(p.shape) for p in g["params"]] for n, g in groups.items()}
+    assert shapes["head"] == [(2, 4)]
+    assert shapes["head_no_decay"] == [(2,), (5, 4)]
+
+
 def test_biases_apart_also_those_of_norms():
     groups = {g["name"]: g for g in parameter_groups(Net(), separate_biases=True)}
     net = Net()
