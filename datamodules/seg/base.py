@@ -20,7 +20,7 @@ from datamodules.sampling.keys import EpochBatchSampler, KeySampler, images_to_k
 from datamodules.sampling.resumable import resumable_loader
 from datamodules.sampling.run_length import run_epochs
 from datamodules.seg.arguments import check_positive, check_ranges
-from datamodules.seg.collate import collate_images
+from datamodules.seg.collate import collate_images, start_worker
 from datamodules.seg.dataset import ImageSource, ObjectCounts, PairDataset, SegDataset
 from datamodules.seg.empty_masks import empty_masks
 from datamodules.seg.mosaic import MosaicDataset
@@ -32,6 +32,7 @@ from datamodules.split_facts import describe_images
 from datamodules.transforms.augment import Augmentation
 from datamodules.transforms.raw.data import LowLightData
 from datamodules.transforms.raw.low_light import LowLightOptions
+from datamodules.transforms.scale_jitter import ScaleJitter
 from formats.coco.splits import CategorySplit
 from formats.coco.store import AnnotationStore
 from formats.images import ExifPolicy, ImageOptions
@@ -39,12 +40,6 @@ from structures import AnnotationPolicy, CategoryMap, Problem, SegBatch
 
 Ints = npt.NDArray[np.int64]
 Split = Literal["train", "val", "test", "predict"]
-
-
-def _start_worker(worker_id: int) -> None:
-    import cv2
-
-    cv2.setNumThreads(0)  # the workers already share the cores
 
 
 class SegDataModule(LowLightData, PathReader, ABC):
@@ -76,6 +71,8 @@ class SegDataModule(LowLightData, PathReader, ABC):
         mosaic: compose each training sample of several images, see ``MosaicOptions``; None for
             one image per sample. ``train_short_sides`` are then the sides of the square sample
             (multi-scale training), and ``scale`` and ``max_long_side`` apply to evaluation only.
+        scale_jitter: give training images a random size and cut or pad them to a square, see
+            ``ScaleJitter``; None for the sizes above, which evaluation always has.
         bad_data: how faulty images and annotations are handled. ``error``: the problems of all
             splits are reported together before anything runs; ``skip``: they are left out and
             counted; ``repair``: polygons are clipped to the image, parts that are no polygons
@@ -116,6 +113,7 @@ class SegDataModule(LowLightData, PathReader, ABC):
         filter_empty: bool = False,
         repeat_threshold: float | None = None,
         mosaic: MosaicOptions | None = None,
+        scale_jitter: ScaleJitter | None = None,
         bad_data: AnnotationPolicy = "error",
         exif: ExifPolicy | None = None,
         max_megapixels: float | None = None,
@@ -133,8 +131,7 @@ class SegDataModule(LowLightData, PathReader, ABC):
             train_short_sides=min(train_short_sides or [1]),
         )
         check_ranges(scale, repeat_threshold, num_workers=num_workers, seed=seed)
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.num_workers = num_workers
         self.seed = seed
         self.train_short_sides = list(train_short_sides) if train_short_sides else None
@@ -146,9 +143,11 @@ class SegDataModule(LowLightData, PathReader, ABC):
         self.mask_stride = mask_stride
         self.size_multiple = size_multiple
         self.filter_empty, self.repeat_threshold = filter_empty, repeat_threshold
-        self.mosaic = mosaic
+        self.mosaic, self.scale_jitter = mosaic, scale_jitter
         if mosaic is not None:
             mosaic.check_side(max(train_short_sides or [mosaic.size]))
+        if scale_jitter is not None and (mosaic or train_short_sides):
+            raise ValueError("scale_jitter takes the place of mosaic and train_short_sides")
         self.bad_data: AnnotationPolicy = bad_data
         self.image_options = ImageOptions(exif, max_megapixels)
         self.problems: tuple[Problem, ...] = ()
@@ -305,6 +304,7 @@ class SegDataModule(LowLightData, PathReader, ABC):
             scale=self.scale,
             max_long_side=self.max_long_side,
             mask_stride=self.mask_stride,
+            scale_jitter=self.scale_jitter,
         )
 
     def _close_from(self, mosaic: MosaicOptions) -> int | None:
@@ -361,8 +361,9 @@ class SegDataModule(LowLightData, PathReader, ABC):
 
     def train_dataloader(self) -> DataLoader[SegBatch]:
         """Return shuffled, augmented batches."""
-        batches = self.train_sampler()
-        return self._loader(self.train_dataset(), make=resumable_loader, batch_sampler=batches)
+        batches, data = self.train_sampler(), self.train_dataset()
+        square = 0 if self.scale_jitter is None else self.scale_jitter.size
+        return self._loader(data, resumable_loader, square, batch_sampler=batches)
 
     def val_dataloader(self) -> DataLoader[SegBatch]:
         """Return the validation images in order."""
@@ -384,15 +385,16 @@ class SegDataModule(LowLightData, PathReader, ABC):
         return self._loader(dataset, batch_sampler=batches)
 
     def _loader(
-        self, dataset: Dataset[SegBatch], make: Any = DataLoader, **batches: Any
+        self, dataset: Dataset[SegBatch], make: Any = DataLoader, square: int = 0, **batches: Any
     ) -> DataLoader[SegBatch]:
+        multiple = square or self.size_multiple
         loader: DataLoader[SegBatch] = make(
             dataset,
             num_workers=self.num_workers,
-            collate_fn=functools.partial(collate_images, size_multiple=self.size_multiple),
+            collate_fn=functools.partial(collate_images, size_multiple=multiple),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
             **batches,
         )
         return loader

@@ -67,3 +67,10 @@ def collate_images(images: Sequence[SegBatch], size_multiple: int = 1) -> SegBat
         mask_stride=stride,
         clean_images=_padded(clean, height, width) if clean else None,
     )
+
+
+def start_worker(worker_id: int) -> None:
+    """Leave OpenCV one thread, since the workers of a loader already share the cores."""
+    import cv2
+
+    cv2.setNumThreads(0)

@@ -16,9 +16,11 @@ from datamodules.sampling.keys import SampleKey, keyed_generator
 from datamodules.transforms.augment import Augmentation
 from datamodules.transforms.label_maps import LabelMaps, Targets
 from datamodules.transforms.resize import resize_image, resize_maps, target_size
+from datamodules.transforms.scale_jitter import ScaleJitter, jitter
 from structures import ImageId, SegBatch
 
 AUGMENT_PURPOSE = 3
+_JITTER_PURPOSE = 12
 
 
 class AnnotatedImage(NamedTuple):
@@ -92,6 +94,7 @@ class SegDataset(Dataset[SegBatch]):
         scale: factor by which images are resized if there is no short side.
         max_long_side: largest length of the longer side, or None.
         mask_stride: pixels per cell of the masks.
+        scale_jitter: options of a random size and part, in place of the sizes above; or None.
     """
 
     source: ImageSource
@@ -101,6 +104,7 @@ class SegDataset(Dataset[SegBatch]):
     scale: float = 1.0
     max_long_side: int | None = None
     mask_stride: int = 1
+    scale_jitter: ScaleJitter | None = None
 
     def __len__(self) -> int:
         return len(self.source)
@@ -119,9 +123,7 @@ class SegDataset(Dataset[SegBatch]):
         if self.augmentation is not None:
             rng = keyed_generator(AUGMENT_PURPOSE, self.seed, *key.draw)
             image, maps = augment_named(self.augmentation, image, maps, rng, annotated.name)
-        short_side = self.short_side if key.size is None else key.size
-        size = target_size(maps.size, short_side, self.scale, self.max_long_side)
-        image, maps = resize_image(image, size), resize_maps(maps, size)
+        image, maps = self._resize(key, image, maps)
         targets = maps.targets(self.mask_stride)
         sample = Sample(
             image,
@@ -133,6 +135,16 @@ class SegDataset(Dataset[SegBatch]):
             image_id=annotated.image_id,
         )
         return pack_samples([sample], self.mask_stride)
+
+    def _resize(
+        self, key: SampleKey, image: npt.NDArray[np.uint8], maps: LabelMaps
+    ) -> tuple[npt.NDArray[np.uint8], LabelMaps]:
+        if self.scale_jitter is not None:
+            rng = keyed_generator(_JITTER_PURPOSE, self.seed, *key.draw)
+            return jitter(image, maps, self.scale_jitter.draw(rng, maps.size))
+        short_side = self.short_side if key.size is None else key.size
+        size = target_size(maps.size, short_side, self.scale, self.max_long_side)
+        return resize_image(image, size), resize_maps(maps, size)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from datamodules.transforms.label_maps import LabelMaps
 ImageArray = npt.NDArray[np.uint8]
 Size = tuple[int, int]
 
+_ALL = slice(None)
+
 
 def target_size(
     size: Size, short_side: int | None, scale: float, max_long_side: int | None
@@ -58,9 +60,18 @@ def _nearest(old: int, new: int) -> npt.NDArray[np.int64]:
     return np.asarray(centres // (2 * new) - (border & (np.arange(new) % 2 == 0)))
 
 
-def resize_maps(maps: LabelMaps, size: Size) -> LabelMaps:
-    """Resize masks: each pixel takes the value at its centre in the full-resolution mask."""
-    if maps.size == size:
+def resize_maps(
+    maps: LabelMaps, size: Size, rows: slice = _ALL, columns: slice = _ALL
+) -> LabelMaps:
+    """Resize masks: each pixel takes the value at its centre in the full-resolution mask.
+
+    Args:
+        maps: masks of the instances.
+        size: (height, width) of the whole image after resizing.
+        rows: rows that are kept; the others are not computed.
+        columns: columns that are kept.
+    """
+    if maps.size == size and rows == columns == _ALL:
         return maps
-    rows, columns = (_nearest(old, new) for old, new in zip(maps.size, size, strict=True))
-    return maps.with_maps(maps.maps.take(rows, axis=1).take(columns, axis=2))
+    down, across = (_nearest(old, new) for old, new in zip(maps.size, size, strict=True))
+    return maps.with_maps(maps.maps.take(down[rows], axis=1).take(across[columns], axis=2))

@@ -1,4 +1,5 @@
 import hashlib
+import itertools
 import pickle
 
 import pytest
@@ -10,6 +11,8 @@ from datamodules.sampling.keys import SampleKey
 from datamodules.seg.base import SegDataModule
 from datamodules.seg.coco import CocoDataModule
 from datamodules.seg.digit_scenes import DigitScenesDataModule
+from datamodules.seg.mosaic_options import MosaicOptions
+from datamodules.transforms.scale_jitter import ScaleJitter
 from structures import SegBatch
 
 SMALL = {"size": 48, "digit_size": (16, 24), "train_scenes": 8, "val_scenes": 5, "test_scenes": 3}
@@ -217,6 +220,25 @@ def test_wrong_augmentation_stops_the_run_before_it_starts(tmp_path):
 def test_mistakes_name_the_argument(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         DigitScenesDataModule(**arguments)
+
+
+def test_large_scale_jitter_trains_on_squares_and_leaves_evaluation_alone():
+    data = DigitScenesDataModule(**SMALL, batch_size=2, scale_jitter=ScaleJitter(96, (0.2, 2.0)))
+    batches = list(itertools.islice(data.train_dataloader(), 8))
+    assert {tuple(batch.images.shape) for batch in batches} == {(2, 3, 96, 96)}
+    sizes = torch.cat([batch.sizes for batch in batches])
+    assert sizes.min() < 60 and sizes.max() == 96
+    for batch in batches:
+        assert bool((batch.boxes[:, 2:] > batch.boxes[:, :2]).all())
+    assert next(iter(data.val_dataloader())).images.shape[-2:] == (64, 64)
+    again = next(iter(data.train_dataloader()))
+    assert torch.equal(again.images, batches[0].images)  # a sample depends on its key alone
+
+
+@pytest.mark.parametrize("other", [{"mosaic": MosaicOptions()}, {"train_short_sides": [64]}])
+def test_large_scale_jitter_takes_the_place_of_other_sizes(other):
+    with pytest.raises(ValueError, match="scale_jitter takes the place"):
+        DigitScenesDataModule(scale_jitter=ScaleJitter(), **other)
 
 
 def test_datasets_travel_to_spawned_workers():
