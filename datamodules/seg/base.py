@@ -132,16 +132,14 @@ class SegDataModule(LowLightData, PathReader, ABC):
         )
         check_ranges(scale, repeat_threshold, num_workers=num_workers, seed=seed)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.num_workers = num_workers
-        self.seed = seed
+        self.num_workers, self.seed = num_workers, seed
         self.train_short_sides = list(train_short_sides) if train_short_sides else None
         self.eval_short_side = eval_short_side
         self.max_long_side = max_long_side
         self.scale = scale
         self.augmentations = [dict(spec) for spec in augmentations or []]
         self.group_by_aspect = group_by_aspect
-        self.mask_stride = mask_stride
-        self.size_multiple = size_multiple
+        self.mask_stride, self.size_multiple = mask_stride, size_multiple
         self.filter_empty, self.repeat_threshold = filter_empty, repeat_threshold
         self.mosaic, self.scale_jitter = mosaic, scale_jitter
         if mosaic is not None:

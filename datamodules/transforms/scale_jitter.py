@@ -47,7 +47,8 @@ class ScaleJitter:
 
     The image is resized so that it just fits into a square of ``size`` times a factor drawn from
     ``scale``. Where it is larger than ``size`` a random part of that length is kept; where it is
-    smaller the batch is padded, so that training images have always ``size`` rows and columns.
+    smaller the batch is padded, so that training images have always ``size`` rows and columns
+    (A580).
 
     Attributes:
         size: side of a training image in pixels, a multiple of 32.
