@@ -24,6 +24,20 @@ def test_colours_of_every_pattern(tmp_path, pattern):
     np.testing.assert_allclose(image[1, 1] / 255, [0.75, 0.375, 0.1875], atol=1e-3)
 
 
+def test_a_dark_file_gets_the_usual_brightness(tmp_path):
+    """One factor for all colours; a brighter file is left as it is, and nothing exceeds white."""
+    levels = scene()
+    bright = read_linear(write_dng(tmp_path / "bright.dng", levels))
+    dark = read_linear(write_dng(tmp_path / "dark.dng", levels / 40))
+    assert dark.mean() / 255 == pytest.approx(0.14, rel=1e-3)
+    factor = 0.14 * 255 / bright.mean()
+    np.testing.assert_allclose(dark[8:, 8:], factor * bright[8:, 8:], rtol=0.02)
+    spot = np.zeros_like(levels)
+    spot[2:6, 2:6] = 1000
+    assert read_linear(write_dng(tmp_path / "spot.dng", spot)).max() == 255
+    assert not read_linear(write_dng(tmp_path / "black.dng", 0 * levels)).any()
+
+
 def test_planes_and_levels(tmp_path):
     raw = read_raw(write_dng(tmp_path / "a.dng", scene()))
     assert raw.planes.shape == (4, 12, 16)

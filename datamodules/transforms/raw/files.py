@@ -13,11 +13,16 @@ from datamodules.transforms.raw.pipeline import demosaic
 from formats.raw_files import RAW_SUFFIXES, read_raw
 
 
+# Mean of the RAW data that `unprocess` makes of photographs (coco_small) and of digit scenes.
+_USUAL_MEAN = 0.14
+
+
 def read_linear(path: Path) -> npt.NDArray[np.float32]:
     """Return a RAW file as red, green and blue of the sensor, at its full size and upright.
 
-    Black and white level become 0 and 255; nothing is brightened (A495), and no
-    bits are lost.
+    Black and white level become 0 and 255, and no bits are lost. An image that is darker than
+    usual is multiplied by one factor, which makes its mean that of the images of ordinary light
+    that networks of RAW data are trained on (A495).
 
     Returns:
         (h, w, 3) float32 in [0, 255].
@@ -29,7 +34,11 @@ def read_linear(path: Path) -> npt.NDArray[np.float32]:
     (height, width), top, left = raw.size, raw.top, raw.left
     full = demosaic(torch.from_numpy(raw.planes)[None])[0]
     image = full[:, top : top + height, left : left + width].permute(1, 2, 0).numpy() * 255
-    return np.ascontiguousarray(np.rot90(image, raw.turns), dtype=np.float32)
+    image = np.ascontiguousarray(np.rot90(image, raw.turns), dtype=np.float32)
+    mean = float(image.mean()) / 255
+    if 0 < mean < _USUAL_MEAN:
+        np.minimum(image * (_USUAL_MEAN / mean), 255, out=image)
+    return image
 
 
 def all_raw(place: Path, files: Sequence[Path | str], channels: int) -> bool:
