@@ -12,7 +12,6 @@ import torch
 from datamodules.transforms.raw.pipeline import demosaic
 from formats.raw_files import RAW_SUFFIXES, read_raw
 
-
 # Mean of the RAW data that `unprocess` makes of photographs (coco_small) and of digit scenes.
 _USUAL_MEAN = 0.14
 
