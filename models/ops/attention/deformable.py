@@ -58,10 +58,11 @@ def deformable_attention(
         raise ValueError(
             f"levels of {list(shapes)} do not have {cells} cells on {levels} levels of locations"
         )
-    wide = [at_least_float32(one) for one in (value, locations, weights)]
-    if value.device.type != "cpu" or torch.compiler.is_compiling():
-        return _by_grids(wide[0], shapes, wide[1], wide[2]).to(value.dtype)
-    found: Tensor = _SparseProduct.apply(wide[0], shapes, wide[1], wide[2])  # type: ignore[no-untyped-call]
+    wide = at_least_float32(value)
+    locations, weights = locations.to(wide.dtype), weights.to(wide.dtype)
+    by_grids = value.device.type != "cpu" or torch.compiler.is_compiling()
+    ways = _by_grids if by_grids else _SparseProduct.apply
+    found: Tensor = ways(wide, shapes, locations, weights)
     return found.to(value.dtype)
 
 
@@ -130,7 +131,7 @@ class _SparseProduct(torch.autograd.Function):
                 found[image, part] = F.embedding_bag(
                     index.flatten(1), table, mode="sum", per_sample_weights=entries.flatten(1)
                 )
-        return found.view(batch, -1, heads * width)
+        return found.view(batch, locations.shape[1], heads * width)
 
     @staticmethod
     @once_differentiable
@@ -138,7 +139,7 @@ class _SparseProduct(torch.autograd.Function):
         value, locations, weights = ctx.saved_tensors
         tables, places, factors = _flat(value, locations, weights)
         maps = _maps(ctx.shapes, value.shape[2], factors)
-        rows = gradient.reshape(len(value), -1, value.shape[3])
+        rows = gradient.reshape(len(value), factors.shape[1], value.shape[3]).contiguous()
         by_value = torch.empty_like(tables)
         by_place, by_factor = torch.empty_like(places), torch.empty_like(factors)
         index = torch.empty(factors.shape[1], 4, factors.shape[2], dtype=torch.int32)
@@ -160,16 +161,15 @@ class _SparseProduct(torch.autograd.Function):
 
 def _flat(value: Tensor, locations: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return (B, S M, D), (B, Q M, 2 L P) and (B, Q M, L P)."""
-    batch, queries, heads = locations.shape[:3]
     return (
-        value.reshape(batch, -1, value.shape[3]),
-        locations.reshape(batch, queries * heads, -1),
-        weights.reshape(batch, queries * heads, -1),
+        value.flatten(1, 2).contiguous(),
+        locations.flatten(3).flatten(1, 2),
+        weights.flatten(3).flatten(1, 2),
     )
 
 
 def _parts(factors: Tensor) -> Iterator[slice]:
-    """Return parts of the rows whose intermediate values fit into a processor's cache."""
+    """Return parts of the rows, so that what is computed for them stays in the cache."""
     step = max(1, _PART // factors.shape[2])
     return (slice(start, start + step) for start in range(0, factors.shape[1], step))
 
@@ -240,7 +240,7 @@ def _slopes(axes: _Axes, dots: Tensor) -> Tensor:
 
 def _ends(index: Tensor) -> Tensor:
     """Return (n + 1,) int32, where the entries of each row of an index begin."""
-    each = index[0].numel()
+    each = index.shape[1:].numel()
     return torch.arange(0, len(index) * each + 1, each, dtype=torch.int32)
 
 
@@ -264,4 +264,5 @@ def _row_products(index: Tensor, rows: Tensor, table: Tensor) -> Tensor:
             check_invariants=False,
         )
     found = torch.sparse.sampled_addmm(pattern, rows, table.T, beta=0.0)
-    return found.values().view_as(index)
+    products: Tensor = found.values()
+    return products.view_as(index)

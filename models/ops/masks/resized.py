@@ -62,13 +62,13 @@ class _Axis(NamedTuple):
     """Cells and weights of the n pixels of an axis, or of a window of it.
 
     Attributes:
-        index: (n, T) int64, ascending in both directions.
+        taps: (n, T) int64, cells of each pixel, ascending in both directions.
         weights: (n, T).
         start: first pixel of the window.
-        cells: cells of the window; ``index`` counts from the first.
+        cells: cells of the window; ``taps`` count from the first.
     """
 
-    index: Tensor
+    taps: Tensor
     weights: Tensor
     start: int
     cells: slice
@@ -115,19 +115,19 @@ def _spans(positive: Tensor) -> list[tuple[int, int]]:
 
 def _window(axis: _Axis, span: tuple[int, int]) -> _Axis:
     """Return the pixels that a span of cells reaches, and all cells that they read."""
-    low, high = axis.index[:, 0].contiguous(), axis.index[:, -1].contiguous()
+    low, high = axis.taps[:, 0].contiguous(), axis.taps[:, -1].contiguous()
     start, stop = (int(torch.searchsorted(*pair)) for pair in ((high, span[0]), (low, span[1])))
     start = min(start, stop)
     if start == stop:
-        return _Axis(axis.index[:0], axis.weights[:0], 0, slice(0, 0))
+        return _Axis(axis.taps[:0], axis.weights[:0], 0, slice(0, 0))
     first, last = int(low[start]), int(high[stop - 1])
-    index, weights = axis.index[start:stop] - first, axis.weights[start:stop]
+    index, weights = axis.taps[start:stop] - first, axis.weights[start:stop]
     return _Axis(index, weights, start, slice(first, last + 1))
 
 
 def _resized(values: Tensor, axis: _Axis) -> Tensor:
     """Return (n, k) weighted sums of the rows of (cells, k) values."""
-    if not len(axis.index) or not values.shape[1]:
-        return values.new_zeros(len(axis.index), values.shape[1])
+    if not len(axis.taps) or not values.shape[1]:
+        return values.new_zeros(len(axis.taps), values.shape[1])
     table = values.contiguous()
-    return F.embedding_bag(axis.index, table, mode="sum", per_sample_weights=axis.weights)
+    return F.embedding_bag(axis.taps, table, mode="sum", per_sample_weights=axis.weights)

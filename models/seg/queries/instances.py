@@ -57,7 +57,7 @@ def query_instances(
     for image, (valid, original) in enumerate(frames):
         best, place = scores[image].flatten().topk(min(max_dets, scores[image].numel()))
         queries, labels = place // scores.shape[2], place % scores.shape[2]
-        chosen, which = queries.unique(return_inverse=True)
+        chosen, which = torch.unique(queries, return_inverse=True)
         masks, quality = resize_to_rle(mask_logits[image, chosen], size, valid, original)
         which = which.cpu()
         if mask_quality:

@@ -65,7 +65,7 @@ class MaskLossOptions:
         num_points: points at which masks are compared.
         oversample: candidates per point.
         importance: share of the points that are the most uncertain candidates.
-        no_object: weight of queries without an object in the class loss.
+        no_object: weight of queries without an object in the class loss, in (0, 1].
 
     Raises:
         ValueError: a number is out of its range.
@@ -85,9 +85,9 @@ class MaskLossOptions:
                 "num_points and oversample must be at least 1 and importance in [0, 1], got "
                 f"{self.num_points}, {self.oversample} and {self.importance}"
             )
-        if min(self.class_cost, self.mask_cost, self.dice_cost) < 0 or self.no_object <= 0:
+        if min(self.class_cost, self.mask_cost, self.dice_cost) < 0 or not 0 < self.no_object <= 1:
             raise ValueError(
-                "costs must not be negative and no_object must be positive, got "
+                "costs must not be negative and no_object must be in (0, 1], got "
                 f"{self.class_cost}, {self.mask_cost}, {self.dice_cost} and {self.no_object}"
             )
 

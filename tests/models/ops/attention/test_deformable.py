@@ -72,6 +72,24 @@ def test_levels_that_do_not_fit_are_refused():
         deformable_attention(value, [(3, 4), (2, 3)], locations, weights)
 
 
+def test_gradients_of_all_ones_are_read_as_such(way):
+    """The gradient of a sum has no memory of its own."""
+    given = [one.requires_grad_() for one in inputs()]
+    out = deformable_attention(given[0], SHAPES, *given[1:])
+    found = torch.autograd.grad(out.sum(), given, retain_graph=True)
+    expected = torch.autograd.grad(out, given, torch.ones_like(out))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_no_query_gives_no_output_and_zero_gradients():
+    value, locations, weights = (one.requires_grad_() for one in inputs())
+    found = deformable_attention(value, SHAPES, locations[:, :0], weights[:, :0])
+    assert found.shape == (2, 0, 6)
+    found.sum().backward()
+    assert not value.grad.any()
+
+
 def test_half_precision_is_computed_in_float32():
     value, locations, weights = (one.float() for one in inputs())
     half = value.bfloat16()

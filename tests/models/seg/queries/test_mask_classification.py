@@ -266,7 +266,7 @@ def test_costs_that_are_not_finite_do_not_stop_the_matching(scene):
     [
         ({"num_points": 0}, "num_points and oversample must be at least 1"),
         ({"importance": 1.5}, r"importance in \[0, 1\], got 12544, 3.0 and 1.5"),
-        ({"no_object": 0.0}, "no_object must be positive"),
+        ({"no_object": 0.0}, r"no_object must be in \(0, 1\]"),
         ({"mask_cost": -1.0}, "costs must not be negative"),
     ],
 )
