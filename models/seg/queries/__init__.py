@@ -1,0 +1,1 @@
+"""What models with object queries share: outputs, padding, targets, losses and masks."""
