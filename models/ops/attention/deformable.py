@@ -71,7 +71,7 @@ def _by_grids(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor)
     grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # (B M, Q, L, P, 2)
     factors = weights.transpose(1, 2).reshape(batch * heads, 1, queries, levels, points)
     total = value.new_zeros(batch * heads, width, queries)
-    parts = value.split([h * w for h, w in shapes], dim=1)
+    parts = torch.split(value, [h * w for h, w in shapes], dim=1)
     for level, ((h, w), part) in enumerate(zip(shapes, parts, strict=True)):
         maps = part.flatten(2).transpose(1, 2).reshape(batch * heads, width, h, w)
         seen = F.grid_sample(maps, grids[:, :, level], align_corners=False)  # (B M, D, Q, P)
@@ -248,7 +248,8 @@ def _transposed_product(index: Tensor, entries: Tensor, rows: Tensor, size: int)
     """Return (size, D), the transposed sparse matrix times ``rows`` (n, D)."""
     parts = (entries.flatten().numpy(), index.flatten().numpy(), _ends(index).numpy())
     matrix = csr_matrix(parts, shape=(len(rows), size), copy=False)
-    return torch.from_numpy(matrix.T @ rows.numpy())
+    product: Tensor = torch.from_numpy(matrix.T @ rows.numpy())
+    return product
 
 
 def _row_products(index: Tensor, rows: Tensor, table: Tensor) -> Tensor:
