@@ -102,7 +102,7 @@ class MaskedLayer(nn.Module):
         queries = self.cross_norm(queries + seen)
         asked = queries + places
         queries = self.self_norm(queries + self.self_attn(asked, asked, queries))
-        hidden = F.relu(self.linear1(queries), inplace=True)
+        hidden = F.relu(self.linear1(queries))
         out: Tensor = self.norm(queries + self.linear2(hidden))
         return out
 

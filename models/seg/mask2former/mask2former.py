@@ -15,15 +15,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from formats.weights.public import PublicWeights
 from models.backbones.in_channels import channel_constants, set_in_channels
+from models.ops.precision import at_least_float32
 from models.seg.mask2former.decoder import MaskedDecoder
 from models.seg.mask2former.names import transformers_weights
 from models.seg.mask2former.pixel_decoder import PixelDecoder
+from models.seg.protocol import Reduction
+from models.seg.queries.instances import query_instances
+from models.seg.queries.mask_classification import MaskLossOptions, mask_classification_losses
 from models.seg.queries.output import QueryOutput
-from models.seg.queries.padding import check_images, normalise
+from models.seg.queries.padding import check_images, normalise, prepare
+from structures import Instances, SegBatch
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -46,6 +52,10 @@ class Mask2Former(nn.Module):
         decoder_layers: layers of the decoder.
         decoder_ffn: width of their perceptrons.
         num_points: points at which masks are compared, for matching and for the loss.
+        class_cost: factor of the class in the cost of a pair of query and object.
+        mask_cost: factor of the cross-entropy of the masks in it.
+        dice_cost: factor of the dice loss in it.
+        no_object: weight of the queries without an object in the class loss.
         max_dets: predictions per image, pairs of a query and a class.
         image_mean: channel means, subtracted from RGB in [0, 1].
         image_std: channel standard deviations, which divide the result.
@@ -77,6 +87,10 @@ class Mask2Former(nn.Module):
         decoder_layers: int = 9,
         decoder_ffn: int = 2048,
         num_points: int = 12544,
+        class_cost: float = 2.0,
+        mask_cost: float = 5.0,
+        dice_cost: float = 5.0,
+        no_object: float = 0.1,
         max_dets: int = 100,
         image_mean: tuple[float, float, float] = IMAGENET_MEAN,
         image_std: tuple[float, float, float] = IMAGENET_STD,
@@ -88,7 +102,6 @@ class Mask2Former(nn.Module):
             "num_queries": num_queries,
             "num_heads": num_heads,
             "decoder_layers": decoder_layers,
-            "num_points": num_points,
             "max_dets": max_dets,
         }
         for name, value in counts.items():
@@ -102,6 +115,10 @@ class Mask2Former(nn.Module):
         if min(image_std) <= 0:
             raise ValueError(f"image_std must be positive, got {image_std}")
         self.num_classes, self.max_dets = num_classes, max_dets
+        self.options = MaskLossOptions(
+            class_cost, mask_cost, dice_cost, num_points=num_points, no_object=no_object
+        )
+        self._class_weights: Tensor | None = None
         set_in_channels(backbone, in_channels)
         self.backbone = backbone
         self.pixel_decoder = PixelDecoder(
@@ -128,6 +145,62 @@ class Mask2Former(nn.Module):
         """
         check_images(images, self._mean.shape[0])
         return self._decode(normalise(images, sizes, self._mean, self._std), sizes)
+
+    def losses(
+        self, batch: SegBatch, reduction: Reduction = "mean", key: int = 0
+    ) -> dict[str, Tensor]:
+        """Return the terms ``class``, ``mask`` and ``dice``, sums over all outputs.
+
+        Args:
+            batch: images of any size with targets; crowds are none.
+            reduction: ``mean`` gives scalars with denominators counted over all processes;
+                ``none`` gives (B,) values.
+            key: seed of the points at which masks are compared, together with each image's index.
+
+        Raises:
+            ValueError: a box is empty or not finite, or a label is not in [0, num_classes).
+        """
+        images, sizes = prepare(batch, self._mean, self._std)
+        return mask_classification_losses(
+            self._decode(images, sizes),
+            batch,
+            (images.shape[-2], images.shape[-1]),
+            self.options,
+            reduction,
+            key,
+            self._class_weights,
+        )
+
+    def set_class_weights(self, weights: Tensor) -> None:
+        """Weight the queries of ``class`` by the class of their object, no object by 1 (A334).
+
+        Args:
+            weights: (C,) positive.
+        """
+        self._class_weights = weights
+
+    @torch.no_grad()
+    def predict(self, batch: SegBatch) -> list[Instances]:
+        """Return up to ``max_dets`` objects of each image in its original frame."""
+        return self.instances(self.network_outputs(batch), batch)
+
+    @torch.no_grad()
+    def network_outputs(self, batch: SegBatch) -> QueryOutput:
+        """Return the last output alone, for images of any size."""
+        images, sizes = prepare(batch, self._mean, self._std)
+        return self._decode(images, sizes, last_only=True)
+
+    @torch.no_grad()
+    def instances(self, outputs: QueryOutput, batch: SegBatch) -> list[Instances]:
+        """Choose the best pairs of query and class and encode their masks.
+
+        Args:
+            outputs: output of ``network_outputs`` for the same images.
+            batch: batch whose sizes are read.
+        """
+        scores = at_least_float32(outputs.class_logits[-1]).softmax(dim=2)[..., :-1]
+        masks = at_least_float32(outputs.mask_logits[-1])
+        return query_instances(scores, masks, batch, max_dets=self.max_dets)
 
     def public_weights(self, given: Mapping[str, Tensor]) -> PublicWeights | None:
         """Recognise the weights of ``transformers``' Mask2Former, see ``transformers_weights``.

@@ -95,7 +95,7 @@ class DeformableLayer(nn.Module):
         value = value.view(batch, count, self.heads, -1)
         seen = self.output_proj(deformable_attention(value, sizes, locations, weights))
         cells = self.norm1(cells + seen)
-        hidden = F.relu(self.linear1(cells), inplace=True)
+        hidden = F.relu(self.linear1(cells))
         out: Tensor = self.norm2(cells + self.linear2(hidden))
         return out
 
