@@ -18,7 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from formats.weights.public import PublicWeights
+from formats.weights.public import PublicWeights, names_without_file
 from models.backbones.in_channels import channel_constants, set_in_channels
 from models.ops.precision import at_least_float32
 from models.seg.mask2former.decoder import MaskedDecoder
@@ -208,7 +208,9 @@ class Mask2Former(nn.Module):
         Raises:
             ValueError: the file is of another size or architecture.
         """
-        return transformers_weights(given, self.state_dict())
+        added = names_without_file(self)
+        own = {name: value for name, value in self.state_dict().items() if name not in added}
+        return transformers_weights(given, own)
 
     def _decode(
         self, images: Tensor, sizes: Tensor | None, *, last_only: bool = False

@@ -115,7 +115,8 @@ def transformers_weights(
 
     Args:
         given: weights by the names on disk or in memory.
-        own: ``state_dict`` of the model. The head of the classes alone may have another shape.
+        own: ``state_dict`` of the model without layers that no file has. The head of the classes
+            alone may have another shape.
 
     Returns:
         The weights, or None if the file has other names.

@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from formats.weights.files import load_weights
+from formats.weights.public import names_without_file
+from models.backbones.low_light import LowPassOptions
+from models.backbones.timm_features import TimmFeatures
 from tests.support.mask2former_peer import CLASSES, ours, theirs
 
 
@@ -55,6 +58,15 @@ def test_four_channels_take_weights_of_three():
     peer, model = theirs("resnet"), ours("resnet", in_channels=4)
     found = model.public_weights(peer.state_dict())
     assert found.tensors["backbone.body.conv1.weight"].shape[1] == 3  # converted by the loader
+
+
+def test_layers_that_no_file_has_start_anew(tmp_path):
+    torch.save(theirs("resnet").state_dict(), tmp_path / "w.pt")
+    low_pass = LowPassOptions(awd=True, scb=True)
+    backbone = TimmFeatures("resnet18", strides=(4, 8, 16, 32), low_pass=low_pass)
+    report = load_weights(ours("resnet", backbone=backbone), tmp_path / "w.pt")
+    assert report.missing and not report.unexpected + report.mismatched
+    assert set(report.missing) <= names_without_file(ours("resnet", backbone=backbone))
 
 
 def test_other_files_and_incomplete_attentions():
