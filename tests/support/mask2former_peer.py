@@ -39,17 +39,17 @@ def register_narrow_swin():
         register_model(narrow_swin)
 
 
-def ours(backbone, seed=1, **changed):
+def ours(kind, seed=1, **changed):
     """Return a model of ours in eval mode.
 
     Args:
-        backbone: ``resnet``, ``timm`` (both are a ResNet-18) or ``swin``.
+        kind: of the backbone, ``resnet``, ``timm`` (both are a ResNet-18) or ``swin``.
         seed: of the initial weights.
         **changed: arguments that differ from ``SIZES``.
     """
     register_narrow_swin()
     torch.manual_seed(seed)
-    name = "narrow_swin" if backbone == "swin" else "resnet18"
+    name = "narrow_swin" if kind == "swin" else "resnet18"
     features = TimmFeatures(name, strides=(4, 8, 16, 32))
     return Mask2Former(**({"num_classes": CLASSES, "backbone": features} | SIZES | changed)).eval()
 

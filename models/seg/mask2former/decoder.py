@@ -6,7 +6,8 @@
 followed by self-attention and a perceptron; each is normalised after the addition. The mask of a
 query is the product of its embedding with the pixel decoder's map at stride 4. Two identities save
 work here and change nothing but rounding: the last 1 x 1 convolution of that map is linear, so it
-is applied to the embeddings instead; and a resized product is the product with the resized map.
+is applied to the embeddings instead; and a resized product is the product with the resized map
+(A552).
 
 Letters: B images, Q queries, D channels, M heads, S cells of a level, K classes.
 """
@@ -206,7 +207,7 @@ class _LevelMasks:
 
     @torch.no_grad()
     def allowed(self, level: int, embedding: Tensor, bias: Tensor) -> Tensor:
-        """Return (B, Q, S) bool; a query without a cell of its own may attend to all valid ones."""
+        """Return (B, Q, S) bool: logits from 0 on (A553), all valid cells where there is none."""
         cells, valid = self._cells[level], self._valid[level]
         inside = torch.baddbmm(bias.to(cells.dtype), embedding.to(cells.dtype), cells) >= 0
         if valid is not None:

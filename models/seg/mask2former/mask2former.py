@@ -67,7 +67,7 @@ class Mask2Former(nn.Module):
             not fit, or a count or a deviation is not positive.
     """
 
-    no_weight_decay: ClassVar[tuple[str, ...]] = (
+    no_weight_decay: ClassVar[tuple[str, ...]] = (  # A554
         "*query_feat.weight",
         "*query_embed.weight",
         "*level_embed*",

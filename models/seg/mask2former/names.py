@@ -24,7 +24,7 @@ _UNUSED = re.compile(
     r"criterion\..*|.*\.relative_position_index"  # constants
     r"|pixel_level_module\.encoder\.(swin\.)?layernorm\..*"  # norm of a classifier
 )
-_HEAD: Final = "decoder.class_embed."  # starts anew where the number of classes differs
+_HEAD: Final = "decoder.class_embed."  # starts anew where the number of classes differs, A555
 _PART = re.compile(r"(.*)#([012])")  # of a tensor of queries, keys and values
 
 _Rule = tuple[str, str | Callable[[re.Match[str]], str]]
