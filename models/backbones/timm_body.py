@@ -1,4 +1,7 @@
-"""Convolutional timm models with outputs at chosen strides: weights, norms and frozen stages."""
+"""timm models with outputs at chosen strides: weights, norms and frozen stages.
+
+Convolutional networks and Swin, see `models.backbones.shifted_windows`.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from models.backbones.in_channels import set_in_channels
 from models.backbones.lazy_timm import load_timm
 from models.backbones.low_light import LowPassOptions, add_low_pass
 from models.backbones.norm import Norm, convert_norm
+from models.backbones.shifted_windows import is_swin, pad_before_shift
 from models.backbones.weights import load_backbone_weights
 
 
@@ -51,7 +55,8 @@ def build_timm_body(
         raise ValueError("give either pretrained: true or weights, not both")
     timm = load_timm()
     with torch.device("meta"):
-        available = timm.create_model(name, features_only=True).feature_info.reduction()
+        pattern = timm.create_model(name, features_only=True)
+    available = pattern.feature_info.reduction()
     doubling = all(fine * 2 == coarse for fine, coarse in itertools.pairwise(strides))
     if not strides or not doubling or not set(strides) <= set(available):
         raise ValueError(
@@ -59,12 +64,17 @@ def build_timm_body(
             f"got {list(strides)}"
         )
     indices = tuple(available.index(stride) for stride in strides)
-    depth: dict[str, Any] = _stochastic_depth(name, drop_path)
+    options: dict[str, Any] = _stochastic_depth(name, drop_path)
+    swin = is_swin(pattern)
+    if swin:  # images of any size, windows of the same size at each
+        options |= {"strict_img_size": False, "always_partition": True}
     body = create_timm(
-        name, pretrained=pretrained, features_only=True, out_indices=indices, **depth
+        name, pretrained=pretrained, features_only=True, out_indices=indices, **options
     )
     if weights is not None:
         load_backbone_weights(body, name, weights)
+    if swin:
+        pad_before_shift(body)
     _freeze(body, indices[-1], trainable_stages)
     body = convert_norm(body, norm)
     add_low_pass(body, name, low_pass, norm)
