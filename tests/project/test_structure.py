@@ -15,6 +15,7 @@ ALL_SCRIPTS = [ROOT / name for name in SCRIPTS]
 # Method folders export the public classes of their method.
 EXPORTING = {"structures", "segmil", *(f"models/seg/{m}" for m in ("mask_rcnn", "oln", "yolo"))}
 EXPORTING |= {f"models/mil/{m}" for m in ("ins", "mhim")}
+EXPORTING |= {"models/seg/deformable_detr"}
 
 # Libraries that a folder may not import, at any depth, also inside functions.
 FORBIDDEN = {
