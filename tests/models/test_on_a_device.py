@@ -7,6 +7,7 @@ import torch
 
 from models.mil.dtfd import DTFD
 from tests.models.seg.conftest import make_scene
+from tests.models.seg.deformable_detr.conftest import build_ours as build_detr
 from tests.models.seg.mask_rcnn.test_mask_rcnn import build as build_mask_rcnn
 from tests.models.seg.yolo.test_detect import tiny
 from tests.support.mil_recipes import NAMES, build, prepare, random_bags
@@ -89,12 +90,22 @@ def two_stage():
     return build_mask_rcnn(score_thresh=0.01, max_dets=20)
 
 
+def with_queries():
+    """Its first samples lie on centres of cells, where interpolation has no derivative."""
+    torch.manual_seed(0)
+    model = build_detr(dropout=0.0, max_dets=20)
+    for name, parameter in model.named_parameters():
+        if name.endswith("sampling_offsets.bias"):
+            parameter.data += torch.empty_like(parameter).uniform_(0.1, 0.4)
+    return model
+
+
 def predictions(found):
     return [(one.boxes, one.scores, one.labels) for one in found]
 
 
 @pytest.mark.parametrize("float64", [True, False], ids=["NVIDIA", "Apple"])
-@pytest.mark.parametrize("make", [one_stage, two_stage])
+@pytest.mark.parametrize("make", [one_stage, two_stage, with_queries])
 def test_images(make, float64):
     """A training step and predictions; one image has no object."""
     batch, _, _ = make_scene([(64, 96), (90, 60), (64, 64)], instances=[3, 0, 2])

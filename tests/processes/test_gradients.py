@@ -8,8 +8,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lightning_modules.freezing import freeze_parameters
+from models.backbones.timm_features import TimmFeatures
 from models.backbones.timm_fpn import TimmFPN
 from models.mil.abmil import ABMIL
+from models.seg.deformable_detr import DeformableDETR
 from models.seg.mask_rcnn import BoxHeadOptions, MaskHeadOptions, MaskRCNN, RPNOptions
 from models.seg.oln import OLN, OLNProposalOptions
 from structures import BagBatch, SegBatch
@@ -216,3 +218,31 @@ def test_abmil_with_unequal_numbers_of_bags(processes, world, task, options):
     shares = [*shares[:2], shares[2]] if world == 3 else [shares[0], shares[1] + shares[2]]
     case = {"task": task, "shares": shares, "sizes": [40, 1, 9, 3, 1, 12, 5, 20], **options}
     assert_equal(*processes.beside_one(world, abmil_gradients, **case))
+
+
+def detr_gradients(rank, world, instances, shares, crowd, two_stage):
+    batch = images(instances, crowd)
+    torch.manual_seed(0)
+    model = DeformableDETR(
+        CLASSES,
+        TimmFeatures("resnet10t", norm="frozen_bn"),
+        num_queries=6,
+        width=32,
+        num_heads=2,
+        encoder_layers=1,
+        decoder_layers=2,
+        ffn=32,
+        dropout=0.0,
+        two_stage=two_stage,
+    ).double()
+    return gradients(model, batch if world == 1 else part_of_images(batch, shares[rank]), world)
+
+
+@pytest.mark.parametrize(
+    ("instances", "two_stage"), [([2, 3, 0, 0], False), ([0, 0, 0, 0], False), ([3, 0, 0, 0], True)]
+)
+def test_deformable_detr_on_two(processes, instances, two_stage):
+    """One process has no object, or none has."""
+    crowd = (1,) if sum(instances) else ()
+    case = {"instances": instances, "shares": [[0, 1], [2, 3]], "crowd": crowd}
+    assert_equal(*processes.beside_one(2, detr_gradients, **case, two_stage=two_stage))
