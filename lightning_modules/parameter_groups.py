@@ -52,8 +52,9 @@ def parameter_groups(
             bias = separate_biases and name.rpartition(".")[2] == "bias"
             decay = parameter.ndim >= 2 and not bias
             factor, own = _factor(name, lr_mult or {}), name.startswith("backbone.")
-            placed = layers is not None and own and not factor
-            above = layers.blocks_above(name.removeprefix("backbone.")) if placed else 0
+            above = 0
+            if layers is not None and own and not factor:
+                above = layers.blocks_above(name.removeprefix("backbone."))
             parts.setdefault((factor, own, above, decay, bias), []).append(parameter)
     groups = []
     for (factor, own, above, decay, bias), parameters in sorted(parts.items()):
