@@ -25,10 +25,16 @@ def prepare(batch: SegBatch, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]
     Returns:
         (B, C, H, W) images and their (B, 2) valid sizes.
     """
-    height, width = batch.images.shape[-2:]
-    more = (-width % SIZE_DIVISIBLE, -height % SIZE_DIVISIBLE)
-    images = F.pad(batch.images, (0, more[0], 0, more[1])) if any(more) else batch.images
+    height, width = padded_size(batch)
+    more = (height - batch.images.shape[-2], width - batch.images.shape[-1])
+    images = F.pad(batch.images, (0, more[1], 0, more[0])) if any(more) else batch.images
     return normalise(images, batch.sizes, mean, std), batch.sizes
+
+
+def padded_size(batch: SegBatch) -> tuple[int, int]:
+    """Return height and width of the images that ``prepare`` returns."""
+    height, width = batch.images.shape[-2:]
+    return height + -height % SIZE_DIVISIBLE, width + -width % SIZE_DIVISIBLE
 
 
 def normalise(images: Tensor, sizes: Tensor | None, mean: Tensor, std: Tensor) -> Tensor:
