@@ -190,18 +190,15 @@ def _random_points(
     word = (key + 2**63) % 2**64 - 2**63
     words = mix(mix(torch.full((), word, device=device)) ^ batch.index)
     chosen = int(options.importance * total)
-    numbers = {
-        _MATCHING: total,
-        _CANDIDATES: int(total * options.oversample),
-        _UNIFORM: total - chosen,
-    }
-    tables = [keyed_points(mix(words ^ stream), n) for stream, n in numbers.items()]
+    many = int(total * options.oversample)
     sides = torch.tensor(size[::-1], device=device)
     covered = [side * batch.mask_stride for side in reversed(batch.masks.shape[-2:])]
     return _Points(
         words,
-        *tables,
-        chosen,
+        matching=keyed_points(mix(words ^ _MATCHING), total),
+        candidates=keyed_points(mix(words ^ _CANDIDATES), many),
+        uniform=keyed_points(mix(words ^ _UNIFORM), total - chosen),
+        chosen=chosen,
         share=batch.sizes.flip(1) / sides,
         to_masks=sides / torch.tensor(covered, device=device),
     )

@@ -52,7 +52,7 @@ def image_objects(batch: SegBatch, num_classes: int) -> list[ImageObjects]:
     """
     check_targets(batch, num_classes)
     rows = torch.arange(batch.labels.shape[0], device=batch.labels.device)
-    kept = [part[~batch.crowd[part]] for part in rows.split(batch.count_list())]
+    kept = [part[~batch.crowd[part]] for part in torch.split(rows, batch.count_list())]
     return [ImageObjects(part, batch.labels[part]) for part in kept]
 
 

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from models.ops.attention import deformable
 from models.ops.attention.deformable import deformable_attention
 
 SHAPES = [(3, 4), (2, 2)]
@@ -36,21 +37,30 @@ def inputs(seed=0, spread=1.4):
     return value, locations, torch.rand(2, 5, 2, 2, 3, **options)
 
 
+@pytest.fixture(params=["whole", "parts", "grids"])
+def way(request, monkeypatch):
+    """All rows at once, a few at a time, and as on other devices."""
+    if request.param == "parts":
+        monkeypatch.setattr(deformable, "_PART", 20)
+    if request.param == "grids":
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+
+
 @pytest.mark.parametrize("spread", [0.9, 1.4, 3.0])
-def test_it_equals_a_loop_over_neighbours(spread):
+def test_it_equals_a_loop_over_neighbours(spread, way):
     value, locations, weights = inputs(spread=spread)
     found = deformable_attention(value, SHAPES, locations, weights)
     expected = loop(value, SHAPES, locations, weights)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
-def test_its_gradients_are_those_of_differences():
+def test_its_gradients_are_those_of_differences(way):
     given = [one.requires_grad_() for one in inputs()]
     assert torch.autograd.gradcheck(lambda v, x, a: deformable_attention(v, SHAPES, x, a), given)
 
 
 @pytest.mark.parametrize("place", [-0.6, 1.6, -1e6, 1e6, 3e9, -3e9])
-def test_locations_outside_give_zero(place):
+def test_locations_outside_give_zero(place, way):
     value, locations, weights = inputs()
     found = deformable_attention(value, SHAPES, torch.full_like(locations, place), weights)
     assert torch.equal(found, torch.zeros_like(found))
@@ -60,3 +70,26 @@ def test_levels_that_do_not_fit_are_refused():
     value, locations, weights = inputs()
     with pytest.raises(ValueError, match=r"\(2, 3\)\] do not have 16 cells on 2 levels"):
         deformable_attention(value, [(3, 4), (2, 3)], locations, weights)
+
+
+def test_half_precision_is_computed_in_float32():
+    value, locations, weights = (one.float() for one in inputs())
+    half = value.bfloat16()
+    found = deformable_attention(half, SHAPES, locations, weights)
+    assert found.dtype == torch.bfloat16
+    expected = deformable_attention(half.float(), SHAPES, locations, weights)
+    assert torch.equal(found, expected.bfloat16())
+
+
+def test_values_that_are_not_contiguous_are_read_as_they_are(way):
+    value, locations, weights = inputs()
+    wide = torch.stack([value, value + 1], dim=-1)
+    found = deformable_attention(wide[..., 0], SHAPES, locations, weights)
+    assert torch.equal(found, deformable_attention(value, SHAPES, locations, weights))
+
+
+def test_places_that_are_not_numbers_give_none_and_stop_nothing(way):
+    value, locations, weights = inputs()
+    locations[0, 0, 0, 0, 0, 0] = torch.nan
+    found = deformable_attention(value, SHAPES, locations, weights)
+    assert bool(found[0, 0, :3].isnan().all()) and bool(found[1].isfinite().all())
