@@ -13,7 +13,11 @@ from tests.support.layers import FOLDERS, ROOT, SCRIPTS, earlier
 SOURCES = sorted(p for folder in FOLDERS for p in (ROOT / folder).rglob("*.py"))
 ALL_SCRIPTS = [ROOT / name for name in SCRIPTS]
 # Method folders export the public classes of their method.
-EXPORTING = {"structures", "segmil", *(f"models/seg/{m}" for m in ("mask_rcnn", "oln", "yolo"))}
+EXPORTING = {
+    "structures",
+    "segmil",
+    *(f"models/seg/{m}" for m in ("eomt", "mask_rcnn", "oln", "yolo")),
+}
 EXPORTING |= {f"models/mil/{m}" for m in ("ins", "mhim")}
 
 # Libraries that a folder may not import, at any depth, also inside functions.
