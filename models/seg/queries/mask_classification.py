@@ -214,24 +214,23 @@ def _costs(
     options: MaskLossOptions,
 ) -> list[Tensor]:
     """Return the costs (Q, M) of each output and image, images of the first output first."""
-    costs = []
-    for number, (classes, masks) in enumerate(
-        zip(output.class_logits, output.mask_logits, strict=True)
-    ):
-        probs = at_least_float32(classes).softmax(dim=2)
-        moves = mix(points.words ^ (_OUTPUTS + number))
-        for image, (rows, labels) in enumerate(objects):
-            if not len(rows):
-                costs.append(probs.new_zeros(probs.shape[1], 0))
-                continue
-            places = moved_points(points.matching[image], moves[image : image + 1])[0]
-            places = places * points.share[image]
-            logits = sample_shared(at_least_float32(masks[image]), places, valid[image])
-            truth = sample_masks(batch.masks, rows, places * points.to_masks)
-            bce, dice = pairwise_mask_losses(logits, truth.T.to(logits.dtype))
+    outputs = list(zip(output.class_logits, output.mask_logits, strict=True))
+    moves = torch.stack([mix(points.words ^ (_OUTPUTS + n)) for n in range(len(outputs))], dim=1)
+    costs = [[classes.new_zeros(classes.shape[1], 0)] * len(batch) for classes, _ in outputs]
+    for image, (rows, labels) in enumerate(objects):
+        if not len(rows):
+            continue
+        share = points.share[image]
+        places = moved_points(points.matching[image], moves[image], share)  # (L, P, 2)
+        truth = sample_masks(batch.masks, rows, places.flatten(0, 1) * points.to_masks)
+        truths = truth.view(len(rows), len(outputs), -1)  # (M, L, P)
+        for number, (classes, masks) in enumerate(outputs):
+            logits = sample_shared(at_least_float32(masks[image]), places[number], valid[image])
+            bce, dice = pairwise_mask_losses(logits, truths[:, number].T.to(logits.dtype))
             cost = options.mask_cost * bce + options.dice_cost * dice
-            costs.append(cost - options.class_cost * probs[image][:, labels])
-    return costs
+            probs = at_least_float32(classes[image]).softmax(dim=1)
+            costs[number][image] = cost - options.class_cost * probs[:, labels]
+    return [cost for part in costs for cost in part]
 
 
 def _class_loss(
@@ -257,9 +256,9 @@ def _mask_losses(
     images = matched.images
     maps = at_least_float32(masks[images, matched.queries]) * valid[images]
     moves = mix(mix(points.words ^ (_OUTPUTS + number))[images] ^ mix(matched.numbers))
-    share = points.share[images].unsqueeze(1)
-    candidates = moved_points(points.candidates[images], moves) * share
-    others = moved_points(points.uniform[images], moves) * share
+    share = points.share[images]
+    candidates = moved_points(points.candidates[images], moves, share)
+    others = moved_points(points.uniform[images], moves, share)
     places = uncertain_points(maps, candidates, others, points.chosen)
     logits = sample_maps(maps, places)
     truth = sample_masks(batch.masks, matched.rows, places * points.to_masks)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from models.ops.masks import points as module
 from models.ops.masks.points import (
     keyed_points,
     moved_points,
@@ -41,6 +42,24 @@ def test_all_ways_to_sample_are_those_of_grid_sample(maps, points):
     torch.testing.assert_close(each, expected)
 
 
+def test_masks_are_read_a_few_at_a_time(points, monkeypatch):
+    masks = torch.rand(5, 6, 9, generator=torch.Generator().manual_seed(2)) > 0.5
+    rows = torch.tensor([4, 0, 0, 3, 1])
+    each = torch.rand(5, 20, 2, generator=torch.Generator().manual_seed(3))
+    expected = sample_masks(masks, rows, points), sample_masks(masks, rows, each)
+    monkeypatch.setattr(module, "_COPIED", 2 * 54)
+    assert torch.equal(sample_masks(masks, rows, points), expected[0])
+    assert torch.equal(sample_masks(masks, rows, each), expected[1])
+    assert sample_masks(masks, rows[:0], points).shape == (0, 50)
+
+
+def test_points_stay_in_their_part_of_the_map():
+    share = torch.tensor([[0.5, 1.0], [1.0, 0.25]])
+    found = moved_points(keyed_points(torch.tensor(3), 500), torch.tensor([1, 2]), share)
+    assert bool((found < share[:, None]).all())
+    assert bool((found.amax(dim=1) > 0.9 * share).all())
+
+
 def test_cells_that_are_not_valid_are_zero(maps, points):
     valid = torch.zeros(6, 9, dtype=torch.bool)
     valid[:4, :5] = True
@@ -69,7 +88,7 @@ def test_points_are_uniform_and_independent(moved):
     """Mean, variance and covariance of x, y and of the points of another word; 3 deviations."""
     points = keyed_points(torch.arange(8), 20_000)
     if moved:
-        points = moved_points(points[0], torch.arange(8) * 977)
+        points = moved_points(points[0], torch.arange(8) * 977, torch.ones(2))
     assert float(points.min()) >= 0
     assert float(points.max()) < 1
     series = points.transpose(1, 2).flatten(0, 1)  # 16 series of 20 000
@@ -84,7 +103,9 @@ def test_points_are_uniform_and_independent(moved):
 def test_offsets_make_two_uses_of_a_table_independent():
     """The same point of the table, over many offsets."""
     table = keyed_points(torch.tensor([1]), 1)[0]
-    one, other = (moved_points(table, torch.arange(n, n + 4000))[:, 0] for n in (0, 9000))
+    one, other = (
+        moved_points(table, torch.arange(n, n + 4000), torch.ones(2))[:, 0] for n in (0, 9000)
+    )
     series = torch.cat([one, other], dim=1).T
     assert float(torch.corrcoef(series).fill_diagonal_(0).abs().max()) < 3.5 / 4000**0.5
 

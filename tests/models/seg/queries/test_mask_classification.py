@@ -77,12 +77,11 @@ def test_costs_losses_and_gradients_are_those_of_transformers_at_the_same_points
     )
     monkeypatch.setattr(mask_classification, "assign", lambda c: ours.extend(c) or solve(c))
     found = losses(output, batch)
-    matching, chosen = drawn[: 2 * OUTPUTS], drawn[2 * OUTPUTS :]
+    (one, two), chosen = drawn[:2], drawn[2:]  # of each image, (outputs, points, 2)
     order = [OUTPUTS - 1, *range(OUTPUTS - 1)]  # they begin with the last output
     queue = []
     for number in order:
-        queue += [matching[2 * number], matching[2 * number + 1]]
-        queue += [chosen[2 * number], chosen[2 * number + 1]]
+        queue += [one[number][None], two[number][None], *chosen[2 * number : 2 * number + 2]]
     monkeypatch.setattr(torch, "rand", lambda *a, **k: queue.pop(0))
     theirs_solve = peer.module.linear_sum_assignment
     monkeypatch.setattr(
