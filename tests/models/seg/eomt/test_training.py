@@ -4,6 +4,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+import train
+from callbacks.run.ema import EMA
 from datamodules.seg.collate import collate_images
 from datamodules.seg.digit_scenes import DigitScenesDataModule
 from evaluation.seg.coco import CocoEvaluator
@@ -12,6 +14,7 @@ from models.backbones.timm_vit import TimmViT
 from models.seg.eomt import EoMT
 from models.seg.queries.mask_classification import MaskLossOptions
 from optim.schedules import Cosine
+from tests.support.layers import ROOT
 
 WEIGHTS = {"class": 2.0, "mask": 5.0, "dice": 5.0}
 
@@ -69,6 +72,7 @@ def fit(callbacks=(), ckpt_path=None):
     )
     trainer = pl.Trainer(
         max_steps=4,
+        accelerator="cpu",
         limit_val_batches=0,
         logger=False,
         enable_checkpointing=False,
@@ -79,6 +83,34 @@ def fit(callbacks=(), ckpt_path=None):
     )
     trainer.fit(module, DigitScenesDataModule(batch_size=2, train_scenes=8), ckpt_path=ckpt_path)
     return module.model
+
+
+def test_an_average_of_the_weights_is_unmasked_after_the_training():
+    """An average of float shares would never become 0."""
+    averaged = fit([EMA(decay=0.9, warmup_steps=0)])
+    assert averaged.mask_parts.tolist() == [0, 0]
+
+
+def test_half_precision_trains_with_losses_in_full(scene):
+    model = make(32, 3, 16, 64, 8).train()
+    batch = scene([(64, 96), (64, 96)], instances=[2, 0])[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = model.losses(batch)
+        outputs = model.network_outputs(batch)
+    assert all(term.dtype == torch.float32 and term.isfinite() for term in terms.values())
+    sum(terms.values()).backward()
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters())
+    assert all(found.scores.dtype == torch.float32 for found in model.instances(outputs, batch))
+
+
+def test_images_larger_than_the_square_end_the_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    words = ["fit", "--config", "configs/quickstart/eomt.yaml", "--data.size", "160"]
+    words += ["--data.batch_size", "1", "--trainer.fast_dev_run", "true"]
+    assert train.main([*words, "--runs_dir", str(tmp_path)]) != 0
+    text = capsys.readouterr().err
+    assert "images of 160 x 160 are larger than the square of 128 x 128" in text
+    assert "image_size 160" in text
 
 
 def test_a_resumed_training_ends_where_the_whole_one_does(tmp_path):
