@@ -29,16 +29,16 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from models.seg.mask2former import Mask2Former
-
 from benchmarks.mask_rcnn import in_turn, show
 from formats.weights.public import recognised
 from models.backbones.timm_features import TimmFeatures
+from models.seg.mask2former import Mask2Former
 from structures import SegBatch
 
 CLASSES, OBJECTS, STRIDES = 80, 7, (4, 8, 16, 32)
 WEIGHTS = {"class": 2.0, "mask": 5.0, "dice": 5.0}
 STEP, PREDICTION = 320, 640
+SIDES = ("ours", "transformers")
 
 
 def networks() -> tuple[Any, Any]:
@@ -51,8 +51,11 @@ def networks() -> tuple[Any, Any]:
     torch.manual_seed(0)
     theirs = transformers.Mask2FormerForUniversalSegmentation(config)
     for name, value in theirs.state_dict().items():
-        if "normalization.weight" in name:  # its initialisation draws them around 0
+        # Batch norms are drawn around 0 there, and without biases no mask has a pixel.
+        if name.endswith("normalization.weight"):
             value.fill_(1)
+        elif name.endswith("bias"):
+            value.add_(torch.randn(value.shape), alpha=0.1)
     ours = Mask2Former(CLASSES, TimmFeatures("resnet50", norm="frozen_bn", strides=STRIDES))
     found = recognised(ours, theirs.state_dict())
     assert found is not None
@@ -195,6 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--digits", action="store_true")
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--folder", type=Path, default=Path("runs/query_models"))
+    parser.add_argument("--sides", choices=SIDES, nargs="+", default=SIDES, help="of --digits")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     if options.peak:
@@ -202,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif options.digits:
         from benchmarks.query_models_digits import compare_on_digits
 
-        compare_on_digits(options.folder, options.minutes)
+        compare_on_digits(options.folder, options.minutes, options.sides)
     else:
         print(f"{'':44s} {'ours s':>9s} {'theirs s':>9s} {'ratio':>6s}  range")
         for part in options.only:

@@ -7,11 +7,12 @@ on one thread, by the mean of a few steps of each.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from formats.coco.results import load_ground_truth
 from formats.files import write_json
 from lightning_modules.parameter_groups import parameter_groups
 from models.backbones.weights import load_backbone_weights
+from models.seg.mask2former import Mask2Former
 from optim import schedules
 from structures import SegBatch
 
@@ -40,17 +42,18 @@ TRIAL = 40  # steps whose mean time counts, after a few others
 Row = dict[str, Any]
 
 
-def compare_on_digits(folder: Path, minutes: float) -> None:
-    """Train both unless they are trained, and print mask AP, steps and seconds."""
+def compare_on_digits(folder: Path, minutes: float, sides: Sequence[str]) -> None:
+    """Train the sides unless they are trained, and print mask AP, steps and seconds."""
     images, annotations = folder / "scenes/images/test", folder / "scenes/annotations"
     annotations = annotations / "instances_test.json"
     if not annotations.is_file():
         DigitScenesDataModule().write_split("test", folder / "scenes")
     print(f"{'':14s} {'steps':>6s} {'s':>6s} {'mask AP':>8s} {'AP50':>6s}")
-    for name, run in (("ours", train_ours), ("transformers", train_theirs)):
+    runs = {"ours": train_ours, "transformers": train_theirs}
+    for name in sides:
         file = folder / name / "result.json"
         if not file.is_file():
-            row = run(file.parent, 60 * minutes, images, annotations)
+            row = runs[name](file.parent, 60 * minutes, images, annotations)
             write_json(file, row)
         row = json.loads(file.read_text())
         metrics = row["metrics"]
@@ -113,7 +116,9 @@ def peer(recipe: dict[str, Any], num_classes: int) -> nn.Module:
     """Return `transformers`' network of the sizes of the recipe, from the packaged backbone."""
     import transformers
 
-    given = recipe["model"]["init_args"]["model"]["init_args"]
+    defaults = inspect.signature(Mask2Former).parameters
+    given = {name: one.default for name, one in defaults.items()}
+    given |= recipe["model"]["init_args"]["model"]["init_args"]
     weights = recipe["model"]["init_args"]["loss_weights"]
     backbone = given["backbone"]["init_args"]
     body = transformers.TimmBackboneConfig(
@@ -225,6 +230,8 @@ def _predictions(model: Any, recipe: dict[str, Any], data: Any) -> list[Row]:
             return_binary_maps=True,
         )
         for image, one in zip(batch.image_ids, found, strict=True):
+            if not one["segments_info"]:
+                continue
             masks = one["segmentation"].numpy().astype(np.uint8).transpose(1, 2, 0)
             codes = coco_mask.encode(np.asfortranarray(masks))
             for info, code in zip(one["segments_info"], codes, strict=True):

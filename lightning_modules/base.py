@@ -18,7 +18,11 @@ from formats.weights.files import load_weights
 from lightning_modules.freezing import freeze_parameters, keep_statistics
 from lightning_modules.item_losses import ItemLosses
 from lightning_modules.learning_rate import describe_scaling, step_scale
-from lightning_modules.parameter_groups import check_factors, parameter_groups
+from lightning_modules.parameter_groups import (
+    check_factors,
+    check_layer_decay,
+    parameter_groups,
+)
 from lightning_modules.rebuilding import FORMAT, SelfContainedModule
 from lightning_modules.resuming import (
     Stateful,
@@ -55,10 +59,13 @@ class TrainedModule(SelfContainedModule):
         loss_per_images: the same for the weights of all loss terms.
         lr_mult: factors on the learning rate by patterns of parameter names, as in ``freeze``; the
             first pattern that fits decides, in place of ``backbone_lr_mult``.
+        layer_decay: factor on the learning rate for each block of the backbone that follows that of
+            a parameter; embeddings belong to the first block. None for equal rates.
 
     Raises:
         ValueError: the file does not fit, ``lr_per_images`` or ``loss_per_images`` is not positive,
-            ``freeze`` names nothing or everything, or ``lr_mult`` names nothing or is not positive.
+            ``freeze`` names nothing or everything, ``lr_mult`` names nothing or is not positive, or
+            ``layer_decay`` is out of range or the backbone has no equal blocks.
     """
 
     # Names of metrics that can be monitored, with wildcards; empty if they are only known once
@@ -91,6 +98,7 @@ class TrainedModule(SelfContainedModule):
         lr_per_images: int | None = None,
         loss_per_images: int | None = None,
         lr_mult: Mapping[str, float] | None = None,
+        layer_decay: float | None = None,
     ) -> None:
         super().__init__()
         for name, images in (("lr", lr_per_images), ("loss", loss_per_images)):
@@ -103,6 +111,8 @@ class TrainedModule(SelfContainedModule):
         self.backbone_lr_mult = backbone_lr_mult
         self.lr_mult = dict(lr_mult or {})
         check_factors(model, self.lr_mult)
+        self.layer_decay = layer_decay
+        check_layer_decay(model, layer_decay)
         self.lr_per_images = lr_per_images
         self.loss_per_images = loss_per_images
         self.norm_eps: float | None = None  # of frozen norms, where loaded weights need another
@@ -302,10 +312,11 @@ class TrainedModule(SelfContainedModule):
     def build_optimizer(self) -> Optimizer:
         """Return the optimizer for groups with their own learning rates and weight decays."""
         base_lr = self._given_lr() * step_scale(self, self.lr_per_images)
-        groups = parameter_groups(self.model, self.separate_biases, self.lr_mult)
+        options = (self.separate_biases, self.lr_mult, self.layer_decay)
+        groups = parameter_groups(self.model, *options)
         for group in groups:
-            backbone, factor = group.pop("backbone"), group.pop("factor")
-            own = self.backbone_lr_mult if backbone else 1.0
+            backbone, factor, layer = (group.pop(k) for k in ("backbone", "factor", "layer"))
+            own = self.backbone_lr_mult * layer if backbone else 1.0
             group["lr"] = base_lr * (own if factor is None else factor)
         return self.optimizer_factory(groups)
 

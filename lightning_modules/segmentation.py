@@ -21,7 +21,7 @@ from lightning_modules.precision import check_precision
 from lightning_modules.seg_warnings import data_warnings, named_batch_norm_error, without_size
 from models.ops.precision import has_bfloat16_units
 from models.seg.inference.predict import InferenceOptions, predict
-from models.seg.protocol import SegModel, UsesClassWeights
+from models.seg.protocol import FollowsTraining, SegModel, UsesClassWeights
 from structures import CategoryMap, Instances, SegBatch
 from structures.processes import gather_to_all
 
@@ -56,10 +56,12 @@ class SegmentationModule(TrainedModule):
         inference: tiles and views of validation, test and prediction; None for whole images.
         lr_mult: factors on the learning rate by patterns of parameter names, in place of
             ``backbone_lr_mult``: ``{backbone.*awd*: 2.0}``. The first that fits counts.
+        layer_decay: factor on the learning rate for each block of a vision transformer that follows
+            that of a parameter, in addition to ``backbone_lr_mult``.
 
     Raises:
         TypeError: ``model`` does not follow `SegModel`, or it cannot weight classes but should.
-        ValueError: a weight is not positive.
+        ValueError: a weight is not positive, or see `TrainedModule`.
     """
 
     metric_names = (
@@ -96,6 +98,7 @@ class SegmentationModule(TrainedModule):
         loss_per_images: int | None = None,
         inference: InferenceOptions | None = None,
         lr_mult: dict[str, float] | None = None,
+        layer_decay: float | None = None,
     ) -> None:
         if not isinstance(model, SegModel):
             raise TypeError(
@@ -112,16 +115,11 @@ class SegmentationModule(TrainedModule):
             lr_per_images=lr_per_images,
             loss_per_images=loss_per_images,
             lr_mult=lr_mult,
+            layer_decay=layer_decay,
         )
         if channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if class_weights is not None:
-            if not isinstance(model, UsesClassWeights):
-                raise TypeError(f"{type(model).__name__} cannot weight classes (class_weights)")
-            if not isinstance(class_weights, str):  # the parser lets names be numbers
-                class_weights = {str(name): weight for name, weight in class_weights.items()}
-            check_weights(class_weights)
-        self.class_weights = class_weights
+        self.class_weights = _checked(class_weights, model)
         self._weights: Tensor | None = None  # of each class, once known
         self.separate_biases = separate_biases
         self.inference = inference
@@ -135,6 +133,7 @@ class SegmentationModule(TrainedModule):
         self.results: list[dict[str, Any]] = []
         self._evaluator: CocoEvaluator | None = None
         self._losses = ItemLosses()
+        self._steps: float = 1  # optimizer steps of the training
 
     @property
     def network(self) -> SegModel:
@@ -231,6 +230,21 @@ class SegmentationModule(TrainedModule):
         for message in data_warnings(counts, data.class_names, limit):
             rank_zero_warn(message)
 
+    def on_train_start(self) -> None:
+        """Tell a model that follows the training where it begins, also when it is resumed."""
+        super().on_train_start()
+        self._steps = self.trainer.estimated_stepping_batches
+        self._tell_progress(self.global_step)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Run the optimizer step; tell a model that follows the training how far it is."""
+        super().optimizer_step(*args, **kwargs)
+        self._tell_progress(self.global_step + 1)  # Lightning counts this step later
+
+    def _tell_progress(self, steps: int) -> None:
+        if isinstance(self.model, FollowsTraining):
+            self.model.set_progress(min(steps / self._steps, 1.0))
+
     def training_step(self, batch: SegBatch, batch_idx: int) -> Tensor:
         """Return the weighted sum of the loss terms."""
         del batch_idx
@@ -313,6 +327,24 @@ class SegmentationModule(TrainedModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self.scores = evaluator.compute(data.labelled_truth(split))
         self.log_metrics(split, self.scores.metrics, headline=("segm_map", "box_map"))
+
+
+def _checked(
+    class_weights: dict[str, float] | Literal["balanced"] | None, model: nn.Module
+) -> dict[str, float] | Literal["balanced"] | None:
+    """Return weights of classes that a model can use.
+
+    Raises:
+        TypeError: the model cannot weight classes.
+        ValueError: a weight is not positive.
+    """
+    if class_weights is not None and not isinstance(model, UsesClassWeights):
+        raise TypeError(f"{type(model).__name__} cannot weight classes (class_weights)")
+    if class_weights is None or isinstance(class_weights, str):
+        return class_weights
+    named = {str(name): weight for name, weight in class_weights.items()}  # names may be numbers
+    check_weights(named)
+    return named
 
 
 def _object_counts(data: Any) -> Tensor:

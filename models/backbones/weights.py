@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from formats.weights.compare import compare_weights
 from formats.weights.public import PublicWeights
 from models.backbones.lazy_timm import load_timm
 
+Conversion = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 _LITE0 = "efficientnet_lite0"
 _LITE0_STAGES = (1, 2, 2, 3, 3, 4, 1)
 _LITE0_TOP = {
@@ -74,7 +75,9 @@ def _lite0_key(key: str) -> str:
     return f"blocks.{stage}.{position}.{names[layer]}.{leaf}"
 
 
-def load_backbone_weights(body: nn.Module, name: str, weights: str) -> None:
+def load_backbone_weights(
+    body: nn.Module, name: str, weights: str, convert: Conversion | None = None
+) -> None:
     """Load a timm feature extractor from the weights of the whole classifier.
 
     Args:
@@ -82,6 +85,7 @@ def load_backbone_weights(body: nn.Module, name: str, weights: str) -> None:
         name: timm's model name.
         weights: ``efficientnet_lite0`` or the path of a state dict (``torch.save``) of the timm
             model ``name``. Further layers of the classifier are ignored.
+        convert: changes names or shapes of the tensors of the file first.
 
     Raises:
         ValueError: the weights belong to another model: a tensor is missing, has another shape,
@@ -89,6 +93,8 @@ def load_backbone_weights(body: nn.Module, name: str, weights: str) -> None:
             read.
     """
     source = _read(name, weights)
+    if convert is not None:
+        source = convert(source)
     wanted = body.state_dict()
     named = {key: _source_key(key, source) for key in wanted}
     found = {key: source[origin] for key, origin in named.items() if origin is not None}

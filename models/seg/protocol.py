@@ -53,6 +53,22 @@ class UsesClassWeights(Protocol):
 
 
 @runtime_checkable
+class FollowsTraining(Protocol):
+    """Model whose network changes in the course of a training.
+
+    What ``set_progress`` sets is state in buffers of integers, which a checkpoint holds and which
+    averages of weights leave alone.
+    """
+
+    def set_progress(self, progress: float) -> None:
+        """Set what holds after a part of the optimizer steps, in [0, 1].
+
+        Called when a training begins or is resumed and after each optimizer step.
+        """
+        ...
+
+
+@runtime_checkable
 class TimedSegModel(SegModel, Protocol):
     """Model whose prediction has two parts that can be timed separately.
 

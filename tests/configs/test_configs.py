@@ -45,11 +45,18 @@ def build_module(recipe):
     return parser.instantiate_classes(parser.parse_object({"model": model})).model
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def sized(recipe):
+    """Initial values of a large transformer take seconds."""
+    slow = recipe.stem == "eomt_large"
+    return pytest.param(recipe, id=str(recipe), marks=[pytest.mark.slow] if slow else [])
+
+
+@pytest.mark.parametrize("recipe", map(sized, RECIPES))
 def test_full_size_network_and_optimizer(recipe):
     """Parameter count, optimizer and schedule equal a checked-in table."""
     module = build_module(recipe)
-    groups = [{"params": torch.nn.Parameter(torch.zeros(1)), "name": n} for n in ("w", "w_bias")]
+    names = ("w", "w_bias", "backbone")
+    groups = [{"params": torch.nn.Parameter(torch.zeros(1)), "name": n} for n in names]
     optimizer = module.optimizer_factory(groups)
     group = optimizer.param_groups[0]
     scheduler = module.scheduler_factory(optimizer, 1000) if module.scheduler_factory else None
