@@ -43,7 +43,16 @@ def sine_positions(size: tuple[int, int], channels: int, like: Tensor) -> Tensor
 def _along(side: int, channels: int, like: Tensor) -> Tensor:
     """Return (side, channels) for the cells of an axis."""
     place = torch.arange(1, side + 1, dtype=like.dtype, device=like.device)
-    place = place / (side + _EPS) * (2 * math.pi)
-    pair = torch.arange(channels // 2, dtype=like.dtype, device=like.device)
-    angles = place[:, None] / _TEMPERATURE ** (2 * pair / channels)
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+    return sines(place / (side + _EPS), channels)
+
+
+def sines(fractions: Tensor, channels: int) -> Tensor:
+    """Return sines and cosines in turn, (..., channels), of fractions (...) of the full circle.
+
+    Args:
+        fractions: the position p / 2 pi.
+        channels: D / 2, an even number.
+    """
+    pair = torch.arange(channels // 2, dtype=fractions.dtype, device=fractions.device)
+    angles = fractions[..., None] * (2 * math.pi) / _TEMPERATURE ** (2 * pair / channels)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)

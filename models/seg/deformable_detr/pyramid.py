@@ -8,17 +8,16 @@ Letters: B images, C width, L levels, S cells of all levels, H x W pixels.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from models.ops.attention.sine_positions import sines
 from models.seg.queries.padding import valid_cells
 
 _GROUPS = 32
-_TEMPERATURE = 10_000
 
 
 class Cells(NamedTuple):
@@ -100,16 +99,8 @@ def sine_positions(valid: Tensor, width: int, dtype: torch.dtype) -> Tensor:
     for axis in (1, 2):
         count = known.cumsum(axis)
         place = (count - 0.5) / (count.narrow(axis, -1 % valid.shape[axis], 1) + 1e-6)
-        encoded.append(encode_fractions(place, width // 2))
+        encoded.append(sines(place, width // 2))
     return torch.cat(encoded, dim=-1).to(dtype)
-
-
-def encode_fractions(fractions: Tensor, width: int) -> Tensor:
-    """Return sines and cosines in turn, (..., width), of fractions (...) of the full circle."""
-    pair = torch.arange(width, device=fractions.device).div(2, rounding_mode="floor")
-    period = _TEMPERATURE ** (2 * pair.to(fractions.dtype) / width)
-    angle = fractions.unsqueeze(-1) * (2 * math.pi) / period
-    return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], dim=-1).flatten(-2)
 
 
 def cell_centres(cells: Cells) -> Tensor:

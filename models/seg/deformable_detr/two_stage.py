@@ -13,8 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from models.ops.attention.sine_positions import sines
 from models.seg.deformable_detr.layers import MLP
-from models.seg.deformable_detr.pyramid import Cells, encode_fractions
+from models.seg.deformable_detr.pyramid import Cells
 
 _SIDE = 0.05  # of the image, at the finest level
 _BORDER = 0.01  # proposals nearer to 0 or 1 are left out
@@ -81,7 +82,7 @@ class ProposalHead(nn.Module):
         scores, boxes = class_head(seen), box_head(seen).to(logits.dtype) + logits
         best = scores[..., 0].topk(number, dim=1).indices[..., None].expand(-1, -1, 4)
         chosen = boxes.detach().gather(1, best).sigmoid()  # (B, Q, 4)
-        encoded = encode_fractions(chosen, memory.shape[2] // 2).flatten(2)  # (B, Q, 2 C)
+        encoded = sines(chosen, memory.shape[2] // 2).flatten(2)  # (B, Q, 2 C)
         positions, contents = self.query_norm(self.query(encoded)).chunk(2, dim=2)
         return Proposals(scores, boxes.sigmoid()), Queries(contents, positions, chosen)
 
