@@ -238,9 +238,7 @@ def detr_gradients(rank, world, instances, shares, crowd, two_stage):
     return gradients(model, batch if world == 1 else part_of_images(batch, shares[rank]), world)
 
 
-@pytest.mark.parametrize(
-    ("instances", "two_stage"), [([2, 3, 0, 0], False), ([0, 0, 0, 0], False), ([3, 0, 0, 0], True)]
-)
+@pytest.mark.parametrize(("instances", "two_stage"), [([0, 0, 0, 0], False), ([3, 0, 0, 0], True)])
 def test_deformable_detr_on_two(processes, instances, two_stage):
     """One process has no object, or none has."""
     crowd = (1,) if sum(instances) else ()
