@@ -11,7 +11,8 @@ Prints tables for `docs/REPRODUCTION.md`: means over the seeds, with 95 % interv
 over the test scenes that all trainings share. `--only METHOD [METHOD ...]`, `--inputs` and
 `--seeds` choose runs, `--report` trains nothing, and further arguments are passed on to
 `train.py fit`, for trials in another `--folder`. `--nuclei DATA` does the same on a COCO folder of
-nuclei with `configs/seg/mask_rcnn_nuclei.yaml`, and `--figure F.png` draws AP against bits.
+nuclei with `configs/seg/mask_rcnn_nuclei.yaml`, whose EfficientNet has no place for the layers, and
+`--figure F.png` draws AP against bits.
 """
 
 from __future__ import annotations
@@ -285,7 +286,7 @@ def draw_bits(folder: Path, forms: Sequence[Input], path: Path) -> None:
 def main() -> int:
     """Train what is missing and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--only", nargs="+", choices=METHODS)
     parser.add_argument("--inputs", nargs="+", choices=("raw3", "srgb"), default=["raw3", "srgb"])
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--steps", type=int, default=STEPS)
@@ -294,12 +295,16 @@ def main() -> int:
     parser.add_argument("--report", action="store_true", help="train nothing")
     parser.add_argument("--figure", type=Path, metavar="F.png")
     args, more = parser.parse_known_args()
+    fitting = [n for n, m in METHODS.items() if args.nuclei is None or not (m.awd or m.scb)]
+    names = args.only or fitting
+    if not set(names) <= set(fitting):
+        parser.error(f"the EfficientNet of --nuclei takes no low-pass layers; choose of {fitting}")
     torch.set_num_threads(1)
     if not args.report:
         scenes = digits(args.folder / "scenes") if args.nuclei is None else nuclei(args.nuclei)
         for seed in args.seeds:
             for form in args.inputs:
-                for name in args.only:
+                for name in names:
                     place = args.folder / form / name / f"seed_{seed}"
                     result(scenes, name, form, seed, Run(place, args.steps, more))
     print(tables(args.folder, args.inputs))
