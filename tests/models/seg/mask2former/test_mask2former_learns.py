@@ -9,7 +9,7 @@ from models.backbones.timm_features import TimmFeatures
 from models.seg.mask2former import Mask2Former
 
 WEIGHTS = {"class": 4.0, "mask": 5.0, "dice": 5.0}
-STEPS = 200
+STEPS = 120
 
 
 @pytest.mark.slow
