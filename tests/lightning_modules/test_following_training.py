@@ -1,4 +1,4 @@
-"""Models that are told how far the training is."""
+"""Tests that the module calls ``set_progress`` of models that change during a training."""
 
 import pytorch_lightning as pl
 import torch

@@ -24,7 +24,8 @@ _UNUSED = re.compile(
     r"criterion\..*|.*\.relative_position_index"  # constants
     r"|pixel_level_module\.encoder\.(swin\.)?layernorm\..*"  # norm of a classifier
 )
-_HEAD: Final = "decoder.class_embed."  # starts anew where the number of classes differs, A555
+# The head of the classes keeps its initial values where the number of classes differs (A555).
+_HEAD: Final = "decoder.class_embed."
 _PART = re.compile(r"(.*)#([012])")  # of a tensor of queries, keys and values
 
 _Rule = tuple[str, str | Callable[[re.Match[str]], str]]
