@@ -21,6 +21,7 @@ from engine.checkpoints.stages import (
     unfinished_stage,
 )
 from engine.config.installed import recipes_place
+from engine.config.null_flags import null_flags_as_files
 from engine.config.recipe import take_flag
 from engine.training.cli import SegmilCLI
 from engine.training.stopped import exit_of
@@ -146,12 +147,12 @@ def run(args: list[str]) -> SegmilCLI:
         raise ValueError(
             f"{args[0]} needs {needs}--config RECIPE.yaml; recipes are in {recipes_place()}"
         )
-    if args[0] in ("fit", "validate", "test") and not configured:
-        return _run(run_arguments(args))
-    if args[0] == "predict" and not configured:
-        with tempfile.TemporaryDirectory() as folder:
-            return _run(predict_arguments(args, Path(folder)))
-    return _run(image_flags(args) if args[0] == "predict" else args)
+    with tempfile.TemporaryDirectory() as folder:
+        if args[0] in ("fit", "validate", "test") and not configured:
+            args = run_arguments(args)
+        elif args[0] == "predict":
+            args = image_flags(args) if configured else predict_arguments(args, Path(folder))
+        return _run(null_flags_as_files(args, Path(folder)))
 
 
 def _run(args: list[str]) -> SegmilCLI:
