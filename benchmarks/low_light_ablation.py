@@ -11,8 +11,8 @@ Prints tables for `docs/REPRODUCTION.md`: means over the seeds, with 95 % interv
 over the test scenes that all trainings share. `--only METHOD [METHOD ...]`, `--inputs` and
 `--seeds` choose runs, `--report` trains nothing, and further arguments are passed on to
 `train.py fit`, for trials in another `--folder`. `--nuclei DATA` does the same on a COCO folder of
-nuclei with `configs/seg/mask_rcnn_nuclei.yaml` and a ResNet from scratch, because the EfficientNet
-of the recipe has no place for the layers. `--figure F.png` draws AP against bits.
+nuclei with `configs/seg/mask_rcnn_nuclei.yaml`, whose EfficientNet has no place for the layers, and
+`--figure F.png` draws AP against bits.
 """
 
 from __future__ import annotations
@@ -79,13 +79,12 @@ METHODS = {
 
 
 class Scenes(NamedTuple):
-    """A data set with the recipe that is trained on it, and what changes in its backbone."""
+    """A data set with the recipe that is trained on it."""
 
     recipe: Path
     flags: tuple[str, ...]
     annotations: Path
     images: Path
-    backbone: Mapping[str, Any] = {}
 
 
 class SeenAs(LightChange):
@@ -97,20 +96,19 @@ class SeenAs(LightChange):
         return super().arguments({**given, "low_light": base})
 
 
-def overlay(method: Method, form: Input, backbone: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a method changes in a recipe of Mask R-CNN, and the backbone's own changes."""
-    content: dict[str, Any] = {}
-    if method.dark:
-        light = {"input": form, "clean": method.pairs}
-        content["data"] = {"init_args": {"low_light": light}}
-    layers = dict(backbone)
-    if method.awd or method.scb:
-        layers["low_pass"] = {"awd": method.awd, "scb": method.scb}
-    if layers:
-        model = {"init_args": {"backbone": {"init_args": layers}}}
-        content["model"] = {"init_args": {"model": model}}
+def overlay(method: Method, form: Input) -> dict[str, Any]:
+    """Return what a method changes in a recipe of Mask R-CNN."""
+    if not method.dark:
+        return {}
+    content: dict[str, Any] = {
+        "data": {"init_args": {"low_light": {"input": form, "clean": method.pairs}}}
+    }
     if method.pairs:
-        content.setdefault("model", {})["class_path"] = "lightning_modules.low_light.LowLightModule"
+        content["model"] = {"class_path": "lightning_modules.low_light.LowLightModule"}
+    if method.awd or method.scb:
+        layers = {"low_pass": {"awd": method.awd, "scb": method.scb}}
+        model = {"init_args": {"backbone": {"init_args": layers}}}
+        content.setdefault("model", {})["init_args"] = {"model": model}
     return content
 
 
@@ -124,12 +122,10 @@ def digits(folder: Path) -> Scenes:
 
 
 def nuclei(root: Path) -> Scenes:
-    """Return a COCO folder of nuclei, and a recipe whose backbone takes the low-pass layers."""
+    """Return a COCO folder of nuclei."""
     recipe = ROOT / "configs/seg/mask_rcnn_nuclei.yaml"
     annotations = root / "annotations/instances_val.json"
-    backbone = {"name": "resnet10t", "weights": None, "norm": "bn"}
-    flags = ("--data.root", str(root))
-    return Scenes(recipe, flags, annotations, root / "images/val", backbone)
+    return Scenes(recipe, ("--data.root", str(root)), annotations, root / "images/val")
 
 
 def trained(scenes: Scenes, name: str, form: Input, seed: int, run: Run) -> tuple[Path, float]:
@@ -144,7 +140,7 @@ def trained(scenes: Scenes, name: str, form: Input, seed: int, run: Run) -> tupl
         return Path(record["checkpoint"]), record["seconds"]
     run.folder.mkdir(parents=True, exist_ok=True)
     changes = run.folder / "overlay.yaml"
-    changes.write_text(yaml.safe_dump(overlay(METHODS[name], form, scenes.backbone)))
+    changes.write_text(yaml.safe_dump(overlay(METHODS[name], form)))
     words = ["fit", "--config", str(scenes.recipe), "--config", str(changes), *scenes.flags]
     words += ["--trainer.max_epochs", "-1", "--trainer.max_steps", str(run.steps)]
     # The last checkpoint counts, so no validation chooses one
@@ -299,7 +295,10 @@ def main() -> int:
     parser.add_argument("--report", action="store_true", help="train nothing")
     parser.add_argument("--figure", type=Path, metavar="F.png")
     args, more = parser.parse_known_args()
-    names = args.only or list(METHODS)
+    fitting = [n for n, m in METHODS.items() if args.nuclei is None or not (m.awd or m.scb)]
+    names = args.only or fitting
+    if not set(names) <= set(fitting):
+        parser.error(f"the EfficientNet of --nuclei takes no low-pass layers; choose of {fitting}")
     torch.set_num_threads(1)
     if not args.report:
         scenes = digits(args.folder / "scenes") if args.nuclei is None else nuclei(args.nuclei)
