@@ -2,9 +2,10 @@
 
 Run `python benchmarks/open_world/run.py`. It trains every method with every seed that has no result
 in `runs/open_world` yet, so that an interrupted command can be repeated; delete the folder after a
-change of code. All methods train the same number of steps of two images, on one thread, within five
-minutes. The last checkpoint predicts the 200 test scenes, and known and novel objects are scored by
-the protocol `exclude-known`.
+change of code. Mask R-CNN and OLN train the same number of steps of two images, on one thread,
+within five minutes; models with queries continue from a shared start for five minutes, see
+`families.py`. The last checkpoint predicts the 200 test scenes, and known and novel objects are
+scored by the protocol `exclude-known`.
 
 Writes all rows to `docs/open_world.json` and their table into `docs/open_world.md`. `--only METHOD
 [METHOD ...]` and `--seeds` choose runs, `--report` trains nothing, and further arguments are passed
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -35,6 +37,9 @@ from evaluation.seg.confusion import pair_detections
 from formats.coco.results import load_ground_truth, read_results
 from formats.coco.splits import split_from_record
 from formats.files import atomic_write, write_json
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from families import VARIANTS, continued
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "configs/quickstart"
@@ -111,7 +116,11 @@ def result(name: str, seed: int, folder: Path, flags: Sequence[str]) -> Row:
         row: Row = json.loads(file.read_text())
         return row
     images, annotations = write_scenes(folder / "scenes")
-    checkpoint, seconds = trained(METHODS[name], seed, place, flags)
+    row = {"method": name, "seed": seed}
+    if name in VARIANTS:
+        checkpoint, row["seconds"], row["steps"] = continued(name, seed, folder, LIMIT)
+    else:
+        checkpoint, row["seconds"] = trained(METHODS[name], seed, place, flags)
     found = place / "predictions.json"
     words = ["open-world", "--protocol", "exclude-known", "--ckpt", checkpoint]
     words += ["--annotations", annotations, "--images", images, "--save-predictions", found]
@@ -121,29 +130,35 @@ def result(name: str, seed: int, folder: Path, flags: Sequence[str]) -> Row:
     rows, _ = read_results(found, {"images": truth["images"]})
     split = split_from_record(read_record(checkpoint)["facts"]["categories"]["known"], name)
     scores = known_and_novel_scores(truth, rows, split, ("bbox", "segm"))
-    row = {"method": name, "seed": seed, "seconds": seconds, **scores}
+    row |= scores
     write_json(file, row)
     return row
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return means and standard deviations over the seeds, and differences, as Markdown."""
+    """Return means and standard deviations over the seeds, and differences, as Markdown.
+
+    Differences to the plain model of a method have 95 % intervals of Student's t over the seeds.
+    """
     kinds = [(of, column) for of in ("known", "novel") for column in COLUMNS]
     head = ["method", "seeds", "s", *(f"{of} {_short(column)}" for of, column in kinds)]
     lines = [head, ["---"] * len(head)]
     for name in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == name]
-        cells = [METHODS[name].title, str(len(own)), f"{np.mean([r['seconds'] for r in own]):.0f}"]
+        cells = [_title(name), str(len(own)), f"{np.mean([r['seconds'] for r in own]):.0f}"]
         cells += [_spread([row[of][column] for row in own]) for of, column in kinds]
         lines.append(cells)
-    base = {row["seed"]: row for row in rows if row["method"] == BASE}
-    for name in dict.fromkeys(row["method"] for row in rows if row["method"] != BASE):
-        own = [row for row in rows if row["method"] == name and row["seed"] in base]
-        cells = [f"{METHODS[name].title}, minus Mask R-CNN by seed", str(len(own)), ""]
+    at = {(row["method"], row["seed"]): row for row in rows}
+    for name in dict.fromkeys(row["method"] for row in rows):
+        plain = _plain(name)
+        own = [row for row in rows if row["method"] == name and (plain, row["seed"]) in at]
+        if name == plain or not own:
+            continue
+        cells = [f"{_title(name)}, minus {_title(plain)} by seed", str(len(own)), ""]
         for of, column in kinds:
-            cells.append(_spread([r[of][column] - base[r["seed"]][of][column] for r in own], "+"))
-        if own:
-            lines.append(cells)
+            pairs = [(row[of][column], at[plain, row["seed"]][of][column]) for row in own]
+            cells.append(_interval([mine - theirs for mine, theirs in pairs]))
+        lines.append(cells)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -154,9 +169,26 @@ def _short(column: str) -> str:
     )
 
 
-def _spread(values: Sequence[float], sign: str = "") -> str:
+def _title(name: str) -> str:
+    return (METHODS | VARIANTS)[name].title
+
+
+def _plain(name: str) -> str:
+    """Return the row that a row is compared with."""
+    return VARIANTS[name].family if name in VARIANTS else BASE
+
+
+def _spread(values: Sequence[float]) -> str:
     spread = f" ({np.std(values, ddof=1):.3f})" if len(values) > 1 else ""
-    return f"{np.mean(values):{sign}.3f}{spread}"
+    return f"{np.mean(values):.3f}{spread}"
+
+
+def _interval(values: Sequence[float]) -> str:
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return f"{mean:+.3f}"
+    error = float(stats.sem(values)) * float(stats.t.ppf(0.975, len(values) - 1))
+    return f"{mean:+.3f} [{mean - error:+.3f}, {mean + error:+.3f}]"
 
 
 def ranks(rows: Sequence[Row], folder: Path) -> str:
@@ -175,7 +207,7 @@ def ranks(rows: Sequence[Row], folder: Path) -> str:
             found = _by_image(read_results(file, {"images": truth["images"]})[0])
             values.append(_scores_of(images, objects, found))
         cells = [f"{mean:.2f}" for mean in np.mean(values, axis=0)]
-        lines.append([METHODS[name].title, *cells])
+        lines.append([_title(name), *cells])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -217,7 +249,7 @@ def publish(rows: Sequence[Row]) -> None:
 def main() -> int:
     """Train what is missing and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--only", nargs="+", choices=[*METHODS, *VARIANTS])
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--folder", type=Path, default=Path("runs/open_world"))
     parser.add_argument("--report", action="store_true", help="train nothing")
@@ -225,12 +257,12 @@ def main() -> int:
     torch.set_num_threads(1)
     if not args.report:
         for seed in args.seeds:
-            for name in args.only:
+            for name in args.only or [*METHODS, *VARIANTS]:
                 result(name, seed, args.folder, more)
     files = sorted(args.folder.glob("*/seed_*/result.json"))
-    order = list(METHODS)
+    order = [*METHODS, *VARIANTS]
     rows = [json.loads(file.read_text()) for file in files]
-    rows = [row for row in rows if row["method"] in METHODS]
+    rows = [row for row in rows if row["method"] in order]
     rows.sort(key=lambda row: (order.index(row["method"]), row["seed"]))
     print(table(rows))
     print(ranks(rows, args.folder))
