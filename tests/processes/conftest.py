@@ -15,11 +15,12 @@ import pytest
 import torch
 
 from tests.processes import worker
+from tests.support import forked
 
 ROOT = Path(__file__).resolve().parents[2]
 # A process whose file tests.perturb changes has to import it after the change.
 CHANGED = "SEGMIL_CHANGED_FILE" in os.environ
-IMPORTED = ["torch"] if CHANGED else ["torch", "engine.training.command_line", "train"]
+IMPORTED = ["torch"] if CHANGED else [*forked.IMPORTED]
 
 
 class Group:

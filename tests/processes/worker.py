@@ -12,6 +12,7 @@ import pickle
 import signal
 import sys
 import traceback
+from pathlib import Path
 
 
 def load(path, modules={}):  # noqa: B006
@@ -26,7 +27,7 @@ def load(path, modules={}):  # noqa: B006
 
 def main(connection, log, rank, world, store, root):
     """Run functions until the connection is closed; what is printed goes to the file ``log``."""
-    with open(os.devnull, "rb") as nothing, open(log, "wb") as stream:
+    with Path(os.devnull).open("rb") as nothing, Path(log).open("wb") as stream:
         for descriptor, file in enumerate((nothing, stream, stream)):
             os.dup2(file.fileno(), descriptor)
     faulthandler.register(signal.SIGUSR1, all_threads=True)

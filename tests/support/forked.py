@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import importlib
 import json
 import os
 import subprocess
@@ -11,6 +12,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+# What commands import, when they need it.
+IMPORTED = (
+    "torch", "engine.training.command_line", "train", "matplotlib.pyplot", "sklearn.datasets",
+    "sklearn.metrics", "scipy.stats", "timm", "hotcoco", "wandb",
+)  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -56,7 +62,7 @@ def _start(job):
 
     rank_zero.rank_zero_only.rank = rank_zero._get_rank() or 0  # as an import would find it
     sys.argv = [str(ROOT / f"{job.program}.py"), *job.words]
-    sys.exit(__import__(job.program).main(job.words))  # what runs at exit, runs
+    sys.exit(importlib.import_module(job.program).main(job.words))  # what runs at exit, runs
 
 
 def _wait(number):
@@ -67,8 +73,8 @@ def main():
     """Run the jobs of standard input."""
     content = json.loads(sys.stdin.read())
     jobs = [Job(**job) for job in content["jobs"]]
-    import engine.training.command_line  # noqa: F401  what a command imports later
-
+    for name in IMPORTED:
+        importlib.import_module(name)
     sys.stdout.flush()
     if content["together"]:
         codes = [_wait(number) for number in [_start(job) for job in jobs]]

@@ -21,14 +21,10 @@ def printed(tmp_path_factory):
     few = ["--trainer.max_epochs", "3", "--data.test_bags", "20"]
     few += ["--config", "configs/_base/wandb.yaml", "--name", "abmil"]
     later = ["--ckpt_path", str(checkpoint)]
-    jobs = {
-        name: forked.Job(
-            [name, *words, "--runs_dir", str(runs)], str(runs / f"{name}.out"), str(runs / f"{name}.err")
-        )
-        for name, words in {
-            "fit": ["--config", RECIPE, *few], "test": later, "predict": later,
-        }.items()
-    }  # fmt: skip
+    jobs = {}
+    for name, words in (("fit", ["--config", RECIPE, *few]), ("test", later), ("predict", later)):
+        texts = [str(runs / f"{name}.{kind}") for kind in ("out", "err")]
+        jobs[name] = forked.Job([name, *words, "--runs_dir", str(runs)], *texts)
     codes = forked.run([*jobs.values()])
     texts = {n: (Path(j.out).read_text(), Path(j.err).read_text()) for n, j in jobs.items()}
     assert codes == [0, 0, 0], texts
