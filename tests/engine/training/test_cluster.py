@@ -12,7 +12,6 @@ import torch
 
 import train
 from lightning_modules.mil import MILModule
-from tests.support import forked
 
 ROOT = Path(__file__).resolve().parents[3]
 BAGS = [
@@ -159,24 +158,11 @@ def of_torchrun(rank):
     return group | {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0"}
 
 
-def forked_tasks(folder, sets, words):
-    """Like ``tasks``, with one import for all."""
-    base = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")}
-    base |= {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    logs = [str(folder / f"task_{k}.txt") for k in range(len(sets))]
-    pairs = zip(logs, sets, strict=True)
-    jobs = [forked.Job(words, f"{log}.out", log, environment=values) for log, values in pairs]
-    codes = forked.run(jobs, together=True, environment=base)
-    texts = [Path(log).read_text() for log in logs]
-    assert codes == [0] * len(sets), texts
-    return texts
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(("launcher", "start"), [(of_srun, tasks), (of_torchrun, forked_tasks)])
-def test_the_processes_of_a_launcher_train_one_model(tmp_path, launcher, start):
+@pytest.mark.parametrize("launcher", [of_srun, of_torchrun])
+def test_the_processes_of_a_launcher_train_one_model(tmp_path, launcher):
     words = [*BAGS, "--data.batch_size", "4"]  # of one process; half of the recipe's
-    texts = start(tmp_path, [launcher(0), launcher(1)], words)
+    texts = tasks(tmp_path, [launcher(0), launcher(1)], words)
     assert "2 processes train one model" in texts[0]
     assert [p.name for p in Path("runs/abmil").iterdir()] == ["version_0"]
     assert steps() == 10

@@ -2,15 +2,27 @@
 
 import logging
 import re
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
 import pytest
 
 from engine.training.console import calm_console
-from tests.support import forked
 
+ROOT = Path(__file__).resolve().parents[3]
 RECIPE = "configs/quickstart/abmil.yaml"
+
+
+def command(*words):
+    """Run ``train.py`` and return what it wrote to stdout and to stderr."""
+    done = subprocess.run(
+        [sys.executable, "train.py", *map(str, words)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -18,17 +30,22 @@ def printed(tmp_path_factory):
     """Return stdout and stderr of `fit`, `test` and `predict`, and the folder of the runs."""
     runs = tmp_path_factory.mktemp("runs")
     checkpoint = runs / "abmil" / "version_0" / "checkpoints" / "best.ckpt"
-    few = ["--trainer.max_epochs", "3", "--data.test_bags", "20"]
-    few += ["--config", "configs/_base/wandb.yaml", "--name", "abmil"]
-    later = ["--ckpt_path", str(checkpoint)]
-    jobs = {}
-    for name, words in (("fit", ["--config", RECIPE, *few]), ("test", later), ("predict", later)):
-        texts = [str(runs / f"{name}.{kind}") for kind in ("out", "err")]
-        jobs[name] = forked.Job([name, *words, "--runs_dir", str(runs)], *texts)
-    codes = forked.run([*jobs.values()])
-    texts = {n: (Path(j.out).read_text(), Path(j.err).read_text()) for n, j in jobs.items()}
-    assert codes == [0, 0, 0], texts
-    return texts, runs
+    few = [
+        "--trainer.max_epochs",
+        3,
+        "--data.test_bags",
+        20,
+        "--config",
+        "configs/_base/wandb.yaml",
+    ]
+    later = ["--ckpt_path", checkpoint, "--runs_dir", runs]
+    named = ["--name", "abmil", "--runs_dir", runs]
+    fitted = command("fit", "--config", RECIPE, *few, *named)
+    return {
+        "fit": fitted,
+        "test": command("test", *later),
+        "predict": command("predict", *later),
+    }, runs
 
 
 @pytest.mark.slow
