@@ -4,6 +4,7 @@
 """
 
 import csv
+import gc
 import json
 import subprocess
 import sys
@@ -29,6 +30,12 @@ settings.register_profile(
 )
 settings.register_profile("thorough", deadline=None, max_examples=1000, database=None)
 settings.load_profile("repeatable")
+
+
+def pytest_collection_finish():
+    """Leave libraries and ten thousand tests out of every later search for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 def write_features(path, features, coords):

@@ -3,15 +3,14 @@
 import argparse
 import ast
 import importlib
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import evaluate
+from tests.support.copied_tree import run_programs
 from tests.support.layers import FOLDERS, ROOT
 
 COMMANDS = sorted((ROOT / "commands").glob("[!_]*.py"))
@@ -95,33 +94,26 @@ def extended(tmp_path_factory):
     return root
 
 
-def call(root, *words):
-    return subprocess.run(
-        [sys.executable, "evaluate.py", *map(str, words)],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 @pytest.mark.slow
 def test_a_module_put_into_the_folder_is_a_command(extended, tmp_path):
-    shown = call(extended, "--help").stdout
-    assert "count-lines" in shown
-    assert "count the lines of a file" in shown
-    assert "helper" not in shown
     file, out = tmp_path / "text", tmp_path / "out.json"
     file.write_text("a\nb\n")
-    done = call(extended, "count-lines", "--file", file, "--data.root", "x", "--out", out)
-    assert done.returncode == 0, done.stderr
+    count = ["evaluate", "count-lines", "--file"]
+    commands = [
+        ["evaluate", "--help"],
+        [*count, file, "--data.root", "x", "--out", out],
+        [*count, file, "--out", file],
+        [*count, tmp_path / "none"],
+    ]
+    shown, counted, replacing, missing = run_programs(extended, commands)
+    assert "count-lines" in shown.stdout
+    assert "count the lines of a file" in shown.stdout
+    assert "helper" not in shown.stdout
+    assert counted.returncode == 0, counted.stderr
     assert out.read_text() == '{"lines": 2, "words": ["--data.root", "x"]}\n'
-    done = call(extended, "count-lines", "--file", file, "--out", file)
-    assert done.returncode == 2
-    assert f"--out {file} is the file of --file and would replace it" in done.stderr
-    done = call(extended, "count-lines", "--file", tmp_path / "none")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert replacing.returncode == 2
+    assert f"--out {file} is the file of --file and would replace it" in replacing.stderr
+    assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda p: p.stem)

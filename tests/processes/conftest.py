@@ -1,19 +1,29 @@
-"""Groups of gloo processes that all tests of this folder share: importing torch takes seconds."""
+"""Groups of gloo processes that all tests of this folder share: importing torch takes seconds.
+
+They are forked from one process that has imported what most of them need.
+"""
 
 import inspect
+import multiprocessing
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import time
-from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.processes import worker
+
 ROOT = Path(__file__).resolve().parents[2]
+# A process whose file tests.perturb changes has to import it after the change.
+CHANGED = "SEGMIL_CHANGED_FILE" in os.environ
+LATER = [  # what commands import, when they need it
+    "engine.training.command_line", "train", "matplotlib.pyplot", "sklearn.datasets",
+    "sklearn.metrics", "scipy.stats", "timm", "hotcoco", "wandb",
+]  # fmt: skip
+IMPORTED = ["torch"] if CHANGED else ["torch", *LATER]
 
 
 class Group:
@@ -23,21 +33,13 @@ class Group:
         folder.mkdir()
         self.logs = [folder / f"rank_{rank}.txt" for rank in range(world)]
         self.channels, self.processes = [], []
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
-        environment.pop("WANDB_SERVICE", None)  # of this process, which may end it any time
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(IMPORTED)
         for rank, log in enumerate(self.logs):
-            ours, theirs = Pipe()
-            command = [sys.executable, Path(__file__).with_name("worker.py")]
-            command += [theirs.fileno(), rank, world, folder / "store", ROOT]
-            with log.open("wb") as stream:
-                process = subprocess.Popen(
-                    [str(word) for word in command],
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    stdout=stream,
-                    stderr=stream,
-                    env=environment,
-                )
+            ours, theirs = context.Pipe()
+            job = {"rank": rank, "world": world, "store": str(folder / "store"), "root": str(ROOT)}
+            process = context.Process(target=worker.main, args=(theirs, str(log)), kwargs=job)
+            process.start()
             theirs.close()
             self.channels.append(ours)
             self.processes.append(process)
@@ -69,8 +71,8 @@ class Group:
 
     def fail(self, message):
         for process in self.processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGUSR1)  # writes where it waits into its log
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGUSR1)  # writes where it waits into its log
         time.sleep(0.3)
         self.stop()
         tails = [f"--- {log.name}\n{log.read_text()[-3000:]}" for log in self.logs]
@@ -81,7 +83,7 @@ class Group:
             channel.close()
         for process in self.processes:
             process.kill()
-            process.wait()
+            process.join()
         self.channels = []
 
 

@@ -12,7 +12,7 @@ import pickle
 import signal
 import sys
 import traceback
-from multiprocessing.connection import Connection
+from pathlib import Path
 
 
 def load(path, modules={}):  # noqa: B006
@@ -25,14 +25,20 @@ def load(path, modules={}):  # noqa: B006
     return modules[path]
 
 
-def main(channel, rank, world, store, root):
+def main(connection, log, rank, world, store, root):
+    """Run functions until the connection is closed; what is printed goes to the file ``log``."""
+    with Path(os.devnull).open("rb") as nothing, Path(log).open("wb") as stream:
+        for descriptor, file in enumerate((nothing, stream, stream)):
+            os.dup2(file.fileno(), descriptor)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
+    os.environ.pop("WANDB_SERVICE", None)  # of the tests' process, which may end it any time
     os.chdir(root)
     sys.path.insert(0, root)
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "GROUP_RANK": "0",
         "LOCAL_WORLD_SIZE": str(world), "TORCHELASTIC_RUN_ID": "none",
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0",
+        "OMP_NUM_THREADS": "1", "NO_ALBUMENTATIONS_UPDATE": "1",
     }  # fmt: skip
     if "SEGMIL_CHANGED_FILE" in os.environ:  # see tests/perturb.py
         from tests.perturb import install
@@ -48,7 +54,6 @@ def main(channel, rank, world, store, root):
         world_size=world,
         timeout=datetime.timedelta(seconds=60),
     )
-    connection = Connection(channel)
     while True:
         try:
             path, name, arguments = pickle.loads(connection.recv_bytes())
@@ -59,7 +64,3 @@ def main(channel, rank, world, store, root):
         except BaseException:
             answer = False, traceback.format_exc()
         connection.send_bytes(pickle.dumps(answer))
-
-
-if __name__ == "__main__":
-    main(*map(int, sys.argv[1:4]), *sys.argv[4:])

@@ -30,7 +30,7 @@ def test_from_slides_to_a_summary(tmp_path, monkeypatch):
     monkeypatch.setattr(synthetic_slides, "write_slides", small)
     monkeypatch.setattr(quickstart, "RUNS", tmp_path)
     monkeypatch.setattr(quickstart, "WSI", tmp_path / "quickstart_wsi")
-    monkeypatch.setattr(quickstart, "SLIDES", 16)
+    monkeypatch.setattr(quickstart, "SLIDES", 12)
     monkeypatch.setattr(quickstart, "PATIENTS", 12)
     few = {name: (recipe, 2) for name, (recipe, _) in quickstart.SLIDE_MODELS.items()}
     monkeypatch.setattr(quickstart, "SLIDE_MODELS", few)
@@ -45,7 +45,7 @@ def test_from_slides_to_a_summary(tmp_path, monkeypatch):
         assert 0 <= summary["slide_auroc"][name] <= 1
         assert 0 <= summary["lesion_patch_auroc"][name] <= 1
         slides = table_rows(summary["predictions"][name])
-        assert sorted(row["bag_id"] for row in slides) == [f"slide_{n:03d}" for n in range(16)]
+        assert sorted(row["bag_id"] for row in slides) == [f"slide_{n:03d}" for n in range(12)]
         assert {"bag_id", "label", "score", "patient_id", "fold"} <= set(slides[0])
         found = table_rows(summary["attention"][name])
         assert {"bag_id", "instance", "attention", "x", "y"} <= set(found[0])

@@ -53,10 +53,12 @@ def test_help_and_a_parsed_recipe_load_nothing_that_only_training_needs(loaded):
     assert loaded["parsed"] == {"pytorch_lightning"}
 
 
+@pytest.mark.slow
 def test_data_are_checked_without_any_of_them(loaded):
     assert loaded["checked"] - loaded["parsed"] == {"sklearn"}  # which has the digits
 
 
+@pytest.mark.slow
 def test_training_without_wandb_and_augmentation_loads_neither(loaded):
     assert not loaded["trained"] & {"wandb", "albumentations"}
     assert "timm" in loaded["trained"] - loaded["checked"]

@@ -14,6 +14,8 @@ OPTIONS = {
     "chunks": ["--data.chunk_instances", 7, "--data.sampler", "shuffle", "--data.batch_size", 4],
 }
 
+NO_PICTURES = [f"--callbacks.{name}=false" for name in ("curves", "confusion", "attention")]
+
 
 @pytest.fixture
 def weights(tmp_path):
@@ -22,7 +24,7 @@ def weights(tmp_path):
     def run(table, features, *words):
         flags = ["--data.table", table, "--data.features", features, "--trainer.accelerator", "cpu"]
         flags += ["--trainer.max_epochs", 2, "--runs_dir", tmp_path / "runs", "--debug", *words]
-        flags += ["--trainer.enable_progress_bar", "false"]
+        flags += ["--trainer.enable_progress_bar", "false", *NO_PICTURES]
         recipe = ["fit", "--config", "configs/mil/abmil_features.yaml"]
         assert train.main([*recipe, *map(str, flags)]) == 0
         last = max((tmp_path / "runs").rglob("last.ckpt"), key=lambda file: file.stat().st_mtime_ns)

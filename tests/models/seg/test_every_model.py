@@ -49,7 +49,11 @@ def build(name, seed):
     parser.add_subclass_arguments(pl.LightningModule, "model")
     torch.manual_seed(seed)
     parsed = parser.parse_object({"model": section})
-    return parser.instantiate_classes(parsed).model.model.eval()
+    network = parser.instantiate_classes(parsed).model.model.eval()
+    if "ResNet50" in name:  # a thousand regions cost seconds and show nothing more
+        options = network.rpn.options
+        network.rpn.options = dataclasses.replace(options, post_nms_train=100, post_nms_test=100)
+    return network
 
 
 def marked(name):
