@@ -6,10 +6,19 @@
 import csv
 import gc
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+
+import tests.support.without_transformers.sitecustomize as quick_start  # before Lightning
+
+os.environ["PYTHONPATH"] = os.pathsep.join(  # of the processes that tests start
+    [str(Path(quick_start.__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+
+# isort: split
 
 import h5py
 import numpy as np
