@@ -116,7 +116,7 @@ class CocoDataModule(SegDataModule):
             shipped split, a JSON file, ids or names. Objects of the others are not labelled in
             training; ground truth for scoring keeps them (`datamodules.seg.open_world`).
         pseudo: learn the objects of the category ``pseudo``, which `evaluate.py pseudo-labels` has
-            written to the training file, beside the known ones. They are never scored.
+            written to the training file, beside the known ones (A607). They are never scored.
         class_agnostic: merge all kept or known categories into the single class ``object``, whose
             id is one above the largest id of the file, so that it cannot be confused with a
             category of the data set.
