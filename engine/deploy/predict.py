@@ -132,6 +132,14 @@ def check_frames(
             )
 
 
+def _check_masks(checkpoint: Path, network: Any) -> None:
+    if not getattr(network, "predicts_masks", True):
+        raise ValueError(
+            f"{checkpoint}: its {type(network).__name__} predicts boxes without masks; use a "
+            "checkpoint of a model that predicts masks"
+        )
+
+
 def predict_coco(
     checkpoint: Path,
     annotations: Path,
@@ -167,12 +175,8 @@ def predict_coco(
             too large, or masks are needed and the model has none.
     """
     restored = restored_as(checkpoint, SegmentationModule)
-    if masks and not getattr(restored.module.network, "predicts_masks", True):
-        name = type(restored.module.network).__name__
-        raise ValueError(
-            f"{checkpoint}: its {name} predicts boxes without masks; use a checkpoint of a model "
-            "that predicts masks"
-        )
+    if masks:
+        _check_masks(checkpoint, restored.module.network)
     data = coco_data(
         restored, annotations, images, batch_size, bad_data, scale, truth=truth, light=light
     )
