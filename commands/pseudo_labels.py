@@ -82,8 +82,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         **outcomes,
     }
     show(f"written to {args.target}", ["what", "count"], counts.items())
-    extra = {"known": split.record(), **report_bad_data(left_out + found.problems)}
-    return report(sys.argv, counts, files=[args.annotations, source], **extra)
+    extra: dict[str, Any] = report_bad_data(left_out + found.problems)
+    files = [args.annotations, source]
+    return report(sys.argv, counts, files=files, known=split.record(), **extra)
 
 
 def _split(args: argparse.Namespace) -> CategorySplit:

@@ -286,7 +286,8 @@ class CocoDataModule(SegDataModule):
             store = self._view.known_part(every, whole)
             self._note_empty_masks(annotations, split, store if split == "train" else every)
             if split == "train":
-                made = int((every.labels == whole.labels().get(self._view.pseudo, -1)).sum())
+                own = {} if self._view.pseudo is None else {whole.label(self._view.pseudo): 0}
+                made = len(every.relabelled(own).ids)
                 self._note(self._view.note(store, len(whole), str(annotations), made))
             else:
                 self._wholes[split] = every, whole

@@ -54,7 +54,7 @@ def one_to_many(
     flat = torch.cat([pair.flatten() for pair in each]).cpu()
     pairs = []
     for part, shape in zip(
-        flat.split([2 * shape.numel() for shape in shapes]), shapes, strict=True
+        torch.split(flat, [2 * shape.numel() for shape in shapes]), shapes, strict=True
     ):
         for cost, iou in zip(*part.view(2, *shape), strict=True):
             owner = sim_ota(cost, iou, top)
