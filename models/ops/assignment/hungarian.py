@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -32,11 +33,16 @@ def assign(costs: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
     """
     if not costs:
         return []
-    flat = torch.cat([at_least_float32(cost.detach()).flatten() for cost in costs]).cpu().numpy()
-    flat = np.nan_to_num(flat, nan=_DEAREST, posinf=_DEAREST, neginf=_DEAREST)
+    flat = finite_costs(torch.cat([at_least_float32(cost).flatten() for cost in costs]))
     ends = np.cumsum([cost.numel() for cost in costs])
     solved = []
     for cost, part in zip(costs, np.split(flat, ends[:-1]), strict=True):
         queries, objects = linear_sum_assignment(part.reshape(cost.shape))
         solved.append((torch.from_numpy(queries), torch.from_numpy(objects)))
     return solved
+
+
+def finite_costs(cost: Tensor) -> npt.NDArray[np.floating]:
+    """Return costs on the host; one that is not finite becomes larger than any sensible one."""
+    known = at_least_float32(cost.detach()).cpu().numpy()
+    return np.nan_to_num(known, nan=_DEAREST, posinf=_DEAREST, neginf=_DEAREST)
