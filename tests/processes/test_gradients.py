@@ -220,7 +220,7 @@ def test_abmil_with_unequal_numbers_of_bags(processes, world, task, options):
     assert_equal(*processes.beside_one(world, abmil_gradients, **case))
 
 
-def detr_gradients(rank, world, instances, shares, crowd, two_stage):
+def detr_gradients(rank, world, instances, shares, crowd, **options):
     batch = images(instances, crowd)
     torch.manual_seed(0)
     model = DeformableDETR(
@@ -233,14 +233,21 @@ def detr_gradients(rank, world, instances, shares, crowd, two_stage):
         decoder_layers=2,
         ffn=32,
         dropout=0.0,
-        two_stage=two_stage,
+        **options,
     ).double()
     return gradients(model, batch if world == 1 else part_of_images(batch, shares[rank]), world)
 
 
-@pytest.mark.parametrize(("instances", "two_stage"), [([0, 0, 0, 0], False), ([3, 0, 0, 0], True)])
-def test_deformable_detr_on_two(processes, instances, two_stage):
+@pytest.mark.parametrize(
+    ("instances", "options"),
+    [
+        ([0, 0, 0, 0], {"two_stage": False}),
+        ([3, 0, 0, 0], {"two_stage": True}),
+        ([2, 1, 0, 0], {"two_stage": True, "assignment": "sim_ota"}),
+    ],
+)
+def test_deformable_detr_on_two(processes, instances, options):
     """One process has no object, or none has."""
     crowd = (1,) if sum(instances) else ()
     case = {"instances": instances, "shares": [[0, 1], [2, 3]], "crowd": crowd}
-    assert_equal(*processes.beside_one(2, detr_gradients, **case, two_stage=two_stage))
+    assert_equal(*processes.beside_one(2, detr_gradients, **case, **options))

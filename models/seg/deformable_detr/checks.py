@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-Assignment = Literal["hungarian"]
+Assignment = Literal["hungarian", "sim_ota"]
 STRIDES = (8, 16, 32)  # of the backbone's levels
 _NORM_GROUPS = 32
 

@@ -5,8 +5,9 @@ Every decoder layer is matched on its own, one query for each object, at the lea
     cost = class_cost (pos - neg) + box_cost |b - b*|_1 - giou_cost GIoU(b, b*)
     pos  = alpha (1 - p)^gamma (-log(p + 1e-8)),  neg = (1 - alpha) p^gamma (-log(1 - p + 1e-8))
 
-with p the query's score for the object's class, alpha = 1/4 and gamma = 2. The losses are, each
-summed over the layers and divided by the number of objects,
+with p the query's score for the object's class, alpha = 1/4 and gamma = 2; one_to_many.py has
+another matching. The losses are, each summed over the layers and divided by the number of objects,
+or by the mean number of pairs of a layer where that is larger (A605),
 
     class   sigmoid focal loss over all queries and classes            (arXiv 1708.02002)
     box     |b - b*|_1, giou  1 - GIoU(b, b*), boxes as fractions of the valid area
@@ -36,6 +37,7 @@ from models.ops.distributed import LossTerm, reduce_terms, sum_by_image
 from models.ops.precision import at_least_float32
 from models.seg.deformable_detr.mask_head import MASK_STRIDE
 from models.seg.deformable_detr.output import Decoded
+from models.seg.deformable_detr.two_stage import Proposals
 from models.seg.protocol import Reduction
 from models.seg.queries.padding import padded_size, valid_cells
 from models.seg.queries.targets import ImageObjects, image_objects, warn_of_too_many
@@ -107,8 +109,8 @@ def detr_losses(
         mask_of: gives the mask logits of an image's queries, at stride 4.
         batch: images with targets; crowd instances are no targets.
         costs: weights of the matching cost.
-        reduction: ``mean`` gives scalars, with the number of objects over all processes as
-            denominator; ``none`` gives (B,) values.
+        reduction: ``mean`` gives scalars, with the numbers over all processes as denominators;
+            ``none`` gives (B,) values.
         matcher: matches the queries of the decoder in place of ``match``; the proposals of the
             encoder are always matched one to one.
 
@@ -122,15 +124,17 @@ def detr_losses(
     logits, boxes = (_by_image(parts) for parts in (class_logits, decoded.boxes))
     matches = (matcher or match)(logits, boxes, objects, costs)
     totals = class_and_box_losses(logits, boxes, objects, matches)
-    if decoded.proposals is not None:
-        found = [part.unsqueeze(1) for part in decoded.proposals]
-        merged = objects._replace(labels=torch.zeros_like(objects.labels))
-        chosen = match(found[0], found[1], merged, costs)
-        first = class_and_box_losses(found[0], found[1], merged, chosen)
-        totals = {name: total + first[name] for name, total in totals.items()}
+    first = {} if decoded.proposals is None else _first_losses(decoded.proposals, objects, costs)
+    if matcher is None:  # then both have the denominator of the proposals
+        totals |= {name: totals[name] + value for name, value in first.items()}
+        first = {}
     totals |= mask_losses(decoded, mask_of, batch, objects, matches)
     counts = torch.tensor(objects.counts, device=batch.counts.device)
-    return reduce_terms({name: LossTerm(v, counts) for name, v in totals.items()}, reduction)
+    pairs = torch.tensor(matches.counts, device=counts.device) / logits.shape[1]
+    terms = {name: LossTerm(v, torch.maximum(counts, pairs)) for name, v in totals.items()}
+    terms |= {f"first_{name}": LossTerm(value, counts) for name, value in first.items()}
+    reduced = reduce_terms(terms, reduction)
+    return {name: reduced[name] + reduced.get(f"first_{name}", 0) for name in totals}
 
 
 def find_objects(batch: SegBatch, each: list[ImageObjects]) -> Objects:
@@ -162,7 +166,7 @@ def match(logits: Tensor, boxes: Tensor, objects: Objects, costs: MatchCosts) ->
         pair_costs(own, box, to, labels, costs)
         for own, box, to, labels in zip(logits, boxes, *parts, strict=True)
     ]
-    return _join(
+    return join_pairs(
         assign([layer for cost in each for layer in cost]),
         objects.counts,
         logits.shape[:3],
@@ -187,6 +191,13 @@ def pair_costs(
     overlap = generalised_iou(to_corners(boxes).unsqueeze(2), to_corners(targets))
     weighted = costs.class_cost * focal_cost(logits)[..., labels] + costs.box_cost * apart
     return weighted - costs.giou_cost * overlap
+
+
+def _first_losses(proposals: Proposals, objects: Objects, costs: MatchCosts) -> dict[str, Tensor]:
+    """Return the sums (B,) of ``class``, ``box`` and ``giou`` of the encoder's proposals."""
+    logits, boxes = (part.unsqueeze(1) for part in proposals)
+    merged = objects._replace(labels=torch.zeros_like(objects.labels))
+    return class_and_box_losses(logits, boxes, merged, match(logits, boxes, merged, costs))
 
 
 def class_and_box_losses(
@@ -269,18 +280,13 @@ def mask_targets(batch: SegBatch, rows: Tensor, size: tuple[int, int]) -> Tensor
     return F.pad(masks, (0, width - masks.shape[2], 0, height - masks.shape[1]))
 
 
-def _by_image(parts: list[Tensor]) -> Tensor:
-    """Return (B, L, Q, ...) for L tensors (B, Q, ...)."""
-    return torch.stack(parts, dim=1)
-
-
-def _join(
+def join_pairs(
     pairs: list[tuple[Tensor, Tensor]], counts: list[int], shape: torch.Size, device: torch.device
 ) -> Matches:
     """Number the pairs of each image and layer, on the host, and copy them to the device.
 
     Args:
-        pairs: queries and objects of each layer, image by image.
+        pairs: queries and objects of each layer on the host, image by image.
         counts: objects of each image.
         shape: (B, L, Q).
         device: of the result.
@@ -294,3 +300,8 @@ def _join(
     images = torch.arange(batch).repeat_interleave(torch.tensor(each))
     packed = torch.stack([torch.cat(rows), torch.cat(objects), images]).to(device)
     return Matches(packed[0], packed[1], packed[2], each)
+
+
+def _by_image(parts: list[Tensor]) -> Tensor:
+    """Return (B, L, Q, ...) for L tensors (B, Q, ...)."""
+    return torch.stack(parts, dim=1)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from formats.weights.public import PublicWeights
 from models.backbones.in_channels import channel_constants, set_in_channels
+from models.losses.box import to_corners
 from models.ops.masks.dynamic import to_cell_centres
 from models.ops.precision import at_least_float32
 from models.seg.deformable_detr.checks import (
@@ -38,13 +39,14 @@ from models.seg.deformable_detr.criterion import MatchCosts, detr_losses
 from models.seg.deformable_detr.layers import MLP, DecoderLayer, EncoderLayer, inverse_sigmoid
 from models.seg.deformable_detr.mask_head import MASK_STRIDE, MaskHead
 from models.seg.deformable_detr.names import transformers_weights
+from models.seg.deformable_detr.one_to_many import best_of_overlapping, one_to_many
 from models.seg.deformable_detr.output import Decoded, DETROutput
 from models.seg.deformable_detr.pyramid import Cells, Pyramid, cell_centres, level_maps
 from models.seg.deformable_detr.two_stage import ProposalHead, Proposals, Queries
 from models.seg.protocol import Reduction
 from models.seg.queries.instances import query_instances
 from models.seg.queries.output import QueryOutput
-from models.seg.queries.padding import check_images, normalise, prepare
+from models.seg.queries.padding import check_images, normalise, padded_size, prepare
 from structures import Instances, SegBatch
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
@@ -72,10 +74,12 @@ class DeformableDETR(nn.Module):
         box_refine: refine boxes from layer to layer, each with a box head of its own; without, the
             reference points stay and one box head serves all layers.
         two_stage: take the queries from the encoder's best proposals; needs ``box_refine``.
-        assignment: how queries are matched with objects: ``hungarian``.
-        class_cost: weight of the focal class cost in the matching.
-        box_cost: weight of the L1 cost in the matching.
-        giou_cost: weight of the GIoU cost in the matching.
+        assignment: how queries are matched with objects: ``hungarian``, one query for an object,
+            or ``sim_ota``, several (one_to_many.py). What these find of one object is suppressed in
+            predictions. The proposals of ``two_stage`` are always matched by ``hungarian``.
+        class_cost: weight of the focal class cost in ``hungarian``.
+        box_cost: weight of the L1 cost in ``hungarian``.
+        giou_cost: weight of the GIoU cost in ``hungarian``.
         max_dets: predictions kept per image.
         image_mean: channel means, subtracted from RGB in [0, 1].
         image_std: channel standard deviations, which divide the result.
@@ -211,8 +215,8 @@ class DeformableDETR(nn.Module):
 
         Args:
             batch: images of any size with targets; crowd instances are no targets.
-            reduction: ``mean`` gives scalars with the number of objects over all processes as
-                denominator; ``none`` gives (B,) values.
+            reduction: ``mean`` gives scalars with the number of objects, or of queries with one,
+                over all processes as denominator; ``none`` gives (B,) values.
             key: unused, since nothing is sampled.
 
         Raises:
@@ -228,7 +232,8 @@ class DeformableDETR(nn.Module):
             own = decoded._replace(mask_features=decoded.mask_features[one])
             return self.masks(queries[None], points[None], own, sizes[one])[0]
 
-        return detr_losses(logits, decoded, mask_of, batch, self.costs, reduction)
+        matcher = one_to_many if self.assignment == "sim_ota" else None
+        return detr_losses(logits, decoded, mask_of, batch, self.costs, reduction, matcher)
 
     def public_weights(self, given: Mapping[str, Tensor]) -> PublicWeights | None:
         """Recognise what transformers writes for DeformableDetrForObjectDetection.
@@ -247,19 +252,25 @@ class DeformableDETR(nn.Module):
     def network_outputs(self, batch: SegBatch) -> QueryOutput:
         """Return classes, masks and boxes of the ``max_dets`` best queries of the last layer.
 
-        No pair of a query and a class that is among the best belongs to another query.
+        No pair of a query and a class that is among the best belongs to another query. With
+        ``sim_ota`` the queries that ``instances`` suppresses come last.
         """
         images, sizes = prepare(batch, self._mean, self._std)
         decoded = self.decode(images, sizes)
         logits = self.classify(decoded.queries)[-1]
+        placed = decoded.boxes[-1] * _shown(sizes, images)
         number = min(self.max_dets, logits.shape[1])
-        best = logits.amax(dim=2).topk(number, dim=1).indices.unsqueeze(2)  # (B, N, 1)
-        chosen = (logits, decoded.boxes[-1], decoded.queries[-1], decoded.references[-1])
+        order = logits.amax(dim=2)
+        kept = self._kept(logits, placed, batch)
+        if kept is not None:
+            order = order.masked_fill(~kept, -torch.inf)
+        best = order.topk(number, dim=1).indices.unsqueeze(2)  # (B, N, 1)
+        chosen = (logits, placed, decoded.queries[-1], decoded.references[-1])
         scores, boxes, queries, points = (
             part.gather(1, best.expand(-1, -1, part.shape[2])) for part in chosen
         )
         masks = self.masks(queries, points, decoded, sizes)
-        return QueryOutput([scores], [masks], [boxes * _shown(sizes, images)])
+        return QueryOutput([scores], [masks], [boxes])
 
     @torch.no_grad()
     def instances(self, outputs: QueryOutput, batch: SegBatch) -> list[Instances]:
@@ -270,16 +281,26 @@ class DeformableDETR(nn.Module):
             batch: batch whose ``sizes`` and ``original_sizes`` are read.
         """
         assert outputs.boxes is not None
-        scores = at_least_float32(outputs.class_logits[-1]).sigmoid()
+        logits, boxes = outputs.class_logits[-1], outputs.boxes[-1]
+        scores = at_least_float32(logits).sigmoid()
         masks = to_cell_centres(at_least_float32(outputs.mask_logits[-1]), MASK_STRIDE)
         return query_instances(
             scores,
             masks,
             batch,
             max_dets=self.max_dets,
-            boxes=outputs.boxes[-1],
+            boxes=boxes,
+            kept=self._kept(logits, boxes, batch),
             mask_quality=False,  # A566
         )
+
+    def _kept(self, logits: Tensor, boxes: Tensor, batch: SegBatch) -> Tensor | None:
+        """Return (B, Q), which queries are not suppressed, None where none can be."""
+        if self.assignment == "hungarian":
+            return None
+        height, width = padded_size(batch)
+        pixels = to_corners(at_least_float32(boxes)) * boxes.new_tensor([width, height] * 2)
+        return best_of_overlapping(logits, pixels)
 
     def _first_queries(self, memory: Tensor, cells: Cells) -> tuple[Proposals | None, Queries]:
         if self.proposal_head is not None:

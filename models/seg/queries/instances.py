@@ -30,6 +30,7 @@ def query_instances(
     max_dets: int,
     size: Size | None = None,
     boxes: Tensor | None = None,
+    kept: Tensor | None = None,
     mask_quality: bool = True,
 ) -> list[Instances]:
     """Choose pairs of query and class and encode their masks.
@@ -45,6 +46,7 @@ def query_instances(
         size: (height, width) of the padded images; by default multiples of 32.
         boxes: (B, Q, 4), (centre x, centre y, width, height) as fractions of the padded image;
             None for the tight boxes of the masks.
+        kept: (B, Q) bool, queries that may be chosen; None for all.
         mask_quality: multiply class probabilities by the mean probability of the mask.
 
     Returns:
@@ -52,10 +54,14 @@ def query_instances(
     """
     size = size or padded_size(batch)
     scores = at_least_float32(scores)
+    if kept is not None:
+        scores = scores.masked_fill(~kept.unsqueeze(2), -1)
     found = []
     frames = zip(batch.sizes.tolist(), batch.original_sizes.tolist(), strict=True)
     for image, (valid, original) in enumerate(frames):
         best, place = scores[image].flatten().topk(min(max_dets, scores[image].numel()))
+        if kept is not None:
+            best, place = best[best >= 0], place[best >= 0]
         queries, labels = place // scores.shape[2], place % scores.shape[2]
         chosen, which = torch.unique(queries, return_inverse=True)
         masks, quality = resize_to_rle(mask_logits[image, chosen], size, valid, original)
@@ -68,8 +74,8 @@ def query_instances(
             scale = torch.tensor([size[1], size[0]] * 2).to(boxes)
             own = to_corners(boxes[image, queries]) * scale
             own = rescale_boxes(own, batch.sizes[image], batch.original_sizes[image])
-        kept = (quality[which] > 0).to(best.device)
-        order = best.masked_fill(~kept, -1).argsort(descending=True, stable=True)[: int(kept.sum())]
+        seen = (quality[which] > 0).to(best.device)
+        order = best.masked_fill(~seen, -1).argsort(descending=True, stable=True)[: int(seen.sum())]
         places = which[order.cpu()].tolist()
         found.append(
             Instances(own[order], best[order], labels[order], masks.size, masks.select(places))

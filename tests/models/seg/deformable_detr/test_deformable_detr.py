@@ -159,7 +159,7 @@ class Coarse(nn.Module):
         ({"num_queries": 0}, "num_queries must be at least 1"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\)"),
         ({"two_stage": True, "box_refine": False}, "it needs box_refine: true"),
-        ({"assignment": "simota"}, "assignment must be one of hungarian, got 'simota'"),
+        ({"assignment": "simota"}, "assignment must be one of hungarian, sim_ota, got 'simota'"),
         ({"backbone": Two()}, "Two does not declare the widths of its levels of strides 8, 16"),
         ({"image_std": (1.0, 0.0, 1.0)}, "image_std must be positive"),
     ],
