@@ -32,7 +32,6 @@ from structures.keyed_words import mix
 Negatives = Literal["ring", "outside"]
 Form = Literal["mean", "sum"]
 
-NEAR, WIDE = 10, 100  # IoUs that count for positives, and for what is near an object
 _EACH = 10  # negatives of `outside` for a positive
 
 

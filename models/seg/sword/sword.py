@@ -21,38 +21,28 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from formats.weights.public import PublicWeights
-from models.ops.bags.gather_rows import gather_rows
 from models.ops.distributed import LossTerm
 from models.ops.precision import at_least_float32
+from models.seg.deformable_detr.checks import Assignment
+from models.seg.deformable_detr.criterion import Matched
 from models.seg.deformable_detr.deformable_detr import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     DeformableDETR,
 )
-from models.seg.deformable_detr.checks import Assignment
-from models.seg.deformable_detr.criterion import Matched, Matches
-from models.seg.deformable_detr.layers import MLP
 from models.seg.deformable_detr.names import transformers_weights
-from models.seg.deformable_detr.one_to_many import one_to_many
 from models.seg.object_queue import ObjectQueue
 from models.seg.protocol import Reduction
-from models.seg.sword.contrast import (
-    NEAR,
-    WIDE,
-    Form,
-    Negatives,
-    contrast_term,
-    outside_negatives,
-)
+from models.seg.sword.contrast import Form, Negatives
 from models.seg.sword.iou import IoUHeads
+from models.seg.sword.object_contrast import ObjectContrast
 from models.seg.sword.scores import Score, score_logits
 from structures import SegBatch
 
-_OWN = ("iou_heads.", "contrast_head.", "queue.")  # tensors that Deformable DETR does not have
+_OWN = ("iou_heads.", "contrast.")  # tensors that Deformable DETR does not have
 
 
 class SWORD(DeformableDETR):
@@ -76,9 +66,6 @@ class SWORD(DeformableDETR):
         score: formula of the score, see models/seg/sword/scores.py; None for ``geometric`` with
             IoU heads and ``cls`` without.
         num_queries: see ``DeformableDETR``, as for all further arguments.
-
-    Attributes:
-        queue: embeddings of objects of earlier steps; None without contrast.
 
     Raises:
         ValueError: see ``DeformableDETR``; a number is out of its range, a choice is unknown, or
@@ -142,7 +129,6 @@ class SWORD(DeformableDETR):
             image_std=image_std,
             in_channels=in_channels,
         )
-        self.negatives, self.form, self.temperature = negatives, form, temperature
         self.object_iou = object_iou
         self.score: Score = score or ("geometric" if iou_heads else "cls")
         if stop_gradient:
@@ -150,9 +136,8 @@ class SWORD(DeformableDETR):
             heads.load_state_dict(self.class_heads.state_dict())
             self.class_heads = heads
         self.iou_heads = IoUHeads(width, len(self.decoder)) if iou_heads else None
-        self.contrast_head = ContrastHead(width, width) if contrast else None
-        self.queue = ObjectQueue(queue_size, width) if contrast else None
-        self._seen: tuple[Tensor, Tensor] | None = None  # positives of this step, their images
+        options = (queue_size, negatives, form, temperature)
+        self.contrast = ObjectContrast(width, *options) if contrast else None
 
     def losses(
         self, batch: SegBatch, reduction: Reduction = "mean", key: int = 0
@@ -173,23 +158,21 @@ class SWORD(DeformableDETR):
         """
         more = functools.partial(self._more_terms, batch=batch, key=key)
         terms = self.matched_losses(batch, reduction, more)
-        for name in ("iou_box", "iou_mask"):
-            layers = [terms.pop(one) for one in [*terms] if one.startswith(f"{name}_")]
-            if layers:
-                terms[name] = torch.stack(layers).sum(dim=0)
-        if "contrast" in terms:
-            terms["contrast"] = terms.pop("contrast")  # last
-        return terms
+        found: dict[str, Tensor] = {}
+        for each, term in terms.items():  # iou_box.0, iou_box.1, ... are those of the layers
+            name = each.partition(".")[0]
+            found[name] = found[name] + term if name in found else term
+        return found
 
-    @torch.no_grad()
+    @property
+    def queue(self) -> ObjectQueue | None:
+        """Embeddings of objects of earlier steps; None without contrast."""
+        return None if self.contrast is None else self.contrast.queue
+
     def update_after_step(self) -> None:
         """Push the positives of all processes since the last call, in the order of their images."""
-        if self.queue is None:
-            return
-        seen, self._seen = self._seen, None
-        rows, images = seen or (self.queue.rows[:0], self.queue.pushed.new_zeros(0))
-        rows, images = gather_rows(rows), gather_rows(images)
-        self.queue.push(rows[images.argsort(stable=True)])
+        if self.contrast is not None:
+            self.contrast.update()
 
     def score_logits(self, queries: Tensor) -> Tensor:
         """Return (B, Q, K), the logits of the scores of the last layer's queries."""
@@ -213,59 +196,20 @@ class SWORD(DeformableDETR):
         terms = {}
         if self.iou_heads is not None:
             for name, layers in self.iou_heads.terms(found).items():
-                terms |= {f"{name}_{number}": term for number, term in enumerate(layers)}
-        if self.contrast_head is not None:
-            terms["contrast"] = self._contrast(found, self.contrast_head, batch.index, key)
+                terms |= {f"{name}.{number}": term for number, term in enumerate(layers)}
+        if self.contrast is not None:
+            free = self._background(found.queries[:, -1])
+            terms["contrast"] = self.contrast.term(found, free, batch.index, key)
         return terms
 
-    def _contrast(self, found: Matched, head: ContrastHead, index: Tensor, key: int) -> LossTerm:
-        assert self.queue is not None
-        queries = found.queries[:, -1]
-        embeddings = F.normalize(at_least_float32(head(queries)), dim=2)  # (B, Q, C)
-        owners, negative = self._chosen(found, index, key)
-        if torch.is_grad_enabled():
-            self._keep(embeddings.detach(), owners >= 0, index)
-        term = contrast_term(
-            embeddings,
-            self.queue.centre(),
-            owners,
-            negative,
-            found.objects.counts,
-            self.temperature,
-            self.form,
-        )
-        return LossTerm(term.total * self.queue.filled(), term.count)
-
     @torch.no_grad()
-    def _chosen(self, found: Matched, index: Tensor, key: int) -> tuple[Tensor, Tensor]:
-        """Return the objects (B, Q) of the last layer's positives, else -1, and its negatives."""
-        logits, boxes = found.logits[:, -1:], found.boxes[:, -1:]
-        if self.assignment == "sim_ota":
-            owners = _owners(found.matches, found.logits.shape)[:, -1]
-        else:
-            near = one_to_many(logits, boxes, found.objects, self.costs, NEAR)
-            owners = _owners(near, logits.shape)[:, 0]
-        wide = one_to_many(logits, boxes, found.objects, self.costs, WIDE)
-        assigned = _owners(wide, logits.shape)[:, 0] >= 0
-        if self.negatives == "ring":
-            return owners, assigned & (owners < 0)
-        free = ~assigned & (owners < 0)
-        if self.iou_heads is not None:
-            predicted = self.iou_heads.box[-1](found.queries[:, -1]).squeeze(2)
-            free = free & (at_least_float32(predicted).sigmoid() < self.object_iou)
-        return owners, outside_negatives(owners, free, index, key)
-
-    def _keep(self, embeddings: Tensor, positive: Tensor, index: Tensor) -> None:
-        """Keep positives in the order of their images, at most as many as the queue holds."""
-        assert self.queue is not None
-        rows = embeddings[positive].to(self.queue.rows)
-        images = index.unsqueeze(1).expand_as(positive)[positive]
-        if self._seen is not None:
-            rows, images = (
-                torch.cat(pair) for pair in zip(self._seen, (rows, images), strict=True)
-            )
-        order = images.argsort(stable=True)[-len(self.queue.rows) :]
-        self._seen = rows[order], images[order]
+    def _background(self, queries: Tensor) -> Tensor | None:
+        """Return (B, Q), which queries may be negatives of ``outside``; None without a limit."""
+        assert self.contrast is not None
+        if self.iou_heads is None or self.contrast.negatives == "ring":
+            return None
+        predicted: Tensor = self.iou_heads.box[-1](queries).squeeze(2)
+        return at_least_float32(predicted).sigmoid() < self.object_iou
 
 
 class DetachedLinear(nn.Linear):
@@ -274,23 +218,6 @@ class DetachedLinear(nn.Linear):
     def forward(self, values: Tensor) -> Tensor:
         """Return (..., outputs) for (..., inputs)."""
         return super().forward(values.detach())
-
-
-class ContrastHead(MLP):
-    """Embeddings of queries."""
-
-    new_weights = ("",)  # no public file has them
-
-
-def _owners(matches: Matches, shape: torch.Size) -> Tensor:
-    """Return (B, L, Q) int64, the object of each query or -1.
-
-    Args:
-        matches: pairs.
-        shape: (B, L, Q, ...).
-    """
-    rows = matches.objects.new_full((shape[:3].numel(),), -1)
-    return rows.index_copy(0, matches.rows, matches.objects).view(shape[:3])
 
 
 def _check_choices(**given: tuple[str | None, Any]) -> None:

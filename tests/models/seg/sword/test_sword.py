@@ -9,6 +9,8 @@ from models.backbones.timm_features import TimmFeatures
 from models.seg.deformable_detr import DeformableDETR
 from models.seg.protocol import TimedSegModel, UpdatesAfterStep
 from models.seg.sword import SWORD
+from models.seg.sword.contrast import contrast_term
+from models.seg.sword.object_contrast import ObjectContrast
 
 SMALL = {
     "num_queries": 12,
@@ -91,8 +93,9 @@ def test_every_switch_works_alone(options, gone, batch):
     sum(terms.values()).backward()
     missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert missing == []
-    extra = {n: m for n, m in model.named_parameters() if n.startswith(("iou_", "contrast_"))}
-    assert bool(extra) == (not {"iou_box", "contrast"} <= gone)
+    parts = {n.split(".")[0] for n, _ in model.named_parameters()}
+    assert ("iou_heads" in parts) == ("iou_box" in terms)
+    assert ("contrast" in parts) == ("contrast" in terms)
     each = model.losses(batch, reduction="none")
     for position in range(len(batch)):
         alone = model.losses(batch.image(position), key=0)
@@ -122,7 +125,7 @@ def test_losses_read_the_queue_and_training_fills_it_in_the_order_of_the_images(
     assert terms["contrast"] == 0
     assert terms["contrast"].requires_grad
     assert len(model.queue) == 0
-    kept = model._seen[0]
+    kept = model.contrast._seen[0]
     model.update_after_step()
     assert len(model.queue) == len(kept) >= 4  # each object has a query
     torch.testing.assert_close(model.queue.rows[: len(kept)], kept)
@@ -144,7 +147,7 @@ def test_what_is_kept_is_no_more_than_the_queue_holds(batch):
     for one in (model, whole):
         one.losses(batch)
         one.losses(batch.image(0))
-    assert len(model._seen[0]) == 3
+    assert len(model.contrast._seen[0]) == 3
     for one in (model, whole):
         one.update_after_step()
     rows = whole.queue.rows[: len(whole.queue)][-3:]
@@ -152,26 +155,48 @@ def test_what_is_kept_is_no_more_than_the_queue_holds(batch):
 
 
 def test_positives_and_negatives_are_those_of_the_rules(batch, monkeypatch):
-    """The queries of a query near an object are ring, the positives are the matched ones."""
+    """Positives are the queries with an object; those outside are all other, at most ten each."""
+    seen = []
+
+    def note(embeddings, centre, *rest):
+        seen[:] = [embeddings, *rest[:2]]
+        return contrast_term(embeddings, centre, *rest)
+
+    monkeypatch.setattr("models.seg.sword.object_contrast.contrast_term", note)
     for options in ({}, {"assignment": "hungarian"}, {"negatives": "outside", "iou_heads": False}):
-        model = build(num_queries=40, **options)
-        seen = {}
-
-        def chosen(found, index, key, seen=seen, original=model._chosen):
-            seen["found"], seen["chosen"] = found, original(found, index, key)
-            return seen["chosen"]
-
-        monkeypatch.setattr(model, "_chosen", chosen)
-        model.losses(batch)
-        owners, negative = seen["chosen"]
-        assert set(owners[0].tolist()) == {-1, 0, 1, 2}
-        assert set(owners[1].tolist()) == {-1}
-        assert set(owners[2].tolist()) == {-1, 3}
+        build(num_queries=40, **options).losses(batch)
+        embeddings, owners, negative = seen
+        torch.testing.assert_close(embeddings.norm(dim=2), torch.ones(3, 40))
+        assert [set(own.tolist()) - {-1} for own in owners] == [{0, 1, 2}, set(), {3}]
         assert not bool((negative & (owners >= 0)).any())
         if "negatives" in options:
-            assert negative.sum(dim=1).tolist() == [
-                min(10 * int((o >= 0).sum()), 40 - int((o >= 0).sum())) for o in owners
-            ]
+            positives = (owners >= 0).sum(dim=1)
+            assert torch.equal(negative.sum(dim=1), torch.minimum(10 * positives, 40 - positives))
+
+
+def test_the_ring_is_what_more_ious_would_assign(batch, monkeypatch):
+    """Twelve boxes equal to an object: ten learn it, two are the ring; others are neither."""
+    model = build(num_queries=14, decoder_layers=1, contrast=False)
+    contrast = ObjectContrast(64, 16, "ring", "mean", 0.1)
+    seen = []
+
+    def more(found):
+        box = found.objects.boxes[3]
+        boxes = torch.zeros_like(found.boxes)
+        boxes[2, 0, :12] = box
+        seen.append(contrast.term(found._replace(boxes=boxes), None, batch.index, 0))
+        return {}
+
+    def note(embeddings, centre, owners, negative, *rest):
+        seen.extend([owners, negative])
+        return contrast_term(embeddings, centre, owners, negative, *rest)
+
+    monkeypatch.setattr("models.seg.sword.object_contrast.contrast_term", note)
+    model.matched_losses(batch, more=more)
+    owners, negative, _ = seen
+    assert int((owners[2] == 3).sum()) == 10
+    assert int(negative[2].sum()) == 2
+    assert not bool((negative[2, 12:] | (owners[2, 12:] >= 0)).any())
 
 
 def test_queries_that_may_be_objects_are_no_negatives(batch):
