@@ -42,6 +42,9 @@ class ObjectContrast(nn.Module):
     ) -> None:
         super().__init__()
         self.head = MLP(width, width)
+        for linear in self.head.layers:  # no bias, which would give all queries one direction
+            nn.init.xavier_uniform_(linear.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
         self.queue = ObjectQueue(queue_size, width)
         self.negatives, self.form, self.temperature = negatives, form, temperature
         self._seen: tuple[Tensor, Tensor] | None = None  # positives of this step, their images
