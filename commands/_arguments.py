@@ -38,6 +38,7 @@ positive = _number(int, lambda n: n >= 1, "must be positive")
 not_negative = _number(int, lambda n: n >= 0, "must not be negative")
 confidence = _number(float, lambda x: 0 <= x <= 1, "a confidence is in [0, 1]")
 decision_threshold = _number(float, lambda x: 0 <= x <= 1, "a threshold is a probability in [0, 1]")
+fraction = _number(float, lambda x: 0 <= x <= 1, "an overlap is in [0, 1]")
 overlap = _number(float, lambda x: 0 < x <= 1, "an overlap is in (0, 1]")
 share = _number(float, lambda x: 0 < x < 1, "a share is between 0 and 1")
 exposure_ratio = _number(
@@ -140,6 +141,17 @@ def add_coco_source(parser: argparse.ArgumentParser, **many: Any) -> None:
     add_input(parser, "--images", help="image folder to use or check")
     parser.add_argument("--batch-size", type=positive, help="default: the checkpoint's")
     add_inference(parser)
+
+
+def add_known(parser: argparse.ArgumentParser) -> None:
+    """Add ``--known``, the split of `commands._sources.category_split`."""
+    parser.add_argument(
+        "--known",
+        nargs="+",
+        metavar="SPLIT",
+        help="known categories: voc, coco-uvo, coco-objects365, coco-lvis, coco-lvis-detic, "
+        "lvis-ow, a JSON file, ids or names; by default those of the checkpoint",
+    )
 
 
 def add_features(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ Commands work with `CocoPredictions` and `BagPredictions` regardless of the sour
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +15,23 @@ from commands._arguments import inference_changes
 if TYPE_CHECKING:
     from evaluation.mil.predictions_csv import BagPredictions
     from formats.coco.predictions import CocoPredictions
+    from formats.coco.splits import CategorySplit
     from structures import Problem
 
 
-def ground_truth(args: argparse.Namespace) -> tuple[dict[str, Any], tuple[Problem, ...]]:
-    """Read and check ground truth; with --images or --ckpt, also check its image files."""
+def ground_truth(
+    args: argparse.Namespace, categories: Collection[int] | None = None
+) -> tuple[dict[str, Any], tuple[Problem, ...]]:
+    """Read and check ground truth; with --images or --ckpt, also check its image files.
+
+    Args:
+        args: arguments of `add_coco_source`.
+        categories: annotations of other category ids are left out unseen; None for all.
+    """
     if args.ckpt:
         from engine.deploy.checked_coco import read_to_predict
 
-        return read_to_predict(args.annotations, args.images, args.bad_data)
+        return read_to_predict(args.annotations, args.images, args.bad_data, categories)
     from formats.coco.image_checks import unusable_images
     from formats.coco.results import read_ground_truth
     from formats.images import ANY_SIZE
@@ -31,7 +39,33 @@ def ground_truth(args: argparse.Namespace) -> tuple[dict[str, Any], tuple[Proble
     def look(records: Sequence[Any]) -> Mapping[int, Problem]:
         return unusable_images(args.annotations, records, args.images, "header", ANY_SIZE)
 
-    return read_ground_truth(args.annotations, args.bad_data, look if args.images else None)
+    return read_ground_truth(
+        args.annotations, args.bad_data, look if args.images else None, categories=categories
+    )
+
+
+def category_split(args: argparse.Namespace) -> CategorySplit | None:
+    """Return the split that ``--known`` or else the checkpoint names, None where neither does.
+
+    Raises:
+        ValueError: it does not fit the categories of ``--annotations``.
+    """
+    from formats.coco.document import load_coco
+    from formats.coco.splits import find_split, fitted, split_from_record
+
+    record = None
+    if args.known is None and args.ckpt:
+        from engine.checkpoints.restore import read_record
+
+        record = read_record(args.ckpt)["facts"].get("categories", {}).get("known")
+    if args.known is None and record is None:
+        return None
+    where = str(args.annotations)
+    categories = load_coco(args.annotations)["categories"]
+    if record is None:
+        return find_split(args.known, categories, where)
+    names = {int(c["id"]): str(c["name"]) for c in categories}
+    return fitted(split_from_record(record, str(args.ckpt)), names, where)
 
 
 def coco_predictions(
@@ -41,6 +75,7 @@ def coco_predictions(
     *,
     any_category: bool = False,
     light: Any = None,
+    masks: bool = False,
 ) -> CocoPredictions:
     """Return the predictions of a checkpoint, or those of a COCO results file.
 
@@ -50,6 +85,7 @@ def coco_predictions(
         truth: content from `ground_truth`, to share it between sources; None reads the file.
         any_category: whether rows of a file may have categories missing from the ground truth.
         light: `LightChange` of a checkpoint, or None.
+        masks: whether a checkpoint that predicts boxes alone is refused.
 
     Raises:
         ValueError: a file is missing, broken, or does not fit the ground truth.
@@ -67,6 +103,7 @@ def coco_predictions(
             inference=inference_changes(args),
             truth=truth,
             light=light,
+            masks=masks,
         )
     from formats.coco.predictions import CocoPredictions
     from formats.coco.results import read_results

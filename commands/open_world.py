@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from commands._arguments import (
     add_bad_data,
     add_coco_source,
+    add_known,
     add_out,
     add_output,
     inference_changes,
     positive,
 )
-from commands._sources import coco_predictions, ground_truth
+from commands._sources import category_split, coco_predictions, ground_truth
 from commands._tables import report_bad_data, show
 
 if TYPE_CHECKING:
@@ -38,13 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what becomes of known objects, see docs/open_world.md",
     )
     add_coco_source(parser)
-    parser.add_argument(
-        "--known",
-        nargs="+",
-        metavar="SPLIT",
-        help="known categories: voc, coco-uvo, coco-objects365, coco-lvis, coco-lvis-detic, "
-        "lvis-ow, a JSON file, ids or names; by default those of the checkpoint",
-    )
+    add_known(parser)
     parser.add_argument(
         "--max-dets",
         type=positive,
@@ -118,39 +113,21 @@ def _split(args: argparse.Namespace) -> CategorySplit | None:
     """Return the split for the annotations, or None if no protocol needs one.
 
     It is that of the checkpoint unless ``--known`` is given.
-    """
-    from formats.coco.document import load_coco
-    from formats.coco.splits import check_both, find_split, fitted, split_from_record
-
-    record = None if args.known or not args.ckpt else _trained_split(args)
-    if args.known is None and record is None:
-        return None
-    where = str(args.annotations)
-    categories = load_coco(args.annotations)["categories"]
-    if record is None:
-        split = find_split(args.known, categories, where)
-    else:
-        names = {int(c["id"]): str(c["name"]) for c in categories}
-        split = fitted(split_from_record(record, str(args.ckpt)), names, where)
-    if set(args.protocol) - {"all", "lvis-ow"}:
-        check_both(split, categories, where)
-    return split
-
-
-def _trained_split(args: argparse.Namespace) -> Any:
-    """Return the content of the checkpoint's split, or None.
 
     Raises:
         ValueError: a protocol needs a split, and the checkpoint was trained without one.
     """
-    from engine.checkpoints.restore import read_record
+    from formats.coco.document import load_coco
+    from formats.coco.splits import check_both
 
-    known = read_record(args.ckpt)["facts"].get("categories", {}).get("known")
-    if known is None and set(args.protocol) != {"all"}:
+    split = category_split(args)
+    if split is None and args.ckpt and set(args.protocol) != {"all"}:
         raise ValueError(
             f"{args.ckpt}: was trained without known categories; name them, --known voc, or 1 2 3"
         )
-    return known
+    if split is not None and set(args.protocol) - {"all", "lvis-ow"}:
+        check_both(split, load_coco(args.annotations)["categories"], str(args.annotations))
+    return split
 
 
 def _iou_types(

@@ -22,6 +22,7 @@ from datamodules.transforms.label_maps import LabelMaps
 from datamodules.transforms.raw.files import all_raw, read_linear
 from formats.coco.document import CocoFindings, load_coco
 from formats.coco.image_checks import size_mismatch
+from formats.coco.pseudo import check_category, without_pseudo
 from formats.coco.store import AnnotationStore
 from formats.images import Depth, ImageOptions, read_header, read_rgb
 from structures import CategoryMap, Problem, settle
@@ -114,6 +115,8 @@ class CocoDataModule(SegDataModule):
         known: the categories that are learnt, as ``evaluate.py open-world --known`` takes them: a
             shipped split, a JSON file, ids or names. Objects of the others are not labelled in
             training; ground truth for scoring keeps them (`datamodules.seg.open_world`).
+        pseudo: learn the objects of the category ``pseudo``, which `evaluate.py pseudo-labels` has
+            written to the training file, beside the known ones. They are never scored.
         class_agnostic: merge all kept or known categories into the single class ``object``, whose
             id is one above the largest id of the file, so that it cannot be confused with a
             category of the data set.
@@ -146,6 +149,7 @@ class CocoDataModule(SegDataModule):
         val_fraction: float | None = None,
         categories: Sequence[str] | None = None,
         known: Known | None = None,
+        pseudo: bool = False,
         class_agnostic: bool = False,
         category_map: Mapping[str, Sequence[Any]] | None = None,
         **shared: Any,
@@ -159,7 +163,7 @@ class CocoDataModule(SegDataModule):
         base = None if root is None else Path(root)
         paths, looked = locate(base, named)
         self._categories = None if categories is None else list(categories)
-        self.class_agnostic = class_agnostic
+        self.class_agnostic, self._pseudo = class_agnostic, pseudo
         if known is not None and categories is not None:
             raise ValueError("data.categories and data.known exclude each other; list known ones")
         self._sources: dict[str, CocoSource] = {}
@@ -201,17 +205,21 @@ class CocoDataModule(SegDataModule):
         Raises:
             UnusableData: no training object is known.
         """
+        file = str(self._files.of("train")[1])
+        if known is None and self._pseudo:
+            check_category(data["categories"], file)
         if known is None and self.class_agnostic:
             return merged_class(CategoryMap.from_coco(data["categories"]))
         if known is None:
             return CategoryMap.from_coco(data["categories"], self._categories)
-        file = self._files.of("train")[1]
-        self._view = KnownView.of(known, data["categories"], str(file), self.class_agnostic)
+        self._view = KnownView.of(
+            known, data["categories"], file, self.class_agnostic, pseudo=self._pseudo
+        )
         labels = self._view.labels()
         objects = (a for a in data["annotations"] if not a.get("iscrowd"))
         if not any(a["category_id"] in labels for a in objects):
             reason = "no image of train has an object of a known category: nothing can be learnt"
-            raise UnusableData([Problem(file, None, None, reason, "name others")], self)
+            raise UnusableData([Problem(Path(file), None, None, reason, "name others")], self)
         return self._view.learnt
 
     def _load(self, path: Path) -> dict[str, Any]:
@@ -264,6 +272,8 @@ class CocoDataModule(SegDataModule):
 
     def _add_source(self, split: str, data: Mapping[str, Any]) -> CocoSource:
         images, annotations = self._files.of(split)
+        if split != "train":
+            data = without_pseudo(data)
         if self._view is None:
             table = self._files.label_table(data, self.category_map)
             store = AnnotationStore.from_coco(data, table)
@@ -274,7 +284,8 @@ class CocoDataModule(SegDataModule):
             store = self._view.known_part(every, whole)
             self._note_empty_masks(annotations, split, store if split == "train" else every)
             if split == "train":
-                self._note(self._view.note(store, len(whole), str(annotations)))
+                made = int((every.labels == whole.labels().get(self._view.pseudo, -1)).sum())
+                self._note(self._view.note(store, len(whole), str(annotations), made))
             else:
                 self._wholes[split] = every, whole
         names = [store.name(index) for index in range(len(store))]

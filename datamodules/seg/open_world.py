@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from formats.coco import pseudo as pseudo_labels
 from formats.coco.splits import CategorySplit, check_both, check_ids, find_split, split_from_record
 from formats.coco.store import AnnotationStore
 from structures import CategoryMap
@@ -29,15 +30,23 @@ class KnownView:
         split: the known and the novel categories.
         learnt: the classes of the model: the known categories, or the single class ``object``.
         class_agnostic: whether the known categories are merged into that class.
+        pseudo: id of the category of pseudo-labels that are learnt beside the known, or None.
     """
 
     split: CategorySplit
     learnt: CategoryMap
     class_agnostic: bool
+    pseudo: int | None = None
 
     @classmethod
     def of(
-        cls, known: Known, categories: Sequence[Mapping[str, Any]], where: str, class_agnostic: bool
+        cls,
+        known: Known,
+        categories: Sequence[Mapping[str, Any]],
+        where: str,
+        class_agnostic: bool,
+        *,
+        pseudo: bool = False,
     ) -> KnownView:
         """Return the view of a data set.
 
@@ -46,10 +55,15 @@ class KnownView:
             categories: records with ``id`` and ``name``.
             where: the file of the categories, for messages.
             class_agnostic: whether known categories are merged.
+            pseudo: whether the objects of the category ``pseudo`` are learnt beside the known.
 
         Raises:
-            ValueError: a word means nothing for this data set, or nothing or everything is known.
+            ValueError: a word means nothing for this data set, nothing or everything is known, or
+                there is no category ``pseudo`` to learn.
         """
+        if pseudo:
+            pseudo_labels.check_category(categories, where)
+        own = pseudo_labels.category_id(categories) if pseudo else None
         names = {int(c["id"]): str(c["name"]) for c in categories}
         if isinstance(known, Mapping):
             split = split_from_record(known, "data.known")
@@ -57,12 +71,13 @@ class KnownView:
         else:
             words = [known] if isinstance(known, str | int) else list(known)
             split = find_split(words, categories, where)
-        check_both(split, categories, where)
+        check_both(split, [c for c in categories if c["id"] != own], where)
         split = replace(split, names=names)
         whole = CategoryMap.from_coco(categories)
         if class_agnostic:
-            return cls(split, merged_class(whole), True)
-        return cls(split, CategoryMap.from_coco(categories, [names[i] for i in split.known]), False)
+            return cls(split, merged_class(whole), True, own)
+        ids = [*split.known, *([] if own is None else [own])]
+        return cls(split, CategoryMap.from_coco(categories, [names[i] for i in ids]), False, own)
 
     @classmethod
     def restored(
@@ -78,10 +93,13 @@ class KnownView:
         return cls(split_from_record(known, "data.known"), learnt, class_agnostic)
 
     def labels(self) -> dict[int, int]:
-        """Return category id -> label of the known categories."""
+        """Return category id -> label of the known categories, and of pseudo-labels learnt."""
         if self.class_agnostic:
-            return dict.fromkeys(self.split.known, 0)
+            return dict.fromkeys([*self.split.known, *self._own()], 0)
         return self.learnt.labels()
+
+    def _own(self) -> list[int]:
+        return [] if self.pseudo is None else [self.pseudo]
 
     def known_part(self, store: AnnotationStore, whole: CategoryMap) -> AnnotationStore:
         """Return the known objects of annotations with the labels of the model.
@@ -93,12 +111,21 @@ class KnownView:
         labels = self.labels()
         return store.relabelled({k: labels[i] for k, i in enumerate(whole.ids) if i in labels})
 
-    def note(self, store: AnnotationStore, categories: int, where: str) -> str:
-        """Return the sentence that says how many training objects are known."""
-        known, objects = len(self.split.known), int((~store.crowd).sum())
+    def note(self, store: AnnotationStore, categories: int, where: str, found: int = 0) -> str:
+        """Return the sentence that says how many training objects are known.
+
+        Args:
+            store: annotations that are learnt.
+            categories: how many the file has.
+            where: the file.
+            found: how many of the annotations are pseudo-labels.
+        """
+        known, objects = len(self.split.known), int((~store.crowd).sum()) - found
+        learnt = "" if self.pseudo is None else f", {found} pseudo-labels are learnt beside them"
         return (
-            f"{where}: {known} of {categories} categories are known (split {self.split.name}), "
-            f"with {objects} objects; those of the other categories have no label in training"
+            f"{where}: {known} of {categories - len(self._own())} categories are known (split "
+            f"{self.split.name}), with {objects} objects{learnt}; those of the other categories "
+            "have no label in training"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,10 @@ def image_folder_of(annotations: Path) -> Path:
 
 
 def read_to_predict(
-    annotations: Path, images: Path | None, policy: AnnotationPolicy = "error"
+    annotations: Path,
+    images: Path | None,
+    policy: AnnotationPolicy = "error",
+    categories: Collection[int] | None = None,
 ) -> tuple[dict[str, Any], tuple[Problem, ...]]:
     """Read ground truth with all checks that scoring and prediction rely on.
 
@@ -42,6 +45,7 @@ def read_to_predict(
         images: image folder; None searches next to the annotations.
         policy: ``skip`` leaves out faulty images and annotations, ``repair`` first mends what it
             can. Both keep annotations without a mask, because their boxes can be scored.
+        categories: annotations of other category ids are left out unseen; None for all.
 
     Returns:
         The content of the file, and the problems of images and annotations left out or repaired.
@@ -63,4 +67,5 @@ def read_to_predict(
         look,
         image_keys=(*IMAGE_KEYS, "file_name"),
         annotation_keys=(*ANNOTATION_KEYS, *(["segmentation"] if policy == "error" else [])),
+        categories=categories,
     )

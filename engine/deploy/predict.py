@@ -143,6 +143,7 @@ def predict_coco(
     inference: Mapping[str, Any] | None = None,
     truth: Mapping[str, Any] | None = None,
     light: LightChange | None = None,
+    masks: bool = False,
 ) -> CocoPredictions:
     """Run a segmentation checkpoint on a COCO file with the preprocessing it was validated with.
 
@@ -158,13 +159,20 @@ def predict_coco(
         truth: content of the annotations from `engine.deploy.checked_coco.read_to_predict`, to
             share it between checkpoints; None reads and checks the file.
         light: how the images are lit, instead of the checkpoint's ``low_light.evaluate``.
+        masks: refuse a model that predicts boxes alone.
 
     Raises:
         ValueError: a file is missing or broken, its classes differ from the checkpoint's,
-            ``inference`` is incompatible with the checkpoint's options, or an image would become
-            too large.
+            ``inference`` is incompatible with the checkpoint's options, an image would become
+            too large, or masks are needed and the model has none.
     """
     restored = restored_as(checkpoint, SegmentationModule)
+    if masks and not getattr(restored.module.network, "predicts_masks", True):
+        name = type(restored.module.network).__name__
+        raise ValueError(
+            f"{checkpoint}: its {name} predicts boxes without masks; use a checkpoint of a model "
+            "that predicts masks"
+        )
     data = coco_data(
         restored, annotations, images, batch_size, bad_data, scale, truth=truth, light=light
     )

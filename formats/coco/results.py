@@ -9,7 +9,7 @@ remedy, because the COCO tools ignore most mistakes and return a lower score ins
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,7 @@ def read_ground_truth(
     *,
     image_keys: Sequence[str] = IMAGE_KEYS,
     annotation_keys: Sequence[str] = ANNOTATION_KEYS,
+    categories: Collection[int] | None = None,
 ) -> tuple[dict[str, Any], tuple[Problem, ...]]:
     """Read a COCO instances file with the same checks as in training.
 
@@ -78,6 +79,7 @@ def read_ground_truth(
         look: function from the records of the images to the problems of their files by position.
         image_keys: keys that the record of an image must have.
         annotation_keys: keys that an annotation must have.
+        categories: annotations of other category ids are left out unseen; None for all.
 
     Returns:
         The file's content and the problems of the records that were left out or repaired.
@@ -88,6 +90,8 @@ def read_ground_truth(
     """
     path = Path(path)
     content = load_coco(path)
+    if categories is not None:
+        content["annotations"] = _without_others(content, categories)
     unusable = None if look is None else look(content["images"])
     mend = policy == "repair"
     findings = check_coco(path, content, image_keys, annotation_keys, unusable, mend=mend)
@@ -99,6 +103,18 @@ def read_ground_truth(
     for note in findings.notes:
         _log.warning(note)
     return ({**content, **findings.data} if skipped or findings.notes else content), skipped
+
+
+def _without_others(content: Mapping[str, Any], categories: Collection[int]) -> list[Any]:
+    """Return the annotations except those of further categories of the file."""
+    ids = (c.get("id") for c in content["categories"] if isinstance(c, dict))
+    others = {i for i in ids if isinstance(i, int)} - set(categories)
+
+    def is_other(annotation: Any) -> bool:
+        number = annotation.get("category_id") if isinstance(annotation, dict) else None
+        return isinstance(number, int) and number in others
+
+    return [a for a in content["annotations"] if not is_other(a)]
 
 
 def load_results(path: str | Path, ground_truth: GroundTruth | None = None) -> list[Row]:

@@ -45,4 +45,7 @@ def assign(costs: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
 def finite_costs(cost: Tensor) -> npt.NDArray[np.floating]:
     """Return costs on the host; one that is not finite becomes larger than any sensible one."""
     known = at_least_float32(cost.detach()).cpu().numpy()
-    return np.nan_to_num(known, nan=_DEAREST, posinf=_DEAREST, neginf=_DEAREST)
+    finite: npt.NDArray[np.floating] = np.nan_to_num(
+        known, nan=_DEAREST, posinf=_DEAREST, neginf=_DEAREST
+    )
+    return finite

@@ -106,6 +106,52 @@ def test_a_held_out_part_keeps_its_novel_objects(root):
     assert images == {1, 2, 3, 4, 5, 6}
 
 
+@pytest.fixture
+def with_pseudo(root):
+    """Return the same set with a pseudo-label in two images of both files."""
+    for split in ("train", "val"):
+        file = root / "annotations" / f"instances_{split}.json"
+        content = json.loads(file.read_text())
+        content["categories"].append({"id": 12, "name": "pseudo"})
+        for number, image in ((20, 1), (21, 6)):
+            made = annotation(number, image, 12, at=30) | {"is_pseudo": 1, "score": 0.9}
+            content["annotations"].append(made)
+        file.write_text(json.dumps(content))
+    return root
+
+
+@pytest.mark.parametrize("class_agnostic", [True, False])
+def test_pseudo_labels_are_learnt_and_never_scored(with_pseudo, class_agnostic):
+    options = {"root": with_pseudo, "known": ["fig"], "class_agnostic": class_agnostic}
+    data = CocoDataModule(**options, pseudo=True)
+    assert data.class_names == (["object"] if class_agnostic else ["fig", "pseudo"])
+    assert data.known_split.known == (5,)
+    assert trained_ids(data) == [1, 5, 6]
+    assert data.eval_dataset("train")[SampleKey(0)].labels.tolist() == [
+        0,
+        0 if class_agnostic else 1,
+    ]
+    assert "1 of 3 categories are known" in data.notes[0]
+    assert "with 3 objects, 2 pseudo-labels are learnt beside them" in data.notes[0]
+    plain = CocoDataModule(**options)
+    assert trained_ids(plain) == [1, 5]
+    for part in (data, plain):
+        assert {a["id"] for a in part.ground_truth("val")["annotations"]} == {*range(1, 9)}
+        assert {a["id"] for a in part.labelled_truth("val")["annotations"]} == {1, 4, 5, 7}
+
+
+def test_pseudo_labels_beside_all_categories(with_pseudo):
+    data = CocoDataModule(root=with_pseudo, pseudo=True, class_agnostic=True)
+    assert len(data.ground_truth("train")["annotations"]) == 10
+    assert len(data.ground_truth("val")["annotations"]) == 8
+
+
+@pytest.mark.parametrize("known", [["fig"], None])
+def test_pseudo_labels_need_their_category(root, known):
+    with pytest.raises(ValueError, match=r"instances_train.json: data.pseudo: true, but none of"):
+        CocoDataModule(root=root, known=known, pseudo=True)
+
+
 def test_a_checkpoint_brings_its_split(root):
     trained = CocoDataModule(root=root, known=["fig"], class_agnostic=True)
     arguments = json.loads(json.dumps(trained.category_arguments()))
