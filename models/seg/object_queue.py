@@ -2,7 +2,7 @@
 
 The universal object queue of SWORD (Wu et al. 2023, arXiv 2308.04206): its centre stands for what
 all objects have in common. The rows have length 1, and so has the centre, the normalised mean of
-the rows.
+the rows (A610).
 
 Letters: K rows of the queue, C width, N embeddings.
 """

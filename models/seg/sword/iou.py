@@ -3,7 +3,7 @@
     loss = BCE(predicted logit, IoU), the mean over the matched queries of a layer
 
 with the IoU of the predicted box, or of the predicted mask (logit above 0) at stride 4, as a target
-without a gradient. Queries without an object have no loss. Assumptions A614 and A615.
+without a gradient. Queries without an object have no loss. Assumptions A614, A615.
 
 Letters: B images, L layers, Q queries, C width, P pairs of a query and an object.
 """

@@ -1,5 +1,7 @@
 """The part of SWORD that contrasts queries: embeddings, object queue, choice of queries.
 
+Assumptions A613, A619.
+
 Letters: B images, Q queries, C width.
 """
 

@@ -4,6 +4,8 @@
     iou         u_box                    geometric   sqrt(p u_box), as UNINEXT's (arXiv 2303.06674)
                                          cube_root   cbrt(p u_box u_mask), as that of UDOS
 
+Assumption A616.
+
 Letters: B images, Q queries, K classes.
 """
 

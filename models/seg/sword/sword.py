@@ -9,7 +9,8 @@ Objects without a label must not become background. Three parts, each of which c
   embeddings of earlier steps, others pushed away from it.
 
 The authors' code is not published. The network is that of the code family of IDOL and UNINEXT, by
-the same authors; see docs/ASSUMPTIONS.md for what is a choice of ours. Assumptions A610 to A617.
+the same authors; what is a choice of ours is in docs/ASSUMPTIONS.md, A610 to A619.
+Stop-gradient is also before the class head of two stages (A617).
 
 Letters: B images, L layers, Q queries, C width, K classes.
 """
@@ -109,26 +110,12 @@ class SWORD(DeformableDETR):
         if score not in (None, "cls") and not iou_heads:
             raise ValueError(f"score: {score} needs iou_heads: true; without them it is cls")
         super().__init__(
-            num_classes,
-            backbone,
-            num_queries=num_queries,
-            width=width,
-            num_heads=num_heads,
-            encoder_layers=encoder_layers,
-            decoder_layers=decoder_layers,
-            ffn=ffn,
-            dropout=dropout,
-            box_refine=box_refine,
-            two_stage=two_stage,
-            assignment=assignment,
-            class_cost=class_cost,
-            box_cost=box_cost,
-            giou_cost=giou_cost,
-            max_dets=max_dets,
-            image_mean=image_mean,
-            image_std=image_std,
-            in_channels=in_channels,
-        )
+            num_classes, backbone, num_queries=num_queries, width=width, num_heads=num_heads,
+            encoder_layers=encoder_layers, decoder_layers=decoder_layers, ffn=ffn, dropout=dropout,
+            box_refine=box_refine, two_stage=two_stage, assignment=assignment,
+            class_cost=class_cost, box_cost=box_cost, giou_cost=giou_cost, max_dets=max_dets,
+            image_mean=image_mean, image_std=image_std, in_channels=in_channels,
+        )  # fmt: skip
         self.object_iou = object_iou
         self.score: Score = score or ("geometric" if iou_heads else "cls")
         if stop_gradient:
