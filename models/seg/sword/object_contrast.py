@@ -89,7 +89,8 @@ class ObjectContrast(nn.Module):
         seen, self._seen = self._seen, None
         rows, images = seen or (self.queue.rows[:0], self.queue.pushed.new_zeros(0))
         rows, images = gather_rows(rows), gather_rows(images)
-        self.queue.push(rows[images.argsort(stable=True)])
+        # no more than the queue holds, so that its position does not depend on the processes
+        self.queue.push(rows[images.argsort(stable=True)[-len(self.queue.rows) :]])
 
     def _keep(self, embeddings: Tensor, positive: Tensor, index: Tensor) -> None:
         """Keep positives in the order of their images, at most as many as the queue holds."""
