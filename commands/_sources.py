@@ -50,7 +50,7 @@ def category_split(args: argparse.Namespace) -> CategorySplit | None:
     Raises:
         ValueError: it does not fit the categories of ``--annotations``.
     """
-    from formats.coco.document import load_coco
+    from formats.coco.document import load_categories
     from formats.coco.splits import find_split, fitted, split_from_record
 
     record = None
@@ -61,7 +61,7 @@ def category_split(args: argparse.Namespace) -> CategorySplit | None:
     if args.known is None and record is None:
         return None
     where = str(args.annotations)
-    categories = load_coco(args.annotations)["categories"]
+    categories = load_categories(args.annotations)
     if record is None:
         return find_split(args.known, categories, where)
     names = {int(c["id"]): str(c["name"]) for c in categories}

@@ -117,7 +117,7 @@ def _split(args: argparse.Namespace) -> CategorySplit | None:
     Raises:
         ValueError: a protocol needs a split, and the checkpoint was trained without one.
     """
-    from formats.coco.document import load_coco
+    from formats.coco.document import load_categories
     from formats.coco.splits import check_both
 
     split = category_split(args)
@@ -126,7 +126,7 @@ def _split(args: argparse.Namespace) -> CategorySplit | None:
             f"{args.ckpt}: was trained without known categories; name them, --known voc, or 1 2 3"
         )
     if split is not None and set(args.protocol) - {"all", "lvis-ow"}:
-        check_both(split, load_coco(args.annotations)["categories"], str(args.annotations))
+        check_both(split, load_categories(args.annotations), str(args.annotations))
     return split
 
 

@@ -92,7 +92,7 @@ def _split(args: argparse.Namespace) -> CategorySplit:
     Raises:
         ValueError: none are given, none are in the file, or pseudo-labels are among them.
     """
-    from formats.coco.document import load_coco
+    from formats.coco.document import load_categories
     from formats.coco.pseudo import NAME, category_id
 
     split = category_split(args)
@@ -104,7 +104,7 @@ def _split(args: argparse.Namespace) -> CategorySplit:
             f"split {split.name}: none of the known categories is in {args.annotations}; name some "
             "of its categories, such as cat dog"
         )
-    if category_id(load_coco(args.annotations)["categories"]) in split.known:
+    if category_id(load_categories(args.annotations)) in split.known:
         raise ValueError(
             f"{args.annotations}: the category {NAME!r} holds pseudo-labels, which are made anew; "
             "leave it out of --known"

@@ -22,7 +22,7 @@ from datamodules.transforms.label_maps import LabelMaps
 from datamodules.transforms.raw.files import all_raw, read_linear
 from formats.coco.document import CocoFindings, load_coco
 from formats.coco.image_checks import size_mismatch
-from formats.coco.pseudo import check_category, without_pseudo
+from formats.coco.pseudo import NAME, check_category, without_pseudo
 from formats.coco.store import AnnotationStore
 from formats.images import Depth, ImageOptions, read_header, read_rgb
 from structures import CategoryMap, Problem, settle
@@ -116,7 +116,7 @@ class CocoDataModule(SegDataModule):
             shipped split, a JSON file, ids or names. Objects of the others are not labelled in
             training; ground truth for scoring keeps them (`datamodules.seg.open_world`).
         pseudo: learn the objects of the category ``pseudo``, which `evaluate.py pseudo-labels` has
-            written to the training file, beside the known ones. They are never scored.
+            written to the training file, beside the known ones (A607). They are never scored.
         class_agnostic: merge all kept or known categories into the single class ``object``, whose
             id is one above the largest id of the file, so that it cannot be confused with a
             category of the data set.
@@ -166,6 +166,8 @@ class CocoDataModule(SegDataModule):
         self.class_agnostic, self._pseudo = class_agnostic, pseudo
         if known is not None and categories is not None:
             raise ValueError("data.categories and data.known exclude each other; list known ones")
+        if pseudo and categories is not None and NAME not in categories:
+            raise ValueError(f"data.categories leaves out {NAME!r}, which data.pseudo: true learns")
         self._sources: dict[str, CocoSource] = {}
         self._wholes: dict[str, tuple[AnnotationStore, CategoryMap]] = {}  # with novel objects
         self._fallback_reported = False

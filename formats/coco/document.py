@@ -81,6 +81,20 @@ def load_coco(path: Path) -> dict[str, Any]:
     return content
 
 
+def load_categories(path: Path) -> list[dict[str, Any]]:
+    """Parse a COCO instances file for its categories and check these.
+
+    Raises:
+        DataProblems: see ``load_coco``, or a category is wrong.
+    """
+    data, problems = load_coco(path), list[Problem]()
+    _categories(path, data, problems)
+    if problems:
+        raise DataProblems(problems)
+    categories: list[dict[str, Any]] = data["categories"]
+    return categories
+
+
 def emptied_problems(
     path: Path, data: Mapping[str, Sequence[Any]], left: Mapping[str, Sequence[Any]]
 ) -> list[Problem]:

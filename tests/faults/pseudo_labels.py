@@ -43,6 +43,10 @@ def _an_object_without_mask(truth: dict[str, Any], _: Any) -> None:
     truth["annotations"][1]["segmentation"] = []
 
 
+def _a_nameless_category(truth: dict[str, Any], _: Any) -> None:
+    truth["categories"][1].pop("name")
+
+
 def _an_earlier_round(truth: dict[str, Any], _: Any) -> None:
     truth["categories"].append({"id": 9, "name": "pseudo"})
 
@@ -70,6 +74,8 @@ CASES = [
          change=_boxes_alone),
     case("objects without masks", _KNOWN, "truth.json", "annotation 102 of image 11 has no",
          change=_an_object_without_mask),
+    case("a category without a name", _KNOWN, "truth.json", "category number 1 (id 7) lacks name",
+         change=_a_nameless_category),
     case("pseudo-labels known", ("--known", 3, 9), "truth.json", "leave it out of --known",
          change=_an_earlier_round),
     case("the annotations replaced", (*_KNOWN, "--out", "TRUTH"), "--out", "would replace it"),

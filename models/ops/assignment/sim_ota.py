@@ -54,12 +54,13 @@ def sim_ota(cost: Tensor, iou: Tensor, top: int = 10) -> Tensor:
         return torch.from_numpy(owner).to(cost.device)
     costs = finite_costs(cost)
     overlap = np.nan_to_num(iou.detach().cpu().double().numpy(), posinf=0, neginf=0)
-    fitting = np.sort(overlap, axis=0)[::-1][:top].sum(axis=0)
+    fitting = np.sort(np.ascontiguousarray(overlap.T))[:, ::-1][:, :top].sum(axis=1)
     taken = np.clip(np.floor(fitting), 1, number)  # (G,)
-    rank = costs.argsort(axis=0, kind="stable").argsort(axis=0)
-    claimed = rank < taken
-    some = claimed.any(axis=1)
-    owner[some] = np.where(claimed, costs, np.inf)[some].argmin(axis=1)
+    order = np.ascontiguousarray(costs.T).argsort(kind="stable")
+    claimed = np.zeros(order.shape, dtype=bool)  # (G, N)
+    np.put_along_axis(claimed, order, np.arange(number) < taken[:, None], axis=1)
+    some = claimed.any(axis=0)
+    owner[some] = np.where(claimed[:, some], costs.T[:, some], np.inf).argmin(axis=0)
     empty, free = np.setdiff1d(np.arange(objects), owner), np.flatnonzero(~some)
     while len(empty) and len(free):
         pair = costs[np.ix_(free, empty)].argmin()

@@ -146,6 +146,13 @@ def test_pseudo_labels_beside_all_categories(with_pseudo):
     assert len(data.ground_truth("val")["annotations"]) == 8
 
 
+def test_categories_may_not_leave_out_what_is_to_be_learnt(with_pseudo):
+    with pytest.raises(ValueError, match=r"data.categories leaves out 'pseudo'"):
+        CocoDataModule(root=with_pseudo, categories=["fig"], pseudo=True)
+    data = CocoDataModule(root=with_pseudo, categories=["fig", "pseudo"], pseudo=True)
+    assert data.class_names == ["fig", "pseudo"]
+
+
 @pytest.mark.parametrize("known", [["fig"], None])
 def test_pseudo_labels_need_their_category(root, known):
     with pytest.raises(ValueError, match=r"instances_train.json: data.pseudo: true, but none of"):
