@@ -55,7 +55,7 @@ class IoUHeads(nn.Module):
         layers = rows // queries % number
         order = layers.argsort(stable=True)
         sizes = torch.bincount(layers, minlength=number).tolist()
-        parts = found.queries.flatten(0, 2)[rows[order]].split(sizes)
+        parts = torch.split(found.queries.flatten(0, 2)[rows[order]], sizes)
         cells = (images * number + layers)[order]
         counts = sum_by_image(torch.ones_like(cells), cells, batch * number).view(batch, number)
         terms = {}

@@ -180,7 +180,7 @@ class SWORD(DeformableDETR):
         return transformers_weights(given, wanted)
 
     def _more_terms(self, found: Matched, batch: SegBatch, key: int) -> dict[str, LossTerm]:
-        terms = {}
+        terms: dict[str, LossTerm] = {}
         if self.iou_heads is not None:
             for name, layers in self.iou_heads.terms(found).items():
                 terms |= {f"{name}.{number}": term for number, term in enumerate(layers)}
