@@ -21,7 +21,7 @@ from lightning_modules.precision import check_precision
 from lightning_modules.seg_warnings import data_warnings, named_batch_norm_error, without_size
 from models.ops.precision import has_bfloat16_units
 from models.seg.inference.predict import InferenceOptions, predict
-from models.seg.protocol import FollowsTraining, SegModel, UsesClassWeights
+from models.seg.protocol import FollowsTraining, SegModel, UpdatesAfterStep, UsesClassWeights
 from structures import CategoryMap, Instances, SegBatch
 from structures.processes import gather_to_all
 
@@ -237,8 +237,10 @@ class SegmentationModule(TrainedModule):
         self._tell_progress(self.global_step)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Run the optimizer step; tell a model that follows the training how far it is."""
+        """Run the optimizer step; update what the model keeps of steps, tell how far it is."""
         super().optimizer_step(*args, **kwargs)
+        if isinstance(self.model, UpdatesAfterStep):
+            self.model.update_after_step()
         self._tell_progress(self.global_step + 1)  # Lightning counts this step later
 
     def _tell_progress(self, steps: int) -> None:

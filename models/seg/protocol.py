@@ -69,6 +69,23 @@ class FollowsTraining(Protocol):
 
 
 @runtime_checkable
+class UpdatesAfterStep(Protocol):
+    """Model with a memory between steps, such as a queue or a bank of embeddings.
+
+    ``losses`` reads the memory and changes nothing that a checkpoint holds. Where gradients are
+    enabled it keeps, detached, what the memory needs of its batch.
+    """
+
+    def update_after_step(self) -> None:
+        """Update the memory by what all processes kept since the last call.
+
+        Called on every process after each optimizer step, however many batches it accumulates. The
+        memory is equal on all processes and is held in buffers.
+        """
+        ...
+
+
+@runtime_checkable
 class TimedSegModel(SegModel, Protocol):
     """Model whose prediction has two parts that can be timed separately.
 

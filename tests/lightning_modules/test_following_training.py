@@ -1,5 +1,6 @@
-"""Tests that the module calls ``set_progress`` of models that change during a training."""
+"""Tests that the module tells models how far the training is, and when a step has been made."""
 
+import pytest
 import pytorch_lightning as pl
 import torch
 from torch import nn
@@ -16,13 +17,20 @@ class Follower(nn.Module):
         self.weight = nn.Parameter(torch.ones(1))
         self.told = []
         self.seen = []
+        self.kept = []
+        self.updates = []
 
     def set_progress(self, progress):
         self.told.append(progress)
 
     def losses(self, batch, reduction="mean", key=0):
         self.seen.append((key, self.told[-1]))
+        self.kept.append(batch.index.tolist())
         return {"weight": self.weight.sum()}
+
+    def update_after_step(self):
+        self.updates.append((self.kept, self.weight.item()))
+        self.kept = []
 
     def predict(self, batch):
         raise AssertionError
@@ -65,3 +73,10 @@ def test_a_model_is_told_after_each_optimizer_step_and_when_resumed(tmp_path):
     assert save.told == 0.5
     rest, _ = fit(4, ckpt_path=tmp_path / "two.ckpt")
     assert rest.told == [0.5, 0.75, 1.0]
+
+
+def test_the_memory_is_updated_once_after_each_optimizer_step():
+    """It sees the batches of the step, two for each, and the weights after it."""
+    model, _ = fit(3)
+    assert [len(kept) for kept, _ in model.updates] == [2, 2, 2]
+    assert [weight for _, weight in model.updates] == pytest.approx([0.9, 0.8, 0.7])

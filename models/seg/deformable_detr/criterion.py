@@ -22,7 +22,7 @@ Letters: B images, L layers, Q queries, C width, K classes, M objects, P matched
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -86,10 +86,46 @@ class Matches(NamedTuple):
     counts: list[int]
 
 
+class MatchedMasks(NamedTuple):
+    """Masks of the pairs of one image at stride 4, n pairs and c cells.
+
+    Attributes:
+        logits: (n, c), far below 0 in the padding.
+        truth: (n, c) bool.
+        valid: (c,) bool, False where a cell is padding.
+    """
+
+    logits: Tensor
+    truth: Tensor
+    valid: Tensor
+
+
+class Matched(NamedTuple):
+    """Predictions of all layers and the objects they are matched with, for further losses.
+
+    Attributes:
+        queries: (B, L, Q, C).
+        logits: (B, L, Q, K).
+        boxes: (B, L, Q, 4).
+        objects: of the images.
+        matches: pairs of all layers.
+        masks: of the pairs of each image.
+    """
+
+    queries: Tensor
+    logits: Tensor
+    boxes: Tensor
+    objects: Objects
+    matches: Matches
+    masks: list[MatchedMasks]
+
+
 # (position of the image, queries (N, C), reference points (N, 2)) -> logits (N, h, w)
 MaskOf = Callable[[int, Tensor, Tensor], Tensor]
 # (logits, boxes, objects, costs) -> pairs, as ``match``
 Matcher = Callable[[Tensor, Tensor, Objects, MatchCosts], Matches]
+# what another model adds to the losses
+MoreTerms = Callable[[Matched], dict[str, LossTerm]]
 
 
 def detr_losses(
@@ -100,6 +136,7 @@ def detr_losses(
     costs: MatchCosts,
     reduction: Reduction = "mean",
     matcher: Matcher | None = None,
+    more: MoreTerms | None = None,
 ) -> dict[str, Tensor]:
     """Return the terms ``class``, ``box``, ``giou``, ``mask``, ``dice``.
 
@@ -113,6 +150,7 @@ def detr_losses(
             ``none`` gives (B,) values.
         matcher: matches the queries of the decoder in place of ``match``; the proposals of the
             encoder are always matched one to one.
+        more: gives further terms.
 
     Raises:
         ValueError: a box is empty or not finite, a label is not in [0, K), or ``mask_stride`` does
@@ -128,13 +166,19 @@ def detr_losses(
     if matcher is None:  # then both have the denominator of the proposals
         totals |= {name: totals[name] + value for name, value in first.items()}
         first = {}
-    totals |= mask_losses(decoded, mask_of, batch, objects, matches)
+    masks = [*matched_masks(decoded, mask_of, batch, objects, matches)]
+    totals |= mask_losses(masks)
     counts = torch.tensor(objects.counts, device=batch.counts.device)
     pairs = torch.tensor(matches.counts, device=counts.device) / logits.shape[1]
     terms = {name: LossTerm(v, torch.maximum(counts, pairs)) for name, v in totals.items()}
     terms |= {f"first_{name}": LossTerm(value, counts) for name, value in first.items()}
-    reduced = reduce_terms(terms, reduction)
-    return {name: reduced[name] + reduced.get(f"first_{name}", 0) for name in totals}
+    added: dict[str, LossTerm] = {}
+    if more is not None:
+        queries = _by_image(decoded.queries)
+        added = more(Matched(queries, logits, boxes, objects, matches, masks))
+    reduced = reduce_terms(terms | added, reduction)
+    ours = {name: reduced[name] + reduced.get(f"first_{name}", 0) for name in totals}
+    return ours | {name: reduced[name] for name in added}
 
 
 def find_objects(batch: SegBatch, each: list[ImageObjects]) -> Objects:
@@ -227,10 +271,10 @@ def class_and_box_losses(
     }
 
 
-def mask_losses(
+def matched_masks(
     decoded: Decoded, mask_of: MaskOf, batch: SegBatch, objects: Objects, matches: Matches
-) -> dict[str, Tensor]:
-    """Return the sums (B,) of ``mask`` and ``dice``, image by image to save memory.
+) -> Iterator[MatchedMasks]:
+    """Compute the masks of the pairs, image by image.
 
     Args:
         decoded: queries and reference points.
@@ -247,12 +291,21 @@ def mask_losses(
     wanted = torch.split(objects.rows[matches.objects], matches.counts)
     size = padded_size(batch)
     inside = valid_cells(batch.sizes, size, (size[0] // MASK_STRIDE, size[1] // MASK_STRIDE))
-    focal, dice = [], []
     for image, (chosen, targets) in enumerate(zip(rows, wanted, strict=True)):
         logits = at_least_float32(mask_of(image, queries[chosen], points[chosen])).flatten(1)
         truth = mask_targets(batch, targets, size).flatten(1)
         valid = inside[image].flatten()
-        logits = logits.masked_fill(~valid, _NO_LOGIT)
+        yield MatchedMasks(logits.masked_fill(~valid, _NO_LOGIT), truth, valid)
+
+
+def mask_losses(masks: Iterable[MatchedMasks]) -> dict[str, Tensor]:
+    """Return the sums (B,) of ``mask`` and ``dice``.
+
+    Args:
+        masks: of the pairs of each image.
+    """
+    focal, dice = [], []
+    for logits, truth, valid in masks:
         focal.append(sigmoid_focal_loss(logits, truth).sum() / valid.sum())
         dice.append(dice_loss(logits, truth).sum())
     return {"mask": torch.stack(focal), "dice": torch.stack(dice)}

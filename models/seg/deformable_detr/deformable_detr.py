@@ -35,7 +35,7 @@ from models.seg.deformable_detr.checks import (
     check_levels,
     feature_channels,
 )
-from models.seg.deformable_detr.criterion import MatchCosts, detr_losses
+from models.seg.deformable_detr.criterion import MatchCosts, MoreTerms, detr_losses
 from models.seg.deformable_detr.layers import MLP, DecoderLayer, EncoderLayer, inverse_sigmoid
 from models.seg.deformable_detr.mask_head import MASK_STRIDE, MaskHead
 from models.seg.deformable_detr.names import transformers_weights
@@ -49,7 +49,7 @@ from models.seg.queries.output import QueryOutput
 from models.seg.queries.padding import check_images, normalise, padded_size, prepare
 from structures import Instances, SegBatch
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _POINTS = 4
 _PRIOR_LOGIT = -4.59511985013459  # -log((1 - 0.01) / 0.01): every class begins at 0.01
 
@@ -112,8 +112,8 @@ class DeformableDETR(nn.Module):
         box_cost: float = 5.0,
         giou_cost: float = 2.0,
         max_dets: int = 100,
-        image_mean: tuple[float, float, float] = _MEAN,
-        image_std: tuple[float, float, float] = _STD,
+        image_mean: tuple[float, float, float] = IMAGENET_MEAN,
+        image_std: tuple[float, float, float] = IMAGENET_STD,
         in_channels: int = 3,
     ) -> None:
         super().__init__()
@@ -195,6 +195,11 @@ class DeformableDETR(nn.Module):
         """Return the class logits (B, Q, K) of the queries of each decoder layer."""
         return [head(own) for head, own in zip(self.class_heads, queries, strict=False)]
 
+    def score_logits(self, queries: Tensor) -> Tensor:
+        """Return (B, Q, K), the logits of the scores of the last layer's queries (B, Q, C)."""
+        logits: Tensor = self.class_heads[len(self.decoder) - 1](queries)
+        return logits
+
     def masks(self, queries: Tensor, points: Tensor, decoded: Decoded, sizes: Tensor) -> Tensor:
         """Return mask logits (B, N, H / 4, W / 4) of any queries.
 
@@ -223,6 +228,12 @@ class DeformableDETR(nn.Module):
             ValueError: a box is empty or not finite, a label is not in [0, num_classes), or
                 ``mask_stride`` does not divide 4.
         """
+        return self.matched_losses(batch, reduction)
+
+    def matched_losses(
+        self, batch: SegBatch, reduction: Reduction = "mean", more: MoreTerms | None = None
+    ) -> dict[str, Tensor]:
+        """Return the terms of ``losses`` and those that ``more`` makes of the matched queries."""
         images, sizes = prepare(batch, self._mean, self._std)
         decoded = self.decode(images, sizes)
         logits = self.classify(decoded.queries)
@@ -233,7 +244,7 @@ class DeformableDETR(nn.Module):
             return self.masks(queries[None], points[None], own, sizes[one])[0]
 
         matcher = one_to_many if self.assignment == "sim_ota" else None
-        return detr_losses(logits, decoded, mask_of, batch, self.costs, reduction, matcher)
+        return detr_losses(logits, decoded, mask_of, batch, self.costs, reduction, matcher, more)
 
     def public_weights(self, given: Mapping[str, Tensor]) -> PublicWeights | None:
         """Recognise what transformers writes for DeformableDetrForObjectDetection.
@@ -257,7 +268,7 @@ class DeformableDETR(nn.Module):
         """
         images, sizes = prepare(batch, self._mean, self._std)
         decoded = self.decode(images, sizes)
-        logits = self.classify(decoded.queries)[-1]
+        logits = self.score_logits(decoded.queries[-1])
         placed = decoded.boxes[-1] * _shown(sizes, images)
         number = min(self.max_dets, logits.shape[1])
         order = logits.amax(dim=2)

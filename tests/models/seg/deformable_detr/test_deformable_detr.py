@@ -10,7 +10,13 @@ from torchvision import ops
 
 from models.backbones.timm_features import TimmFeatures
 from models.seg.deformable_detr import DeformableDETR
-from models.seg.deformable_detr.criterion import Matches, find_objects, mask_losses, mask_targets
+from models.seg.deformable_detr.criterion import (
+    Matches,
+    find_objects,
+    mask_losses,
+    mask_targets,
+    matched_masks,
+)
 from models.seg.deformable_detr.output import Decoded
 from models.seg.queries.targets import image_objects
 from tests.models.seg.deformable_detr.conftest import CLASSES, QUERIES, build_ours, our_options
@@ -193,8 +199,12 @@ def test_padding_has_no_mask_loss(scene):
     decoded = Decoded([torch.randn(1, 9, 4)], [torch.rand(1, 9, 2)], [], torch.zeros(1), None)
     torch.manual_seed(0)
     logits = torch.randn(2, 16, 40)
-    narrow = mask_losses(decoded, lambda *_: logits[..., :24], batch, objects, matches)
-    padded = mask_losses(decoded, lambda *_: logits, wider, objects, matches)
+
+    def losses(mask_of, batch):
+        return mask_losses(matched_masks(decoded, mask_of, batch, objects, matches))
+
+    narrow = losses(lambda *_: logits[..., :24], batch)
+    padded = losses(lambda *_: logits, wider)
     for name, value in narrow.items():
         torch.testing.assert_close(padded[name], value, rtol=1e-6, atol=0)
     truth = mask_targets(batch, torch.tensor([0, 1]), (64, 96)).float()
