@@ -17,7 +17,8 @@ from structures import CategoryMap
 
 _OF_PROMPTS = ("prompt_categories", "repeat", "examples", "momentum", "min_area")
 _OF_DATA = tuple(target.rpartition(".")[2] for target in LINKS.values())
-_TERMS = ("prompt_", "example_")
+_PARTS = ("prompt_", "example_")  # prefixes of the terms that the first stage does not have
+_TERMS = {part + name for part in ("", *_PARTS) for name in ("class", "mask", "dice")}
 _ADDED = "prompts."  # names of the weights that Mask2Former does not have
 
 
@@ -40,7 +41,7 @@ class SegPromptModule(StagedModule, OpenWorldModule):
 
     Raises:
         TypeError: ``model`` is not a `SegPrompt`.
-        ValueError: ``first_steps`` is not positive.
+        ValueError: ``first_steps`` is not positive, or ``loss_weights`` names another term.
     """
 
     first_stage_argument = "init_from"
@@ -61,6 +62,9 @@ class SegPromptModule(StagedModule, OpenWorldModule):
             raise TypeError(f"SegPromptModule trains a SegPrompt, not a {type(model).__name__}")
         if first_steps is not None and first_steps < 1:
             raise ValueError(f"first_steps must be at least 1, got {first_steps}")
+        unknown = sorted(set(options.get("loss_weights") or {}) - _TERMS)
+        if unknown:  # said before the first stage is trained
+            raise ValueError(f"loss_weights names {unknown}; the model has {sorted(_TERMS)}")
         del first_lr_scheduler  # the run of the first stage has it
         super().__init__(
             model, optimizer, lr_scheduler, first_stage_file=init_from, freeze=freeze, **options
@@ -79,7 +83,7 @@ class SegPromptModule(StagedModule, OpenWorldModule):
             "init_args": {k: v for k, v in network.items() if k not in (*_OF_PROMPTS, *_OF_DATA)},
         }
         weights = dict(arguments.get("loss_weights") or {})
-        own = {name: value for name, value in weights.items() if not name.startswith(_TERMS)}
+        own = {name: value for name, value in weights.items() if not name.startswith(_PARTS)}
         arguments["loss_weights"] = own or None
         schedule = arguments.pop("first_lr_scheduler", None)
         if schedule is not None:

@@ -292,7 +292,9 @@ class CocoDataModule(SegDataModule):
                 f"{annotations} has RAW files, which a network of raw3 gets with all bits, but "
                 "data.mosaic composes images of 8 bits; set data.mosaic: null or input: srgb"
             )
-        of_images = None if merged else ImageLabelStore.from_coco(data["images"], table)
+        of_images = None
+        if not merged:
+            of_images = ImageLabelStore.from_coco(data["images"], table, len(self.category_map))
         self._sources[split] = CocoSource(store, images, self.image_options, raw, linear, of_images)
         return self._sources[split]
 

@@ -274,7 +274,12 @@ class SegmilCLI(LightningCLI):
         }
 
     def _check_weights(self, config: Any) -> None:
-        """Refuse to train a backbone of which parts are frozen at random values."""
+        """Refuse to train a backbone of which parts are frozen at random values.
+
+        Where another stage comes first, its run checks what it trains.
+        """
+        if first_stage_section(plain(config.model)) is not None:
+            return
         fault = frozen_random_parts(getattr(self.model, "model", self.model), plain(config.model))
         if fault is None or config.ckpt_path is not None:
             return

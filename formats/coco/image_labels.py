@@ -39,24 +39,24 @@ class ImageLabelStore:
 
     @classmethod
     def from_coco(
-        cls, images: Sequence[Mapping[str, Any]], labels: Mapping[int, int]
+        cls, images: Sequence[Mapping[str, Any]], labels: Mapping[int, int], num_classes: int
     ) -> ImageLabelStore | None:
         """Return the labels, or None if no image states any.
 
         Args:
             images: checked records.
             labels: category id -> label; other categories are left out.
+            num_classes: C.
         """
         if not any(image.get(key) is not None for image in images for key in KEYS):
             return None
-        count = max(labels.values()) + 1
-        packed = np.zeros((len(images), len(KEYS), -(-count // 8)), dtype=np.uint8)
+        packed = np.zeros((len(images), len(KEYS), -(-num_classes // 8)), dtype=np.uint8)
         for row, image in zip(packed, sorted(images, key=lambda one: one["id"]), strict=True):
             for bits, key in zip(row, KEYS, strict=True):
-                flags = np.zeros(count, dtype=bool)
+                flags = np.zeros(num_classes, dtype=bool)
                 flags[[labels[i] for i in image.get(key) or () if i in labels]] = True
                 bits[:] = np.packbits(flags)
-        return cls(packed, count)
+        return cls(packed, num_classes)
 
     def image(self, index: int) -> ImageLabels:
         """Return the labels of an image."""
