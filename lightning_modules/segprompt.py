@@ -26,7 +26,7 @@ class SegPromptModule(StagedModule, OpenWorldModule):
     """Second stage of SegPrompt; the first is an `OpenWorldModule` of a Mask2Former of one class.
 
     Data of the second stage tell known categories apart (``class_agnostic: false``), those of the
-    first do not. Predictions are of the class ``object``, with an id that no category has.
+    first do not. Predictions are of the class ``object``, with an id that no category has.  # A629
 
     Args:
         model: a `SegPrompt`.

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from formats.weights.compare import compare_weights, some_of
-from formats.weights.files import read_file, state_dict_of
+from formats.weights.files import read_weights
+from formats.weights.public import set_frozen_eps
 from lightning_modules.base import OptimizerFactory, SchedulerFactory, TrainedModule
 from lightning_modules.mil import MILModule
 
@@ -137,7 +138,11 @@ class StagedModule(TrainedModule):
             "first stage as well"
         )
         try:
-            self.receive(state_dict_of(read_file(file)))
+            found = read_weights(file)
+            self.receive(found.tensors)
+            if found.norm_eps is not None:
+                self.norm_eps = found.norm_eps
+                set_frozen_eps(self.model, found.norm_eps)
         except ValueError as error:
             own = str(error) if str(error).startswith(file) else f"{file}: {error}"
             raise ValueError(f"{own}; {remedy}") from None

@@ -56,7 +56,7 @@ class PromptedOutput(NamedTuple):
         prompt_masks: embeddings of the prompts' masks.
         example_classes: (B, E, 2).
         example_masks: embeddings of the examples' masks.
-        examples: (B, E, D), examples after the last layer.
+        examples: (B, E, D), examples after the last layer, before the norm of the heads.  # A624
     """
 
     queries: QueryOutput

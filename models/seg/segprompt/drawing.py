@@ -2,7 +2,7 @@
 
 Categories of the prompts of an image, in this order, until there are enough: those that are in it,
 those that annotators have looked for in vain, and any others. All draws are functions of the key of
-the step and the index of the image. They are made on the host, after one transfer from the device.
+the step and the index of the image (A627). They are made on the host, from one transfer.
 
 Letters: B images, K categories, G groups of prompts, R prompts of a group, E examples, Q queries.
 """
@@ -179,7 +179,7 @@ def _learnt_rows(
 ) -> Tensor:
     """Return the objects of categories with prompts, as many of each as it has prompts.
 
-    Those are drawn at random, except for a single prompt, which chooses its object.
+    Those are drawn at random, except for a single prompt, which chooses its object.  # A626
     """
     order = _uniform(word, _OBJECTS, len(labels)).argsort()
     order = order[usable[order]]

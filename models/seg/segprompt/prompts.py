@@ -39,7 +39,7 @@ class CategoryPrompts(nn.Module):
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), got {momentum}")
         self.momentum = momentum
-        self.features = nn.Embedding(num_classes, width)
+        self.features = nn.Embedding(num_classes, width)  # A623
         self.places = nn.Embedding(num_classes, width)
         self.register_buffer("bank", torch.zeros(num_classes, width))
         self.register_buffer("seen", torch.zeros(num_classes, dtype=torch.bool))

@@ -60,7 +60,10 @@ class SegPrompt(Mask2Former):
             `Mask2Former`.
     """
 
-    no_weight_decay: ClassVar[tuple[str, ...]] = (*Mask2Former.no_weight_decay, "*prompts.*.weight")
+    no_weight_decay: ClassVar[tuple[str, ...]] = (  # A628
+        *Mask2Former.no_weight_decay,
+        "*prompts.*.weight",
+    )
     set_class_weights = None  # type: ignore[assignment]  # it predicts one class
 
     def __init__(
