@@ -10,8 +10,9 @@ matched: each learns its object. Then, each summed over the outputs,
     prompt_dice     dice loss at the same points, / number of matched objects
     example_*       the same of the examples, / number of examples
 
-Numbers are counted over the batch and over all processes (A625). Masks are computed where they are needed: without a gradient for the prompts of categories that have
-objects, to match them, and with one for matched prompts.
+Numbers are counted over the batch and over all processes (A625). Masks are computed where they are
+needed: without a gradient for the prompts of categories that have objects, to match them, and with
+one for matched prompts.
 
 Letters: B images, P prompts, E examples, D channels, h x w cells, N pairs.
 """
