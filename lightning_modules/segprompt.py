@@ -114,8 +114,10 @@ class SegPromptModule(StagedModule, OpenWorldModule):
         if self.known_map is not None:
             self.known_map.check_same(data.category_map, "the checkpoint", "the data")
             return
+        split = data.known_split  # data to predict have none; the checkpoint states the class
+        ids = data.category_map.ids if split is None else tuple(split.names)
         self.known_map = data.category_map
-        self.category_map = CategoryMap.class_agnostic(max(data.known_split.names) + 1)
+        self.category_map = CategoryMap.class_agnostic(max(ids) + 1)
 
     def facts(self) -> dict[str, Any]:
         """Return also the known categories, as those of the data, and the class of predictions."""

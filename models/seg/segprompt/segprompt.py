@@ -88,7 +88,7 @@ class SegPrompt(Mask2Former):
             )
         super().__init__(1, backbone, in_channels=in_channels, **options)
         queries, width = self.decoder.query_feat.weight.shape
-        if prompt_categories and repeat > queries:
+        if repeat > queries:
             raise ValueError(
                 f"repeat must be at most num_queries {queries}, whose content the prompts of a "
                 f"category take, got {repeat}"

@@ -30,7 +30,7 @@ def flags(*rows):
 
 
 def drawn(batch, key=0, classes=CLASSES, **options):
-    return draw(batch, key, classes, QUERIES, PromptOptions(**options))
+    return draw(batch, key, classes, QUERIES, PromptOptions(**({"repeat": 3} | options)))
 
 
 def groups(one, repeat):

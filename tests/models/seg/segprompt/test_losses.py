@@ -17,11 +17,11 @@ LARGE = 20.0
 
 @pytest.fixture
 def batch(scene):
-    """Two squares of the categories 0 and 2 in 32 px; category 1 is said to be there."""
-    batch, _, _ = scene([(32, 32)], [2], seed=3)
-    masks = torch.zeros(2, 32, 32, dtype=torch.bool)
-    masks[0, 4:20, 4:20] = True
-    masks[1, 20:32, 16:32] = True
+    """Two squares of the categories 0 and 2; category 1 is said to be there as well."""
+    batch, _, _ = scene([(64, 64)], [2], seed=3)
+    masks = torch.zeros(2, 64, 64, dtype=torch.bool)
+    masks[0, 8:40, 8:40] = True
+    masks[1, 40:64, 32:64] = True
     named = torch.tensor([[False, True, False, False]])
     labels = torch.tensor([0, 2])
     return dataclasses.replace(batch, masks=masks, labels=labels, not_exhaustive=named)
@@ -30,9 +30,9 @@ def batch(scene):
 def setting(batch, categories=4, repeat=2, examples=2):
     """Return the draws, and the context of masks whose channels are the two objects."""
     drawn = draw(batch, 0, 4, 3, PromptOptions(categories, repeat, examples, min_area=10))
-    fine = batch.masks[None, :, 2::4, 2::4].float()  # (1, 2, 8, 8)
-    valid = torch.ones(1, 8, 8, dtype=torch.bool)
-    points = random_points(batch, (32, 32), OPTIONS, 0)
+    fine = batch.masks[None, :, 2::4, 2::4].float()  # (1, 2, 16, 16)
+    valid = torch.ones(1, 16, 16, dtype=torch.bool)
+    points = random_points(batch, (64, 64), OPTIONS, 0)
     return drawn, MaskContext(batch, fine, valid, points, OPTIONS)
 
 
@@ -63,8 +63,8 @@ def test_prompts_find_the_objects_of_their_category(batch):
     found = terms_of(drawn, context, which, logits)
     assert float(found["prompt_class"]) < 1e-6
     assert float(found["prompt_dice"].detach()) < 0.1  # masks at stride 4 against pixels
-    swapped = [None if n is None else 1 - n for n in which]
-    assert float(terms_of(drawn, context, swapped, logits)["prompt_dice"].detach()) > 0.8
+    crossed = [{0: 1, 2: 0, 1: 0, 3: 1}[c] for c in categories]  # right, of another category
+    assert float(terms_of(drawn, context, crossed, logits)["prompt_dice"].detach()) > 0.8
 
 
 def test_class_loss_by_hand(batch):
