@@ -13,7 +13,6 @@ from structures.batch import Batch
 from structures.transferable import check_dtype, check_field
 
 IMAGE_LABELS = ("negative", "not_exhaustive")  # fields of labels that hold for a whole image
-_BY_IMAGE = ("clean_images", *IMAGE_LABELS)  # optional fields with an entry an image
 ImageId = int | str  # id of an image in its data set; all of a data set have one type
 
 
@@ -164,5 +163,7 @@ class SegBatch(Batch):
             index=self.index[one],
             original_sizes=self.original_sizes[one],
             image_ids=self.image_ids[one],
-            **{name: None if (v := getattr(self, name)) is None else v[one] for name in _BY_IMAGE},
+            clean_images=None if self.clean_images is None else self.clean_images[one],
+            negative=None if self.negative is None else self.negative[one],
+            not_exhaustive=None if self.not_exhaustive is None else self.not_exhaustive[one],
         )

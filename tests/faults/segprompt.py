@@ -17,7 +17,8 @@ def words(*more: object) -> Callable[[Path], list[object]]:
     def build(folder: Path) -> list[object]:
         del folder
         start = ["train", "fit", "--config", "configs/quickstart/segprompt.yaml"]
-        return [*start, *sets.ONE_STEP, *more]
+        few = ["--data.train_scenes", "8", "--data.val_scenes", "2"]
+        return [*start, *sets.ONE_STEP, *few, *more]
 
     return build
 

@@ -34,7 +34,7 @@ def assign_by_class(
     """
     parts, places = [], []  # of each class of each problem
     for number, (cost, own, objects) in enumerate(zip(costs, of_queries, of_objects, strict=True)):
-        for label in objects.unique().tolist():
+        for label in sorted(set(objects.tolist())):
             rows, columns = (own == label).nonzero()[:, 0], (objects == label).nonzero()[:, 0]
             parts.append(cost[rows.to(cost.device)][:, columns.to(cost.device)])
             places.append((number, rows, columns))

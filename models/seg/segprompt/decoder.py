@@ -166,8 +166,8 @@ def decode(
         normed.append(decoder.norm(queries))
         embedded.append(decoder.mask_embedding(normed[-1], mask_features))
     sizes = [len(decoder.query_feat.weight), prompts.contents.shape[1], examples]
-    classes = [decoder.class_embed(one).split(sizes, dim=1) for one in normed]
-    splits = [tuple(part.split(sizes, dim=1) for part in one) for one in embedded]
+    classes = [decoder.class_embed(one).split_with_sizes(sizes, dim=1) for one in normed]
+    splits = [tuple(part.split_with_sizes(sizes, dim=1) for part in one) for one in embedded]
     own, of_prompts, of_examples = (
         [(embedding[n], bias[n]) for embedding, bias in splits] for n in range(3)
     )

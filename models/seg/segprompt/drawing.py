@@ -75,6 +75,16 @@ class Drawn(NamedTuple):
     shown: Tensor
 
 
+class _Given(NamedTuple):
+    """What is known of an image, on the host."""
+
+    labels: Tensor  # (N,) of its objects
+    usable: Tensor  # (N,) bool, neither a crowd nor small
+    absent: Tensor  # (K,) bool, categories that annotators have looked for in vain
+    incomplete: Tensor  # (K,) bool, categories of which not all objects have masks
+    word: Tensor  # hash of key and image
+
+
 class _Image(NamedTuple):
     """Draws of an image, on the host; rows are numbers of its objects."""
 
@@ -114,7 +124,7 @@ def draw(
     ]
     words = mix(mix(torch.full((), (key + 2**63) % 2**64 - 2**63)) ^ batch.index.cpu())
     parts = (labels.split(counts), usable.split(counts), *named, words)
-    drawn = [_draw(*of_image, num_queries, options) for of_image in zip(*parts, strict=True)]
+    drawn = [_draw(_Given(*own), num_queries, options) for own in zip(*parts, strict=True)]
     starts = torch.tensor([0, *counts[:-1]]).cumsum(0)
     rows = [(one.rows + start).to(device) for one, start in zip(drawn, starts, strict=True)]
     shown = torch.stack([one.shown for one in drawn])
@@ -132,26 +142,9 @@ def draw(
     )
 
 
-def _draw(
-    labels: Tensor,
-    usable: Tensor,
-    absent: Tensor,
-    incomplete: Tensor,
-    word: Tensor,
-    num_queries: int,
-    options: PromptOptions,
-) -> _Image:
-    """Return the draws of an image.
-
-    Args:
-        labels: (N,) of its objects.
-        usable: (N,) bool, neither a crowd nor small.
-        absent: (K,) bool, categories that annotators have looked for in vain.
-        incomplete: (K,) bool, categories of which not all objects have masks.
-        word: hash of key and image.
-        num_queries: Q.
-        options: numbers.
-    """
+def _draw(given: _Given, num_queries: int, options: PromptOptions) -> _Image:
+    """Return the draws of an image."""
+    labels, usable, absent, incomplete, word = given
     num_classes = len(absent)
     learnt = torch.zeros(num_classes, dtype=torch.bool)
     present = incomplete.clone()
@@ -184,7 +177,7 @@ def _learnt_rows(
     order = _uniform(word, _OBJECTS, len(labels)).argsort()
     order = order[usable[order]]
     kept = []
-    for label in labels[order].unique().tolist():
+    for label in sorted(set(labels[order].tolist())):
         prompts = int((categories == label).sum())
         own = order[labels[order] == label]
         kept.append(own if repeat == 1 and prompts else own[:prompts])

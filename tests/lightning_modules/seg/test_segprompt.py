@@ -9,7 +9,7 @@ import evaluate
 import train
 from datamodules.seg.digit_scenes import DigitScenesDataModule
 from engine.checkpoints.restore import restore
-from lightning_modules.segprompt import SegPromptModule
+from lightning_modules.seg.segprompt import SegPromptModule
 from tests.support.layers import ROOT
 
 NETWORK = "--model.init_args.model.init_args"
