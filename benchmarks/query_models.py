@@ -129,8 +129,12 @@ def time_steps(repeats: int) -> None:
 
 
 def peak(whose: str) -> float:
-    """Return the MiB that a step needs above those at its start."""
-    step = steps()[whose == "theirs"]
+    """Return the MiB that a step of ours or theirs needs above those at its start."""
+    return peak_of(steps()[whose == "theirs"])
+
+
+def peak_of(step: Callable[[], object]) -> float:
+    """Return the MiB that a call needs above those at its start."""
 
     def resident() -> float:
         pages = int(Path("/proc/self/statm").read_text().split()[1])

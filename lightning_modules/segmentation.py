@@ -152,14 +152,22 @@ class SegmentationModule(TrainedModule):
         data: Any = getattr(self.trainer, "datamodule", None)
         if data is None:
             return
+        self.take_categories(data)
+        if stage == "fit" and self.class_weights is not None:
+            counts = functools.partial(_object_counts, data)
+            names = data.category_map.names
+            self._set_weights(resolve_class_weights(self.class_weights, names, counts))
+
+    def take_categories(self, data: Any) -> None:
+        """Take the classes of the predictions from the data, or check that they are the same.
+
+        Raises:
+            ValueError: the data have other classes than the checkpoint.
+        """
         if self.category_map is not None:
             self.category_map.check_same(data.category_map, "the checkpoint", "the data")
         else:
             self.category_map = data.category_map
-        if stage == "fit" and self.class_weights is not None:
-            counts = functools.partial(_object_counts, data)
-            names = self.category_map.names
-            self._set_weights(resolve_class_weights(self.class_weights, names, counts))
 
     def _set_weights(self, weights: Tensor) -> None:
         assert isinstance(self.model, UsesClassWeights)

@@ -14,21 +14,24 @@ import torch
 from torch import Tensor, nn
 
 from formats.weights.compare import compare_weights, some_of
-from formats.weights.files import read_file, state_dict_of
-from lightning_modules.base import OptimizerFactory, SchedulerFactory
+from formats.weights.files import read_weights
+from formats.weights.public import set_frozen_eps
+from lightning_modules.base import OptimizerFactory, SchedulerFactory, TrainedModule
 from lightning_modules.mil import MILModule
 
 
-class StagedMILModule(MILModule):
-    """Base of second stages; a subclass implements `first_stage` and `load_first_stage`.
+class StagedModule(TrainedModule):
+    """Base of second stages, together with the class of their training.
+
+    A subclass implements `first_stage` and `load_first_stage`.
 
     Args:
-        model: see `MILModule`.
-        optimizer: see `MILModule`.
-        lr_scheduler: see `MILModule`.
+        model: see `TrainedModule`.
+        optimizer: see `TrainedModule`.
+        lr_scheduler: see `TrainedModule`.
         first_stage_file: weights to use as the first stage. They are read when the training
             begins; a resumed training already has them and needs no file.
-        options: further arguments of `MILModule`.
+        options: further arguments of the class of the training.
 
     Attributes:
         first_stage_argument: name of the subclass's argument that names the file.
@@ -44,7 +47,8 @@ class StagedMILModule(MILModule):
     def __init_subclass__(cls, **options: Any) -> None:
         """Declare the file of the first stage as an argument that names initial weights."""
         super().__init_subclass__(**options)
-        cls.starts_from = cls.starts_from | {cls.first_stage_argument: None}
+        if cls.first_stage_argument:
+            cls.starts_from = cls.starts_from | {cls.first_stage_argument: None}
 
     def __init__(
         self,
@@ -68,10 +72,20 @@ class StagedMILModule(MILModule):
                 the resolved configuration; must not be modified.
 
         Returns:
-            ``class_path`` and ``init_args`` of another `MILModule`; None if a file was given or
-            there is no first stage.
+            ``class_path`` and ``init_args`` of another module; None if a file was given or there is
+            no first stage.
         """
         raise NotImplementedError
+
+    @classmethod
+    def first_stage_run(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the sections of the run that the first stage has otherwise, such as ``trainer``.
+
+        Args:
+            config: the resolved configuration of the run; must not be modified.
+        """
+        del config
+        return {}
 
     def load_first_stage(self, state: Mapping[str, Tensor]) -> None:
         """Load the weights of the first stage.
@@ -124,7 +138,11 @@ class StagedMILModule(MILModule):
             "first stage as well"
         )
         try:
-            self.receive(state_dict_of(read_file(file)))
+            found = read_weights(file)
+            self.receive(found.tensors)
+            if found.norm_eps is not None:
+                self.norm_eps = found.norm_eps
+                set_frozen_eps(self.model, found.norm_eps)
         except ValueError as error:
             own = str(error) if str(error).startswith(file) else f"{file}: {error}"
             raise ValueError(f"{own}; {remedy}") from None
@@ -133,6 +151,10 @@ class StagedMILModule(MILModule):
         """Also record that the checkpoint's weights include the first stage."""
         super().restore_facts(facts)
         self.first_stage_loaded = True
+
+
+class StagedMILModule(StagedModule, MILModule):
+    """Base of second stages on bags."""
 
 
 def load_exactly(module: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,8 @@ class ImageModel:
     """A segmentation model; its predictions are those of ``train.py predict``, of any score."""
 
     def __init__(self, restored: Restored) -> None:
-        self.restored = restored
-        self.categories = CategoryMap.from_dict(restored.facts["category_map"])
+        self.restored, module = restored, cast("Any", restored.module)
+        self.categories: CategoryMap = module.category_map  # of its predictions
 
     def predict(self, images: Any) -> Any:
         """Predict an RGB array (H, W, 3), uint8 or float in [0, 1], a path, or a list of these.

@@ -12,6 +12,7 @@ from torch import Tensor
 from structures.batch import Batch
 from structures.transferable import check_dtype, check_field
 
+IMAGE_LABELS = ("negative", "not_exhaustive")  # fields of labels that hold for a whole image
 ImageId = int | str  # id of an image in its data set; all of a data set have one type
 
 
@@ -48,6 +49,10 @@ class SegBatch(Batch):
         image_ids: the ids of the images in the data set, or empty.
         mask_stride: pixels of ``images`` per cell of ``masks``.
         clean_images: a second view of the images, without noise, of the same shape; or None.
+        negative: (B, classes) bool, classes that annotators have looked for in an image in vain, as
+            LVIS has them; or None.
+        not_exhaustive: (B, classes) bool, classes of which an image has objects without a label; or
+            None.
 
     Raises:
         ValueError: a rank, an extent or a dtype is wrong. Values are never read here, because
@@ -66,6 +71,8 @@ class SegBatch(Batch):
     image_ids: tuple[ImageId, ...] = ()
     mask_stride: int = 1
     clean_images: Tensor | None = None
+    negative: Tensor | None = None
+    not_exhaustive: Tensor | None = None
 
     def __post_init__(self) -> None:
         name = "SegBatch"
@@ -92,6 +99,10 @@ class SegBatch(Batch):
             check_dtype(name, field, getattr(self, field), "integer")
         for field in ("masks", "crowd"):
             check_dtype(name, field, getattr(self, field), "bool")
+        for field in IMAGE_LABELS:
+            if (value := getattr(self, field)) is not None:
+                check_field(name, field, value, (batch, "classes"))
+                check_dtype(name, field, value, "bool")
         if self.image_ids and len(self.image_ids) != batch:
             raise ValueError(
                 f"SegBatch.image_ids must name {batch} images, got {len(self.image_ids)}"
@@ -153,4 +164,6 @@ class SegBatch(Batch):
             original_sizes=self.original_sizes[one],
             image_ids=self.image_ids[one],
             clean_images=None if self.clean_images is None else self.clean_images[one],
+            negative=None if self.negative is None else self.negative[one],
+            not_exhaustive=None if self.not_exhaustive is None else self.not_exhaustive[one],
         )

@@ -22,6 +22,7 @@ from datamodules.transforms.label_maps import LabelMaps
 from datamodules.transforms.raw.files import all_raw, read_linear
 from formats.coco.document import CocoFindings, load_coco
 from formats.coco.image_checks import size_mismatch
+from formats.coco.image_labels import ImageLabelStore
 from formats.coco.pseudo import NAME, check_category, without_pseudo
 from formats.coco.store import AnnotationStore
 from formats.images import Depth, ImageOptions, read_header, read_rgb
@@ -38,6 +39,7 @@ class CocoSource:
         options: how they are read.
         raw: the images are RAW files of a camera (A498).
         linear: they are read as the sensor's colours, not developed.
+        image_labels: labels of whole images, or None.
     """
 
     store: AnnotationStore
@@ -45,6 +47,7 @@ class CocoSource:
     options: ImageOptions = field(default_factory=ImageOptions)
     raw: bool = False
     linear: bool = False
+    image_labels: ImageLabelStore | None = None
 
     def __len__(self) -> int:
         return len(self.store)
@@ -71,7 +74,9 @@ class CocoSource:
             raise ValueError(f"image {image_id}: {reason}; {remedy}")
         masks, labels, crowd = store.image(index)
         name = f"image {image_id} ({path})"
-        return AnnotatedImage(image, LabelMaps.from_rle(masks), labels, crowd, image_id, name)
+        of_image = None if self.image_labels is None else self.image_labels.image(index)
+        maps = LabelMaps.from_rle(masks)
+        return AnnotatedImage(image, maps, labels, crowd, image_id, name, of_image)
 
     def sizes(self) -> npt.NDArray[np.int64]:
         """Return the (n, 2) heights and widths of the images."""
@@ -278,12 +283,14 @@ class CocoDataModule(SegDataModule):
             data = without_pseudo(data)
         if self._view is None:
             table = self._files.label_table(data, self.category_map)
+            merged = self.class_agnostic
             store = AnnotationStore.from_coco(data, table)
             self._note_empty_masks(annotations, split, store)
         else:
             whole = CategoryMap.from_coco(data["categories"])
             every = AnnotationStore.from_coco(data, whole.labels())
             store = self._view.known_part(every, whole)
+            table, merged = self._view.labels(), self._view.class_agnostic
             self._note_empty_masks(annotations, split, store if split == "train" else every)
             if split == "train":
                 own = {} if self._view.pseudo is None else {whole.label(self._view.pseudo): 0}
@@ -299,7 +306,10 @@ class CocoDataModule(SegDataModule):
                 f"{annotations} has RAW files, which a network of raw3 gets with all bits, but "
                 "data.mosaic composes images of 8 bits; set data.mosaic: null or input: srgb"
             )
-        self._sources[split] = CocoSource(store, images, self.image_options, raw, linear)
+        of_images = None
+        if not merged:
+            of_images = ImageLabelStore.from_coco(data["images"], table, len(self.category_map))
+        self._sources[split] = CocoSource(store, images, self.image_options, raw, linear, of_images)
         return self._sources[split]
 
     def left_alone(self, split: str) -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from structures import SegBatch
+from structures.seg_batch import IMAGE_LABELS
 
 
 def _padded(parts: Sequence[Tensor], height: int, width: int) -> Tensor:
@@ -23,6 +24,12 @@ def _padded(parts: Sequence[Tensor], height: int, width: int) -> Tensor:
         out[start:stop, ..., : part.shape[-2], : part.shape[-1]] = part
         start = stop
     return out
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Return labels of images together; None if an image has none."""
+    given = [part for part in parts if part is not None]
+    return torch.cat(given) if len(given) == len(parts) else None
 
 
 def collate_images(images: Sequence[SegBatch], size_multiple: int = 1) -> SegBatch:
@@ -66,6 +73,7 @@ def collate_images(images: Sequence[SegBatch], size_multiple: int = 1) -> SegBat
         image_ids=tuple(i for p in images for i in p.image_ids),
         mask_stride=stride,
         clean_images=_padded(clean, height, width) if clean else None,
+        **{name: _joined([getattr(p, name) for p in images]) for name in IMAGE_LABELS},
     )
 
 

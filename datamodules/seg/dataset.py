@@ -17,7 +17,9 @@ from datamodules.transforms.augment import Augmentation
 from datamodules.transforms.label_maps import LabelMaps, Targets
 from datamodules.transforms.resize import resize_image, resize_maps, target_size
 from datamodules.transforms.scale_jitter import ScaleJitter, jitter
+from formats.coco.image_labels import ImageLabels
 from structures import ImageId, SegBatch
+from structures.seg_batch import IMAGE_LABELS
 
 AUGMENT_PURPOSE = 3
 _JITTER_PURPOSE = 12
@@ -33,6 +35,7 @@ class AnnotatedImage(NamedTuple):
         crowd: (K,) bool.
         image_id: id of the image in the data set.
         name: name of the image in error messages.
+        image_labels: labels that hold for the whole image, or None.
     """
 
     image: npt.NDArray[np.uint8]
@@ -41,6 +44,7 @@ class AnnotatedImage(NamedTuple):
     crowd: npt.NDArray[np.bool_]
     image_id: ImageId
     name: str
+    image_labels: ImageLabels | None = None
 
 
 class ObjectCounts(NamedTuple):
@@ -133,6 +137,7 @@ class SegDataset(Dataset[SegBatch]):
             number=key.index,
             original_size=original,
             image_id=annotated.image_id,
+            image_labels=annotated.image_labels,
         )
         return pack_samples([sample], self.mask_stride)
 
@@ -212,6 +217,7 @@ class Sample(NamedTuple):
         number: index of the image in its data set.
         original_size: (height, width) of the frame in which predictions are returned.
         image_id: id of the image in the data set.
+        image_labels: labels that hold for the whole image, or None.
     """
 
     image: npt.NDArray[np.uint8]
@@ -221,6 +227,7 @@ class Sample(NamedTuple):
     number: int
     original_size: tuple[int, int]
     image_id: ImageId
+    image_labels: ImageLabels | None = None
 
 
 def pack_samples(samples: Sequence[Sample], mask_stride: int) -> SegBatch:
@@ -250,4 +257,12 @@ def pack_samples(samples: Sequence[Sample], mask_stride: int) -> SegBatch:
         original_sizes=torch.tensor([s.original_size for s in samples]),
         image_ids=tuple(s.image_id for s in samples),
         mask_stride=mask_stride,
+        **_image_labels([s.image_labels for s in samples]),
     )
+
+
+def _image_labels(given: Sequence[ImageLabels | None]) -> dict[str, torch.Tensor]:
+    labels = [one for one in given if one is not None]
+    if not labels:
+        return {}
+    return {n: torch.from_numpy(np.stack([getattr(x, n) for x in labels])) for n in IMAGE_LABELS}

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from lightning_modules.rebuilding import class_of
-from lightning_modules.staged import StagedMILModule
+from lightning_modules.staged import StagedModule
 
 FOLDER = "first_stage"
 
 
-def staged_class(model: Mapping[str, Any]) -> type[StagedMILModule] | None:
+def staged_class(model: Mapping[str, Any]) -> type[StagedModule] | None:
     """Return the class of a ``model`` section if it trains in two stages, else None."""
     found = class_of(model)
-    return found if found is not None and issubclass(found, StagedMILModule) else None
+    return found if found is not None and issubclass(found, StagedModule) else None
 
 
 def first_stage_section(model: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -46,6 +46,8 @@ def first_stage_config(
     if saving.get("dirpath") is not None:  # otherwise the second stage would overwrite its files
         saving["dirpath"] = str(Path(saving["dirpath"]) / FOLDER)
     staged = staged_class(config["model"])
+    if staged is not None:
+        own |= staged.first_stage_run(own)
     if staged is not None and staged.first_stage_weights == "last":
         own["early_stopping"] = None  # its scores select no epoch
     return own | {"model": dict(section)} | resume

@@ -27,7 +27,7 @@ from lightning_modules.rebuilding import class_of
 from lightning_modules.segmentation import SegmentationModule
 from models.seg.inference.predict import LARGEST_SCALE, InferenceOptions, changed_options
 from models.seg.inference.views import LARGEST_FRAME
-from structures import AnnotationPolicy, BadDataPolicy
+from structures import AnnotationPolicy, BadDataPolicy, CategoryMap
 
 
 def _trainer(precision: str) -> pl.Trainer:
@@ -195,11 +195,25 @@ def predict_coco(
     check_frames(annotations, records, resizing, module.inference)
     _trainer(restored.precision).test(module, datamodule=data, verbose=False)
     cap = module.network.max_dets
-    known, whole = data.labelled_truth("test"), None
+    known, whole = in_classes(data.labelled_truth("test"), module.category_map), None
     if data.known_split is not None:
         whole = data.ground_truth("test")
     weights = sum(parameter.numel() for parameter in module.model.parameters())
     return CocoPredictions(known, module.results, cap, weights, data.problems, whole)
+
+
+def in_classes(truth: dict[str, Any], classes: CategoryMap) -> dict[str, Any]:
+    """Return ground truth in the classes of a model's predictions.
+
+    Args:
+        truth: COCO dictionary with the categories of the data.
+        classes: of the predictions: the same, or a single one into which all are merged.
+    """
+    if len(classes) > 1 or len(truth["categories"]) <= 1:
+        return truth
+    one = {"category_id": classes.ids[0]}
+    merged = [annotation | one for annotation in truth["annotations"]]
+    return {**truth, "annotations": merged, "categories": classes.to_coco()}
 
 
 def predict_bags(

@@ -50,7 +50,7 @@ from engine.training.run_names import recipe_name, run_name
 from engine.training.validation_plan import check_validation
 from formats.weights.files import read_file, state_dict_of
 from lightning_modules.rebuilding import LINKS, class_of
-from lightning_modules.staged import StagedMILModule
+from lightning_modules.staged import StagedModule
 from loggers.wandb_logger import WandbOptions
 
 _EXACT = {"exit_on_error": False, "allow_abbrev": False}  # a flag cut short is a wrong flag
@@ -274,7 +274,12 @@ class SegmilCLI(LightningCLI):
         }
 
     def _check_weights(self, config: Any) -> None:
-        """Refuse to train a backbone of which parts are frozen at random values."""
+        """Refuse to train a backbone of which parts are frozen at random values.
+
+        Where another stage comes first, its run checks what it trains.
+        """
+        if first_stage_section(plain(config.model)) is not None:
+            return
         fault = frozen_random_parts(getattr(self.model, "model", self.model), plain(config.model))
         if fault is None or config.ckpt_path is not None:
             return
@@ -290,7 +295,7 @@ class SegmilCLI(LightningCLI):
         trainer: Any = self.trainer
         check_validation(trainer, self.datamodule, resumes=config["ckpt_path"] is not None)
         section = first_stage_section(config["model"])
-        if section is None or config["ckpt_path"] or not isinstance(module, StagedMILModule):
+        if section is None or config["ckpt_path"] or not isinstance(module, StagedModule):
             return
         module.receive(self._first_stage(config, section, module.first_stage_weights))
         self._set_seed()  # as for a resumed run, in which nothing comes first

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from formats.coco.annotation_checks import COMPUTED, AnnotationCheck
 from formats.coco.categories import case_problems, left_out_note, name_problems, used_counts
 from formats.coco.export_checks import export_problem, label_problem
+from formats.coco.image_labels import KEYS
 from formats.coco.run_lengths import covered_pixels
 from formats.coco.shapes import is_known
 from structures import DataProblems, ImageId, Problem
@@ -297,6 +298,11 @@ def _image_problem(path: Path, image: Mapping[str, Any]) -> Problem | None:
     if not isinstance(name, str) or not name or "\0" in name:
         reason, remedy = f"file_name is {name!r}", "write the name of its file"
         return Problem(path, image["id"], None, reason, remedy)
+    for key in KEYS:
+        ids = image.get(key)
+        if ids is not None and not (isinstance(ids, list) and all(type(i) is int for i in ids)):
+            reason, remedy = f"{key} is {ids!r}", "write a list of category ids, or remove it"
+            return Problem(path, image["id"], None, reason, remedy)
     return None
 
 

@@ -26,6 +26,7 @@ TABLE = yaml.safe_load((ROOT / "tests/configs/recipes.yaml").read_text())
 FACTS = {
     "seg": {"num_classes": 80},
     "open": {"num_classes": 1},  # class-agnostic
+    "known": {"num_classes": 123},  # those that LVIS-OW knows
     "mil": {"in_features": 512, "num_classes": 2, "task": "binary"},
 }
 
@@ -33,6 +34,7 @@ FACTS = {
 def kind(recipe):
     module = yaml.safe_load((ROOT / recipe).read_text())["model"]["class_path"].rpartition(".")[2]
     kinds = {"SegmentationModule": "seg", "LowLightModule": "seg", "OpenWorldModule": "open"}
+    kinds["SegPromptModule"] = "known"
     return kinds.get(module, "mil")
 
 
@@ -98,6 +100,7 @@ def test_one_fast_dev_step_on_embedded_data(recipe, tmp_path, monkeypatch):
     overlays = {
         "seg": ("data/digit_scenes", "small_images"),
         "open": ("data/digit_open_world", "small_images"),
+        "known": ("data/digit_open_world", "small_images"),
         "mil": ("data/digit_bags", "small_bags"),
     }
     arguments = ["fit", "--config", str(recipe)]
@@ -109,6 +112,8 @@ def test_one_fast_dev_step_on_embedded_data(recipe, tmp_path, monkeypatch):
     arguments += ["--data.batch_size", "1", "--data.eval_batch_size", "1"]
     if kind(recipe) != "mil":
         arguments += ["--data.size", "64", "--data.train_scenes", "8"]
+    if kind(recipe) == "known":
+        arguments += ["--data.class_agnostic", "false"]
     assert train.main(arguments) == 0
 
 

@@ -13,7 +13,9 @@ from tests.support.layers import FOLDERS, ROOT, SCRIPTS, earlier
 SOURCES = sorted(p for folder in FOLDERS for p in (ROOT / folder).rglob("*.py"))
 ALL_SCRIPTS = [ROOT / name for name in SCRIPTS]
 # Method folders export the public classes of their method.
-_METHODS = ("deformable_detr", "eomt", "mask2former", "mask_rcnn", "oln", "sword", "yolo")
+_METHODS = (
+    "deformable_detr", "eomt", "mask2former", "mask_rcnn", "oln", "segprompt", "sword", "yolo"
+)  # fmt: skip
 EXPORTING = {"structures", "segmil", *(f"models/seg/{method}" for method in _METHODS)}
 EXPORTING |= {f"models/mil/{method}" for method in ("ins", "mhim")}
 

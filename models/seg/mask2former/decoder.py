@@ -22,7 +22,7 @@ from models.seg.mask2former.pixel_decoder import PixelFeatures, Size
 from models.seg.queries.output import QueryOutput
 from models.seg.queries.padding import valid_cells
 
-_LEVELS = 3
+LEVELS = 3
 
 
 class Attention(nn.Module):
@@ -52,7 +52,7 @@ class Attention(nn.Module):
             queries: (B, Q, D).
             keys: (B, S, D).
             values: (B, S, D).
-            allowed: (B, Q, S) bool, True where a query may attend; at least one cell of each.
+            allowed: (B or 1, Q, S) bool, True where a query may attend; at least one cell of each.
         """
         given = zip(
             (queries, keys, values),
@@ -88,21 +88,28 @@ class MaskedLayer(nn.Module):
         nn.init.xavier_uniform_(self.linear2.weight)
 
     def forward(
-        self, queries: Tensor, places: Tensor, keys: Tensor, values: Tensor, allowed: Tensor
+        self,
+        queries: Tensor,
+        places: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        allowed: Tensor,
+        among: Tensor | None = None,
     ) -> Tensor:
         """Return the queries (B, Q, D) after the layer.
 
         Args:
             queries: (B, Q, D).
-            places: (Q, D), the queries' positions.
+            places: (Q, D) or (B, Q, D), the queries' positions.
             keys: (B, S, D), cells with their positions.
             values: (B, S, D), cells.
             allowed: (B, Q, S) bool.
+            among: (B or 1, Q, Q) bool, which queries attend to which; None for all to all.
         """
         seen = self.cross_attn(queries + places, keys, values, allowed)
         queries = self.cross_norm(queries + seen)
         asked = queries + places
-        queries = self.self_norm(queries + self.self_attn(asked, asked, queries))
+        queries = self.self_norm(queries + self.self_attn(asked, asked, queries, among))
         hidden = F.relu(self.linear1(queries))
         out: Tensor = self.norm(queries + self.linear2(hidden))
         return out
@@ -126,7 +133,7 @@ class MaskedDecoder(nn.Module):
         super().__init__()
         self.query_feat = nn.Embedding(num_queries, width)
         self.query_embed = nn.Embedding(num_queries, width)
-        self.level_embed = nn.Embedding(_LEVELS, width)
+        self.level_embed = nn.Embedding(LEVELS, width)
         self.layers = nn.ModuleList(MaskedLayer(width, heads, ffn) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.class_embed = nn.Linear(width, num_classes + 1)
@@ -156,28 +163,33 @@ class MaskedDecoder(nn.Module):
             size: (H, W) of the padded images.
             last_only: leave out all outputs but the last.
         """
+        keys, values = self.keys_and_values(pixels)
+        masks = LevelMasks(pixels, valid, size)
+        queries = self.query_feat.weight.expand(len(values[0]), -1, -1)
+        normed = [self.norm(queries)]
+        embedded = [self.mask_embedding(normed[0], mask_features)]
+        for number, layer in enumerate(self.layers):
+            level = number % LEVELS
+            allowed = masks.allowed(level, *embedded[-1])
+            queries = layer(queries, self.query_embed.weight, keys[level], values[level], allowed)
+            normed.append(self.norm(queries))
+            embedded.append(self.mask_embedding(normed[-1], mask_features))
+        first = -1 if last_only else 0
+        return QueryOutput(
+            [self.class_embed(one) for one in normed[first:]],
+            mask_maps(embedded[first:], pixels.fine),
+        )
+
+    def keys_and_values(self, pixels: PixelFeatures) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the cells of each level, (B, S, D), with and without their positions."""
         values = [
             level + embedding
             for level, embedding in zip(pixels.levels, self.level_embed.weight, strict=True)
         ]
         keys = [v + places for v, places in zip(values, pixels.positions, strict=True)]
-        masks = _LevelMasks(pixels, valid, size)
-        queries = self.query_feat.weight.expand(len(values[0]), -1, -1)
-        normed = [self.norm(queries)]
-        embedded = [self._mask_embedding(normed[0], mask_features)]
-        for number, layer in enumerate(self.layers):
-            level = number % _LEVELS
-            allowed = masks.allowed(level, *embedded[-1])
-            queries = layer(queries, self.query_embed.weight, keys[level], values[level], allowed)
-            normed.append(self.norm(queries))
-            embedded.append(self._mask_embedding(normed[-1], mask_features))
-        first = -1 if last_only else 0
-        return QueryOutput(
-            [self.class_embed(one) for one in normed[first:]],
-            _masks(embedded[first:], pixels.fine),
-        )
+        return keys, values
 
-    def _mask_embedding(self, normed: Tensor, mask_features: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    def mask_embedding(self, normed: Tensor, mask_features: nn.Conv2d) -> tuple[Tensor, Tensor]:
         """Return (B, Q, D) and (B, Q, 1): a mask is their product with the fine map plus a bias."""
         embedding = self.mask_embed(normed)
         assert mask_features.bias is not None
@@ -185,7 +197,7 @@ class MaskedDecoder(nn.Module):
         return folded, (embedding @ mask_features.bias)[..., None]
 
 
-class _LevelMasks:
+class LevelMasks:
     """Where queries may attend on each level; carries no gradient.
 
     Args:
@@ -222,7 +234,7 @@ def _heads(tokens: Tensor, heads: int) -> Tensor:
     return tokens.view(batch, count, heads, -1).transpose(1, 2)
 
 
-def _masks(embedded: list[tuple[Tensor, Tensor]], fine: Tensor) -> list[Tensor]:
+def mask_maps(embedded: list[tuple[Tensor, Tensor]], fine: Tensor) -> list[Tensor]:
     """Return the mask logits of several outputs, each (B, Q, h, w), by one product."""
     counts = [embedding.shape[1] for embedding, _ in embedded]
     embeddings = torch.cat([embedding for embedding, _ in embedded], dim=1)

@@ -23,7 +23,7 @@ from models.backbones.in_channels import channel_constants, set_in_channels
 from models.ops.precision import at_least_float32
 from models.seg.mask2former.decoder import MaskedDecoder
 from models.seg.mask2former.names import transformers_weights
-from models.seg.mask2former.pixel_decoder import PixelDecoder
+from models.seg.mask2former.pixel_decoder import PixelDecoder, PixelFeatures
 from models.seg.protocol import Reduction
 from models.seg.queries.instances import query_instances
 from models.seg.queries.mask_classification import MaskLossOptions, mask_classification_losses
@@ -216,13 +216,18 @@ class Mask2Former(nn.Module):
         self, images: Tensor, sizes: Tensor | None, *, last_only: bool = False
     ) -> QueryOutput:
         size = (images.shape[-2], images.shape[-1])
-        levels = self.backbone(images)
-        _check_levels(levels, size, self.backbone)
-        pixels = self.pixel_decoder(levels, sizes, size)
+        pixels = self._pixel_features(images, sizes)
         output: QueryOutput = self.decoder(
             pixels, self.pixel_decoder.mask_features, sizes, size, last_only=last_only
         )
         return output
+
+    def _pixel_features(self, images: Tensor, sizes: Tensor | None) -> PixelFeatures:
+        size = (images.shape[-2], images.shape[-1])
+        levels = self.backbone(images)
+        _check_levels(levels, size, self.backbone)
+        pixels: PixelFeatures = self.pixel_decoder(levels, sizes, size)
+        return pixels
 
 
 def _feature_channels(backbone: nn.Module) -> tuple[int, ...]:

@@ -92,7 +92,7 @@ class MaskLossOptions:
             )
 
 
-class _Points(NamedTuple):
+class LossPoints(NamedTuple):
     """Tables of random points of each image, and what turns them into places on its maps.
 
     Attributes:
@@ -151,8 +151,8 @@ def mask_classification_losses(
     device = output.class_logits[0].device
     with torch.autocast(device.type, enabled=False):
         valid = valid_cells(batch.sizes, size, _map_size(output))
-        points = _random_points(batch, size, options, key)
-        pairs = assign(_costs(output, batch, objects, valid, points, options))
+        points = random_points(batch, size, options, key)
+        pairs = assign(pair_costs(output, batch, objects, valid, points, options))
         terms: dict[str, list[Tensor]] = {"class": [], "mask": [], "dice": []}
         for number, (classes, masks) in enumerate(
             zip(output.class_logits, output.mask_logits, strict=True)
@@ -160,7 +160,8 @@ def mask_classification_losses(
             own = pairs[number * len(batch) : (number + 1) * len(batch)]
             matched = match_pairs(objects, own)
             terms["class"].append(_class_loss(classes, matched, options, class_weights))
-            bce, dice = _mask_losses(masks, batch, matched, valid, points, number)
+            maps = masks[matched.images, matched.queries]
+            bce, dice = matched_mask_losses(maps, batch, matched, valid, points, number)
             terms["mask"].append(bce)
             terms["dice"].append(dice)
         counts = torch.tensor([float(len(one.rows)) for one in objects]).to(device)
@@ -182,10 +183,17 @@ def _map_size(output: QueryOutput) -> tuple[int, int]:
     return int(shape[2]), int(shape[3])
 
 
-def _random_points(
+def random_points(
     batch: SegBatch, size: tuple[int, int], options: MaskLossOptions, key: int
-) -> _Points:
-    """Return the points of a step, functions of key and image alone."""
+) -> LossPoints:
+    """Return the points of a step, functions of key and image alone.
+
+    Args:
+        batch: images with masks.
+        size: (height, width) of the padded images.
+        options: number and kinds of the points.
+        key: seed.
+    """
     device, total = batch.index.device, options.num_points
     word = (key + 2**63) % 2**64 - 2**63
     words = mix(mix(torch.full((), word, device=device)) ^ batch.index)
@@ -193,7 +201,7 @@ def _random_points(
     many = int(total * options.oversample)
     sides = torch.tensor(size[::-1], device=device)
     covered = [side * batch.mask_stride for side in reversed(batch.masks.shape[-2:])]
-    return _Points(
+    return LossPoints(
         words,
         matching=keyed_points(mix(words ^ _MATCHING), total),
         candidates=keyed_points(mix(words ^ _CANDIDATES), many),
@@ -205,17 +213,29 @@ def _random_points(
 
 
 @torch.no_grad()
-def _costs(
+def pair_costs(
     output: QueryOutput,
     batch: SegBatch,
     objects: list[ImageObjects],
     valid: Tensor,
-    points: _Points,
+    points: LossPoints,
     options: MaskLossOptions,
+    first: int = 0,
 ) -> list[Tensor]:
-    """Return the costs (Q, M) of each output and image, images of the first output first."""
+    """Return the costs (Q, M) of each output and image, images of the first output first.
+
+    Args:
+        output: of the network, or of some of its queries.
+        batch: images with masks.
+        objects: of each image.
+        valid: (B, h, w), cells of the masks that are image.
+        points: of `random_points`.
+        options: factors of the costs.
+        first: number of the first output; outputs of other numbers have other points.
+    """
     outputs = list(zip(output.class_logits, output.mask_logits, strict=True))
-    moves = torch.stack([mix(points.words ^ (_OUTPUTS + n)) for n in range(len(outputs))], dim=1)
+    numbers = range(first + _OUTPUTS, first + _OUTPUTS + len(outputs))
+    moves = torch.stack([mix(points.words ^ n) for n in numbers], dim=1)
     costs = [[classes.new_zeros(classes.shape[1], 0)] * len(batch) for classes, _ in outputs]
     for image, (rows, labels) in enumerate(objects):
         if not len(rows):
@@ -249,12 +269,21 @@ def _class_loss(
     return (loss * factors).sum(dim=1)
 
 
-def _mask_losses(
-    masks: Tensor, batch: SegBatch, matched: Matched, valid: Tensor, points: _Points, number: int
+def matched_mask_losses(
+    maps: Tensor, batch: SegBatch, matched: Matched, valid: Tensor, points: LossPoints, number: int
 ) -> tuple[Tensor, Tensor]:
-    """Return (B,) and (B,): cross-entropy and dice loss summed over the matched masks."""
+    """Return (B,) and (B,): cross-entropy and dice loss summed over the matched masks.
+
+    Args:
+        maps: (N, h, w) logits of the matched queries.
+        batch: images with masks.
+        matched: N pairs.
+        valid: (B, h, w), cells of the masks that are image.
+        points: of `random_points`.
+        number: of the output; outputs of other numbers have other points.
+    """
     images = matched.images
-    maps = at_least_float32(masks[images, matched.queries]) * valid[images]
+    maps = at_least_float32(maps) * valid[images]
     moves = mix(mix(points.words ^ (_OUTPUTS + number))[images] ^ mix(matched.numbers))
     share = points.share[images]
     candidates = moved_points(points.candidates[images], moves, share)

@@ -7,7 +7,7 @@ import torch
 
 from models.backbones.timm_features import TimmFeatures
 from models.seg.mask2former import Mask2Former
-from models.seg.mask2former.decoder import _LevelMasks
+from models.seg.mask2former.decoder import LevelMasks
 from models.seg.mask2former.pixel_decoder import PixelFeatures
 from tests.support.mask2former_peer import ours, scatter
 
@@ -64,7 +64,7 @@ def test_padding_is_not_seen(model):
 def test_a_query_without_a_cell_attends_to_all_valid_ones():
     fine = torch.tensor([1.0, 1.0, -1.0, -1.0]).view(1, 1, 1, 4)
     pixels = PixelFeatures([], [], [(1, 4)], fine)
-    masks = _LevelMasks(pixels, torch.tensor([[4, 12]]), (4, 16))
+    masks = LevelMasks(pixels, torch.tensor([[4, 12]]), (4, 16))
     embedding = torch.tensor([[[1.0], [-1.0], [0.0]]])
     bias = torch.tensor([[[0.0], [0.0], [-1.0]]])
     assert masks.allowed(0, embedding, bias)[0].tolist() == [
@@ -72,7 +72,7 @@ def test_a_query_without_a_cell_attends_to_all_valid_ones():
         [False, False, True, False],
         [True, True, True, False],  # blocked everywhere
     ]
-    nothing = _LevelMasks(pixels, None, (4, 16)).allowed(0, embedding * 0, bias - 1)
+    nothing = LevelMasks(pixels, None, (4, 16)).allowed(0, embedding * 0, bias - 1)
     assert bool(nothing.all())
 
 

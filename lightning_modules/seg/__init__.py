@@ -1,0 +1,1 @@
+"""Training protocols of single segmentation models."""
