@@ -1,6 +1,6 @@
 """Several queries for an object in Deformable DETR: SimOTA's rules with the costs of IDOL.
 
-Every decoder layer is assigned on its own by models/ops/assignment/sim_ota.py, at the cost
+Every decoder layer is assigned on its own by models/ops/boxes/sim_ota.py, at the cost
 
     cost = (pos - neg) - 3 GIoU(b, b*) + 100 [not near] + 10000 [no candidate]
 
@@ -20,8 +20,8 @@ from torchvision.ops import box_iou
 
 from models.losses.box import generalised_iou, to_corners
 from models.losses.focal import focal_cost
-from models.ops.assignment.sim_ota import sim_ota
 from models.ops.boxes.nms import class_nms
+from models.ops.boxes.sim_ota import sim_ota
 from models.ops.precision import at_least_float32
 from models.seg.deformable_detr.criterion import MatchCosts, Matches, Objects, join_pairs
 

@@ -7,7 +7,7 @@ import torch
 from torchvision import ops
 
 from models.losses.focal import focal_cost
-from models.ops.assignment.sim_ota import sim_ota
+from models.ops.boxes.sim_ota import sim_ota
 from models.seg.deformable_detr.criterion import (
     MatchCosts,
     Matches,

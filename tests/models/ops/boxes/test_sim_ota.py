@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.ops.assignment.sim_ota import sim_ota
+from models.ops.boxes.sim_ota import sim_ota
 
 
 def _slow(cost, iou, top):
