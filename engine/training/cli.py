@@ -55,7 +55,6 @@ from loggers.wandb_logger import WandbOptions
 
 _EXACT = {"exit_on_error": False, "allow_abbrev": False}  # a flag cut short is a wrong flag
 _STAGES = ("fit", "validate", "test", "predict")
-_OWN = ("lightning_modules.", "datamodules.")
 
 
 class SegmilCLI(LightningCLI):
@@ -252,16 +251,6 @@ class SegmilCLI(LightningCLI):
             saving = self.config[self.subcommand].checkpoint
             stopping = StopEarly(given.early_stopping, saving.monitor, saving.mode)
             config.callbacks.append(stopping)
-
-    def _dump_config(self) -> None:
-        """Write the hyperparameters for classes of others, which may save them.
-
-        Ours save none, and writing them takes a quarter of the time in which a run starts.
-        """
-        parts = (self.config[self.subcommand].get(key) for key in ("model", "data"))
-        if all(part is None or str(part.class_path).startswith(_OWN) for part in parts):
-            self.config_dump: dict[str, Any] = {}
-        super()._dump_config()  # type: ignore[no-untyped-call]  # only without a dump
 
     def instantiate_classes(self) -> None:
         """Store the resolved configuration in the module, which saves it in its checkpoints.

@@ -26,7 +26,7 @@ def check_category(categories: Sequence[Mapping[str, Any]], where: str) -> None:
     if category_id(categories) is None:
         raise ValueError(
             f"{where}: data.pseudo: true, but none of its {len(categories)} categories is {NAME!r};"
-            " write such a file by `evaluate.py pseudo-labels`, or set data.pseudo: false"
+            " write such a file by `python evaluate.py pseudo-labels`, or set data.pseudo: false"
         )
 
 

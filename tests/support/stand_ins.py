@@ -51,7 +51,7 @@ def join(batches):
     tensors = {
         field.name: torch.cat([getattr(b, field.name) for b in batches])
         for field in dataclasses.fields(SegBatch)
-        if field.name not in ("image_ids", "mask_stride", "clean_images")
+        if isinstance(getattr(batches[0], field.name), torch.Tensor)
     }
     return SegBatch(**tensors, image_ids=tuple(i for b in batches for i in b.image_ids))
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from formats.weights.public import PublicWeights
 from models.backbones.in_channels import channel_constants, set_in_channels
+from models.backbones.levels import check_levels, level_channels
 from models.losses.box import to_corners
 from models.ops.masks.dynamic import to_cell_centres
 from models.ops.precision import at_least_float32
@@ -32,8 +33,6 @@ from models.seg.deformable_detr.checks import (
     Assignment,
     check_arguments,
     check_choices,
-    check_levels,
-    feature_channels,
 )
 from models.seg.deformable_detr.criterion import MatchCosts, MoreTerms, detr_losses
 from models.seg.deformable_detr.layers import MLP, DecoderLayer, EncoderLayer, inverse_sigmoid
@@ -130,7 +129,7 @@ class DeformableDETR(nn.Module):
         self.num_classes, self.num_queries, self.max_dets = num_classes, num_queries, max_dets
         self.box_refine, self.assignment = box_refine, assignment
         self.costs = MatchCosts(class_cost, box_cost, giou_cost)
-        channels = feature_channels(backbone)
+        channels = level_channels(backbone, STRIDES)
         set_in_channels(backbone, in_channels)
         self.backbone, self.in_channels = backbone, in_channels
         self.pyramid = Pyramid(channels, width)
@@ -180,7 +179,7 @@ class DeformableDETR(nn.Module):
             sizes: (B, 2) int64, valid (height, width).
         """
         levels = self.backbone(images)
-        check_levels(levels, images, self.backbone)
+        check_levels(levels, (images.shape[-2], images.shape[-1]), STRIDES, self.backbone)
         cells = self.pyramid(levels, sizes, (images.shape[-2], images.shape[-1]))
         memory, centres = cells.values, cell_centres(cells)
         for layer in self.encoder:

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from formats.weights.public import PublicWeights
 from models.backbones.in_channels import channel_constants, set_in_channels
 from models.backbones.timm_vit import TimmViT, check_architecture
+from models.seg.checks import check_counts, check_deviations
 from models.seg.eomt.annealing import (
     PARTS,
     Window,
@@ -113,17 +114,13 @@ class EoMT(nn.Module):
         in_channels: int = 3,
     ) -> None:
         super().__init__()
-        counts = {"num_classes": num_classes, "num_queries": num_queries, "max_dets": max_dets}
-        for name, count in counts.items():
-            if count < 1:
-                raise ValueError(f"{name} must be at least 1, got {count}")
+        check_counts(num_classes=num_classes, num_queries=num_queries, max_dets=max_dets)
+        check_deviations(image_std)
         if not 1 <= num_blocks <= len(vit.blocks):
             raise ValueError(
                 f"num_blocks must be in 1..{len(vit.blocks)}, the blocks of {vit.name}, "
                 f"got {num_blocks}"
             )
-        if not all(value > 0 for value in image_std):
-            raise ValueError(f"image_std must be positive, got {image_std}")
         _check_square(vit)
         set_in_channels(vit, in_channels)
         self.num_classes, self.max_dets, self.in_channels = num_classes, max_dets, in_channels

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 
 from formats.weights.public import PublicWeights, names_without_file
 from models.backbones.in_channels import channel_constants, set_in_channels
+from models.backbones.levels import check_levels, level_channels
 from models.ops.precision import at_least_float32
+from models.seg.checks import check_counts, check_deviations
 from models.seg.mask2former.decoder import MaskedDecoder
 from models.seg.mask2former.names import transformers_weights
 from models.seg.mask2former.pixel_decoder import PixelDecoder, PixelFeatures
@@ -97,23 +99,19 @@ class Mask2Former(nn.Module):
         in_channels: int = 3,
     ) -> None:
         super().__init__()
-        counts = {
-            "num_classes": num_classes,
-            "num_queries": num_queries,
-            "num_heads": num_heads,
-            "decoder_layers": decoder_layers,
-            "max_dets": max_dets,
-        }
-        for name, value in counts.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_counts(
+            num_classes=num_classes,
+            num_queries=num_queries,
+            num_heads=num_heads,
+            decoder_layers=decoder_layers,
+            max_dets=max_dets,
+        )
+        check_deviations(image_std)
         if width % _GROUPS or width % num_heads:
             raise ValueError(
                 f"width must be a multiple of {_GROUPS} (groups of the norms) and of num_heads "
                 f"{num_heads}, got {width}"
             )
-        if min(image_std) <= 0:
-            raise ValueError(f"image_std must be positive, got {image_std}")
         self.num_classes, self.max_dets = num_classes, max_dets
         self.options = MaskLossOptions(
             class_cost, mask_cost, dice_cost, num_points=num_points, no_object=no_object
@@ -122,7 +120,7 @@ class Mask2Former(nn.Module):
         set_in_channels(backbone, in_channels)
         self.backbone = backbone
         self.pixel_decoder = PixelDecoder(
-            _feature_channels(backbone), width, num_heads, encoder_layers, encoder_ffn
+            level_channels(backbone, STRIDES), width, num_heads, encoder_layers, encoder_ffn
         )
         self.decoder = MaskedDecoder(
             num_classes, num_queries, width, num_heads, decoder_layers, decoder_ffn
@@ -225,27 +223,6 @@ class Mask2Former(nn.Module):
     def _pixel_features(self, images: Tensor, sizes: Tensor | None) -> PixelFeatures:
         size = (images.shape[-2], images.shape[-1])
         levels = self.backbone(images)
-        _check_levels(levels, size, self.backbone)
+        check_levels(levels, size, STRIDES, self.backbone)
         pixels: PixelFeatures = self.pixel_decoder(levels, sizes, size)
         return pixels
-
-
-def _feature_channels(backbone: nn.Module) -> tuple[int, ...]:
-    channels = getattr(backbone, "feature_channels", None)
-    if not isinstance(channels, tuple) or len(channels) != len(STRIDES):
-        raise ValueError(
-            f"{type(backbone).__name__} must declare the widths of its levels of strides 4, 8, 16 "
-            f"and 32 in feature_channels, got {channels}; use TimmFeatures with "
-            "strides: [4, 8, 16, 32]"
-        )
-    return channels
-
-
-def _check_levels(levels: list[Tensor], size: tuple[int, int], backbone: nn.Module) -> None:
-    sizes = [tuple(level.shape[-2:]) for level in levels]
-    wanted = [(size[0] // stride, size[1] // stride) for stride in STRIDES]
-    if sizes != wanted:
-        raise ValueError(
-            f"{type(backbone).__name__} must return levels of {wanted} cells for an image of "
-            f"{size[0]} x {size[1]}, got {sizes}"
-        )

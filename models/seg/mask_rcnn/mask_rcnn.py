@@ -24,6 +24,7 @@ from models.backbones.resnet_fpn import ResNet50FPN
 from models.ops.boxes.boxes import rescale_boxes
 from models.ops.distributed import reduce_terms
 from models.ops.masks.paste import paste_to_rle
+from models.seg.checks import check_counts, check_deviations
 from models.seg.mask_rcnn.matching import image_boxes
 from models.seg.mask_rcnn.names import torchvision_weights
 from models.seg.mask_rcnn.options import BoxHeadOptions, MaskHeadOptions, RPNOptions
@@ -88,16 +89,12 @@ class MaskRCNN(nn.Module):
         channels = getattr(backbone, "out_channels", None)
         if not isinstance(channels, int):
             raise ValueError(f"{type(backbone).__name__} has no out_channels; use TimmFPN")
-        if num_classes < 1 or max_dets < 1:
-            raise ValueError(
-                f"num_classes and max_dets must be at least 1, got {num_classes} and {max_dets}"
-            )
+        check_counts(num_classes=num_classes, max_dets=max_dets)
         if not (0 <= score_thresh <= 1 and 0 <= nms_thresh <= 1):
             raise ValueError(
                 f"score_thresh and nms_thresh lie in [0, 1], got {score_thresh} and {nms_thresh}"
             )
-        if min(image_std) <= 0:
-            raise ValueError(f"image_std must be positive, got {image_std}")
+        check_deviations(image_std)
         self.num_classes, self.max_dets = num_classes, max_dets
         self.score_thresh, self.nms_thresh = score_thresh, nms_thresh
         set_in_channels(backbone, in_channels)

@@ -25,9 +25,11 @@ from torch import Tensor, nn
 
 from models.backbones.csp import CSPBackbone, Scale, ScaleName, named_scale
 from models.backbones.in_channels import channel_constants, set_in_channels
+from models.backbones.levels import check_levels, level_channels
 from models.backbones.norm import Norm, convert_norm
 from models.ops.boxes.boxes import rescale_boxes
 from models.ops.masks.prototype_paste import MaskCrop, paste_prototypes
+from models.seg.checks import check_deviations
 from models.seg.protocol import Reduction
 from models.seg.yolo.detect import DetectOptions, detect
 from models.seg.yolo.head import STRIDES, YOLOHead
@@ -103,8 +105,7 @@ class YOLOSeg(nn.Module):
                 "num_classes and num_prototypes must be at least 1 and num_bins 2, "
                 f"got {num_classes}, {num_prototypes} and {num_bins}"
             )
-        if not all(value > 0 for value in image_std):
-            raise ValueError(f"image_std must be positive, got {image_std}")
+        check_deviations(image_std)
         if not 0 <= pad_value <= 1:
             raise ValueError(f"pad_value is a colour in [0, 1], got {pad_value}")
         if mask_crop not in get_args(MaskCrop):
@@ -114,7 +115,7 @@ class YOLOSeg(nn.Module):
         self.backbone: nn.Module = CSPBackbone(size, norm) if backbone is None else backbone
         set_in_channels(self.backbone, in_channels)
         self.in_channels = in_channels
-        self.neck = PathAggregation(_feature_channels(self.backbone), size)
+        self.neck = PathAggregation(level_channels(self.backbone, STRIDES), size)
         self.head = YOLOHead(
             self.neck.out_channels, num_classes, size.channels(256), num_bins, num_prototypes
         )
@@ -142,7 +143,7 @@ class YOLOSeg(nn.Module):
         if self._normalises:
             images = (images - self._mean) / self._std
         levels = self.backbone(images)
-        _check_levels(levels, images, self.backbone)
+        check_levels(levels, (images.shape[-2], images.shape[-1]), STRIDES, self.backbone)
         output: YOLOOutput = self.head(self.neck(levels))
         return output
 
@@ -269,16 +270,6 @@ def pad_batch(batch: SegBatch, value: float, multiple: int = _SIZE_DIVISIBLE) ->
     )
 
 
-def _feature_channels(backbone: nn.Module) -> tuple[int, int, int]:
-    channels = getattr(backbone, "feature_channels", None)
-    if not isinstance(channels, tuple) or len(channels) != len(STRIDES):
-        raise ValueError(
-            f"{type(backbone).__name__} does not declare the widths of its levels of strides 8, 16 "
-            "and 32 in feature_channels; use TimmFeatures"
-        )
-    return channels
-
-
 def _check_images(images: Tensor, channels: int) -> None:
     if images.dim() != 4 or images.shape[1] != channels:
         raise ValueError(f"images must be (B, {channels}, H, W), got {tuple(images.shape)}")
@@ -290,15 +281,4 @@ def _check_images(images: Tensor, channels: int) -> None:
             f"sides of images must be multiples of {_SIZE_DIVISIBLE}, got {height} x {width}; "
             f"pad them at the bottom and right to {' x '.join(map(str, wanted))} "
             "(losses does so itself)"
-        )
-
-
-def _check_levels(levels: list[Tensor], images: Tensor, backbone: nn.Module) -> None:
-    height, width = images.shape[-2:]
-    sizes = [tuple(level.shape[-2:]) for level in levels]
-    wanted = [(height // stride, width // stride) for stride in STRIDES]
-    if sizes != wanted:
-        raise ValueError(
-            f"{type(backbone).__name__} must return levels of {wanted} cells for an image of "
-            f"{height} x {width}, got {sizes}"
         )

@@ -333,7 +333,7 @@ def test_wrong_arguments(scene):
         build(rpn=RPNOptions(anchor_sizes=(8, 16))).losses(scene(SIZES)[0])
     with pytest.raises(ValueError, match="out_channels"):
         MaskRCNN(3, nn.Identity())
-    with pytest.raises(ValueError, match="at least 1, got 0 and 100"):
+    with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):
         MaskRCNN(0, TimmFPN("resnet10t", 8))
 
 
