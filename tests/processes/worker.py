@@ -45,7 +45,9 @@ def main(connection, log, rank, world, store, root):
 
         install(json.loads(os.environ["SEGMIL_CHANGED_FILE"]))
     import torch
+    from pytorch_lightning.utilities import rank_zero_only
 
+    rank_zero_only.rank = rank  # read when Lightning was imported, before the variables were set
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo",
