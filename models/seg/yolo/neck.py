@@ -25,7 +25,7 @@ class PathAggregation(nn.Module):
 
     out_channels: tuple[int, int, int]
 
-    def __init__(self, in_channels: tuple[int, int, int], scale: Scale) -> None:
+    def __init__(self, in_channels: tuple[int, ...], scale: Scale) -> None:
         super().__init__()
         in3, in4, in5 = in_channels
         c3, c4, c5 = (scale.channels(base) for base in (256, 512, 1024))
