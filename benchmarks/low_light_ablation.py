@@ -11,8 +11,8 @@ Prints tables for `docs/REPRODUCTION.md`: means over the seeds, with 95 % interv
 over the test scenes that all trainings share. `--only METHOD [METHOD ...]`, `--inputs` and
 `--seeds` choose runs, `--report` trains nothing, and further arguments are passed on to
 `train.py fit`, for trials in another `--folder`. `--nuclei DATA` does the same on a COCO folder of
-nuclei with `configs/seg/mask_rcnn_nuclei.yaml`, whose EfficientNet has no place for the layers, and
-`--figure F.png` draws AP against bits.
+nuclei with `configs/seg/mask_rcnn_nuclei.yaml`, whose EfficientNet has no place for the layers;
+`--resnet` replaces it by a ResNet-10 without weights. `--figure F.png` draws AP against bits.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ DRAWS = 500
 BITS, RATIOS = (8, 10, 12, 14), (10.0, 30.0, 100.0)
 HARDEST = RATIOS[-1]
 BRIGHT = "bright"
+RESNET = {"name": "resnet10t", "weights": None, "norm": "bn"}
 KIND = "segm_map"
 
 Row = dict[str, Any]
@@ -79,12 +80,13 @@ METHODS = {
 
 
 class Scenes(NamedTuple):
-    """A data set with the recipe that is trained on it."""
+    """A data set with the recipe that is trained on it, and what changes in its backbone."""
 
     recipe: Path
     flags: tuple[str, ...]
     annotations: Path
     images: Path
+    backbone: Mapping[str, Any] = {}
 
 
 class SeenAs(LightChange):
@@ -96,19 +98,20 @@ class SeenAs(LightChange):
         return super().arguments({**given, "low_light": base})
 
 
-def overlay(method: Method, form: Input) -> dict[str, Any]:
-    """Return what a method changes in a recipe of Mask R-CNN."""
-    if not method.dark:
-        return {}
-    content: dict[str, Any] = {
-        "data": {"init_args": {"low_light": {"input": form, "clean": method.pairs}}}
-    }
-    if method.pairs:
-        content["model"] = {"class_path": "lightning_modules.low_light.LowLightModule"}
+def overlay(method: Method, form: Input, backbone: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a method changes in a recipe of Mask R-CNN, and the backbone's own changes."""
+    content: dict[str, Any] = {}
+    if method.dark:
+        light = {"input": form, "clean": method.pairs}
+        content["data"] = {"init_args": {"low_light": light}}
+    layers = dict(backbone)
     if method.awd or method.scb:
-        layers = {"low_pass": {"awd": method.awd, "scb": method.scb}}
+        layers["low_pass"] = {"awd": method.awd, "scb": method.scb}
+    if layers:
         model = {"init_args": {"backbone": {"init_args": layers}}}
-        content.setdefault("model", {})["init_args"] = {"model": model}
+        content["model"] = {"init_args": {"model": model}}
+    if method.pairs:
+        content.setdefault("model", {})["class_path"] = "lightning_modules.low_light.LowLightModule"
     return content
 
 
@@ -121,11 +124,12 @@ def digits(folder: Path) -> Scenes:
     return Scenes(recipe, (), annotations, images)
 
 
-def nuclei(root: Path) -> Scenes:
-    """Return a COCO folder of nuclei."""
+def nuclei(root: Path, resnet: bool) -> Scenes:
+    """Return a COCO folder of nuclei, with a backbone that takes low-pass layers if asked for."""
     recipe = ROOT / "configs/seg/mask_rcnn_nuclei.yaml"
     annotations = root / "annotations/instances_val.json"
-    return Scenes(recipe, ("--data.root", str(root)), annotations, root / "images/val")
+    flags = ("--data.root", str(root))
+    return Scenes(recipe, flags, annotations, root / "images/val", RESNET if resnet else {})
 
 
 def trained(scenes: Scenes, name: str, form: Input, seed: int, run: Run) -> tuple[Path, float]:
@@ -140,7 +144,7 @@ def trained(scenes: Scenes, name: str, form: Input, seed: int, run: Run) -> tupl
         return Path(record["checkpoint"]), record["seconds"]
     run.folder.mkdir(parents=True, exist_ok=True)
     changes = run.folder / "overlay.yaml"
-    changes.write_text(yaml.safe_dump(overlay(METHODS[name], form)))
+    changes.write_text(yaml.safe_dump(overlay(METHODS[name], form, scenes.backbone)))
     words = ["fit", "--config", str(scenes.recipe), "--config", str(changes), *scenes.flags]
     words += ["--trainer.max_epochs", "-1", "--trainer.max_steps", str(run.steps)]
     # The last checkpoint counts, so no validation chooses one
@@ -292,16 +296,19 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--folder", type=Path, default=Path("runs/low_light_ablation"))
     parser.add_argument("--nuclei", type=Path, metavar="DATA", help="COCO folder of nuclei")
+    parser.add_argument("--resnet", action="store_true", help="replace the backbone of --nuclei")
     parser.add_argument("--report", action="store_true", help="train nothing")
     parser.add_argument("--figure", type=Path, metavar="F.png")
     args, more = parser.parse_known_args()
-    fitting = [n for n, m in METHODS.items() if args.nuclei is None or not (m.awd or m.scb)]
+    low_pass = args.nuclei is None or args.resnet
+    fitting = [n for n, m in METHODS.items() if low_pass or not (m.awd or m.scb)]
     names = args.only or fitting
     if not set(names) <= set(fitting):
-        parser.error(f"the EfficientNet of --nuclei takes no low-pass layers; choose of {fitting}")
+        parser.error(f"without --resnet, --nuclei takes no low-pass layers; choose of {fitting}")
     torch.set_num_threads(1)
     if not args.report:
-        scenes = digits(args.folder / "scenes") if args.nuclei is None else nuclei(args.nuclei)
+        data: Path | None = args.nuclei
+        scenes = nuclei(data, args.resnet) if data else digits(args.folder / "scenes")
         for seed in args.seeds:
             for form in args.inputs:
                 for name in names:
