@@ -3,8 +3,9 @@
 These models learn slowly at first. So the plain, class-agnostic model of a family is trained once a
 seed, at a constant learning rate, until its mask AR@100 of known objects in 50 validation scenes is
 above .30 (looked at every 250 steps), at most as many steps as 25 minutes of one core allow. From
-there every row trains for the same processor time with its own schedule; its number of steps comes
-from the mean time of a few steps, measured once.
+there every row trains for the same processor time with its own schedule. Its number of steps comes
+from the mean time of a few steps, which all rows of a family measure in turn before the first of
+them trains; labels that a model has predicted do not change the steps.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import statistics
 import sys
 import time
 from collections.abc import Mapping
@@ -32,7 +34,8 @@ RECIPES = ROOT / "configs/quickstart"
 ENOUGH, EVERY = 0.30, 250  # AR@100 at which a start ends, steps between two looks
 SCENES = 1500  # training scenes in which pseudo-labels are looked for
 SCORE = 0.5  # of pseudo-labels; after a short training few digits have the command's .9
-WARM, TIMED = 5, 40  # steps before the ones whose mean time counts, and these
+WARM, TIMED = 3, 20  # steps before the ones whose mean time counts, and these
+ROUNDS = 3  # of timed steps
 MODULE = "lightning_modules.open_world.OpenWorldModule"
 SCHEDULE = "optim.schedules.{}"
 
@@ -151,7 +154,7 @@ def continued(name: str, seed: int, folder: Path, seconds: float) -> tuple[Path,
     if variant.pseudo is not None:
         teacher = continued(variant.pseudo, seed, folder, seconds)[0]
         content["data"] = pseudo_data(content["data"], teacher, seed, folder)
-    steps = _steps(name, content, folder, seconds)
+    steps = int(seconds / _step_times(variant.family, seed, folder)[variant.pseudo or name])
     content["trainer"] |= {"max_steps": steps, "limit_val_batches": 0}
     content["checkpoint"] = {"save_top_k": 0}
     checkpoint, spent = fit(content, seed, place)
@@ -211,17 +214,29 @@ def fit(content: Content, seed: int, place: Path) -> tuple[Path, float]:
     return newest / "checkpoints/last.ckpt", seconds
 
 
-def _steps(name: str, content: Content, folder: Path, seconds: float) -> int:
-    """Return the steps of a variant that take a time, measured once for all seeds."""
-    file = folder / "steps" / f"{name}.json"
+def _step_times(family: str, seed: int, folder: Path) -> dict[str, float]:
+    """Return the processor time of a step of each variant of a family, measured once."""
+    file = folder / "steps" / f"{family}.json"
     if not file.is_file():
-        trial = {**content, "checkpoint": {"save_top_k": 0}}
-        times = []
-        for steps in (WARM, WARM, WARM + TIMED):  # the first also imports what it needs
-            trial["trainer"] = {**content["trainer"], "max_steps": steps, "limit_val_batches": 0}
-            times.append(fit(trial, 0, file.parent / name)[1])
-        write_json(file, {"seconds": (times[2] - times[1]) / TIMED})
-    return int(seconds / json.loads(file.read_text())["seconds"])
+        names = [n for n, v in VARIANTS.items() if v.family == family and v.pseudo is None]
+        start = str(started(family, seed, folder))
+        _trial(names[0], start, WARM, file.parent)  # imports what all need
+        times: dict[str, list[float]] = {name: [] for name in names}
+        for name in names * ROUNDS:
+            short, long = (_trial(name, start, WARM + more, file.parent) for more in (0, TIMED))
+            times[name].append((long - short) / TIMED)
+        write_json(file, {name: statistics.median(own) for name, own in times.items()})
+    measured: dict[str, float] = json.loads(file.read_text())
+    return measured
+
+
+def _trial(name: str, start: str, steps: int, folder: Path) -> float:
+    """Train a variant for a few steps and return the processor time."""
+    content = recipe(VARIANTS[name])
+    content["model"]["init_args"]["init_from"] = start
+    content["checkpoint"] = {"save_top_k": 0}
+    content["trainer"] |= {"max_steps": steps, "limit_val_batches": 0}
+    return fit(content, 0, folder / name)[1]
 
 
 def _schedule(name: str) -> Content:

@@ -3,7 +3,7 @@
 Run `python benchmarks/open_world/run.py`. It trains every method with every seed that has no result
 in `runs/open_world` yet, so that an interrupted command can be repeated; delete the folder after a
 change of code. Mask R-CNN and OLN train the same number of steps of two images, on one thread,
-within five minutes; models with queries continue from a shared start for five minutes, see
+within five minutes; models with queries continue from a shared start for `--seconds`, see
 `families.py`. The last checkpoint predicts the 200 test scenes, and known and novel objects are
 scored by the protocol `exclude-known`.
 
@@ -44,7 +44,7 @@ from families import VARIANTS, continued
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "configs/quickstart"
 SEEDS = (0, 1, 2)
-LIMIT = 300  # seconds of training
+LIMIT = 300  # seconds of a training
 JSON, PAGE = ROOT / "docs/open_world.json", ROOT / "docs/open_world.md"
 BEGIN, END = "<!-- table of benchmarks/open_world/run.py -->", "<!-- end of the table -->"
 COLUMNS = ("segm_ar_10", "segm_ar_100", "segm_map", "box_ar_100")
@@ -108,7 +108,7 @@ def trained(method: Method, seed: int, folder: Path, flags: Sequence[str]) -> tu
     return checkpoint, seconds
 
 
-def result(name: str, seed: int, folder: Path, flags: Sequence[str]) -> Row:
+def result(name: str, seed: int, folder: Path, seconds: float, flags: Sequence[str]) -> Row:
     """Return the row of a run; train and score it unless its file exists."""
     place = folder / name / f"seed_{seed}"
     file = place / "result.json"
@@ -118,7 +118,7 @@ def result(name: str, seed: int, folder: Path, flags: Sequence[str]) -> Row:
     images, annotations = write_scenes(folder / "scenes")
     row = {"method": name, "seed": seed}
     if name in VARIANTS:
-        checkpoint, row["seconds"], row["steps"] = continued(name, seed, folder, LIMIT)
+        checkpoint, row["seconds"], row["steps"] = continued(name, seed, folder, seconds)
     else:
         checkpoint, row["seconds"] = trained(METHODS[name], seed, place, flags)
     found = place / "predictions.json"
@@ -252,13 +252,14 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=[*METHODS, *VARIANTS])
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--folder", type=Path, default=Path("runs/open_world"))
+    parser.add_argument("--seconds", type=float, default=LIMIT, help="of models with queries")
     parser.add_argument("--report", action="store_true", help="train nothing")
     args, more = parser.parse_known_args()
     torch.set_num_threads(1)
     if not args.report:
         for seed in args.seeds:
             for name in args.only or [*METHODS, *VARIANTS]:
-                result(name, seed, args.folder, more)
+                result(name, seed, args.folder, args.seconds, more)
     files = sorted(args.folder.glob("*/seed_*/result.json"))
     order = [*METHODS, *VARIANTS]
     rows = [json.loads(file.read_text()) for file in files]
