@@ -193,6 +193,13 @@ class SegmilCLI(LightningCLI):
             return goes_on if goes_on.folder.resolve() == self._folder.resolve() else None
         return goes_on
 
+    def _add_instantiators(self) -> None:
+        """Build modules and data as their classes say.
+
+        Lightning would write out the whole configuration before each, a quarter of a run's start,
+        for `save_hyperparameters`; checkpoints hold the configuration as ``blueprint`` instead.
+        """
+
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the trainer with our loggers; CSV comes first, its folder is the run folder."""
         self.config = self._written  # the file of the run names what its training started from
