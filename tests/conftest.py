@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import tests.support.without_transformers.sitecustomize as quick_start  # before Lightning
+import tests.support.quick_start.sitecustomize as quick_start  # before Lightning
 
 os.environ["PYTHONPATH"] = os.pathsep.join(  # of the processes that tests start
     [str(Path(quick_start.__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
