@@ -39,7 +39,7 @@ from formats.coco.splits import split_from_record
 from formats.files import atomic_write, write_json
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from families import VARIANTS, continued
+from families import FAMILIES, VARIANTS, continued, started
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "configs/quickstart"
@@ -108,6 +108,22 @@ def trained(method: Method, seed: int, folder: Path, flags: Sequence[str]) -> tu
     return checkpoint, seconds
 
 
+def predicted(checkpoint: Path, place: Path, folder: Path) -> Path:
+    """Return the file of predictions of a checkpoint in the test scenes; write it if it is new.
+
+    Raises:
+        RuntimeError: the command has failed.
+    """
+    file = place / "predictions.json"
+    if not file.is_file():
+        images, annotations = write_scenes(folder / "scenes")
+        words = ["open-world", "--protocol", "exclude-known", "--ckpt", checkpoint]
+        words += ["--annotations", annotations, "--images", images, "--save-predictions", file]
+        if evaluate.main([str(word) for word in words]):
+            raise RuntimeError(f"{checkpoint}: cannot be scored")
+    return file
+
+
 def result(name: str, seed: int, folder: Path, seconds: float, flags: Sequence[str]) -> Row:
     """Return the row of a run; train and score it unless its file exists."""
     place = folder / name / f"seed_{seed}"
@@ -115,17 +131,13 @@ def result(name: str, seed: int, folder: Path, seconds: float, flags: Sequence[s
     if file.is_file():
         row: Row = json.loads(file.read_text())
         return row
-    images, annotations = write_scenes(folder / "scenes")
+    annotations = write_scenes(folder / "scenes")[1]
     row = {"method": name, "seed": seed}
     if name in VARIANTS:
         checkpoint, row["seconds"], row["steps"] = continued(name, seed, folder, seconds)
     else:
         checkpoint, row["seconds"] = trained(METHODS[name], seed, place, flags)
-    found = place / "predictions.json"
-    words = ["open-world", "--protocol", "exclude-known", "--ckpt", checkpoint]
-    words += ["--annotations", annotations, "--images", images, "--save-predictions", found]
-    if evaluate.main([str(word) for word in words]):
-        raise RuntimeError(f"{checkpoint}: cannot be scored")
+    found = predicted(checkpoint, place, folder)
     truth = load_ground_truth(annotations)
     rows, _ = read_results(found, {"images": truth["images"]})
     split = split_from_record(read_record(checkpoint)["facts"]["categories"]["known"], name)
@@ -194,21 +206,34 @@ def _interval(values: Sequence[float]) -> str:
 def ranks(rows: Sequence[Row], folder: Path) -> str:
     """Return what the scores say of known objects, novel ones and mistakes, as Markdown.
 
-    A detection finds the object that it is matched to at mask IoU .5, best scores first.
+    A detection finds the object that it is matched to at mask IoU .5, best scores first. Shared
+    starts come before the models that continue from them.
     """
     truth = load_ground_truth(folder / "scenes/annotations/instances_test.json")
     images = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
     objects, lines = _by_image(truth["annotations"]), [RANKS, ["---"] * len(RANKS)]
-    for name in dict.fromkeys(row["method"] for row in rows):
-        own = [row for row in rows if row["method"] == name]
+    for title, files in _predictions(rows, folder).items():
         values = []
-        for row in own:
-            file = folder / name / f"seed_{row['seed']}" / "predictions.json"
+        for file in files:
             found = _by_image(read_results(file, {"images": truth["images"]})[0])
             values.append(_scores_of(images, objects, found))
         cells = [f"{mean:.2f}" for mean in np.mean(values, axis=0)]
-        lines.append([_title(name), *cells])
+        lines.append([title, *cells])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _predictions(rows: Sequence[Row], folder: Path) -> dict[str, list[Path]]:
+    """Return the files of predictions by title."""
+    files: dict[str, list[Path]] = {}
+    for row in rows:
+        name, seed = row["method"], f"seed_{row['seed']}"
+        if name in FAMILIES:
+            place = folder / "starts" / name / seed
+            checkpoint = started(name, row["seed"], folder)
+            start = files.setdefault(f"{_title(name)}, shared start", [])
+            start.append(predicted(checkpoint, place, folder))
+        files.setdefault(_title(name), []).append(folder / name / seed / "predictions.json")
+    return files
 
 
 def _by_image(records: Sequence[Any]) -> dict[Any, list[Any]]:
