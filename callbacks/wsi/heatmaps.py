@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,28 +14,26 @@ from torch import Tensor
 
 from callbacks.mil.bag_outputs import bag_name
 from evaluation.report.attention_map import patch_side
-from evaluation.wsi.heatmap import Place, ranks
+from evaluation.wsi.heatmap import Place
 from evaluation.wsi.heatmap_picture import PATCH, ScoreMap, draw_extremes, draw_maps
-from evaluation.wsi.regions import join_patches
+from evaluation.wsi.slide_objects import (
+    PlacedPatches,
+    Region,
+    detections_of,
+    objects_of,
+    regions_of,
+)
+from formats.detections_csv import write_detections
 from formats.slides.overview import overview
 from formats.slides.pyramid import SlideFile, find_slides, open_slide
-from formats.slides.qupath import Colour, SlideObject, tiles, write_objects
+from formats.slides.qupath import write_objects
 from formats.slides.resolution import PatchReader
 from loggers.run_files import run_folder, write_png
 from structures import BagBatch, MILOutput
 from structures.processes import gather_to_first
 
 Score = Literal["attention", "instance_logits", "leave_one_out"]
-_COLOURS: tuple[Colour, ...] = ((214, 39, 40), (31, 119, 180), (44, 160, 44), (148, 103, 189))
 _NAMED = 3  # slides without maps that a warning names
-
-
-class SlidePatches(NamedTuple):
-    """The patches of a slide and where they lie, in pixels of level 0."""
-
-    slide_id: str
-    coords: npt.NDArray[np.float64]
-    side: float
 
 
 class Heatmaps(pl.Callback):
@@ -48,6 +46,8 @@ class Heatmaps(pl.Callback):
         ``<slide_id>_top.png``: patches with the highest and the lowest scores.
         ``<slide_id>.geojson``: all patches with scores and ranks, and regions of patches above
         ``region_rank``, see `formats.slides.qupath`.
+        ``detections/<slide_id>.csv``, for one map of a binary task: the peak of each region, see
+        `evaluation.wsi.slide_objects.detections_of`.
 
     A slide that cannot be drawn is named in a warning at the end, and the others go on. Bags of
     several slides are not drawn.
@@ -171,6 +171,8 @@ class Heatmaps(pl.Callback):
             self._missing = True
             return
         scores = self._scores(pl_module, outputs, batch).detach().double().cpu().numpy()
+        task: Any = pl_module.task
+        chances = outputs.probabilities(task).tolist() if task == "binary" else None
         coords, offsets = batch.coords.double().cpu().numpy(), batch.offsets.tolist()
         for b, number in enumerate(batch.index.tolist()):
             slides, part = source.slides(number), slice(offsets[b], offsets[b + 1])
@@ -178,8 +180,12 @@ class Heatmaps(pl.Callback):
                 self._faults[bag_name(batch, b)] = "its bag has several slides"
                 continue
             side = slides[0].header.patch_side or patch_side(coords[part])  # A452
-            patches = SlidePatches(slides[0].name, coords[part], side)
-            self._draw_slide(patches, self._maps(pl_module, scores[part]))
+            patches, maps = PlacedPatches(coords[part], side), self._maps(pl_module, scores[part])
+            regions = regions_of(patches, maps, self.region_rank)
+            drawn = self._draw_slide(slides[0].name, patches, maps, regions)
+            if drawn and chances is not None and len(maps) == 1:
+                place = self._folder / "detections" / f"{slides[0].name}.csv"
+                write_detections(place, detections_of(regions, chances[b]))
 
     def _scores(self, pl_module: pl.LightningModule, output: MILOutput, bags: BagBatch) -> Tensor:
         """Return the scores of the batch, (N, M)."""
@@ -203,34 +209,45 @@ class Heatmaps(pl.Callback):
             names = [f"{self.score} {name}" for name in classes]
         return [ScoreMap(name, scores[:, k], signed) for k, name in enumerate(names)]
 
-    def _draw_slide(self, patches: SlidePatches, maps: list[ScoreMap]) -> None:
-        """Write the files of a slide, or keep why there are none."""
-        file = self._files.get(patches.slide_id)
+    def _draw_slide(
+        self, name: str, patches: PlacedPatches, maps: list[ScoreMap], regions: list[Region]
+    ) -> bool:
+        """Write the files of a slide, or keep why there are none; return whether there are."""
+        file = self._files.get(name)
         if file is None:
-            self._faults[patches.slide_id] = f"{self.slides} has no slide of this name"
-        elif not all(np.isfinite(one.values).all() for one in maps):
-            self._faults[patches.slide_id] = "a score is not finite"
-        else:
-            try:
-                with open_slide(file) as slide:
-                    self._write(slide, patches, maps)
-            except (OSError, ValueError) as error:  # a broken slide; the others can be drawn
-                self._faults[patches.slide_id] = str(error)
+            self._faults[name] = f"{self.slides} has no slide of this name"
+            return False
+        if not all(np.isfinite(one.values).all() for one in maps):
+            self._faults[name] = "a score is not finite"
+            return False
+        try:
+            with open_slide(file) as slide:
+                self._write(name, slide, patches, maps, regions)
+        except (OSError, ValueError) as error:  # a broken slide; the others can be drawn
+            self._faults[name] = str(error)
+            return False
+        return True
 
-    def _write(self, slide: SlideFile, patches: SlidePatches, maps: list[ScoreMap]) -> None:
+    def _write(
+        self,
+        name: str,
+        slide: SlideFile,
+        patches: PlacedPatches,
+        maps: list[ScoreMap],
+        regions: list[Region],
+    ) -> None:
         assert self._folder is not None
-        name, coords, side = patches
         # In units of level 0, so that the slide's micrometres per pixel need not be known.
         view = overview(slide, 1.0, max(1.0, max(slide.bounds[2:]) / self.pixels))
         place = Place(view.image.shape[:2], view.scale, view.origin)
         text = {"downsample": repr(view.scale), "x": str(view.origin[0]), "y": str(view.origin[1])}
-        picture = draw_maps(view.image, maps, coords, side, place, name)
-        px = max(1, min(PATCH, int(side)))
-        reader = PatchReader(slide, 1.0, side / px, px)
-        extremes = draw_extremes(maps, coords, reader.read, self.top)
+        picture = draw_maps(view.image, maps, *patches, place, name)
+        px = max(1, min(PATCH, int(patches.side)))
+        reader = PatchReader(slide, 1.0, patches.side / px, px)
+        extremes = draw_extremes(maps, patches.coords, reader.read, self.top)
         write_png(self._folder / f"{name}.png", picture, compression=3, text=text)
         write_png(self._folder / f"{name}_top.png", extremes, compression=3)
-        objects = [*objects_of(patches, maps, self.region_rank)]
+        objects = objects_of(patches, maps, regions)
         write_objects(self._folder / f"{name}.geojson", objects, slide.bounds[:2])
 
     def _report(self, trainer: pl.Trainer) -> None:
@@ -247,30 +264,3 @@ class Heatmaps(pl.Callback):
             named = "; ".join(f"{slide}: {why}" for slide, why in [*faults.items()][:_NAMED])
             more = f"; and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
             rank_zero_warn(f"heatmaps: {len(faults)} not drawn: {named}{more}")
-
-
-def objects_of(
-    patches: SlidePatches, maps: list[ScoreMap], region_rank: float
-) -> list[SlideObject]:
-    """Return a tile for each patch, and a locked annotation for each region above a rank.
-
-    Of scores that are evidence for and against, only patches with evidence for form regions (A653).
-    """
-    measured, regions = {}, []
-    for number, one in enumerate(maps):
-        rank = ranks(one.values)
-        measured |= {one.name: one.values, f"{one.name} rank": rank}
-        chosen = np.flatnonzero((rank > region_rank) & ((one.values > 0) | (not one.signed)))
-        for region in join_patches(patches.coords[chosen], patches.side):
-            highest = float(one.values[chosen[region.patches]].max())
-            regions.append(
-                SlideObject(
-                    "annotation",
-                    [region.polygon],
-                    one.name,
-                    _COLOURS[number % len(_COLOURS)],
-                    {f"highest {one.name}": highest, "patches": len(region.patches)},
-                    locked=True,
-                )
-            )
-    return [*tiles(patches.coords, patches.side, measured), *regions]

@@ -1,7 +1,6 @@
 """Maps over slides: the strongest patch lies on the dark square, in all three files."""
 
 import csv
-import json
 
 import h5py
 import numpy as np
@@ -10,9 +9,9 @@ import torch
 from PIL import Image
 
 from callbacks.wsi import heatmaps
-from callbacks.wsi.heatmaps import Heatmaps, SlidePatches, objects_of
+from callbacks.wsi.heatmaps import Heatmaps
 from datamodules.mil.features import FeatureBagsDataModule
-from evaluation.wsi.heatmap_picture import ScoreMap
+from formats.detections_csv import read_detections
 from formats.slides.qupath import read_objects
 from lightning_modules.mil import MILModule
 from models.mil.abmil import ABMIL
@@ -99,7 +98,7 @@ def test_the_maps_lie_on_the_slide(tmp_path, make_trainer, cohort, monkeypatch, 
     predict(make_trainer, cohort, module_of(score), callback)
     folder = tmp_path / "run/predictions/heatmaps"
     files = [f"{name}{end}" for name in SQUARES for end in (".geojson", ".png", "_top.png")]
-    assert sorted(file.name for file in folder.iterdir()) == sorted(files)
+    assert sorted(file.name for file in folder.glob("*.*")) == sorted(files)
     for name, square in SQUARES.items():
         place = np.array(square) - BOUNDS[:2]  # as QuPath counts
         objects = read_objects(folder / f"{name}.geojson")
@@ -110,6 +109,9 @@ def test_the_maps_lie_on_the_slide(tmp_path, make_trainer, cohort, monkeypatch, 
         assert around(best.polygons[0][0].mean(axis=0), place, 0)
         assert regions and all(one.locked and one.name == score for one in regions)
         assert all(around(one.polygons[0][0], place, SIDE) for one in regions)
+        found = read_detections(folder / f"detections/{name}.csv")  # pixels of the whole file
+        assert len(found) == len(regions)
+        assert around(found[0, 1:], square, 0) and 0.5 < found[0, 0] < 0.8
         picture = Image.open(folder / f"{name}.png")
         downsample = float(picture.text["downsample"])
         assert downsample == pytest.approx(max(1, 600 / pixels))
@@ -168,20 +170,3 @@ def test_wrong_arguments_are_refused(make_trainer, cohort):
         Heatmaps(region_rank=1)
     with pytest.raises(ValueError, match="no such folder"):
         predict(make_trainer, cohort, module_of("attention"), Heatmaps(cohort / "none"))
-
-
-def test_evidence_against_a_class_forms_no_region():
-    coords, side = np.array([[0.0, 0], [100, 0], [200, 0], [300, 0]]), 100.0
-    patches = SlidePatches("s", coords, side)
-    maps = [
-        ScoreMap("logit", np.array([-1.0, -2, -3, -4]), signed=True),
-        ScoreMap("weight", np.array([0.1, 0.2, 0.3, 0.4])),
-    ]
-    objects = objects_of(patches, maps, 0.5)
-    (region,) = [one for one in objects if one.kind == "annotation"]
-    assert region.name == "weight"
-    assert region.measurements == {"highest weight": 0.4, "patches": 2}
-    assert len(objects) == 5
-    assert json.loads(json.dumps(objects[0].measurements)) == {
-        "logit": -1, "logit rank": 1, "weight": 0.1, "weight rank": 0,
-    }  # fmt: skip
