@@ -200,7 +200,7 @@ class Heatmaps(pl.Callback):
         return found.reshape(len(found), -1)
 
     def _maps(self, pl_module: Any, scores: npt.NDArray[np.float64]) -> list[ScoreMap]:
-        """Return a map for each class, or for each branch of attention."""
+        """Return a map for each class, or for each branch of attention (A655)."""
         signed, count, classes = self.score != "attention", scores.shape[1], pl_module.class_names
         names = [f"{self.score} {k}" for k in range(count)]
         if count == 1:

@@ -12,7 +12,7 @@ Floats = npt.NDArray[np.float64]
 Vertex = tuple[int, int]  # column and row of a corner of cells
 
 _SNAP = (
-    1.5  # pixels of level 0 by which the edges of neighbours may differ through rounding  # A652
+    1.5  # pixels of level 0 by which the edges of neighbours may differ through rounding  # A654
 )
 
 

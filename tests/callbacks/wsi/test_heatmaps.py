@@ -125,6 +125,26 @@ def test_the_maps_lie_on_the_slide(tmp_path, make_trainer, cohort, monkeypatch, 
         assert around(peak * downsample, place, SIDE / 2 + downsample)
 
 
+@pytest.mark.parametrize(
+    ("score", "names"),
+    [
+        ("attention", ["attention 0", "attention 1"]),
+        ("leave_one_out", ["leave_one_out low", "leave_one_out mid", "leave_one_out high"]),
+    ],
+)
+def test_the_maps_of_several_branches_and_classes(tmp_path, make_trainer, cohort, score, names):
+    torch.manual_seed(0)
+    model = ABMIL(2, 3, "multiclass", hidden_sizes=(), attention_dim=4, branches=2)
+    module = MILModule(model, lambda p: torch.optim.SGD(p, lr=0.1))
+    callback = Heatmaps(cohort / "slides", score, pixels=100)
+    classes = {"class_names": ["low", "mid", "high"], "task": "multiclass"}
+    predict(make_trainer, cohort, module, callback, **classes)
+    folder = tmp_path / "run/predictions/heatmaps"
+    first = read_objects(folder / "s0.geojson")[0]
+    assert list(first.measurements) == [n + end for n in names for end in ("", " rank")]
+    assert not (folder / "detections").exists()
+
+
 def test_a_slide_that_cannot_be_drawn_is_named(tmp_path, make_trainer):
     cohort = write_cohort(tmp_path)
     (cohort / "slides/s0.tiff").unlink()
