@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+import train
 from callbacks.wsi import heatmaps
 from callbacks.wsi.heatmaps import Heatmaps
 from datamodules.mil.features import FeatureBagsDataModule
@@ -190,3 +191,26 @@ def test_wrong_arguments_are_refused(make_trainer, cohort):
         Heatmaps(region_rank=1)
     with pytest.raises(ValueError, match="no such folder"):
         predict(make_trainer, cohort, module_of("attention"), Heatmaps(cohort / "none"))
+
+
+@pytest.mark.slow
+def test_the_command_of_the_documents(tmp_path, capsys):
+    squares = {f"s{n}": (40 * n, 20 * n) for n in range(12)}
+    cohort, runs = write_cohort(tmp_path, squares), ["--runs_dir", str(tmp_path / "runs")]
+    given = ["--data.features", str(cohort / "features"), "--data.num_workers", "0"]
+    table, recipe = str(cohort / "slides.csv"), "configs/mil/abmil_features.yaml"
+    fit = ["fit", "--config", recipe, "--data.table", table, "--trainer.max_epochs", "1"]
+    assert train.main([*fit, *given, *runs, "--trainer.accelerator", "cpu"]) == 0
+    (best,) = tmp_path.glob("runs/*/version_0/checkpoints/best.ckpt")
+    words = ["predict", "--ckpt_path", str(best), "--data", table, *given, *runs]
+    slides = "--callbacks.heatmaps.slides"
+    score = ["--callbacks.heatmaps.score", "leave_one_out"]
+    assert train.main([*words, slides, str(cohort / "slides"), *score]) == 0
+    (folder,) = tmp_path.glob("runs/*/version_0/predictions/heatmaps")
+    assert len(list(folder.glob("*"))) == 3 * 12 + 1  # and detections
+    capsys.readouterr()
+    assert train.main([*words, slides, str(cohort / "none"), *score]) == 2
+    assert "there is no such folder of slides" in capsys.readouterr().err
+    assert train.main([*words, slides, str(cohort / "slides"), score[0], "gradient"]) == 2
+    assert "gradient" in capsys.readouterr().err
+    assert len(list(tmp_path.glob("runs/*/*/predictions"))) == 1
