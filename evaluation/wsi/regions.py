@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from formats.slides.rings import mask_rings
+
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
-Vertex = tuple[int, int]  # column and row of a corner of cells
 
 _SNAP = (
     1.5  # pixels of level 0 by which the edges of neighbours may differ through rounding  # A654
@@ -83,7 +84,7 @@ def _joined(corners: Floats, side: float) -> list[PatchRegion]:
     found = []
     for number, box in enumerate(ndimage.find_objects(labels), start=1):
         corner = np.array([box[1].start, box[0].start])
-        rings = [np.array(ring) + corner for ring in _rings(labels[box] == number)]
+        rings = [np.array(ring) + corner for ring in mask_rings(labels[box] == number)]
         polygon = [np.stack([xs[ring[:, 0]], ys[ring[:, 1]]], axis=1) for ring in rings]
         found.append(PatchRegion(polygon, np.flatnonzero(of_patch == number)))
     return found
@@ -104,53 +105,3 @@ def _edges(starts: Floats, side: float) -> tuple[Floats, Array, Array]:
             edges.append(float(places[at]))
         number[at] = len(edges) - 1
     return np.array(edges), number[: len(starts)], number[len(starts) :]
-
-
-def _rings(mask: npt.NDArray[np.bool_]) -> list[list[Vertex]]:
-    """Return the border of cells joined along edges: the outline first, then the holes.
-
-    Walks with the cells to the right. Where two borders meet in a corner it turns left, so that
-    holes which touch a border or each other in a corner remain rings of their own.
-    """
-    ways: dict[Vertex, list[Vertex]] = {}
-    grid = np.pad(mask, 1)
-    inside = grid[1:-1, 1:-1]
-    sides = (
-        (grid[:-2, 1:-1], (0, 0), (1, 0)),  # above: to the right
-        (grid[1:-1, 2:], (1, 0), (1, 1)),  # right: down
-        (grid[2:, 1:-1], (1, 1), (0, 1)),  # below: to the left
-        (grid[1:-1, :-2], (0, 1), (0, 0)),  # left: up
-    )
-    for beyond, begin, end in sides:
-        for row, column in np.argwhere(inside & ~beyond).tolist():
-            start = (column + begin[0], row + begin[1])
-            ways.setdefault(start, []).append((column + end[0], row + end[1]))
-    rings = []
-    while ways:
-        rings.append(_walk(ways, min(ways)))
-    outline = max(range(len(rings)), key=lambda n: _area(rings[n]))
-    return [rings[outline], *rings[:outline], *rings[outline + 1 :]]
-
-
-def _walk(ways: dict[Vertex, list[Vertex]], start: Vertex) -> list[Vertex]:
-    """Follow a border from a corner until it closes, and remove it; keep only where it turns."""
-    here, step, ring = start, (0, 0), []
-    while True:
-        options = ways[here]
-        left = (here[0] + step[1], here[1] - step[0])  # y points down
-        after = left if len(options) > 1 and left in options else options[0]
-        options.remove(after)
-        if not options:
-            del ways[here]
-        turned = (after[0] - here[0], after[1] - here[1])
-        if turned != step:
-            ring.append(here)
-        here, step = after, turned
-        if here == start:
-            return ring
-
-
-def _area(ring: list[Vertex]) -> float:
-    """Return the area of a ring that runs clockwise on the screen, negative for a hole."""
-    (x, y) = np.array(ring, np.float64).T
-    return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum()) / 2
