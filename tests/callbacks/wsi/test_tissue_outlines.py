@@ -34,6 +34,7 @@ def extract(tmp_path, capfd):
     return run
 
 
+@pytest.mark.slow
 def test_outlines_leave_and_come_back(extract, tmp_path):
     assert extract()[0] == 0
     outlines = tmp_path / "out/tissue"
