@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.wsi.tissue import TissueMask
+from formats.slides.geojson import Polygon
 from formats.slides.pyramid import SlideFile
 from formats.slides.qupath import SlideObject, read_objects
 from formats.slides.rings import fill_polygons, mask_polygons
@@ -46,7 +47,8 @@ def outlined_tissue(path: Path, slide: SlideFile, mpp: float) -> TissueMask:
     x, y, width, height = slide.bounds
     scale = max(_MPP, mpp) / mpp
     size = (max(1, round(height / scale)), max(1, round(width / scale)))
-    kept, ignored = [], []
+    kept: list[Polygon] = []
+    ignored: list[Polygon] = []
     for one in read_objects(path):  # in pixels from the corner of the bounds
         if one.kind == "annotation":
             chosen = ignored if one.name.startswith(_IGNORED) else kept

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -73,7 +73,7 @@ def objects_of(
     patches: PlacedPatches, maps: Sequence[ScoreMap], regions: Sequence[Region]
 ) -> list[SlideObject]:
     """Return a tile for each patch with scores and ranks, and a locked annotation a region."""
-    measured = {}
+    measured: dict[str, npt.NDArray[Any]] = {}
     for one in maps:
         measured |= {one.name: one.values, f"{one.name} rank": ranks(one.values)}
     annotations = [
