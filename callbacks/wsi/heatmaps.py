@@ -91,11 +91,12 @@ class Heatmaps(pl.Callback):
         self._folder: Path | None = None
         self._faults: dict[str, str] = {}  # why a slide has no map
         self._missing = False  # whether maps could be drawn if the slides were known
+        self._drawn = 0  # slides
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Find the slides, and refuse a score that the model does not have."""
         del trainer
-        self._files, self._faults, self._missing = {}, {}, False
+        self._files, self._faults, self._missing, self._drawn = {}, {}, False, 0
         if stage not in ("test", "predict") or self.slides is None:
             return
         self._files = find_slides(Path(self.slides))
@@ -179,10 +180,14 @@ class Heatmaps(pl.Callback):
             if len(slides) > 1:
                 self._faults[bag_name(batch, b)] = "its bag has several slides"
                 continue
+            if batch.coords.is_floating_point():  # micrometres, such as those of STAMP  # A403
+                self._faults[bag_name(batch, b)] = "its coordinates are no whole pixels of level 0"
+                continue
             side = slides[0].header.patch_side or patch_side(coords[part])  # A452
             patches, maps = PlacedPatches(coords[part], side), self._maps(pl_module, scores[part])
             regions = regions_of(patches, maps, self.region_rank)
             drawn = self._draw_slide(slides[0].name, patches, maps, regions)
+            self._drawn += drawn
             if drawn and chances is not None and len(maps) == 1:
                 place = self._folder / "detections" / f"{slides[0].name}.csv"
                 write_detections(place, detections_of(regions, chances[b]))
@@ -237,6 +242,11 @@ class Heatmaps(pl.Callback):
         regions: list[Region],
     ) -> None:
         assert self._folder is not None
+        if (patches.coords >= slide.size).any():
+            raise ValueError(
+                f"patches lie beyond the {slide.size[0]} x {slide.size[1]} pixels of {slide.path}; "
+                "give the slides that the features are from"
+            )
         # In units of level 0, so that the slide's micrometres per pixel need not be known.
         view = overview(slide, 1.0, max(1.0, max(slide.bounds[2:]) / self.pixels))
         place = Place(view.image.shape[:2], view.scale, view.origin)
@@ -251,11 +261,16 @@ class Heatmaps(pl.Callback):
         write_objects(self._folder / f"{name}.geojson", objects, slide.bounds[:2])
 
     def _report(self, trainer: pl.Trainer) -> None:
-        gathered = gather_to_first((self._faults, self._missing))
-        if not trainer.is_global_zero:
+        gathered = gather_to_first((self._faults, self._missing, self._drawn))
+        if not trainer.is_global_zero or self._folder is None:
             return
-        faults = {slide: why for own, _ in gathered for slide, why in own.items()}
-        if any(missing for _, missing in gathered):
+        faults = {slide: why for own, _, _ in gathered for slide, why in own.items()}
+        if self.slides is not None and not faults and not any(drawn for _, _, drawn in gathered):
+            rank_zero_warn(
+                "heatmaps: nothing was drawn, because no bag is a slide whose patches have "
+                "coordinates"
+            )
+        if any(missing for _, missing, _ in gathered):
             rank_zero_info(
                 "No maps over slides were drawn; give --callbacks.heatmaps.slides DIR, the folder "
                 "of the slide files"

@@ -169,6 +169,41 @@ def test_bags_of_patients_are_not_drawn(tmp_path, make_trainer):
     assert (tmp_path / "maps/s0.png").is_file()
 
 
+def change(cohort, name, arrays):
+    """Replace arrays of a feature file; None removes one."""
+    with h5py.File(cohort / f"features/{name}.h5", "r+") as file:
+        for key, values in arrays.items():
+            old = file.pop(key)
+            if values is not None:
+                file[key] = values(old[:]) if callable(values) else values
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda coords: coords + 500, "patches lie beyond the 640 x 512 pixels of .*s1.tiff; give"),
+        (lambda coords: coords / 2, "its coordinates are no whole pixels"),
+    ],
+)
+def test_patches_that_cannot_be_of_the_slide_are_not_drawn(tmp_path, make_trainer, wrong, message):
+    cohort = write_cohort(tmp_path, {"s0": (40, 40), "s1": (40, 40)})
+    change(cohort, "s1", {"coords": wrong})
+    callback = Heatmaps(cohort / "slides", output_dir=tmp_path / "maps")
+    data = FeatureBagsDataModule(cohort / "slides.csv", eval_batch_size=1)
+    with pytest.warns(UserWarning, match=f"1 not drawn: s1: .*{message}"):
+        make_trainer([callback]).predict(module_of("attention"), data, return_predictions=False)
+    assert [file.name for file in (tmp_path / "maps").glob("*.geojson")] == ["s0.geojson"]
+
+
+def test_features_without_coordinates_are_said(tmp_path, make_trainer):
+    cohort = write_cohort(tmp_path, {"s0": (40, 40), "s1": (40, 40)})
+    for name in ("s0", "s1"):
+        change(cohort, name, {"coords": None})
+    with pytest.warns(UserWarning, match="nothing was drawn, because no bag is a slide"):
+        predict(make_trainer, cohort, module_of("attention"), Heatmaps(cohort / "slides"))
+    assert not (tmp_path / "run/predictions").exists()
+
+
 def test_nothing_is_drawn_without_slides_and_said_once(tmp_path, make_trainer, cohort, caplog):
     with caplog.at_level("INFO"):
         predict(make_trainer, cohort, module_of("attention"), Heatmaps())
