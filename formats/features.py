@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from formats.h5_rows import read_rows
-from formats.slide_features import Origin, origin_of
+from formats.slide_features import Origin, origin_of, patch_side
 from formats.weights.archive import check_archive
 from structures import DataProblems, Problem
 
@@ -58,6 +58,7 @@ class FeatureHeader(NamedTuple):
         has_coords: whether the file has coordinates.
         has_labels: whether the file has instance labels.
         origin: encoder and patches, if the file states them as ours do.
+        patch_side: side of a patch in level-0 pixels, if the file states it.
     """
 
     instances: int
@@ -66,6 +67,7 @@ class FeatureHeader(NamedTuple):
     has_coords: bool
     has_labels: bool = False
     origin: Origin | None = None
+    patch_side: float | None = None
 
 
 class FeatureFile(NamedTuple):
@@ -107,8 +109,10 @@ def read_header(path: Path, keys: FeatureKeys = FeatureKeys()) -> FeatureHeader:
             _instance_labels(Path(path), _in_memory(labels, None), keys)
         known = coords is not None, labels is not None
         file = getattr(features, "file", None)  # an h5 file may say how it was made
-        origin = None if file is None else origin_of(file.attrs)
-        return FeatureHeader(rows, width, _dtype(features), *known, origin)
+        if file is None:
+            return FeatureHeader(rows, width, _dtype(features), *known)
+        side = patch_side(file.attrs, {} if coords is None else coords.attrs)
+        return FeatureHeader(rows, width, _dtype(features), *known, origin_of(file.attrs), side)
 
 
 def read_features(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -100,6 +101,26 @@ def origin_of(attributes: Mapping[str, Any]) -> Origin | None:
         return Origin(str(encoder), str(weights), float(mpp), int(patch_px))
     except (TypeError, ValueError):  # the same names with another meaning
         return None
+
+
+def patch_side(file: Mapping[str, Any], coords: Mapping[str, Any]) -> float | None:
+    """Return the side of a patch in level-0 pixels, as far as the attributes of an h5 file tell it.
+
+    Our files tell it without rounding; those of TRIDENT have it beside the coordinates.
+
+    Args:
+        file: attributes of the file.
+        coords: attributes of its coordinates.
+    """
+    origin = origin_of(file)
+    try:
+        if origin is not None:
+            found = origin.mpp / float(file["slide_mpp"]) * origin.patch_px
+        else:
+            found = float(coords["patch_size_level0"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    return found if 0 < found < math.inf else None
 
 
 def read_attributes(path: Path) -> tuple[int, SlideAttributes]:

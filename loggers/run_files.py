@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytorch_lightning as pl
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from formats.files import atomic_write
 
@@ -31,16 +33,25 @@ def run_folder(trainer: pl.Trainer, name: str) -> Path | None:
     return None if folder is None else Path(folder) / name
 
 
-def write_png(path: Path, image: npt.NDArray[np.uint8], compression: int = 6) -> None:
+def write_png(
+    path: Path,
+    image: npt.NDArray[np.uint8],
+    compression: int = 6,
+    text: Mapping[str, str] | None = None,
+) -> None:
     """Write an image, (H, W, 3) uint8 RGB, as a PNG file.
 
     Args:
         path: the file.
         image: the pixels.
         compression: 0 to 9; 3 takes a third of the time of 6 and a tenth more space.
+        text: words by key, which other programs find in the file.
     """
+    words = PngInfo()
+    for key, value in (text or {}).items():
+        words.add_text(key, value)
     with atomic_write(path) as file:
-        Image.fromarray(image).save(file, format="PNG", compress_level=compression)
+        Image.fromarray(image).save(file, format="PNG", compress_level=compression, pnginfo=words)
 
 
 def rasterise(figure: Figure, dpi: int = 130) -> npt.NDArray[np.uint8]:

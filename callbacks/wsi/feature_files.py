@@ -20,6 +20,7 @@ from torch import Tensor
 
 from callbacks.wsi.extraction_table import DONE, FAILED, ExtractionTable, row
 from formats.slide_features import LARGEST, SlideFeatureWriter, remove_parts
+from formats.slides.qupath import write_objects
 from loggers.run_files import write_png
 from structures import PatchBatch, settle
 
@@ -27,8 +28,9 @@ from structures import PatchBatch, settle
 class FeatureFiles(pl.Callback):
     """Write the features of whole slides, a file for each; of several processes, each its own.
 
-    ``<features>/<slide_id>.h5``, ``<features>/previews/<slide_id>.png`` and
-    ``<features>/extraction.csv``, see `docs/slides.md`. Does nothing for other data.
+    ``<features>/<slide_id>.h5``, ``<features>/previews/<slide_id>.png``,
+    ``<features>/tissue/<slide_id>.geojson`` and ``<features>/extraction.csv``, see
+    `docs/slides.md`. Does nothing for other data.
 
     A slide that cannot be read, has no patch, or whose features are not finite or beyond half
     precision gets no file; its row says why, and the other slides go on.
@@ -109,6 +111,7 @@ class FeatureFiles(pl.Callback):
         if batch.first == 0:
             self._plan = self._data.take_plan(batch.slide_id)
             self._draw()
+            self._write_outlines()
         if batch.slide_id == self._dropped:
             return
         if batch.fault:
@@ -131,6 +134,14 @@ class FeatureFiles(pl.Callback):
             write_png(
                 self._preview_file(self._plan.header.slide_id), self._plan.preview, compression=3
             )
+
+    def _write_outlines(self) -> None:
+        """Write the outlines of the tissue, unless there are some, which may be corrected."""
+        plan, folder = self._plan, self.folder / "tissue"
+        path = folder / f"{plan.header.slide_id}.geojson"
+        if plan.tissue is None or self._data.tissue_outlines is not None or path.exists():
+            return
+        write_objects(path, plan.tissue_objects(), plan.tissue.origin)
 
     def _finish(self) -> None:
         """Give the file its name and write the row."""

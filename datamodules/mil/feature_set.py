@@ -168,6 +168,10 @@ class FeatureSet:
         """Return (B,) test folds, see `datamodules.mil.splits.folds_of`."""
         return folds_of(self, num_folds, repeat, seed)
 
+    def slides(self, number: int) -> tuple[Slide, ...]:
+        """Return the slides of a bag, in the order of its instances."""
+        return tuple(self._bags[number])
+
     def keep_in_memory(self, numbers: Sequence[int], gib: float) -> int:
         """Keep slides in memory once they have been read, shared by worker processes.
 

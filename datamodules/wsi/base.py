@@ -17,6 +17,7 @@ from datamodules.wsi.patches import PatchImages
 from datamodules.wsi.planning import Patching, PatchSampler, Plan
 from datamodules.wsi.slide_list import SlideHeader, list_slides, read_headers, slide_problem
 from datamodules.wsi.tissue import OtsuTissue, Tissue
+from formats.files import file_hash
 from formats.slide_features import SlideAttributes
 from formats.slides.pyramid import slide_fingerprint
 from structures import BadDataPolicy, DataProblems, PatchBatch, Problem, settle
@@ -36,6 +37,8 @@ class SlideDataModule(pl.LightningDataModule):
         mpp: micrometres per pixel of the patches.
         patch_px: side of a patch in pixels; null for the input size of the encoder.
         tissue: finds the tissue of a slide; null for ``OtsuTissue`` with its defaults.
+        tissue_outlines: folder with the outlines ``<slide_id>.geojson`` of each slide, see
+            `datamodules.wsi.outlines`, in place of ``tissue``.
         min_tissue: least share of a patch that is tissue, in [0, 1].
         batch_size: patches that the encoder is given at once.
         num_workers: worker processes that read patches.
@@ -65,6 +68,7 @@ class SlideDataModule(pl.LightningDataModule):
         mpp: float = 0.5,
         patch_px: int | None = None,
         tissue: Tissue | None = None,
+        tissue_outlines: Path | None = None,
         min_tissue: float = 0.25,
         batch_size: int = 64,
         num_workers: int = 0,
@@ -84,12 +88,18 @@ class SlideDataModule(pl.LightningDataModule):
             raise ValueError(f"mpp must be micrometres per pixel from 0.05 to 20, got {mpp}")
         self.folder, self.features, self.table = Path(slides), Path(features), table
         self.mpp, self.patch_px, self.min_tissue = mpp, patch_px, min_tissue
+        if tissue is not None and tissue_outlines is not None:
+            raise ValueError("tissue_outlines replaces tissue; leave one of them out")
         self.tissue: Tissue = OtsuTissue() if tissue is None else tissue
+        self.tissue_outlines = None if tissue_outlines is None else Path(tissue_outlines)
         self.batch_size, self.num_workers, self.bad_data = batch_size, num_workers, bad_data
         self._check_folder()
         entries, faults = list_slides(self.folder, table)
         self.headers, more = read_headers(entries, mpp)
-        self.problems = settle([*faults, *more], bad_data)
+        missing = [one for header in self.headers for one in self._missing_outlines(header)]
+        self.problems = settle([*faults, *more, *missing], bad_data)
+        without = {problem.item for problem in missing}
+        self.headers = [header for header in self.headers if header.slide_id not in without]
         if not self.headers:
             last = Problem(self.folder, None, None, "no slide that can be read", "see above")
             raise DataProblems([*self.problems, last])
@@ -98,6 +108,15 @@ class SlideDataModule(pl.LightningDataModule):
         self._sampler: PatchSampler | None = None
         self._settings: dict[str, Any] = {}
         self._encoder: Mapping[str, Any] = {}
+
+    def _missing_outlines(self, header: SlideHeader) -> list[Problem]:
+        """Return the fault of a slide without outlines, where they are asked for."""
+        folder = self.tissue_outlines
+        if folder is None or (folder / f"{header.slide_id}.geojson").is_file():
+            return []
+        reason = f"{folder} has no {header.slide_id}.geojson"
+        remedy = "outline its tissue, or leave the slide out"
+        return [Problem(header.path, header.slide_id, None, reason, remedy, "slide")]
 
     def _check_folder(self) -> None:
         if self.features.exists() and not self.features.is_dir():
@@ -127,7 +146,7 @@ class SlideDataModule(pl.LightningDataModule):
         self._encoder = module.describe_encoder()
         side = self.patch_px or int(self._encoder["input_size"])
         self._settings = self._all_settings(module, side, str(trainer.precision))
-        patching = Patching(self.mpp, side, self.tissue, self.min_tissue)
+        patching = Patching(self.mpp, side, self.tissue, self.min_tissue, self.tissue_outlines)
         left, faults = self._find_finished()
         if faults:
             raise DataProblems(faults)
@@ -182,11 +201,18 @@ class SlideDataModule(pl.LightningDataModule):
             patch_size_level0=round(self.mpp / header.mpp * side),
             encoder=self._encoder["encoder"],
             weights_sha256=self._encoder["weights_sha256"],
-            settings=self._settings,
+            settings=self._settings_of(header.slide_id),
             slide_fingerprint=fingerprint,
             tissue_mm2=tissue_mm2,
             mpp_source=header.mpp_source,
         )
+
+    def _settings_of(self, slide_id: str) -> dict[str, Any]:
+        """Return the settings of a slide, which outlines of its own belong to."""
+        if self.tissue_outlines is None:
+            return self._settings
+        outlines = file_hash(self.tissue_outlines / f"{slide_id}.geojson")
+        return {**self._settings, "tissue": {"outlines": outlines}}
 
     def attributes_of(self, plan: Plan) -> SlideAttributes:
         """Return the attributes of the file of a slide."""

@@ -14,10 +14,12 @@ import torch
 from torch.utils.data import Sampler
 
 from datamodules.wsi.grid import grid
+from datamodules.wsi.outlines import outlined_tissue, tissue_objects
 from datamodules.wsi.preview import preview
 from datamodules.wsi.slide_list import SlideHeader
-from datamodules.wsi.tissue import Tissue, tissue_area, tissue_share
+from datamodules.wsi.tissue import Tissue, TissueMask, tissue_area, tissue_share
 from formats.slides.pyramid import UnreadableRegion, open_slide, slide_fingerprint
+from formats.slides.qupath import SlideObject
 from formats.slides.resolution import PatchReader
 from structures import Slide
 
@@ -32,12 +34,14 @@ class Patching(NamedTuple):
         patch_px: side of a patch in pixels.
         tissue: finds the tissue.
         min_tissue: least share of a patch that is tissue.
+        outlines: folder of outlines that replace ``tissue``, or None.
     """
 
     mpp: float
     patch_px: int
     tissue: Tissue
     min_tissue: float
+    outlines: Path | None = None
 
     def plan(self, header: SlideHeader) -> Plan:
         """Return the patches of a slide; a slide that cannot be read has a fault instead."""
@@ -45,7 +49,11 @@ class Patching(NamedTuple):
             fingerprint = slide_fingerprint(header.path)
             with open_slide(header.path) as file:
                 step = PatchReader(file, header.mpp, self.mpp, self.patch_px).step
-                mask = self.tissue(file, header.mpp)
+                if self.outlines is None:
+                    mask = self.tissue(file, header.mpp)
+                else:
+                    outlines = self.outlines / f"{header.slide_id}.geojson"
+                    mask = outlined_tissue(outlines, file, header.mpp)
                 every = grid(file.bounds, step)
                 coords = every[tissue_share(mask, every, step) >= self.min_tissue]
                 drawn = None
@@ -58,7 +66,7 @@ class Patching(NamedTuple):
             header.path, header.mpp, torch.from_numpy(coords), round(step), header.slide_id, area
         )
         fault = "" if len(slide) else self._without_patches(area, len(every))
-        return Plan(header, fingerprint, slide, drawn, fault)
+        return Plan(header, fingerprint, slide, drawn, fault, mask)
 
     def _without_patches(self, area: float, places: int) -> str:
         if area == 0:
@@ -81,6 +89,7 @@ class Plan(NamedTuple):
         slide: the patches; None if the slide cannot be read.
         preview: (H, W, 3) uint8 RGB with tissue and patches, or None.
         fault: why there are no patches, or an empty text.
+        tissue: the tissue; None if the slide cannot be read.
     """
 
     header: SlideHeader
@@ -88,6 +97,11 @@ class Plan(NamedTuple):
     slide: Slide | None = None
     preview: npt.NDArray[np.uint8] | None = None
     fault: str = ""
+    tissue: TissueMask | None = None
+
+    def tissue_objects(self) -> list[SlideObject]:
+        """Return the outlines of the tissue for QuPath, in pixels of level 0."""
+        return [] if self.tissue is None else tissue_objects(self.tissue)
 
 
 class PatchKey(NamedTuple):

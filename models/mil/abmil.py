@@ -31,6 +31,7 @@ from models.losses.bag_classification import bag_classification_loss, mean_over_
 from models.mil.layers.inner_width import inner_width
 from models.mil.layers.xavier import xavier_normal
 from models.mil.protocol import Reduction, class_probability, num_logits, positive_widths
+from models.ops.bags.leave_one_out import leave_one_out
 from models.ops.bags.ragged import segment_softmax, segment_weighted_sum
 from structures import BagBatch, MILOutput, MILTask
 
@@ -137,10 +138,21 @@ class ABMIL(nn.Module):
         """
         assert output.attention is not None
         attention = output.attention.view(bags.features.shape[0], 1, -1)  # (N, 1, K)
-        classes, branches = self.classifier.out_features, attention.shape[2]
+        return (self._by_branch(bags.features) * attention).sum(dim=2)
+
+    def _by_branch(self, instances: Tensor) -> Tensor:
+        """Return W_k h_n for embedded instances, (N, C, K)."""
+        classes, branches = self.classifier.out_features, self.attention_score.out_features
         weights = self.classifier.weight.view(classes * branches, -1)  # (C K, E)
-        by_branch = (bags.features @ weights.T).view(-1, classes, branches)
-        return (by_branch * attention).sum(dim=2)
+        return (instances @ weights.T).view(-1, classes, branches)
+
+    def leave_one_out(self, bags: BagBatch) -> Tensor:
+        """Return what each logit of a bag loses without each of its instances, (N, C)."""
+        embedded = self.embed_bags(bags)
+        scores = self.pool(embedded).attention_logits
+        assert scores is not None
+        values = self._by_branch(embedded.features)  # (N, C, K)
+        return leave_one_out(values, scores.view(len(values), -1), bags.offsets).sum(dim=2)
 
     def class_scores(self, bags: BagBatch, output: MILOutput) -> Tensor:
         """Return the probability of the class favoured by each instance's contribution, (N,)."""

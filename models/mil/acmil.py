@@ -34,6 +34,7 @@ from models.mil.layers.gated_attention import GatedAttention
 from models.mil.layers.inner_width import inner_width
 from models.mil.protocol import Reduction, num_logits, positive_widths
 from models.ops.bags.keyed_random import draw_key, random_order
+from models.ops.bags.leave_one_out import leave_one_out
 from models.ops.bags.ragged import segment_ids, segment_softmax, segment_weighted_sum
 from models.ops.bags.ragged_order import segment_rank
 from models.ops.precision import at_least_float32
@@ -121,6 +122,14 @@ class ACMIL(nn.Module):
             embeddings=embeddings,
             branch_logits=torch.stack(branches, dim=1),
         )
+
+    def leave_one_out(self, bags: BagBatch) -> Tensor:
+        """Return what each logit of a bag loses without each of its instances, (N, C)."""
+        instances = self.embed_bags(bags).features
+        scores = at_least_float32(self.attention(instances))  # (N, K)
+        values = (instances @ self.classifier.weight.T).unsqueeze(2)  # (N, C, 1)
+        by_map = values.expand(-1, -1, scores.shape[1])
+        return leave_one_out(by_map, scores, bags.offsets).mean(dim=2)
 
     def left_out(self, scores: Tensor, bags: BagBatch, key: int) -> Tensor:
         """Return (N, K) bool, True where an instance is masked in a map.

@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from models.losses.bag_classification import bag_classification_loss, mean_over_bags
 from models.mil.layers.gated_attention import GatedAttention
 from models.mil.layers.instance_layers import instance_layers
-from models.mil.protocol import Reduction, num_logits, positive_widths
+from models.mil.protocol import LeaveOneOut, Reduction, num_logits, positive_widths
+from models.ops.bags.leave_one_out import leave_one_out
 from models.ops.bags.ragged import segment_softmax, segment_sum
 from models.ops.precision import at_least_float32
 from structures import BagBatch, MILOutput, MILTask
@@ -102,6 +103,17 @@ class AdditiveMIL(nn.Module):
             embeddings=segment_sum(weighted, bags.offsets),
             instance_logits=contributions,
         )
+
+    @property
+    def leave_one_out(self) -> LeaveOneOut | None:
+        """What each logit loses without each instance, for a linear psi; else None."""
+        return None if self.hidden else self._leave_one_out
+
+    def _leave_one_out(self, bags: BagBatch) -> Tensor:
+        """Return what each logit of a bag loses without each of its instances, (N, C)."""
+        instances = self.embed_bags(bags).features
+        values = self.classifier(at_least_float32(instances)).unsqueeze(2)  # (N, C, 1)
+        return leave_one_out(values, self.attention(instances), bags.offsets)[:, :, 0]
 
     def _contributions(self, weighted: Tensor, attention: Tensor) -> Tensor:
         # In a large bag psi(a h) and psi(0) agree to the last digits, and the rounding errors of

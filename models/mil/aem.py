@@ -26,11 +26,13 @@ from torch import Tensor, nn
 
 from models.losses.bag_classification import mean_over_bags
 from models.mil.protocol import (
+    LeaveOneOut,
     ModelFactory,
     Reduction,
     ScheduledLosses,
     TwoPartModel,
     UsesTrainingBags,
+    leave_one_out_of,
 )
 from models.ops.bags.ragged import segment_log_softmax, segment_sum
 from structures import BagBatch, MILOutput, MILTask
@@ -86,6 +88,11 @@ class AEM(nn.Module):
     def pool(self, bags: BagBatch) -> MILOutput:
         """Return the model's output for bags of embedded instances."""
         return self._in_two_parts().pool(bags)
+
+    @property
+    def leave_one_out(self) -> LeaveOneOut | None:
+        """That of the attention model."""
+        return leave_one_out_of(self.learner)
 
     def _in_two_parts(self) -> TwoPartModel:
         if not isinstance(self.learner, TwoPartModel):

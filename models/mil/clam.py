@@ -43,6 +43,7 @@ from models.losses.bag_classification import bag_classification_loss, mean_over_
 from models.losses.smooth_svm import smooth_top1_svm
 from models.mil.layers.xavier import xavier_normal
 from models.mil.protocol import Reduction, class_targets, num_logits, positive_widths
+from models.ops.bags.leave_one_out import leave_one_out
 from models.ops.bags.ragged import segment_softmax, segment_weighted_sum
 from models.ops.bags.ragged_order import segment_topk
 from structures import BagBatch, MILOutput, MILTask
@@ -130,9 +131,7 @@ class CLAM(nn.Module):
     def pool(self, bags: BagBatch) -> CLAMOutput:
         """Return the output for bags of embedded instances."""
         instances = bags.features  # (N, E)
-        value = self.attention_dropout(self.attention_value(instances).tanh())  # (N, L)
-        gate = self.attention_dropout(self.attention_gate(instances).sigmoid())
-        scores = self.attention_score(value * gate)  # (N, K)
+        scores = self._scores(instances)
         attention = segment_softmax(scores, bags.offsets)
         pooled = segment_weighted_sum(instances, attention, bags.offsets)  # (B, K, E)
         first, chosen = segment_topk(scores, bags.offsets, self.instances)  # (B, k, K)
@@ -149,6 +148,22 @@ class CLAM(nn.Module):
             last=judged[:, self.instances :],
             chosen=chosen[:, :, 0],
         )
+
+    def _scores(self, instances: Tensor) -> Tensor:
+        """Return the attention of embedded instances before the softmax, (N, K)."""
+        value = self.attention_dropout(self.attention_value(instances).tanh())  # (N, L)
+        gate = self.attention_dropout(self.attention_gate(instances).sigmoid())
+        scores: Tensor = self.attention_score(value * gate)
+        return scores
+
+    def leave_one_out(self, bags: BagBatch) -> Tensor:
+        """Return what each logit of a bag loses without each of its instances, (N, C)."""
+        instances = self.embed_bags(bags).features
+        scores, values = self._scores(instances), instances @ self.classifier.weight.T
+        if not self.multi_branch:
+            return leave_one_out(values.unsqueeze(2), scores, bags.offsets)[:, :, 0]
+        classes = leave_one_out(values.unsqueeze(1), scores, bags.offsets)[:, 0]
+        return classes[:, 1:] - classes[:, :1] if self.task == "binary" else classes
 
     def _logits(self, pooled: Tensor) -> Tensor:
         """Return logits (B, C) or (B, 1) for pooled embeddings (B, K, E)."""

@@ -30,11 +30,13 @@ from models.losses.imbalance import (
     weighted_loss,
 )
 from models.mil.protocol import (
+    LeaveOneOut,
     MILModel,
     ModelFactory,
     Reduction,
     ScheduledLosses,
     UsesTrainingBags,
+    leave_one_out_of,
 )
 from structures import BagBatch, MILOutput, MILTask
 
@@ -81,6 +83,11 @@ class _AroundModel(nn.Module):
         terms = cast(MILModel, self.learner).losses(output, bags, reduction)
         losses = self.bag_losses(output.logits, bags.labels)
         return terms | {"bag": losses if reduction == "none" else mean_over_bags(losses)}
+
+    @property
+    def leave_one_out(self) -> LeaveOneOut | None:
+        """That of the wrapped model."""
+        return leave_one_out_of(self.learner)
 
     def loss_factors(self, progress: float) -> dict[str, float]:
         """Return the factors of the model's terms."""

@@ -95,6 +95,18 @@ class UsesTrainingBags(Protocol):
         ...
 
 
+# Method ``leave_one_out(bags)`` of models whose logits are linear in pooled embeddings: (N, C) what
+# each logit of a bag loses without each of its instances. Models that wrap another have it as a
+# property, None where the wrapped model has none.
+LeaveOneOut = Callable[[BagBatch], Tensor]
+
+
+def leave_one_out_of(model: nn.Module) -> LeaveOneOut | None:
+    """Return the method `LeaveOneOut` of a model, or None."""
+    found: LeaveOneOut | None = getattr(model, "leave_one_out", None)
+    return found
+
+
 def num_logits(num_classes: int, task: MILTask) -> int:
     """Return the number of logits: one for a binary task, otherwise one per class.
 

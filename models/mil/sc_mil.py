@@ -38,11 +38,13 @@ from torch.func import functional_call
 
 from models.losses.supervised_contrastive import supervised_contrastive_loss
 from models.mil.protocol import (
+    LeaveOneOut,
     MILModel,
     ModelFactory,
     Reduction,
     ScheduledLosses,
     UsesTrainingBags,
+    leave_one_out_of,
     positive_widths,
 )
 from models.ops.bags.gather_rows import gather_rows
@@ -148,6 +150,11 @@ class SCMIL(nn.Module):
             **self.losses(output, views),
             "contrastive": supervised_contrastive_loss(rows, labels, self.temperature),
         }
+
+    @property
+    def leave_one_out(self) -> LeaveOneOut | None:
+        """That of the wrapped model."""
+        return leave_one_out_of(self.learner)
 
     def loss_factors(self, progress: float) -> dict[str, float]:
         """Return alpha for ``contrastive`` and 1 - alpha times the wrapped model's own factors."""

@@ -20,6 +20,7 @@ ENTRIES += [
     "class_table",
     "bag_table",
     "predictions",
+    "heatmaps",
     "feature_files",
 ]
 

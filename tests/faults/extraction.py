@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from formats.slide_features import SlideAttributes, SlideFeatureWriter
+from formats.slides.qupath import SlideObject, write_objects
 from tests.faults.case import Case
 from tests.support.small_slides import write_broken_slide, write_slide
 
@@ -67,6 +68,20 @@ def slide(**options: object) -> Callable[[Path], object]:
 def as_bytes(content: bytes) -> Callable[[Path], object]:
     """Write other content into the file of slide b."""
     return lambda folder: (folder / "slides" / "b.tiff").write_bytes(content)
+
+
+def outlines(of_b: str | None = None) -> Callable[[Path], object]:
+    """Write outlines of slide a and perhaps of b, and name their folder in the recipe."""
+
+    def change(folder: Path) -> None:
+        square = np.array([[64.0, 64], [400, 64], [400, 400], [64, 400]])
+        write_objects(folder / "own" / "a.geojson", [SlideObject("annotation", [[square]])])
+        if of_b is not None:
+            (folder / "own" / "b.geojson").write_text(of_b)
+        wanted = f"batch_size: 16, tissue_outlines: {folder / 'own'}"
+        (folder / "recipe.yaml").write_text(MODEL.replace("batch_size: 16", wanted))
+
+    return change
 
 
 def _cut(folder: Path) -> None:
@@ -141,6 +156,8 @@ CASES = [
         "cannot be read",
         "copy the file again",
     ),
+    case("no outlines of a slide", outlines(), "slide b", "no b.geojson", "outline its tissue"),
+    case("outlines that are cut off", outlines("{"), "slide b", "not GeoJSON", "export"),
     case("a suffix alone", table("slide_id\n.tiff\n"), "slides.csv", "line 2", "name"),
     case("no line of its own", table("slide_id\na\nc\n"), "slide c", "line 3", "no slide of this"),
     case("a slide twice", table("slide_id\na\na\n"), "slide a", "line 3", "keep one line"),

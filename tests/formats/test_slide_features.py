@@ -10,6 +10,7 @@ from formats.slide_features import (
     SlideAttributes,
     SlideFeatureWriter,
     origin_of,
+    patch_side,
     read_attributes,
     remove_parts,
 )
@@ -94,3 +95,24 @@ def test_attributes_of_the_same_names_with_another_meaning():
     assert origin_of(names | {"mpp": np.ones(2)}) is None
     assert origin_of(names) is None
     assert origin_of(names | {"mpp": 0.5}) == ("x", "y", 0.5, 3)
+
+
+OURS = {
+    "encoder": "a", "weights_sha256": "", "mpp": 0.5, "patch_px": 224, "settings": "{}",
+    "slide_mpp": 0.2527, "patch_size_level0": 443,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("file", "coords", "side"),
+    [
+        (OURS, {"patch_size_level0": 443}, 0.5 / 0.2527 * 224),
+        ({}, {"patch_size_level0": 512}, 512.0),  # as TRIDENT writes it
+        ({}, {}, None),
+        ({}, {"patch_size_level0": "large"}, None),
+        ({}, {"patch_size_level0": 0}, None),
+        (OURS | {"slide_mpp": 0.0}, {}, None),
+    ],
+)
+def test_the_side_of_a_patch_at_level_0(file, coords, side):
+    assert patch_side(file, coords) == side

@@ -7,7 +7,8 @@ from loggers.run_files import rasterise, write_png
 
 def test_image_round_trip(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    write_png(tmp_path / "picture.png", image)
+    write_png(tmp_path / "picture.png", image, text={"downsample": "2.5"})
+    assert Image.open(tmp_path / "picture.png").text == {"downsample": "2.5"}
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "picture.png")), image)
 
 

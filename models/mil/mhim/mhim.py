@@ -35,12 +35,14 @@ from models.losses.bag_classification import mean_over_bags
 from models.mil.mhim.global_recycle import GlobalRecycle, append_tokens
 from models.mil.mhim.masking import MaskRatios, half_cosine
 from models.mil.protocol import (
+    LeaveOneOut,
     ModelFactory,
     Reduction,
     ScheduledLosses,
     ScoresInstances,
     TwoPartModel,
     UsesTrainingBags,
+    leave_one_out_of,
 )
 from models.ops.bags.keyed_random import draw_key, random_order
 from models.ops.bags.ragged import segment_ids
@@ -139,6 +141,11 @@ class MHIM(nn.Module):
         """Return the loss terms of the student."""
         terms: dict[str, Tensor] = self._learner.losses(output, bags, reduction)
         return terms
+
+    @property
+    def leave_one_out(self) -> LeaveOneOut | None:
+        """That of the student."""
+        return leave_one_out_of(self.student)
 
     def loss_factors(self, progress: float) -> dict[str, float]:
         """Return the loss factors of the student."""
