@@ -102,7 +102,7 @@ def test_equals_the_organisers_procedure(seed):
     curve, lesions, isolated = theirs(cases)
     found, maps = ours(cases)
     assert found.lesions == lesions > 3
-    assert sum(m.isolated.sum() for m in maps if m) == isolated
+    assert sum(m.isolated.sum() for m in maps if m) == isolated > 1
     assert curve[0][1] < 1  # a lesion is missed, else they drop the last point
     pairs = zip(found.rates[::-1].tolist(), found.sensitivities[::-1].tolist(), strict=True)
     np.testing.assert_allclose(list(pairs), curve, rtol=0, atol=1e-12)
@@ -113,10 +113,6 @@ def test_equals_the_organisers_procedure(seed):
     assert metrics["froc"] == pytest.approx(
         np.mean([metrics[f"sensitivity_at_{r:g}"] for r in RATES])
     )
-
-
-def test_isolated_cells_were_among_the_cases():
-    assert sum(theirs([case(100 * seed + n) for n in range(2)])[2] for seed in range(4)) > 2
 
 
 def square(x, y, side):
