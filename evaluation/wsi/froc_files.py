@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from evaluation.mil.metrics import auroc, average_precision
 from evaluation.wsi.froc import SlideDetections, compare_detections
 from evaluation.wsi.lesion_map import LesionMap, lesion_map
+from evaluation.wsi.lesion_patches import patches_in_lesions
 from formats.detections_csv import read_detections
 from formats.slides.lesion_outlines import SUFFIXES, LesionOutlines, read_lesion_outlines
 from structures import DataProblems, Problem
@@ -139,10 +141,6 @@ def patch_metrics(
     Raises:
         ValueError: a slide has no scores or no feature file, or none has patches of both kinds.
     """
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
-    from evaluation.wsi.lesion_patches import patches_in_lesions
-
     areas, precisions = [], []
     for slide, _, lesions, outlines in slides:
         if lesions is None:
@@ -158,8 +156,9 @@ def patch_metrics(
         )
         positive = inside & ~cut
         if positive.any() and not positive.all():
-            areas.append(float(roc_auc_score(positive, score)))
-            precisions.append(float(average_precision_score(positive, score)))
+            once = np.ones((1, len(score)))
+            areas.append(float(auroc(positive, score, once)[0]))
+            precisions.append(float(average_precision(positive, score, once)[0]))
     if not areas:
         raise ValueError("no slide has patches inside and outside of lesions")
     return {"patch_auroc": float(np.mean(areas)), "patch_auprc": float(np.mean(precisions))}
