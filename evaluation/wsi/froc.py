@@ -90,7 +90,7 @@ def froc(slides: Sequence[SlideDetections]) -> FROC:
             "sensitivity; give slides with lesions of more than isolated tumour cells"
         )
     thresholds = np.concatenate([[np.inf], np.unique(np.concatenate([found, false]))[::-1]])
-    thresholds = thresholds[thresholds > 0]  # 0 is a lesion that no detection hits
+    thresholds = thresholds[thresholds > 0]  # 0 is a lesion that no detection hits  # A643
     rates, hits = (
         len(values) - np.searchsorted(np.sort(values), thresholds) for values in (false, found)
     )

@@ -80,7 +80,7 @@ def compare_folders(
         lesions = _lesions(own, drawn, mpp) if own and drawn.lesions else None
         slides.append(SlideFROC(slide, compare_detections(found, lesions), lesions, drawn))
     outlines.pop(NOT_OUTLINED, None)
-    if outlines:
+    if outlines:  # A644
         names = ", ".join(sorted(path.stem for path in outlines.values())[:5])
         notes.append(
             f"{len(outlines)} outlined slides have no file of detections and do not count "
