@@ -41,5 +41,5 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     rows = [(p, *counts[p].values(), sum(counts[p].values())) for p in parts]
     show(title, [part, *labels, "slides"], rows)
     print(f"written: {args.table}")
-    extra = report_bad_data(found.problems)
+    extra: dict[str, Any] = report_bad_data(found.problems)
     return report(sys.argv, {"slides": len(pairs)}, files=[args.labels], counts=counts, **extra)

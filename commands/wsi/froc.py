@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for note in notes:
         print(f"note: {note}")
     false = {slide.slide: len(slide.detections.false) for slide in slides}
-    extra = {
+    extra: dict[str, Any] = {
         "lesions": curve.lesions,
         "isolated_cells": isolated,
         "slides": len(slides),

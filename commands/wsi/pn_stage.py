@@ -47,5 +47,5 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "true_counts": dict(zip(STAGES, table.sum(axis=1).tolist(), strict=True)),
     }
     files = [args.predictions, args.truth]
-    extra = {"stages": stages, "confusion_matrix": table, "notes": notes}
+    extra: dict[str, Any] = {"stages": stages, "confusion_matrix": table, "notes": notes}
     return report(sys.argv, {"stage_kappa": kappa}, files=files, **extra)

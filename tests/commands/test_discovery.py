@@ -1,4 +1,4 @@
-"""A command of `evaluate.py` is one module below `commands/`, found without being named anywhere."""
+"""A command of `evaluate.py` is one module below `commands/`, found without any list of names."""
 
 import argparse
 import ast

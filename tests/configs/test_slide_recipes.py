@@ -1,4 +1,4 @@
-"""The recipes that extract features run; published encoders are built in `test_published_encoders`."""
+"""Recipes that extract features run; published encoders are built in `test_published_encoders`."""
 
 from pathlib import Path
 
