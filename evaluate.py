@@ -54,10 +54,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def command_modules() -> dict[str, ModuleType]:
-    """Import the modules of `commands/` and return them by command name, sorted."""
-    found = (module.name for module in pkgutil.iter_modules(commands.__path__))
-    names = sorted(name for name in found if not name.startswith("_"))
-    return {name.replace("_", "-"): importlib.import_module(f"commands.{name}") for name in names}
+    """Import the modules of `commands/` and its subfolders; return them by command name, sorted."""
+    found = {}
+    for module in pkgutil.walk_packages(commands.__path__, "commands."):
+        name = module.name.rpartition(".")[2]
+        if not module.ispkg and not name.startswith("_"):
+            found[name.replace("_", "-")] = importlib.import_module(module.name)
+    return dict(sorted(found.items()))
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -44,6 +44,7 @@ share = _number(float, lambda x: 0 < x < 1, "a share is between 0 and 1")
 exposure_ratio = _number(
     float, lambda x: 1 <= x < float("inf"), "a reduction of the exposure is at least 1"
 )
+resolution = _number(float, lambda x: 0.05 <= x <= 20, "micrometres per pixel are in [0.05, 20]")
 camera_bits = _number(int, lambda n: 8 <= n <= 14, "a camera has 8 to 14 bits")
 factor = _number(
     float,

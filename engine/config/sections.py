@@ -21,11 +21,14 @@ from structures import MILTask
 
 
 def plain(config: Any) -> Any:
-    """Turn a parsed configuration into plain containers and scalars."""
+    """Turn a parsed configuration into plain containers and scalars.
+
+    ``__path__``, by which the parser remembers that a section came from a file, is left out.
+    """
     if hasattr(config, "as_dict"):
         config = config.as_dict()
     if isinstance(config, Mapping):
-        return {str(k): plain(v) for k, v in config.items()}
+        return {str(k): plain(v) for k, v in config.items() if k != "__path__"}
     if isinstance(config, list | tuple):
         return [plain(v) for v in config]
     if config is None or isinstance(config, bool | int | float | str):

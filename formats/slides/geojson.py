@@ -22,23 +22,24 @@ def read_polygons(path: Path) -> list[Polygon]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return _polygons(content)
+        return polygons_of(content)
     except (ValueError, TypeError, KeyError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{path}: not GeoJSON of polygons ({error}); export the outlines again, as QuPath does"
         ) from error
 
 
-def _polygons(content: Any) -> list[Polygon]:
+def polygons_of(content: Any) -> list[Polygon]:
+    """Return the polygons of GeoJSON that was read; errors as `read_polygons` catches them."""
     if isinstance(content, list):
-        return [polygon for one in content for polygon in _polygons(one)]
+        return [polygon for one in content for polygon in polygons_of(one)]
     kind = content["type"]
     if kind == "FeatureCollection":
-        return _polygons(content["features"])
+        return polygons_of(content["features"])
     if kind == "Feature":
-        return _polygons(content["geometry"])
+        return polygons_of(content["geometry"])
     if kind == "GeometryCollection":
-        return _polygons(content["geometries"])
+        return polygons_of(content["geometries"])
     if kind not in ("Polygon", "MultiPolygon"):
         raise ValueError(f"a geometry is a {kind}")
     parts = [content["coordinates"]] if kind == "Polygon" else content["coordinates"]

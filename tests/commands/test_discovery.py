@@ -1,4 +1,4 @@
-"""A command of `evaluate.py` is one module of `commands/`, found without being named elsewhere."""
+"""A command of `evaluate.py` is one module below `commands/`, found without any list of names."""
 
 import argparse
 import ast
@@ -13,8 +13,8 @@ import evaluate
 from tests.support.copied_tree import run_programs
 from tests.support.layers import FOLDERS, ROOT
 
-COMMANDS = sorted((ROOT / "commands").glob("[!_]*.py"))
-SHARED = sorted((ROOT / "commands").glob("_*.py"))
+COMMANDS = sorted((ROOT / "commands").rglob("[!_]*.py"), key=lambda path: path.stem)
+SHARED = sorted((ROOT / "commands").rglob("_*.py"))
 
 NEW_COMMAND = '''"""`evaluate.py count-lines`: a command of somebody else."""
 
@@ -37,14 +37,19 @@ def run(args: argparse.Namespace):
 
 
 def test_every_module_is_a_command():
-    names = [path.stem.replace("_", "-") for path in COMMANDS]
+    names = sorted(path.stem.replace("_", "-") for path in COMMANDS)
+    assert len({*names}) == len(names)  # also not in two folders
     assert list(evaluate.command_modules()) == names
-    assert {"coco", "mil-cv", "operating-point"} <= set(names)
+    assert {"coco", "mil-cv", "operating-point", "froc"} <= set(names)
+
+
+def module_of(path):
+    return importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda p: p.stem)
 def test_a_command_has_a_summary_arguments_and_a_run(path):
-    module = importlib.import_module(f"commands.{path.stem}")
+    module = module_of(path)
     assert module.SUMMARY.strip() == module.SUMMARY
     assert len(module.SUMMARY.splitlines()) == 1
     assert callable(module.add_arguments)
@@ -91,6 +96,9 @@ def extended(tmp_path_factory):
     shutil.copy(ROOT / "evaluate.py", root)
     (root / "commands" / "count_lines.py").write_text(NEW_COMMAND)
     (root / "commands" / "_helper.py").write_text('"""No command."""\n')
+    (root / "commands" / "more").mkdir()
+    (root / "commands" / "more" / "__init__.py").write_text('"""A folder of commands."""\n')
+    (root / "commands" / "more" / "count_words.py").write_text(NEW_COMMAND)
     return root
 
 
@@ -108,6 +116,7 @@ def test_a_module_put_into_the_folder_is_a_command(extended, tmp_path):
     shown, counted, replacing, missing = run_programs(extended, commands)
     assert "count-lines" in shown.stdout
     assert "count the lines of a file" in shown.stdout
+    assert "count-words" in shown.stdout  # of a subfolder, which is part of no name
     assert "helper" not in shown.stdout
     assert counted.returncode == 0, counted.stderr
     assert out.read_text() == '{"lines": 2, "words": ["--data.root", "x"]}\n'
@@ -120,7 +129,7 @@ def test_a_module_put_into_the_folder_is_a_command(extended, tmp_path):
 def test_every_path_is_an_input_or_an_output(path):
     """So that `check_outputs` guards it."""
     parser = argparse.ArgumentParser()
-    importlib.import_module(f"commands.{path.stem}").add_arguments(parser)
+    module_of(path).add_arguments(parser)
     guarded = {*(parser.get_default("inputs") or ()), *(parser.get_default("outputs") or ())}
     paths = {action.dest for action in parser._actions if action.type is Path}
     assert "out" in paths

@@ -1,4 +1,4 @@
-"""The recipes of slides run; published encoders are built in `test_published_encoders`."""
+"""Recipes that extract features run; published encoders are built in `test_published_encoders`."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import train
 from tests.support.small_slides import write_slide
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPES = sorted((ROOT / "configs/wsi").glob("*.yaml"))
+RECIPES = sorted((ROOT / "configs/wsi").glob("extract_*.yaml"))
 TINY = ["--model.init_args.encoder", "tests.support.tiny_encoder.TinyEncoder"]
 
 

@@ -28,5 +28,8 @@ _APART = (
     "open world: an unknown id",
     "split: another data set",  # make-split
     "pseudo-labels: rows without masks",
+    "CAMELYON labels: the duplicate",  # camelyon-splits
+    "FROC: two numbers in a row",
+    "pN stages: four predictions",  # pn-stage
 )
 APART: list[Case] = [case for case in CASES if str(case) in _APART]

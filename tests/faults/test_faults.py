@@ -30,6 +30,7 @@ def test_names_are_unique_and_every_command_has_a_case_of_its_own(tmp_path):
         "fit", "validate", "test", "predict",
         "check-data", "coco", "operating-point", "mil", "mil-cv", "compare", "convert",
         "convert-features", "open-world", "make-split", "pseudo-labels",
+        "camelyon-splits", "froc", "pn-stage",
     }  # fmt: skip
     started = [words_of(case, tmp_path)[0] for case in ONE_PER_PROGRAM]
     assert started == ["train", "evaluate"]

@@ -1,0 +1,1 @@
+"""Subcommands of `evaluate.py` for whole slides."""
