@@ -37,8 +37,8 @@ def test_names_are_unique_and_every_command_has_a_case_of_its_own(tmp_path):
 
 
 def marked(number, case):
-    """A case takes a tenth of a second and there are a thousand: three of four are slow tests."""
-    slow = case.long or number % 4
+    """A case takes a fifth of a second and there are a thousand: seven of eight are slow tests."""
+    slow = case.long or number % 8
     return pytest.param(case, id=str(case), marks=[pytest.mark.slow] if slow else [])
 
 

@@ -135,7 +135,9 @@ def mask_rcnn_gradients(rank, world, instances, shares, crowd=(), weights=None, 
 @pytest.mark.parametrize(
     ("instances", "shares", "crowd"),
     [
-        pytest.param([2, 3, 1, 4], [[0, 1], [2, 3]], (1,), id="equal shares, a crowd"),
+        pytest.param(
+            [2, 3, 1, 4], [[0, 1], [2, 3]], (1,), id="equal shares, a crowd", marks=pytest.mark.slow
+        ),
         pytest.param([3, 2, 0, 0], [[0, 1], [2, 3]], (), id="one process without objects"),
         pytest.param([0, 0], [[0], [1]], (), id="no object anywhere"),
         pytest.param([2, 1, 3, 0], [[0], [1, 2, 3]], (), id="unequal numbers of images"),

@@ -54,6 +54,7 @@ def test_it_equals_a_loop_over_neighbours(spread, way):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_its_gradients_are_those_of_differences(way):
     given = [one.requires_grad_() for one in inputs()]
     assert torch.autograd.gradcheck(lambda v, x, a: deformable_attention(v, SHAPES, x, a), given)
