@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,9 +83,22 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         **outcomes,
     }
     show(f"written to {args.target}", ["what", "count"], counts.items())
+    _warn_about_score(found.rows, args)
     extra: dict[str, Any] = report_bad_data(left_out + found.problems)
     files = [args.annotations, source]
     return report(sys.argv, counts, files=files, known=split.record(), **extra)
+
+
+def _warn_about_score(rows: Sequence[Mapping[str, Any]], args: argparse.Namespace) -> None:
+    """Say which scores there are if none is high enough."""
+    scores = sorted((float(row["score"]) for row in rows), reverse=True)
+    if scores and scores[0] < args.score:
+        warnings.warn(
+            f"no detection has a score of {args.score:g}: the highest is {scores[0]:.3f}, and "
+            f"{len(scores) // 100 + 1} have {scores[len(scores) // 100]:.3f} or more; give a lower "
+            "--score",
+            stacklevel=2,
+        )
 
 
 def _split(args: argparse.Namespace) -> CategorySplit:

@@ -61,6 +61,16 @@ def test_novel_annotations_are_never_looked_at(files, tmp_path):
     assert make(files, tmp_path, "--score", 0.3) == made
 
 
+def test_scores_below_the_threshold_are_named(files, tmp_path):
+    rows = [row | {"score": 0.3 * row["score"]} for row in json.loads(files[1].read_text())]
+    files[1].write_text(json.dumps(rows))
+    with pytest.warns(
+        UserWarning, match=r"no detection has a score of 0\.5: the highest is 0\.\d+"
+    ):
+        made = make(files, tmp_path, "--score", 0.5)
+    assert not any(a.get("is_pseudo") for a in made["annotations"])
+
+
 def test_everything_may_be_known(files, tmp_path):
     made = make(files, tmp_path, known=["c0", "c3", "c4", "c7"])
     assert len(made["categories"]) == 5
