@@ -1,4 +1,4 @@
-"""Maps of what a model sees in whole slides: pictures, and objects for QuPath."""
+"""Maps of what a model sees in whole slides: images, and objects for QuPath."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from callbacks.mil.bag_outputs import bag_name
 from evaluation.report.attention_map import patch_side
 from evaluation.wsi.heatmap import Place
-from evaluation.wsi.heatmap_picture import PATCH, ScoreMap, draw_extremes, draw_maps
+from evaluation.wsi.heatmap_image import PATCH, ScoreMap, draw_extremes, draw_maps
 from evaluation.wsi.slide_objects import (
     PlacedPatches,
     Region,
@@ -251,11 +251,11 @@ class Heatmaps(pl.Callback):
         view = overview(slide, 1.0, max(1.0, max(slide.bounds[2:]) / self.pixels))
         place = Place(view.image.shape[:2], view.scale, view.origin)
         text = {"downsample": repr(view.scale), "x": str(view.origin[0]), "y": str(view.origin[1])}
-        picture = draw_maps(view.image, maps, *patches, place, name)
+        image = draw_maps(view.image, maps, *patches, place, name)
         px = max(1, min(PATCH, int(patches.side)))
         reader = PatchReader(slide, 1.0, patches.side / px, px)
         extremes = draw_extremes(maps, patches.coords, reader.read, self.top)
-        write_png(self._folder / f"{name}.png", picture, compression=3, text=text)
+        write_png(self._folder / f"{name}.png", image, compression=3, text=text)
         write_png(self._folder / f"{name}_top.png", extremes, compression=3)
         objects = objects_of(patches, maps, regions)
         write_objects(self._folder / f"{name}.geojson", objects, slide.bounds[:2])

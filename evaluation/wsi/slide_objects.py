@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluation.wsi.heatmap import ranks
-from evaluation.wsi.heatmap_picture import ScoreMap
+from evaluation.wsi.heatmap_image import ScoreMap
 from evaluation.wsi.regions import join_patches
 from formats.slides.geojson import Polygon
 from formats.slides.qupath import Colour, SlideObject, tiles

@@ -113,12 +113,12 @@ def test_the_maps_lie_on_the_slide(tmp_path, make_trainer, cohort, monkeypatch, 
         found = read_detections(folder / f"detections/{name}.csv")  # pixels of the whole file
         assert len(found) == len(regions)
         assert around(found[0, 1:], square, 0) and 0.5 < found[0, 0] < 0.8
-        picture = Image.open(folder / f"{name}.png")
-        downsample = float(picture.text["downsample"])
+        image = Image.open(folder / f"{name}.png")
+        downsample = float(image.text["downsample"])
         assert downsample == pytest.approx(max(1, 600 / pixels))
-        assert (picture.text["x"], picture.text["y"]) == ("30", "20")
+        assert (image.text["x"], image.text["y"]) == ("30", "20")
         width, height = round(600 / downsample), round(480 / downsample)
-        shown = np.asarray(picture.convert("RGB"), np.int64)[:height, :width]
+        shown = np.asarray(image.convert("RGB"), np.int64)[:height, :width]
         # Attention ends in yellow, the others in red.
         strong = shown[..., 1] - shown[..., 2] if score == "attention" else shown[..., 0]
         strong = strong if score == "attention" else strong - shown[..., 1]

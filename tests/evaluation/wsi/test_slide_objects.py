@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evaluation.wsi.heatmap_picture import ScoreMap
+from evaluation.wsi.heatmap_image import ScoreMap
 from evaluation.wsi.slide_objects import PlacedPatches, detections_of, objects_of, regions_of
 
 PATCHES = PlacedPatches(np.array([[0.0, 0], [100, 0], [200, 0], [300, 0]]), 100.0)

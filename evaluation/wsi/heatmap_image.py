@@ -1,4 +1,4 @@
-"""Pictures of scores over a slide: a map with its bar, and the patches with extreme scores."""
+"""Images of scores over a slide: a map with its bar, and the patches with extreme scores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Pixels = npt.NDArray[np.uint8]
 
 OPACITY = 0.6  # of a map over the slide
 BAR = 190  # width of a bar with its words
-PATCH = 128  # side of a patch in the picture of extreme patches
+PATCH = 128  # side of a patch in the image of extreme patches
 _LETTERS, _LINE = 13, 17  # height of letters and of lines
 _WORDS = 5 * _LINE  # height of the words above a bar
 _LOW = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
