@@ -10,7 +10,9 @@ from structures import DataProblems
 def test_rows_come_back_in_full_and_none_are_an_empty_file(tmp_path):
     rows = [(0.1 + 0.2, 51200, 20480.5), (np.float32(1), np.int64(0), 7.0), (0, 1, 2)]
     write_detections(tmp_path / "new/a.csv", rows)
-    assert (tmp_path / "new/a.csv").read_text() == "0.30000000000000004,51200,20480.5\n1,0,7\n0,1,2\n"
+    assert (
+        tmp_path / "new/a.csv"
+    ).read_text() == "0.30000000000000004,51200,20480.5\n1,0,7\n0,1,2\n"
     assert read_detections(tmp_path / "new/a.csv").tolist() == [
         [0.1 + 0.2, 51200, 20480.5],
         [1, 0, 7],
