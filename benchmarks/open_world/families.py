@@ -230,6 +230,21 @@ def _step_times(family: str, seed: int, folder: Path) -> dict[str, float]:
     return measured
 
 
+def restore_steps(folder: Path, steps: Mapping[str, int], seconds: float) -> None:
+    """Write the times of a step that give known numbers of steps, unless there are some.
+
+    Args:
+        folder: of the study.
+        steps: of a training, by variant.
+        seconds: processor time of these trainings.
+    """
+    for family in FAMILIES:
+        known = {n: s for n, s in steps.items() if n in VARIANTS and VARIANTS[n].family == family}
+        file = folder / "steps" / f"{family}.json"
+        if known and not file.is_file():
+            write_json(file, {name: seconds / (count + 0.5) for name, count in known.items()})
+
+
 def _trial(name: str, start: str, steps: int, folder: Path) -> float:
     """Train a variant for a few steps and return the processor time."""
     content = recipe(VARIANTS[name])

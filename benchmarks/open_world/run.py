@@ -8,8 +8,9 @@ within five minutes; models with queries continue from a shared start for `--sec
 scored by the protocol `exclude-known`.
 
 Writes all rows to `docs/open_world.json` and their table into `docs/open_world.md`. `--only METHOD
-[METHOD ...]` and `--seeds` choose runs, `--report` trains nothing, and further arguments are passed
-on to `train.py fit`, for trials in another `--folder`.
+[METHOD ...]` and `--seeds` choose runs, `--report` trains nothing, `--restore` takes the rows of
+`docs/open_world.json` as done, so that a study can go on on another machine, and further arguments
+are passed on to `train.py fit`, for trials in another `--folder`.
 """
 
 from __future__ import annotations
@@ -32,18 +33,14 @@ import evaluate
 import train
 from datamodules.seg.digit_scenes import DigitScenesDataModule
 from engine.checkpoints.restore import read_record
-from evaluation.open_world.protocols import (
-    Protocol,
-    evaluate_protocol,
-    known_and_novel_scores,
-)
-from evaluation.seg.confusion import pair_detections
+from evaluation.open_world.protocols import known_and_novel_scores
 from formats.coco.results import load_ground_truth, read_results
 from formats.coco.splits import split_from_record
 from formats.files import atomic_write, write_json
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from families import FAMILIES, VARIANTS, continued, started
+from families import FAMILIES, VARIANTS, continued, restore_steps, started
+from scores import PROTOCOLS, by_protocol, ranks
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "configs/quickstart"
@@ -53,9 +50,7 @@ JSON, PAGE = ROOT / "docs/open_world.json", ROOT / "docs/open_world.md"
 BEGIN, END = "<!-- table of benchmarks/open_world/run.py -->", "<!-- end of the table -->"
 COLUMNS = ("segm_ar_10", "segm_ar_100", "segm_map", "box_ar_100")
 BASE = "mask_rcnn"
-KNOWN = range(1, 7)  # category ids of the digits 0 to 5
-PROTOCOLS: tuple[Protocol, ...] = ("exclude-known", "novel-only", "class-wise", "all")
-RANKS = ["method", "known found", "novel found", "median score of known", "of novel"]
+RANKS = ["method", "seeds", "known found", "novel found", "median score of known", "of novel"]
 RANKS += ["mistakes above the novel median, an image"]
 
 Row = dict[str, Any]
@@ -148,8 +143,21 @@ def result(name: str, seed: int, folder: Path, seconds: float, flags: Sequence[s
     split = split_from_record(read_record(checkpoint)["facts"]["categories"]["known"], name)
     scores = known_and_novel_scores(truth, rows, split, ("bbox", "segm"))
     row |= scores
+    row["ranks"] = ranks(truth, found)
+    if seed == SEEDS[0]:
+        row["protocols"] = by_protocol(truth, found)
     write_json(file, row)
     return row
+
+
+def start_result(family: str, seed: int, folder: Path) -> None:
+    """Write what the detections of a shared start say, unless it is written."""
+    place = folder / "starts" / family / f"seed_{seed}"
+    file = place / "result.json"
+    if not file.is_file():
+        truth = load_ground_truth(write_scenes(folder / "scenes")[1])
+        found = predicted(started(family, seed, folder), place, folder)
+        write_json(file, {"family": family, "seed": seed, "ranks": ranks(truth, found)})
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -208,101 +216,59 @@ def _interval(values: Sequence[float]) -> str:
     return f"{mean:+.3f} [{mean - error:+.3f}, {mean + error:+.3f}]"
 
 
-def ranks(rows: Sequence[Row], folder: Path) -> str:
-    """Return what the scores say of known objects, novel ones and mistakes, as Markdown.
+def ranks_table(rows: Sequence[Row], starts: Sequence[Row]) -> str:
+    """Return the means of `scores.ranks` over the seeds that have them, as Markdown.
 
-    A detection finds the object that it is matched to at mask IoU .5, best scores first. Shared
-    starts come before the models that continue from them.
+    Shared starts come before the models that continue from them.
     """
-    truth = load_ground_truth(folder / "scenes/annotations/instances_test.json")
-    images = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
-    objects, lines = _by_image(truth["annotations"]), [RANKS, ["---"] * len(RANKS)]
-    for title, files in _predictions(rows, folder).items():
-        values = []
-        for file in files:
-            found = _by_image(read_results(file, {"images": truth["images"]})[0])
-            values.append(_scores_of(images, objects, found))
-        cells = [f"{mean:.2f}" for mean in np.mean(values, axis=0)]
-        lines.append([title, *cells])
+    values: dict[str, list[list[float]]] = {}
+    for row in rows:
+        if row["method"] in FAMILIES:
+            own = [start["ranks"] for start in starts if start["family"] == row["method"]]
+            values[f"{_title(row['method'])}, shared start"] = own
+        values.setdefault(_title(row["method"]), [])
+        values[_title(row["method"])] += [row["ranks"]] if "ranks" in row else []
+    lines = [RANKS, ["---"] * len(RANKS)]
+    for title, own in ((title, own) for title, own in values.items() if own):
+        lines.append([title, str(len(own)), *(f"{mean:.3f}" for mean in np.mean(own, axis=0))])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _predictions(rows: Sequence[Row], folder: Path) -> dict[str, list[Path]]:
-    """Return the files of predictions by title."""
-    files: dict[str, list[Path]] = {}
-    for row in rows:
-        name, seed = row["method"], f"seed_{row['seed']}"
-        if name in FAMILIES:
-            place = folder / "starts" / name / seed
-            checkpoint = started(name, row["seed"], folder)
-            start = files.setdefault(f"{_title(name)}, shared start", [])
-            start.append(predicted(checkpoint, place, folder))
-        files.setdefault(_title(name), []).append(folder / name / seed / "predictions.json")
-    return files
-
-
-def _by_image(records: Sequence[Any]) -> dict[Any, list[Any]]:
-    grouped: dict[Any, list[Any]] = {}
-    for record in records:
-        grouped.setdefault(record["image_id"], []).append(record)
-    return grouped
-
-
-def _scores_of(
-    images: dict[Any, tuple[int, int]], objects: dict[Any, list[Any]], found: dict[Any, list[Any]]
-) -> list[float]:
-    known, novel, wrong = [], [], []
-    for image, size in images.items():
-        own = objects.get(image, [])
-        rows = sorted(found.get(image, []), key=lambda row: -row["score"])
-        pairs = pair_detections(own, rows, size, 0.5, "segm")
-        for of, by in zip(pairs.truth, pairs.found, strict=True):
-            (known if own[of]["category_id"] in KNOWN else novel).append(rows[by]["score"])
-        wrong += [rows[by]["score"] for by in pairs.wrong]
-    ids = [record["category_id"] for own in objects.values() for record in own]
-    count = sum(number in KNOWN for number in ids)
-    middle = float(np.median(known)), float(np.median(novel))
-    above = float((np.array(wrong) > middle[1]).sum() / len(images))
-    return [len(known) / count, len(novel) / (len(ids) - count), *middle, above]
-
-
-def protocols(rows: Sequence[Row], folder: Path) -> list[Row]:
-    """Return the mask scores of novel objects by every protocol, for one seed of each method."""
-    truth = load_ground_truth(folder / "scenes/annotations/instances_test.json")
-    split = split_from_record({"name": "digits 0 to 5", "known": list(KNOWN)}, "study")
-    found = []
-    for row in (row for row in rows if row["seed"] == SEEDS[0]):
-        file = folder / row["method"] / f"seed_{row['seed']}" / "predictions.json"
-        detections, _ = read_results(file, {"images": truth["images"]})
-        scores = {
-            name: evaluate_protocol(name, truth, detections, split, iou_types=("segm",))
-            for name in PROTOCOLS
-        }
-        found.append({"method": row["method"], "seed": row["seed"], "scores": scores})
-    return found
-
-
-def protocol_table(found: Sequence[Row]) -> str:
-    """Return the scores by protocol as Markdown."""
+def protocol_table(rows: Sequence[Row]) -> str:
+    """Return the mask scores of novel objects by protocol, of the first seed, as Markdown."""
     kinds = [(name, key) for name in PROTOCOLS for key in COLUMNS[:3]]
     kinds = [(name, key) for name, key in kinds if name != "class-wise" or "ar" in key]
     lines = [["method", *(f"{name}, {_short(key)[5:]}" for name, key in kinds)]]
     lines.append(["---"] * len(lines[0]))
-    for row in found:
-        cells = [f"{row['scores'][name][key]:.3f}" for name, key in kinds]
+    for row in (row for row in rows if "protocols" in row):
+        cells = [f"{row['protocols'][name][key]:.3f}" for name, key in kinds]
         lines.append([_title(row["method"]), *cells])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def publish(rows: Sequence[Row], by_protocol: Sequence[Row]) -> None:
+def publish(rows: Sequence[Row], starts: Sequence[Row]) -> None:
     """Write the JSON and put the table into the page."""
     content = {"protocol": "exclude-known", "split": "test", "rows": list(rows)}
-    content["protocols"] = list(by_protocol)
+    content["starts"] = list(starts)
     write_json(JSON, content)
     before, _, rest = PAGE.read_text().partition(BEGIN)
     after = rest.partition(END)[2]
     with atomic_write(PAGE) as file:
         file.write(f"{before}{BEGIN}\n\n{table(rows)}\n\n{END}{after}".encode())
+
+
+def restore(folder: Path, seconds: float) -> None:
+    """Write the published rows that a folder does not have, and the steps of their trainings."""
+    content = json.loads(JSON.read_text())
+    places = [(row["method"], row) for row in content["rows"]]
+    places += [(f"starts/{row['family']}", row) for row in content["starts"]]
+    for place, row in places:
+        file = folder / place / f"seed_{row['seed']}" / "result.json"
+        if not file.is_file():
+            write_json(file, row)
+    restore_steps(
+        folder, {r["method"]: r["steps"] for r in content["rows"] if "steps" in r}, seconds
+    )
 
 
 def main() -> int:
@@ -313,24 +279,33 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path("runs/open_world"))
     parser.add_argument("--seconds", type=float, default=LIMIT, help="of models with queries")
     parser.add_argument("--report", action="store_true", help="train nothing")
+    parser.add_argument("--restore", action="store_true", help="published rows are done")
     args, more = parser.parse_known_args()
     torch.set_num_threads(1)
+    if args.restore:
+        restore(args.folder, args.seconds)
     if not args.report:
         for seed in args.seeds:
             for name in args.only or [*METHODS, *VARIANTS]:
+                if name in FAMILIES:
+                    start_result(name, seed, args.folder)
                 result(name, seed, args.folder, args.seconds, more)
-    files = sorted(args.folder.glob("*/seed_*/result.json"))
+    rows, starts = _results(args.folder, "*"), _results(args.folder, "starts/*")
     order = [*METHODS, *VARIANTS]
-    rows = [json.loads(file.read_text()) for file in files]
     rows = [row for row in rows if row["method"] in order]
     rows.sort(key=lambda row: (order.index(row["method"]), row["seed"]))
     print(table(rows))
-    print(ranks(rows, args.folder))
-    by_protocol = protocols(rows, args.folder)
-    print(protocol_table(by_protocol))
+    print(ranks_table(rows, starts))
+    print(protocol_table(rows))
     if not more:
-        publish(rows, by_protocol)
+        publish(rows, starts)
     return 0
+
+
+def _results(folder: Path, places: str) -> list[Row]:
+    return [
+        json.loads(file.read_text()) for file in sorted(folder.glob(f"{places}/seed_*/result.json"))
+    ]
 
 
 if __name__ == "__main__":
