@@ -12,6 +12,7 @@ from formats.slide_features import locked, remove_parts
 COLUMNS = (
     "slide_id", "status", "reason", "patches", "tissue_mm2", "slide_mpp", "mpp_source", "seconds",
 )  # fmt: skip
+TABLE = "extraction.csv"
 DONE, FAILED = "done", "failed"
 
 Row = dict[str, str]
@@ -22,10 +23,11 @@ class ExtractionTable:
 
     Args:
         folder: the folder.
+        name: of the table.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.path = folder, folder / "extraction.csv"
+    def __init__(self, folder: Path, name: str = TABLE) -> None:
+        self.folder, self.path = folder, folder / name
 
     def begin(self, own: Collection[str], known: Iterable[Row]) -> None:
         """Remove the rows of slides that are to be read, and add those that are missing.
@@ -47,12 +49,12 @@ class ExtractionTable:
                 if any(old.get(column) != row[column] for column in COLUMNS[:-1]):
                     rows[row["slide_id"]] = row
             if rows != before:
-                self._write(rows)
+                self.write(rows)
 
     def add(self, row: Row) -> None:
         """Write the row of a slide, in place of an earlier one."""
         with locked(self.folder):
-            self._write(self.read() | {row["slide_id"]: row})
+            self.write(self.read() | {row["slide_id"]: row})
 
     def read(self) -> dict[str, Row]:
         """Return the rows by slide."""
@@ -62,7 +64,8 @@ class ExtractionTable:
             rows = [{c: row.get(c) or "" for c in COLUMNS} for row in csv.DictReader(file)]
         return {row["slide_id"]: row for row in rows}
 
-    def _write(self, rows: Mapping[str, Row]) -> None:
+    def write(self, rows: Mapping[str, Row]) -> None:
+        """Write these rows in place of all others."""
         ordered = (rows[name] for name in sorted(rows))
         write_csv(self.path, COLUMNS, [[row[c] for c in COLUMNS] for row in ordered])
 

@@ -18,7 +18,8 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from callbacks.wsi.extraction_table import DONE, FAILED, ExtractionTable, row
+from callbacks.wsi.extraction_table import DONE, FAILED, TABLE, ExtractionTable, row
+from callbacks.wsi.shard_tables import join_tables
 from formats.slide_features import LARGEST, SlideFeatureWriter, remove_parts
 from formats.slides.qupath import write_objects
 from loggers.run_files import write_png
@@ -59,7 +60,7 @@ class FeatureFiles(pl.Callback):
         if stage != "predict" or not getattr(data, "extracts", False) or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         self._data, self.folder = data, data.features
-        self._table = ExtractionTable(data.features)
+        self._table = ExtractionTable(data.features, data.shard.table if data.shard else TABLE)
         own = {header.slide_id for header in data.todo}
         for name in own:
             remove_parts(data.file_of(name))
@@ -147,6 +148,7 @@ class FeatureFiles(pl.Callback):
         """Give the file its name and write the row."""
         assert self._writer is not None
         self._writer.finish()
+        self._data.finish(self._plan.header.slide_id)
         slide, self._writer = self._plan.slide, None
         seconds = self._lap()
         values = {"patches": len(slide), "tissue_mm2": slide.tissue_mm2}
@@ -162,6 +164,7 @@ class FeatureFiles(pl.Callback):
         self._data.give_up(self._dropped)
         self._abandon()
         problem = self._data.failure(self._plan.header, fault)
+        self._data.finish(self._dropped)
         self._add_row(FAILED, reason=f"{problem.reason}; {problem.remedy}", seconds=self._lap())
         self._tell(f"failed: {problem.reason}")
 
@@ -194,6 +197,8 @@ class FeatureFiles(pl.Callback):
     ) -> None:
         """Remove the file of a slide that was not finished."""
         self._abandon()
+        if self._table is not None:
+            self._data.teardown("predict")
         stopped = isinstance(exception, KeyboardInterrupt | SIGTERMException)
         if stopped and self._table is not None and trainer.is_global_zero:
             sys.stderr.write("stopped; the same command goes on with the slides that are left\n")
@@ -217,6 +222,12 @@ class FeatureFiles(pl.Callback):
         failed = [h for h in self._data.headers if rows.get(h.slide_id, {}).get("status") == FAILED]
         problems = [self._data.failure(h, rows[h.slide_id]["reason"]) for h in failed]
         text = f"{len(done)} of {len(names)} slides have their features"
+        shard = self._data.shard
+        if shard is not None:
+            tables = [shard._replace(number=n + 1).table for n in range(shard.parts)]
+            whole = join_tables(self.folder, tables, self._data.names)
+            text = f"shard {shard}: {text}"
+            text += f"; all {shard.parts} shards are in {TABLE}" if whole else ""
         rich.get_console().print(text, soft_wrap=True, highlight=False, markup=False)
         settle(problems, self._data.bad_data)
 

@@ -15,11 +15,19 @@ from torch.utils.data import DataLoader
 from datamodules.wsi.finished import finished_file
 from datamodules.wsi.patches import PatchImages
 from datamodules.wsi.planning import Patching, PatchSampler, Plan
-from datamodules.wsi.slide_list import SlideHeader, list_slides, read_headers, slide_problem
+from datamodules.wsi.shards import balanced, read_shard
+from datamodules.wsi.slide_list import (
+    SlideEntry,
+    SlideHeader,
+    list_slides,
+    read_headers,
+    slide_problem,
+)
+from datamodules.wsi.staging import Stage
 from datamodules.wsi.tissue import OtsuTissue, Tissue
 from formats.files import file_hash
 from formats.slide_features import SlideAttributes
-from formats.slides.pyramid import slide_fingerprint
+from formats.slides.pyramid import slide_bytes, slide_fingerprint
 from structures import BadDataPolicy, DataProblems, PatchBatch, Problem, settle
 
 
@@ -45,9 +53,14 @@ class SlideDataModule(pl.LightningDataModule):
         bad_data: how slides that cannot be read are handled. ``error``: nothing begins if a header
             is faulty, and exit code 2 at the end if a slide failed later; ``skip``: they are left
             out.
+        shard: ``NUMBER/COUNT``: the slides of one of several parts of about as many bytes, for
+            machines that share the folder ``features`` and nothing else; null for all slides.
+        stage: folder on a quick disk to which slides are copied before they are read, and from
+            which they are removed afterwards; null to read them where they are.
 
     Attributes:
-        headers: the slides that can be read.
+        headers: the slides that can be read, of the shard if there is one.
+        names: the slides of all shards.
         problems: problems of the slides that ``skip`` has left out.
         finished: slides that have a file, by name, with the number of patches; after `setup`.
         todo: the slides that this process reads; after `setup`.
@@ -73,6 +86,8 @@ class SlideDataModule(pl.LightningDataModule):
         batch_size: int = 64,
         num_workers: int = 0,
         bad_data: BadDataPolicy = "error",
+        shard: str | None = None,
+        stage: Path | None = None,
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -94,20 +109,35 @@ class SlideDataModule(pl.LightningDataModule):
         self.tissue_outlines = None if tissue_outlines is None else Path(tissue_outlines)
         self.batch_size, self.num_workers, self.bad_data = batch_size, num_workers, bad_data
         self._check_folder()
+        self.shard = None if shard is None else read_shard(shard)
+        self.stage = None if stage is None else Path(stage)
         entries, faults = list_slides(self.folder, table)
+        self.names = [entry.slide_id for entry in entries]
+        entries = self._own(entries)
         self.headers, more = read_headers(entries, mpp)
         missing = [one for header in self.headers for one in self._missing_outlines(header)]
         self.problems = settle([*faults, *more, *missing], bad_data)
         without = {problem.item for problem in missing}
         self.headers = [header for header in self.headers if header.slide_id not in without]
-        if not self.headers:
+        if not self.headers and (entries or self.shard is None):
             last = Problem(self.folder, None, None, "no slide that can be read", "see above")
             raise DataProblems([*self.problems, last])
         self.finished: dict[str, tuple[int, SlideAttributes]] = {}
         self.todo: list[SlideHeader] = []
         self._sampler: PatchSampler | None = None
+        self._copies: Stage | None = None
         self._settings: dict[str, Any] = {}
         self._encoder: Mapping[str, Any] = {}
+
+    def _own(self, entries: list[SlideEntry]) -> list[SlideEntry]:
+        """Return the slides of the shard."""
+        if self.shard is None:
+            return entries
+        # Compressed glass takes few bytes: bytes tell more of the tissue than pixels.  # A700
+        sizes = {entry.slide_id: slide_bytes(entry.path) for entry in entries}
+        mine = balanced(sizes, self.shard.parts)[self.shard.number - 1]
+        rank_zero_info(f"shard {self.shard}: {len(mine)} of {len(entries)} slides")
+        return [entry for entry in entries if entry.slide_id in mine]
 
     def _missing_outlines(self, header: SlideHeader) -> list[Problem]:
         """Return the fault of a slide without outlines, where they are asked for."""
@@ -155,7 +185,14 @@ class SlideDataModule(pl.LightningDataModule):
             f"pixels at {self.mpp:g} micrometres per pixel, encoder {self._encoder['encoder']}"
         )
         self.todo = shared_out(left, trainer.global_rank, trainer.world_size)
-        self._sampler = PatchSampler(self.todo, patching, self.batch_size)
+        self._copies = None if self.stage is None or not self.todo else Stage(self.stage)
+        self._sampler = PatchSampler(self.todo, patching, self.batch_size, self._copies)
+
+    def teardown(self, stage: str) -> None:
+        """Remove the copies of slides."""
+        del stage
+        if self._copies is not None:
+            self._copies.close()
 
     def _all_settings(self, module: Any, side: int, precision: str) -> dict[str, Any]:
         """Return everything apart from the slide that its features depend on."""
@@ -224,6 +261,11 @@ class SlideDataModule(pl.LightningDataModule):
         assert self._sampler is not None
         return self._sampler.plans.pop(slide_id)
 
+    def finish(self, slide_id: str) -> None:
+        """Forget a slide whose patches have been read."""
+        if self._copies is not None:
+            self._copies.remove(slide_id)
+
     def give_up(self, slide_id: str) -> None:
         """Read no further patches of a slide."""
         assert self._sampler is not None
@@ -231,6 +273,8 @@ class SlideDataModule(pl.LightningDataModule):
 
     def failure(self, header: SlideHeader, message: str) -> Problem:
         """Return the problem of a slide that failed, from a message ``REASON; REMEDY``."""
+        if self._copies is not None:
+            message = self._copies.as_original(message, header.path, header.slide_id)
         return slide_problem(header.path, header.slide_id, message)
 
     def predict_dataloader(self) -> DataLoader[PatchBatch]:
@@ -258,17 +302,6 @@ def _unchanged(batch: Any) -> Any:
 
 
 def shared_out(headers: Sequence[SlideHeader], rank: int, world: int) -> list[SlideHeader]:
-    """Return the slides of a process: about equally many pixels for each, in order of the list.
-
-    >>> sizes = {"a": 9, "b": 1, "c": 5}
-    >>> headers = [SlideHeader(n, Path(n), 0.5, "file", size) for n, size in sizes.items()]
-    >>> [[h.slide_id for h in shared_out(headers, rank, 2)] for rank in (0, 1)]
-    [['a'], ['b', 'c']]
-    """
-    loads = [0] * world
-    mine: set[str] = set()
-    for header in sorted(headers, key=lambda h: (-h.pixels, h.slide_id)):
-        least = loads.index(min(loads))
-        loads[least] += header.pixels
-        mine |= {header.slide_id} if least == rank else set()
+    """Return the slides of a process: about equally many pixels for each, in order of the list."""
+    mine = balanced({header.slide_id: header.pixels for header in headers}, world)[rank]
     return [header for header in headers if header.slide_id in mine]

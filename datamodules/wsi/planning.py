@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +19,7 @@ from datamodules.wsi.grid import grid
 from datamodules.wsi.outlines import outlined_tissue, tissue_objects
 from datamodules.wsi.preview import preview
 from datamodules.wsi.slide_list import SlideHeader
+from datamodules.wsi.staging import AHEAD, Stage
 from datamodules.wsi.tissue import Tissue, TissueMask, tissue_area, tissue_share
 from formats.slides.pyramid import UnreadableRegion, open_slide, slide_fingerprint
 from formats.slides.qupath import SlideObject
@@ -136,32 +139,57 @@ class PatchSampler(Sampler[PatchKey]):
         headers: the slides.
         patching: how they are cut.
         batch_size: patches of a batch; the last one of a slide may have fewer.
+        stage: copies slides before they are read; None to read them where they are.
 
     Attributes:
         plans: plans of the slides that were begun, by name; whoever has used one removes it.
         given_up: names of slides of which no further batch is wanted.
     """
 
-    def __init__(self, headers: Sequence[SlideHeader], patching: Patching, batch_size: int) -> None:
+    def __init__(
+        self,
+        headers: Sequence[SlideHeader],
+        patching: Patching,
+        batch_size: int,
+        stage: Stage | None = None,
+    ) -> None:
         self.headers, self.patching, self.batch_size = tuple(headers), patching, batch_size
+        self.stage = stage
         self.plans: dict[str, Plan] = {}
         self.given_up: set[str] = set()
 
     def __iter__(self) -> Iterator[PatchKey]:
-        with ThreadPoolExecutor(1) as thread:
-            coming = [thread.submit(self.patching.plan, header) for header in self.headers[:1]]
-            for number in range(len(self.headers)):
-                plan = coming.pop().result()
-                for header in self.headers[number + 1 : number + 2]:
-                    coming.append(thread.submit(self.patching.plan, header))
-                self.plans[plan.header.slide_id] = plan
-                yield from self._keys(plan)
+        with ThreadPoolExecutor(1) as copier, ThreadPoolExecutor(1) as thread:
+            copies, plans = deque[Future[Path]](), deque[Future[Plan]]()
+            to_copy, to_plan = iter(self.headers), iter(self.headers)
+            try:
+                for _ in self.headers:
+                    for header in islice(to_copy, AHEAD + 1 - len(copies) - len(plans)):
+                        copies.append(copier.submit(self._copied, header))
+                    for header in islice(to_plan, 2 - len(plans)):
+                        plans.append(thread.submit(self._plan, header, copies.popleft()))
+                    plan = plans.popleft().result()
+                    self.plans[plan.header.slide_id] = plan
+                    yield from self._keys(plan)
+            finally:
+                if self.stage is not None:
+                    self.stage.stop()
+
+    def _copied(self, header: SlideHeader) -> Path:
+        if self.stage is None:
+            return header.path
+        return self.stage.copy(header.path, header.slide_id)
+
+    def _plan(self, header: SlideHeader, copy: Future[Path]) -> Plan:
+        plan = self.patching.plan(header._replace(path=copy.result()))
+        return plan._replace(header=header)
 
     def _keys(self, plan: Plan) -> Iterator[PatchKey]:
         name, path, mpp = plan.header[:3]
         if plan.slide is None or plan.fault:
             yield PatchKey(name, path, mpp, np.zeros((0, 2), np.int64), fault=plan.fault)
             return
+        path = plan.slide.path  # perhaps a copy
         coords = plan.slide.coords.numpy()
         for first in range(0, len(coords), self.batch_size):
             if name in self.given_up:

@@ -291,7 +291,7 @@ def slide_fingerprint(path: Path) -> str:
     All files of a DICOM series count, and those of the folder of an MRXS slide.
     """
     digest = hashlib.sha256()
-    for file in _files(path):
+    for file in slide_files(path):
         size = file.stat().st_size
         digest.update(f"{size}\n".encode())
         block = min(size, _WHOLE // _PARTS)
@@ -306,7 +306,12 @@ def slide_fingerprint(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _files(path: Path) -> list[Path]:
+def slide_bytes(path: Path) -> int:
+    """Return the bytes of a slide's files together."""
+    return sum(file.stat().st_size for file in slide_files(path))
+
+
+def slide_files(path: Path) -> list[Path]:
     """Return the files that make a slide."""
     suffix = path.suffix.lower()
     if suffix == ".dcm":

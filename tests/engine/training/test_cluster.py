@@ -166,3 +166,24 @@ def test_the_processes_of_a_launcher_train_one_model(tmp_path, launcher):
     assert "2 processes train one model" in texts[0]
     assert [p.name for p in Path("runs/abmil").iterdir()] == ["version_0"]
     assert steps() == 10
+
+
+def test_the_sbatch_file_of_a_training(tmp_path):
+    """Words of the user reach `fit`, by srun; Slurm's signal and requeueing are asked for."""
+    (tmp_path / "bin" / "activate").write_text(f'PATH="{tmp_path}/bin:$PATH"\n')
+    program = tmp_path / "bin" / "srun"
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    program.chmod(0o755)
+    file = ROOT / "docs" / "slurm" / "train.sbatch"
+    done = subprocess.run(
+        ["bash", str(file), "--config", "a b.yaml"],
+        env=os.environ | {"ENVIRONMENT": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    words = ["python", "train.py", "fit", "--config", "a b.yaml", "--data.num_workers", "7"]
+    assert done.stdout.splitlines() == words
+    text = file.read_text()
+    assert "#SBATCH --signal=USR1@120" in text
+    assert "#SBATCH --requeue" in text
