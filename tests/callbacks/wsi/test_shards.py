@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import train
+from datamodules.wsi.staging import Stage
 from tests.callbacks.wsi.test_restarting import command, process, without_seconds
 from tests.support.extraction import content
 from tests.support.small_slides import write_broken_slide, write_slide
@@ -20,8 +21,15 @@ def tables(folder):
     return sorted(path.name for path in folder.glob("*.csv"))
 
 
-def test_parts_one_after_another(tmp_path, capsys):
+def test_parts_one_after_another(tmp_path, capsys, monkeypatch):
     """The last one writes the whole table; a part without a slide is an ordinary case."""
+    left, close = [], Stage.close
+
+    def look_and_close(self):
+        left.extend((tmp_path / "stage").glob("*/*"))
+        close(self)
+
+    monkeypatch.setattr(Stage, "close", look_and_close)
     write_slide(tmp_path / "slides" / "large.tiff", 0, width=1280)
     write_broken_slide(tmp_path / "slides" / "small.tiff")
     out, stage = tmp_path / "parts", ("--data.stage", tmp_path / "stage")
@@ -38,6 +46,7 @@ def test_parts_one_after_another(tmp_path, capsys):
     assert "all 3 shards are in extraction.csv" in said[2]
     assert f"{tmp_path / 'slides' / 'small.tiff'}, slide small: the 64 x 64 pixels at" in said[2]
     assert "segmil_" not in said[2]  # the name of the copy
+    assert left == []  # each copy is removed when its slide is finished or has failed
     assert list((tmp_path / "stage").iterdir()) == []
     assert content(out) == content(tmp_path / "whole")
     whole = without_seconds(tmp_path / "whole")
