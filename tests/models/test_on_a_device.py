@@ -8,7 +8,7 @@ import torch
 from models.mil.dtfd import DTFD
 from tests.models.seg.conftest import make_scene
 from tests.models.seg.deformable_detr.conftest import build_ours as build_detr
-from tests.models.seg.mask_rcnn.test_mask_rcnn import build as build_mask_rcnn
+from tests.support.small_mask_rcnn import build as build_mask_rcnn
 from tests.models.seg.yolo.test_detect import tiny
 from tests.support.mil_recipes import NAMES, build, prepare, random_bags
 from tests.support.pretend_device import DEVICE, OnDevice, pretend_device
