@@ -25,6 +25,10 @@ class PathReader:
     path_argument: ClassVar[str | None] = None
     asked_last: ClassVar[bool] = False
 
+    def __str__(self) -> str:
+        """Return the name of the class; the text of Lightning's base builds every data loader."""
+        return type(self).__name__
+
     @classmethod
     def section_for(
         cls, path: Path, record: Mapping[str, Any], folder: Path | None = None

@@ -48,7 +48,7 @@ class BagDataset(Dataset[BagBatch]):
         return self._source.bag(key.index)
 
 
-class MILDataModule(pl.LightningDataModule, PathReader, ABC):
+class MILDataModule(PathReader, pl.LightningDataModule, ABC):
     """Base of the multiple-instance datamodules; all yield ``BagBatch``.
 
     A subclass provides the bags of a split through ``source`` and ``numbers``, and the facts.

@@ -42,7 +42,7 @@ Ints = npt.NDArray[np.int64]
 Split = Literal["train", "val", "test", "predict"]
 
 
-class SegDataModule(LowLightData, PathReader, ABC):
+class SegDataModule(PathReader, LowLightData, ABC):
     """Base of the segmentation datamodules; all yield ``SegBatch``.
 
     Every image goes through the same steps: augment (training only), resize, pad to the largest

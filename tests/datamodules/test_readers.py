@@ -10,6 +10,7 @@ from datamodules.mil.npz import TabularBagsDataModule
 from datamodules.readers import arguments_of, path_readers
 from datamodules.seg.base import SegDataModule
 from datamodules.seg.coco import CocoDataModule
+from datamodules.seg.digit_scenes import DigitScenesDataModule
 from datamodules.seg.image_folder import ImageFolderDataModule
 from datamodules.seg.lis import LISDataModule
 from engine.checkpoints.data import data_at
@@ -102,3 +103,11 @@ def test_a_new_module_reads_its_own_suffix(monkeypatch, tmp_path):
         "eval_batch_size": 3, "class_names": ["n", "p"], "task": "binary", "listing": "b.lst",
     }  # fmt: skip
     assert data_at(Path("b.npz"), BAGS)["init_args"]["file"] == "b.npz"
+
+
+def test_the_text_of_a_datamodule_builds_no_loader(monkeypatch):
+    """Lightning's text does, and the command line asks for it at the start of every run."""
+    for data in (DigitBagsDataModule(), DigitScenesDataModule()):
+        for name in ("train", "val", "test", "predict"):
+            monkeypatch.setattr(data, f"{name}_dataloader", None)
+        assert str(data) == type(data).__name__

@@ -8,10 +8,10 @@ import torch
 from models.mil.dtfd import DTFD
 from tests.models.seg.conftest import make_scene
 from tests.models.seg.deformable_detr.conftest import build_ours as build_detr
-from tests.support.small_mask_rcnn import build as build_mask_rcnn
 from tests.models.seg.yolo.test_detect import tiny
 from tests.support.mil_recipes import NAMES, build, prepare, random_bags
 from tests.support.pretend_device import DEVICE, OnDevice, pretend_device
+from tests.support.small_mask_rcnn import build as build_mask_rcnn
 
 # TransMIL lays each bag out as a square: it asks for sizes and sends an order. ACMIL sends shares.
 WAITS = {"transmil": 2, "mhim_transmil": 2, "acmil": 1}
