@@ -1,6 +1,7 @@
 """The rules of docs/ARCHITECTURE.md that can be read off the source text."""
 
 import ast
+import functools
 import importlib
 import inspect
 import subprocess
@@ -59,35 +60,46 @@ def stem_of(script):
     return script.removesuffix(".py")
 
 
+@functools.cache
 def parsed(path):
     return ast.parse(path.read_text())
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_dependency_direction(path):
-    folder = path.relative_to(ROOT).parts[0]
-    found = set(imports(parsed(path), BESIDE.get(folder, ())))
-    assert not found & FORBIDDEN[folder]
+def sources(folder):
+    """The modules of a folder; each failure names its module."""
+    found = [path for path in SOURCES if path.is_relative_to(ROOT / folder)]
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_dependency_direction(folder):
     allowed = {folder} | earlier(folder) - APART.get(folder, set())
-    assert found & (set(FOLDERS) | set(map(stem_of, SCRIPTS))) <= allowed
+    for path in sources(folder):
+        found = set(imports(parsed(path), BESIDE.get(folder, ())))
+        assert not found & FORBIDDEN[folder], path
+        assert found & (set(FOLDERS) | set(map(stem_of, SCRIPTS))) <= allowed, path
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_slow_libraries_are_imported_where_used(path):
-    top = [node for node in parsed(path).body if isinstance(node, ast.Import | ast.ImportFrom)]
-    assert not set(imports(ast.Module(body=top, type_ignores=[]))) & LAZY
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_slow_libraries_are_imported_where_used(folder):
+    for path in sources(folder):
+        top = [n for n in parsed(path).body if isinstance(n, ast.Import | ast.ImportFrom)]
+        assert not set(imports(ast.Module(body=top, type_ignores=[]))) & LAZY, path
 
 
-@pytest.mark.parametrize("path", SOURCES + ALL_SCRIPTS, ids=lambda p: str(p.relative_to(ROOT)))
-def test_sizes_and_docstrings(path):
-    tree = parsed(path)
-    assert len(path.read_text().splitlines()) <= 400
-    assert ast.get_docstring(tree)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef):
-            assert node.end_lineno - node.lineno < 60, f"{node.name} is longer than 60 lines"
-    for node in public_definitions(tree):
-        assert ast.get_docstring(node), f"{node.name} has no docstring"
+@pytest.mark.parametrize("folder", [*FOLDERS, "scripts"])
+def test_sizes_and_docstrings(folder):
+    for path in ALL_SCRIPTS if folder == "scripts" else sources(folder):
+        tree = parsed(path)
+        assert len(path.read_text().splitlines()) <= 400, path
+        assert ast.get_docstring(tree), path
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                length = node.end_lineno - node.lineno
+                assert length < 60, f"{path}: {node.name} is longer than 60 lines"
+        for node in public_definitions(tree):
+            assert ast.get_docstring(node), f"{path}: {node.name} has no docstring"
 
 
 def public_definitions(tree):
@@ -146,16 +158,12 @@ def test_the_root_holds_three_scripts():
     assert {p.name for p in ROOT.glob("*.py")} == set(SCRIPTS)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "models").rglob("*.py")), ids=lambda p: p.stem)
-def test_no_model_names_a_device(path):
+def test_no_model_names_a_device():
     """What moves tensors is the trainer; a network works where its inputs are."""
-    tree = ast.parse(path.read_text())
-    calls = [
-        n.func.attr
-        for n in ast.walk(tree)
-        if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)
-    ]
-    named = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)]
-    assert "cuda" not in calls
-    allowed = {"mps"} if path.stem == "precision" else set()  # the device without float64
-    assert not ({"cuda", "cuda:0", "mps"} - allowed) & {v for v in named if isinstance(v, str)}
+    for path in sources("models"):
+        nodes = list(ast.walk(parsed(path)))
+        calls = [n.func for n in nodes if isinstance(n, ast.Call)]
+        assert "cuda" not in [n.attr for n in calls if isinstance(n, ast.Attribute)], path
+        named = {n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+        allowed = {"mps"} if path.stem == "precision" else set()  # the device without float64
+        assert not ({"cuda", "cuda:0", "mps"} - allowed) & named, path
