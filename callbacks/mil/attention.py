@@ -49,11 +49,11 @@ class AttentionFigure(AfterEvaluation):
 
     The bags are taken from all classes in turn, so half of them are positive in a binary task. Bags
     whose features are images are shown with their instances, bags whose patches have coordinates
-    (slides) as maps, one for each slide of a patient, others as bars. Attention with several branches is averaged. Writes
-    ``pictures/attention_epoch_003.png`` during `fit`, ``attention_val.png`` and
-    ``attention_test.png`` otherwise, and logs the figure to W&B. Requires a module whose steps
-    return `MILOutput` and that has ``task`` and ``class_names``; does nothing for models without
-    attention and for runs on images.
+    (slides) as maps, one for each slide of a patient, others as bars. Attention with several
+    branches is averaged. Writes ``pictures/attention_epoch_003.png`` during `fit`,
+    ``attention_val.png`` and ``attention_test.png`` otherwise, and logs the figure to W&B. Requires
+    a module whose steps return `MILOutput` and that has ``task`` and ``class_names``; does nothing
+    for models without attention and for runs on images.
 
     Args:
         num_bags: number of bags shown, spread over the data set (see `FixedSample`).

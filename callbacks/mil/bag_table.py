@@ -185,7 +185,6 @@ def _instances(
         if with_slides:
             cells.append(one.slides[k] if one.slides else None)
         if with_coords:
-            place = None if one.coords is None else one.coords[k]
-            unknown = place is None or np.isnan(place).any()
-            cells += [None, None] if unknown else place.tolist()
+            place = np.full(2, np.nan) if one.coords is None else one.coords[k]
+            cells += [None, None] if np.isnan(place).any() else place.tolist()
     return cells

@@ -24,7 +24,6 @@ from engine.cross_validation.recipe import Choice, data_settings
 from formats.files import atomic_write
 from lightning_modules.rebuilding import FORMAT
 
-
 _SAME = (  # arguments with which other slides are read as those of the training
     "bag", "patient_label", "label_columns", "features_key", "coords_key", "instance_labels_key",
 )  # fmt: skip

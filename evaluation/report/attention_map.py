@@ -59,11 +59,11 @@ def plot_attention_map(
     witness = None if instance_labels is None else np.asarray(instance_labels) > 0
     top = np.argsort(-weights, kind="stable")[:TOP]
     figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
-    maps, listed = figure.subfigures(1, 2, width_ratios=[3.0, 2.0])
+    maps, listed = figure.subfigures(1, 2, width_ratios=[3.0, 2.0], squeeze=False)[0]
     shown = _shown(weights, corners, slides)
     columns = 1 if len(shown) == 1 else 2
     grid = maps.subplots(-(-len(shown) // columns), columns, squeeze=False)
-    drawn = None
+    drawn, table = None, listed.subplots()
     for axes, (name, rows) in zip(grid.flat, shown, strict=False):
         listed_here = top[np.isin(top, rows)]
         drawn = _draw(axes, weights[rows], corners[rows], corners[listed_here], weights.max())
@@ -75,7 +75,7 @@ def plot_attention_map(
     bar = maps.colorbar(drawn, ax=grid, shrink=0.7, location="left")
     bar.set_label(f"attention (uniform: {1 / weights.size:.2g})", fontsize=8)
     bar.ax.tick_params(labelsize=7)
-    _list(listed.subplots(), weights, corners, top, witness, slides)
+    _list(table, weights, corners, top, witness, slides)
     figure.suptitle(f"{title} · {_counted(weights.size, len(slides), len(shown))}", fontsize=11)
     return figure
 

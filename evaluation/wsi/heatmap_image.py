@@ -32,7 +32,8 @@ class ScoreMap(NamedTuple):
         values: (N,), finite.
         signed: whether they are evidence for and against; their colours are then symmetric to 0.
         rank: (N,) ranks in a bag of several slides, in [0, 1]; None for those in the slide.
-        ends: scores at the ends of the colours for all slides of a bag; None for those of the slide.
+        ends: scores at the ends of the colours of all slides of the bag; None for those of this
+            slide.
     """
 
     name: str
