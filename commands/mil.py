@@ -122,7 +122,9 @@ def _in_units(args: argparse.Namespace) -> tuple[BagPredictions, list[str]]:
     bags = bag_predictions(args, patients=True)
     found = pool_patients(bags, args.pool or "mean", args.bad_data)
     count = len(bags.scores.bag_ids)
-    notes = [f"{count} bags were pooled by {args.pool or 'mean'} to {len(found.scores.bag_ids)}"]
+    notes = [
+        f"{count} bags were pooled by {args.pool or 'mean'} to {len(found.scores.bag_ids)} patients"
+    ]
     if found.task == "multiclass" and args.pool == "max":
         notes.append("classes count in their order, the largest number highest")  # A676
     elif found.task != "multiclass" and args.threshold is None and found.threshold is not None:

@@ -129,7 +129,7 @@ class FeatureSet:
             )
         # Where some slides are annotated, those that are not have unknown instance labels  # A404
         self._labelled = any(slide.header.has_labels for bag in self._bags for slide in bag)
-        self._describe(features.by_patient)
+        self._describe(features)
         if class_names is None and (warning := order_warning(self._table, self._bags)):
             rank_zero_warn(warning)
         self.class_names = list(self._table.class_names)
@@ -152,13 +152,13 @@ class FeatureSet:
                 "binary with two classes"
             )
 
-    def _describe(self, by_patient: bool) -> None:
+    def _describe(self, place: FeatureFolder) -> None:
         table, first = self._table, [bag[0].line for bag in self._bags]
         self.in_features = self._bags[0][0].header.width
-        self.labels: IntArray = bag_labels(table, self._bags, by_patient)
+        self.labels: IntArray = bag_labels(table, self._bags, place.patient_label)
         self.groups = tuple(table.patients[at] for at in first) if table.patients else ()
         self.bag_ids = tuple(
-            self.groups[b] if by_patient and self.groups else bag[0].name
+            self.groups[b] if place.by_patient and self.groups else bag[0].name
             for b, bag in enumerate(self._bags)
         )
         self.sizes: IntArray = np.array([sum(s.header.instances for s in b) for b in self._bags])

@@ -161,23 +161,23 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + more
 
 
-def bag_labels(table: SlideTable, bags: Sequence[Sequence[Slide]], by_patient: bool) -> IntArray:
-    """Return (B,) or (B, C) labels: of a patient the largest, or the union of several classes.
+def bag_labels(table: SlideTable, bags: Sequence[Sequence[Slide]], label: PatientLabel) -> IntArray:
+    """Return (B,) or (B, C) labels: those of the slides, or the largest of a patient's.
 
-    Of a patient every slide of the table counts, also one without usable features: a patient does
+    For ``max`` every slide of the table counts, also one without usable features: a patient does
     not become negative because the file of the positive slide is missing.  # A674
 
     Args:
         table: the table.
         bags: the slides of each bag.
-        by_patient: whether a bag is a patient.
+        label: ``same`` if the slides of a bag have one label; ``max`` for bags of patients.
     """
     first = [bag[0].line for bag in bags]
-    if not by_patient or not table.patients:
+    if label == "same" or not table.patients:
         return table.labels[first]
     largest: dict[str, IntArray] = {}
-    for patient, label in zip(table.patients, table.labels, strict=True):
-        largest[patient] = np.maximum(largest.get(patient, label), label)
+    for patient, own in zip(table.patients, table.labels, strict=True):
+        largest[patient] = np.maximum(largest.get(patient, own), own)
     return np.array([largest[table.patients[line]] for line in first], dtype=np.int64)
 
 
