@@ -54,7 +54,8 @@ class Heatmaps(pl.Callback):
     The slides of a patient's bag have files of their own. Scores, ranks and colours are those of
     the bag, so that the slides can be compared (A670).
 
-    A slide that cannot be drawn is named in a warning at the end, and the others go on.
+    A slide that cannot be drawn is named in a warning at the end, and the others go on, also those
+    of the same patient (A671).
 
     Args:
         slides: folder of the slide files, found by slide id; None draws nothing.
