@@ -194,7 +194,7 @@ def order_warning(table: SlideTable, bags: Sequence[Sequence[Slide]]) -> str:
     example = table.patients[mixed[0][0].line]
     return (
         f"{table.path}: patient_label max takes the classes in the order of the alphabet, "
-        f"{' < '.join(names)}; {len(mixed)} patients, for example {example}, have slides of "
-        "several classes and get the last of these; name the classes in their order, the gravest "
-        f'last, by --data.class_names "{list(names)}"'
+        f"{' < '.join(names)}; {len(mixed)} of {len(bags)} patients, for example {example}, have "
+        "slides of several classes and get the last of these; name the classes in their order, the "
+        f'gravest last, by --data.class_names "{list(names)}"'
     )

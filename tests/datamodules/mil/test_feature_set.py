@@ -251,7 +251,9 @@ def test_the_order_of_classes_in_words(write_slides):
     largest = FeatureFolder(by_patient=True, patient_label="max")
     words = ["normal", "tumor", "adenoma", "normal"]
     table = write_slides(4, label=words, patient_id=list("ppqr"))
-    with pytest.warns(UserWarning, match=r"adenoma < normal < tumor; 1 patients, for example p,"):
+    with pytest.warns(
+        UserWarning, match=r"adenoma < normal < tumor; 1 of 3 patients, for example p,"
+    ):
         assert FeatureSet(table, largest).labels.tolist() == [2, 0, 1]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
