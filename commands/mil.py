@@ -119,16 +119,16 @@ def _in_units(args: argparse.Namespace) -> tuple[BagPredictions, list[str]]:
         return bag_predictions(args), []
     from evaluation.mil.patients import pool_patients
 
+    pool = args.pool or "mean"
     bags = bag_predictions(args, patients=True)
-    found = pool_patients(bags, args.pool or "mean", args.bad_data)
-    count = len(bags.scores.bag_ids)
-    notes = [
-        f"{count} bags were pooled by {args.pool or 'mean'} to {len(found.scores.bag_ids)} patients"
-    ]
-    if found.task == "multiclass" and args.pool == "max":
-        notes.append("classes count in their order, the largest number highest")  # A676
-    elif found.task != "multiclass" and args.threshold is None and found.threshold is not None:
-        notes.append(  # A677
+    found = pool_patients(bags, pool, args.bad_data)
+    count, patients = len(bags.scores.bag_ids), len(found.scores.bag_ids)
+    notes = [f"{count} bags were pooled by {pool} to {patients} patients"]
+    if found.task == "multiclass":
+        if pool == "max":  # A676
+            notes.append("classes count in their order, the largest number highest")
+    elif args.threshold is None and found.threshold is not None and count > patients:  # A677
+        notes.append(
             f"the threshold {found.threshold:g} was chosen for bags, not for patients; "
             "--threshold sets another"
         )

@@ -61,7 +61,7 @@ def plot_attention_map(
     figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
     maps, listed = figure.subfigures(1, 2, width_ratios=[3.0, 2.0], squeeze=False)[0]
     shown = _shown(weights, corners, slides)
-    columns = 1 if len(shown) == 1 else 2
+    columns = 1 if len(shown) < 3 else 2
     grid = maps.subplots(-(-len(shown) // columns), columns, squeeze=False)
     drawn, table = None, listed.subplots()
     for axes, (name, rows) in zip(grid.flat, shown, strict=False):
