@@ -19,6 +19,7 @@ from commands._sources import bag_predictions
 from commands._tables import report_bad_data, show
 
 if TYPE_CHECKING:
+    from evaluation.mil.patients import Pool
     from evaluation.mil.predictions_csv import BagPredictions
 
 SUMMARY = "bag metrics with bootstrap intervals"
@@ -119,7 +120,7 @@ def _in_units(args: argparse.Namespace) -> tuple[BagPredictions, list[str]]:
         return bag_predictions(args), []
     from evaluation.mil.patients import pool_patients
 
-    pool = args.pool or "mean"
+    pool: Pool = args.pool or "mean"
     bags = bag_predictions(args, patients=True)
     found = pool_patients(bags, pool, args.bad_data)
     count, patients = len(bags.scores.bag_ids), len(found.scores.bag_ids)

@@ -90,7 +90,7 @@ def pooled(probabilities: FloatArray, task: MILTask, pool: Pool) -> FloatArray:
     if task != "multiclass":
         return np.asarray(probabilities.max(axis=0))
     at_least = probabilities[:, ::-1].cumsum(axis=1)[:, ::-1].max(axis=0)  # class k or higher
-    return np.clip(-np.diff(at_least, append=0.0), 0.0, 1.0)
+    return np.asarray(np.clip(-np.diff(at_least, append=0.0), 0.0, 1.0), dtype=np.float64)
 
 
 def _contradictions(
