@@ -31,6 +31,8 @@ class AfterEvaluation(pl.Callback, ABC):
         self.wandb = WandbMedia()
         self._drawn_epoch: int | None = None
         self._stage: str | None = None
+        self.data: Any = None  # the datamodule of the run
+        self.split = "val"  # of the epoch
 
     def start(self) -> None:
         """Discard what was kept from an earlier epoch."""
@@ -57,12 +59,14 @@ class AfterEvaluation(pl.Callback, ABC):
             return
         fitting = trainer.state.fn == "fit"
         self._stage = f"epoch_{trainer.current_epoch + 1:03d}" if fitting else "val"
+        self.data, self.split = getattr(trainer, "datamodule", None), "val"
         self.start()
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin an epoch."""
-        del trainer, pl_module
+        del pl_module
         self._stage = "test"
+        self.data, self.split = getattr(trainer, "datamodule", None), "test"
         self.start()
 
     def on_validation_batch_end(

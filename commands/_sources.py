@@ -114,8 +114,12 @@ def coco_predictions(
     return CocoPredictions(truth, rows, problems=left_out + dropped)
 
 
-def bag_predictions(args: argparse.Namespace) -> BagPredictions:
+def bag_predictions(args: argparse.Namespace, *, patients: bool = False) -> BagPredictions:
     """Return the predictions of --ckpt for --data, or the table --predictions.
+
+    Args:
+        args: arguments of the command.
+        patients: whether every bag of a table needs a patient.
 
     Raises:
         ValueError: a file is missing or broken, or does not fit the checkpoint.
@@ -123,7 +127,7 @@ def bag_predictions(args: argparse.Namespace) -> BagPredictions:
     if not args.ckpt:
         from evaluation.mil.predictions_csv import read_bag_csv
 
-        return read_bag_csv(args.predictions, args.bad_data)
+        return read_bag_csv(args.predictions, args.bad_data, patients=patients)
     if args.data is None:
         raise ValueError("mil --ckpt needs --data FILE.npz, SLIDES.csv or RECIPE.yaml")
     from engine.deploy.predict import predict_bags

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from commands._arguments import (
     add_bad_data,
@@ -17,6 +17,10 @@ from commands._arguments import (
 )
 from commands._sources import bag_predictions
 from commands._tables import report_bad_data, show
+
+if TYPE_CHECKING:
+    from evaluation.mil.patients import Pool
+    from evaluation.mil.predictions_csv import BagPredictions
 
 SUMMARY = "bag metrics with bootstrap intervals"
 
@@ -36,6 +40,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--draws", type=positive, default=1000, help="bootstrap draws")
     parser.add_argument("--seed", type=seed, default=0, help="seed of the bootstrap")
+    parser.add_argument(
+        "--unit",
+        choices=("bag", "patient"),
+        default="bag",
+        help="score bags, or patients by the pooled predictions of their bags",
+    )
+    parser.add_argument(
+        "--pool",
+        choices=("mean", "max"),
+        help="with --unit patient: mean of the bags' probabilities (default), or the largest",
+    )
     add_features(parser)
 
 
@@ -48,7 +63,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from evaluation.statistics.bootstrap import bootstrap_intervals
     from evaluation.statistics.sample_size import too_few_bags, withheld
 
-    found = bag_predictions(args)
+    found, notes = _in_units(args)
     scores, task, files = found.scores, found.task, found.files
     known = 0.5 if found.threshold is None else found.threshold
     threshold = known if args.threshold is None else args.threshold
@@ -75,16 +90,19 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         intervals = withheld(intervals)
     rows = [(k, v, *intervals.get(k, (None, None))) for k, v in metrics.items()]
     decided = "" if task == "multiclass" else f", threshold {threshold:g}"
-    title = f"{files[0]}: {len(scores.bag_ids)} bags{decided}"
+    title = f"{files[0]}: {len(scores.bag_ids)} {args.unit}s{decided}"
     show(title, ["metric", "value", "2.5 %", "97.5 %"], rows)
-    if few:
-        print(f"note: {few}")
+    notes += [few] if few else []
+    for note in notes:
+        print(f"note: {note}")
     matrix = confusion_matrix(scores.labels, scores.probabilities, task, threshold)
     extra: dict[str, Any] = {
         **report_bad_data(found.problems),
         "intervals": intervals,
         "threshold": threshold if decided else None,
-        "notes": [few] if few else [],
+        "unit": args.unit,
+        "pool": (args.pool or "mean") if args.unit == "patient" else None,
+        "notes": notes,
         "confusion_matrix": matrix,
         "bags": [
             {"bag_id": b, "label": y, "score": p}
@@ -92,3 +110,27 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         ],
     }
     return report(sys.argv, metrics, files=files, seed=args.seed, **extra)
+
+
+def _in_units(args: argparse.Namespace) -> tuple[BagPredictions, list[str]]:
+    """Return the predictions of bags or patients, and notes on them."""
+    if args.unit == "bag":
+        if args.pool is not None:
+            raise ValueError("--pool has an effect with --unit patient alone; add it")
+        return bag_predictions(args), []
+    from evaluation.mil.patients import pool_patients
+
+    pool: Pool = args.pool or "mean"
+    bags = bag_predictions(args, patients=True)
+    found = pool_patients(bags, pool, args.bad_data)
+    count, patients = len(bags.scores.bag_ids), len(found.scores.bag_ids)
+    notes = [f"{count} bags were pooled by {pool} to {patients} patients"]
+    if found.task == "multiclass":
+        if pool == "max":  # A676
+            notes.append("classes count in their order, the largest number highest")
+    elif args.threshold is None and found.threshold is not None and count > patients:  # A677
+        notes.append(
+            f"the threshold {found.threshold:g} was chosen for bags, not for patients; "
+            "--threshold sets another"
+        )
+    return found, notes

@@ -28,19 +28,21 @@ def fingerprint(datamodule: type, arguments: Mapping[str, Any]) -> str:
 
     Args:
         datamodule: class of the datamodule; arguments that its attribute ``outputs`` names are
-            places to write to, and left out.
+            places to write to, and left out; its ``later_defaults`` are the defaults of arguments
+            that were added since, which are left out too.
         arguments: arguments of the datamodule as plain values; missing ones have their defaults.
 
     Returns:
         16 hexadecimal digits.
     """
     digest = hashlib.sha256(datamodule.__name__.encode())
+    later: Mapping[str, Any] = getattr(datamodule, "later_defaults", {})
     for name, parameter in inspect.signature(datamodule).parameters.items():
         written = getattr(datamodule, "outputs", ())
         if parameter.kind is inspect.Parameter.VAR_KEYWORD or name in written:
             continue
         value = arguments.get(name, parameter.default)
-        if value is None:  # so that a new option does not change existing hashes
+        if value is None or later.get(name) == value:  # a new option changes no existing hash
             continue
         digest.update(f"\n{name}=".encode())
         path = Path(str(value)) if "Path" in str(parameter.annotation) else None

@@ -132,13 +132,15 @@ def read_features(
     Raises:
         DataProblems: see `read_header`.
     """
-    found = read_arrays(path, keys, rows)
-    places = found.coords
-    if places is not None:
-        places = places.float() if places.is_floating_point() else places.long()
-    labels = found.instance_labels
+    features, coords, labels = read_arrays(path, keys, rows)
     known = None if labels is None else _instance_labels(Path(path), labels, keys)
-    return found._replace(coords=places, instance_labels=known)
+    return FeatureFile(features, None if coords is None else _places(coords), known)
+
+
+def read_coords(path: Path, keys: FeatureKeys = FeatureKeys()) -> Tensor | None:  # noqa: B008
+    """Return the coordinates as `read_features` does, without reading features."""
+    with _opened(Path(path), keys) as (_, coords, _labels):
+        return None if coords is None else _places(_in_memory(coords, None))
 
 
 def read_arrays(
@@ -231,6 +233,10 @@ def _check_labels(labels: Any, instances: int) -> None:
         )
     if _dtype(labels).is_complex:
         raise _Refused(f"instance labels are {_dtype(labels)}", "store them as integers")
+
+
+def _places(coords: Tensor) -> Tensor:
+    return coords.float() if coords.is_floating_point() else coords.long()
 
 
 def _instance_labels(path: Path, labels: Tensor, keys: FeatureKeys) -> Tensor:

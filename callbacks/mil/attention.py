@@ -15,6 +15,7 @@ from torch import Tensor
 from callbacks.after_evaluation import AfterEvaluation, split_of
 from callbacks.fixed_sample import FixedSample, priority
 from callbacks.mil.bag_outputs import BagAttention, bag_attention, bag_name
+from callbacks.mil.slide_parts import slide_source
 from evaluation.report.attention_map import plot_attention_map
 from evaluation.report.plots import plot_attention
 from evaluation.seg.draw import contact_sheet
@@ -48,11 +49,11 @@ class AttentionFigure(AfterEvaluation):
 
     The bags are taken from all classes in turn, so half of them are positive in a binary task. Bags
     whose features are images are shown with their instances, bags whose patches have coordinates
-    (slides) as maps, others as bars. Attention with several branches is averaged. Writes
-    ``pictures/attention_epoch_003.png`` during `fit`, ``attention_val.png`` and
-    ``attention_test.png`` otherwise, and logs the figure to W&B. Requires a module whose steps
-    return `MILOutput` and that has ``task`` and ``class_names``; does nothing for models without
-    attention and for runs on images.
+    (slides) as maps, one for each slide of a patient, others as bars. Attention with several
+    branches is averaged. Writes ``pictures/attention_epoch_003.png`` during `fit`,
+    ``attention_val.png`` and ``attention_test.png`` otherwise, and logs the figure to W&B. Requires
+    a module whose steps return `MILOutput` and that has ``task`` and ``class_names``; does nothing
+    for models without attention and for runs on images.
 
     Args:
         num_bags: number of bags shown, spread over the data set (see `FixedSample`).
@@ -94,7 +95,8 @@ class AttentionFigure(AfterEvaluation):
         ]
         if not wanted:
             return
-        attention = bag_attention(batch, outputs.attention)
+        source = slide_source(self.data, self.split)
+        attention = bag_attention(batch, outputs.attention, source)
         titles = _titles(pl_module, outputs, batch)
         for b in wanted:
             features = batch.features[batch.offsets[b] : batch.offsets[b + 1]]
@@ -133,8 +135,10 @@ class AttentionFigure(AfterEvaluation):
 def draw_bag(one: ShownBag) -> npt.NDArray[np.uint8]:
     """Return the figure of one bag as an image."""
     known, weights = one.attention, one.attention.weights.mean(axis=1)
-    if one.images is None and known.coords is not None:
-        return rasterise(plot_attention_map(weights, known.coords, known.witness, one.title))
+    places = known.places() if one.images is None else None
+    if places is not None:
+        slides = [(part.slide, part.rows) for part in known.parts]
+        return rasterise(plot_attention_map(weights, places, known.witness, one.title, slides))
     return rasterise(plot_attention(weights, one.images, known.witness, one.title))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from callbacks.mil.slide_parts import SlidePart, slide_parts
 from structures import BagBatch
 
 
@@ -21,7 +22,8 @@ class BagAttention:
         bag_id: name of the bag.
         weights: (n, K) float32, one column per branch; each column sums to 1.
         witness: (n,) int64 instance labels, -1 where unknown, or None.
-        coords: (n, 2) level-0 pixels (x, y), or None.
+        coords: (n, 2) level-0 pixels (x, y), each in its own slide, or None.
+        parts: the slides of the bag in the order of the instances; empty for bags of other data.
     """
 
     index: int
@@ -29,14 +31,26 @@ class BagAttention:
     weights: npt.NDArray[np.float32]
     witness: npt.NDArray[np.int64] | None
     coords: npt.NDArray[Any] | None
+    parts: tuple[SlidePart, ...] = ()
+
+    def places(self) -> npt.NDArray[Any] | None:
+        """Return (n, 2) coordinates, NaN for slides without; None if no slide has any."""
+        if self.coords is not None or all(part.coords is None for part in self.parts):
+            return self.coords
+        found = np.full((len(self.weights), 2), np.nan)
+        for part in self.parts:
+            if part.coords is not None:
+                found[part.rows] = part.coords
+        return found
 
 
-def bag_attention(bags: BagBatch, attention: Tensor) -> list[BagAttention]:
+def bag_attention(bags: BagBatch, attention: Tensor, source: Any = None) -> list[BagAttention]:
     """Split the attention of a batch by bag.
 
     Args:
         bags: the batch.
         attention: (N,) or (N, K).
+        source: the data set of slides that the bags are from, see `slide_source`, or None.
     """
     weights = attention.detach().float().cpu().numpy()
     weights = weights.reshape(len(weights), -1)
@@ -51,6 +65,7 @@ def bag_attention(bags: BagBatch, attention: Tensor) -> list[BagAttention]:
                 weights=weights[part].copy(),  # a view would keep the whole batch alive
                 witness=None if witness is None else witness[part].copy(),
                 coords=None if coords is None else coords[part].copy(),
+                parts=slide_parts(source, bags, b),
             )
         )
     return result

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 
 from callbacks.after_evaluation import AfterEvaluation, split_of
 from callbacks.mil.bag_outputs import BagAttention, bag_attention
+from callbacks.mil.slide_parts import slide_source
 from evaluation.mil.collector import BagScores
 from loggers.wandb_charts import table
 from loggers.wandb_media import has_wandb
@@ -27,13 +28,15 @@ class TopInstances:
         numbers: (k,) indices of the instances in the bag, most attended first; empty without
             attention.
         weights: (k,) attention of these instances.
-        coords: (k, 2) level-0 pixels (x, y), or None.
+        coords: (k, 2) level-0 pixels (x, y), NaN where unknown, or None.
+        slides: (k,) ids of the slides of these instances; empty for bags of other data.
     """
 
     size: int
     numbers: npt.NDArray[np.int64]
     weights: npt.NDArray[np.float64]
     coords: npt.NDArray[Any] | None
+    slides: tuple[str, ...] = ()
 
 
 class BagTable(AfterEvaluation):
@@ -78,7 +81,8 @@ class BagTable(AfterEvaluation):
             for index, size in zip(batch.index.tolist(), batch.sizes().tolist(), strict=True):
                 self._bags[index] = TopInstances(size, *nothing, None)
             return
-        for one in bag_attention(batch, outputs.attention):
+        source = slide_source(self.data, self.split)
+        for one in bag_attention(batch, outputs.attention, source):
             self._bags[one.index] = top_instances(one, self.top)
 
     def draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -100,8 +104,12 @@ def top_instances(bag: BagAttention, count: int) -> TopInstances:
     """Return the ``count`` most attended instances of a bag, or all if there are fewer."""
     weights = bag.weights.astype(np.float64).mean(axis=1)
     chosen = np.argsort(-weights, kind="stable")[:count]
-    coords = None if bag.coords is None else bag.coords[chosen]
-    return TopInstances(len(weights), chosen, weights[chosen], coords)
+    places = bag.places()
+    coords = None if places is None else places[chosen]
+    ends = [part.rows.stop for part in bag.parts]
+    owners = np.searchsorted(ends, chosen, side="right") if ends else ()
+    slides = tuple(bag.parts[owner].slide for owner in owners)
+    return TopInstances(len(weights), chosen, weights[chosen], coords, slides)
 
 
 def bag_rows(
@@ -125,11 +133,15 @@ def bag_rows(
     names = list(class_names) if len(class_names) == classes else [str(c) for c in range(classes)]
     shown = range(1, 2) if binary else range(classes)
     with_coords = any(one.coords is not None for one in kept.values())
+    names_of = dict(zip(scores.index.tolist(), scores.bag_ids, strict=True))
+    # A bag of one slide has its name.
+    with_slides = any(set(one.slides) - {names_of.get(index)}
+                      for index, one in kept.items())  # fmt: skip
     columns = ["bag", *(["patient"] if scores.groups else []), "error", "truth", "decision"]
     columns += [f"p({names[c]})" for c in shown] + ["instances"]
     for k in range(1, top + 1):
         columns += [f"instance {k}", f"attention {k}"]
-        columns += [f"x {k}", f"y {k}"] if with_coords else []
+        columns += [f"slide {k}"] * with_slides + [f"x {k}", f"y {k}"] * with_coords
     rows = []
     for b, index in enumerate(scores.index.tolist()):
         p = scores.probabilities[b]
@@ -138,7 +150,7 @@ def bag_rows(
         row: list[Any] = [scores.bag_ids[b], *(scores.groups[b : b + 1]), error]
         row += [", ".join(names[c] for c in part) for part in (wanted, found)]
         row += [float(p[c]) for c in shown]
-        rows.append(row + _instances(kept.get(index), top, with_coords))
+        rows.append(row + _instances(kept.get(index), top, with_slides, with_coords))
     place = columns.index("error")
     rows.sort(key=lambda row: -row[place] if row[place] >= 0 else 1.0)
     return columns, rows
@@ -157,9 +169,11 @@ def _verdict(
     return [int(label)], [decided], 1 - float(p[label])
 
 
-def _instances(one: TopInstances | None, top: int, with_coords: bool) -> list[Any]:
+def _instances(
+    one: TopInstances | None, top: int, with_slides: bool, with_coords: bool
+) -> list[Any]:
     """Return the cells of the instances of a bag; missing instances have empty cells."""
-    width = 4 if with_coords else 2
+    width = 2 + with_slides + 2 * with_coords
     if one is None:
         return [None] * (1 + top * width)
     cells: list[Any] = [one.size]
@@ -168,6 +182,9 @@ def _instances(one: TopInstances | None, top: int, with_coords: bool) -> list[An
             cells += [None] * width
             continue
         cells += [int(one.numbers[k]), float(one.weights[k])]
+        if with_slides:
+            cells.append(one.slides[k] if one.slides else None)
         if with_coords:
-            cells += [None, None] if one.coords is None else one.coords[k].tolist()
+            place = np.full(2, np.nan) if one.coords is None else one.coords[k]
+            cells += [None, None] if np.isnan(place).any() else place.tolist()
     return cells

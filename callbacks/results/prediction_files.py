@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -45,28 +45,38 @@ def _inside(name: str) -> PurePath:
 
 
 def write_attention(path: Path, bags: Sequence[BagAttention]) -> None:
-    """Write the columns ``bag_id,instance,attention[,witness][,x,y]``.
+    """Write the columns ``bag_id[,slide_id],instance,attention[,witness][,x,y]``.
 
-    Instances are numbered from 0 in the order of the bag. Attention with several branches has
-    columns ``attention_0``, ``attention_1``, ... Optional columns are written if at least one bag
-    has them.
+    Instances are numbered from 0 in the order of the bag; those of a patient are of several slides,
+    whose id is in ``slide_id``. Attention with several branches has columns ``attention_0``,
+    ``attention_1``, ... Optional columns are written if at least one bag has them.
     """
     branches = bags[0].weights.shape[1]
     with_witness = any(bag.witness is not None for bag in bags)
-    with_coords = any(bag.coords is not None for bag in bags)
+    with_slides = any(bag.parts for bag in bags)
+    with_coords = any(
+        bag.coords is not None or any(part.coords is not None for part in bag.parts) for bag in bags
+    )
     columns = [f"attention_{k}" for k in range(branches)] if branches > 1 else ["attention"]
-    header = ["bag_id", "instance", *columns]
+    header = ["bag_id", *["slide_id"] * with_slides, "instance", *columns]
     header += ["witness"] * with_witness + ["x", "y"] * with_coords
-    rows = (row for bag in bags for row in _instance_rows(bag, with_witness, with_coords))
-    write_csv(path, header, rows)
+    optional = with_slides, with_witness, with_coords
+    write_csv(path, header, (row for bag in bags for row in _instance_rows(bag, *optional)))
 
 
-def _instance_rows(bag: BagAttention, with_witness: bool, with_coords: bool) -> Iterable[Row]:
+def _instance_rows(
+    bag: BagAttention, with_slides: bool, with_witness: bool, with_coords: bool
+) -> Iterator[Row]:
     count = len(bag.weights)
     witness = [""] * count if bag.witness is None else bag.witness.tolist()
-    places = [["", ""]] * count if bag.coords is None else bag.coords.tolist()
+    places: list[Row] = [["", ""]] * count if bag.coords is None else bag.coords.tolist()
+    slides = [""] * count
+    for part in bag.parts:  # one slide after another
+        own = part.rows.stop - part.rows.start
+        slides[part.rows] = [part.slide] * own
+        places[part.rows] = [["", ""]] * own if part.coords is None else part.coords.tolist()
     for k, weights in enumerate(bag.weights.tolist()):
-        row = [bag.bag_id, k, *map(repr, weights)]
+        row = [bag.bag_id, *[slides[k]] * with_slides, k, *map(repr, weights)]
         if with_witness:
             row.append("" if witness[k] == -1 else witness[k])
         if with_coords:

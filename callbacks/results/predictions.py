@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 
 from callbacks.mil.bag_outputs import BagAttention, bag_attention
+from callbacks.mil.slide_parts import slide_source
 from callbacks.results.prediction_files import overlay_names, write_attention
 from callbacks.seg.dark_views import brighten, dark_views
 from callbacks.seg.frames import image_in_frame, original_size
@@ -43,8 +44,8 @@ class PredictionWriter(pl.Callback):
     For bags:
         ``bags.csv``: ``bag_id,label,score[,patient_id],prediction,threshold``, see
         `evaluation.mil.predictions_csv.write_bag_csv`;
-        ``attention.csv``: ``bag_id,instance,attention[,witness][,x,y]`` if the model has attention,
-        see `callbacks.results.prediction_files`.
+        ``attention.csv``: ``bag_id[,slide_id],instance,attention[,witness][,x,y]`` if the model has
+        attention, see `callbacks.results.prediction_files`.
 
     Requires a module with ``category_map`` (images) or ``task`` (bags). Nothing is written if the
     run has no folder (``fast_dev_run``) and none is given.
@@ -123,7 +124,7 @@ class PredictionWriter(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep the predictions of the batch."""
-        self._keep(pl_module, outputs, batch)
+        self._keep(pl_module, outputs, batch, "test")
 
     def on_predict_batch_end(
         self,
@@ -135,7 +136,7 @@ class PredictionWriter(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep the predictions of the batch."""
-        self._keep(pl_module, outputs, batch)
+        self._keep(pl_module, outputs, batch, "predict")
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the files."""
@@ -160,14 +161,13 @@ class PredictionWriter(pl.Callback):
         named = {None: default, "all": math.inf, "none": 0}
         return self.overlays if isinstance(self.overlays, int) else named[self.overlays]
 
-    def _keep(self, pl_module: pl.LightningModule, outputs: Any, batch: Any) -> None:
-        module: Any = pl_module
+    def _keep(self, module: Any, outputs: Any, batch: Any, split: str) -> None:
         if self._folder is None:
             return
         if isinstance(batch, SegBatch):
             self._keep_images(module.category_map, outputs, batch)
         elif isinstance(batch, BagBatch):
-            self._keep_bags(module, outputs, batch)
+            self._keep_bags(module, outputs, batch, slide_source(self._data, split))
 
     def _keep_images(
         self, category_map: CategoryMap, predictions: list[Instances], batch: SegBatch
@@ -201,13 +201,13 @@ class PredictionWriter(pl.Callback):
         name = self._names.get(number, f"{number}.png")
         write_png(self._folder / "overlays" / name, drawn, compression=3)
 
-    def _keep_bags(self, module: Any, output: MILOutput, bags: BagBatch) -> None:
+    def _keep_bags(self, module: Any, output: MILOutput, bags: BagBatch, slides: Any) -> None:
         if self._bags is None:
             self._bags = BagCollector()
         # Without attention: its agreement with witnesses is not part of the files.
         self._bags.add(bags, output.probabilities(module.task), None)
         if self.attention and output.attention is not None:
-            for one in bag_attention(bags, output.attention):
+            for one in bag_attention(bags, output.attention, slides):
                 self._attention.setdefault(one.index, one)
 
     def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule, split: str) -> None:

@@ -13,6 +13,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from callbacks.mil.bag_outputs import bag_name
+from callbacks.mil.slide_parts import SlidePart, slide_parts, slide_source
 from evaluation.report.attention_map import patch_side
 from evaluation.wsi.heatmap import Place
 from evaluation.wsi.heatmap_image import PATCH, ScoreMap, draw_extremes, draw_maps
@@ -34,6 +35,7 @@ from structures.processes import gather_to_first
 
 Score = Literal["attention", "instance_logits", "leave_one_out"]
 _NAMED = 3  # slides without maps that a warning names
+_NO_COORDINATES = "its features have no coordinates"
 
 
 class Heatmaps(pl.Callback):
@@ -49,8 +51,11 @@ class Heatmaps(pl.Callback):
         ``detections/<slide_id>.csv``, for one map of a binary task: the peak of each region, see
         `evaluation.wsi.slide_objects.detections_of`.
 
-    A slide that cannot be drawn is named in a warning at the end, and the others go on. Bags of
-    several slides are not drawn.
+    The slides of a patient's bag have files of their own. Scores, ranks and colours are those of
+    the bag, so that the slides can be compared (A670).
+
+    A slide that cannot be drawn is named in a warning at the end, and the others go on, also those
+    of the same patient (A671).
 
     Args:
         slides: folder of the slide files, found by slide id; None draws nothing.
@@ -163,34 +168,58 @@ class Heatmaps(pl.Callback):
         batch: Any,
         split: str,
     ) -> None:
-        if not isinstance(batch, BagBatch) or batch.coords is None or self._folder is None:
+        if not isinstance(batch, BagBatch) or self._folder is None:
             return
-        source: Any = getattr(getattr(trainer, "datamodule", None), "source", lambda _: None)(split)
-        if not hasattr(source, "slides"):  # bags of other files than slides
+        source = slide_source(getattr(trainer, "datamodule", None), split)
+        if source is None:
             return
+        bags = [slide_parts(source, batch, b) for b in range(len(batch))]
+        placed = any(part.coords is not None for parts in bags for part in parts)
         if self.slides is None:
-            self._missing = True
+            self._missing |= placed
             return
-        scores = self._scores(pl_module, outputs, batch).detach().double().cpu().numpy()
+        scores = None
+        if placed:
+            scores = self._scores(pl_module, outputs, batch).detach().double().cpu().numpy()
         task: Any = pl_module.task
         chances = outputs.probabilities(task).tolist() if task == "binary" else None
-        coords, offsets = batch.coords.double().cpu().numpy(), batch.offsets.tolist()
-        for b, number in enumerate(batch.index.tolist()):
-            slides, part = source.slides(number), slice(offsets[b], offsets[b + 1])
-            if len(slides) > 1:
-                self._faults[bag_name(batch, b)] = "its bag has several slides"
-                continue
-            if batch.coords.is_floating_point():  # micrometres, such as those of STAMP  # A403
-                self._faults[bag_name(batch, b)] = "its coordinates are no whole pixels of level 0"
-                continue
-            side = slides[0].header.patch_side or patch_side(coords[part])  # A452
-            patches, maps = PlacedPatches(coords[part], side), self._maps(pl_module, scores[part])
-            regions = regions_of(patches, maps, self.region_rank)
-            drawn = self._draw_slide(slides[0].name, patches, maps, regions)
-            self._drawn += drawn
-            if drawn and chances is not None and len(maps) == 1:
-                place = self._folder / "detections" / f"{slides[0].name}.csv"
-                write_detections(place, detections_of(regions, chances[b]))
+        offsets = batch.offsets.tolist()
+        for b, parts in enumerate(bags):
+            bag = (
+                [] if scores is None else self._maps(pl_module, scores[slice(*offsets[b : b + 2])])
+            )
+            chance = None if chances is None or len(bag) != 1 else chances[b]
+            for part in parts:
+                self._draw_part(part, bag, bag_name(batch, b), chance)
+
+    def _draw_part(
+        self, part: SlidePart, bag: list[ScoreMap], patient: str, chance: float | None
+    ) -> None:
+        """Draw a slide of a bag, or keep why that is not possible.
+
+        Args:
+            part: the slide.
+            bag: the scores of the bag.
+            patient: name of the bag.
+            chance: probability of class 1 of the bag, for one map of a binary task; else None.
+        """
+        if part.coords is None:
+            self._faults[part.slide] = _NO_COORDINATES
+            return
+        if part.coords.dtype.kind == "f":  # micrometres, such as those of STAMP  # A403
+            self._faults[part.slide] = "its coordinates are no whole pixels of level 0"
+            return
+        assert self._folder is not None
+        coords = part.coords.astype(np.float64)
+        patches = PlacedPatches(coords, part.patch_side or patch_side(coords))  # A452
+        maps = [one.of_slide(part.rows) for one in bag]
+        regions = regions_of(patches, maps, self.region_rank)
+        title = part.slide if patient == part.slide else f"{part.slide} of {patient}"
+        drawn = self._draw_slide(part.slide, title, patches, maps, regions)
+        self._drawn += drawn
+        if drawn and chance is not None:
+            place = self._folder / "detections" / f"{part.slide}.csv"
+            write_detections(place, detections_of(regions, chance))
 
     def _scores(self, pl_module: pl.LightningModule, output: MILOutput, bags: BagBatch) -> Tensor:
         """Return the scores of the batch, (N, M)."""
@@ -215,7 +244,12 @@ class Heatmaps(pl.Callback):
         return [ScoreMap(name, scores[:, k], signed) for k, name in enumerate(names)]
 
     def _draw_slide(
-        self, name: str, patches: PlacedPatches, maps: list[ScoreMap], regions: list[Region]
+        self,
+        name: str,
+        title: str,
+        patches: PlacedPatches,
+        maps: list[ScoreMap],
+        regions: list[Region],
     ) -> bool:
         """Write the files of a slide, or keep why there are none; return whether there are."""
         file = self._files.get(name)
@@ -227,7 +261,7 @@ class Heatmaps(pl.Callback):
             return False
         try:
             with open_slide(file) as slide:
-                self._write(name, slide, patches, maps, regions)
+                self._write(name, title, slide, patches, maps, regions)
         except (OSError, ValueError) as error:  # a broken slide; the others can be drawn
             self._faults[name] = str(error)
             return False
@@ -236,6 +270,7 @@ class Heatmaps(pl.Callback):
     def _write(
         self,
         name: str,
+        title: str,
         slide: SlideFile,
         patches: PlacedPatches,
         maps: list[ScoreMap],
@@ -251,7 +286,7 @@ class Heatmaps(pl.Callback):
         view = overview(slide, 1.0, max(1.0, max(slide.bounds[2:]) / self.pixels))
         place = Place(view.image.shape[:2], view.scale, view.origin)
         text = {"downsample": repr(view.scale), "x": str(view.origin[0]), "y": str(view.origin[1])}
-        image = draw_maps(view.image, maps, *patches, place, name)
+        image = draw_maps(view.image, maps, *patches, place, title)
         px = max(1, min(PATCH, int(patches.side)))
         reader = PatchReader(slide, 1.0, patches.side / px, px)
         extremes = draw_extremes(maps, patches.coords, reader.read, self.top)
@@ -265,7 +300,10 @@ class Heatmaps(pl.Callback):
         if not trainer.is_global_zero or self._folder is None:
             return
         faults = {slide: why for own, _, _ in gathered for slide, why in own.items()}
-        if self.slides is not None and not faults and not any(drawn for _, _, drawn in gathered):
+        drawn = sum(drawn for _, _, drawn in gathered)
+        unplaced = all(why == _NO_COORDINATES for why in faults.values())
+        if self.slides is not None and not drawn and unplaced:
+            faults = {}
             rank_zero_warn(
                 "heatmaps: nothing was drawn, because no bag is a slide whose patches have "
                 "coordinates"

@@ -9,15 +9,19 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from datamodules.mil.class_names import similar_names
 from datamodules.mil.feature_cache import FeatureCache
 from datamodules.mil.opened_slides import (
+    PatientLabel,
     Slide,
+    bag_labels,
     grouped,
     non_finite_problem,
     open_slides,
+    order_warning,
     patient_problems,
 )
 from datamodules.mil.slide_labels import LabelOptions
@@ -29,6 +33,7 @@ from formats.features import (
     FeatureKeys,
     at_most_single,
     first_not_finite,
+    read_coords,
     read_features,
 )
 from structures import BadDataPolicy, BagBatch, DataProblems, MILTask, Problem, settle
@@ -48,11 +53,14 @@ class FeatureFolder(NamedTuple):
         folder: folder of the feature files; None for ``features`` next to the table.
         keys: names of the arrays in a file.
         by_patient: a bag consists of all slides of a patient, in the order of the table.
+        patient_label: the label of a patient whose slides differ. ``same``: an error; ``max``: the
+            largest number, or the union of several classes a slide.
     """
 
     folder: Path | None = None
     keys: FeatureKeys = FeatureKeys()
     by_patient: bool = False
+    patient_label: PatientLabel = "same"
 
 
 class FeatureSet:
@@ -113,7 +121,7 @@ class FeatureSet:
             slides = [slide for slide in slides if slide.name not in found]
         if fatal:
             raise DataProblems(fatal + faults)
-        self._bags, more = grouped(self._table, slides, features.by_patient)
+        self._bags, more = grouped(self._table, slides, features.by_patient, features.patient_label)
         self.problems = settle(faults + more, bad_data)
         if not self._bags:
             raise DataProblems(
@@ -121,7 +129,9 @@ class FeatureSet:
             )
         # Where some slides are annotated, those that are not have unknown instance labels  # A404
         self._labelled = any(slide.header.has_labels for bag in self._bags for slide in bag)
-        self._describe(features.by_patient)
+        self._describe(features)
+        if class_names is None and (warning := order_warning(self._table, self._bags)):
+            rank_zero_warn(warning)
         self.class_names = list(self._table.class_names)
         self.num_classes = len(self.class_names)
         single: MILTask = "binary" if self.num_classes == 2 else "multiclass"
@@ -142,13 +152,13 @@ class FeatureSet:
                 "binary with two classes"
             )
 
-    def _describe(self, by_patient: bool) -> None:
+    def _describe(self, place: FeatureFolder) -> None:
         table, first = self._table, [bag[0].line for bag in self._bags]
         self.in_features = self._bags[0][0].header.width
-        self.labels: IntArray = table.labels[first]
+        self.labels: IntArray = bag_labels(table, self._bags, place.patient_label)
         self.groups = tuple(table.patients[at] for at in first) if table.patients else ()
         self.bag_ids = tuple(
-            self.groups[b] if by_patient and self.groups else bag[0].name
+            self.groups[b] if place.by_patient and self.groups else bag[0].name
             for b, bag in enumerate(self._bags)
         )
         self.sizes: IntArray = np.array([sum(s.header.instances for s in b) for b in self._bags])
@@ -171,6 +181,21 @@ class FeatureSet:
     def slides(self, number: int) -> tuple[Slide, ...]:
         """Return the slides of a bag, in the order of its instances."""
         return tuple(self._bags[number])
+
+    def slide_numbers(self, number: int) -> IntArray:
+        """Return (n,) the position in `slides` of the slide that each instance of a bag is of."""
+        sizes = [slide.header.instances for slide in self._bags[number]]
+        return np.repeat(np.arange(len(sizes)), sizes)
+
+    def coords(self, number: int) -> tuple[Tensor | None, ...]:
+        """Return the coordinates of each slide of a bag, None where a slide has none.
+
+        A bag has coordinates only if all of its slides have, see `bag`.
+        """
+        return tuple(
+            read_coords(slide.file, self._keys) if slide.header.has_coords else None
+            for slide in self._bags[number]
+        )
 
     def keep_in_memory(self, numbers: Sequence[int], gib: float) -> int:
         """Keep slides in memory once they have been read, shared by worker processes.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pytorch_lightning.utilities import rank_zero_info
@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, Sampler
 
 from datamodules.mil.base import IntArray, MILDataModule
 from datamodules.mil.feature_set import FeatureBags, FeatureFolder, FeatureSet
+from datamodules.mil.opened_slides import PatientLabel, check_patient_label
 from datamodules.mil.slide_labels import LABEL
 from datamodules.mil.splits import NAMES, BagSplit, SplitOptions, choose_splits, write_splits
 from datamodules.sampling.keys import SampleKey
@@ -39,6 +40,10 @@ class FeatureBagsDataModule(MILDataModule):
         split_seed: seed of splits and folds; independent of ``seed``, so that training with
             another seed uses the same data.
         bag: a slide, or all slides of a patient.
+        patient_label: label of a patient whose slides differ. ``same``: an error that names the
+            patient and the slides; ``max``: the largest label number, so that a patient with a
+            positive slide is positive, or all classes of the slides of a multilabel task. It needs
+            bags of patients.
         max_instances: in training, larger bags are reduced to a random subset that changes every
             epoch; evaluation reads whole bags. Null for whole bags in training, too.
         token_budget: instances per training batch of at most ``batch_size`` bags; null for
@@ -61,6 +66,7 @@ class FeatureBagsDataModule(MILDataModule):
     """
 
     path_argument = "table"
+    later_defaults: ClassVar = {"patient_label": "same"}
 
     def __init__(
         self,
@@ -73,6 +79,7 @@ class FeatureBagsDataModule(MILDataModule):
         val_fraction: float = 0.2,
         split_seed: int = 0,
         bag: Literal["slide", "patient"] = "slide",
+        patient_label: PatientLabel = "same",
         max_instances: int | None = None,
         token_budget: int | None = None,
         class_names: Sequence[str] | None = None,
@@ -90,7 +97,9 @@ class FeatureBagsDataModule(MILDataModule):
         )
         self._keys = FeatureKeys(features_key, coords_key, instance_labels_key)
         self._bag: Literal["slide", "patient"] = bag
-        place = FeatureFolder(features, self._keys, bag == "patient")
+        self._patient_label: PatientLabel = patient_label
+        check_patient_label(bag, patient_label)
+        place = FeatureFolder(features, self._keys, bag == "patient", patient_label)
         self.bags = FeatureSet(Path(table), place, class_names, task, self.bad_data, label_columns)
         self.problems = self.bags.problems
         self.num_classes, self.in_features = self.bags.num_classes, self.bags.in_features
@@ -189,6 +198,7 @@ class FeatureBagsDataModule(MILDataModule):
             "eval_batch_size": self.eval_batch_size,
             "standardise": False,
             "bag": self._bag,
+            "patient_label": self._patient_label,
             "label_columns": None if columns == (LABEL,) else list(columns),
             "features_key": self._keys.features,
             "coords_key": self._keys.coords,

@@ -6,11 +6,19 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
 
 from datamodules.mil.slide_table import SlideTable, find_feature_files
 from datamodules.mil.splits import divided_patients
 from formats.features import FeatureHeader, FeatureKeys, read_header
 from structures import DataProblems, Problem
+
+IntArray = npt.NDArray[np.int64]
+PatientLabel = Literal["same", "max"]
+_NAMED = 3  # slides of a label that a message names
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,21 @@ def non_finite_problem(slide: Slide, row: int, column: int) -> Problem:
         slide.file, slide.name, row, f"feature {column} is NaN, infinite or beyond float32",
         "extract the slide again", kind="slide", part="row",
     )  # fmt: skip
+
+
+def check_patient_label(bag: str, label: str) -> None:
+    """Refuse a label of patients that bags of slides would not use.
+
+    Raises:
+        ValueError: the label is unknown, or ``max`` is given for bags of slides.
+    """
+    if label not in get_args(PatientLabel):
+        raise ValueError(f"patient_label is same or max, got {label!r}")
+    if label != "same" and bag != "patient":
+        raise ValueError(
+            f"patient_label {label} has no effect on bags of slides; set bag: patient, or "
+            "patient_label: same"
+        )
 
 
 def patient_problems(table: SlideTable) -> Iterator[Problem]:
@@ -104,9 +127,12 @@ def _other_origins(slides: Sequence[Slide]) -> Iterator[tuple[str, Problem]]:
 
 
 def grouped(
-    table: SlideTable, slides: Sequence[Slide], by_patient: bool
+    table: SlideTable, slides: Sequence[Slide], by_patient: bool, label: PatientLabel = "same"
 ) -> tuple[list[list[Slide]], list[Problem]]:
-    """Return the slides of each bag, and a fault for each patient with contradicting labels."""
+    """Return the slides of each bag, and a fault for each patient with contradicting labels.
+
+    With the label ``max``, labels of a patient contradict each other nowhere.
+    """
     if not by_patient or not table.patients:
         return [[slide] for slide in slides], []
     of_patient: dict[str, list[Slide]] = {}
@@ -114,11 +140,61 @@ def grouped(
         of_patient.setdefault(table.patients[slide.line], []).append(slide)
     bags, faults = [], []
     for patient, bag in of_patient.items():
-        texts = sorted({table.texts[slide.line] for slide in bag})
-        if len(texts) > 1:
-            reason = f"slides with labels {', '.join(texts)}"
-            remedy = "give all slides of a patient one label, or make bags of slides"
+        named: dict[str, list[str]] = {}
+        for slide in bag:
+            named.setdefault(table.texts[slide.line], []).append(slide.name)
+        if len(named) > 1 and label == "same":
+            parts = [f"{text} ({_some(named[text])})" for text in sorted(named)]
+            reason = f"slides with labels {', '.join(parts)}"
+            remedy = (
+                "give all slides of a patient one label, take the largest by patient_label: max, "
+                "or make bags of slides"
+            )
             faults.append(Problem(table.path, patient, None, reason, remedy, "patient"))
         else:
             bags.append(bag)
     return bags, faults
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def bag_labels(table: SlideTable, bags: Sequence[Sequence[Slide]], label: PatientLabel) -> IntArray:
+    """Return (B,) or (B, C) labels: those of the slides, or the largest of a patient's.
+
+    For ``max`` every slide of the table counts, also one without usable features: a patient does
+    not become negative because the file of the positive slide is missing.  # A674
+
+    Args:
+        table: the table.
+        bags: the slides of each bag.
+        label: ``same`` if the slides of a bag have one label; ``max`` for bags of patients.
+    """
+    first = [bag[0].line for bag in bags]
+    if label == "same" or not table.patients:
+        return table.labels[first]
+    largest: dict[str, IntArray] = {}
+    for patient, own in zip(table.patients, table.labels, strict=True):
+        largest[patient] = np.maximum(largest.get(patient, own), own)
+    return np.array([largest[table.patients[line]] for line in first], dtype=np.int64)
+
+
+def order_warning(table: SlideTable, bags: Sequence[Sequence[Slide]]) -> str:
+    """Return a warning if patients have the largest of labels that were ordered by the alphabet.
+
+    Empty where the classes are numbers, or no patient has slides of several classes.  # A673
+    """
+    names = table.class_names
+    mixed = [b for b in bags if len({table.texts[slide.line] for slide in b}) > 1]
+    words = {text for texts in table.fields for text in texts}
+    if not mixed or table.labels.ndim == 2 or all(map(str.isdecimal, words)):
+        return ""
+    example = table.patients[mixed[0][0].line]
+    return (
+        f"{table.path}: patient_label max takes the classes in the order of the alphabet, "
+        f"{' < '.join(names)}; {len(mixed)} of {len(bags)} patients, for example {example}, have "
+        "slides of several classes and get the last of these; name the classes in their order, the "
+        f'gravest last, by --data.class_names "{list(names)}"'
+    )

@@ -24,6 +24,10 @@ from engine.cross_validation.recipe import Choice, data_settings
 from formats.files import atomic_write
 from lightning_modules.rebuilding import FORMAT
 
+_SAME = (  # arguments with which other slides are read as those of the training
+    "bag", "patient_label", "label_columns", "features_key", "coords_key", "instance_labels_key",
+)  # fmt: skip
+
 
 class FoldCheckpoints(NamedTuple):
     """Writes the checkpoint of each fold.
@@ -122,8 +126,8 @@ def _preprocessing(
     """Return what ``evaluation_arguments`` of the fold's datamodule returns."""
     batch = {"eval_batch_size": arguments.get("eval_batch_size", 1)}
     if not isinstance(bags, BagFile):
-        same = ("bag", "label_columns", "features_key", "coords_key", "instance_labels_key")
-        return batch | {"standardise": False} | {n: arguments[n] for n in same if n in arguments}
+        known = {n: arguments[n] for n in _SAME if n in arguments}
+        return batch | {"standardise": False} | known
     train = np.zeros_like(fold.test)
     train[fold.numbers] = True
     statistics = fitted(bags, train, recipe)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from datamodules.mil.feature_set import FeatureFolder, FeatureSet
 from datamodules.mil.npz_file import BagFile, read_bag_file
+from datamodules.mil.opened_slides import check_patient_label
 from engine.config.recipe import Recipe
 from engine.cross_validation.fold import BagSet, FoldRecipe
 from engine.cross_validation.recipe import Choice, data_settings, read_recipe
@@ -55,8 +56,11 @@ def inputs_once(config: Recipe, files: BagInputs, choice: Choice) -> tuple[FoldR
         return recipe, read_bag_file(files.data, bad_data=policy)
     known: dict[str, str] = FeatureKeys()._asdict()
     keys: list[str] = [settings.get(f"{name}_key", default) for name, default in known.items()]
-    by_patient = settings.get("bag", "slide") == "patient"
-    place = FeatureFolder(feature_folder(files, settings), FeatureKeys(*keys), by_patient)
+    unit, label = settings.get("bag", "slide"), settings.get("patient_label", "same")
+    check_patient_label(unit, label)
+    place = FeatureFolder(
+        feature_folder(files, settings), FeatureKeys(*keys), unit == "patient", label
+    )
     named, task, columns = (settings.get(n) for n in ("class_names", "task", "label_columns"))
     bags = FeatureSet(files.data, place, named, task, policy, columns)
     bags.keep_in_memory(range(len(bags)), settings.get("cache_gib", 0.0))

@@ -45,8 +45,8 @@ from structures import Problem
 __all__ = ["BagInputs", "CrossValidation", "FoldFiles", "cross_validate", "read_recipe"]
 
 _SLIDES_ONLY = (
-    "max_instances", "num_workers", "features", "bag", "label_columns", "cache_gib",
-    "features_key", "coords_key", "instance_labels_key",
+    "max_instances", "num_workers", "features", "bag", "patient_label", "label_columns",
+    "cache_gib", "features_key", "coords_key", "instance_labels_key",
 )  # fmt: skip
 _NPZ_ONLY = ("standardise", "clip")
 

@@ -68,7 +68,11 @@ class _Line(NamedTuple):
 
 
 def read_bag_csv(
-    path: Path, policy: BadDataPolicy = "error", *, repeated: bool = False
+    path: Path,
+    policy: BadDataPolicy = "error",
+    *,
+    repeated: bool = False,
+    patients: bool = False,
 ) -> BagPredictions:
     """Read predictions in the format of `write_bag_csv`.
 
@@ -81,14 +85,17 @@ def read_bag_csv(
             the same probability in every line is the threshold; other columns are ignored.
         policy: ``skip`` leaves out faulty lines.
         repeated: whether a bag occurs once for each value of a column ``repeat``.
+        patients: whether every bag needs a patient.
 
     Raises:
         DataProblems: columns are missing, the file has no bags, or a line is wrong and the policy
             is ``error``: a bag occurs twice, a label is missing or not a class, a score is
-            missing, not a number or outside [0, 1].
+            missing, not a number or outside [0, 1]; or, if they are needed, a patient is missing.
     """
     header, rows = _read(path)
-    layout = _layout(path, header)
+    layout = _layout(path, header, patients)
+    if not repeated:
+        _refuse_repeats(path, rows)
     lines: list[_Line] = []
     thresholds: set[float | None] = set()
     problems: list[Problem] = []
@@ -96,6 +103,8 @@ def read_bag_csv(
     for number, row in rows:
         others = seen.setdefault(row.get("repeat") if repeated else None, set())
         faults = list(_faults(row, layout, others))
+        if patients and not row.get(str(layout.patient)):
+            faults.append((f"{layout.patient} is missing", "name the patient"))
         bag = row.get("bag_id") or None
         problems += [Problem(path, bag, number, *f, kind="bag", part="line") for f in faults]
         if bag is not None:
@@ -206,7 +215,16 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:
     raise DataProblems([Problem(path, None, None, reason, remedy)])
 
 
-def _layout(path: Path, header: Sequence[str]) -> _Layout:
+def _refuse_repeats(path: Path, rows: Sequence[tuple[int, dict[str, Any]]]) -> None:
+    """Refuse a table of several repeats of a cross-validation, in which each bag occurs again."""
+    repeats = sorted({str(row["repeat"]) for _, row in rows if row.get("repeat")})
+    if len(repeats) > 1:
+        reason = f"has the repeats {', '.join(repeats[:10])} of a cross-validation"
+        remedy = "keep the lines of one repeat"
+        raise DataProblems([Problem(path, None, None, reason, remedy)])
+
+
+def _layout(path: Path, header: Sequence[str], patients: bool) -> _Layout:
     scores = [c for c in header if c == "score" or c.startswith("score_")]
     labels = [c for c in header if c == "label" or c.startswith("label_")]
     lacking = [name for name in ("bag_id", "label", "score") if not _has(name, header)]
@@ -228,9 +246,11 @@ def _layout(path: Path, header: Sequence[str]) -> _Layout:
     if labels and labels != ["label"] and sorted(labels) != sorted(wanted):
         reason = f"label columns {', '.join(labels)} don't match {', '.join(scores)}"
         faults.append((reason, "write label_<class> and score_<class> for the same classes"))
+    patient = next((name for name in _PATIENTS if name in header), None)
+    if patients and patient is None:
+        faults.append((f"column {_PATIENTS[0]} missing", "name the patient of each bag in it"))
     if faults:
         raise DataProblems([Problem(path, None, None, *fault) for fault in faults])
-    patient = next((name for name in _PATIENTS if name in header), None)
     return _Layout(labels if labels == ["label"] else wanted, scores, patient)
 
 

@@ -180,7 +180,7 @@ def read_patch_scores(path: Path, column: str) -> dict[str, npt.NDArray[np.float
     """Return (N, 3) of score, x and y for each slide of a table such as ``attention.csv``.
 
     Args:
-        path: CSV with ``bag_id``, ``x``, ``y`` and scores.
+        path: CSV with ``slide_id`` or, for bags of slides, ``bag_id``, and ``x``, ``y`` and scores.
         column: the column of the scores.
 
     Raises:
@@ -188,7 +188,7 @@ def read_patch_scores(path: Path, column: str) -> dict[str, npt.NDArray[np.float
     """
     from formats.camelyon import read_rows
 
-    lines = read_rows(path, ("bag_id", "slide_id"), (column,), ("x",), ("y",))
+    lines = read_rows(path, ("slide_id", "bag_id"), (column,), ("x",), ("y",))
     found: dict[str, list[list[float]]] = {}
     for number, row in lines:
         try:
@@ -197,7 +197,7 @@ def read_patch_scores(path: Path, column: str) -> dict[str, npt.NDArray[np.float
             values = [float("nan")]
         if not np.isfinite(values).all():
             reason, remedy = f"no numbers in {column}, x and y", "write all three"
-            slide = row["bag_id"]
+            slide = row["slide_id"]
             raise DataProblems([Problem(path, slide, number, reason, remedy, "slide", "line")])
-        found.setdefault(row["bag_id"], []).append(values)
+        found.setdefault(row["slide_id"], []).append(values)
     return {slide: np.array(values) for slide, values in found.items()}

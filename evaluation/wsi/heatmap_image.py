@@ -31,11 +31,34 @@ class ScoreMap(NamedTuple):
         name: what they are.
         values: (N,), finite.
         signed: whether they are evidence for and against; their colours are then symmetric to 0.
+        rank: (N,) ranks in a bag of several slides, in [0, 1]; None for those in the slide.
+        ends: scores at the ends of the colours of all slides of the bag; None for those of this
+            slide.
     """
 
     name: str
     values: Array
     signed: bool = False
+    rank: Array | None = None
+    ends: tuple[float, float] | None = None
+
+    def of_slide(self, rows: slice) -> ScoreMap:
+        """Return the scores of a slide of the bag; ranks and colours stay those of the bag.
+
+        So the slides of a patient can be compared: what is hot is hot among all of them.  # A670
+        """
+        return self._replace(values=self.values[rows], rank=self.ranks()[rows], ends=self.limits())
+
+    def ranks(self) -> Array:
+        """Return (N,) ranks in the bag, from 0 to 1."""
+        return ranks(self.values) if self.rank is None else self.rank
+
+    def limits(self) -> tuple[float, float]:
+        """Return the scores at the ends of the colours."""
+        if self.ends is not None:
+            return self.ends
+        most = float(np.abs(self.values).max()) if self.signed else float(self.values.max())
+        return -most if self.signed else 0.0, most
 
 
 def draw_maps(
@@ -60,11 +83,9 @@ def draw_maps(
     """
     rows = []
     for one in maps:
-        most = float(np.abs(one.values).max()) if one.signed else float(one.values.max())
-        low = -most if one.signed else 0.0
-        ranked = ScoreMap(f"{one.name} rank", ranks(one.values))
+        ranked = ScoreMap(f"{one.name} rank", one.ranks())
         parts = []
-        for shown, limits in ((one, (low, most)), (ranked, (0.0, 1.0))):
+        for shown, limits in ((one, one.limits()), (ranked, (0.0, 1.0))):
             found = place_patches(shown.values, coords, side, place)
             colours = _colours(found.values, limits, shown.signed)
             cover = OPACITY * found.cover[..., None]
@@ -114,7 +135,7 @@ def draw_extremes(
     """
     rows = []
     for one in maps:
-        order, place = np.argsort(-one.values, kind="stable"), ranks(one.values)
+        order, place = np.argsort(-one.values, kind="stable"), one.ranks()
         for which, chosen in (("highest", order[:count]), ("lowest", order[::-1][:count])):
             words = (*textwrap.wrap(one.name, 16), which)
             parts = [_caption(None, words)]

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from evaluation.wsi.heatmap import ranks
 from evaluation.wsi.heatmap_image import ScoreMap
 from evaluation.wsi.regions import join_patches
 from formats.slides.geojson import Polygon
@@ -38,7 +37,7 @@ class Region(NamedTuple):
         patches: how many there are in it.
         peak: (x, y) of the centre of its highest patch.
         score: score of that patch.
-        rank: rank of that patch in the slide, in [0, 1].
+        rank: rank of that patch in the bag, in [0, 1].
     """
 
     number: int
@@ -58,7 +57,7 @@ def regions_of(
     """
     found = []
     for number, one in enumerate(maps):
-        rank = ranks(one.values)
+        rank = one.ranks()
         chosen = np.flatnonzero((rank > region_rank) & ((one.values > 0) | (not one.signed)))
         for region in join_patches(patches.coords[chosen], patches.side):
             members = chosen[region.patches]
@@ -75,7 +74,7 @@ def objects_of(
     """Return a tile for each patch with scores and ranks, and a locked annotation a region."""
     measured: dict[str, npt.NDArray[Any]] = {}
     for one in maps:
-        measured |= {one.name: one.values, f"{one.name} rank": ranks(one.values)}
+        measured |= {one.name: one.values, f"{one.name} rank": one.ranks()}
     annotations = [
         SlideObject(
             "annotation",
@@ -91,15 +90,15 @@ def objects_of(
 
 
 def detections_of(
-    regions: Sequence[Region], slide_probability: float
+    regions: Sequence[Region], bag_probability: float
 ) -> list[tuple[float, float, float]]:
     """Return probability, x and y of the peak of each region.
 
-    Scores compare the patches of one slide, so the probability is that of the slide times the rank
-    of the peak (A653).
+    Scores compare the patches of one bag, so the probability is that of the bag, a slide or a
+    patient, times the rank of the peak (A653).
 
     Args:
         regions: of one map of a binary task.
-        slide_probability: probability of class 1.
+        bag_probability: probability of class 1.
     """
-    return [(slide_probability * region.rank, *region.peak) for region in regions]
+    return [(bag_probability * region.rank, *region.peak) for region in regions]

@@ -9,6 +9,7 @@ import pytest
 from datamodules import fingerprint as module
 from datamodules.fingerprint import fingerprint
 from datamodules.mil.digit_bags import DigitBagsDataModule
+from datamodules.mil.features import FeatureBagsDataModule
 from datamodules.mil.npz import TabularBagsDataModule
 from datamodules.seg.coco import CocoDataModule
 
@@ -90,3 +91,19 @@ def test_a_new_option_that_is_off_leaves_old_words_as_they_are():
     old, new = made("size"), made("size", "option")
     assert fingerprint(old, {"size": 3}) == fingerprint(new, {"size": 3})
     assert fingerprint(new, {"size": 3}) != fingerprint(new, {"size": 3, "option": 0})
+
+
+def test_an_argument_that_was_added_changes_the_hash_by_other_values_alone(write_slides):
+    given = {"table": str(write_slides(4))}
+    known = fingerprint(FeatureBagsDataModule, given)
+    assert fingerprint(FeatureBagsDataModule, given | {"patient_label": "same"}) == known
+    assert fingerprint(FeatureBagsDataModule, given | {"patient_label": "max"}) != known
+
+    class Before(FeatureBagsDataModule):
+        """The class without the argument."""
+
+    parameters = dict(inspect.signature(FeatureBagsDataModule).parameters)
+    del parameters["patient_label"]
+    Before.__name__ = FeatureBagsDataModule.__name__
+    Before.__signature__ = inspect.Signature(list(parameters.values()))
+    assert fingerprint(Before, given) == known

@@ -7,6 +7,7 @@ from PIL import Image
 
 from callbacks.mil import attention as attention_module
 from callbacks.mil.attention import AttentionFigure, draw_bag, instance_images
+from callbacks.mil.slide_parts import SlidePart
 from evaluation.report.attention_map import plot_attention_map
 from structures import BagBatch, MILOutput
 
@@ -140,6 +141,29 @@ def test_patches_with_coordinates_are_a_map(stand_in, monkeypatch):
     drawn = draw_bag(dataclasses.replace(one, attention=slide, images=None))
     assert maps[0] is places
     assert drawn.shape[1] <= 1000 - 12  # two beside each other
+
+
+def test_each_slide_of_a_patient_has_its_map(stand_in, monkeypatch):
+    figure = filled(AttentionFigure(num_bags=1), stand_in.BagModule(), stand_in.bags([2]))
+    (one,) = figure._chosen()  # four instances
+    parts = (
+        SlidePart("s0", slice(0, 1), np.array([[7, 8]])),
+        SlidePart("s1", slice(1, 2)),
+        SlidePart("s2", slice(2, 4), np.array([[7, 8], [9, 8]])),
+    )
+    drawn = []
+    monkeypatch.setattr(
+        attention_module, "plot_attention_map",
+        lambda *given: drawn.append(given) or plot_attention_map(*given),
+    )  # fmt: skip
+    patient = dataclasses.replace(one.attention, parts=parts)
+    draw_bag(dataclasses.replace(one, attention=patient, images=None))
+    ((_, coords, _, _, slides),) = drawn
+    np.testing.assert_array_equal(coords, [[7, 8], [np.nan, np.nan], [7, 8], [9, 8]])
+    assert slides == [("s0", slice(0, 1)), ("s1", slice(1, 2)), ("s2", slice(2, 4))]
+    nowhere = dataclasses.replace(patient, parts=parts[1:2])
+    draw_bag(dataclasses.replace(one, attention=nowhere, images=None))
+    assert len(drawn) == 1  # bars
 
 
 def test_files_of_a_run(stand_in, make_trainer, tmp_path):

@@ -1,9 +1,12 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from callbacks.mil.bag_outputs import BagAttention
 from callbacks.mil.bag_table import BagTable, TopInstances, bag_rows, top_instances
+from callbacks.mil.slide_parts import SlidePart
 from evaluation.mil.collector import BagScores
 from loggers.run import build_loggers, finish_loggers
 from loggers.wandb_logger import WandbOptions
@@ -38,6 +41,24 @@ def test_top_instances_are_the_most_attended_with_their_places():
     both = top_instances(attended([[0.5, 0.0], [0.25, 1.0], [0.25, 0.0]]), 2)
     assert (both.numbers.tolist(), both.weights.tolist()) == ([1, 0], [0.625, 0.25])
     assert top_instances(attended([1.0]), 3).numbers.tolist() == [0]
+
+
+def test_instances_of_patients_name_their_slide():
+    parts = (
+        SlidePart("s0", slice(0, 1), np.array([[5, 6]])),
+        SlidePart("s1", slice(1, 3)),  # without coordinates
+        SlidePart("s2", slice(3, 4), np.array([[7, 8]])),
+    )
+    bag = dataclasses.replace(attended([0.125, 0.25, 0.125, 0.5]), parts=parts)
+    top = top_instances(bag, 3)
+    assert top.slides == ("s2", "s1", "s0")
+    columns, (row,) = bag_rows(scores([1], [0.5], ("p",)), {0: top}, (), 0.5, 3)
+    named = dict(zip(columns, row, strict=True))
+    assert [[named[f"{n} {k}"] for n in ("instance", "slide", "x", "y")] for k in (1, 2, 3)] == [
+        [3, "s2", 7, 8], [1, "s1", None, None], [0, "s0", 5, 6],
+    ]  # fmt: skip
+    alone = dataclasses.replace(top, slides=("bag 0",) * 3)  # a slide that is a bag
+    assert "slide 1" not in bag_rows(scores([1], [0.5]), {0: alone}, (), 0.5, 3)[0]
 
 
 def test_binary_rows_begin_with_the_worst():

@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 
 from callbacks.mil.bag_outputs import BagAttention
+from callbacks.mil.slide_parts import SlidePart
 from callbacks.results.prediction_files import overlay_names, write_attention
 
 
-def bag(name, weights, witness=None, coords=None):
+def bag(name, weights, witness=None, coords=None, parts=()):
     weights = np.array(weights, dtype=np.float32).reshape(len(weights), -1)
-    return BagAttention(0, name, weights, witness, coords)
+    return BagAttention(0, name, weights, witness, coords, parts)
 
 
 def test_attention_with_all_columns(tmp_path):
@@ -18,6 +19,19 @@ def test_attention_with_all_columns(tmp_path):
     write_attention(tmp_path / "attention.csv", bags)
     assert (tmp_path / "attention.csv").read_text() == (
         "bag_id,instance,attention,witness,x,y\na,0,0.25,0,512,0\na,1,0.75,1,1024,256\nb,0,1.0,,,\n"
+    )
+
+
+def test_the_slides_of_patients_are_named(tmp_path):
+    parts = (
+        SlidePart("s0", slice(0, 1), np.array([[512, 0]])),
+        SlidePart("s1", slice(1, 3)),  # without coordinates
+    )
+    bags = [bag("p", [0.5, 0.25, 0.25], parts=parts), bag("q", [1.0])]
+    write_attention(tmp_path / "attention.csv", bags)
+    assert (tmp_path / "attention.csv").read_text() == (
+        "bag_id,slide_id,instance,attention,x,y\np,s0,0,0.5,512,0\np,s1,1,0.25,,\n"
+        "p,s1,2,0.25,,\nq,,0,1.0,,\n"
     )
 
 

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import rankdata
 
 import train
+from callbacks.results.predictions import PredictionWriter
 from callbacks.wsi import heatmaps
 from callbacks.wsi.heatmaps import Heatmaps
 from datamodules.mil.features import FeatureBagsDataModule
@@ -159,14 +161,88 @@ def test_a_slide_that_cannot_be_drawn_is_named(tmp_path, make_trainer):
     assert sorted(file.name for file in (tmp_path / "maps").glob("*.geojson")) == ["s1.geojson"]
 
 
-def test_bags_of_patients_are_not_drawn(tmp_path, make_trainer):
-    cohort = write_cohort(tmp_path)
+def patients(folder):
+    """Write a cohort in which s1 and s2, much lighter, are of one patient; return it."""
+    cohort = write_cohort(folder)
     text = (cohort / "slides.csv").read_text()
     (cohort / "slides.csv").write_text(text.replace("ps2", "ps1"))
-    callback = Heatmaps(cohort / "slides", output_dir=tmp_path / "maps")
-    with pytest.warns(UserWarning, match="1 not drawn: ps1: its bag has several slides"):
-        predict(make_trainer, cohort, module_of("attention"), callback, bag="patient")
-    assert (tmp_path / "maps/s0.png").is_file()
+    change(cohort, "s2", {"features": lambda features: features * np.float32(0.3)})
+    return cohort
+
+
+def attention_of(cohort, slides):
+    """Return the attention of the module in a bag of slides, and each slide's part of it."""
+    features = []
+    for name in slides:
+        with h5py.File(cohort / f"features/{name}.h5") as file:
+            features.append(file["features"][:, 0].astype(np.float64))
+    together = np.exp(np.tanh(np.concatenate(features)))
+    parts = np.cumsum([len(own) for own in features])[:-1]
+    return together / together.sum(), np.split(together / together.sum(), parts)
+
+
+def test_the_slides_of_a_patient_are_drawn_in_the_scale_of_their_bag(
+    tmp_path, make_trainer, monkeypatch
+):
+    cohort, shown = patients(tmp_path), {}
+    drawn = heatmaps.draw_maps
+
+    def noted(thumbnail, maps, *more):
+        shown[more[-1]] = maps[0].limits()
+        return drawn(thumbnail, maps, *more)
+
+    monkeypatch.setattr(heatmaps, "draw_maps", noted)
+    callbacks = [Heatmaps(cohort / "slides", pixels=64, top=2), PredictionWriter()]
+    data = FeatureBagsDataModule(cohort / "slides.csv", eval_batch_size=2, bag="patient")
+    trainer = make_trainer(callbacks)
+    trainer.predict(module_of("attention"), datamodule=data, return_predictions=False)
+    folder = tmp_path / "run/predictions"
+    files = [f"{name}{end}" for name in SQUARES for end in (".geojson", ".png", "_top.png")]
+    assert sorted(file.name for file in (folder / "heatmaps").glob("*.*")) == sorted(files)
+    with (folder / "attention.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    probability = {"ps0": None, "ps1": None}
+    with (folder / "bags.csv").open() as stream:
+        probability |= {row["bag_id"]: float(row["score"]) for row in csv.DictReader(stream)}
+    for patient, slides in (("ps0", ["s0"]), ("ps1", ["s1", "s2"])):
+        together, parts = attention_of(cohort, slides)
+        ranks = (rankdata(together.round(9)) - 1) / (len(together) - 1)
+        ranks = np.split(ranks, np.cumsum([len(part) for part in parts])[:-1])
+        for name, weights, rank in zip(slides, parts, ranks, strict=True):
+            title = name if name == patient else f"{name} of {patient}"
+            assert shown[title] == (0, pytest.approx(together.max(), rel=1e-5))
+            objects = read_objects(folder / f"heatmaps/{name}.geojson")
+            tiles = [one for one in objects if one.kind == "tile"]
+            told = [[one.measurements[f"attention{end}"] for end in ("", " rank")]
+                    for one in tiles]  # fmt: skip
+            np.testing.assert_allclose(np.array(told)[:, 0], weights, rtol=1e-4)
+            np.testing.assert_allclose(np.array(told)[:, 1], rank, atol=0.02)
+            regions = [one for one in objects if one.kind == "annotation"]
+            assert bool(regions) == (name != "s2")  # nothing in s2 is among the highest of ps1
+            found = read_detections(folder / f"heatmaps/detections/{name}.csv")
+            assert len(found) == len(regions)
+            assert all(0.95 < row[0] / probability[patient] <= 1.0001 for row in found)
+            own = [row for row in rows if row["slide_id"] == name]
+            assert {row["bag_id"] for row in own} == {patient}
+            with h5py.File(cohort / f"features/{name}.h5") as file:
+                places = file["coords"][:].tolist()
+            assert [[int(row["x"]), int(row["y"])] for row in own] == places
+            np.testing.assert_allclose([float(row["attention"]) for row in own], weights, rtol=1e-4)
+
+
+def test_a_slide_of_a_patient_without_coordinates_leaves_the_others(tmp_path, make_trainer):
+    cohort = patients(tmp_path)
+    change(cohort, "s2", {"coords": None})
+    callbacks = [Heatmaps(cohort / "slides", pixels=64, top=2), PredictionWriter()]
+    with pytest.warns(UserWarning, match="1 not drawn: s2: its features have no coordinates"):
+        data = FeatureBagsDataModule(cohort / "slides.csv", eval_batch_size=2, bag="patient")
+        trainer = make_trainer(callbacks)
+        trainer.predict(module_of("attention"), datamodule=data, return_predictions=False)
+    maps = (tmp_path / "run/predictions/heatmaps").glob("*.geojson")
+    assert sorted(file.stem for file in maps) == ["s0", "s1"]
+    with (tmp_path / "run/predictions/attention.csv").open() as stream:
+        known = {(row["slide_id"], row["x"] != "") for row in csv.DictReader(stream)}
+    assert known == {("s0", True), ("s1", True), ("s2", False)}
 
 
 def change(cohort, name, arrays):

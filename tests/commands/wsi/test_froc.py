@@ -109,6 +109,11 @@ def test_scores_of_patches(folders, tmp_path):
     _, record = run(*folders, *words, "--features", tmp_path / "features")
     assert record["metrics"]["patch_auroc"] == pytest.approx(3 / 4)
     assert record["metrics"]["patch_auprc"] == pytest.approx((1 + 2 / 3) / 2)
+    patients = [("p", slide, *row) for slide, *row in rows]  # attention in bags of patients
+    header = ["bag_id", "slide_id", "instance", "attention", "x", "y"]
+    write_csv(tmp_path / "patients.csv", header, patients)
+    other = ["--patches", tmp_path / "patients.csv", "--features", tmp_path / "features"]
+    assert run(*folders, *other)[1]["metrics"] == record["metrics"]
     assert run(*folders, *words)[0] == 2  # without features
     assert run(*folders, *words, "--features", tmp_path)[0] == 2  # another folder
     more = ["--features", tmp_path / "features", "--patch-score", "no"]

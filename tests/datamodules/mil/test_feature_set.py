@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -215,9 +217,51 @@ def test_a_patient_in_two_parts_is_fatal(write_slides, column, policy):
 def test_a_patient_with_two_labels(write_slides):
     table = write_slides(6, patient_id=["p", "p", "q", "r", "q", "r"])
     assert len(FeatureSet(table)) == 6  # ordinary for bags of slides
-    with pytest.raises(DataProblems, match=r"patient p: slides with labels 0, 1; give all"):
+    with pytest.raises(DataProblems, match=r"patient p: slides with labels 0 .s0., 1 .s1.; give"):
         FeatureSet(table, BY_PATIENT)
     assert FeatureSet(table, BY_PATIENT, bad_data="skip").bag_ids == ("q", "r")
+
+
+def test_the_largest_label_of_a_patient(write_slides):
+    table = write_slides(6, patient_id=["p", "p", "q", "r", "q", "r"])
+    largest = FeatureFolder(by_patient=True, patient_label="max")
+    bags = FeatureSet(table, largest)
+    assert bags.bag_ids == ("p", "q", "r") and bags.labels.tolist() == [1, 0, 1]
+    assert [bags.bag(k).labels.tolist() for k in range(3)] == [[1], [0], [1]]
+    assert [row[2] for row in bags.split_rows(["train"] * 3)] == list("010101")  # as in the table
+    two = bags.folds(2, 0, 0)
+    assert two[0] != two[2]  # stratified by the label of patients
+    (table.parent / "features/s1.h5").unlink()  # the positive slide of p
+    assert FeatureSet(table, largest, bad_data="skip").labels.tolist() == [1, 0, 1]
+    assert FeatureSet(table, BY_PATIENT, bad_data="skip").labels.tolist() == [0, 0, 1]
+
+
+def test_the_union_of_the_labels_of_a_patient(write_slides):
+    largest = FeatureFolder(by_patient=True, patient_label="max")
+    table = write_slides(4, label=["a;b", "c", ";", "a"], patient_id=list("ppqq"))
+    assert FeatureSet(table, largest).labels.tolist() == [[1, 1, 1], [1, 0, 0]]
+    columns = write_slides(4, label=None, er=[1, 0, 0, 1], pr=[1, 1, 0, 0])
+    found = FeatureSet(columns, largest, label_columns=["er", "pr"])
+    assert found.labels.tolist() == [[1, 1], [1, 1]]
+    unlabelled = write_slides(4, label=None)
+    assert FeatureSet(unlabelled, largest, ["n", "p"]).labels.tolist() == [-1, -1]
+
+
+def test_the_order_of_classes_in_words(write_slides):
+    largest = FeatureFolder(by_patient=True, patient_label="max")
+    words = ["normal", "tumor", "adenoma", "normal"]
+    table = write_slides(4, label=words, patient_id=list("ppqr"))
+    with pytest.warns(
+        UserWarning, match=r"adenoma < normal < tumor; 1 of 3 patients, for example p,"
+    ):
+        assert FeatureSet(table, largest).labels.tolist() == [2, 0, 1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = FeatureSet(table, largest, ["tumor", "adenoma", "normal"])
+        assert found.labels.tolist() == [2, 1, 2]  # the given order counts
+        FeatureSet(write_slides(4, patient_id=list("ppqr")), largest)  # numbers have theirs
+        alike = write_slides(4, label=["no", "no", "yes", "yes"], patient_id=list("ppqr"))
+        FeatureSet(alike, largest)
 
 
 @pytest.mark.parametrize("odd", [0, 8])
@@ -271,7 +315,7 @@ def test_slides_with_several_classes(write_slides):
     assert split.labels.tolist() == [[1, 1], [0, 1], [0, 0], [1, 0]] and split.task == "multilabel"
     rows = list(split.split_rows(["train", "val", "test", "train"]))
     assert rows[1] == ("s1", "p0_1", "0", "1", "val")
-    with pytest.raises(DataProblems, match="patient p0_0 .slides with labels er=0 pr=0, er=1 pr=1"):
+    with pytest.raises(DataProblems, match=r"patient p0_0 .slides with labels er=0 pr=0 .s2."):
         FeatureSet(columns, BY_PATIENT, label_columns=["er", "pr"])
 
 

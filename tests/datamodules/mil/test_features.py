@@ -156,6 +156,19 @@ def test_what_a_checkpoint_carries_rebuilds_the_bags(write_slides):
     assert len(again.bags) == 4 and again.eval_batch_size == 3 and again.class_names == ["a", "b"]
 
 
+def test_other_tables_get_the_labels_of_patients_as_the_training_did(write_slides):
+    table = write_slides(8, patient_id=list("ppqqrrss"))
+    data = FeatureBagsDataModule(table, bag="patient", patient_label="max")
+    arguments = data.evaluation_arguments()
+    del arguments["standardise"]
+    again = FeatureBagsDataModule(table, class_names=["a", "b"], **arguments)
+    assert again.bags.labels.tolist() == data.bags.labels.tolist() == [1] * 4
+    with pytest.raises(ValueError, match="patient_label max has no effect on bags of slides; set"):
+        FeatureBagsDataModule(table, patient_label="max")
+    with pytest.raises(ValueError, match="patient_label is same or max, got 'any'"):
+        FeatureBagsDataModule(table, bag="patient", patient_label="any")
+
+
 def test_without_labels_there_is_nothing_to_train_on(write_slides):
     data = FeatureBagsDataModule(write_slides(4, label=None), class_names=["a", "b"])
     assert splits(data) == {"train": [], "val": [], "test": [], "predict": [0, 1, 2, 3]}

@@ -5,7 +5,8 @@ import pytest
 
 from datamodules.mil import feature_set
 from datamodules.mil.feature_set import FeatureSet
-from engine.cross_validation.run import BagInputs, cross_validate
+from engine.cross_validation.run import BagInputs, FoldFiles, cross_validate
+from engine.deploy.predict import predict_bags
 
 
 def slides_recipe(config, **arguments):
@@ -84,6 +85,29 @@ def test_a_recipe_of_slides_is_followed(config, write_slides):
     patients = write_slides(24, name="patients")
     path = slides_recipe(config, bag="patient")
     assert cross_validate(path, patients, num_folds=2, repeats=1, workers=1).folds.shape == (1, 12)
+
+
+def test_patients_whose_slides_differ(config, write_slides, tmp_path):
+    patients = [f"p{k // 2}" for k in range(16)]
+    labels = [0, 1, 0, 0] * 4  # half of the patients have a positive slide
+    table = write_slides(16, patient_id=patients, label=labels)
+    with pytest.raises(ValueError, match="slides with labels 0 .s0., 1 .s1."):
+        cross_validate(slides_recipe(config, bag="patient"), table, 2, 1, workers=1)
+    recipe = slides_recipe(config, bag="patient", patient_label="max")
+    files = FoldFiles(checkpoints=tmp_path / "folds")
+    found = cross_validate(recipe, table, 2, 1, workers=1, keep=files)
+    assert found.predictions.labels.tolist() == [1, 0] * 4
+    assert sorted(found.folds[0][::2]) == sorted(found.folds[0][1::2]) == [0, 0, 1, 1]
+    again = predict_bags(tmp_path / "folds/repeat0_fold1.ckpt", table)  # labels as in training
+    test = np.flatnonzero(found.folds[0] == 1)
+    assert again.scores.bag_ids == tuple(f"p{k}" for k in test)
+    assert again.scores.labels.tolist() == found.predictions.labels[test].tolist()
+    np.testing.assert_allclose(again.scores.probabilities, found.probabilities[0, test], atol=1e-6)
+    other = write_slides(16, name="other", patient_id=patients, label=[0, 0, 0, 1] * 4)
+    whole = predict_bags(tmp_path / "folds/repeat0_fold1.ckpt", other).scores
+    assert whole.labels.tolist() == [0, 1] * 4
+    with pytest.raises(ValueError, match="patient_label max has no effect on bags of slides"):
+        cross_validate(slides_recipe(config, patient_label="max"), table, 2, 1, workers=1)
 
 
 def test_notes_on_slides(config, write_slides, tmp_path):
