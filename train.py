@@ -61,7 +61,9 @@ def main(argv: list[str] | None = None) -> int:
     args = find_recipes(args)
     try:
         with calm_console(trains=args[0] == "fit"):
-            print_where(run(args))
+            command = run(args)
+            print_where(command)
+            command.report_failed()
     except (ValueError, OSError, ArgumentError, ImportError, MisconfigurationException) as error:
         if debug:
             raise

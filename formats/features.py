@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from formats.extraction import Extraction, extraction_of
 from formats.h5_rows import read_rows
 from formats.slide_features import Origin, origin_of, patch_side
 from formats.weights.archive import check_archive
@@ -59,6 +60,7 @@ class FeatureHeader(NamedTuple):
         has_labels: whether the file has instance labels.
         origin: encoder and patches, if the file states them as ours do.
         patch_side: side of a patch in level-0 pixels, if the file states it.
+        extraction: what is needed to extract alike, if the file states it as ours do.
     """
 
     instances: int
@@ -68,6 +70,7 @@ class FeatureHeader(NamedTuple):
     has_labels: bool = False
     origin: Origin | None = None
     patch_side: float | None = None
+    extraction: Extraction | None = None
 
 
 class FeatureFile(NamedTuple):
@@ -111,8 +114,10 @@ def read_header(path: Path, keys: FeatureKeys = FeatureKeys()) -> FeatureHeader:
         file = getattr(features, "file", None)  # an h5 file may say how it was made
         if file is None:
             return FeatureHeader(rows, width, _dtype(features), *known)
-        side = patch_side(file.attrs, {} if coords is None else coords.attrs)
-        return FeatureHeader(rows, width, _dtype(features), *known, origin_of(file.attrs), side)
+        made = dict(file.attrs)
+        side = patch_side(made, {} if coords is None else coords.attrs)
+        stated = origin_of(made), side, extraction_of(made)
+        return FeatureHeader(rows, width, _dtype(features), *known, *stated)
 
 
 def read_features(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,6 +61,7 @@ class FeatureBagsDataModule(MILDataModule):
     """
 
     path_argument = "table"
+    left_out: Collection[str] = ()  # slides of the table that are not used
 
     def __init__(
         self,
@@ -90,11 +91,12 @@ class FeatureBagsDataModule(MILDataModule):
         )
         self._keys = FeatureKeys(features_key, coords_key, instance_labels_key)
         self._bag: Literal["slide", "patient"] = bag
-        place = FeatureFolder(features, self._keys, bag == "patient")
+        place = FeatureFolder(features, self._keys, bag == "patient", self.left_out)
         self.bags = FeatureSet(Path(table), place, class_names, task, self.bad_data, label_columns)
         self.problems = self.bags.problems
         self.num_classes, self.in_features = self.bags.num_classes, self.bags.in_features
         self.task, self.class_names = self.bags.task, self.bags.class_names
+        self.extraction = self.bags.extraction
         self.plan.check_classes(self.num_classes, several=self.task == "multilabel")
         options = SplitOptions(fold, repeat, num_folds, test_fraction, val_fraction, split_seed)
         self._splits = choose_splits(self.bags, options)

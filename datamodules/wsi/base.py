@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
-from datamodules.wsi.finished import finished_file
+from datamodules.wsi.finished import REMEDY, finished_file
 from datamodules.wsi.patches import PatchImages
 from datamodules.wsi.planning import Patching, PatchSampler, Plan
 from datamodules.wsi.slide_list import SlideHeader, list_slides, read_headers, slide_problem
@@ -57,7 +57,10 @@ class SlideDataModule(pl.LightningDataModule):
     """
 
     extracts = True  # the callback that writes the files looks for it
+    continues = False  # whether the same command goes on with the features
     outputs = ("features",)
+    remedy = REMEDY  # for files that were made otherwise
+    after_stop = "the same command goes on with the slides that are left"
 
     def __init__(
         self,
@@ -144,6 +147,7 @@ class SlideDataModule(pl.LightningDataModule):
         trainer: Any = self.trainer
         module: Any = trainer.lightning_module
         self._encoder = module.describe_encoder()
+        self.check_encoder(self._encoder)
         side = self.patch_px or int(self._encoder["input_size"])
         self._settings = self._all_settings(module, side, str(trainer.precision))
         patching = Patching(self.mpp, side, self.tissue, self.min_tissue, self.tissue_outlines)
@@ -156,6 +160,9 @@ class SlideDataModule(pl.LightningDataModule):
         )
         self.todo = shared_out(left, trainer.global_rank, trainer.world_size)
         self._sampler = PatchSampler(self.todo, patching, self.batch_size)
+
+    def check_encoder(self, encoder: Mapping[str, Any]) -> None:
+        """Refuse an encoder, whose description is given; this class takes any."""
 
     def _all_settings(self, module: Any, side: int, precision: str) -> dict[str, Any]:
         """Return everything apart from the slide that its features depend on."""
@@ -179,7 +186,9 @@ class SlideDataModule(pl.LightningDataModule):
             try:
                 if path.exists():
                     wanted = self._attributes(header, slide_fingerprint(header.path))
-                    self.finished[header.slide_id] = finished_file(path, header.path, wanted)
+                    self.finished[header.slide_id] = finished_file(
+                        path, header.path, wanted, self.remedy
+                    )
                 else:
                     left.append(header)
             except (ValueError, OSError) as error:
@@ -205,6 +214,7 @@ class SlideDataModule(pl.LightningDataModule):
             slide_fingerprint=fingerprint,
             tissue_mm2=tissue_mm2,
             mpp_source=header.mpp_source,
+            encoder_config=self._encoder.get("encoder_config") or {},
         )
 
     def _settings_of(self, slide_id: str) -> dict[str, Any]:

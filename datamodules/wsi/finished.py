@@ -8,16 +8,19 @@ from typing import Any
 
 from formats.slide_features import SlideAttributes, read_attributes, short
 
-_REMEDY = "use these settings again, name another folder by features, or delete the file"
+REMEDY = "use these settings again, name another folder by features, or delete the file"
 
 
-def finished_file(path: Path, slide: Path, wanted: SlideAttributes) -> tuple[int, SlideAttributes]:
+def finished_file(
+    path: Path, slide: Path, wanted: SlideAttributes, remedy: str = REMEDY
+) -> tuple[int, SlideAttributes]:
     """Return the number of patches and the attributes of a file.
 
     Args:
         path: the feature file.
         slide: the file of the slide.
         wanted: attributes that it would have if it were written now; the tissue is not compared.
+        remedy: what to do about a file that was made with other settings.
 
     Raises:
         ValueError: the file cannot be read, is of another program, was made with other settings,
@@ -32,7 +35,7 @@ def finished_file(path: Path, slide: Path, wanted: SlideAttributes) -> tuple[int
         for name, theirs, ours in _differing(found, wanted)
     ]
     if differences:
-        raise ValueError(f"{path}: was made with {', '.join(differences)}; {_REMEDY}")
+        raise ValueError(f"{path}: was made with {', '.join(differences)}; {remedy}")
     if found.slide_fingerprint != wanted.slide_fingerprint:
         raise ValueError(
             f"{path}: was made from another version of {slide}: fingerprint "
