@@ -5,7 +5,7 @@ The record of a set of feature files is plain, because it travels in checkpoints
     encoder         configuration of the encoder, see `lightning_modules.extraction`; may be missing
     weights_sha256  hash of the encoder's weights
     settings        the settings that all files share, see `formats.slide_features.SlideAttributes`
-    differ          names of the settings in which files differ
+    differ          names of the settings in which files differ  # A661
 """
 
 from __future__ import annotations

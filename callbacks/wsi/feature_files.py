@@ -233,7 +233,7 @@ def wait_for_rows(table: ExtractionTable, names: Collection[str], pause: float =
     """Wait until a table has rows of all slides, which several processes write.
 
     A collective operation in its place would give up after half an hour, and one process can have
-    hours more to do than another.
+    hours more to do than another (A664).
 
     Args:
         table: the table.

@@ -14,6 +14,8 @@ from formats.slide_features import short
 class SlidesToPredict(SlideDataModule):
     """Slides of a table, of which those without features are extracted as for a training.
 
+    Also a slide that has features has to be in the folder, to be compared with them (A666).
+
     Args:
         slides: folder of the slide files, with its subfolders.
         features: folder of the feature files; those that are there have to be as the training's.

@@ -94,7 +94,7 @@ def extraction_facts(checkpoint: Path, record: Mapping[str, Any]) -> dict[str, A
             f"{FLAG}: the feature files of the training of {checkpoint} differ in "
             f"{', '.join(found['differ'])}; {_OTHERWISE}"
         )
-    if "encoder" not in found:
+    if "encoder" not in found:  # A665
         raise ValueError(
             f"{FLAG}: the feature files of the training of {checkpoint} are older than their "
             f"attribute encoder_config, which builds the encoder again; {_OTHERWISE}, or extract "
@@ -174,7 +174,7 @@ def _slide_arguments(checkpoint: Path, found: Mapping[str, Any], given: Any) -> 
     settings = {n: v for n, v in found["settings"].items() if n in known}
     if given.tissue_outlines is not None:
         settings.pop("tissue", None)
-    elif settings.get("tissue") == OUTLINED:
+    elif settings.get("tissue") == OUTLINED:  # A662
         raise ValueError(
             f"{checkpoint}: the tissue of its training was outlined; give the outlines of these "
             "slides by --data.tissue_outlines DIR"
@@ -198,7 +198,7 @@ def _trainer(config: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _failed(slides: SlideDataModule, given: Any) -> list[Problem]:
-    """Leave slides without features out of the prediction; return those that have failed."""
+    """Leave slides without features out of the prediction; return those that have failed (A663)."""
     rows = ExtractionTable(slides.features).read()
     failed = [h for h in slides.headers if rows.get(h.slide_id, {}).get("status") == FAILED]
     problems = [slides.failure(header, rows[header.slide_id]["reason"]) for header in failed]
