@@ -112,12 +112,12 @@ def read_header(path: Path, keys: FeatureKeys = FeatureKeys()) -> FeatureHeader:
             _instance_labels(Path(path), _in_memory(labels, None), keys)
         known = coords is not None, labels is not None
         file = getattr(features, "file", None)  # an h5 file may say how it was made
+        header = FeatureHeader(rows, width, _dtype(features), *known)
         if file is None:
-            return FeatureHeader(rows, width, _dtype(features), *known)
-        made = dict(file.attrs)
-        side = patch_side(made, {} if coords is None else coords.attrs)
-        stated = origin_of(made), side, extraction_of(made)
-        return FeatureHeader(rows, width, _dtype(features), *known, *stated)
+            return header
+        side = patch_side(file.attrs, {} if coords is None else coords.attrs)
+        made = {"origin": origin_of(file.attrs), "extraction": extraction_of(file.attrs)}
+        return header._replace(patch_side=side, **made)
 
 
 def read_features(

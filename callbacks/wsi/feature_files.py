@@ -213,7 +213,7 @@ class FeatureFiles(pl.Callback):
             return
         self._abandon()  # of a slide that limit_predict_batches has cut
         names = [header.slide_id for header in self._data.headers]
-        if self._data.continues:
+        if self._data.continues and trainer.world_size > 1:
             wait_for_rows(self._table, names)
         if not (trainer.is_global_zero if self._data.continues else _decides(trainer)):
             return

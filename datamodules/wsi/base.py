@@ -147,9 +147,9 @@ class SlideDataModule(pl.LightningDataModule):
         trainer: Any = self.trainer
         module: Any = trainer.lightning_module
         self._encoder = module.describe_encoder()
-        self.check_encoder(self._encoder)
         side = self.patch_px or int(self._encoder["input_size"])
         self._settings = self._all_settings(module, side, str(trainer.precision))
+        self.check_settings(self._settings, self._encoder)
         patching = Patching(self.mpp, side, self.tissue, self.min_tissue, self.tissue_outlines)
         left, faults = self._find_finished()
         if faults:
@@ -161,8 +161,8 @@ class SlideDataModule(pl.LightningDataModule):
         self.todo = shared_out(left, trainer.global_rank, trainer.world_size)
         self._sampler = PatchSampler(self.todo, patching, self.batch_size)
 
-    def check_encoder(self, encoder: Mapping[str, Any]) -> None:
-        """Refuse an encoder, whose description is given; this class takes any."""
+    def check_settings(self, settings: Mapping[str, Any], encoder: Mapping[str, Any]) -> None:
+        """Refuse settings or an encoder, whose description is given; this class takes any."""
 
     def _all_settings(self, module: Any, side: int, precision: str) -> dict[str, Any]:
         """Return everything apart from the slide that its features depend on."""

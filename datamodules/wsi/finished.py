@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,22 @@ def finished_file(
 
 
 def _differing(found: SlideAttributes, wanted: SlideAttributes) -> Iterator[tuple[str, Any, Any]]:
-    theirs, ours = _flat("", dict(found.settings)), _flat("", dict(wanted.settings))
-    for name in ("weights_sha256", "slide_mpp"):
-        theirs[name], ours[name] = getattr(found, name), getattr(wanted, name)
-    for name in {**theirs, **ours}:
-        if theirs.get(name) != ours.get(name):
-            yield name, theirs.get(name), ours.get(name)
+    yield from differing_settings(_compared(found), _compared(wanted))
+
+
+def _compared(made: SlideAttributes) -> dict[str, Any]:
+    further = {"weights_sha256": made.weights_sha256, "slide_mpp": made.slide_mpp}
+    return {**made.settings, **further}
+
+
+def differing_settings(
+    first: Mapping[str, Any], second: Mapping[str, Any]
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the name and both values of each setting that differs, such as ``tissue.floor``."""
+    one, other = _flat("", dict(first)), _flat("", dict(second))
+    for name in {**one, **other}:
+        if one.get(name) != other.get(name):
+            yield name, one.get(name), other.get(name)
 
 
 def _flat(prefix: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ of the checkpoint's training were, which its facts tell (`formats.extraction`).
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ import yaml
 from pytorch_lightning.utilities import rank_zero_info
 
 from callbacks.wsi.extraction_table import FAILED, ExtractionTable
+from callbacks.wsi.feature_files import FeatureFiles
 from datamodules.readers import arguments_of
 from datamodules.wsi.base import SlideDataModule
 from datamodules.wsi.first_stage import SlidesToPredict
@@ -34,7 +36,7 @@ _OTHERWISE = (
     "extract the features as the training's were (docs/slides.md), and give their folder by "
     f"--data.features without {FLAG}"
 )
-_CALLBACKS = ("feature_files", "progress")  # of the command, which the extraction also has
+_CALLBACKS = (FeatureFiles.entry, "progress")  # of the command, which the extraction also has
 _OF_PREDICTION = (  # options of the trainer that mean the prediction alone
     "callbacks", "logger", "limit_predict_batches", "precision",
 )  # fmt: skip
@@ -47,9 +49,9 @@ def asks_for_slides(args: Sequence[str]) -> bool:
 
 
 def only_overlays(args: Sequence[str]) -> bool:
-    """Return whether no file that a command line names by ``--config`` has a model or data."""
+    """Return whether no file that a command line names by ``--config`` names a model."""
     contents = Recipe.of_words(args).contents()
-    return not any({"model", "data"} & set(content) for content in contents)
+    return not any("class_path" in (content.get("model") or {}) for content in contents)
 
 
 def slides_section(checkpoint: Path, record: Mapping[str, Any], table: str | None) -> Any:
@@ -142,7 +144,7 @@ def extract_first(
         ),
         "data": _section(SlidesToPredict, _slide_arguments(checkpoint, found, given)),
         "trainer": _trainer(config, found["settings"]),
-        "callbacks": {n: v for n, v in plain(config.callbacks).items() if n in _CALLBACKS},
+        "callbacks": {n: plain(config.callbacks)[n] or n == FeatureFiles.entry for n in _CALLBACKS},
     }
     with tempfile.TemporaryDirectory() as folder:
         recipe = Path(folder) / f"{FOLDER}.yaml"
@@ -185,6 +187,7 @@ def _slide_arguments(checkpoint: Path, found: Mapping[str, Any], given: Any) -> 
         "features": given.features,
         "table": given.table,
         "weights_sha256": found["weights_sha256"],
+        "settings": json.dumps(found["settings"]),
         "tissue_outlines": given.tissue_outlines,
         "batch_size": given.extraction_batch_size,
         "num_workers": given.extraction_workers,
@@ -202,8 +205,10 @@ def _failed(slides: SlideDataModule, given: Any) -> list[Problem]:
     rows = ExtractionTable(slides.features).read()
     failed = [h for h in slides.headers if rows.get(h.slide_id, {}).get("status") == FAILED]
     problems = [slides.failure(header, rows[header.slide_id]["reason"]) for header in failed]
-    unreadable = [str(problem.item) for problem in slides.problems if problem.item is not None]
-    given.left_out = [*(header.slide_id for header in failed), *unreadable]
+    read = {header.slide_id for header in slides.headers}
+    items = (problem.item for problem in slides.problems)  # left out by ``skip``
+    others = {str(item) for item in items if item is not None} - read
+    given.left_out = sorted({header.slide_id for header in failed} | others)
     if len(failed) == len(slides.headers):
         raise DataProblems(problems)
     return problems if given.bad_data == "error" else []

@@ -213,7 +213,9 @@ def test_a_slide_that_is_not_there_is_told_before_anything_begins(cohort, run, t
     assert (code, found) == (2, None)
     assert "slide s4.tiff, line 6: no slide of this name in" in capfd.readouterr().err
     assert not (tmp_path / "own").exists()
-    code, found = predict(run, cohort, *words, "--data.bad_data", "skip", name="missing")
+    (cohort / "twice.csv").write_text((cohort / "new.csv").read_text() + "\ns0.tiff\n")
+    words += ["--data.bad_data", "skip", "--callbacks.feature_files", "false"]  # which it needs
+    code, found = predict(run, cohort, *words, name="missing", table="twice.csv")
     assert code == 0
     assert sorted(scores(found)) == [f"s{n}.tiff" for n in (0, 1, 2, 3, 5)]
 
@@ -279,6 +281,11 @@ def altered(cohort, change):
             lambda facts: facts["extraction"]["settings"].update(tissue={"outlines": True}),
             [],
             "give the outlines of these slides by --data.tissue_outlines DIR",
+        ),
+        (
+            lambda facts: facts["extraction"]["settings"].update(from_a_later_version=3),
+            [],
+            "extracted with from_a_later_version None in place of 3 of the training",
         ),
         (lambda facts: None, ["--data", "slides.txt"], "needs --data SLIDES.csv"),
         (lambda facts: None, ["--data", "nowhere.csv"], "--data nowhere.csv: no such file"),
