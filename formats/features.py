@@ -116,8 +116,8 @@ def read_header(path: Path, keys: FeatureKeys = FeatureKeys()) -> FeatureHeader:
         if file is None:
             return header
         side = patch_side(file.attrs, {} if coords is None else coords.attrs)
-        made = {"origin": origin_of(file.attrs), "extraction": extraction_of(file.attrs)}
-        return header._replace(patch_side=side, **made)
+        header = header._replace(patch_side=side, origin=origin_of(file.attrs))
+        return header._replace(extraction=extraction_of(file.attrs))
 
 
 def read_features(
