@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from formats.extraction import Extraction, extraction_of
+from formats.extraction import Extraction, extraction_of, stated
 from formats.h5_rows import read_rows
 from formats.slide_features import Origin, origin_of, patch_side
 from formats.weights.archive import check_archive
@@ -115,9 +115,10 @@ def read_header(path: Path, keys: FeatureKeys = FeatureKeys()) -> FeatureHeader:
         header = FeatureHeader(rows, width, _dtype(features), *known)
         if file is None:
             return header
-        side = patch_side(file.attrs, {} if coords is None else coords.attrs)
-        header = header._replace(patch_side=side, origin=origin_of(file.attrs))
-        return header._replace(extraction=extraction_of(file.attrs))
+        made = stated(file.attrs)
+        side = patch_side(made, {} if coords is None else coords.attrs)
+        header = header._replace(patch_side=side, origin=origin_of(made))
+        return header._replace(extraction=extraction_of(made))
 
 
 def read_features(

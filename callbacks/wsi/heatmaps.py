@@ -177,10 +177,9 @@ class Heatmaps(pl.Callback):
             self._missing = True
             return
         if self.slides is None and self.score == "attention" and outputs.attention is None:
-            self._faults |= {
-                bag_name(batch, b): "the model has no attention" for b in range(len(batch))
-            }
-            return  # nobody has asked for these maps
+            why = "the model has no attention, choose another callbacks.heatmaps.score"
+            self._faults |= {bag_name(batch, b): why for b in range(len(batch))}
+            return  # no error, since nobody has asked for these maps
         scores = self._scores(pl_module, outputs, batch).detach().double().cpu().numpy()
         task: Any = pl_module.task
         chances = outputs.probabilities(task).tolist() if task == "binary" else None

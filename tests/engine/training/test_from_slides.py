@@ -199,6 +199,7 @@ def test_a_slide_that_fails_does_not_stop_the_others(
     assert config["data"]["init_args"]["left_out"] == ["s2.tiff"]
 
 
+@pytest.mark.slow
 def test_nothing_is_predicted_where_every_slide_fails(cohort, run, tmp_path, capfd):
     words = copied(cohort, tmp_path, [f"s{n}" for n in range(SLIDES)])
     code, _ = predict(run, cohort, *words, name="all_bad")
@@ -206,6 +207,7 @@ def test_nothing_is_predicted_where_every_slide_fails(cohort, run, tmp_path, cap
     assert "6 x the 80 x 80 pixels at" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_slide_that_is_not_there_is_told_before_anything_begins(cohort, run, tmp_path, capfd):
     words = copied(cohort, tmp_path)
     (tmp_path / "slides" / "s4.tiff").unlink()
