@@ -20,6 +20,8 @@ commands
              overlays (default 0.5); --overlays N, all or none (default all).
              --config configs/wsi/extract_features.yaml --data.slides DIR --data.features OUT
              writes features of whole slides; the same command goes on after it was stopped.
+             --ckpt_path FILE --data SLIDES.csv --data.slides DIR predicts whole slides, whose
+             features are extracted as those of the training were.
 
 examples
   python train.py fit --config configs/quickstart/mask_rcnn.yaml
@@ -61,7 +63,9 @@ def main(argv: list[str] | None = None) -> int:
     args = find_recipes(args)
     try:
         with calm_console(trains=args[0] == "fit"):
-            print_where(run(args))
+            command = run(args)
+            print_where(command)
+            command.report_failed()
     except (ValueError, OSError, ArgumentError, ImportError, MisconfigurationException) as error:
         if debug:
             raise

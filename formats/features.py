@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from formats.extraction import Extraction, extraction_of, stated
 from formats.h5_rows import read_rows
 from formats.slide_features import Origin, origin_of, patch_side
 from formats.weights.archive import check_archive
@@ -59,6 +60,7 @@ class FeatureHeader(NamedTuple):
         has_labels: whether the file has instance labels.
         origin: encoder and patches, if the file states them as ours do.
         patch_side: side of a patch in level-0 pixels, if the file states it.
+        extraction: what is needed to extract alike, if the file states it as ours do.
     """
 
     instances: int
@@ -68,6 +70,7 @@ class FeatureHeader(NamedTuple):
     has_labels: bool = False
     origin: Origin | None = None
     patch_side: float | None = None
+    extraction: Extraction | None = None
 
 
 class FeatureFile(NamedTuple):
@@ -109,10 +112,13 @@ def read_header(path: Path, keys: FeatureKeys = FeatureKeys()) -> FeatureHeader:
             _instance_labels(Path(path), _in_memory(labels, None), keys)
         known = coords is not None, labels is not None
         file = getattr(features, "file", None)  # an h5 file may say how it was made
+        header = FeatureHeader(rows, width, _dtype(features), *known)
         if file is None:
-            return FeatureHeader(rows, width, _dtype(features), *known)
-        side = patch_side(file.attrs, {} if coords is None else coords.attrs)
-        return FeatureHeader(rows, width, _dtype(features), *known, origin_of(file.attrs), side)
+            return header
+        made = stated(file.attrs)
+        side = patch_side(made, {} if coords is None else coords.attrs)
+        header = header._replace(patch_side=side, origin=origin_of(made))
+        return header._replace(extraction=extraction_of(made))
 
 
 def read_features(

@@ -25,6 +25,7 @@ CHUNK = 1 << 20  # bytes of a chunk of features
 LARGEST = float(np.finfo(np.float16).max)
 
 Array = npt.NDArray[Any]
+_JSON = ("settings", "encoder_config")  # attributes that are written as JSON
 
 
 class SlideAttributes(NamedTuple):
@@ -41,6 +42,8 @@ class SlideAttributes(NamedTuple):
         slide_fingerprint: hash of the slide file.
         tissue_mm2: area of the tissue.
         mpp_source: where ``slide_mpp`` comes from, ``table`` or ``file``.
+        encoder_config: configuration that builds the encoder again, see
+            `lightning_modules.extraction`; empty for files written before there was one.
     """
 
     slide_mpp: float
@@ -53,11 +56,15 @@ class SlideAttributes(NamedTuple):
     slide_fingerprint: str
     tissue_mm2: float
     mpp_source: str
+    encoder_config: Mapping[str, Any] = {}
 
     def plain(self) -> dict[str, Any]:
         """Return the attributes as they are written."""
-        settings = json.dumps(self.settings, sort_keys=True)
-        return {**self._asdict(), "settings": settings, "complete": True}
+        texts = {n: json.dumps(v, sort_keys=True) for n, v in self._asdict().items() if n in _JSON}
+        if not self.encoder_config:
+            del texts["encoder_config"]
+        others = {n: v for n, v in self._asdict().items() if n not in _JSON}
+        return {**others, **texts, "complete": True}
 
 
 class Origin(NamedTuple):
@@ -138,14 +145,15 @@ def read_attributes(path: Path) -> tuple[int, SlideAttributes]:
             known = {name: found[name] for name in SlideAttributes._fields if name in found}
     except (OSError, RuntimeError, KeyError) as error:
         raise ValueError(f"{path}: cannot be read as h5 ({error})") from None
-    missing = [name for name in (*SlideAttributes._fields, "complete") if name not in found]
+    needed = [n for n in SlideAttributes._fields if n not in SlideAttributes._field_defaults]
+    missing = [name for name in (*needed, "complete") if name not in found]
     if missing or not bool(found["complete"]):
         what = f"has no attribute {missing[0]}" if missing else "is not complete"
         raise ValueError(f"{path}: {what}, so another program has written it")
     kinds: dict[str, Callable[[Any], Any]] = {"patch_px": int, "patch_size_level0": int}
     kinds |= dict.fromkeys(("slide_mpp", "mpp", "tissue_mm2"), float)
     plain: dict[str, Any] = {name: kinds.get(name, str)(value) for name, value in known.items()}
-    plain["settings"] = json.loads(str(plain["settings"]))
+    plain |= {name: json.loads(plain[name]) for name in _JSON if name in plain}
     return patches, SlideAttributes(**plain)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from lightning_modules.host_memory import keep_freed_memory
 from lightning_modules.precision import check_precision
-from lightning_modules.rebuilding import class_of, without_sources
+from lightning_modules.rebuilding import class_of, place, without_sources
 from structures import PatchBatch
 
 _NEEDED = "input_size", "out_features"
@@ -95,16 +96,20 @@ class ExtractionModule(pl.LightningModule):
         return features
 
     def describe_encoder(self) -> dict[str, Any]:
-        """Return ``encoder``, its class with its arguments, ``weights_sha256`` and ``input_size``.
+        """Return what the encoder of the features is.
 
-        Arguments that name a source of weights are left out: the hash says which these are.
+        ``encoder``, its class with its arguments, ``weights_sha256``, ``input_size`` and
+        ``encoder_config``, see `portable_config`. In ``encoder``, arguments that name a source of
+        weights are left out: the hash says which these are.
         """
         kind = type(self.encoder)
         section = ((self.blueprint or {}).get("model") or {}).get("init_args", {}).get("encoder")
+        section = section or {"class_path": f"{kind.__module__}.{kind.__qualname__}"}
         return {
-            "encoder": _text(section or {"class_path": f"{kind.__module__}.{kind.__qualname__}"}),
+            "encoder": _text(section),
             "weights_sha256": weights_hash(self.encoder),
             "input_size": self.input_size,
+            "encoder_config": portable_config(section),
         }
 
 
@@ -130,3 +135,64 @@ def weights_hash(module: nn.Module) -> str:
         bits = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         digest.update(bits.numpy().tobytes())
     return digest.hexdigest()
+
+
+def portable_config(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the section of an encoder without the files that its weights were read from.
+
+    Names of published weights stay. Where a file was left out, ``from_files`` lists the places of
+    these arguments, such as ``init_args.weights``.
+    """
+    config = json.loads(json.dumps(section))
+    places = [p for p in weight_sources(config) if _names_a_file(_argument(config, p))]
+    for source in places:
+        *parents, last = source.split(".")
+        del _argument(config, ".".join(parents))[last]
+    return {**config, "from_files": places} if places else config  # A660
+
+
+def encoder_section(config: Mapping[str, Any], weights: str | None) -> dict[str, Any]:
+    """Return the section that builds the encoder of a `portable_config` again.
+
+    Args:
+        config: the configuration.
+        weights: the source of the weights, if not that of the configuration.
+
+    Raises:
+        ValueError: the weights were read from a file and none is given, or the encoder has no
+            argument for them, or several.
+    """
+    section: dict[str, Any] = json.loads(json.dumps(config))
+    files = section.pop("from_files", [])
+    places = files or list(weight_sources(section))
+    name = section["class_path"]
+    if weights is None and files:
+        raise ValueError(f"{name} reads its weights from a file")
+    if weights is None:
+        return section
+    if len(places) != 1:
+        what = f"has {len(places)} of them" if places else "has none"
+        raise ValueError(f"{name} {what}: an argument that names a source of weights")
+    place(section, places[0], weights)
+    return section
+
+
+def weight_sources(section: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the places of the arguments in a section that name a source of weights (A660)."""
+    if not isinstance(section, Mapping):
+        return
+    sources = getattr(class_of(section), "starts_from", {}) if "class_path" in section else {}
+    for name, value in section.items():
+        if name == "init_args" and isinstance(value, Mapping):
+            yield from (f"{prefix}init_args.{argument}" for argument in sources)
+        yield from weight_sources(value, f"{prefix}{name}.")
+
+
+def _argument(section: Any, path: str) -> Any:
+    for name in path.split("."):
+        section = section.get(name) if isinstance(section, Mapping) else None
+    return section
+
+
+def _names_a_file(value: Any) -> bool:
+    return isinstance(value, str) and Path(value).expanduser().exists()

@@ -171,13 +171,18 @@ class MILModule(TrainedModule):
         return {}
 
     def facts(self) -> dict[str, Any]:
-        """Return class names, the threshold and the preprocessing fitted on training bags."""
+        """Return class names, threshold, the preprocessing fitted on training bags and extraction.
+
+        ``extraction`` says how the features of slides were extracted, if their files tell it.
+        """
         data: Any = getattr(self.trainer, "datamodule", None)
+        extraction = getattr(data, "extraction", None)
         return {
             "class_names": list(self.class_names),
             "threshold": self.threshold,
             "progress": self.progress,
             "preprocessing": {} if data is None else data.evaluation_arguments(),
+            **({} if extraction is None else {"extraction": extraction}),
         }
 
     def restore_facts(self, facts: Mapping[str, Any]) -> None:

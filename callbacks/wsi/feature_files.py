@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Collection
 from datetime import timedelta
 from types import FrameType
 from typing import Any
@@ -201,21 +203,26 @@ class FeatureFiles(pl.Callback):
             self._data.teardown("predict")
         stopped = isinstance(exception, KeyboardInterrupt | SIGTERMException)
         if stopped and self._table is not None and trainer.is_global_zero:
-            sys.stderr.write("stopped; the same command goes on with the slides that are left\n")
+            sys.stderr.write(f"stopped; {self._data.after_stop}\n")
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say how many slides failed, on the process that ends last.
 
+        Where the command goes on with the features, every process waits here for all slides.
+
         Raises:
-            DataProblems: slides failed, and ``bad_data`` is ``error``.
+            DataProblems: slides failed, and ``bad_data`` is ``error``; not where the command goes
+                on, which tells it at its end.
         """
         if self._table is None:
             return
         self._abandon()  # of a slide that limit_predict_batches has cut
-        if not _decides(trainer):
+        names = [header.slide_id for header in self._data.headers]
+        if self._data.continues and trainer.world_size > 1:
+            wait_for_rows(self._table, names)
+        if not (trainer.is_global_zero if self._data.continues else _decides(trainer)):
             return
         rows = self._table.read()
-        names = [header.slide_id for header in self._data.headers]
         if trainer.world_size > 1 and any(name not in rows for name in names):
             return  # another process is still at work
         done = [name for name in names if rows.get(name, {}).get("status") == DONE]
@@ -229,7 +236,29 @@ class FeatureFiles(pl.Callback):
             text = f"shard {shard}: {text}"
             text += f"; all {shard.parts} shards are in {TABLE}" if whole else ""
         rich.get_console().print(text, soft_wrap=True, highlight=False, markup=False)
-        settle(problems, self._data.bad_data)
+        if not self._data.continues:
+            settle(problems, self._data.bad_data)
+
+
+def wait_for_rows(table: ExtractionTable, names: Collection[str], pause: float = 0.5) -> None:
+    """Wait until a table has rows of all slides, which several processes write.
+
+    A collective operation in its place would give up after half an hour, and one process can have
+    hours more to do than another (A664).
+
+    Args:
+        table: the table.
+        names: the slides.
+        pause: seconds between two looks.
+
+    Raises:
+        RuntimeError: the process that started this one has ended.
+    """
+    parent = os.getppid()
+    while not table.read().keys() >= set(names):
+        if os.getppid() != parent:
+            raise RuntimeError("the process that started this one has ended")
+        time.sleep(pause)
 
 
 def _what_is_wrong(outputs: Tensor, batch: PatchBatch) -> str:

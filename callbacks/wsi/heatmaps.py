@@ -26,7 +26,7 @@ from evaluation.wsi.slide_objects import (
 )
 from formats.detections_csv import write_detections
 from formats.slides.overview import overview
-from formats.slides.pyramid import SlideFile, find_slides, open_slide
+from formats.slides.pyramid import SUFFIXES, SlideFile, find_slides, open_slide
 from formats.slides.qupath import write_objects
 from formats.slides.resolution import PatchReader
 from loggers.run_files import run_folder, write_png
@@ -41,7 +41,8 @@ _NO_COORDINATES = "its features have no coordinates"
 class Heatmaps(pl.Callback):
     """Draw maps of `test` and `predict` over whole slides, and write them for QuPath.
 
-    For each slide of the folder ``slides``, if the patches have coordinates:
+    For each slide of the folder ``slides``, or of the datamodule's ``slide_folder``, if the patches
+    have coordinates:
         ``<slide_id>.png``: the map over a small image of the slide, whose top-left corner is that
         of the slide's bounds; right of it a bar that says what is shown, then the same by rank; a
         row for each class. The PNG texts ``downsample``, ``x`` and ``y`` say where it lies.
@@ -58,7 +59,8 @@ class Heatmaps(pl.Callback):
     of the same patient (A671).
 
     Args:
-        slides: folder of the slide files, found by slide id; None draws nothing.
+        slides: folder of the slide files, found by slide id; None for the one that the datamodule
+            knows, and without it nothing is drawn.
         score: ``attention``; ``instance_logits``; or ``leave_one_out``, what the logit loses
             without the patch.
         output_dir: folder to write to; None for ``<run>/predictions/heatmaps``.
@@ -92,6 +94,7 @@ class Heatmaps(pl.Callback):
             )
         self.slides, self.score, self.output_dir = slides, score, output_dir
         self.pixels, self.top, self.region_rank = pixels, top, region_rank
+        self._place: Path | None = None  # of the slide files
         self._files: dict[str, Path] = {}
         self._folder: Path | None = None
         self._faults: dict[str, str] = {}  # why a slide has no map
@@ -100,11 +103,13 @@ class Heatmaps(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Find the slides, and refuse a score that the model does not have."""
-        del trainer
         self._files, self._faults, self._missing, self._drawn = {}, {}, False, 0
-        if stage not in ("test", "predict") or self.slides is None:
+        data: Any = getattr(trainer, "datamodule", None)
+        known = self.slides or getattr(data, "slide_folder", None)
+        self._place = None if known is None else Path(known)
+        if stage not in ("test", "predict") or self._place is None:
             return
-        self._files = find_slides(Path(self.slides))
+        self._files = find_slides(self._place)
         model = pl_module.model
         if self.score == "leave_one_out" and getattr(model, "leave_one_out", None) is None:
             raise self._refusal(type(model).__name__)
@@ -175,9 +180,13 @@ class Heatmaps(pl.Callback):
             return
         bags = [slide_parts(source, batch, b) for b in range(len(batch))]
         placed = any(part.coords is not None for parts in bags for part in parts)
-        if self.slides is None:
+        if self._place is None:
             self._missing |= placed
             return
+        if self.slides is None and self.score == "attention" and outputs.attention is None:
+            why = "the model has no attention, choose another callbacks.heatmaps.score"
+            self._faults |= {bag_name(batch, b): why for b in range(len(batch))}
+            return  # no error, since nobody has asked for these maps
         scores = None
         if placed:
             scores = self._scores(pl_module, outputs, batch).detach().double().cpu().numpy()
@@ -252,9 +261,10 @@ class Heatmaps(pl.Callback):
         regions: list[Region],
     ) -> bool:
         """Write the files of a slide, or keep why there are none; return whether there are."""
-        file = self._files.get(name)
+        plain = Path(name).stem if Path(name).suffix.lower() in SUFFIXES else name
+        file = self._files.get(name) or self._files.get(plain)
         if file is None:
-            self._faults[name] = f"{self.slides} has no slide of this name"
+            self._faults[name] = f"{self._place} has no slide of this name"
             return False
         if not all(np.isfinite(one.values).all() for one in maps):
             self._faults[name] = "a score is not finite"
@@ -302,7 +312,7 @@ class Heatmaps(pl.Callback):
         faults = {slide: why for own, _, _ in gathered for slide, why in own.items()}
         drawn = sum(drawn for _, _, drawn in gathered)
         unplaced = all(why == _NO_COORDINATES for why in faults.values())
-        if self.slides is not None and not drawn and unplaced:
+        if self._place is not None and not drawn and unplaced:
             faults = {}
             rank_zero_warn(
                 "heatmaps: nothing was drawn, because no bag is a slide whose patches have "
@@ -311,7 +321,7 @@ class Heatmaps(pl.Callback):
         if any(missing for _, missing, _ in gathered):
             rank_zero_info(
                 "No maps over slides were drawn; give --callbacks.heatmaps.slides DIR, the folder "
-                "of the slide files"
+                "of the slide files (or --data.slides DIR of `predict`)"
             )
         if faults:
             named = "; ".join(f"{slide}: {why}" for slide, why in [*faults.items()][:_NAMED])

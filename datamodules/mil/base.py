@@ -76,6 +76,8 @@ class MILDataModule(PathReader, pl.LightningDataModule, ABC):
         task: kind of the labels.
         class_names: name of each class, indexed by label.
         problems: problems of the bags that ``skip`` has left out.
+        extraction: how the features of slides were extracted, see `formats.extraction`, or None.
+        slide_folder: folder of the slide files, where it is known.
 
     Raises:
         ValueError: a size is not positive, or a number is negative.
@@ -85,6 +87,8 @@ class MILDataModule(PathReader, pl.LightningDataModule, ABC):
     in_features: int
     task: MILTask
     class_names: list[str]
+    extraction: dict[str, Any] | None = None
+    slide_folder: Path | None = None
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +28,7 @@ from datamodules.mil.slide_labels import LabelOptions
 from datamodules.mil.slide_table import read_slide_table
 from datamodules.mil.splits import folds_of
 from datamodules.sampling.keys import SampleKey, keyed_generator
+from formats.extraction import shared_extraction
 from formats.features import (
     FeatureFile,
     FeatureKeys,
@@ -55,12 +56,14 @@ class FeatureFolder(NamedTuple):
         by_patient: a bag consists of all slides of a patient, in the order of the table.
         patient_label: the label of a patient whose slides differ. ``same``: an error; ``max``: the
             largest number, or the union of several classes a slide.
+        left_out: slides of the table that are not used.
     """
 
     folder: Path | None = None
     keys: FeatureKeys = FeatureKeys()
     by_patient: bool = False
     patient_label: PatientLabel = "same"
+    left_out: Collection[str] = ()
 
 
 class FeatureSet:
@@ -92,6 +95,7 @@ class FeatureSet:
         task: see above.
         in_features: number of features per instance.
         problems: problems of the slides that were left out.
+        extraction: how the features were extracted, if all files say so, see `formats.extraction`.
 
     Raises:
         DataProblems: the table or a file is wrong, see `structures.problem.settle`.
@@ -113,7 +117,7 @@ class FeatureSet:
         self._table, faults = read_slide_table(self.path, options)
         fatal = list(patient_problems(self._table))
         folder = self.path.parent / "features" if features.folder is None else features.folder
-        slides, more = open_slides(self._table, Path(folder), self._keys)
+        slides, more = open_slides(self._table, Path(folder), self._keys, features.left_out)
         faults += more
         if bad_data == "skip" or sum(slide.bytes for slide in slides) <= _VALUES_LIMIT:
             found = {slide.name: fault for slide in slides for fault in self._values(slide)}
@@ -155,6 +159,7 @@ class FeatureSet:
     def _describe(self, place: FeatureFolder) -> None:
         table, first = self._table, [bag[0].line for bag in self._bags]
         self.in_features = self._bags[0][0].header.width
+        self.extraction = shared_extraction(s.header.extraction for bag in self._bags for s in bag)
         self.labels: IntArray = bag_labels(table, self._bags, place.patient_label)
         self.groups = tuple(table.patients[at] for at in first) if table.patients else ()
         self.bag_ids = tuple(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -67,6 +67,7 @@ class FeatureBagsDataModule(MILDataModule):
 
     path_argument = "table"
     later_defaults: ClassVar = {"patient_label": "same"}
+    left_out: Collection[str] = ()  # slides of the table that are not used
 
     def __init__(
         self,
@@ -99,11 +100,13 @@ class FeatureBagsDataModule(MILDataModule):
         self._bag: Literal["slide", "patient"] = bag
         self._patient_label: PatientLabel = patient_label
         check_patient_label(bag, patient_label)
-        place = FeatureFolder(features, self._keys, bag == "patient", patient_label)
+        by_patient = bag == "patient"
+        place = FeatureFolder(features, self._keys, by_patient, patient_label, self.left_out)
         self.bags = FeatureSet(Path(table), place, class_names, task, self.bad_data, label_columns)
         self.problems = self.bags.problems
         self.num_classes, self.in_features = self.bags.num_classes, self.bags.in_features
         self.task, self.class_names = self.bags.task, self.bags.class_names
+        self.extraction = self.bags.extraction
         self.plan.check_classes(self.num_classes, several=self.task == "multilabel")
         options = SplitOptions(fold, repeat, num_folds, test_fraction, val_fraction, split_seed)
         self._splits = choose_splits(self.bags, options)

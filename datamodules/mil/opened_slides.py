@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -73,15 +73,20 @@ def patient_problems(table: SlideTable) -> Iterator[Problem]:
 
 
 def open_slides(
-    table: SlideTable, folder: Path, keys: FeatureKeys
+    table: SlideTable, folder: Path, keys: FeatureKeys, left_out: Collection[str] = ()
 ) -> tuple[list[Slide], list[Problem]]:
-    """Open the files of all slides; return the consistent slides, and the faults of the others."""
+    """Open the files of all slides; return the consistent slides, and the faults of the others.
+
+    Slides that are ``left_out`` count as if they were not in the table.
+    """
     files = find_feature_files(folder, table.slide_ids)
     slides: list[Slide] = []
     faults: list[Problem] = []
     owner: dict[Path, str] = {}
     for at, name in enumerate(table.slide_ids):
         file = files.get(name)
+        if name in left_out:
+            continue
         if file is None:
             remedy = "extract its features or remove its line"
             reason = f"no feature file in {folder}"

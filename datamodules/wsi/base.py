@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
-from datamodules.wsi.finished import finished_file
+from datamodules.wsi.finished import REMEDY, finished_file
 from datamodules.wsi.patches import PatchImages
 from datamodules.wsi.planning import Patching, PatchSampler, Plan
 from datamodules.wsi.shards import balanced, read_shard
@@ -70,7 +70,10 @@ class SlideDataModule(pl.LightningDataModule):
     """
 
     extracts = True  # the callback that writes the files looks for it
+    continues = False  # whether the same command goes on with the features
     outputs = ("features",)
+    remedy = REMEDY  # for files that were made otherwise
+    after_stop = "the same command goes on with the slides that are left"
 
     def __init__(
         self,
@@ -176,6 +179,7 @@ class SlideDataModule(pl.LightningDataModule):
         self._encoder = module.describe_encoder()
         side = self.patch_px or int(self._encoder["input_size"])
         self._settings = self._all_settings(module, side, str(trainer.precision))
+        self.check_settings(self._settings, self._encoder)
         patching = Patching(self.mpp, side, self.tissue, self.min_tissue, self.tissue_outlines)
         left, faults = self._find_finished()
         if faults:
@@ -193,6 +197,9 @@ class SlideDataModule(pl.LightningDataModule):
         del stage
         if self._copies is not None:
             self._copies.close()
+
+    def check_settings(self, settings: Mapping[str, Any], encoder: Mapping[str, Any]) -> None:
+        """Refuse settings or an encoder, whose description is given; this class takes any."""
 
     def _all_settings(self, module: Any, side: int, precision: str) -> dict[str, Any]:
         """Return everything apart from the slide that its features depend on."""
@@ -216,7 +223,9 @@ class SlideDataModule(pl.LightningDataModule):
             try:
                 if path.exists():
                     wanted = self._attributes(header, slide_fingerprint(header.path))
-                    self.finished[header.slide_id] = finished_file(path, header.path, wanted)
+                    self.finished[header.slide_id] = finished_file(
+                        path, header.path, wanted, self.remedy
+                    )
                 else:
                     left.append(header)
             except (ValueError, OSError) as error:
@@ -242,6 +251,7 @@ class SlideDataModule(pl.LightningDataModule):
             slide_fingerprint=fingerprint,
             tissue_mm2=tissue_mm2,
             mpp_source=header.mpp_source,
+            encoder_config=self._encoder.get("encoder_config") or {},
         )
 
     def _settings_of(self, slide_id: str) -> dict[str, Any]:

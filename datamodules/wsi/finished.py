@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from formats.slide_features import SlideAttributes, read_attributes, short
 
-_REMEDY = "use these settings again, name another folder by features, or delete the file"
+REMEDY = "use these settings again, name another folder by features, or delete the file"
 
 
-def finished_file(path: Path, slide: Path, wanted: SlideAttributes) -> tuple[int, SlideAttributes]:
+def finished_file(
+    path: Path, slide: Path, wanted: SlideAttributes, remedy: str = REMEDY
+) -> tuple[int, SlideAttributes]:
     """Return the number of patches and the attributes of a file.
 
     Args:
         path: the feature file.
         slide: the file of the slide.
         wanted: attributes that it would have if it were written now; the tissue is not compared.
+        remedy: what to do about a file that was made with other settings.
 
     Raises:
         ValueError: the file cannot be read, is of another program, was made with other settings,
@@ -32,7 +35,7 @@ def finished_file(path: Path, slide: Path, wanted: SlideAttributes) -> tuple[int
         for name, theirs, ours in _differing(found, wanted)
     ]
     if differences:
-        raise ValueError(f"{path}: was made with {', '.join(differences)}; {_REMEDY}")
+        raise ValueError(f"{path}: was made with {', '.join(differences)}; {remedy}")
     if found.slide_fingerprint != wanted.slide_fingerprint:
         raise ValueError(
             f"{path}: was made from another version of {slide}: fingerprint "
@@ -43,12 +46,22 @@ def finished_file(path: Path, slide: Path, wanted: SlideAttributes) -> tuple[int
 
 
 def _differing(found: SlideAttributes, wanted: SlideAttributes) -> Iterator[tuple[str, Any, Any]]:
-    theirs, ours = _flat("", dict(found.settings)), _flat("", dict(wanted.settings))
-    for name in ("weights_sha256", "slide_mpp"):
-        theirs[name], ours[name] = getattr(found, name), getattr(wanted, name)
-    for name in {**theirs, **ours}:
-        if theirs.get(name) != ours.get(name):
-            yield name, theirs.get(name), ours.get(name)
+    yield from differing_settings(_compared(found), _compared(wanted))
+
+
+def _compared(made: SlideAttributes) -> dict[str, Any]:
+    further = {"weights_sha256": made.weights_sha256, "slide_mpp": made.slide_mpp}
+    return {**made.settings, **further}
+
+
+def differing_settings(
+    first: Mapping[str, Any], second: Mapping[str, Any]
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the name and both values of each setting that differs, such as ``tissue.floor``."""
+    one, other = _flat("", dict(first)), _flat("", dict(second))
+    for name in {**one, **other}:
+        if one.get(name) != other.get(name):
+            yield name, one.get(name), other.get(name)
 
 
 def _flat(prefix: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -62,6 +62,7 @@ class FoldCheckpoints(NamedTuple):
                 "threshold": module.threshold,
                 "progress": module.progress,
                 "preprocessing": _preprocessing(arguments, fold, bags, recipe),
+                **_extraction(bags),
             },
             "precision": "32-true",
         }
@@ -118,6 +119,11 @@ def data_arguments(config: Recipe, files: BagInputs, bags: BagSet) -> dict[str, 
 
 def _links(bags: BagSet) -> dict[str, Any]:
     return {"num_classes": bags.num_classes, "in_features": bags.in_features, "task": bags.task}
+
+
+def _extraction(bags: BagSet) -> dict[str, Any]:
+    found = None if isinstance(bags, BagFile) else bags.extraction
+    return {} if found is None else {"extraction": found}
 
 
 def _preprocessing(

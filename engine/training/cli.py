@@ -41,6 +41,7 @@ from engine.config.installed import base_config
 from engine.config.recipe import Recipe, take_flag
 from engine.config.sections import drop_sources, plain, plain_texts
 from engine.training.data_facts import print_data_facts
+from engine.training.from_slides import extract_first
 from engine.training.initial_weights import frozen_random_parts
 from engine.training.launchers import check_launcher, cluster_environment, use_launcher
 from engine.training.links import links_of
@@ -52,6 +53,7 @@ from formats.weights.files import read_file, state_dict_of
 from lightning_modules.rebuilding import LINKS, class_of
 from lightning_modules.staged import StagedModule
 from loggers.wandb_logger import WandbOptions
+from structures import DataProblems, Problem
 
 _EXACT = {"exit_on_error": False, "allow_abbrev": False}  # a flag cut short is a wrong flag
 _STAGES = ("fit", "validate", "test", "predict")
@@ -79,6 +81,7 @@ class SegmilCLI(LightningCLI):
         self._first_checkpoint: Path | None = None  # of a first stage that is to be ended
         self._requeued = False  # a job of Slurm that goes on after it was requeued
         self._signals = signals or StopOnSignal()
+        self.failed: list[Problem] = []  # slides without features, which were not predicted
         defaults = {"default_config_files": [str(base_config())]} | _EXACT
         super().__init__(
             pl.LightningModule,
@@ -169,6 +172,23 @@ class SegmilCLI(LightningCLI):
         config.trainer.logger = None
         step = None if goes_on is None else goes_on.step
         self._loggers = lambda: build_loggers(self.run_dir, config.wandb, step)
+        failed = extract_first(config, self.run_dir, self._other_stage)
+        if failed is not None:
+            self.failed = failed
+            self._set_seed()  # as if nothing came first
+
+    def _other_stage(self, words: list[str], folder: Path) -> SegmilCLI:
+        """Run another command in a folder of this run, and return it."""
+        from loggers.run import finish_loggers
+
+        other = SegmilCLI(words, folder, self._command, self._signals)
+        finish_loggers(other.trainer.loggers)
+        return other
+
+    def report_failed(self) -> None:
+        """Raise DataProblems if slides could not be predicted, now that the others are."""
+        if self.failed and self.trainer.is_global_zero:  # type: ignore[attr-defined]
+            raise DataProblems(self.failed)
 
     def _runs(self, config: Any, command: str) -> Path:
         """Return the folder of the runs of this name; a test's recipe has the training's name."""
@@ -311,7 +331,7 @@ class SegmilCLI(LightningCLI):
         self, config: dict[str, Any], section: dict[str, Any], wanted: str
     ) -> dict[str, Tensor]:
         """Run the first stage in a subfolder of the run and return the weights of its model."""
-        from loggers.run import finish_loggers, is_first_process, stay_inside
+        from loggers.run import is_first_process, stay_inside
 
         silent = bool(self.trainer.fast_dev_run)  # type: ignore[attr-defined]
         if is_first_process() and not silent:  # so that a run that is killed can go on
@@ -324,8 +344,7 @@ class SegmilCLI(LightningCLI):
             recipe = Path(folder) / "first_stage.yaml"
             recipe.write_text(yaml.safe_dump(content, sort_keys=False))
             arguments = ["fit", "--config", str(recipe)]
-            first = SegmilCLI(arguments, self.run_dir / FOLDER, self._command, self._signals)
-        finish_loggers(first.trainer.loggers)
+            first = self._other_stage(arguments, self.run_dir / FOLDER)
         rank_zero_info(f"second of two stages: {config['model']['class_path']}")
         if config["wandb"] is not None:
             stay_inside(self.run_dir)

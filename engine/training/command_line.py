@@ -24,6 +24,7 @@ from engine.config.installed import recipes_place
 from engine.config.null_flags import null_flags_as_files
 from engine.config.recipe import take_flag
 from engine.training.cli import SegmilCLI
+from engine.training.from_slides import asks_for_slides, only_overlays, slides_section
 from engine.training.stopped import exit_of
 from lightning_modules.rebuilding import LINKS, without_sources
 
@@ -66,7 +67,9 @@ def predict_arguments(args: list[str], folder: Path) -> list[str]:
         raise ValueError(f"{given[0]} is for images, {checkpoint} predicts bags; leave it out")
     rest = image_flags(rest)
     others, target = take_flag(rest, "--data")
-    if target is not None and Path(target).exists():
+    if asks_for_slides(args):
+        rest, data = others, slides_section(Path(checkpoint), record, target)
+    elif target is not None and Path(target).exists():
         rest, data = others, data_at(Path(target), record)
     elif target is not None and not re.fullmatch(r"\w+(\.\w+)+", target):
         raise ValueError(f"--data {target}: no such file or folder")
@@ -151,7 +154,8 @@ def run(args: list[str]) -> SegmilCLI:
         if args[0] in ("fit", "validate", "test") and not configured:
             args = run_arguments(args)
         elif args[0] == "predict":
-            args = image_flags(args) if configured else predict_arguments(args, Path(folder))
+            own = configured and not (asks_for_slides(args) and only_overlays(args))
+            args = image_flags(args) if own else predict_arguments(args, Path(folder))
         return _run(null_flags_as_files(args, Path(folder)))
 
 

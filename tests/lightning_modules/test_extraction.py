@@ -4,7 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_modules.extraction import ExtractionModule, weights_hash
+from lightning_modules.extraction import (
+    ExtractionModule,
+    encoder_section,
+    portable_config,
+    weights_hash,
+)
 from structures import PatchBatch
 from tests.support.tiny_encoder import TinyEncoder
 
@@ -68,3 +73,36 @@ def test_encoders_that_do_not_fit(answer, reason):
     module = ExtractionModule(Wrong(answer))
     with pytest.raises(ValueError, match=reason):
         module.check_encoder(16)
+
+
+def section(weights, **further):
+    kind = "tests.support.tiny_encoder.FileEncoder"
+    return {"class_path": kind, "init_args": {"weights": weights, **further}}
+
+
+def test_files_of_weights_are_left_out_and_given_again(tmp_path):
+    file = tmp_path / "weights.pt"
+    file.touch()
+    given = section(str(file), inner=section(str(file)))
+    config = portable_config(given)
+    inner = "init_args.inner.init_args.weights"
+    assert config["from_files"] == ["init_args.weights", inner]
+    assert str(file) not in str(config)
+    assert given == section(str(file), inner=section(str(file)))  # not changed
+    with pytest.raises(ValueError, match="FileEncoder has 2 of them: an argument that names"):
+        encoder_section(config, "other.pt")
+    config = portable_config(section(str(file)))
+    with pytest.raises(ValueError, match="FileEncoder reads its weights from a file"):
+        encoder_section(config, None)
+    assert encoder_section(config, "other.pt") == section("other.pt")
+
+
+def test_names_of_weights_stay():
+    config = portable_config(section("published"))
+    assert config == section("published")
+    assert encoder_section(config, None) == section("published")
+    assert encoder_section(config, "other.pt") == section("other.pt")
+    without = {"class_path": "torch.nn.Linear", "init_args": {"bias": True}}
+    assert encoder_section(portable_config(without), None) == without
+    with pytest.raises(ValueError, match="has none: an argument that names a source of weights"):
+        encoder_section(without, "other.pt")

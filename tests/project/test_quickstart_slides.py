@@ -66,12 +66,14 @@ def test_the_commands_of_readme(tmp_path, monkeypatch):
     """Typed as README says, in a folder with slides and a table."""
     text = (ROOT / "README.md").read_text().partition("## From slide files to a model")[2]
     lines = re.search(r"```\n(.*?)```", text, re.DOTALL).group(1).strip().splitlines()
-    assert [shlex.split(line)[2] for line in lines] == list(OPTIONS)
+    assert [shlex.split(line)[2] for line in lines] == [*OPTIONS, "predict"]
     table = ["slide_id,patient_id,label"]
     for number in range(20):
         write_slide(tmp_path / "SLIDES" / f"s{number}.tiff", number)
         table.append(f"s{number},p{number // 2},{number // 2 % 2}")
     (tmp_path / "slides.csv").write_text("\n".join(table) + "\n")
+    write_slide(tmp_path / "NEW" / "new.tiff", 20)
+    (tmp_path / "new.csv").write_text("slide_id\nnew\n")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     for line in lines:
@@ -81,6 +83,9 @@ def test_the_commands_of_readme(tmp_path, monkeypatch):
     assert len(table_of := table_rows(tmp_path / "out_of_fold.csv")) == 20
     assert {row["patient_id"] for row in table_of} == {f"p{n}" for n in range(10)}
     assert (tmp_path / "runs/mhim/version_0/checkpoints/best.ckpt").is_file()
+    (predicted,) = (tmp_path / "runs/predict").iterdir()
+    assert [row["bag_id"] for row in table_rows(predicted / "predictions/bags.csv")] == ["new"]
+    assert (predicted / "predictions/heatmaps/new.png").is_file()
 
 
 def rows_of(file):

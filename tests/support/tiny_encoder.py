@@ -35,3 +35,13 @@ class WrongEncoder(TinyEncoder):
         if self.fault == "fails":
             return self.layer(patches)
         return features[..., None, None] if self.fault == "map" else features / 0
+
+
+class FileEncoder(TinyEncoder):
+    """An encoder whose layer is read from a file."""
+
+    starts_from: ClassVar[dict[str, Any]] = {"weights": None}
+
+    def __init__(self, weights: str) -> None:
+        super().__init__()
+        self.layer.load_state_dict(torch.load(weights, weights_only=True))

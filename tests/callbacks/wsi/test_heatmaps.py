@@ -287,6 +287,28 @@ def test_nothing_is_drawn_without_slides_and_said_once(tmp_path, make_trainer, c
     assert not (tmp_path / "run/predictions").exists()
 
 
+class SlidesKnown(FeatureBagsDataModule):
+    def __init__(self, table, slides, **options):
+        super().__init__(table, **options)
+        self.slide_folder = slides
+
+
+@pytest.mark.parametrize("name", ["attention", "instance_logits"])
+def test_the_datamodule_may_know_the_slides(tmp_path, make_trainer, cohort, name, recwarn):
+    table = tmp_path / "suffix.csv"  # names the files
+    table.write_text("slide_id,label\ns0.tiff,0\ns1.tiff,1\n")
+    data = SlidesKnown(table, cohort / "slides", features=cohort / "features")
+    callback = Heatmaps()
+    make_trainer([callback]).predict(module_of(name), datamodule=data, return_predictions=False)
+    found = sorted(p.name for p in (tmp_path / "run/predictions").rglob("*.geojson"))
+    said = " ".join(str(warning.message) for warning in recwarn)
+    if name == "attention":
+        assert found == ["s0.tiff.geojson", "s1.tiff.geojson"]
+    else:  # nobody has asked for maps, so their lack is no error
+        assert found == []
+        assert "2 not drawn: s0.tiff: the model has no attention" in said
+
+
 @pytest.mark.parametrize("score", ["leave_one_out", "attention"])
 def test_a_score_that_the_model_lacks_is_refused(tmp_path, make_trainer, cohort, score):
     with pytest.raises(ValueError, match=f"score {score}: InstancePooling has none; choose one of"):

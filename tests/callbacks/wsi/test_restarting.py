@@ -13,6 +13,8 @@ import pytest
 import torch
 import yaml
 
+from callbacks.wsi import feature_files
+from callbacks.wsi.extraction_table import DONE, FAILED, ExtractionTable, row
 from tests.support.extraction import RECIPE, content, rows
 from tests.support.small_slides import write_broken_slide, write_slide
 
@@ -108,6 +110,24 @@ def compare(folder, out):
 @pytest.mark.slow
 def test_kills_at_random_moments(tmp_path):
     assert len(kill_and_compare(tmp_path, KILLS, seed=0)) == KILLS
+
+
+def test_rows_of_other_processes_are_waited_for(tmp_path, monkeypatch):
+    table, waited = ExtractionTable(tmp_path), []
+    table.add(row("a", DONE))
+
+    def another_process(seconds):
+        waited.append(seconds)
+        if len(waited) == 3:
+            table.add(row("b", FAILED, reason="broken"))
+
+    monkeypatch.setattr(feature_files.time, "sleep", another_process)
+    feature_files.wait_for_rows(table, ["a", "b"], pause=0.1)
+    assert waited == [0.1] * 3
+    parents = iter([5, 5, 1])
+    monkeypatch.setattr(feature_files.os, "getppid", lambda: next(parents))
+    with pytest.raises(RuntimeError, match="the process that started this one has ended"):
+        feature_files.wait_for_rows(table, ["a", "b", "c"])
 
 
 @pytest.mark.slow
