@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Convert the folder and count the files written, found and left out."""
     from datamodules.mil.feature_conversion import convert_features
     from evaluation.report.record import report
-    from formats.features import FeatureKeys
+    from formats.feature_arrays import FeatureKeys
 
     done = convert_features(
         args.source,

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from formats.features import STAMP, FeatureKeys, read_arrays
+from formats.feature_arrays import STAMP, FeatureKeys
+from formats.features import read_arrays
 from formats.files import atomic_write
 from structures import DataProblems, Problem
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datamodules.mil.slide_table import FOLDERS, feature_files
+from formats.feature_arrays import FeatureKeys
 from formats.feature_writer import Form, check_type, convert_file
-from formats.features import SUFFIXES, FeatureHeader, FeatureKeys, read_header
+from formats.features import SUFFIXES, FeatureHeader, read_header
 from structures import BadDataPolicy, DataProblems, Problem, settle
 
 

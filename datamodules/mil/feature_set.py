@@ -29,9 +29,9 @@ from datamodules.mil.slide_table import read_slide_table
 from datamodules.mil.splits import folds_of
 from datamodules.sampling.keys import SampleKey, keyed_generator
 from formats.extraction import shared_extraction
+from formats.feature_arrays import FeatureKeys
 from formats.features import (
     FeatureFile,
-    FeatureKeys,
     at_most_single,
     first_not_finite,
     read_coords,

@@ -17,7 +17,7 @@ from datamodules.mil.opened_slides import PatientLabel, check_patient_label
 from datamodules.mil.slide_labels import LABEL
 from datamodules.mil.splits import NAMES, BagSplit, SplitOptions, choose_splits, write_splits
 from datamodules.sampling.keys import SampleKey
-from formats.features import FeatureKeys
+from formats.feature_arrays import FeatureKeys
 from structures import BagBatch, MILTask, Problem
 
 

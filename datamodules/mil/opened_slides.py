@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from datamodules.mil.slide_table import SlideTable, find_feature_files
 from datamodules.mil.splits import divided_patients
-from formats.features import FeatureHeader, FeatureKeys, read_header
+from formats.feature_arrays import FeatureKeys
+from formats.features import FeatureHeader, read_header
 from structures import DataProblems, Problem
 
 IntArray = npt.NDArray[np.int64]

@@ -13,7 +13,7 @@ from datamodules.mil.opened_slides import check_patient_label
 from engine.config.recipe import Recipe
 from engine.cross_validation.fold import BagSet, FoldRecipe
 from engine.cross_validation.recipe import Choice, data_settings, read_recipe
-from formats.features import FeatureKeys
+from formats.feature_arrays import FeatureKeys
 from structures import BadDataPolicy
 
 

@@ -23,7 +23,8 @@ from engine.checkpoints.data import data_at
 from engine.checkpoints.restore import Restored, restore
 from evaluation.seg.coco import CocoEvaluator
 from formats.coco.predictions import prediction_document
-from formats.features import FeatureKeys, first_not_finite, read_features
+from formats.feature_arrays import FeatureKeys
+from formats.features import first_not_finite, read_features
 from formats.raw_files import is_raw
 from lightning_modules.rebuilding import class_of
 from structures import BagBatch, CategoryMap, Instances, MILOutput, SegBatch

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 import evaluate
 from datamodules.mil import feature_conversion
-from formats.features import FeatureKeys, read_arrays, read_features
+from formats.feature_arrays import FeatureKeys
+from formats.features import read_arrays, read_features
 
 FORMS = ("h5", "safetensors", "npy")
 N, D = 1500, 512

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from formats.features import FeatureKeys, first_not_finite, read_features, read_header
+from formats.feature_arrays import FeatureKeys
+from formats.features import first_not_finite, read_features, read_header
 from structures import DataProblems
 
 FEATURES = np.arange(40, dtype=np.float16).reshape(10, 4) / 8
