@@ -15,6 +15,7 @@ from datamodules.wsi.synthetic_slides import write_slides
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = {"train.py": train, "evaluate.py": evaluate}
+NEW = ["new_000", "new_001"]  # one of them with a lesion of some size
 SHORT = ["--trainer.max_epochs", "2", "--trainer.accelerator", "cpu"]
 
 
@@ -28,8 +29,11 @@ def commands():
 @pytest.mark.slow
 def test_from_a_folder_of_slides_to_a_report(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    write_slides(Path(), 9, 6, side_mm=0.6)
-    Path("new.csv").write_text("slide_id\nslide_000\nslide_001\n")
+    write_slides(Path(), 13, 12, side_mm=0.5)
+    write_slides(Path("more"), 2, 2, side_mm=1.0)
+    for path in [*Path("more").glob("slides/*"), *Path("more").glob("lesions/*")]:
+        path.rename(Path(path.parent.name, path.name.replace("slide_", "new_")))
+    Path("new.csv").write_text("\n".join(["slide_id", *NEW]))
     lines = commands()
     assert len(lines) == 10
     for line in lines:
@@ -38,14 +42,14 @@ def test_from_a_folder_of_slides_to_a_report(tmp_path, monkeypatch, capsys):
             words += SHORT
         code = PROGRAMS[program].main(words)
         assert code == 0, (line, capsys.readouterr())
-    for slide in ("slide_000", "slide_001"):
-        with h5py.File(f"features/{slide}.h5") as file:
+    for slide in NEW:
+        with h5py.File(f"runs/predict/version_0/predictions/features/{slide}.h5") as file:
             assert len(file["features"])
         maps = Path("runs/predict/version_0/predictions/heatmaps")
         assert {path.name for path in maps.glob(f"{slide}*")} == {
             f"{slide}.png", f"{slide}_top.png", f"{slide}.geojson",
         }  # fmt: skip
     with Path("runs/predict/version_0/predictions/bags.csv").open(newline="") as file:
-        assert [row["bag_id"] for row in csv.DictReader(file)] == ["slide_000", "slide_001"]
+        assert [row["bag_id"] for row in csv.DictReader(file)] == NEW
     for name in ("abmil", "mhim", "compare", "final", "froc"):
         assert json.loads(Path(f"{name}.json").read_text())["metrics"]
