@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from formats.h5_rows import read_rows
-from formats.slide_features import Origin, origin_of, patch_side
+from formats.slide_features import VERSIONS, Origin, origin_of, patch_side, versions_in
 from formats.weights.archive import check_archive
 from structures import DataProblems, Problem
 
@@ -47,6 +47,10 @@ class FeatureKeys(NamedTuple):
     coords: str = "coords"
     instance_labels: str = "instance_labels"
 
+    def of_version(self, version: int) -> FeatureKeys:
+        """Return the names for an augmented version, from 1; 0 for the features themselves."""
+        return self._replace(features=f"{VERSIONS}/{version}") if version else self
+
 
 class FeatureHeader(NamedTuple):
     """Shape and type of the arrays in a file.
@@ -59,6 +63,7 @@ class FeatureHeader(NamedTuple):
         has_labels: whether the file has instance labels.
         origin: encoder and patches, if the file states them as ours do.
         patch_side: side of a patch in level-0 pixels, if the file states it.
+        versions: number of augmented versions of the features.
     """
 
     instances: int
@@ -68,6 +73,7 @@ class FeatureHeader(NamedTuple):
     has_labels: bool = False
     origin: Origin | None = None
     patch_side: float | None = None
+    versions: int = 0
 
 
 class FeatureFile(NamedTuple):
@@ -112,7 +118,8 @@ def read_header(path: Path, keys: FeatureKeys = FeatureKeys()) -> FeatureHeader:
         if file is None:
             return FeatureHeader(rows, width, _dtype(features), *known)
         side = patch_side(file.attrs, {} if coords is None else coords.attrs)
-        return FeatureHeader(rows, width, _dtype(features), *known, origin_of(file.attrs), side)
+        made = origin_of(file.attrs), side, versions_in(file)
+        return FeatureHeader(rows, width, _dtype(features), *known, *made)
 
 
 def read_features(

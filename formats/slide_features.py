@@ -2,7 +2,8 @@
 
 An h5 file has ``features`` (N, D) float16, ``coords`` (N, 2) int64, level-0 pixels (x, y) of the
 patches, and attributes that say how it was made, see `SlideAttributes`. A file under its name is
-complete: it is written beside it, flushed to the disk and renamed.
+complete: it is written beside it, flushed to the disk and renamed. Features of augmented versions
+of the patches are in the group ``augmented``, data sets ``1`` to K like ``features``.
 """
 
 from __future__ import annotations
@@ -22,9 +23,13 @@ import numpy.typing as npt
 from formats.files import sync_folder
 
 CHUNK = 1 << 20  # bytes of a chunk of features
+VERSIONS = "augmented"  # group of the features of augmented versions
 LARGEST = float(np.finfo(np.float16).max)
 
 Array = npt.NDArray[Any]
+
+
+_JSON = {"settings", "stain"}  # attributes that are JSON
 
 
 class SlideAttributes(NamedTuple):
@@ -41,6 +46,7 @@ class SlideAttributes(NamedTuple):
         slide_fingerprint: hash of the slide file.
         tissue_mm2: area of the tissue.
         mpp_source: where ``slide_mpp`` comes from, ``table`` or ``file``.
+        stain: fitted values of the slide's stain; None, and no attribute, without ``stain``.
     """
 
     slide_mpp: float
@@ -53,11 +59,13 @@ class SlideAttributes(NamedTuple):
     slide_fingerprint: str
     tissue_mm2: float
     mpp_source: str
+    stain: Mapping[str, Any] | None = None
 
     def plain(self) -> dict[str, Any]:
         """Return the attributes as they are written."""
-        settings = json.dumps(self.settings, sort_keys=True)
-        return {**self._asdict(), "settings": settings, "complete": True}
+        values = {name: value for name, value in self._asdict().items() if value is not None}
+        texts = {name: json.dumps(values[name], sort_keys=True) for name in _JSON & set(values)}
+        return {**values, **texts, "complete": True}
 
 
 class Origin(NamedTuple):
@@ -103,6 +111,13 @@ def origin_of(attributes: Mapping[str, Any]) -> Origin | None:
         return None
 
 
+def versions_in(file: Any) -> int:
+    """Return the number of augmented versions of the features in an open h5 file."""
+    group = file.get(VERSIONS)
+    keys = getattr(group, "keys", tuple)  # other tools may have a data set of this name
+    return sum(name.isdecimal() for name in keys())
+
+
 def patch_side(file: Mapping[str, Any], coords: Mapping[str, Any]) -> float | None:
     """Return the side of a patch in level-0 pixels, as far as the attributes of an h5 file tell it.
 
@@ -138,14 +153,17 @@ def read_attributes(path: Path) -> tuple[int, SlideAttributes]:
             known = {name: found[name] for name in SlideAttributes._fields if name in found}
     except (OSError, RuntimeError, KeyError) as error:
         raise ValueError(f"{path}: cannot be read as h5 ({error})") from None
-    missing = [name for name in (*SlideAttributes._fields, "complete") if name not in found]
+    needed = [
+        name for name in SlideAttributes._fields if name not in SlideAttributes._field_defaults
+    ]
+    missing = [name for name in (*needed, "complete") if name not in found]
     if missing or not bool(found["complete"]):
         what = f"has no attribute {missing[0]}" if missing else "is not complete"
         raise ValueError(f"{path}: {what}, so another program has written it")
     kinds: dict[str, Callable[[Any], Any]] = {"patch_px": int, "patch_size_level0": int}
     kinds |= dict.fromkeys(("slide_mpp", "mpp", "tissue_mm2"), float)
     plain: dict[str, Any] = {name: kinds.get(name, str)(value) for name, value in known.items()}
-    plain["settings"] = json.loads(str(plain["settings"]))
+    plain |= {name: json.loads(plain[name]) for name in _JSON & set(plain)}
     return patches, SlideAttributes(**plain)
 
 
@@ -157,9 +175,17 @@ class SlideFeatureWriter:
         patches: N.
         width: D.
         attributes: how the features are made.
+        versions: K, augmented versions of the patches.
     """
 
-    def __init__(self, path: Path, patches: int, width: int, attributes: SlideAttributes) -> None:
+    def __init__(
+        self,
+        path: Path,
+        patches: int,
+        width: int,
+        attributes: SlideAttributes,
+        versions: int = 0,
+    ) -> None:
         import h5py
 
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -171,30 +197,46 @@ class SlideFeatureWriter:
         self._file = h5py.File(self._part, "w", locking=False)
         self._open = self._part.open("rb+")  # its lock says that somebody writes the file
         lock_now(self._open.fileno())
-        self._features = self._file.create_dataset(
-            "features", (patches, width), np.float16, chunks=(self._rows, width)
-        )
+        names = ["features", *(f"{VERSIONS}/{k + 1}" for k in range(versions))]
+        self._sets = [
+            self._file.create_dataset(
+                name, (patches, width), np.float16, chunks=(self._rows, width)
+            )
+            for name in names
+        ]
         self._coords = self._file.create_dataset("coords", (patches, 2), np.int64)
         self._file.attrs.update(attributes.plain())
         # TRIDENT's slide encoders look for it here.
         self._coords.attrs["patch_size_level0"] = attributes.patch_size_level0
 
     def add(self, features: npt.NDArray[np.float16], coords: npt.NDArray[np.int64]) -> None:
-        """Append the features (n, D) of the next patches with their coordinates (n, 2)."""
+        """Append the next patches.
+
+        Args:
+            features: (n, D), or (1 + K, n, D) with those of the versions behind.
+            coords: (n, 2).
+        """
+        features = features if features.ndim == 3 else features[None]
+        if len(features) != len(self._sets):
+            raise ValueError(f"{len(features) - 1} versions instead of {len(self._sets) - 1}")
         self._coords[self._count : self._count + len(coords)] = coords
         self._count += len(coords)
         self._waiting.append(features)
-        if sum(map(len, self._waiting)) >= self._rows or self._count == self.patches:
+        if (
+            sum(part.shape[1] for part in self._waiting) >= self._rows
+            or self._count == self.patches
+        ):
             self._write_chunks()
 
     def _write_chunks(self) -> None:
         """Write whole chunks, since a part of one would have to be read again."""
-        rows = np.concatenate(self._waiting)
-        last = self._count == self.patches
-        count = len(rows) if last else len(rows) // self._rows * self._rows
-        self._features[self._written : self._written + count] = rows[:count]
+        rows = np.concatenate(self._waiting, axis=1)
+        last, waiting = self._count == self.patches, rows.shape[1]
+        count = waiting if last else waiting // self._rows * self._rows
+        for target, part in zip(self._sets, rows, strict=True):
+            target[self._written : self._written + count] = part[:count]
         self._written += count
-        self._waiting = [rows[count:]]
+        self._waiting = [rows[:, count:]]
 
     def finish(self) -> None:
         """Flush the file to the disk and give it its name.

@@ -103,6 +103,21 @@ def _other_origins(slides: Sequence[Slide]) -> Iterator[tuple[str, Problem]]:
             yield slide.name, Problem(slide.file, slide.name, None, reason, remedy, "slide")
 
 
+def version_problems(slides: Sequence[Slide]) -> Iterator[Problem]:
+    """Yield a fault for each slide without augmented versions, or with another number of them."""
+    for slide in slides:
+        found, usual = slide.header.versions, slides[0].header.versions
+        if found == 0:
+            reason = "its features have no augmented versions, which augmented draws from"
+            remedy = "extract them with --data.augmented K, or train without augmented"
+        elif found != usual:
+            reason = f"{found} augmented versions, but slide {slides[0].name} has {usual}"
+            remedy = "extract all slides with one number of versions"
+        else:
+            continue
+        yield Problem(slide.file, slide.name, None, reason, remedy, "slide")
+
+
 def grouped(
     table: SlideTable, slides: Sequence[Slide], by_patient: bool
 ) -> tuple[list[list[Slide]], list[Problem]]:

@@ -27,7 +27,8 @@ def reader(bags: FeatureSet | BagBatch, max_instances: int | None, seed: int) ->
         seed: seed of the subsets.
     """
     if isinstance(bags, FeatureSet):
-        cut, whole = FeatureBags(bags, max_instances, seed), FeatureBags(bags)
+        cut = FeatureBags(bags, max_instances, seed, bags.versions)
+        whole = FeatureBags(bags)
 
         def read(numbers: Sequence[int], epoch: int | None) -> BagBatch:
             slides = whole if epoch is None else cut
