@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from formats.h5_rows import read_rows
-from formats.slide_features import VERSIONS, Origin, origin_of, patch_side, versions_in
+from formats.slide_features import Origin, origin_of, patch_side, versions_in
 from formats.weights.archive import check_archive
 from structures import DataProblems, Problem
 
@@ -46,10 +46,6 @@ class FeatureKeys(NamedTuple):
     features: str = "features"
     coords: str = "coords"
     instance_labels: str = "instance_labels"
-
-    def of_version(self, version: int) -> FeatureKeys:
-        """Return the names for an augmented version, from 1; 0 for the features themselves."""
-        return self._replace(features=f"{VERSIONS}/{version}") if version else self
 
 
 class FeatureHeader(NamedTuple):
@@ -99,7 +95,7 @@ _Arrays = tuple[Any, Any, Any]  # features, coordinates or None, instance labels
 
 
 class _Refused(Exception):  # noqa: N818 - never leaves this file
-    """Error for a file that cannot be used; the arguments are reason and remedy."""
+    """A file cannot be used; the arguments are reason and remedy."""
 
 
 def read_header(path: Path, keys: FeatureKeys = FeatureKeys()) -> FeatureHeader:  # noqa: B008
@@ -114,12 +110,13 @@ def read_header(path: Path, keys: FeatureKeys = FeatureKeys()) -> FeatureHeader:
         if labels is not None:  # a byte per instance or so, which is read to check it
             _instance_labels(Path(path), _in_memory(labels, None), keys)
         known = coords is not None, labels is not None
+        header = FeatureHeader(rows, width, _dtype(features), *known)
         file = getattr(features, "file", None)  # an h5 file may say how it was made
         if file is None:
-            return FeatureHeader(rows, width, _dtype(features), *known)
+            return header
         side = patch_side(file.attrs, {} if coords is None else coords.attrs)
-        made = origin_of(file.attrs), side, versions_in(file)
-        return FeatureHeader(rows, width, _dtype(features), *known, *made)
+        origin, versions = origin_of(file.attrs), versions_in(file)
+        return header._replace(origin=origin, patch_side=side, versions=versions)
 
 
 def read_features(

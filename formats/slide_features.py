@@ -111,6 +111,11 @@ def origin_of(attributes: Mapping[str, Any]) -> Origin | None:
         return None
 
 
+def version_name(version: int) -> str:
+    """Return the name of the features of an augmented version, from 1; 0 for those without."""
+    return f"{VERSIONS}/{version}" if version else "features"
+
+
 def versions_in(file: Any) -> int:
     """Return the number of augmented versions of the features in an open h5 file."""
     group = file.get(VERSIONS)
@@ -197,7 +202,7 @@ class SlideFeatureWriter:
         self._file = h5py.File(self._part, "w", locking=False)
         self._open = self._part.open("rb+")  # its lock says that somebody writes the file
         lock_now(self._open.fileno())
-        names = ["features", *(f"{VERSIONS}/{k + 1}" for k in range(versions))]
+        names = [version_name(k) for k in range(versions + 1)]
         self._sets = [
             self._file.create_dataset(
                 name, (patches, width), np.float16, chunks=(self._rows, width)

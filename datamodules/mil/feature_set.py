@@ -32,6 +32,7 @@ from formats.features import (
     first_not_finite,
     read_features,
 )
+from formats.slide_features import version_name
 from structures import BadDataPolicy, BagBatch, DataProblems, MILTask, Problem, settle
 
 IntArray = npt.NDArray[np.int64]
@@ -284,7 +285,8 @@ class FeatureSet:
 
     def _read_file(self, slide: Slide, rows: Tensor | None, version: int = 0) -> FeatureFile:
         try:
-            found = read_features(slide.file, self._keys.of_version(version), rows)
+            keys = self._keys._replace(features=version_name(version)) if version else self._keys
+            found = read_features(slide.file, keys, rows)
         except DataProblems as error:
             # A plain exception, because a worker process passes on only an exception's message.
             raise ValueError(str(error.problems[0]._replace(item=slide.name))) from None
