@@ -376,5 +376,5 @@ class FeatureBags(torch.utils.data.Dataset[BagBatch]):
     def _version(self, key: SampleKey) -> int:
         if not self._versions:
             return 0
-        rng = keyed_generator(_VERSION_PURPOSE, self._seed, *key.draw)
+        rng = keyed_generator(_VERSION_PURPOSE, self._seed, key.epoch, key.index)
         return int(rng.integers(self._versions + 1))
