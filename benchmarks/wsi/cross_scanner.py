@@ -15,7 +15,7 @@ import csv
 import json
 import statistics
 import sys
-import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import evaluate
+import segmil
 import train
 from datamodules.wsi.synthetic_slides import plan_slides, write_slides
 from datamodules.wsi.synthetic_stain import SCANNERS
@@ -66,22 +67,28 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def drawn(folder: Path, slides: int) -> Path:
-    """Draw the slides and write their table, whose folds are the scanners."""
-    table = folder / "folds.csv"
-    if not table.exists():
-        made = rows(write_slides(folder, slides, slides, 0, side_mm=SIDE_MM))
-        fold = {scanner.name: number for number, scanner in enumerate(SCANNERS)}
-        lines = [[r["slide_id"], r["patient_id"], r["label"], fold[r["scanner"]]] for r in made]
-        write_csv(table, ("slide_id", "patient_id", "label", "fold"), lines)
+def drawn(folder: Path, slides: int, each: int) -> Path:
+    """Draw the slides and write a table of some of them, whose folds are the scanners."""
+    made, table = folder / "slides.csv", folder / "folds.csv"
+    if not made.exists():
+        write_slides(folder, slides, slides, 0, side_mm=SIDE_MM)
+    fold = {scanner.name: number for number, scanner in enumerate(SCANNERS)}
+    lines: list[list[object]] = []
+    taken = Counter[tuple[str, str]]()
+    for row in rows(made):
+        kind = row["scanner"], row["label"]
+        taken[kind] += 1
+        if taken[kind] <= each:
+            lines.append([row["slide_id"], row["patient_id"], row["label"], fold[kind[0]]])
+    write_csv(table, ("slide_id", "patient_id", "label", "fold"), lines)
     return table
 
 
 def extracted(folder: Path, table: Path) -> None:
     """Write the features of all methods; files that are there are skipped by the command."""
+    slides = [row["slide_id"] for row in rows(table)]
     for name, words in EXTRACTIONS.items():
-        done, start = folder / f"{name}.json", time.perf_counter()
-        if done.exists():
+        if all((folder / name / f"{slide}.h5").exists() for slide in slides):
             continue
         run(
             train, "predict", "--config", "configs/wsi/extract_features.yaml",
@@ -89,7 +96,6 @@ def extracted(folder: Path, table: Path) -> None:
             "--data.features", folder / name, "--data.num_workers", 0,
             "--runs_dir", folder / "runs", *words,
         )  # fmt: skip
-        write_json(done, {"seconds": time.perf_counter() - start})
 
 
 def trained(folder: Path, table: Path, name: str, seed: int) -> None:
@@ -128,14 +134,9 @@ def _patch_areas(
     areas = []
     for checkpoint in sorted((out / "folds").glob("*.ckpt")):
         fold = int(checkpoint.stem.rpartition("fold")[2])
-        name = f"{out.name}_{fold}"
-        run(train, "predict", "--ckpt_path", checkpoint, "--name", name, "--runs_dir", out / "runs")
-        found = next((out / "runs" / name).rglob("attention.csv"))
-        own = {r["bag_id"] for r in predictions if int(r["fold"]) == fold}
-        values: dict[str, list[float]] = {slide: [] for slide in sorted(own)}
-        for row in rows(found):
-            if row["bag_id"] in own:
-                values[row["bag_id"]].append(float(row["attention"]))
+        model = segmil.load(checkpoint, "cpu")
+        own = [r["bag_id"] for r in predictions if int(r["fold"]) == fold]
+        values = {slide: model.predict(features / f"{slide}.h5").attention.ravel() for slide in own}
         patches = {
             slide: slide_patches(features / f"{slide}.h5", folder / "lesions" / f"{slide}.geojson")
             for slide in values
@@ -213,9 +214,10 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--slides", type=int, default=SLIDES, help="slides, each of a patient")
+    parser.add_argument("--each", type=int, default=SLIDES, help="of a scanner and label, used")
     parser.add_argument("--table", action="store_true", help="write the tables into the page")
     options = parser.parse_args()
-    table = drawn(options.folder, options.slides)
+    table = drawn(options.folder, options.slides, options.each)
     coloured(options.folder, options.slides)
     extracted(options.folder, table)
     for seed in SEEDS:

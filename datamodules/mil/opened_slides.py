@@ -104,7 +104,10 @@ def _other_origins(slides: Sequence[Slide]) -> Iterator[tuple[str, Problem]]:
 
 
 def version_problems(slides: Sequence[Slide]) -> Iterator[Problem]:
-    """Yield a fault for each slide without augmented versions, or with another number of them."""
+    """Yield a fault for each slide without augmented versions, or with another number of them.
+
+    Slides with fewer versions would be seen without augmentation more often than others.  # A694
+    """
     for slide in slides:
         found, usual = slide.header.versions, slides[0].header.versions
         if found == 0:

@@ -119,7 +119,7 @@ def stain_version(fingerprint: str, version: int) -> StainVersion:
         The version, which depends on these two alone. Factors lie within 1 - `STRENGTH` and
         1 + `STRENGTH`, shifts within -`SHIFT` and `SHIFT`.
     """
-    rng = keyed_generator(_PURPOSE, int(fingerprint, 16), version)
+    rng = keyed_generator(_PURPOSE, int(fingerprint, 16), version)  # A689
     factors = rng.uniform(1 - STRENGTH, 1 + STRENGTH, 3).tolist()
     shifts = rng.uniform(-SHIFT, SHIFT, 3).tolist()
     return StainVersion(tuple(factors), tuple(shifts), int(rng.integers(4)), bool(rng.integers(2)))

@@ -21,7 +21,7 @@ ImageTransform = Callable[[Image], Image]
 Array = npt.NDArray[np.float64]
 
 _DIGITS = 5  # of the values, so that those in the file are those that are used
-_LEAST_PIXELS = 1000  # of tissue, for a fit
+_LEAST_PIXELS = 1000  # of tissue, for a fit  # A687
 _LEAST_ANGLE = 5.0  # degrees between the stains
 _LEAST_SHARE = 0.01  # of a patch's pixels that are tissue, for it to be changed  # A683
 
@@ -266,6 +266,7 @@ def _check_beta(beta: float) -> None:
 
 
 def _section(stain: object, reference: Values, named: Mapping[str, Any]) -> dict[str, Any]:
+    # The reference by its values: neither a moved file nor a changed one matters later  # A691
     kind = type(stain)
     path = f"{kind.__module__}.{kind.__qualname__}"
     return {"class_path": path, "init_args": {"reference": reference, **named}}

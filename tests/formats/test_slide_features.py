@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
-from formats.features import read_features, read_header
+from formats.features import FeatureKeys, read_features, read_header
 from formats.slide_features import (
     CHUNK,
     SlideAttributes,
@@ -13,6 +13,7 @@ from formats.slide_features import (
     patch_side,
     read_attributes,
     remove_parts,
+    version_name,
 )
 
 MADE = SlideAttributes(
@@ -58,6 +59,30 @@ def test_the_bytes_do_not_depend_on_the_batches(tmp_path):
     write(tmp_path / "a.h5", 1300, 1024, [64] * 20 + [20])
     write(tmp_path / "b.h5", 1300, 1024, [1300])
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+
+
+@pytest.mark.parametrize("sizes", [[64] * 20 + [20], [600, 700]])
+def test_versions_are_written_beside_the_features(tmp_path, sizes):
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((3, 1300, 1024)).astype(np.float16)
+    made = MADE._replace(stain={"glass": [243.0, 242.0, 244.0]})
+    writer, first = SlideFeatureWriter(tmp_path / "a.h5", 1300, 1024, made, 2), 0
+    with pytest.raises(ValueError, match="0 versions instead of 2"):
+        writer.add(values[0, :4], np.zeros((4, 2), np.int64))
+    for size in sizes:
+        part = slice(first, first + size)
+        writer.add(values[:, part], np.zeros((size, 2), np.int64))
+        first += size
+    writer.finish()
+    for version, expected in enumerate(values):
+        keys = FeatureKeys(features=version_name(version))
+        assert np.array_equal(read_features(tmp_path / "a.h5", keys).features.numpy(), expected)
+    header = read_header(tmp_path / "a.h5")
+    assert (header.versions, header.instances, header.width) == (2, 1300, 1024)
+    assert read_attributes(tmp_path / "a.h5") == (1300, made)
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert file["augmented/2"].chunks == file["features"].chunks
+        assert sorted(file) == ["augmented", "coords", "features"]
 
 
 def test_unfinished_files_are_removed_unless_they_are_being_written(tmp_path):
