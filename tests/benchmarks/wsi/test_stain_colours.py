@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks.wsi import cross_scanner, stain_colours
 from datamodules.wsi.stain import Macenko
@@ -26,13 +27,13 @@ def test_tables(tmp_path, monkeypatch):
     colours = {name: {"a": [1, 2, 3], "b": [3, 2, 7]} for name in stain_colours.METHODS}
     angles = {name: {} for name in stain_colours.METHODS} | {"Macenko": {"a": [1, 2], "b": [3, 6]}}
     (tmp_path / "colours.json").write_text(json.dumps({"colours": colours, "angles": angles}))
-    (tmp_path / "stains.png").write_bytes(b"image")
+    Image.new("RGB", (8, 6), "pink").save(tmp_path / "stains.png")
     for seed, area in enumerate((0.5, 1.0)):
         folder = tmp_path / "trained" / f"Macenko_{seed}"
         folder.mkdir(parents=True)
         scores = {"slides": [area, 1.0, 0.5], "patches": [0.75, 0.75, 0.75]}
         (folder / "scores.json").write_text(json.dumps(scores))
-    page, image = tmp_path / "page.md", tmp_path / "image.png"
+    page, image = tmp_path / "page.md", tmp_path / "image.jpg"
     page.write_text(f"before\n\n{cross_scanner.BEGIN}old{cross_scanner.END}\n\nafter\n")
     monkeypatch.setattr(cross_scanner, "PAGE", page)
     monkeypatch.setattr(cross_scanner, "IMAGE", image)
@@ -45,7 +46,7 @@ def test_tables(tmp_path, monkeypatch):
     assert text.startswith("before") and text.endswith("after\n") and "old" not in text
     cross_scanner.write_table(tmp_path)
     assert page.read_text() == text
-    assert image.read_bytes() == b"image"
+    assert Image.open(image).size == (8, 6)
 
 
 def test_angles_are_those_to_the_stains_of_the_slide():
