@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
 import json
 import math
 import os
@@ -76,12 +77,14 @@ class Origin(NamedTuple):
         weights_sha256: hash of its weights.
         mpp: micrometres per pixel of the patches.
         patch_px: side of a patch in pixels.
+        stain: class that normalised the stain, with a hash of its arguments; empty for none.
     """
 
     encoder: str
     weights_sha256: str
     mpp: float
     patch_px: int
+    stain: str = ""
 
     def difference(self, other: Origin) -> str:
         """Return in words how this differs from another origin.
@@ -91,7 +94,8 @@ class Origin(NamedTuple):
         """
         names = self._fields
         pairs = [p for p in zip(names, self, other, strict=True) if p[1] != p[2]]
-        return ", ".join(f"{n} {short(mine)} instead of {short(its)}" for n, mine, its in pairs)
+        words = ((name, *(short(value) or "none" for value in pair)) for name, *pair in pairs)
+        return ", ".join(f"{name} {mine} instead of {its}" for name, mine, its in words)
 
 
 def short(value: Any) -> str:
@@ -102,13 +106,25 @@ def short(value: Any) -> str:
 
 def origin_of(attributes: Mapping[str, Any]) -> Origin | None:
     """Return the origin that the attributes of an h5 file state; None for those of other tools."""
-    if not {*Origin._fields, "settings"} <= set(attributes):
+    names = [name for name in Origin._fields if name not in Origin._field_defaults]
+    if not {*names, "settings"} <= set(attributes):
         return None
-    encoder, weights, mpp, patch_px = (attributes[name] for name in Origin._fields)
+    encoder, weights, mpp, patch_px = (attributes[name] for name in names)
+    stain = _stain_in(str(attributes["settings"]))
     try:
-        return Origin(str(encoder), str(weights), float(mpp), int(patch_px))
+        return Origin(str(encoder), str(weights), float(mpp), int(patch_px), stain)
     except (TypeError, ValueError):  # the same names with another meaning
         return None
+
+
+def _stain_in(settings: str) -> str:
+    """Return the stain of settings in JSON, see `Origin`."""
+    try:
+        section = json.loads(settings).get("stain")
+        text = json.dumps(section["init_args"], sort_keys=True)
+        return f"{section['class_path']} ({hashlib.sha256(text.encode()).hexdigest()[:8]})"
+    except (AttributeError, KeyError, TypeError, ValueError):  # no JSON, or of another program
+        return ""
 
 
 def version_name(version: int) -> str:

@@ -94,7 +94,7 @@ def _other_origins(slides: Sequence[Slide]) -> Iterator[tuple[str, Problem]]:
         return
     usual, count = counts.most_common(1)[0]
     example = next(slide for slide in known if slide.header.origin == usual)
-    remedy = "extract all slides with one encoder, one mpp and one patch_px"
+    remedy = "extract all slides with one encoder, one mpp, one patch_px and one stain"
     for slide in known:
         if slide.header.origin != usual and slide.header.origin is not None and usual is not None:
             what = slide.header.origin.difference(usual)

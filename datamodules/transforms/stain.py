@@ -6,7 +6,7 @@ optical densities D = -ln(I / G) in R, G and B, in which the amounts of the stai
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,6 @@ import numpy.typing as npt
 from datamodules.sampling.keys import keyed_generator
 
 Image = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.floating[Any]]
 
 # Optical densities in R, G, B of haematoxylin, eosin and DAB: Ruifrok and Johnston, Anal. Quant.
 # Cytol. Histol. 23, 2001
