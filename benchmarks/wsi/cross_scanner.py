@@ -174,7 +174,9 @@ def colour_table(folder: Path) -> Iterator[str]:
 
 
 def score_table(folder: Path) -> Iterator[str]:
-    """Yield the lines of the table of scores."""
+    """Yield the lines of the table of scores; none before a training is finished."""
+    if not any(folder.glob("trained/*/scores.json")):
+        return
     names = [scanner.name for scanner in SCANNERS]
     yield f"| | {' | '.join(f'slides, {n}' for n in names)} | slides | patches |"
     yield "|---|" + "---|" * (len(names) + 2)
