@@ -40,9 +40,10 @@ def stated(attributes: Mapping[str, Any]) -> dict[str, Any]:
     Each is read once, because reading one takes a tenth of the time of opening the file.
     """
     names = set(attributes)
-    if not {*Origin._fields, "settings"} <= names:
+    needed = {name for name in Origin._fields if name not in Origin._field_defaults}
+    if not {*needed, "settings"} <= names:
         return {}
-    wanted = {*Origin._fields, *Extraction._fields, "slide_mpp"}
+    wanted = {*needed, *Extraction._fields, "slide_mpp"}
     return {name: attributes[name] for name in wanted & names}
 
 
@@ -86,6 +87,7 @@ def shared_extraction(files: Iterable[Extraction | None]) -> dict[str, Any] | No
 def _settings(text: str) -> dict[str, Any]:
     """Return the settings of a file; those of its own outlines are the same for every slide."""
     settings: dict[str, Any] = dict(json.loads(text))
+    settings.pop("augmented", None)  # of training alone
     tissue = settings.get("tissue")
     if isinstance(tissue, dict) and set(tissue) == set(OUTLINED):
         settings["tissue"] = dict(OUTLINED)

@@ -21,7 +21,7 @@ from torch import Tensor
 from formats.extraction import Extraction, extraction_of, stated
 from formats.feature_arrays import READERS, Arrays, FeatureKeys, Refused
 from formats.h5_rows import read_rows
-from formats.slide_features import Origin, origin_of, patch_side
+from formats.slide_features import Origin, origin_of, patch_side, versions_in
 from structures import DataProblems, Problem
 
 SUFFIXES = (".h5", ".safetensors", ".npy", ".pt")  # in order of preference
@@ -42,6 +42,7 @@ class FeatureHeader(NamedTuple):
         origin: encoder and patches, if the file states them as ours do.
         patch_side: side of a patch in level-0 pixels, if the file states it.
         extraction: what is needed to extract alike, if the file states it as ours do.
+        versions: number of augmented versions of the features.
     """
 
     instances: int
@@ -52,6 +53,7 @@ class FeatureHeader(NamedTuple):
     origin: Origin | None = None
     patch_side: float | None = None
     extraction: Extraction | None = None
+    versions: int = 0
 
 
 class FeatureFile(NamedTuple):
@@ -85,14 +87,14 @@ def read_header(path: Path, keys: FeatureKeys = FeatureKeys()) -> FeatureHeader:
         if labels is not None:  # a byte per instance or so, which is read to check it
             _instance_labels(Path(path), _in_memory(labels, None), keys)
         known = coords is not None, labels is not None
-        file = getattr(features, "file", None)  # an h5 file may say how it was made
         header = FeatureHeader(rows, width, _dtype(features), *known)
+        file = getattr(features, "file", None)  # an h5 file may say how it was made
         if file is None:
             return header
         made = stated(file.attrs)
         side = patch_side(made, {} if coords is None else coords.attrs)
         header = header._replace(patch_side=side, origin=origin_of(made))
-        return header._replace(extraction=extraction_of(made))
+        return header._replace(extraction=extraction_of(made), versions=versions_in(file))
 
 
 def read_features(

@@ -2,13 +2,15 @@
 
 An h5 file has ``features`` (N, D) float16, ``coords`` (N, 2) int64, level-0 pixels (x, y) of the
 patches, and attributes that say how it was made, see `SlideAttributes`. A file under its name is
-complete: it is written beside it, flushed to the disk and renamed.
+complete: it is written beside it, flushed to the disk and renamed. Features of augmented versions
+of the patches are in the group ``augmented``, data sets ``1`` to K like ``features``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
 import json
 import math
 import os
@@ -22,10 +24,11 @@ import numpy.typing as npt
 from formats.files import sync_folder
 
 CHUNK = 1 << 20  # bytes of a chunk of features
+VERSIONS = "augmented"  # group of the features of augmented versions
 LARGEST = float(np.finfo(np.float16).max)
 
 Array = npt.NDArray[Any]
-_JSON = ("settings", "encoder_config")  # attributes that are written as JSON
+_JSON = {"settings", "encoder_config", "stain"}  # attributes that are JSON
 
 
 class SlideAttributes(NamedTuple):
@@ -44,6 +47,7 @@ class SlideAttributes(NamedTuple):
         mpp_source: where ``slide_mpp`` comes from, ``table`` or ``file``.
         encoder_config: configuration that builds the encoder again, see
             `lightning_modules.extraction`; empty for files written before there was one.
+        stain: fitted values of the slide's stain; None, and no attribute, without ``stain``.
     """
 
     slide_mpp: float
@@ -57,14 +61,15 @@ class SlideAttributes(NamedTuple):
     tissue_mm2: float
     mpp_source: str
     encoder_config: Mapping[str, Any] = {}
+    stain: Mapping[str, Any] | None = None
 
     def plain(self) -> dict[str, Any]:
         """Return the attributes as they are written."""
-        texts = {n: json.dumps(v, sort_keys=True) for n, v in self._asdict().items() if n in _JSON}
+        values = {n: v for n, v in self._asdict().items() if v is not None}
         if not self.encoder_config:
-            del texts["encoder_config"]
-        others = {n: v for n, v in self._asdict().items() if n not in _JSON}
-        return {**others, **texts, "complete": True}
+            del values["encoder_config"]
+        texts = {n: json.dumps(values[n], sort_keys=True) for n in _JSON & set(values)}
+        return {**values, **texts, "complete": True}
 
 
 class Origin(NamedTuple):
@@ -75,12 +80,14 @@ class Origin(NamedTuple):
         weights_sha256: hash of its weights.
         mpp: micrometres per pixel of the patches.
         patch_px: side of a patch in pixels.
+        stain: class that normalised the stain, with a hash of its arguments; empty for none.
     """
 
     encoder: str
     weights_sha256: str
     mpp: float
     patch_px: int
+    stain: str = ""
 
     def difference(self, other: Origin) -> str:
         """Return in words how this differs from another origin.
@@ -90,7 +97,8 @@ class Origin(NamedTuple):
         """
         names = self._fields
         pairs = [p for p in zip(names, self, other, strict=True) if p[1] != p[2]]
-        return ", ".join(f"{n} {short(mine)} instead of {short(its)}" for n, mine, its in pairs)
+        words = ((name, *(short(value) or "none" for value in pair)) for name, *pair in pairs)
+        return ", ".join(f"{name} {mine} instead of {its}" for name, mine, its in words)
 
 
 def short(value: Any) -> str:
@@ -101,13 +109,37 @@ def short(value: Any) -> str:
 
 def origin_of(attributes: Mapping[str, Any]) -> Origin | None:
     """Return the origin that the attributes of an h5 file state; None for those of other tools."""
-    if not {*Origin._fields, "settings"} <= set(attributes):
+    names = [name for name in Origin._fields if name not in Origin._field_defaults]
+    if not {*names, "settings"} <= set(attributes):
         return None
-    encoder, weights, mpp, patch_px = (attributes[name] for name in Origin._fields)
+    encoder, weights, mpp, patch_px = (attributes[name] for name in names)
+    stain = _stain_in(str(attributes["settings"]))
     try:
-        return Origin(str(encoder), str(weights), float(mpp), int(patch_px))
+        return Origin(str(encoder), str(weights), float(mpp), int(patch_px), stain)
     except (TypeError, ValueError):  # the same names with another meaning
         return None
+
+
+def _stain_in(settings: str) -> str:
+    """Return the stain of settings in JSON, see `Origin`."""
+    try:
+        section = json.loads(settings).get("stain")
+        text = json.dumps(section["init_args"], sort_keys=True)
+        return f"{section['class_path']} ({hashlib.sha256(text.encode()).hexdigest()[:8]})"
+    except (AttributeError, KeyError, TypeError, ValueError):  # no JSON, or of another program
+        return ""
+
+
+def version_name(version: int) -> str:
+    """Return the name of the features of an augmented version, from 1; 0 for those without."""
+    return f"{VERSIONS}/{version}" if version else "features"
+
+
+def versions_in(file: Any) -> int:
+    """Return the number of augmented versions of the features in an open h5 file."""
+    group = file.get(VERSIONS)
+    keys = getattr(group, "keys", tuple)  # other tools may have a data set of this name
+    return sum(name.isdecimal() for name in keys())
 
 
 def patch_side(file: Mapping[str, Any], coords: Mapping[str, Any]) -> float | None:
@@ -153,7 +185,7 @@ def read_attributes(path: Path) -> tuple[int, SlideAttributes]:
     kinds: dict[str, Callable[[Any], Any]] = {"patch_px": int, "patch_size_level0": int}
     kinds |= dict.fromkeys(("slide_mpp", "mpp", "tissue_mm2"), float)
     plain: dict[str, Any] = {name: kinds.get(name, str)(value) for name, value in known.items()}
-    plain |= {name: json.loads(plain[name]) for name in _JSON if name in plain}
+    plain |= {name: json.loads(plain[name]) for name in _JSON & set(plain)}
     return patches, SlideAttributes(**plain)
 
 
@@ -165,9 +197,17 @@ class SlideFeatureWriter:
         patches: N.
         width: D.
         attributes: how the features are made.
+        versions: K, augmented versions of the patches.
     """
 
-    def __init__(self, path: Path, patches: int, width: int, attributes: SlideAttributes) -> None:
+    def __init__(
+        self,
+        path: Path,
+        patches: int,
+        width: int,
+        attributes: SlideAttributes,
+        versions: int = 0,
+    ) -> None:
         import h5py
 
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -179,30 +219,46 @@ class SlideFeatureWriter:
         self._file = h5py.File(self._part, "w", locking=False)
         self._open = self._part.open("rb+")  # its lock says that somebody writes the file
         lock_now(self._open.fileno())
-        self._features = self._file.create_dataset(
-            "features", (patches, width), np.float16, chunks=(self._rows, width)
-        )
+        names = [version_name(k) for k in range(versions + 1)]
+        self._sets = [
+            self._file.create_dataset(
+                name, (patches, width), np.float16, chunks=(self._rows, width)
+            )
+            for name in names
+        ]
         self._coords = self._file.create_dataset("coords", (patches, 2), np.int64)
         self._file.attrs.update(attributes.plain())
         # TRIDENT's slide encoders look for it here.
         self._coords.attrs["patch_size_level0"] = attributes.patch_size_level0
 
     def add(self, features: npt.NDArray[np.float16], coords: npt.NDArray[np.int64]) -> None:
-        """Append the features (n, D) of the next patches with their coordinates (n, 2)."""
+        """Append the next patches.
+
+        Args:
+            features: (n, D), or (1 + K, n, D) with those of the versions behind.
+            coords: (n, 2).
+        """
+        features = features if features.ndim == 3 else features[None]
+        if len(features) != len(self._sets):
+            raise ValueError(f"{len(features) - 1} versions instead of {len(self._sets) - 1}")
         self._coords[self._count : self._count + len(coords)] = coords
         self._count += len(coords)
         self._waiting.append(features)
-        if sum(map(len, self._waiting)) >= self._rows or self._count == self.patches:
+        if (
+            sum(part.shape[1] for part in self._waiting) >= self._rows
+            or self._count == self.patches
+        ):
             self._write_chunks()
 
     def _write_chunks(self) -> None:
         """Write whole chunks, since a part of one would have to be read again."""
-        rows = np.concatenate(self._waiting)
-        last = self._count == self.patches
-        count = len(rows) if last else len(rows) // self._rows * self._rows
-        self._features[self._written : self._written + count] = rows[:count]
+        rows = np.concatenate(self._waiting, axis=1)
+        last, waiting = self._count == self.patches, rows.shape[1]
+        count = waiting if last else waiting // self._rows * self._rows
+        for target, part in zip(self._sets, rows, strict=True):
+            target[self._written : self._written + count] = part[:count]
         self._written += count
-        self._waiting = [rows[count:]]
+        self._waiting = [rows[:, count:]]
 
     def finish(self) -> None:
         """Flush the file to the disk and give it its name.

@@ -88,12 +88,19 @@ class ExtractionModule(pl.LightningModule):
             )
 
     def predict_step(self, batch: PatchBatch, batch_idx: int) -> Tensor:
-        """Return (P, out_features); nothing for a batch that could not be read."""
+        """Return (P, D) features, D = out_features; nothing for a batch that could not be read.
+
+        Of a batch with K augmented versions (1 + K, P, D), those of the patches themselves first.
+        """
         del batch_idx
         if len(batch) == 0:
             return torch.zeros((0, self.out_features), device=self.device)
         features: Tensor = self.encoder(batch.pixels())
-        return features
+        if batch.versions is None:
+            return features
+        # One after the other, so that the features of the patches are those without versions.
+        versions = [self.encoder(pixels) for pixels in batch.pixels_of_versions()]
+        return torch.stack([features, *versions])
 
     def describe_encoder(self) -> dict[str, Any]:
         """Return what the encoder of the features is.

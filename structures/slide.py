@@ -57,6 +57,7 @@ class PatchBatch(Transferable):
         first: number of the first patch among those of the slide.
         patches: number of patches of the whole slide; its batches come in order.
         fault: why the patches cannot be read, or an empty text. There are no images then.
+        versions: (K, P, 3, H, W) augmented versions of the images, of the same type, or None.
     """
 
     images: Tensor
@@ -65,18 +66,28 @@ class PatchBatch(Transferable):
     first: int = 0
     patches: int = 0
     fault: str = ""
+    versions: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_field("PatchBatch", "images", self.images, ("P", 3, "H", "W"))
         check_field("PatchBatch", "coords", self.coords, (self.images.shape[0], 2))
         if self.images.dtype != torch.uint8:
             check_dtype("PatchBatch", "images", self.images, "float")
+        if self.versions is not None:
+            check_field("PatchBatch", "versions", self.versions, ("K", *self.images.shape))
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
 
     def pixels(self) -> Tensor:
         """Return the images as (P, 3, H, W) float in [0, 1]."""
-        if self.images.dtype == torch.uint8:
-            return self.images.float().div_(255)
-        return self.images
+        return _in_unit_range(self.images)
+
+    def pixels_of_versions(self) -> list[Tensor]:
+        """Return each augmented version of the images as (P, 3, H, W) float in [0, 1]."""
+        versions = () if self.versions is None else self.versions
+        return [_in_unit_range(images) for images in versions]
+
+
+def _in_unit_range(images: Tensor) -> Tensor:
+    return images.float().div_(255) if images.dtype == torch.uint8 else images

@@ -127,7 +127,10 @@ class FeatureFiles(pl.Callback):
         if self._writer is None:
             made = self._data.attributes_of(self._plan)
             path = self._data.file_of(batch.slide_id)
-            self._writer = SlideFeatureWriter(path, batch.patches, features.shape[1], made)
+            versions = 0 if batch.versions is None else len(batch.versions)
+            self._writer = SlideFeatureWriter(
+                path, batch.patches, features.shape[-1], made, versions
+            )
         self._writer.add(features.numpy(), batch.coords.cpu().numpy())
         if batch.first + len(batch) == batch.patches:
             self._finish()
@@ -264,8 +267,8 @@ def wait_for_rows(table: ExtractionTable, names: Collection[str], pause: float =
 def _what_is_wrong(outputs: Tensor, batch: PatchBatch) -> str:
     values = outputs.float().cpu()
     bad = ~torch.isfinite(values.half())
-    patch, feature = bad.nonzero()[0].tolist()
-    value = float(values[patch, feature])
+    *version, patch, feature = bad.nonzero()[0].tolist()
+    value = float(values[(*version, patch, feature)])
     x, y = batch.coords[patch].tolist()
     finite = math.isfinite(value)
     what = f"beyond {LARGEST:g}, the largest number of half precision" if finite else "not finite"

@@ -23,11 +23,11 @@ from datamodules.mil.opened_slides import (
     open_slides,
     order_warning,
     patient_problems,
+    version_problems,
 )
 from datamodules.mil.slide_labels import LabelOptions
 from datamodules.mil.slide_table import read_slide_table
 from datamodules.mil.splits import folds_of
-from datamodules.sampling.keys import SampleKey, keyed_generator
 from formats.extraction import shared_extraction
 from formats.feature_arrays import FeatureKeys
 from formats.features import (
@@ -37,11 +37,11 @@ from formats.features import (
     read_coords,
     read_features,
 )
+from formats.slide_features import version_name
 from structures import BadDataPolicy, BagBatch, DataProblems, MILTask, Problem, settle
 
 IntArray = npt.NDArray[np.int64]
 
-_SUBSET_PURPOSE = 7
 # Up to this many bytes, all features are checked before training: half a second for npy files, a
 # few seconds for h5. Larger sets are read completely only by `skip` and `check-data`  # A61
 _VALUES_LIMIT = 1 << 30
@@ -96,6 +96,7 @@ class FeatureSet:
         in_features: number of features per instance.
         problems: problems of the slides that were left out.
         extraction: how the features were extracted, if all files say so, see `formats.extraction`.
+        versions: augmented versions that training draws from, see `use_versions`; 0 for none.
 
     Raises:
         DataProblems: the table or a file is wrong, see `structures.problem.settle`.
@@ -112,6 +113,7 @@ class FeatureSet:
     ) -> None:
         self.path, self._keys = Path(table), features.keys
         self._cache: FeatureCache | None = None
+        self.versions, self._versioned = 0, frozenset[int]()
         self._names_are_given = class_names is not None
         options = LabelOptions(class_names, label_columns, task)
         self._table, faults = read_slide_table(self.path, options)
@@ -202,6 +204,22 @@ class FeatureSet:
             for slide in self._bags[number]
         )
 
+    def use_versions(self, numbers: Sequence[int]) -> None:
+        """Let training draw from the augmented versions of bags.
+
+        Args:
+            numbers: the bags that are trained on.
+
+        Raises:
+            DataProblems: a slide of them has no versions, or another number than the first one.
+        """
+        slides = [slide for number in numbers for slide in self._bags[number]]
+        self.versions = slides[0].header.versions if slides else 0
+        faults = list(version_problems(slides))
+        if faults:
+            raise DataProblems(faults)
+        self._versioned = frozenset(numbers)
+
     def keep_in_memory(self, numbers: Sequence[int], gib: float) -> int:
         """Keep slides in memory once they have been read, shared by worker processes.
 
@@ -215,13 +233,24 @@ class FeatureSet:
         Raises:
             ValueError: ``gib`` is negative, or more than the memory of the machine would be used.
         """
-        bags = [self._bags[number] for number in numbers]
-        sizes = {slide.line: slide.bytes_in_memory for bag in bags for slide in bag}
+        places = [list(self._places(number)) for number in numbers]
+        sizes = {place: size for bag in places for place, size in bag}
         self._cache = FeatureCache.of_size(sizes, gib)
         kept = () if self._cache is None else self._cache.kept
-        return sum(all(slide.line in kept for slide in bag) for bag in bags)
+        return sum(all(place in kept for place, _ in bag) for bag in places)
 
-    def bag(self, number: int, rows: Tensor | None = None, *, copy: bool = True) -> BagBatch:
+    def _places(self, number: int) -> Iterator[tuple[int, int]]:
+        """Yield the number of each array of a bag in memory, and its bytes."""
+        for version in range(1 + (self.versions if number in self._versioned else 0)):
+            for slide in self._bags[number]:
+                yield self._place(slide, version), slide.bytes_in_memory
+
+    def _place(self, slide: Slide, version: int) -> int:
+        return slide.line * (1 + self.versions) + version
+
+    def bag(
+        self, number: int, rows: Tensor | None = None, *, copy: bool = True, version: int = 0
+    ) -> BagBatch:
         """Read one bag.
 
         Args:
@@ -229,6 +258,7 @@ class FeatureSet:
             rows: (n,) int64, ascending indices of the instances to read; None for all.
             copy: False for a bag that is copied at once: its features may be those of the file or
                 of the cache, so that they must neither be kept nor changed.
+            version: number of the augmented version, from 1; 0 for the features themselves.
 
         Returns:
             The bag, with features in the precision of the file, at most single (A60); a batch of
@@ -243,7 +273,7 @@ class FeatureSet:
         for slide in self._bags[number]:
             end = start + slide.header.instances
             inside = None if rows is None else rows[(rows >= start) & (rows < end)] - start
-            parts.append(self._read(slide, inside))
+            parts.append(self._read(slide, inside, version))
             start = end
         features = [part.features for part in parts]
         coords = [part.coords for part in parts if part.coords is not None]
@@ -270,19 +300,21 @@ class FeatureSet:
             for part, labels in zip(parts, known, strict=True)
         ])  # fmt: skip
 
-    def _read(self, slide: Slide, rows: Tensor | None) -> FeatureFile:
+    def _read(self, slide: Slide, rows: Tensor | None, version: int) -> FeatureFile:
         """Return rows of a slide, from memory if it is kept there."""
-        if self._cache is None or slide.line not in self._cache.kept:
-            return self._read_file(slide, rows)
-        found = self._cache.get(slide.line)
+        place = self._place(slide, version)
+        if self._cache is None or place not in self._cache.kept:
+            return self._read_file(slide, rows, version)
+        found = self._cache.get(place)
         if found is None:
-            found = self._read_file(slide, None)
-            self._cache.put(slide.line, found)
+            found = self._read_file(slide, None, version)
+            self._cache.put(place, found)
         return found if rows is None else found.at(rows)
 
-    def _read_file(self, slide: Slide, rows: Tensor | None) -> FeatureFile:
+    def _read_file(self, slide: Slide, rows: Tensor | None, version: int = 0) -> FeatureFile:
         try:
-            found = read_features(slide.file, self._keys, rows)
+            keys = self._keys._replace(features=version_name(version)) if version else self._keys
+            found = read_features(slide.file, keys, rows)
         except DataProblems as error:
             # A plain exception, because a worker process passes on only an exception's message.
             raise ValueError(str(error.problems[0]._replace(item=slide.name))) from None
@@ -333,28 +365,3 @@ class FeatureSet:
         for at, split in rows:
             name = table.slide_ids[at]
             yield name, table.patients[at] if table.patients else name, *table.fields[at], split
-
-
-class FeatureBags(torch.utils.data.Dataset[BagBatch]):
-    """Data set of bags to be collated, indexed by the keys of a sampler.
-
-    Args:
-        bags: the bags.
-        max_instances: larger bags are reduced to a random subset that depends on (seed, epoch,
-            bag); None for whole bags. Instances keep their order.
-        seed: seed of the random subset.
-    """
-
-    def __init__(self, bags: FeatureSet, max_instances: int | None = None, seed: int = 0) -> None:
-        self._bags, self._most, self._seed = bags, max_instances, seed
-
-    def __len__(self) -> int:
-        return len(self._bags)
-
-    def __getitem__(self, key: SampleKey) -> BagBatch:
-        size = int(self._bags.sizes[key.index])
-        if self._most is None or size <= self._most:
-            return self._bags.bag(key.index, copy=False)
-        rng = keyed_generator(_SUBSET_PURPOSE, self._seed, key.epoch, key.index)
-        rows = np.sort(rng.choice(size, self._most, replace=False))
-        return self._bags.bag(key.index, torch.from_numpy(rows), copy=False)

@@ -12,7 +12,8 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import Dataset, Sampler
 
 from datamodules.mil.base import IntArray, MILDataModule
-from datamodules.mil.feature_set import FeatureBags, FeatureFolder, FeatureSet
+from datamodules.mil.feature_bags import FeatureBags
+from datamodules.mil.feature_set import FeatureFolder, FeatureSet
 from datamodules.mil.opened_slides import PatientLabel, check_patient_label
 from datamodules.mil.slide_labels import LABEL
 from datamodules.mil.splits import NAMES, BagSplit, SplitOptions, choose_splits, write_splits
@@ -56,6 +57,8 @@ class FeatureBagsDataModule(MILDataModule):
         cache_gib: memory in GiB to keep features in once they have been read; the workers share it,
             each training process has its own. Training and validation bags are kept, in this order,
             as far as they fit; they are kept whole, even with ``max_instances``. 0 for none.
+        augmented: whether training draws the features of a bag, epoch by epoch, from the augmented
+            versions in its files and those without augmentation; evaluation reads the latter.
         features_key: name of the features in a file.
         coords_key: name of the coordinates in a file.
         instance_labels_key: name of the instance labels in a file, which only evaluation uses.
@@ -87,6 +90,7 @@ class FeatureBagsDataModule(MILDataModule):
         task: MILTask | None = None,
         label_columns: Sequence[str] | None = None,
         cache_gib: float = 0.0,
+        augmented: bool = False,
         features_key: str = "features",
         coords_key: str = "coords",
         instance_labels_key: str = "instance_labels",
@@ -110,6 +114,10 @@ class FeatureBagsDataModule(MILDataModule):
         self.plan.check_classes(self.num_classes, several=self.task == "multilabel")
         options = SplitOptions(fold, repeat, num_folds, test_fraction, val_fraction, split_seed)
         self._splits = choose_splits(self.bags, options)
+        if augmented:
+            if self.plan.chunk_instances is not None:  # A693
+                raise ValueError("augmented draws whole bags; leave out chunk_instances")
+            self.bags.use_versions(self.numbers("train"))
         repeated = [*self.numbers("train"), *self.numbers("val")]  # test bags are read once
         self._kept, self._repeated = self.bags.keep_in_memory(repeated, cache_gib), len(repeated)
         self._cache_gib = cache_gib
@@ -149,8 +157,9 @@ class FeatureBagsDataModule(MILDataModule):
         """Return a data set of whole bags, or of chunks or reduced bags in training."""
         if split == "train" and self.plan.chunk_instances is not None:
             return super().dataset(split)
-        most = self.plan.max_instances if split == "train" else None
-        return FeatureBags(self.bags, most, self.seed)
+        if split != "train":
+            return FeatureBags(self.bags)
+        return FeatureBags(self.bags, self.plan.max_instances, self.seed, self.bags.versions)
 
     def training_batches(self) -> Sampler[list[SampleKey]]:
         """Return the batch sampler of training; warn if bags are reduced."""
@@ -159,6 +168,11 @@ class FeatureBagsDataModule(MILDataModule):
             rank_zero_info(
                 f"{self._kept} of {self._repeated} training and validation bags fit into "
                 f"{self._cache_gib:g} GiB (cache_gib); the others are read in every epoch"
+            )
+        if self.bags.versions:
+            rank_zero_info(
+                f"each epoch draws a bag's features from {self.bags.versions} augmented versions "
+                "and those without augmentation. Evaluation reads the latter."
             )
         if most is not None:
             longer = int((self.bags.sizes[numbers] > most).sum())

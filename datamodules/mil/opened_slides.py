@@ -123,13 +123,31 @@ def _other_origins(slides: Sequence[Slide]) -> Iterator[tuple[str, Problem]]:
         return
     usual, count = counts.most_common(1)[0]
     example = next(slide for slide in known if slide.header.origin == usual)
-    remedy = "extract all slides with one encoder, one mpp and one patch_px"
+    remedy = "extract all slides with one encoder, one mpp, one patch_px and one stain"
     for slide in known:
         if slide.header.origin != usual and slide.header.origin is not None and usual is not None:
             what = slide.header.origin.difference(usual)
             others = f"as {count} of {len(known)} slides have, for example {example.name}"
             reason = f"{what}, {others}"
             yield slide.name, Problem(slide.file, slide.name, None, reason, remedy, "slide")
+
+
+def version_problems(slides: Sequence[Slide]) -> Iterator[Problem]:
+    """Yield a fault for each slide without augmented versions, or with another number of them.
+
+    Slides with fewer versions would be seen without augmentation more often than others.  # A694
+    """
+    for slide in slides:
+        found, usual = slide.header.versions, slides[0].header.versions
+        if found == 0:
+            reason = "its features have no augmented versions, which augmented draws from"
+            remedy = "extract them with --data.augmented K, or train without augmented"
+        elif found != usual:
+            reason = f"{found} augmented versions, but slide {slides[0].name} has {usual}"
+            remedy = "extract all slides with one number of versions"
+        else:
+            continue
+        yield Problem(slide.file, slide.name, None, reason, remedy, "slide")
 
 
 def grouped(

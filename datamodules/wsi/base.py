@@ -24,6 +24,7 @@ from datamodules.wsi.slide_list import (
     slide_problem,
 )
 from datamodules.wsi.staging import Stage
+from datamodules.wsi.stain import Stain
 from datamodules.wsi.tissue import OtsuTissue, Tissue
 from formats.files import file_hash
 from formats.slide_features import SlideAttributes
@@ -48,6 +49,9 @@ class SlideDataModule(pl.LightningDataModule):
         tissue_outlines: folder with the outlines ``<slide_id>.geojson`` of each slide, see
             `datamodules.wsi.outlines`, in place of ``tissue``.
         min_tissue: least share of a patch that is tissue, in [0, 1].
+        stain: normalises the stain of each slide, such as ``datamodules.wsi.stain.Macenko``; null
+            to leave it.
+        augmented: number of augmented versions of each patch whose features are written besides.
         batch_size: patches that the encoder is given at once.
         num_workers: worker processes that read patches.
         bad_data: how slides that cannot be read are handled. ``error``: nothing begins if a header
@@ -86,6 +90,8 @@ class SlideDataModule(pl.LightningDataModule):
         tissue: Tissue | None = None,
         tissue_outlines: Path | None = None,
         min_tissue: float = 0.25,
+        stain: Stain | None = None,
+        augmented: int = 0,
         batch_size: int = 64,
         num_workers: int = 0,
         bad_data: BadDataPolicy = "error",
@@ -96,6 +102,7 @@ class SlideDataModule(pl.LightningDataModule):
         for name, value, least in (
             ("batch_size", batch_size, 1),
             ("num_workers", num_workers, 0),
+            ("augmented", augmented, 0),
             ("patch_px", 1 if patch_px is None else patch_px, 1),
         ):
             if value < least:
@@ -110,6 +117,7 @@ class SlideDataModule(pl.LightningDataModule):
             raise ValueError("tissue_outlines replaces tissue; leave one of them out")
         self.tissue: Tissue = OtsuTissue() if tissue is None else tissue
         self.tissue_outlines = None if tissue_outlines is None else Path(tissue_outlines)
+        self.stain, self.augmented = stain, augmented
         self.batch_size, self.num_workers, self.bad_data = batch_size, num_workers, bad_data
         self._check_folder()
         self.shard = None if shard is None else read_shard(shard)
@@ -180,7 +188,10 @@ class SlideDataModule(pl.LightningDataModule):
         side = self.patch_px or int(self._encoder["input_size"])
         self._settings = self._all_settings(module, side, str(trainer.precision))
         self.check_settings(self._settings, self._encoder)
-        patching = Patching(self.mpp, side, self.tissue, self.min_tissue, self.tissue_outlines)
+        patching = Patching(
+            self.mpp, side, self.tissue, self.min_tissue, self.tissue_outlines, self.stain,
+            self.augmented,
+        )  # fmt: skip
         left, faults = self._find_finished()
         if faults:
             raise DataProblems(faults)
@@ -205,7 +216,7 @@ class SlideDataModule(pl.LightningDataModule):
         """Return everything apart from the slide that its features depend on."""
         # The batch size is not among them: it changes rounding alone.  # A520
         given = ((module.blueprint or {}).get("data") or {}).get("init_args") or {}
-        return {
+        settings = {
             "encoder": self._encoder["encoder"],
             "mpp": self.mpp,
             "patch_px": side,
@@ -213,6 +224,12 @@ class SlideDataModule(pl.LightningDataModule):
             "min_tissue": self.min_tissue,
             "precision": precision,
         }
+        # Only where they are used, so that files without them stay valid.
+        if self.stain is not None:
+            settings["stain"] = self.stain.section()
+        if self.augmented:
+            settings["augmented"] = self.augmented
+        return settings
 
     def _find_finished(self) -> tuple[list[SlideHeader], list[Problem]]:
         """Return the slides without a file, and the faults of the files."""
@@ -237,7 +254,11 @@ class SlideDataModule(pl.LightningDataModule):
         return self.features / f"{slide_id}.h5"
 
     def _attributes(
-        self, header: SlideHeader, fingerprint: str, tissue_mm2: float = 0.0
+        self,
+        header: SlideHeader,
+        fingerprint: str,
+        tissue_mm2: float = 0.0,
+        stain: Mapping[str, Any] | None = None,
     ) -> SlideAttributes:
         side: int = self._settings["patch_px"]
         return SlideAttributes(
@@ -252,6 +273,7 @@ class SlideDataModule(pl.LightningDataModule):
             tissue_mm2=tissue_mm2,
             mpp_source=header.mpp_source,
             encoder_config=self._encoder.get("encoder_config") or {},
+            stain=stain,
         )
 
     def _settings_of(self, slide_id: str) -> dict[str, Any]:
@@ -264,7 +286,7 @@ class SlideDataModule(pl.LightningDataModule):
     def attributes_of(self, plan: Plan) -> SlideAttributes:
         """Return the attributes of the file of a slide."""
         assert plan.slide is not None
-        return self._attributes(plan.header, plan.fingerprint, plan.slide.tissue_mm2)
+        return self._attributes(plan.header, plan.fingerprint, plan.slide.tissue_mm2, plan.stain)
 
     def take_plan(self, slide_id: str) -> Plan:
         """Return the plan of a slide whose first batch has come, which is then forgotten."""
@@ -291,7 +313,7 @@ class SlideDataModule(pl.LightningDataModule):
         """Return the batches of this process's slides."""
         assert self._sampler is not None
         return DataLoader(
-            PatchImages(self.mpp, self._settings["patch_px"]),
+            PatchImages(self.mpp, self._settings["patch_px"], self.stain),
             batch_size=None,  # a key is a batch
             sampler=self._sampler,
             num_workers=self.num_workers,

@@ -46,7 +46,10 @@ def finished_file(
 
 
 def _differing(found: SlideAttributes, wanted: SlideAttributes) -> Iterator[tuple[str, Any, Any]]:
-    yield from differing_settings(_compared(found), _compared(wanted))
+    have = _compared(found)
+    if "augmented" not in wanted.settings:  # what is asked for is there all the same
+        have.pop("augmented", None)
+    yield from differing_settings(have, _compared(wanted))
 
 
 def _compared(made: SlideAttributes) -> dict[str, Any]:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.utils.data import Sampler
 
+from datamodules.transforms.stain import StainVersion, stain_version
 from datamodules.wsi.grid import grid
 from datamodules.wsi.outlines import outlined_tissue, tissue_objects
 from datamodules.wsi.preview import preview
 from datamodules.wsi.slide_list import SlideHeader
 from datamodules.wsi.staging import AHEAD, Stage
+from datamodules.wsi.stain import Stain
+from datamodules.wsi.stain_sample import StainSample, sample_tissue
 from datamodules.wsi.tissue import Tissue, TissueMask, tissue_area, tissue_share
 from formats.slides.pyramid import UnreadableRegion, open_slide, slide_fingerprint
 from formats.slides.qupath import SlideObject
@@ -38,6 +41,8 @@ class Patching(NamedTuple):
         tissue: finds the tissue.
         min_tissue: least share of a patch that is tissue.
         outlines: folder of outlines that replace ``tissue``, or None.
+        stain: normalises the stain, or None.
+        augmented: number of augmented versions of the patches.
     """
 
     mpp: float
@@ -45,13 +50,16 @@ class Patching(NamedTuple):
     tissue: Tissue
     min_tissue: float
     outlines: Path | None = None
+    stain: Stain | None = None
+    augmented: int = 0
 
     def plan(self, header: SlideHeader) -> Plan:
         """Return the patches of a slide; a slide that cannot be read has a fault instead."""
         try:
             fingerprint = slide_fingerprint(header.path)
             with open_slide(header.path) as file:
-                step = PatchReader(file, header.mpp, self.mpp, self.patch_px).step
+                reader = PatchReader(file, header.mpp, self.mpp, self.patch_px)
+                step = reader.step
                 if self.outlines is None:
                     mask = self.tissue(file, header.mpp)
                 else:
@@ -62,14 +70,19 @@ class Patching(NamedTuple):
                 drawn = None
                 with contextlib.suppress(UnreadableRegion):  # perhaps where there is no patch
                     drawn = preview(file, header.mpp, mask, coords, step)
+                fault, fitted = "", None
+                if self.stain is not None and len(coords):
+                    sample = sample_tissue(file, header.mpp, reader, coords, mask, fingerprint)
+                    fault, fitted = _fitted(self.stain, sample)
         except (OSError, ValueError) as error:
             return Plan(header, fault=str(error) or type(error).__name__)
         area = tissue_area(mask, header.mpp)
         slide = Slide(
             header.path, header.mpp, torch.from_numpy(coords), round(step), header.slide_id, area
         )
-        fault = "" if len(slide) else self._without_patches(area, len(every))
-        return Plan(header, fingerprint, slide, drawn, fault, mask)
+        fault = fault if len(slide) else self._without_patches(area, len(every))
+        versions = tuple(stain_version(fingerprint, k + 1) for k in range(self.augmented))
+        return Plan(header, fingerprint, slide, drawn, fault, mask, fitted, versions)
 
     def _without_patches(self, area: float, places: int) -> str:
         if area == 0:
@@ -93,6 +106,8 @@ class Plan(NamedTuple):
         preview: (H, W, 3) uint8 RGB with tissue and patches, or None.
         fault: why there are no patches, or an empty text.
         tissue: the tissue; None if the slide cannot be read.
+        stain: fitted values of its stain, or None.
+        versions: how its patches are augmented.
     """
 
     header: SlideHeader
@@ -101,6 +116,8 @@ class Plan(NamedTuple):
     preview: npt.NDArray[np.uint8] | None = None
     fault: str = ""
     tissue: TissueMask | None = None
+    stain: Mapping[str, Any] | None = None
+    versions: tuple[StainVersion, ...] = ()
 
     def tissue_objects(self) -> list[SlideObject]:
         """Return the outlines of the tissue for QuPath, in pixels of level 0."""
@@ -118,6 +135,8 @@ class PatchKey(NamedTuple):
         first: number of the first patch.
         patches: number of patches of the slide.
         fault: why there is nothing to read, or an empty text.
+        stain: fitted values of the slide's stain, or None.
+        versions: how the patches are augmented.
     """
 
     slide_id: str
@@ -127,6 +146,8 @@ class PatchKey(NamedTuple):
     first: int = 0
     patches: int = 0
     fault: str = ""
+    stain: Mapping[str, Any] | None = None
+    versions: tuple[StainVersion, ...] = ()
 
 
 class PatchSampler(Sampler[PatchKey]):
@@ -195,4 +216,15 @@ class PatchSampler(Sampler[PatchKey]):
             if name in self.given_up:
                 return
             chunk = coords[first : first + self.batch_size]
-            yield PatchKey(name, path, mpp, chunk, first, len(coords))
+            yield PatchKey(
+                name, path, mpp, chunk, first, len(coords),
+                stain=plan.stain, versions=plan.versions,
+            )  # fmt: skip
+
+
+def _fitted(stain: Stain, sample: StainSample) -> tuple[str, Mapping[str, Any] | None]:
+    """Return why a stain cannot be fitted, or an empty text, and the fitted values."""
+    try:
+        return "", stain.fit(sample)
+    except ValueError as error:
+        return str(error), None

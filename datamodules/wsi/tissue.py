@@ -105,7 +105,7 @@ class OtsuTissue:
         side = view.scale * mpp  # micrometres
         per_mm2 = 1e6 / side**2
         image = cv2.medianBlur(view.image, 3)
-        saturation, strong, weak = _colours(image, _glass(image))
+        saturation, strong, weak = _colours(image, glass_colour(image))
         if not self.pens:
             strong[:], weak[:] = False, False
         pens = _marks(strong, weak, self.min_pen_mm2 * per_mm2, round(32 / side))
@@ -117,7 +117,7 @@ class OtsuTissue:
         return TissueMask(mask, view.scale, view.origin)
 
 
-def _glass(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+def glass_colour(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the colour (3,) of bright pixels without colour, white if there are hardly any."""
     high, low = image.max(-1), image.min(-1)
     empty = (high > _BRIGHT) & ((high - low) * 255.0 < _GREY * high.astype(np.float32))

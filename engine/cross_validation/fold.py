@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 
 from datamodules.mil.chunks import ChunkedBags
-from datamodules.mil.feature_set import FeatureBags, FeatureSet
+from datamodules.mil.feature_bags import FeatureBags
+from datamodules.mil.feature_set import FeatureSet
 from datamodules.mil.npz_file import BagFile
 from datamodules.mil.samplers import BatchPlan
 from datamodules.sampling.keys import SampleKey
@@ -149,7 +150,8 @@ class Fold:
         if self.slides is None or recipe.num_workers == 0:
             found: Iterator[BagBatch] = map(self.batch, keys)
         else:
-            reduced = FeatureBags(self.slides, recipe.plan.max_instances, self.seed)
+            most, versions = recipe.plan.max_instances, self.slides.versions
+            reduced = FeatureBags(self.slides, most, self.seed, versions)
             source = reduced if self.chunks is None else self.chunks
             found = read_ahead(source, keys, recipe.num_workers, recipe.device)
         yield from (on_device(batch, recipe.device).in_single_precision() for batch in found)

@@ -63,6 +63,10 @@ def inputs_once(config: Recipe, files: BagInputs, choice: Choice) -> tuple[FoldR
     )
     named, task, columns = (settings.get(n) for n in ("class_names", "task", "label_columns"))
     bags = FeatureSet(files.data, place, named, task, policy, columns)
+    if settings.get("augmented", False):
+        if recipe.plan.chunk_instances is not None:  # A693
+            raise ValueError(f"{config}: augmented draws whole bags; leave out chunk_instances")
+        bags.use_versions(range(len(bags)))
     bags.keep_in_memory(range(len(bags)), settings.get("cache_gib", 0.0))
     return recipe, bags
 

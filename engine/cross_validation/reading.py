@@ -8,7 +8,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.mil.base import select_bags
-from datamodules.mil.feature_set import FeatureBags, FeatureSet
+from datamodules.mil.feature_bags import FeatureBags
+from datamodules.mil.feature_set import FeatureSet
 from datamodules.sampling.keys import SampleKey
 from structures import BagBatch
 
@@ -27,7 +28,8 @@ def reader(bags: FeatureSet | BagBatch, max_instances: int | None, seed: int) ->
         seed: seed of the subsets.
     """
     if isinstance(bags, FeatureSet):
-        cut, whole = FeatureBags(bags, max_instances, seed), FeatureBags(bags)
+        cut = FeatureBags(bags, max_instances, seed, bags.versions)
+        whole = FeatureBags(bags)
 
         def read(numbers: Sequence[int], epoch: int | None) -> BagBatch:
             slides = whole if epoch is None else cut

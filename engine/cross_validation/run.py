@@ -46,7 +46,7 @@ __all__ = ["BagInputs", "CrossValidation", "FoldFiles", "cross_validate", "read_
 
 _SLIDES_ONLY = (
     "max_instances", "num_workers", "features", "bag", "patient_label", "label_columns",
-    "cache_gib", "features_key", "coords_key", "instance_labels_key",
+    "cache_gib", "augmented", "features_key", "coords_key", "instance_labels_key",
 )  # fmt: skip
 _NPZ_ONLY = ("standardise", "clip")
 

@@ -43,6 +43,12 @@ def test_settings_in_which_files_differ_are_named():
     assert found["settings"] == {n: SETTINGS[n] for n in ("mpp", "tissue", "precision")}
 
 
+def test_augmented_versions_are_no_setting_of_a_prediction():
+    """They are for training alone, and `features` are the same without them."""
+    found = shared_extraction([made(SETTINGS | {"augmented": 4}), made()])
+    assert (found["differ"], found["settings"]) == ([], SETTINGS)
+
+
 def test_outlines_of_each_slide_are_one_setting():
     texts = [made(SETTINGS | {"tissue": {"outlines": text}}) for text in ("ab", "cd")]
     found = shared_extraction(texts)

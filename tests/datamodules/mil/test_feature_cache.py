@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from datamodules.mil import feature_cache
+from datamodules.mil.feature_bags import FeatureBags
 from datamodules.mil.feature_cache import FeatureCache
-from datamodules.mil.feature_set import FeatureBags, FeatureFolder, FeatureSet
+from datamodules.mil.feature_set import FeatureFolder, FeatureSet
 from datamodules.mil.features import FeatureBagsDataModule
 from datamodules.sampling.keys import SampleKey
 from formats.features import FeatureFile
