@@ -34,7 +34,8 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datamodules.mil.feature_set import FeatureBags, FeatureFolder, FeatureSet
+from datamodules.mil.feature_bags import FeatureBags
+from datamodules.mil.feature_set import FeatureFolder, FeatureSet
 from datamodules.mil.features import FeatureBagsDataModule
 from datamodules.sampling.keys import SampleKey
 from formats.features import read_features

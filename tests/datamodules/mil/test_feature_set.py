@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from datamodules.mil import feature_set
-from datamodules.mil.feature_set import FeatureBags, FeatureFolder, FeatureSet
+from datamodules.mil.feature_bags import FeatureBags
+from datamodules.mil.feature_set import FeatureFolder, FeatureSet
 from datamodules.sampling.keys import SampleKey
 from structures import DataProblems
 

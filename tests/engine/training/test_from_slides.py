@@ -115,7 +115,7 @@ def test_slides_score_as_their_feature_files(cohort, run, over_files, caplog, mo
     monkeypatch.chdir(cohort.parent)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     with caplog.at_level("INFO"):
-        code, found = predict(run, cohort, "--data.slides", "cohort0/slides", name="slides")
+        code, found = predict(run, cohort, "--data.slides", f"{cohort.name}/slides", name="slides")
     assert code == 0
     assert scores(found) == pytest.approx(over_files, abs=1e-6, rel=0)
     features = found / "predictions" / "features"
