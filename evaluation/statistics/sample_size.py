@@ -69,6 +69,29 @@ def too_few_bags(
     return _reason(rarest, held[rarest], kind, FEWEST_BAGS, " of each class")
 
 
+def too_few_events(count: int, patients: bool = False) -> str:
+    """Return why intervals and p-values of times are withheld, or an empty string.
+
+    Args:
+        count: number of bags, or of patients, with an event.
+        patients: whether patients are counted.
+    """
+    kind = "patient" if patients else "bag"
+    return _reason("the event", count, kind, FEWEST_BAGS, " with an event")
+
+
+def too_few_values(name: str, count: int, patients: bool = False) -> str:
+    """Return why intervals and p-values of values are withheld, or an empty string.
+
+    Args:
+        name: the target with the fewest known values.
+        count: number of bags, or of patients, whose value is known.
+        patients: whether patients are counted.
+    """
+    kind = "patient" if patients else "bag"
+    return _reason(f"target {name}", count, kind, FEWEST_BAGS, " of a target")
+
+
 def too_few_images(count: int) -> str:
     """Return why intervals and p-values of image metrics are withheld, or an empty string.
 
