@@ -27,12 +27,12 @@ class Reliability(NamedTuple):
     """Probabilities of something beside how often it is true, by bin.
 
     Attributes:
-        count: (BINS,) predictions in each bin.
+        size: (BINS,) predictions in each bin.
         predicted: (BINS,) mean probability; NaN for an empty bin.
         observed: (BINS,) share that is true; NaN for an empty bin.
     """
 
-    count: IntArray
+    size: IntArray
     predicted: FloatArray
     observed: FloatArray
 
@@ -45,7 +45,7 @@ class Reliability(NamedTuple):
     @property
     def ece(self) -> float:
         """Expected calibration error, in [0, 1]."""
-        return float(self.gaps @ self.count / self.count.sum())
+        return float(self.gaps @ self.size / self.size.sum())
 
     @property
     def mce(self) -> float:
@@ -62,16 +62,11 @@ def reliability(probabilities: npt.ArrayLike, true: npt.ArrayLike) -> Reliabilit
     """
     chance = np.asarray(probabilities, dtype=np.float64)
     place = np.minimum(np.floor(BINS * chance), BINS - 1).astype(np.int64)
-    count = np.bincount(place, minlength=BINS)
-    sums = (np.bincount(place, values, BINS) for values in (chance, np.asarray(true, dtype=float)))
-    means = [_divide(total, count) for total in sums]
-    return Reliability(count.astype(np.int64), *means)
-
-
-def _divide(total: FloatArray, count: IntArray) -> FloatArray:
-    found = np.full(len(total), np.nan)
-    np.divide(total, count, out=found, where=count > 0)
-    return found
+    size = np.bincount(place, minlength=BINS).astype(np.int64)
+    means = [np.full(BINS, np.nan), np.full(BINS, np.nan)]
+    for mean, values in zip(means, (chance, np.asarray(true, dtype=np.float64)), strict=True):
+        np.divide(np.bincount(place, values, BINS), size, out=mean, where=size > 0)
+    return Reliability(size, *means)
 
 
 def calibration(
@@ -84,8 +79,8 @@ def calibration(
 
     A binary task compares the probability of class 1 with how often it is true, several classes
     that of the predicted class with how often it is right, a multilabel task that of every bag and
-    label. Grades are scored as ``multiclass``. The Brier score is the mean of (p - y)^2, for several
-    classes summed over the classes.
+    label. Grades are scored as ``multiclass``. The Brier score is the mean of (p - y)^2, summed
+    over the classes where there are several.
 
     Args:
         labels: see `evaluation.mil.scores.evaluate_bags`.
@@ -132,7 +127,7 @@ def _scores(table: BagTable) -> dict[str, Any]:
     squares = (table.probabilities - truth) ** 2
     brier = squares.sum(axis=1) if table.task == "multiclass" else squares
     likely = _of_truth(table)
-    columns = zip(bins.count, bins.predicted, bins.observed, strict=True)
+    columns = zip(bins.size, bins.predicted, bins.observed, strict=True)
     return {
         "ece": bins.ece,
         "mce": bins.mce,
@@ -192,9 +187,9 @@ def fit_temperature(
         reason = "the validation bags are predicted no better than by equal probabilities"
         return Temperature(np.nan, reason)
     low, high = 0.0, 1.0
-    while _slope(margins, high) < 0 and high < 1e6:
+    while _slope(margins, high) <= 0 and high < 1e6:
         low, high = high, 2 * high
-    if _slope(margins, high) < 0 or np.where(np.isfinite(margins), margins, 1.0).min() > 0:
+    if _slope(margins, high) <= 0:
         return Temperature(np.nan, "all validation bags are predicted right: no T above 0 is best")
     for _ in range(200):
         middle = (low + high) / 2
@@ -241,11 +236,10 @@ def scaled(probabilities: npt.ArrayLike, task: MILTask, temperature: float) -> F
         no = np.log(1 - chance) / temperature
     if task == "multiclass":
         raised = np.exp(yes - yes.max(axis=1, keepdims=True))
-        found: FloatArray = raised / raised.sum(axis=1, keepdims=True)
-        return found
+        return np.asarray(raised / raised.sum(axis=1, keepdims=True), dtype=np.float64)
     top = np.maximum(yes, no)
     found = np.exp(yes - top) / (np.exp(yes - top) + np.exp(no - top))
-    return found
+    return np.asarray(found, dtype=np.float64)
 
 
 def survival_calibration(

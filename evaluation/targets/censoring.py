@@ -112,7 +112,7 @@ def kaplan_meier(time: npt.ArrayLike, event: npt.ArrayLike, level: float = 0.95)
         level: coverage of the intervals, in (0, 1).
     """
     table = life_table(time, event)
-    survival = np.cumprod(1 - table.events / table.at_risk)
+    survival: FloatArray = np.cumprod(1 - table.events / table.at_risk, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         variance = np.cumsum(table.events / (table.at_risk * (table.at_risk - table.events)))
         spread = _normal_quantile((1 + level) / 2) * np.sqrt(variance) / np.log(survival)
@@ -144,7 +144,7 @@ def censoring_curve(time: npt.ArrayLike, event: npt.ArrayLike) -> StepCurve:
     staying = table.at_risk - table.events
     factor = np.ones(len(table.times))
     np.divide(staying - table.censored, staying, out=factor, where=staying > 0)
-    return StepCurve(table.times, np.cumprod(factor))
+    return StepCurve(table.times, np.cumprod(factor, dtype=np.float64))
 
 
 def numbers_at_risk(time: npt.ArrayLike, at: npt.ArrayLike) -> IntArray:
