@@ -69,27 +69,16 @@ def too_few_bags(
     return _reason(rarest, held[rarest], kind, FEWEST_BAGS, " of each class")
 
 
-def too_few_events(count: int, patients: bool = False) -> str:
-    """Return why intervals and p-values of times are withheld, or an empty string.
+def too_few_units(holder: str, count: int, each: str, patients: bool = False) -> str:
+    """Return why intervals and p-values are withheld, or an empty string.
 
     Args:
-        count: number of bags, or of patients, with an event.
+        holder: what has the fewest bags, such as ``grade 2`` or ``the event``.
+        count: number of its bags, or patients.
+        each: what needs as many as `FEWEST_BAGS`, to follow their number in the text.
         patients: whether patients are counted.
     """
-    kind = "patient" if patients else "bag"
-    return _reason("the event", count, kind, FEWEST_BAGS, " with an event")
-
-
-def too_few_values(name: str, count: int, patients: bool = False) -> str:
-    """Return why intervals and p-values of values are withheld, or an empty string.
-
-    Args:
-        name: the target with the fewest known values.
-        count: number of bags, or of patients, whose value is known.
-        patients: whether patients are counted.
-    """
-    kind = "patient" if patients else "bag"
-    return _reason(f"target {name}", count, kind, FEWEST_BAGS, " of a target")
+    return _reason(holder, count, "patient" if patients else "bag", FEWEST_BAGS, f" {each}")
 
 
 def too_few_images(count: int) -> str:

@@ -59,7 +59,7 @@ def mean_auc(auc: FloatArray, survival: FloatArray) -> FloatArray:
     """Return the mean of AUCs over time, weighted by how many bags die in each interval.
 
     sum_k AUC(t_k) (S(t_{k-1}) - S(t_k)) / (1 - S(t_last)) with S(t_0) = 1, over the times whose AUC
-    is defined.
+    is defined (A727).
 
     Args:
         auc: (R, T) AUC at ascending times.

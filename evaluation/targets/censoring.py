@@ -133,7 +133,7 @@ def censoring_curve(time: npt.ArrayLike, event: npt.ArrayLike) -> StepCurve:
     """Return G, the Kaplan-Meier curve of censoring.
 
     G(t) = prod_{s <= t} (1 - c_s / (n_s - m_s)): the events of a time leave before the bags that
-    are censored at it. After the last time G keeps its value, which is 0 if the largest time is
+    are censored at it. Events are weighted by 1 / G at their own time (A726). After the last time G keeps its value, which is 0 if the largest time is
     censored.
 
     Args:
@@ -240,7 +240,7 @@ def breslow(time: npt.ArrayLike, event: npt.ArrayLike, log_risk: npt.ArrayLike) 
 def interpolated(survival: npt.ArrayLike, edges: npt.ArrayLike, at: npt.ArrayLike) -> FloatArray:
     """Return survival between the edges of time bins.
 
-    S is linear from S(0) = 1 through the edges and constant after the last one.
+    S is linear from S(0) = 1 through the edges and constant after the last one (A729).
 
     Args:
         survival: (n, K) probability to survive each edge.

@@ -38,7 +38,7 @@ def log_rank(time: npt.ArrayLike, event: npt.ArrayLike, group: npt.ArrayLike) ->
     With n_gs bags of group g at risk at time s, n_s and m_s bags at risk and events of all groups:
     Z_g = sum_s (m_gs - m_s n_gs / n_s) and
     V_gh = sum_s m_s (n_s - m_s) / (n_s - 1) (n_gs / n_s) ([g = h] - n_hs / n_s), where a time with
-    n_s = 1 adds 0. The statistic is Z' V^-1 Z without one of the groups.
+    n_s = 1 adds 0. The statistic is Z' V^-1 Z without one of the groups (A728).
 
     Args:
         time: (n,) times.

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from evaluation.mil.metrics import METRICS as CLASS_METRICS
 from evaluation.mil.metrics import all_metrics, bag_table, confusion, predicted_classes
+from evaluation.statistics.sample_size import too_few_units
 from evaluation.targets import regression
 from evaluation.targets.censoring import FloatArray, IntArray
 from evaluation.targets.ordinal import grade_error, quadratic_kappa
@@ -58,6 +59,9 @@ class Scorer(Protocol):
     def strata(self, unit: IntArray) -> IntArray:
         """Return the stratum of each of U units (patients, or bags), for (n,) numbers of units."""
 
+    def too_few(self, unit: IntArray, patients: bool = False) -> str:
+        """Return why intervals are withheld for these units (see `strata`), or an empty text."""
+
     def undefined(self, metric: str) -> str:
         """Return why a metric that is NaN on all bags has no value."""
 
@@ -96,7 +100,7 @@ class ValueScorer:
     """Scores of predicted values: each metric is the mean over the targets.
 
     Bags count for a target where its value is known; if a metric is undefined for one target, so
-    is the mean.
+    is the mean (A730).
 
     Args:
         table: values and predictions.
@@ -139,6 +143,13 @@ class ValueScorer:
             cuts = np.quantile(means, (0.25, 0.5, 0.75))
             found[has] = np.searchsorted(cuts, means, side="right")
         return found
+
+    def too_few(self, unit: IntArray, patients: bool = False) -> str:
+        """Return why intervals are withheld, or an empty text: a target with few known values."""
+        known = [np.unique(unit[column]).size for column in self._known.T]
+        fewest = int(np.argmin(known))
+        name = f"target {self.table.names[fewest]}"
+        return too_few_units(name, known[fewest], "with a known value", patients)
 
     def undefined(self, metric: str) -> str:
         """Return which targets have no value of a metric, and why."""
@@ -212,6 +223,16 @@ class GradeScorer:
             held[number] = (*held.get(number, ()), grade)
         kinds = {kind: place for place, kind in enumerate(sorted(set(held.values())))}
         return np.array([kinds[held[number]] for number in range(len(held))], dtype=np.int64)
+
+    def too_few(self, unit: IntArray, patients: bool = False) -> str:
+        """Return why intervals are withheld, or an empty text: a grade of few bags."""
+        labels = self.table.labels
+        held = {
+            int(grade): np.unique(unit[self._known & (labels == grade)]).size
+            for grade in np.unique(labels[self._known])
+        }
+        rarest = min(held, key=lambda grade: held[grade], default=0)
+        return too_few_units(f"grade {rarest}", held.get(rarest, 0), "of each grade", patients)
 
     def undefined(self, metric: str) -> str:
         """Return why a metric has no value."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.statistics.sample_size import too_few_units
 from evaluation.targets.auc import cumulative_dynamic_auc, mean_auc
 from evaluation.targets.brier import brier_scores, brier_terms, integrated
 from evaluation.targets.censoring import (
@@ -51,16 +52,17 @@ class SurvivalScorer:
 
     The curve of censoring is that of the reference, also in bootstrap draws, which draw the scored
     bags alone (A721). The weights of the mean AUC come from the Kaplan-Meier curve of each draw.
+    Where the curve of censoring is 0 at a time that counts, a value is undefined (A724).
 
     Args:
         table: times and predictions.
         reference: the training bags; the scored bags themselves if None.
-        times: times of Brier scores and AUCs, in any order; None for `default_times`.
+        times: times of Brier scores and AUCs, at least 0, in any order; None for `default_times`.
         tau: see `uno_c`; None for the .9 quantile of the times of the reference.
         groups: number of risk groups, cut at quantiles of the risks of the reference.
 
     Raises:
-        ValueError: a time or tau that is not a positive number, or fewer than two groups.
+        ValueError: a negative time, a tau that is not above 0, or fewer than two groups.
     """
 
     def __init__(
@@ -127,6 +129,11 @@ class SurvivalScorer:
         """Return 1 for each unit that has an event, else 0."""
         return (np.bincount(unit, self.table.event) > 0).astype(np.int64)
 
+    def too_few(self, unit: IntArray, patients: bool = False) -> str:
+        """Return why intervals are withheld, or an empty text: few units with an event."""
+        count = int(self.strata(unit).sum())
+        return too_few_units("the event", count, "with an event", patients)
+
     @cached_property
     def cuts(self) -> FloatArray:
         """(groups - 1,) risks at which the groups are cut."""
@@ -167,7 +174,7 @@ class SurvivalScorer:
         return f"no bag has a later time than a bag with an event {before}"
 
     def _no_auc(self) -> str:
-        cases = self.table.event & (self.table.time <= self.times.max())
+        cases = self.table.event & (self.table.time <= self.times.max(initial=-np.inf))
         if (self.censoring.at(self.table.time[cases]) == 0).any():
             return f"{self._gone('the time of an event')}; give earlier times"
         return "no time has both bags with an event up to it and bags with a later time"
@@ -193,6 +200,7 @@ class SurvivalScorer:
         }
 
     def _group_record(self) -> dict[str, Any]:
+        # A725: without training risks the groups are those of the scored bags
         member, table, rows = self.risk_groups(), self.table, []
         for group in range(self.groups):
             own = member == group
@@ -205,7 +213,6 @@ class SurvivalScorer:
 
 def _checked(times: Sequence[float] | FloatArray) -> FloatArray:
     found = np.asarray(times, dtype=np.float64).reshape(-1)
-    wrong = found[~(np.isfinite(found) & (found > 0))]
-    if wrong.size or not found.size:
-        raise ValueError(f"times must be numbers above 0, at least one, got {found.tolist()}")
+    if not (np.isfinite(found) & (found >= 0)).all():
+        raise ValueError(f"times must be numbers of at least 0, got {found.tolist()}")
     return np.unique(found)

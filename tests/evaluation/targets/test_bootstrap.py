@@ -131,6 +131,21 @@ def test_a_model_against_itself_and_against_noise():
         compare_scores(survival(s), values())
 
 
+def test_few_events_grades_and_values_are_named():
+    s = tied(0)
+    scorer = survival(s)
+    some = np.flatnonzero(s.event)[:9]
+    assert scorer.too_few(units(60, ())) == ""
+    few = survival(s, np.concatenate((some, np.flatnonzero(~s.event))))
+    assert few.too_few(units(few.count, ())).startswith("the event has 9 bags: intervals and")
+    patients = ["a"] * few.count
+    reason = few.too_few(units(few.count, patients), patients=True)
+    assert "the event has 1 patient:" in reason and "10 patients with an event" in reason
+    assert grades().too_few(units(40, ())).startswith("grade ")
+    assert "target 1 has 3 bags" in values(slice(0, 4)).too_few(units(4, ()))
+    assert "grade 0 has 0 bags" in GradeScorer([-1], [[0.5, 0.5]]).too_few(units(1, ()))
+
+
 @pytest.mark.slow
 def test_intervals_cover_the_truth():
     # Exponential times with hazard exp(risk), risks normal: C over all pairs of a large sample.

@@ -117,6 +117,9 @@ def test_reasons_of_undefined_times():
     assert "no time has both" in alone["bag_td_auc"]
     late = undefined([1, 2, 3], [1, 1, 1], [1, 2, 3], curves, times=[9.0, 10.0])
     assert set(late) == {"bag_td_auc"} and "no time has both" in late["bag_td_auc"]
+    never = undefined([1, 2, 3], [1, 1, 1], [1, 2, 3], curves, times=[])
+    assert never["bag_ibs"] == "needs two times at least, got 0"
+    assert set(never) == {"bag_ibs", "bag_td_auc"}
     gone = SurvivalReference(np.array([0.5, 1.5]), np.array([True, False]))
     reasons = undefined([1, 2, 3], [1, 1, 1], [1, 2, 3], curves, gone, times=[1, 2.5], tau=2.5)
     before = "the censoring curve of the training bags is 0 at"
@@ -133,9 +136,8 @@ def test_reasons_of_undefined_times():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"times": [1, -1]}, "times must be numbers above 0"),
-        ({"times": []}, "at least one"),
-        ({"times": [np.nan]}, "above 0"),
+        ({"times": [1, -1]}, "times must be numbers of at least 0"),
+        ({"times": [np.nan]}, "at least 0"),
         ({"tau": 0.0}, "tau must be a time above 0"),
         ({"tau": np.nan}, "tau must be"),
         ({"groups": 1}, "at least 2 risk groups"),
