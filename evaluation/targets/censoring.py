@@ -133,8 +133,8 @@ def censoring_curve(time: npt.ArrayLike, event: npt.ArrayLike) -> StepCurve:
     """Return G, the Kaplan-Meier curve of censoring.
 
     G(t) = prod_{s <= t} (1 - c_s / (n_s - m_s)): the events of a time leave before the bags that
-    are censored at it. Events are weighted by 1 / G at their own time (A726). After the last time G keeps its value, which is 0 if the largest time is
-    censored.
+    are censored at it. Events are weighted by 1 / G at their own time (A726). After the last time
+    G keeps its value, which is 0 if the largest time is censored.
 
     Args:
         time: (n,) times, of the training bags.
