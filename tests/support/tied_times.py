@@ -34,7 +34,8 @@ def tied(seed, scored=60, training=80):
     train_time = random.integers(1, levels, training).astype(float)
     train_event = random.random(training) < random.uniform(0.3, 0.9)
     train_time[0], train_event[0] = levels + 1.0, True
-    at = np.unique(random.uniform(1.0, levels - 1e-6, 5))
+    within = random.integers(2, levels, 2)  # times of bags, and times between them
+    at = np.unique(np.concatenate((within, random.uniform(1.0, levels - 1e-6, 4))))
     return Tied(time, event, risk, train_time, train_event, at)
 
 

@@ -148,9 +148,13 @@ def test_no_temperature():
     assert np.isnan(found["log_loss"]) and np.isnan(found["temperature"])
     assert "scaled" not in found
     assert found["undefined"]["log_loss"] == "the probability of a true class is 0"
-    # an impossible class of one bag and a certain one of another are no obstacle
-    labels, chance = [0, 0, 1], [[0.7, 0.3, 0.0], [1.0, 0.0, 0.0], [0.6, 0.4, 0.0]]
-    assert np.isfinite(fit_temperature(labels, chance, "multiclass").value)
+
+
+def test_an_impossible_class_and_a_certain_bag_do_not_move_the_temperature():
+    labels, chance = [0, 0, 1, 0], [[0.9, 0.1, 0], [1, 0, 0], [0.8, 0.2, 0], [0.7, 0.3, 0]]
+    found = fit_temperature(labels, chance, "multiclass")
+    without = fit_temperature([0, 1, 0], [[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]], "multiclass")
+    assert found.note == "" and found.value == pytest.approx(without.value, rel=1e-12)
 
 
 def test_a_temperature_of_exactly_one():

@@ -73,4 +73,11 @@ def test_undefined_values():
     weights = np.array([[1.0, 1, 0], [0, 0, 0]])  # a draw of equal values, and one of none
     found = value_metrics(np.array([0.7, 0.7, 2]), np.array([1.0, 2, 3]), weights)
     assert np.isnan(found["r2"]).all() and np.isnan(found["pearson"]).all()
+    # rounded moments of equal values are not exactly 0
+    random = np.random.default_rng(0)
+    equal = np.append(np.full(6, random.normal()), 9.1)
+    draws = np.append(random.integers(1, 5, (200, 6)), np.zeros((200, 1)), axis=1)
+    found_still = value_metrics(np.arange(7.0), equal, draws)
+    assert np.isnan(found_still["pearson"]).all() and np.isnan(found_still["spearman"]).all()
+    assert np.isnan(value_metrics(equal, np.arange(7.0), draws)["r2"]).all()
     assert found["mae"][0] == pytest.approx(0.8) and np.isnan(found["mae"][1])
