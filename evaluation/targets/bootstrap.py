@@ -9,7 +9,7 @@ import numpy as np
 from evaluation.statistics.paired import Paired, joined, paired_differences
 from evaluation.statistics.resampling import draw_counts, percentile_interval
 from evaluation.targets.censoring import FloatArray, IntArray
-from evaluation.targets.scores import Scorer, score
+from evaluation.targets.scores import Scorer
 
 _CELLS_PER_BLOCK = 1_000_000  # draws x bags of a block
 
@@ -45,12 +45,17 @@ def bootstrap_intervals(
     if draws < 1 or not 0 < level < 1:
         raise ValueError(f"need draws >= 1 and level in (0, 1), got {draws} and {level}")
     values = joined([scorer.metrics(w) for w in bootstrap_weights(scorer, patients, draws, seed)])
-    undefined = score(scorer).undefined
     nothing = np.zeros(0)
     return {
-        name: percentile_interval(nothing if name in undefined else found, level)
-        for name, found in values.items()
+        name: percentile_interval(nothing if np.isnan(value) else values[name], level)
+        for name, value in _on_all(scorer).items()
     }
+
+
+def _on_all(scorer: Scorer) -> dict[str, float]:
+    """Return the metrics of all bags, each once."""
+    found = scorer.metrics(np.ones((1, scorer.count)))
+    return {name: float(value[0]) for name, value in found.items()}
 
 
 def bootstrap_weights(
@@ -110,7 +115,7 @@ def compare_scores(
             f"need draws >= 1 and as many bags of both models, got {draws}, {first.count} and "
             f"{second.count}"
         )
-    points = score(first).metrics, score(second).metrics
+    points = _on_all(first), _on_all(second)
     pairs = [
         (first.metrics(weights), second.metrics(weights))
         for weights in bootstrap_weights(first, patients, draws, seed)
