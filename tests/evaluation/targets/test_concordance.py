@@ -126,9 +126,9 @@ def test_a_hundred_thousand_bags_take_seconds_and_no_table_of_pairs():
     time = np.round(random.exponential(100, 100_000), 1)
     event, risk = random.random(100_000) < 0.3, random.normal(size=100_000)
     tracemalloc.start()
-    began = clock.monotonic()
+    began = clock.process_time()
     value = one(time, event, risk)
-    assert clock.monotonic() - began < 5
+    assert clock.process_time() - began < 5
     assert tracemalloc.get_traced_memory()[1] < 400e6
     tracemalloc.stop()
     assert value == pytest.approx(0.5, abs=0.01)
