@@ -69,6 +69,18 @@ def too_few_bags(
     return _reason(rarest, held[rarest], kind, FEWEST_BAGS, " of each class")
 
 
+def too_few_units(holder: str, count: int, each: str, patients: bool = False) -> str:
+    """Return why intervals and p-values are withheld, or an empty string.
+
+    Args:
+        holder: what has the fewest bags, such as ``grade 2`` or ``the event``.
+        count: number of its bags, or patients.
+        each: what needs as many as `FEWEST_BAGS`, to follow their number in the text.
+        patients: whether patients are counted.
+    """
+    return _reason(holder, count, "patient" if patients else "bag", FEWEST_BAGS, f" {each}")
+
+
 def too_few_images(count: int) -> str:
     """Return why intervals and p-values of image metrics are withheld, or an empty string.
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from evaluation.targets import ordinal
 from formats.camelyon import NODES, Row, node_class, read_rows
 from structures import DataProblems, Problem
 
@@ -69,11 +70,7 @@ def quadratic_kappa(confusion: npt.NDArray[np.int64]) -> float:
     Args:
         confusion: (C, C) counts.
     """
-    step = np.arange(len(confusion))
-    weights = (step[:, None] - step) ** 2
-    expected = np.outer(confusion.sum(axis=1), confusion.sum(axis=0)) / confusion.sum()
-    apart = float((weights * expected).sum())
-    return 1 - float((weights * confusion).sum()) / apart if apart else float("nan")
+    return float(ordinal.quadratic_kappa(confusion[None])[0])
 
 
 def patient_stages(predictions: Path, truth: Path) -> PatientStages:
