@@ -39,6 +39,7 @@ from models.mil.protocol import (
     leave_one_out_of,
 )
 from structures import BagBatch, MILOutput, MILTask
+from structures.tasks import CLASS_TASKS
 
 
 class _AroundModel(nn.Module):
@@ -49,6 +50,9 @@ class _AroundModel(nn.Module):
         num_classes: classes of the task, counting the negative one of a binary task.
         task: what the logits mean.
         learner: constructor of the model whose loss is replaced.
+
+    Raises:
+        ValueError: the task has no classes, or their order is what counts.
     """
 
     counts: Tensor
@@ -57,6 +61,11 @@ class _AroundModel(nn.Module):
         self, in_features: int, num_classes: int, task: MILTask, *, learner: ModelFactory
     ) -> None:
         super().__init__()
+        if task not in CLASS_TASKS:
+            raise ValueError(
+                f"{type(self).__name__} changes the loss of classes by their frequency, and the "
+                f"task {task} has another loss; use the model that it wraps without it"
+            )
         self.task: MILTask = task
         self.num_classes = num_classes
         self.learner = learner(in_features, num_classes, task)

@@ -1,0 +1,189 @@
+"""Other losses of times and values, around any model.
+
+Each only replaces the term ``bag`` of the model that it wraps, as the losses for unequal classes do
+(`models.mil.imbalance`); further terms are unchanged:
+
+    BreslowCox          all events at one time see the same risk set (Breslow 1974), where the model
+                        itself uses Efron's approximation
+    CensoringWeighted   censored bags count 1 - alpha, those with an event 1: the loss
+                        (1 - alpha) (l_censored + l_event) + alpha l_event of Zadeh & Schmid 2020
+                        (10.1109/TPAMI.2020.2979450), as in MCAT and PANTHER; the mean is over all
+                        bags
+    HuberRegression     e^2 / 2 up to delta, then delta (|e| - delta / 2), e in coded units
+
+(formulas: `models.losses.survival`).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, cast
+
+from torch import Tensor, nn
+
+from models.losses.bag_loss import bag_loss, cox_bag_loss, reduce_bag_loss
+from models.losses.survival import Ties, regression_loss
+from models.mil.protocol import (
+    LeaveOneOut,
+    MILModel,
+    ModelFactory,
+    Reduction,
+    ScheduledLosses,
+    UsesTrainingBags,
+    leave_one_out_of,
+)
+from structures import BagBatch, MILOutput, MILTask
+
+
+class _AroundModel(nn.Module):
+    """Wrapper that replaces the loss of a model's prediction; subclasses give ``bag_losses``.
+
+    Args:
+        in_features: width of an instance's features.
+        num_classes: bins or targets of the task.
+        task: what the logits mean.
+        learner: constructor of the model whose loss is replaced.
+
+    Attributes:
+        for_task: the task that the loss is of.
+
+    Raises:
+        ValueError: the loss is of another task.
+    """
+
+    for_task: ClassVar[MILTask]
+
+    def __init__(
+        self, in_features: int, num_classes: int, task: MILTask, *, learner: ModelFactory
+    ) -> None:
+        super().__init__()
+        if task != self.for_task:
+            raise ValueError(
+                f"{type(self).__name__} is a loss of the task {self.for_task}, not of {task}; use "
+                "the model that it wraps without it"
+            )
+        self.task: MILTask = task
+        self.learner = learner(in_features, num_classes, task)
+        self.permutation_invariant = getattr(self.learner, "permutation_invariant", True)
+        self.joint_terms = getattr(self.learner, "joint_terms", ())
+
+    def set_training_bags(self, numbers: Tensor, labels: Tensor, sizes: Tensor) -> None:
+        """Pass the training bags on to a model that uses them."""
+        if isinstance(self.learner, UsesTrainingBags):
+            self.learner.set_training_bags(numbers, labels, sizes)
+
+    def forward(self, bags: BagBatch) -> MILOutput:
+        """Return the model's output."""
+        output: MILOutput = self.learner(bags)
+        return output
+
+    def losses(
+        self, output: MILOutput, bags: BagBatch, reduction: Reduction = "mean"
+    ) -> dict[str, Tensor]:
+        """Return the model's terms with ``bag`` replaced: scalars, or (B,)."""
+        terms = cast(MILModel, self.learner).losses(output, bags, reduction)
+        losses = self.bag_losses(output.logits, bags.labels)
+        return terms | {"bag": reduce_bag_loss(losses, bags.labels, self.task, reduction)}
+
+    @property
+    def leave_one_out(self) -> LeaveOneOut | None:
+        """That of the wrapped model."""
+        return leave_one_out_of(self.learner)
+
+    def loss_factors(self, progress: float) -> dict[str, float]:
+        """Return the factors of the model's terms."""
+        learner = self.learner
+        return learner.loss_factors(progress) if isinstance(learner, ScheduledLosses) else {}
+
+    def bag_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each bag, (B,)."""
+        raise NotImplementedError
+
+
+class BreslowCox(_AroundModel):
+    """Model whose partial likelihood treats tied events by Breslow's approximation.
+
+    Args:
+        in_features: width of an instance's features.
+        num_classes: 1.
+        task: ``cox``.
+        learner: constructor of the model whose loss is replaced.
+    """
+
+    for_task = "cox"
+    ties: Ties = "breslow"
+
+    def bag_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return each bag's share of the loss, (B,)."""
+        return cox_bag_loss(logits, labels, self.ties)
+
+
+class CensoringWeighted(_AroundModel):
+    """Model whose loss counts censored bags less than those with an event.
+
+    Args:
+        in_features: width of an instance's features.
+        num_classes: K bins.
+        task: ``discrete_time``.
+        learner: constructor of the model whose loss is replaced.
+        alpha: in [0, 1]; 0 gives the likelihood, 1 leaves censored bags out.
+
+    Raises:
+        ValueError: alpha is out of range.
+    """
+
+    for_task = "discrete_time"
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        task: MILTask,
+        *,
+        learner: ModelFactory,
+        alpha: float,
+    ) -> None:
+        super().__init__(in_features, num_classes, task, learner=learner)
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha lies in [0, 1], got {alpha}")
+        self.alpha = alpha
+
+    def bag_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the weighted loss of each bag, (B,)."""
+        losses = bag_loss(logits, labels, self.task)
+        censored = (labels[:, 1] == 0).to(losses.device)
+        return losses * (1 - self.alpha * censored.to(losses.dtype))
+
+
+class HuberRegression(_AroundModel):
+    """Model of values whose large errors count linearly.
+
+    Args:
+        in_features: width of an instance's features.
+        num_classes: T targets.
+        task: ``regression``.
+        learner: constructor of the model whose loss is replaced.
+        delta: error in deviations of the training bags up to which it counts as a square, positive.
+
+    Raises:
+        ValueError: delta is not positive.
+    """
+
+    for_task = "regression"
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        task: MILTask,
+        *,
+        learner: ModelFactory,
+        delta: float = 1.0,
+    ) -> None:
+        super().__init__(in_features, num_classes, task, learner=learner)
+        if delta <= 0:
+            raise ValueError(f"delta is positive, got {delta}")
+        self.delta = delta
+
+    def bag_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the Huber loss of each bag, (B,)."""
+        return regression_loss(logits, labels, self.delta)
