@@ -117,6 +117,19 @@ class BreslowCox(_AroundModel):
         return cox_bag_loss(logits, labels, self.ties)
 
 
+def risks_of_terms(
+    model: nn.Module, output: MILOutput
+) -> tuple[dict[str, tuple[Tensor, Tensor | None]], Ties]:
+    """Return the log-risks that the terms of a Cox model compare, and the ties of ``bag``.
+
+    See `MILOutput.supervised`. A model in `BreslowCox` compares its prediction.
+    """
+    found = next((part.ties for part in model.modules() if isinstance(part, BreslowCox)), None)
+    if found is None:
+        return output.supervised(), "efron"
+    return output.supervised() | {"bag": (output.logits, None)}, found
+
+
 class CensoringWeighted(_AroundModel):
     """Model whose loss counts censored bags less than those with an event.
 
