@@ -23,7 +23,14 @@ from tests.models.mil.test_every_model import (
     training_step,
     without_dropout,
 )
-from tests.support.mil_recipes import NAMES, build, prepare, random_bags
+from tests.support.mil_recipes import (
+    NAMES,
+    build,
+    class_paths,
+    prepare,
+    random_bags,
+    settings,
+)
 
 TARGETS = {"cox": 1, "discrete_time": 4, "regression": 2, "ordinal": 3}
 LOGITS = {"cox": 1, "discrete_time": 4, "regression": 2, "ordinal": 2}
@@ -41,7 +48,20 @@ SIZES = [4, 1, 9, 2, 12, 3, 5]
 # One of each kind of output.
 KINDS = ["abmil", "acmil", "clam_mb", "dsmil", "dtfd", "mi_net_ds", "mhim_v2"]
 
-every_target = pytest.mark.parametrize(("name", "task"), TRAINED)
+
+def first_recipes():
+    """Names of the first recipe of each combination of classes; others are slow tests."""
+    found = {}
+    for name in NAMES:
+        found.setdefault(tuple(class_paths(settings(name)["model"]["init_args"]["model"])), name)
+    return set(found.values())
+
+
+FIRST = first_recipes()
+every_target = pytest.mark.parametrize(
+    ("name", "task"),
+    [pytest.param(n, t, marks=[] if n in FIRST else pytest.mark.slow) for n, t in TRAINED],
+)
 
 
 def target_bags(task, sizes=SIZES, dtype=torch.float64, events=True):
