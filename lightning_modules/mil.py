@@ -22,9 +22,8 @@ from lightning_modules.base import OptimizerFactory, SchedulerFactory, TrainedMo
 from lightning_modules.item_losses import ItemLosses, SplitRisks
 from lightning_modules.precision import check_precision
 from models.losses.bag_loss import counted_bags
-from models.losses.survival import Ties
 from models.mil.protocol import MILModel, ScheduledLosses, UsesTrainingBags
-from models.mil.target_losses import risks_of_terms
+from models.mil.target_losses import risks_of_terms, ties_of
 from structures import BagBatch, MILOutput, MILTask, TargetCoding
 from structures.processes import gather_to_all
 from structures.tasks import CLASS_TASKS
@@ -103,7 +102,6 @@ class MILModule(TrainedModule):
         self.progress = 0.0
         self._steps = math.inf
         self._collector, self._losses, self._risks = BagCollector(), ItemLosses(), SplitRisks()
-        self._ties: Ties = "efron"
 
     @property
     def network(self) -> MILModel:
@@ -277,7 +275,7 @@ class MILModule(TrainedModule):
     def _forward_and_keep(self, bags: BagBatch) -> MILOutput:
         output, coded = self.network(bags), self.coded(bags)
         terms = self.network.losses(output, coded, reduction="none")
-        risks = self._risks_of(output) if self.task == "cox" else {}
+        risks = risks_of_terms(self.model, output) if self.task == "cox" else {}
         # Shares of the loss are those of a batch; in their place stands what must be finite.
         terms |= {name: logits.detach().flatten(1).sum(1) for name, (logits, _) in risks.items()}
         if len(bags) > 1 and not bool(torch.stack([*terms.values()]).isfinite().all()):
@@ -293,14 +291,12 @@ class MILModule(TrainedModule):
         self._collector.add(bags, output.predictions(self.task), output.attention)
         return output
 
-    def _risks_of(self, output: MILOutput) -> dict[str, tuple[Tensor, Tensor | None]]:
-        risks, self._ties = risks_of_terms(self.model, output)
-        return risks
-
     def split_means(self, losses: ItemLosses) -> dict[str, float]:
         """Return the value of each term on a split; that of Cox is one of the whole split."""
+        if self.task != "cox":
+            return losses.means()
         self._risks.gather()
-        return losses.means() | self._risks.means(self._ties)
+        return losses.means() | self._risks.means(ties_of(self.model))
 
     def on_validation_epoch_start(self) -> None:
         """Clear the rows of the previous epoch."""

@@ -117,17 +117,19 @@ class BreslowCox(_AroundModel):
         return cox_bag_loss(logits, labels, self.ties)
 
 
-def risks_of_terms(
-    model: nn.Module, output: MILOutput
-) -> tuple[dict[str, tuple[Tensor, Tensor | None]], Ties]:
-    """Return the log-risks that the terms of a Cox model compare, and the ties of ``bag``.
+def ties_of(model: nn.Module) -> Ties:
+    """Return the treatment of ties in the term ``bag`` of a Cox model."""
+    return next((part.ties for part in model.modules() if isinstance(part, BreslowCox)), "efron")
 
-    See `MILOutput.supervised`. A model in `BreslowCox` compares its prediction.
+
+def risks_of_terms(model: nn.Module, output: MILOutput) -> dict[str, tuple[Tensor, Tensor | None]]:
+    """Return the log-risks that the terms of a Cox model compare, see `MILOutput.supervised`.
+
+    A model in `BreslowCox` compares its prediction.
     """
-    found = next((part.ties for part in model.modules() if isinstance(part, BreslowCox)), None)
-    if found is None:
-        return output.supervised(), "efron"
-    return output.supervised() | {"bag": (output.logits, None)}, found
+    risks = output.supervised()
+    wrapped = any(isinstance(part, BreslowCox) for part in model.modules())
+    return risks | {"bag": (output.logits, None)} if wrapped else risks
 
 
 class CensoringWeighted(_AroundModel):

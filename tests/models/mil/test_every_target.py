@@ -12,8 +12,6 @@ import torch
 from lightning_modules.mil import MILModule
 from models.losses.bag_loss import counted_bags
 from models.losses.survival import discrete_time_loss, ordinal_loss, regression_loss
-from models.mil.target_losses import risks_of_terms
-from structures import MILOutput
 from tests.models.losses.test_survival import literal_share
 from tests.models.mil.test_every_model import (
     assert_close,
@@ -213,18 +211,3 @@ def test_a_split_is_scored_as_a_whole(name, task):
         found = module.validation_metrics(parts)
         for term, value in wanted.items():
             assert found[f"val/loss_{term}"] == pytest.approx(value, abs=2e-5, rel=2e-5), term
-
-
-def test_risks_of_a_model_with_another_treatment_of_ties():
-    from models.mil.abmil import ABMIL
-    from models.mil.target_losses import BreslowCox
-
-    def learner(*facts):
-        return ABMIL(*facts, hidden_sizes=(4,), attention_dim=3)
-
-    model = BreslowCox(12, 1, "cox", learner=learner)
-    output = MILOutput(torch.zeros(2, 1))
-    risks, ties = risks_of_terms(model, output)
-    assert ties == "breslow"
-    assert risks["bag"][0] is output.logits
-    assert risks_of_terms(model.learner, output)[1] == "efron"
