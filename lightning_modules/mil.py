@@ -369,7 +369,7 @@ def check_step(task: MILTask, bags: int) -> None:
     Raises:
         ValueError: it is one bag of ``cox``.
     """
-    if task == "cox" and bags == 1:
+    if task == "cox" and bags == 1:  # A749
         raise ValueError(
             "the task cox compares the bags of a batch, and the loss of a batch of one bag is "
             "always 0; accumulated batches are not compared either. Raise data.batch_size (64 in "

@@ -253,7 +253,7 @@ class InstancePooling(_PooledModel):
         first_bias: float | None = None,
     ) -> None:
         super().__init__(task, in_features, hidden_sizes, dropout)
-        if pool == "noisy_or" and task == "regression":
+        if pool == "noisy_or" and task == "regression":  # A751
             raise ValueError(
                 "noisy_or combines probabilities of independent instances, and values of the task "
                 "regression are none; use another pool, such as mean"

@@ -201,7 +201,7 @@ class SCMIL(nn.Module):
 def partners(bags: BagBatch) -> Tensor:
     """Return labels of which equal ones attract, (B,) or (B, C).
 
-    A bag whose grade is unknown attracts its other view alone.
+    A bag whose grade is unknown attracts its other view alone (A750).
     """
     if bags.labels.ndim == 2:
         return bags.labels
