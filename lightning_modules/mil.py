@@ -283,8 +283,10 @@ class MILModule(TrainedModule):
             for bag in bags.bags():
                 self._forward_and_keep(bag)
             return output
-        unknown = ~counted_bags(bags.labels, self.task) if self.task != "cox" else None
-        left_out = {} if unknown is None else dict.fromkeys(output.supervised(), unknown)
+        left_out = {}
+        if self.task in ("regression", "ordinal"):
+            unknown = ~counted_bags(bags.labels, self.task)
+            left_out = dict.fromkeys(output.supervised(), unknown)
         self._losses.add(bags.index, bags.bag_ids, terms, left_out)
         if risks:
             self._risks.add(bags.index, bags.labels, risks)

@@ -40,7 +40,13 @@ class BagScores:
 
     @property
     def known(self) -> npt.NDArray[np.bool_]:
-        """(B,) bool, True if the label of the bag is known; an unknown label is negative."""
+        """(B,) bool, True if the label of the bag is known.
+
+        An unknown class or grade is negative; of values, one has to be known.
+        """
+        if self.labels.dtype == np.float64:
+            some: npt.NDArray[np.bool_] = ~np.isnan(self.labels).all(axis=1)
+            return some
         least = self.labels.min(axis=1) if self.labels.ndim == 2 else self.labels
         known: npt.NDArray[np.bool_] = least >= 0
         return known

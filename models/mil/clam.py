@@ -227,6 +227,7 @@ class CLAM(nn.Module):
         inside = (each * weight).sum(dim=1) / 2  # (B, C)
         targets = class_targets(labels, self.num_classes, self.task)
         if not self.subtyping:
-            return (targets * inside).sum(dim=1)
+            return (targets * inside).sum(dim=1)  # 0 for an unknown grade
         outside = (smooth_top1_svm(first, no) * weight).sum(dim=1)
-        return (targets * inside + (1 - targets) * outside).mean(dim=1)
+        losses = (targets * inside + (1 - targets) * outside).mean(dim=1)
+        return losses.masked_fill(labels < 0, 0.0) if self.task == "ordinal" else losses

@@ -16,26 +16,19 @@ Each only replaces the term ``bag`` of the model that it wraps, as the losses fo
 
 from __future__ import annotations
 
-from typing import ClassVar, cast
+from typing import ClassVar
 
 from torch import Tensor, nn
 
-from models.losses.bag_loss import bag_loss, cox_bag_loss, reduce_bag_loss
+from models.losses.bag_loss import bag_loss, cox_bag_loss
 from models.losses.survival import Ties, regression_loss
-from models.mil.protocol import (
-    LeaveOneOut,
-    MILModel,
-    ModelFactory,
-    Reduction,
-    ScheduledLosses,
-    UsesTrainingBags,
-    leave_one_out_of,
-)
-from structures import BagBatch, MILOutput, MILTask
+from models.mil.around_model import AroundModel
+from models.mil.protocol import ModelFactory
+from structures import MILOutput, MILTask
 
 
-class _AroundModel(nn.Module):
-    """Wrapper that replaces the loss of a model's prediction; subclasses give ``bag_losses``.
+class _TargetLoss(AroundModel):
+    """Base of losses of one task.
 
     Args:
         in_features: width of an instance's features.
@@ -55,51 +48,15 @@ class _AroundModel(nn.Module):
     def __init__(
         self, in_features: int, num_classes: int, task: MILTask, *, learner: ModelFactory
     ) -> None:
-        super().__init__()
         if task != self.for_task:
             raise ValueError(
                 f"{type(self).__name__} is a loss of the task {self.for_task}, not of {task}; use "
                 "the model that it wraps without it"
             )
-        self.task: MILTask = task
-        self.learner = learner(in_features, num_classes, task)
-        self.permutation_invariant = getattr(self.learner, "permutation_invariant", True)
-        self.joint_terms = getattr(self.learner, "joint_terms", ())
-
-    def set_training_bags(self, numbers: Tensor, labels: Tensor, sizes: Tensor) -> None:
-        """Pass the training bags on to a model that uses them."""
-        if isinstance(self.learner, UsesTrainingBags):
-            self.learner.set_training_bags(numbers, labels, sizes)
-
-    def forward(self, bags: BagBatch) -> MILOutput:
-        """Return the model's output."""
-        output: MILOutput = self.learner(bags)
-        return output
-
-    def losses(
-        self, output: MILOutput, bags: BagBatch, reduction: Reduction = "mean"
-    ) -> dict[str, Tensor]:
-        """Return the model's terms with ``bag`` replaced: scalars, or (B,)."""
-        terms = cast(MILModel, self.learner).losses(output, bags, reduction)
-        losses = self.bag_losses(output.logits, bags.labels)
-        return terms | {"bag": reduce_bag_loss(losses, bags.labels, self.task, reduction)}
-
-    @property
-    def leave_one_out(self) -> LeaveOneOut | None:
-        """That of the wrapped model."""
-        return leave_one_out_of(self.learner)
-
-    def loss_factors(self, progress: float) -> dict[str, float]:
-        """Return the factors of the model's terms."""
-        learner = self.learner
-        return learner.loss_factors(progress) if isinstance(learner, ScheduledLosses) else {}
-
-    def bag_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of each bag, (B,)."""
-        raise NotImplementedError
+        super().__init__(in_features, num_classes, task, learner=learner)
 
 
-class BreslowCox(_AroundModel):
+class BreslowCox(_TargetLoss):
     """Model whose partial likelihood treats tied events by Breslow's approximation.
 
     Args:
@@ -132,7 +89,7 @@ def risks_of_terms(model: nn.Module, output: MILOutput) -> dict[str, tuple[Tenso
     return risks | {"bag": (output.logits, None)} if wrapped else risks
 
 
-class CensoringWeighted(_AroundModel):
+class CensoringWeighted(_TargetLoss):
     """Model whose loss counts censored bags less than those with an event.
 
     Args:
@@ -169,7 +126,7 @@ class CensoringWeighted(_AroundModel):
         return losses * (1 - self.alpha * censored.to(losses.dtype))
 
 
-class HuberRegression(_AroundModel):
+class HuberRegression(_TargetLoss):
     """Model of values whose large errors count linearly.
 
     Args:

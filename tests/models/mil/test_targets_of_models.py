@@ -85,12 +85,13 @@ def test_clam_without_classes_has_no_instance_classifiers(task, classes, multi_b
     assert output.attention.view(22, -1).shape[1] == maps
 
 
+@pytest.mark.parametrize("subtyping", [False, True])
 @pytest.mark.parametrize("multi_branch", [False, True])
-def test_clam_of_grades_keeps_them(multi_branch):
+def test_clam_of_grades_keeps_them(multi_branch, subtyping):
     torch.manual_seed(0)
     model = CLAM(
         5, 3, "ordinal", multi_branch=multi_branch, hidden_sizes=[4], attention_dim=3, dropout=0.0,
-        attention_dropout=0.0, instances=2,
+        attention_dropout=0.0, instances=2, subtyping=subtyping,
     ).double()  # fmt: skip
     with torch.no_grad():
         model.classifier.bias.normal_()
