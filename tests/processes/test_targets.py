@@ -4,12 +4,17 @@ In float64, with uneven numbers of bags, and one process without an event or a k
 """
 
 import dataclasses
+import functools
 import math
 
 import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from lightning_modules.mil import MILModule
+from models.mil.abmil import ABMIL
+from models.mil.dtfd import DTFD
+from models.mil.target_losses import BreslowCox
 from structures import BagBatch
 from structures.processes import mean_over_processes
 from tests.models.mil.test_every_target import (
@@ -82,3 +87,32 @@ def test_gradients(processes, world, task):
             for name, gradient in reference.items():
                 error = float((gradients[name] - gradient).abs().max())
                 assert error <= 1e-9 * scale, (key, name)
+
+
+def abmil(in_features, num_classes, task):
+    return ABMIL(in_features, num_classes, task, hidden_sizes=(4,), attention_dim=3)
+
+
+def validation(rank, world, task, shares):
+    """Return what a validation logs; the last process has no bag at all."""
+    torch.manual_seed(0)
+    found = []
+    for learner in (DTFD, abmil, functools.partial(BreslowCox, learner=abmil)):
+        if task != "cox" and isinstance(learner, functools.partial):
+            continue
+        bags = without_targets(target_bags(task, dtype=torch.float32), task, [2])
+        model = learner(12, TARGETS[task], task)
+        module = MILModule(model, torch.optim.SGD).eval()
+        mine = [bags] if world == 1 else [bags.bag(i) for i in shares[rank]]
+        found.append(module.validation_metrics(mine))
+    return found
+
+
+@pytest.mark.parametrize("task", ["cox", "regression"])
+def test_validation_is_of_the_whole_split(processes, world, task):
+    shares = [[0, 2, 3], [6, 1, 4, 5], []] if world == 3 else [[0, 1, 2, 3, 4, 5, 6], []]
+    alone, ranks = processes.beside_one(world, validation, task=task, shares=shares)
+    for one in ranks:
+        assert one == ranks[0]
+        for found, wanted in zip(one, alone, strict=True):
+            assert found == pytest.approx(wanted, rel=1e-5, abs=1e-6)
