@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -130,16 +130,24 @@ class MILModule(TrainedModule):
             labels, sizes, _ = data.contents("train")
             self.set_training_bags(np.asarray(data.numbers("train")), labels, sizes)
         if self.task not in CLASS_TASKS:
-            self.fit_targets(data.contents("train")[0], data.num_classes)
+            names = getattr(data, "target_names", ())
+            self.fit_targets(data.contents("train")[0], data.num_classes, names)
             check_step(self.task, data.batch_size * self.trainer.world_size)
 
-    def fit_targets(self, labels: npt.NDArray[Any], num_classes: int) -> None:
+    def fit_targets(
+        self, labels: npt.NDArray[Any], num_classes: int, names: Sequence[str] = ()
+    ) -> None:
         """Fit the coding of times and values on the labels of the training bags.
+
+        Args:
+            labels: see `TargetCoding.fit`.
+            num_classes: bins or targets.
+            names: names of the targets, for messages.
 
         Raises:
             ValueError: see `TargetCoding.fit`.
         """
-        self.target_coding = TargetCoding.fit(self.task, labels, num_classes)
+        self.target_coding = TargetCoding.fit(self.task, labels, num_classes, names=names)
 
     def coded(self, bags: BagBatch) -> BagBatch:
         """Return the bags with labels as models see them; the bags themselves for classes."""

@@ -30,7 +30,7 @@ from models.ops.precision import at_least_float32, back_to
 
 Ties = Literal["efron", "breslow"]
 
-_ROWS = 2048  # of the matrix of bags and their risk sets that is in memory at once
+_ROWS = 512  # of the matrix of bags and their risk sets that is in memory at once
 
 
 def cox_shares(
