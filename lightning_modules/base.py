@@ -254,10 +254,14 @@ class TrainedModule(SelfContainedModule):
         bad = losses.not_finite()
         if bad:
             self._refuse([f"{split}; samples {bad}"])
-        means = losses.means()
+        means = self.split_means(losses)
         # Terms that only exist in a training step are absent here, yet may have a weight.
         total = self._sum({n: torch.tensor(m).double() for n, m in means.items()})
         return {f"loss_{name}": mean for name, mean in means.items()} | {"loss": float(total)}
+
+    def split_means(self, losses: ItemLosses) -> dict[str, float]:
+        """Return the value of each term on a split whose items have been gathered."""
+        return losses.means()
 
     def _refuse(self, found: list[str]) -> None:
         step = "" if self._trainer is None else f" at step {self.global_step}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -18,11 +19,14 @@ from evaluation.mil.collector import BagCollector, BagScores
 from evaluation.mil.metrics import METRICS
 from evaluation.mil.scores import evaluate_bags, youden_threshold
 from lightning_modules.base import OptimizerFactory, SchedulerFactory, TrainedModule
-from lightning_modules.item_losses import ItemLosses
+from lightning_modules.item_losses import ItemLosses, SplitRisks
 from lightning_modules.precision import check_precision
+from models.losses.bag_loss import counted_bags
 from models.mil.protocol import MILModel, ScheduledLosses, UsesTrainingBags
-from structures import BagBatch, MILOutput, MILTask
+from models.mil.target_losses import risks_of_terms, ties_of
+from structures import BagBatch, MILOutput, MILTask, TargetCoding
 from structures.processes import gather_to_all
+from structures.tasks import CLASS_TASKS
 
 
 class MILModule(TrainedModule):
@@ -37,7 +41,9 @@ class MILModule(TrainedModule):
             sensitivity + specificity. It is saved in the checkpoint; test data never change it. A
             number given together with a checkpoint replaces the checkpoint's, with a warning.
             None: the checkpoint's threshold, or 0.5 without a checkpoint.
-        loss_weights: factor of each loss term, 1 where a term is not named.
+        loss_weights: factor of each loss term, 1 where a term is not named. A term that the model
+            drops because the task has no classes has none, and ``bag`` then has the factor 1
+            (A748).
         backbone_lr_mult: factor on the learning rate of ``model.backbone``.
         init_from: file of weights to start from.
         freeze: patterns of the names of parameters that are not trained, such as ``embed.*``.
@@ -83,12 +89,19 @@ class MILModule(TrainedModule):
         self.threshold = 0.5 if self.given_threshold is None else self.given_threshold
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold is a probability in [0, 1] or 'youden', got {threshold}")
+        dropped = {t for part in model.modules() for t in getattr(part, "dropped_terms", ())}
+        if dropped:
+            self.loss_weights = {
+                n: w for n, w in self.loss_weights.items() if n not in {*dropped, "bag"}
+            }
+        # Coding of times and values, fitted on the training bags; None for the other tasks.
+        self.target_coding: TargetCoding | None = None
         self.class_names: tuple[str, ...] = ()
         self.bag_scores: BagScores | None = None
         # Fraction of the optimizer steps of the training that are done, in [0, 1].
         self.progress = 0.0
         self._steps = math.inf
-        self._collector, self._losses = BagCollector(), ItemLosses()
+        self._collector, self._losses, self._risks = BagCollector(), ItemLosses(), SplitRisks()
 
     @property
     def network(self) -> MILModel:
@@ -111,12 +124,41 @@ class MILModule(TrainedModule):
         data: Any = getattr(self.trainer, "datamodule", None)
         if data is not None and not self.class_names:
             self.class_names = tuple(data.class_names)
-        if data is not None and stage == "fit" and isinstance(self.model, UsesTrainingBags):
+        if data is None or stage != "fit":
+            return
+        if isinstance(self.model, UsesTrainingBags):
             labels, sizes, _ = data.contents("train")
             self.set_training_bags(np.asarray(data.numbers("train")), labels, sizes)
+        if self.task not in CLASS_TASKS:
+            names = getattr(data, "target_names", ())
+            self.fit_targets(data.contents("train")[0], data.num_classes, names)
+            check_step(self.task, data.batch_size * self.trainer.world_size)
+
+    def fit_targets(
+        self, labels: npt.NDArray[Any], num_classes: int, names: Sequence[str] = ()
+    ) -> None:
+        """Fit the coding of times and values on the labels of the training bags.
+
+        Args:
+            labels: see `TargetCoding.fit`.
+            num_classes: bins or targets.
+            names: names of the targets, for messages.
+
+        Raises:
+            ValueError: see `TargetCoding.fit`.
+        """
+        self.target_coding = TargetCoding.fit(self.task, labels, num_classes, names=names)
+
+    def coded(self, bags: BagBatch) -> BagBatch:
+        """Return the bags with labels as models see them; the bags themselves for classes."""
+        if self.target_coding is None or self.task not in ("discrete_time", "regression"):
+            return bags
+        return dataclasses.replace(bags, labels=self.target_coding.coded(bags.labels))
 
     def undefined(self, metric: str) -> str:
         """Return why a ranking metric has no value on the validation bags, or an empty text."""
+        if self.task not in CLASS_TASKS:
+            return ""
         data: Any = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
         numbers: Any = data.numbers("val") if hasattr(data, "numbers") else ()
         if metric == "val/witness_auroc" and len(numbers):
@@ -176,8 +218,8 @@ class MILModule(TrainedModule):
         ``extraction`` says how the features of slides were extracted, if their files tell it.
         """
         data: Any = getattr(self.trainer, "datamodule", None)
-        extraction = getattr(data, "extraction", None)
-        return {
+        extraction, coding = getattr(data, "extraction", None), self.target_coding
+        return ({} if coding is None else {"target_coding": coding.plain()}) | {
             "class_names": list(self.class_names),
             "threshold": self.threshold,
             "progress": self.progress,
@@ -189,6 +231,8 @@ class MILModule(TrainedModule):
         """Restore class names and threshold."""
         self.class_names = tuple(facts["class_names"])
         self.progress = float(facts.get("progress", 0.0))
+        if "target_coding" in facts:
+            self.target_coding = TargetCoding.from_plain(facts["target_coding"])
         saved = float(facts["threshold"])
         if self.given_threshold is None:
             self.threshold = saved
@@ -205,10 +249,10 @@ class MILModule(TrainedModule):
     def training_step(self, bags: BagBatch, batch_idx: int) -> Tensor:
         """Return the weighted sum of the loss terms."""
         del batch_idx
-        return self.training_loss(self.training_terms(bags), bags.bag_ids, len(bags))
+        return self.training_loss(self.training_terms(self.coded(bags)), bags.bag_ids, len(bags))
 
     def training_terms(self, bags: BagBatch) -> dict[str, Tensor]:
-        """Return the loss terms of a training step."""
+        """Return the loss terms of a training step; the labels are coded."""
         return self.network.losses(self.network(bags), bags)
 
     def optimizer_step(
@@ -241,16 +285,32 @@ class MILModule(TrainedModule):
         return self.network(bags)
 
     def _forward_and_keep(self, bags: BagBatch) -> MILOutput:
-        output = self.network(bags)
-        terms = self.network.losses(output, bags, reduction="none")
+        output, coded = self.network(bags), self.coded(bags)
+        terms = self.network.losses(output, coded, reduction="none")
+        risks = risks_of_terms(self.model, output) if self.task == "cox" else {}
+        # Shares of the loss are those of a batch; in their place stands what must be finite.
+        terms |= {name: logits.detach().flatten(1).sum(1) for name, (logits, _) in risks.items()}
         if len(bags) > 1 and not bool(torch.stack([*terms.values()]).isfinite().all()):
             # A matrix product over the batch may spread NaN, so each bag is evaluated alone.
             for bag in bags.bags():
                 self._forward_and_keep(bag)
             return output
-        self._losses.add(bags.index, bags.bag_ids, terms)
-        self._collector.add(bags, output.probabilities(self.task), output.attention)
+        left_out = {}
+        if self.task in ("regression", "ordinal"):
+            unknown = ~counted_bags(bags.labels, self.task)
+            left_out = dict.fromkeys(output.supervised(), unknown)
+        self._losses.add(bags.index, bags.bag_ids, terms, left_out)
+        if risks:
+            self._risks.add(bags.index, bags.labels, risks)
+        self._collector.add(bags, output.predictions(self.task), output.attention)
         return output
+
+    def split_means(self, losses: ItemLosses) -> dict[str, float]:
+        """Return the value of each term on a split; that of Cox is one of the whole split."""
+        if self.task != "cox":
+            return losses.means()
+        self._risks.gather()
+        return losses.means() | self._risks.means(ties_of(self.model))
 
     def on_validation_epoch_start(self) -> None:
         """Clear the rows of the previous epoch."""
@@ -275,6 +335,7 @@ class MILModule(TrainedModule):
 
     def _start_evaluation(self) -> None:
         self._collector, self._losses, self.bag_scores = BagCollector(), ItemLosses(), None
+        self._risks = SplitRisks()
 
     def _gathered(self) -> BagScores:
         self._collector.merge(gather_to_all(self._collector.state()))
@@ -286,7 +347,9 @@ class MILModule(TrainedModule):
         self.log_metrics(split, self._metrics(scores), headline=("bag_auroc", "witness_auroc"))
 
     def _metrics(self, scores: BagScores) -> dict[str, float]:
-        metrics = evaluate_bags(scores.labels, scores.probabilities, self.task, self.threshold)
+        metrics = {}  # those of times, values and grades are not part of this module
+        if self.task in CLASS_TASKS:
+            metrics = evaluate_bags(scores.labels, scores.probabilities, self.task, self.threshold)
         if np.isfinite(scores.witness).any():
             metrics["witness_auroc"] = float(np.nanmean(scores.witness))
         return metrics
@@ -308,3 +371,21 @@ class MILModule(TrainedModule):
     def _choose_threshold(self, scores: BagScores) -> None:
         if self.choose_threshold and self.task == "binary":
             self.threshold = youden_threshold(scores.labels, scores.probabilities)
+
+
+def check_step(task: MILTask, bags: int) -> None:
+    """Check that the bags of a step have something to learn from.
+
+    Args:
+        task: what the labels are.
+        bags: bags of a training batch on all processes.
+
+    Raises:
+        ValueError: it is one bag of ``cox``.
+    """
+    if task == "cox" and bags == 1:  # A749
+        raise ValueError(
+            "the task cox compares the bags of a batch, and the loss of a batch of one bag is "
+            "always 0; accumulated batches are not compared either. Raise data.batch_size (64 in "
+            "configs/mil/abmil_cox.yaml)"
+        )

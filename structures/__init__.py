@@ -1,6 +1,6 @@
 """Typed batches and outputs that the packages of the project exchange."""
 
-from structures.bag_batch import BagBatch, MILOutput, MILTask
+from structures.bag_batch import BagBatch, MILOutput
 from structures.batch import Batch
 from structures.category_map import CategoryMap
 from structures.instances import Instances
@@ -8,6 +8,8 @@ from structures.problem import AnnotationPolicy, BadDataPolicy, DataProblems, Pr
 from structures.rle import CocoRLE, RLEMasks
 from structures.seg_batch import ImageId, ImageTargets, SegBatch
 from structures.slide import PatchBatch, Slide
+from structures.targets import TargetCoding
+from structures.tasks import MILTask
 from structures.transferable import Transferable
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "RLEMasks",
     "SegBatch",
     "Slide",
+    "TargetCoding",
     "Transferable",
     "settle",
 ]

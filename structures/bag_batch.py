@@ -6,16 +6,16 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from structures.batch import Batch
+from structures.devices import as_float64, has_float64
+from structures.tasks import MILTask
 from structures.transferable import Transferable, check_dtype, check_field
-
-MILTask = Literal["binary", "multiclass", "multilabel"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,10 @@ class BagBatch(Batch):
     Attributes:
         features: (N, D) float, or (N, ...) images of instances for models with an encoder.
         offsets: (B + 1,) int64; bag b owns rows ``offsets[b]:offsets[b + 1]``.
-        labels: (B,) int64 class numbers, or (B, C) for a multilabel task.
+        labels: (B,) int64 class numbers, or (B, C) for a multilabel task; (B,) int64 grades, -1
+            where unknown; (B, 2) float64 time and event (1, or 0 for a censored bag); or (B, T)
+            float64 values, NaN where unknown. Times stay float64, since float32 invents ties, and
+            therefore on the host where the device has no float64 (A742).
         index: (B,) int64, the stable number of each bag in its data set.
         coords: (N, 2) level-0 pixels (x, y), or None.
         instance_labels: (N,) int64, -1 where unknown, or None.
@@ -60,10 +63,7 @@ class BagBatch(Batch):
         bags = self.labels.shape[0] if self.labels.ndim else 0
         check_field(name, "offsets", self.offsets, (bags + 1,))
         check_dtype(name, "offsets", self.offsets, "integer")
-        if self.labels.ndim not in (1, 2):
-            raise ValueError(
-                f"BagBatch.labels must be (B,) or (B, C), got {tuple(self.labels.shape)}"
-            )
+        self._check_labels()
         check_field(name, "index", self.index, (bags,))
         if self.coords is not None:
             check_field(name, "coords", self.coords, (total, 2))
@@ -74,6 +74,27 @@ class BagBatch(Batch):
             value = getattr(self, field)
             if value and len(value) != bags:
                 raise ValueError(f"BagBatch.{field} must name {bags} bags, got {len(value)}")
+
+    def _check_labels(self) -> None:
+        labels = self.labels
+        if labels.ndim not in (1, 2):
+            raise ValueError(f"BagBatch.labels must be (B,) or (B, C), got {tuple(labels.shape)}")
+        if labels.is_floating_point() and (labels.ndim != 2 or labels.dtype != torch.float64):
+            raise ValueError(
+                "BagBatch.labels must be integers, or (B, T) float64 for times and values, got "
+                f"{tuple(labels.shape)} {labels.dtype}"
+            )
+
+    def to(
+        self, device: torch.device | str, non_blocking: bool = False, copy: bool = False
+    ) -> BagBatch:
+        """Return a copy on ``device``; labels in float64 stay on the host of an Apple GPU."""
+        if self.labels.dtype != torch.float64 or has_float64(torch.device(device)):
+            return Transferable.to(self, device, non_blocking, copy)
+        rest = dataclasses.replace(self, labels=self.index)
+        return dataclasses.replace(
+            Transferable.to(rest, device, non_blocking, copy), labels=self.labels.cpu()
+        )
 
     def __len__(self) -> int:
         """Return the number of bags (not of instances)."""
@@ -212,7 +233,10 @@ class MILOutput(Transferable):
     """The output of every MIL model, in training and in evaluation.
 
     Attributes:
-        logits: (B, C); C = 1 for a binary task (positive-class log-odds), else one per class.
+        logits: (B, C); C = 1 for a binary task (positive-class log-odds), else one per class;
+            (B, 1) log-risk of ``cox``; (B, K) log-odds of the hazard in each bin of
+            ``discrete_time``; (B, T) coded values of ``regression``; (B, K - 1) log-odds of
+            P(y > k given y >= k) of ``ordinal``.
         attention: (N,) or (N, K), sums to 1 within each bag, or None. Maps per class follow the
             order of the classes in the logits: a binary task has only the map of class 1 (A143).
             Metrics and figures take the mean over maps (A36).
@@ -234,12 +258,76 @@ class MILOutput(Transferable):
                 f"MILOutput.attention must be (N,) or (N, K), got {tuple(self.attention.shape)}"
             )
 
+    def supervised(self) -> dict[str, tuple[Tensor, Tensor | None]]:
+        """Return the predictions that the loss terms compare with the labels, by term.
+
+        Returns:
+            (B, C) logits, or (B, K, C) where a bag has K of them, and (B, K) bool of those that
+            exist, None for all. A subclass with other terms than ``bag`` overrides it.
+        """
+        return {"bag": (self.logits, None)}
+
     def probabilities(self, task: MILTask) -> Tensor:
         """Return (B,) probabilities of class 1 for a binary task, (B, C) otherwise.
 
+        The grades of ``ordinal`` have P(y = k), (B, K), and ``discrete_time`` has S_k, (B, K).
+
+        Raises:
+            ValueError: a risk of ``cox`` or a value of ``regression`` is no probability.
+
         >>> MILOutput(torch.zeros(2, 1)).probabilities("binary").tolist()
         [0.5, 0.5]
+        >>> MILOutput(torch.zeros(1, 2)).probabilities("ordinal").tolist()
+        [[0.5, 0.25, 0.25]]
         """
         if task == "binary":
             return self.logits[:, 0].sigmoid()
-        return self.logits.softmax(dim=1) if task == "multiclass" else self.logits.sigmoid()
+        if task == "multiclass":
+            return self.logits.softmax(dim=1)
+        if task == "multilabel":
+            return self.logits.sigmoid()
+        if task == "ordinal":
+            return self._grades()
+        if task == "discrete_time":
+            return self.survival()
+        raise ValueError(f"the predictions of {task} are no probabilities; use predictions")
+
+    def predictions(self, task: MILTask) -> Tensor:
+        """Return what is predicted: probabilities, (B,) risks or (B, T) values.
+
+        ``cox``: the logarithm of the risk, (B,) float64; ``regression``: coded values, (B, T)
+        (`TargetCoding.decoded`); all others: `probabilities`.
+        """
+        if task == "cox":
+            return self.risk(task)
+        return self.logits if task == "regression" else self.probabilities(task)
+
+    def survival(self) -> Tensor:
+        """Return S_k = prod_(j <= k) (1 - sigmoid(l_j)) of ``discrete_time``, (B, K) float64.
+
+        S_k is the probability of surviving bin k, at its right edge; on the host if the device has
+        no float64.
+        """
+        return logsigmoid(-as_float64(self.logits)).cumsum(dim=1).exp()
+
+    def risk(self, task: MILTask) -> Tensor:
+        """Return (B,) float64, higher where the event is expected earlier.
+
+        The log-risk of ``cox``; minus the sum of S_k, in [-K, 0], of ``discrete_time``, in float64
+        because it saturates.
+
+        Raises:
+            ValueError: the task has no times.
+        """
+        if task == "cox":
+            return as_float64(self.logits)[:, 0]
+        if task == "discrete_time":
+            return -self.survival().sum(dim=1)
+        raise ValueError(f"a model of the task {task} predicts no risk")
+
+    def _grades(self) -> Tensor:
+        """Return P(y = k) = sigmoid(-l_k) prod_(j < k) sigmoid(l_j), (B, K)."""
+        logits = self.logits.to(torch.promote_types(self.logits.dtype, torch.float32))
+        none = torch.zeros_like(logits[:, :1])
+        higher = torch.cat([none, logsigmoid(logits).cumsum(dim=1)], dim=1)  # log P(y >= k)
+        return (higher + torch.cat([logsigmoid(-logits), none], dim=1)).exp()

@@ -115,7 +115,7 @@ def write_slides(
         ValueError: see `plan_slides`.
         ImportError: tifffile is not installed.
     """
-    planned = plan_slides(slides, patients, seed, side_mm)
+    planned, folder = plan_slides(slides, patients, seed, side_mm), Path(folder)
     for name in ("slides", "lesions"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     write = functools.partial(write_slide, folder=folder)

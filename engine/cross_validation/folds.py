@@ -40,9 +40,10 @@ from engine.cross_validation.fold import (
 from engine.cross_validation.reading import StepKeys, reader
 from engine.cross_validation.selection import Selected, Selector
 from evaluation.mil.scores import youden_threshold
-from lightning_modules.mil import MILModule
+from lightning_modules.mil import MILModule, check_step
 from lightning_modules.staged import StagedMILModule
 from structures import BagBatch, DataProblems
+from structures.tasks import CLASS_TASKS
 
 __all__ = ["Fold", "FoldRecipe", "FoldResult", "run_fold", "train_fold"]
 
@@ -219,6 +220,9 @@ def training_steps(
         limits.append(recipe.max_epochs * -(-len(sampler) // recipe.accumulate))
     chosen = np.asarray(numbers)
     module.set_training_bags(chosen, bags.labels[chosen], bags.sizes[chosen])
+    if module.task not in CLASS_TASKS:
+        module.fit_targets(bags.labels[chosen], bags.num_classes)
+        check_step(module.task, plan.batch_size)
     return batches_of_steps(sampler, min(limits), recipe.accumulate), min(limits), len(sampler)
 
 
@@ -261,7 +265,7 @@ def train_fold(
         optimizer.zero_grad()
         for keys, batch in zip(keys_of_batches, batches, strict=False):
             names = batch.bag_ids or [known[key.index] for key in keys]
-            loss = module.total_loss(module.training_terms(batch), names)
+            loss = module.total_loss(module.training_terms(module.coded(batch)), names)
             # Same as the Trainer, also for the last step of an epoch with fewer batches.
             (loss / recipe.accumulate).backward()  # type: ignore[no-untyped-call]
         if recipe.clip_norm is not None:
@@ -304,6 +308,6 @@ def batches_of_steps(sampler: Any, steps: int, accumulate: int) -> Iterator[Step
 
 def _predict(module: MILModule, batches: Iterator[BagBatch]) -> FloatArray:
     with torch.no_grad():
-        parts = [module.network(bags).probabilities(module.task).to(CPU) for bags in batches]
+        parts = [module.network(bags).predictions(module.task).to(CPU) for bags in batches]
     scores: FloatArray = torch.cat(parts).double().numpy()
     return scores

@@ -53,6 +53,7 @@ from engine.cross_validation.reading import StepKeys
 from lightning_modules.mil import MILModule
 from lightning_modules.staged import StagedMILModule
 from structures import BagBatch
+from structures.tasks import CLASS_TASKS
 
 MOST_FOLDS = 50  # folds per group; more would hardly make a step cheaper
 _MOST_VALUES = 2**27  # feature values per group, which has a standardised copy for each fold
@@ -127,6 +128,8 @@ def _reason_apart(bags: BagSet, recipe: FoldRecipe) -> str | None:
     """Return why folds cannot be trained together, or None if only a batch can show it."""
     if not isinstance(bags, BagFile):
         return "slides are read one by one"
+    if bags.task not in CLASS_TASKS:
+        return f"the labels of the task {bags.task} are coded fold by fold"
     large = bags.features.size > _MOST_VALUES // 2
     for applies, reason in (
         (recipe.selection is not None, "each fold selects its own weights"),

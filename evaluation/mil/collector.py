@@ -22,8 +22,10 @@ class BagScores:
     Attributes:
         bag_ids: names of the bags.
         index: (B,) int64, number of each bag in the data set.
-        labels: (B,) int64, or (B, C) for a multilabel task.
-        probabilities: (B,) of the positive class for a binary task, else (B, C).
+        labels: (B,) int64, or (B, C) for a multilabel task; float64 for times and values, see
+            `BagBatch`.
+        probabilities: (B,) of the positive class for a binary task, else (B, C); what else is
+            predicted, see `MILOutput.predictions`.
         groups: the patient of each bag, or empty.
         witness: (B,) AUROC of the attention for witnesses against the rest, NaN for bags without
             both kinds or without known instance labels.
@@ -31,14 +33,20 @@ class BagScores:
 
     bag_ids: tuple[str, ...]
     index: npt.NDArray[np.int64]
-    labels: npt.NDArray[np.int64]
+    labels: npt.NDArray[Any]
     probabilities: FloatArray
     groups: tuple[str, ...] = ()
     witness: FloatArray = field(default_factory=lambda: np.zeros(0))
 
     @property
     def known(self) -> npt.NDArray[np.bool_]:
-        """(B,) bool, True if the label of the bag is known; an unknown label is negative."""
+        """(B,) bool, True if the label of the bag is known.
+
+        An unknown class or grade is negative; of values, one has to be known.
+        """
+        if self.labels.dtype == np.float64:
+            some: npt.NDArray[np.bool_] = ~np.isnan(self.labels).all(axis=1)
+            return some
         least = self.labels.min(axis=1) if self.labels.ndim == 2 else self.labels
         known: npt.NDArray[np.bool_] = least >= 0
         return known
@@ -94,8 +102,13 @@ class BagCollector:
         return BagScores(
             bag_ids=tuple(r["bag_id"] for r in rows),
             index=np.array(numbers, dtype=np.int64),
-            labels=np.array([r["label"] for r in rows], dtype=np.int64),
+            labels=_labels([r["label"] for r in rows]),
             probabilities=np.array([r["probability"] for r in rows], dtype=np.float64),
             groups=groups if len(groups) == len(rows) else (),
             witness=np.array([r["witness"] for r in rows], dtype=np.float64),
         )
+
+
+def _labels(rows: list[Any]) -> npt.NDArray[Any]:
+    labels = np.array(rows)
+    return labels if labels.dtype == np.float64 and len(rows) else labels.astype(np.int64)

@@ -27,7 +27,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from models.losses.bag_classification import bag_classification_loss, mean_over_bags
+from models.losses.bag_loss import bag_terms
 from models.mil.layers.inner_width import inner_width
 from models.mil.layers.xavier import xavier_normal
 from models.mil.protocol import Reduction, class_probability, num_logits, positive_widths
@@ -161,6 +161,5 @@ class ABMIL(nn.Module):
     def losses(
         self, output: MILOutput, bags: BagBatch, reduction: Reduction = "mean"
     ) -> dict[str, Tensor]:
-        """Return ``bag``, the negative log-likelihood of the labels: a scalar, or (B,)."""
-        losses = bag_classification_loss(output.logits, bags.labels, self.task)
-        return {"bag": losses if reduction == "none" else mean_over_bags(losses)}
+        """Return ``bag``, the loss of the labels: a scalar, or (B,)."""
+        return bag_terms(output, bags.labels, self.task, reduction)

@@ -29,7 +29,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.losses.bag_classification import bag_classification_loss, mean_over_bags
+from models.losses.bag_classification import mean_over_bags
+from models.losses.bag_loss import bag_terms
 from models.mil.layers.gated_attention import GatedAttention
 from models.mil.layers.inner_width import inner_width
 from models.mil.protocol import Reduction, num_logits, positive_widths
@@ -52,6 +53,10 @@ class ACMILOutput(MILOutput):
     """
 
     branch_logits: Tensor
+
+    def supervised(self) -> dict[str, tuple[Tensor, Tensor | None]]:
+        """Return the bag's logits and those of the branches."""
+        return {"bag": (self.logits, None), "branch": (self.branch_logits, None)}
 
 
 class ACMIL(nn.Module):
@@ -158,15 +163,10 @@ class ACMIL(nn.Module):
         """
         if not isinstance(output, ACMILOutput) or output.attention is None:
             raise TypeError(f"ACMIL's losses need an ACMILOutput, got {type(output).__name__}")
-        branches = output.branch_logits  # (B, K, C)
-        labels = bags.labels.repeat_interleave(branches.shape[1], dim=0)
-        each = bag_classification_loss(branches.flatten(0, 1), labels, self.task)
-        terms = {
-            "bag": bag_classification_loss(output.logits, bags.labels, self.task),
-            "branch": each.view(branches.shape[:2]).mean(dim=1),
-            "similarity": map_similarity(output.attention, bags.offsets),
-        }
-        return terms if reduction == "none" else {n: mean_over_bags(t) for n, t in terms.items()}
+        similar = map_similarity(output.attention, bags.offsets)
+        similarity = similar if reduction == "none" else mean_over_bags(similar)
+        terms = bag_terms(output, bags.labels, self.task, reduction)
+        return terms | {"similarity": similarity}
 
 
 def map_similarity(attention: Tensor, offsets: Tensor) -> Tensor:

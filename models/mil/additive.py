@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.losses.bag_classification import bag_classification_loss, mean_over_bags
+from models.losses.bag_loss import bag_terms
 from models.mil.layers.gated_attention import GatedAttention
 from models.mil.layers.instance_layers import instance_layers
 from models.mil.protocol import LeaveOneOut, Reduction, num_logits, positive_widths
@@ -132,6 +132,5 @@ class AdditiveMIL(nn.Module):
     def losses(
         self, output: MILOutput, bags: BagBatch, reduction: Reduction = "mean"
     ) -> dict[str, Tensor]:
-        """Return ``bag``, the negative log-likelihood of the labels: a scalar, or (B,)."""
-        losses = bag_classification_loss(output.logits, bags.labels, self.task)
-        return {"bag": losses if reduction == "none" else mean_over_bags(losses)}
+        """Return ``bag``, the loss of the labels: a scalar, or (B,)."""
+        return bag_terms(output, bags.labels, self.task, reduction)

@@ -23,7 +23,9 @@ All classes are treated in the same way, also class 0 of a binary task (the top 
 bags are evidence for class 0). A bag of several classes has an in_c for each (A96). In a bag of
 fewer than 2 k instances some are in both sets and get both labels (A95). A binary task has two
 classes internally; the MB logit is l_1 - l_0, whose sigmoid is the softmax of the two, and the
-returned attention is that of class 1 (A143).
+returned attention is that of class 1 (A143). Grades are classes too; their K - 1 MB logits are the
+differences of neighbours, l_(k + 1) - l_k (A747). Where there are no classes, of times and values,
+there are no instance classifiers and no term ``instance``, and MB has a map for each logit.
 
 Letters: N instances of B bags, D input width, E embedding width, L attention width, K maps,
 C classes, k chosen instances.
@@ -39,7 +41,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.losses.bag_classification import bag_classification_loss, mean_over_bags
+from models.losses.bag_classification import mean_over_bags
+from models.losses.bag_loss import bag_terms
 from models.losses.smooth_svm import smooth_top1_svm
 from models.mil.layers.xavier import xavier_normal
 from models.mil.protocol import Reduction, class_targets, num_logits, positive_widths
@@ -47,6 +50,7 @@ from models.ops.bags.leave_one_out import leave_one_out
 from models.ops.bags.ragged import segment_softmax, segment_weighted_sum
 from models.ops.bags.ragged_order import segment_topk
 from structures import BagBatch, MILOutput, MILTask
+from structures.tasks import has_classes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,12 +61,13 @@ class CLAMOutput(MILOutput):
         first: (B, k, C, 2) scores of the most attended instances, best first, by the classifier
             of each class.
         last: (B, k, C, 2) scores of the least attended instances.
-        chosen: (B, k) bool, False where the bag has fewer instances.
+        chosen: (B, k) bool, False where the bag has fewer instances. All three are None where
+            there are no classes.
     """
 
-    first: Tensor
-    last: Tensor
-    chosen: Tensor
+    first: Tensor | None
+    last: Tensor | None
+    chosen: Tensor | None
 
 
 class CLAM(nn.Module):
@@ -117,7 +122,10 @@ class CLAM(nn.Module):
         maps = num_classes if multi_branch else 1
         self.attention_score = nn.Linear(attention_dim, maps, bias=False)
         self.classifier = nn.Linear(widths[-1], num_classes if multi_branch else logits)
-        self.instance_classifiers = nn.Linear(widths[-1], 2 * num_classes)
+        # Without classes they would get no gradient, for which DDP waits.
+        judges = nn.Linear(widths[-1], 2 * num_classes) if has_classes(task) else None
+        self.instance_classifiers = judges
+        self.dropped_terms = () if has_classes(task) else ("instance",)
         self.apply(xavier_normal)  # A99
 
     def forward(self, bags: BagBatch) -> CLAMOutput:
@@ -134,9 +142,7 @@ class CLAM(nn.Module):
         scores = self._scores(instances)
         attention = segment_softmax(scores, bags.offsets)
         pooled = segment_weighted_sum(instances, attention, bags.offsets)  # (B, K, E)
-        first, chosen = segment_topk(scores, bags.offsets, self.instances)  # (B, k, K)
-        last, _ = segment_topk(scores, bags.offsets, self.instances, largest=False)
-        judged = self._judge(instances[torch.cat([first, last], dim=1)])
+        first, last, chosen = self._judged(instances, scores, bags.offsets)
         # One map, that of class 1 of two (A143), or one per class.
         shown = slice(None) if self.multi_branch and self.task != "binary" else -1
         return CLAMOutput(
@@ -144,10 +150,21 @@ class CLAM(nn.Module):
             attention=attention[:, shown],
             attention_logits=scores[:, shown],
             embeddings=pooled if self.multi_branch else pooled[:, 0],
-            first=judged[:, : self.instances],
-            last=judged[:, self.instances :],
-            chosen=chosen[:, :, 0],
+            first=first,
+            last=last,
+            chosen=chosen,
         )
+
+    def _judged(
+        self, instances: Tensor, scores: Tensor, offsets: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return the scores of the first and the last instances, and which there are."""
+        if self.instance_classifiers is None:
+            return None, None, None
+        first, chosen = segment_topk(scores, offsets, self.instances)  # (B, k, K)
+        last, _ = segment_topk(scores, offsets, self.instances, largest=False)
+        judged = self._judge(instances[torch.cat([first, last], dim=1)], self.instance_classifiers)
+        return judged[:, : self.instances], judged[:, self.instances :], chosen[:, :, 0]
 
     def _scores(self, instances: Tensor) -> Tensor:
         """Return the attention of embedded instances before the softmax, (N, K)."""
@@ -163,7 +180,7 @@ class CLAM(nn.Module):
         if not self.multi_branch:
             return leave_one_out(values.unsqueeze(2), scores, bags.offsets)[:, :, 0]
         classes = leave_one_out(values.unsqueeze(1), scores, bags.offsets)[:, 0]
-        return classes[:, 1:] - classes[:, :1] if self.task == "binary" else classes
+        return self._of_classes(classes)
 
     def _logits(self, pooled: Tensor) -> Tensor:
         """Return logits (B, C) or (B, 1) for pooled embeddings (B, K, E)."""
@@ -171,40 +188,46 @@ class CLAM(nn.Module):
             logits: Tensor = self.classifier(pooled[:, 0])
             return logits
         classes = (pooled * self.classifier.weight).sum(dim=2) + self.classifier.bias  # (B, C)
-        return classes[:, 1:] - classes[:, :1] if self.task == "binary" else classes
+        return self._of_classes(classes)
 
-    def _judge(self, rows: Tensor) -> Tensor:
+    def _of_classes(self, classes: Tensor) -> Tensor:
+        """Return the logits for one value a map, (n, C)."""
+        two_sided = self.task in ("binary", "ordinal")
+        return classes[:, 1:] - classes[:, :-1] if two_sided else classes
+
+    def _judge(self, rows: Tensor, judges: nn.Linear) -> Tensor:
         """Return the instance classifiers' scores (B, n, C, 2) of rows (B, n, K, E)."""
-        weight = self.instance_classifiers.weight.view(self.num_classes, 2, -1)
+        weight = judges.weight.view(self.num_classes, 2, -1)
         rows = rows.expand(-1, -1, self.num_classes, -1)
         scores = torch.einsum("bnce,cle->bncl", rows, weight)
-        return scores + self.instance_classifiers.bias.view(self.num_classes, 2)
+        return scores + judges.bias.view(self.num_classes, 2)
 
     def losses(
         self, output: MILOutput, bags: BagBatch, reduction: Reduction = "mean"
     ) -> dict[str, Tensor]:
-        """Return ``bag`` and ``instance``: scalars, or (B,).
+        """Return ``bag`` and, where there are classes, ``instance``: scalars, or (B,).
 
         Raises:
             TypeError: the output is not a ``CLAMOutput``.
         """
         if not isinstance(output, CLAMOutput):
             raise TypeError(f"losses of CLAM need a CLAMOutput, got {type(output).__name__}")
-        terms = {
-            "bag": bag_classification_loss(output.logits, bags.labels, self.task),
-            "instance": self._instance_loss(output, bags.labels),
-        }
-        return {n: t if reduction == "none" else mean_over_bags(t) for n, t in terms.items()}
+        terms = bag_terms(output, bags.labels, self.task, reduction)
+        if output.first is None or output.last is None or output.chosen is None:
+            return terms
+        losses = self._instance_loss(output.first, output.last, output.chosen, bags.labels)
+        return terms | {"instance": losses if reduction == "none" else mean_over_bags(losses)}
 
-    def _instance_loss(self, output: CLAMOutput, labels: Tensor) -> Tensor:
+    def _instance_loss(self, first: Tensor, last: Tensor, chosen: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of the instance classifiers for each bag, (B,)."""
         yes, no = labels.new_ones(()), labels.new_zeros(())
-        each = smooth_top1_svm(output.first, yes) + smooth_top1_svm(output.last, no)  # (B, k, C)
-        chosen = output.chosen.unsqueeze(2).to(each.dtype)
-        weight = chosen / chosen.sum(dim=1, keepdim=True)  # (B, k, 1), sums to 1
+        each = smooth_top1_svm(first, yes) + smooth_top1_svm(last, no)  # (B, k, C)
+        counts = chosen.unsqueeze(2).to(each.dtype)
+        weight = counts / counts.sum(dim=1, keepdim=True)  # (B, k, 1), sums to 1
         inside = (each * weight).sum(dim=1) / 2  # (B, C)
         targets = class_targets(labels, self.num_classes, self.task)
         if not self.subtyping:
-            return (targets * inside).sum(dim=1)
-        outside = (smooth_top1_svm(output.first, no) * weight).sum(dim=1)
-        return (targets * inside + (1 - targets) * outside).mean(dim=1)
+            return (targets * inside).sum(dim=1)  # 0 for an unknown grade
+        outside = (smooth_top1_svm(first, no) * weight).sum(dim=1)
+        losses = (targets * inside + (1 - targets) * outside).mean(dim=1)
+        return losses.masked_fill(labels < 0, 0.0) if self.task == "ordinal" else losses

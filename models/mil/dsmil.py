@@ -18,6 +18,7 @@ of the probabilities of both streams (A94).
 
 L(., y) follows the task: one sigmoid (``binary``, as the authors on CAMELYON16), C sigmoids
 (``multilabel``, as on TCGA), or softmax (``multiclass``, A93). All classes are treated equally.
+Logits that are no classes, such as risks or values, each have a critical instance as well.
 
 A linear v is applied after the pooling: the attention of a bag sums to 1, so that
 sum_n A_n (V h_n + b) = V (sum_n A_n h_n) + b, at the cost of one row per bag instead of N.
@@ -38,7 +39,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.losses.bag_classification import bag_classification_loss, mean_over_bags
+from models.losses.bag_classification import mean_over_bags
+from models.losses.bag_loss import bag_terms
 from models.mil.layers.xavier import xavier_normal
 from models.mil.protocol import Reduction, num_logits, positive_widths
 from models.ops.bags.mean_probability import logits_of_mean_probability
@@ -46,6 +48,7 @@ from models.ops.bags.ragged import segment_ids, segment_softmax, segment_weighte
 from models.ops.bags.ragged_order import segment_topk
 from models.ops.precision import at_least_float32
 from structures import BagBatch, MILOutput, MILTask
+from structures.tasks import CLASS_TASKS
 
 Query = Literal["linear", "nonlinear"]
 Value = Literal["identity", "linear", "nonlinear"]
@@ -64,6 +67,10 @@ class DSMILOutput(MILOutput):
     bag_logits: Tensor
     critical_logits: Tensor
     critical: Tensor
+
+    def supervised(self) -> dict[str, tuple[Tensor, Tensor | None]]:
+        """Return the logits of both streams."""
+        return {"bag": (self.bag_logits, None), "instance": (self.critical_logits, None)}
 
 
 class DSMIL(nn.Module):
@@ -85,7 +92,8 @@ class DSMIL(nn.Module):
         xavier_init: Glorot's normal distribution and zero biases instead of torch's default, except
             for the classifier of the bag, as in MHIM around DSMIL.
         balance: weight the loss of positive bags by the ratio of negative to positive training
-            bags; for ``binary`` and ``multilabel``.
+            bags; for ``binary`` and ``multilabel``, without effect for grades and where there are
+            no classes (A746).
 
     Raises:
         ValueError: a width is not positive, a binary task has other than two classes, q or v is
@@ -122,7 +130,8 @@ class DSMIL(nn.Module):
         if orthogonal_init and xavier_init:
             raise ValueError("xavier_init: true needs orthogonal_init: false")
         self.task: MILTask = task
-        self.average, self.balance, self.value = average, balance, value
+        self.average, self.value = average, value
+        self.balance = balance and task in CLASS_TASKS
         layers: list[nn.Module] = []
         for width, hidden in itertools.pairwise(widths):
             layers += [nn.Linear(width, hidden), nn.ReLU()]
@@ -204,15 +213,13 @@ class DSMIL(nn.Module):
         """
         if not isinstance(output, DSMILOutput):
             raise TypeError(f"losses of DSMIL need a DSMILOutput, got {type(output).__name__}")
-        terms = {
-            "bag": self._loss(output.bag_logits, bags.labels),
-            "instance": self._loss(output.critical_logits, bags.labels),
-        }
+        if not self.balance:
+            return bag_terms(output, bags.labels, self.task, reduction)
+        streams = {n: logits for n, (logits, _) in output.supervised().items()}
+        terms = {n: self._balanced(logits, bags.labels) for n, logits in streams.items()}
         return {n: t if reduction == "none" else mean_over_bags(t) for n, t in terms.items()}
 
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        if not self.balance:
-            return bag_classification_loss(logits, labels, self.task)
+    def _balanced(self, logits: Tensor, labels: Tensor) -> Tensor:
         logits = at_least_float32(logits)
         targets = labels.view(logits.shape).to(logits.dtype)
         weights = self.positive_weight.to(logits.dtype)

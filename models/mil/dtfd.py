@@ -37,15 +37,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.losses.bag_classification import bag_classification_loss, mean_over_bags
+from models.losses.bag_loss import bag_terms
 from models.mil.layers.gated_attention import GatedAttention
-from models.mil.protocol import Reduction, num_logits, positive_widths
+from models.mil.protocol import Reduction, num_logits, positive_widths, target_evidence
 from models.ops.bags.keyed_random import draw_key, random_order
 from models.ops.bags.mean_probability import logits_of_mean_probability
 from models.ops.bags.ragged import segment_ids, segment_softmax, segment_sum, segment_weighted_sum
 from models.ops.bags.ragged_order import segment_rank, segment_topk
 from models.ops.precision import as_float64, at_least_float32
 from structures import BagBatch, MILOutput, MILTask
+from structures.tasks import CLASS_TASKS
 
 Distillation = Literal["afs", "maxs", "maxmins", "mas"]
 
@@ -61,6 +62,11 @@ class DTFDOutput(MILOutput):
 
     pseudo_logits: Tensor
     pseudo_bags: Tensor
+
+    def supervised(self) -> dict[str, tuple[Tensor, Tensor | None]]:
+        """Return the bag's logits and those of its pseudo-bags."""
+        pseudo = self.pseudo_logits.flatten(1, 2), self.pseudo_bags.flatten(1)
+        return {"bag": (self.logits, None), "pseudo_bag": pseudo}
 
 
 class DTFD(nn.Module):
@@ -207,15 +213,7 @@ class DTFD(nn.Module):
         """
         if not isinstance(output, DTFDOutput):
             raise TypeError(f"DTFD's losses need a DTFDOutput, got {type(output).__name__}")
-        present = output.pseudo_bags.flatten(1)  # (B, R G)
-        inherited = bags.labels.repeat_interleave(present.shape[1], dim=0)
-        each = bag_classification_loss(output.pseudo_logits.flatten(0, 2), inherited, self.task)
-        each = each.view(present.shape).masked_fill(~present, 0)
-        terms = {
-            "bag": bag_classification_loss(output.logits, bags.labels, self.task),
-            "pseudo_bag": each.sum(dim=1) / present.sum(dim=1),
-        }
-        return terms if reduction == "none" else {n: mean_over_bags(t) for n, t in terms.items()}
+        return bag_terms(output, bags.labels, self.task, reduction)
 
 
 def pseudo_bag_of_each(bags: BagBatch, num_groups: int, key: int, stream: int = 0) -> Tensor:
@@ -231,12 +229,15 @@ def evidence(added: Tensor, favoured: Tensor, task: MILTask) -> Tensor:
     """Return values that rank instances by their Grad-CAM probability of one class, (N,).
 
     The class is 1 for a binary task, otherwise the one favoured by the pseudo-bag's own logits.
+    Without classes and for grades, see `target_evidence`.
 
     Args:
         added: L_nc, (N, C).
         favoured: (N,), the favoured class of each instance's pseudo-bag.
         task: what the logits mean.
     """
+    if task not in CLASS_TASKS:
+        return target_evidence(added, task)
     if task == "multiclass":
         # The contribution of one of ten thousand instances is too small for float32 next to log C.
         added = as_float64(added).log_softmax(dim=1)

@@ -16,12 +16,9 @@ is a buffer, so that checkpoints contain it. Until it is set, classes count as e
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.losses.bag_classification import mean_over_bags
 from models.losses.imbalance import (
     class_counts,
     focal_loss,
@@ -29,26 +26,23 @@ from models.losses.imbalance import (
     logit_adjusted_loss,
     weighted_loss,
 )
-from models.mil.protocol import (
-    LeaveOneOut,
-    MILModel,
-    ModelFactory,
-    Reduction,
-    ScheduledLosses,
-    UsesTrainingBags,
-    leave_one_out_of,
-)
-from structures import BagBatch, MILOutput, MILTask
+from models.mil.around_model import AroundModel
+from models.mil.protocol import ModelFactory
+from structures import MILTask
+from structures.tasks import CLASS_TASKS
 
 
-class _AroundModel(nn.Module):
-    """Wrapper that replaces the classification loss of a model; subclasses give ``bag_losses``.
+class _ClassLoss(AroundModel):
+    """Base of losses of classes, which knows the training bags of each.
 
     Args:
         in_features: width of an instance's features.
         num_classes: classes of the task, counting the negative one of a binary task.
         task: what the logits mean.
         learner: constructor of the model whose loss is replaced.
+
+    Raises:
+        ValueError: the task has no classes, or their order is what counts.
     """
 
     counts: Tensor
@@ -56,50 +50,23 @@ class _AroundModel(nn.Module):
     def __init__(
         self, in_features: int, num_classes: int, task: MILTask, *, learner: ModelFactory
     ) -> None:
-        super().__init__()
-        self.task: MILTask = task
+        if task not in CLASS_TASKS:
+            raise ValueError(
+                f"{type(self).__name__} changes the loss of classes by their frequency, and the "
+                f"task {task} has another loss; use the model that it wraps without it"
+            )
+        super().__init__(in_features, num_classes, task, learner=learner)
         self.num_classes = num_classes
-        self.learner = learner(in_features, num_classes, task)
-        self.permutation_invariant = getattr(self.learner, "permutation_invariant", True)
-        self.joint_terms = getattr(self.learner, "joint_terms", ())
         shape = (num_classes, 2) if task == "multilabel" else (num_classes,)
         self.register_buffer("counts", torch.zeros(shape, dtype=torch.int64))
 
     def set_training_bags(self, numbers: Tensor, labels: Tensor, sizes: Tensor) -> None:
         """Count the training bags of each class."""
         self.counts.copy_(class_counts(labels, self.num_classes, self.task))
-        if isinstance(self.learner, UsesTrainingBags):
-            self.learner.set_training_bags(numbers, labels, sizes)
-
-    def forward(self, bags: BagBatch) -> MILOutput:
-        """Return the model's output."""
-        output: MILOutput = self.learner(bags)
-        return output
-
-    def losses(
-        self, output: MILOutput, bags: BagBatch, reduction: Reduction = "mean"
-    ) -> dict[str, Tensor]:
-        """Return the model's terms with ``bag`` replaced: scalars, or (B,)."""
-        terms = cast(MILModel, self.learner).losses(output, bags, reduction)
-        losses = self.bag_losses(output.logits, bags.labels)
-        return terms | {"bag": losses if reduction == "none" else mean_over_bags(losses)}
-
-    @property
-    def leave_one_out(self) -> LeaveOneOut | None:
-        """That of the wrapped model."""
-        return leave_one_out_of(self.learner)
-
-    def loss_factors(self, progress: float) -> dict[str, float]:
-        """Return the factors of the model's terms."""
-        learner = self.learner
-        return learner.loss_factors(progress) if isinstance(learner, ScheduledLosses) else {}
-
-    def bag_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the classification loss of each bag, (B,)."""
-        raise NotImplementedError
+        super().set_training_bags(numbers, labels, sizes)
 
 
-class FocalMIL(_AroundModel):
+class FocalMIL(_ClassLoss):
     """Model with the focal loss, which down-weights bags that are already classified well.
 
     Args:
@@ -137,7 +104,7 @@ class FocalMIL(_AroundModel):
         return focal_loss(logits, labels, self.task, self.gamma, self.alpha)
 
 
-class ClassWeightedMIL(_AroundModel):
+class ClassWeightedMIL(_ClassLoss):
     """Model whose loss weights bags by the inverse frequency of their class.
 
     Args:
@@ -171,7 +138,7 @@ class ClassWeightedMIL(_AroundModel):
         return weighted_loss(logits, labels, self.task, weights)
 
 
-class LogitAdjustedMIL(_AroundModel):
+class LogitAdjustedMIL(_ClassLoss):
     """Model whose loss adds the logarithm of the class frequencies to the logits.
 
     Args:

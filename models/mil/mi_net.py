@@ -28,7 +28,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from models.losses.bag_classification import bag_classification_loss, mean_over_bags
+from models.losses.bag_loss import bag_terms
 from models.mil.pooling import EmbeddingPooling, InstancePooling, Pool
 from models.mil.protocol import Reduction, num_logits, positive_widths
 from models.ops.bags.mean_probability import logits_of_mean_probability
@@ -46,6 +46,10 @@ class LayersOutput(MILOutput):
     """
 
     layer_logits: Tensor
+
+    def supervised(self) -> dict[str, tuple[Tensor, Tensor | None]]:
+        """Return the logits of all layers."""
+        return {"bag": (self.layer_logits, None)}
 
 
 class InstanceMINet(InstancePooling):
@@ -151,9 +155,8 @@ class _AllLayers(nn.Module):
     def losses(
         self, output: MILOutput, bags: BagBatch, reduction: Reduction = "mean"
     ) -> dict[str, Tensor]:
-        """Return ``bag``, the negative log-likelihood of the labels: a scalar, or (B,)."""
-        losses = bag_classification_loss(output.logits, bags.labels, self.task)
-        return {"bag": losses if reduction == "none" else mean_over_bags(losses)}
+        """Return ``bag``, the loss of the labels: a scalar, or (B,)."""
+        return bag_terms(output, bags.labels, self.task, reduction)
 
 
 class MINetDS(_AllLayers):
@@ -190,7 +193,7 @@ class MINetDS(_AllLayers):
         _start_as_authors(self)
 
     def pool(self, bags: BagBatch) -> LayersOutput:
-        """Return log-odds (or logarithms) of the mean probability, and each layer's logits."""
+        """Return logits of the mean prediction, and each layer's logits."""
         pooled = self.pool_values(bags.features, bags.offsets)  # (B, sum of widths)
         parts = zip(self.classifiers, torch.split(pooled, self.widths, dim=1), strict=True)
         logits = torch.stack([classifier(part) for classifier, part in parts], dim=1)
@@ -203,19 +206,14 @@ class MINetDS(_AllLayers):
     def losses(
         self, output: MILOutput, bags: BagBatch, reduction: Reduction = "mean"
     ) -> dict[str, Tensor]:
-        """Return ``bag``, the mean over the layers of the negative log-likelihood of the labels.
+        """Return ``bag``, the mean over the layers of the loss of the labels: a scalar, or (B,).
 
         Raises:
             TypeError: the output belongs to another model.
         """
         if not isinstance(output, LayersOutput):
             raise TypeError(f"losses of MINetDS need a LayersOutput, got {type(output).__name__}")
-        each = [
-            bag_classification_loss(logits, bags.labels, self.task)
-            for logits in output.layer_logits.unbind(1)
-        ]
-        losses = torch.stack(each).mean(0)
-        return {"bag": losses if reduction == "none" else mean_over_bags(losses)}
+        return bag_terms(output, bags.labels, self.task, reduction)
 
 
 class MINetRC(_AllLayers):

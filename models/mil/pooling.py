@@ -43,7 +43,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.losses.bag_classification import bag_classification_loss, mean_over_bags
+from models.losses.bag_loss import bag_terms
 from models.mil.layers.instance_layers import instance_layers
 from models.mil.protocol import Reduction, num_logits
 from models.ops.bags.ragged import segment_logsumexp, segment_max, segment_mean, segment_sum
@@ -167,9 +167,8 @@ class _PooledModel(nn.Module):
     def losses(
         self, output: MILOutput, bags: BagBatch, reduction: Reduction = "mean"
     ) -> dict[str, Tensor]:
-        """Return ``bag``, the negative log-likelihood of the labels: a scalar, or (B,)."""
-        losses = bag_classification_loss(output.logits, bags.labels, self.task)
-        return {"bag": losses if reduction == "none" else mean_over_bags(losses)}
+        """Return ``bag``, the loss of the labels: a scalar, or (B,)."""
+        return bag_terms(output, bags.labels, self.task, reduction)
 
 
 class EmbeddingPooling(_PooledModel):
@@ -236,8 +235,8 @@ class InstancePooling(_PooledModel):
             near minus the logarithm of the usual number of instances.
 
     Raises:
-        ValueError: a width is not positive, an option is missing or of another pool, or a binary
-            task has other than two classes.
+        ValueError: a width is not positive, an option is missing or of another pool, a binary
+            task has other than two classes, or values are to be pooled by ``noisy_or``.
     """
 
     def __init__(
@@ -254,6 +253,11 @@ class InstancePooling(_PooledModel):
         first_bias: float | None = None,
     ) -> None:
         super().__init__(task, in_features, hidden_sizes, dropout)
+        if pool == "noisy_or" and task == "regression":  # A751
+            raise ValueError(
+                "noisy_or combines probabilities of independent instances, and values of the task "
+                "regression are none; use another pool, such as mean"
+            )
         self.pool_values = Pool(pool, k, sharpness)
         self.classifier = nn.Linear(self.width, num_logits(num_classes, task))
         _start_bias(self.classifier, first_bias)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from models.ops.precision import as_float64
 from structures import BagBatch, MILOutput, MILTask
+from structures.tasks import CLASS_TASKS
 
 Reduction = Literal["mean", "none"]
 # Constructor of a model that another model wraps: called with in_features, num_classes and task,
@@ -24,7 +25,7 @@ class MILModel(Protocol):
     Attributes:
         task: what the logits mean; stored, never inferred from their number. ``binary``: one
             logit, the log-odds of class 1; ``multiclass``: softmax over C; ``multilabel``: C
-            independent sigmoids.
+            independent sigmoids; for the others see `MILOutput`.
     """
 
     task: MILTask
@@ -110,13 +111,22 @@ def leave_one_out_of(model: nn.Module) -> LeaveOneOut | None:
 def num_logits(num_classes: int, task: MILTask) -> int:
     """Return the number of logits: one for a binary task, otherwise one per class.
 
+    ``cox`` has one, ``discrete_time`` one per bin, ``regression`` one per target, ``ordinal`` one
+    less than grades.
+
     Raises:
-        ValueError: there is no class, or a binary task does not have two classes.
+        ValueError: there is no class, or the task does not allow this number of classes.
     """
     if num_classes < 1:
         raise ValueError(f"num_classes must be positive, got {num_classes}")
     if task == "binary" and num_classes != 2:
         raise ValueError(f"a binary task has 2 classes, got num_classes={num_classes}")
+    if task == "cox" and num_classes != 1:
+        raise ValueError(f"a model of the task cox has 1 output, got num_classes={num_classes}")
+    if task == "ordinal" and num_classes < 2:
+        raise ValueError(f"an ordinal task has 2 grades or more, got num_classes={num_classes}")
+    if task == "ordinal":
+        return num_classes - 1
     return 1 if task == "binary" else num_classes
 
 
@@ -124,7 +134,7 @@ def class_targets(labels: Tensor, num_classes: int, task: MILTask) -> Tensor:
     """Return the classes of each bag as (B, C) zeros and ones in float32, also for binary tasks.
 
     Args:
-        labels: (B,) classes, or (B, C) for ``multilabel``.
+        labels: (B,) classes, or (B, C) for ``multilabel``; -1, an unknown one, is no class.
         num_classes: C.
         task: what the labels mean.
     """
@@ -146,11 +156,28 @@ def class_probability(logits: Tensor, task: MILTask) -> Tensor:
         distinguishes only a few dozen of their probabilities. For ``binary``, the probability of
         the more probable of the two classes, as a softmax over two logits gives; for
         ``multilabel``, of the most probable class (A116). On the host if the device has no float64.
+        For the other tasks no probability but `target_evidence`: a softmax over one logit is
+        constant.
     """
+    if task not in CLASS_TASKS:
+        return target_evidence(logits, task)
     logits = as_float64(logits)
     if task == "multiclass":
         return logits.softmax(dim=1).amax(dim=1)
     return (logits.abs() if task == "binary" else logits).sigmoid().amax(dim=1)
+
+
+def target_evidence(added: Tensor, task: MILTask) -> Tensor:
+    """Return how much each row speaks for an early event, a high grade or any value, (N,) float64.
+
+    The sum of its contributions to the logits, of values that of their sizes (A745).
+
+    Args:
+        added: (N, C) contributions of instances to the logits.
+        task: ``cox``, ``discrete_time``, ``ordinal`` or ``regression``.
+    """
+    added = as_float64(added)
+    return (added.abs() if task == "regression" else added).sum(dim=1)
 
 
 def positive_widths(**widths: int | Sequence[int]) -> None:

@@ -53,6 +53,7 @@ from models.ops.bags.ragged import segment_ids
 from models.ops.bags.ragged_order import segment_rank
 from models.ops.precision import at_least_float32
 from structures import BagBatch, MILOutput, MILTask
+from structures.tasks import has_classes
 
 Curriculum = Literal["linear", "parabolic", "cosine", "contrastive"]
 _ALPHA: dict[str, Callable[[float], float]] = {
@@ -80,8 +81,8 @@ class SCMIL(nn.Module):
         stop_gradient: do not pass gradients of the classifier's terms to the embedding.
 
     Raises:
-        ValueError: a width or the temperature is not positive, or the model returns no embeddings,
-            or no gradient of the embeddings reaches a parameter.
+        ValueError: the task has no classes, a width or the temperature is not positive, or the
+            model returns no embeddings, or no gradient of the embeddings reaches a parameter.
     """
 
     def __init__(
@@ -99,6 +100,11 @@ class SCMIL(nn.Module):
     ) -> None:
         super().__init__()
         positive_widths(view_instances=view_instances, projection_dim=projection_dim)
+        if not has_classes(task):
+            raise ValueError(
+                "SC-MIL draws bags of the same class together, and the task "
+                f"{task} has no classes; train the model that it wraps without it"
+            )
         if temperature <= 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
         self.task: MILTask = task
@@ -141,7 +147,7 @@ class SCMIL(nn.Module):
         views = two_views(bags, self.view_instances, draw_key() if self.training else 0)
         output: MILOutput = self.learner(views)
         projected = at_least_float32(self.projection(_embeddings(output)))
-        rows, labels = gather_rows(F.normalize(projected, dim=1)), gather_rows(views.labels)
+        rows, labels = gather_rows(F.normalize(projected, dim=1)), gather_rows(partners(views))
         if self.stop_gradient:
             named = dict(self.learner.named_parameters())
             fixed: dict[str, Tensor] = {n: named[n].detach() for n in self.parts.encoder}
@@ -190,6 +196,16 @@ class SCMIL(nn.Module):
                         break
                 parameter.copy_(before)
         return tuple(found)
+
+
+def partners(bags: BagBatch) -> Tensor:
+    """Return labels of which equal ones attract, (B,) or (B, C).
+
+    A bag whose grade is unknown attracts its other view alone (A750).
+    """
+    if bags.labels.ndim == 2:
+        return bags.labels
+    return torch.where(bags.labels < 0, -1 - bags.index, bags.labels)
 
 
 def two_views(bags: BagBatch, most: int, key: int) -> BagBatch:

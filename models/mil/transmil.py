@@ -41,7 +41,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.losses.bag_classification import bag_classification_loss, mean_over_bags
+from models.losses.bag_loss import bag_terms
 from models.mil.protocol import Reduction, class_probability, num_logits, positive_widths
 from models.ops.attention.nystrom import LandmarkAttention, divide, segment_means, value_residual
 from models.ops.bags.ragged import segment_ids, segment_sum
@@ -170,9 +170,8 @@ class TransMIL(nn.Module):
     def losses(
         self, output: MILOutput, bags: BagBatch, reduction: Reduction = "mean"
     ) -> dict[str, Tensor]:
-        """Return ``bag``, the negative log-likelihood of the labels: a scalar, or (B,)."""
-        losses = bag_classification_loss(output.logits, bags.labels, self.task)
-        return {"bag": losses if reduction == "none" else mean_over_bags(losses)}
+        """Return ``bag``, the loss of the labels: a scalar, or (B,)."""
+        return bag_terms(output, bags.labels, self.task, reduction)
 
     def _buckets(self, bags: BagBatch) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the bags of equal T, (b,), and the rows of their instances, (b, T)."""

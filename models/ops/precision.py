@@ -5,6 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from structures.devices import as_float64, has_float64
+
+__all__ = [
+    "as_float64",
+    "at_least_float32",
+    "back_to",
+    "has_bfloat16_units",
+    "has_float64",
+]
+
 
 def at_least_float32(values: Tensor) -> Tensor:
     """Convert half-precision numbers and integers to float32; float64 is left unchanged.
@@ -15,23 +25,6 @@ def at_least_float32(values: Tensor) -> Tensor:
     torch.float64
     """
     return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-_WITHOUT_FLOAT64 = {"mps"}  # Apple GPUs
-
-
-def has_float64(device: torch.device) -> bool:
-    """Return True if a device supports float64, which Apple GPUs do not.
-
-    >>> has_float64(torch.device("cpu")), has_float64(torch.device("mps"))
-    (True, False)
-    """
-    return device.type not in _WITHOUT_FLOAT64
-
-
-def as_float64(values: Tensor) -> Tensor:
-    """Convert to float64, on the host if the device does not support it; differentiable."""
-    return (values if has_float64(values.device) else values.cpu()).double()
 
 
 def back_to(like: Tensor, wide: Tensor) -> Tensor:

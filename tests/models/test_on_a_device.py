@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from models.mil.dtfd import DTFD
+from tests.models.mil.test_every_target import TARGETS, module_for, target_bags
 from tests.models.seg.conftest import make_scene
 from tests.models.seg.deformable_detr.conftest import build_ours as build_detr
 from tests.models.seg.yolo.test_detect import tiny
@@ -146,3 +147,28 @@ def test_waits_of_a_one_stage_step_do_not_grow():
             sum(model.losses(batch).values()).backward()
             counted.append(sum(waits.values()))
     assert counted == [8, 8, 9], waits
+
+
+@pytest.mark.parametrize("float64", [True, False], ids=["NVIDIA", "Apple"])
+@pytest.mark.parametrize("task", TARGETS)
+@pytest.mark.parametrize("name", ["abmil", "clam_mb", "dsmil", "dtfd"])
+def test_bags_with_times_values_and_grades(name, task, float64):
+    """Without float64, times stay on the host, where their order is found."""
+    bags = target_bags(task, dtype=torch.float32)
+    module, other = (module_for(name, task, bags) for _ in range(2))
+    expected = to_host([*step(module.eval(), bags), module.network(bags).predictions(task)])
+    with pretend_device(float64) as waits:
+        there = bags.to(DEVICE)
+        assert isinstance(there.labels, OnDevice) == (float64 or task == "ordinal")
+        assert there.labels.dtype == bags.labels.dtype
+        other.to(DEVICE).eval()
+        waits.clear()
+        found = step(other, there)
+        counted = dict(waits)
+        assert all(isinstance(loss, OnDevice) for loss in found[1].values())
+        found = to_host([*found, other.network(there).predictions(task)])
+    assert len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6, equal_nan=True)
+    if float64:
+        assert not counted

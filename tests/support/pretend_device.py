@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
-from models.ops import precision
+from structures import devices
 
 DEVICE = torch.device("mps", 0)
 HOST = torch.device("cpu")
@@ -184,7 +184,7 @@ def pretend_device(float64=False):
     torch.__future__.set_swap_module_params_on_conversion(True)
     operations, without = _Operations(float64), set() if float64 else {"mps"}
     try:
-        with mock.patch.object(precision, "_WITHOUT_FLOAT64", without), _Functions(), operations:
+        with mock.patch.object(devices, "_WITHOUT_FLOAT64", without), _Functions(), operations:
             yield operations.waits
     finally:
         torch.__future__.set_swap_module_params_on_conversion(swap)

@@ -42,7 +42,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from models.losses.bag_classification import bag_classification_loss, mean_over_bags
+from models.losses.bag_classification import mean_over_bags
+from models.losses.bag_loss import bag_loss, bag_terms
 from models.mil.ins.memory import INSMemory, candidate_classes, products, unit
 from models.mil.protocol import Reduction, num_logits, positive_widths
 from models.ops.bags.gather_rows import gather_rows
@@ -58,6 +59,7 @@ from models.ops.bags.ragged_order import segment_rank
 from models.ops.distributed import global_mean_count
 from models.ops.precision import at_least_float32
 from structures import BagBatch, MILOutput, MILTask
+from structures.tasks import CLASS_TASKS
 
 Pooling = Literal["mean", "max", "lse"]
 
@@ -92,7 +94,7 @@ class INS(nn.Module):
             large r.
 
     Raises:
-        ValueError: a number is out of range, or the task is multilabel.
+        ValueError: a number is out of range, or the task is neither binary nor multiclass.
     """
 
     # The loss compares instances of a batch with one another.
@@ -209,8 +211,7 @@ class INS(nn.Module):
         self, output: MILOutput, bags: BagBatch, reduction: Reduction = "mean"
     ) -> dict[str, Tensor]:
         """Return ``bag``, the negative log-likelihood of the labels: a scalar, or (B,)."""
-        losses = bag_classification_loss(output.logits, bags.labels, self.task)
-        return {"bag": losses if reduction == "none" else mean_over_bags(losses)}
+        return bag_terms(output, bags.labels, self.task, reduction)
 
     def training_losses(
         self, bags: BagBatch, progress: float, memory: INSMemory
@@ -247,9 +248,9 @@ class INS(nn.Module):
             bags.features[chosen], queries[chosen], names[chosen], memory, warm
         )
         instance = segment_mean(-(memory.targets[rows] * log_probs).sum(dim=1), offsets)
-        bag = bag_classification_loss(self.bag_logits(log_probs, offsets), bags.labels, self.task)
+        bag = bag_loss(self.bag_logits(log_probs, offsets), bags.labels, self.task)
         pooled = self.pooled_head(segment_mean(embedded, offsets))
-        pooled = bag_classification_loss(pooled, bags.labels, "multiclass")
+        pooled = bag_loss(pooled, bags.labels, "multiclass")
         return {
             "bag": mean_over_bags(bag),
             "instance": (instance * learnt).sum() / global_mean_count(learnt.sum(), instance.dtype),
@@ -362,6 +363,11 @@ def _best(scores: Tensor, candidates: Tensor) -> Tensor:
 
 def _check_task(num_classes: int, task: MILTask) -> None:
     num_logits(num_classes, task)
+    if task not in CLASS_TASKS:
+        raise ValueError(
+            "INS labels single instances as negative or as of their bag's class; instances of the "
+            f"task {task} have neither. Use another model, such as models.mil.abmil.ABMIL"
+        )
     if task == "multilabel":
         raise ValueError(
             "INS treats an instance as negative or as of its bag's only class, which a multilabel "

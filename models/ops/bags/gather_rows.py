@@ -30,13 +30,28 @@ def gather_rows(rows: Tensor) -> Tensor:
     return gathered
 
 
+def own_rows(rows: Tensor) -> slice:
+    """Return where the rows of this process are among the gathered ones; all must call it."""
+    rank, world = rank_and_world_size()
+    if world == 1:
+        return slice(0, rows.shape[0])
+    sizes = _counts(rows)
+    start = sum(sizes[:rank])
+    return slice(start, start + rows.shape[0])
+
+
+def _counts(rows: Tensor) -> list[int]:
+    rank, world = rank_and_world_size()
+    counts = rows.new_zeros(world, dtype=torch.int64)
+    counts[rank] = rows.shape[0]
+    sizes: list[int] = sum_over_processes(counts).tolist()
+    return sizes
+
+
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
-        rank, world = rank_and_world_size()
-        counts = rows.new_zeros(world, dtype=torch.int64)
-        counts[rank] = rows.shape[0]
-        sizes = sum_over_processes(counts).tolist()
+        rank, sizes = rank_and_world_size()[0], _counts(rows)
         padded = rows.new_zeros(max(sizes), *rows.shape[1:])
         padded[: rows.shape[0]] = rows
         parts = [torch.empty_like(padded) for _ in sizes]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from models.ops.bags.mean_probability import logits_of_mean_probability
+from structures import MILOutput
 
 CLOSE = {"rtol": 0, "atol": 1e-6}
 
@@ -42,3 +43,33 @@ def test_half_precision_is_widened():
     logits = torch.tensor([[[2.0], [-1.0]]])
     found = logits_of_mean_probability(logits.bfloat16(), "binary")
     assert torch.equal(found, logits_of_mean_probability(logits, "binary"))
+
+
+def several(bins=4, scale=3.0):
+    random = torch.Generator().manual_seed(0)
+    return scale * torch.randn(6, 5, bins, generator=random, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("task", ["discrete_time", "ordinal"])
+def test_mean_of_survival_and_of_grades(task):
+    """Predictions of the result are the means of the predictions."""
+    logits = several()
+    each = [MILOutput(logits[:, k]).probabilities(task) for k in range(5)]
+    found = MILOutput(logits_of_mean_probability(logits, task)).probabilities(task)
+    torch.testing.assert_close(found, torch.stack(each).mean(0), rtol=0, atol=1e-12)
+    same = logits[:, :1].expand(-1, 3, -1)
+    torch.testing.assert_close(logits_of_mean_probability(same, task), logits[:, 0])
+
+
+def test_hazards_of_a_mean_survival_do_not_cancel():
+    logits = torch.tensor([[[-30.0, 40.0], [-31.0, 50.0]]])  # float32: 1 - S_1 is 0
+    found = logits_of_mean_probability(logits, "discrete_time")
+    hazard = (math.exp(-30) + math.exp(-31)) / 2
+    assert found[0, 0].exp().item() == pytest.approx(hazard, rel=1e-5)
+    assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("task", ["cox", "regression"])
+def test_mean_of_risks_and_of_values(task):
+    logits = several()
+    torch.testing.assert_close(logits_of_mean_probability(logits, task), logits.mean(1))
