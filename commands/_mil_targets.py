@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from evaluation.targets.bags import TargetPredictions
     from structures import Problem
 
+_KINDS = {
+    "cox": "times", "discrete_time": "times", "regression": "values", "ordinal": "grades"
+}  # fmt: skip
 # Options by the tasks that they have an effect on.
 _OF_TIMES = {"tau": "--tau", "times": "--times", "groups": "--groups"}
 
@@ -33,7 +36,7 @@ def add_target_arguments(parser: argparse.ArgumentParser) -> None:
         "--times",
         type=float,
         nargs="+",
-        help="of times: where Brier scores and AUCs are taken (default: deciles of the event times)",
+        help="of times: those of Brier scores and AUCs (default: deciles of the event times)",
     )
     parser.add_argument(
         "--groups", type=positive, help="of times: number of risk groups (default: 2)"
@@ -48,7 +51,7 @@ def refuse_target_options(args: argparse.Namespace, task: str) -> None:
     """
     given = [flag for name, flag in _OF_TIMES.items() if getattr(args, name) is not None]
     if task not in ("cox", "discrete_time") and given:
-        raise ValueError(f"{', '.join(given)}: have an effect on times alone, this is {task}")
+        raise ValueError(f"{', '.join(given)}: have an effect on times alone, not on {task}")
 
 
 def score_targets(args: argparse.Namespace, found: BagPredictions) -> dict[str, Any]:
@@ -81,7 +84,7 @@ def score_targets(args: argparse.Namespace, found: BagPredictions) -> dict[str, 
     if few:
         intervals = withheld(intervals)
     rows = [(k, v, *intervals.get(k, (None, None))) for k, v in metrics.items()]
-    title = f"{found.files[0]}: {scorer.count} {args.unit}s, {found.task}"
+    title = f"{found.files[0]}: {scorer.count} {args.unit}s with {_KINDS[found.task]}"
     show(title, ["metric", "value", "2.5 %", "97.5 %"], rows)
     _show_details(scores.details)
     notes += [few] if few else []
@@ -90,7 +93,6 @@ def score_targets(args: argparse.Namespace, found: BagPredictions) -> dict[str, 
         print(f"note: {note}")
     extra: dict[str, Any] = {
         **report_bad_data((*found.problems, *problems)),
-        "task": found.task,
         "intervals": intervals,
         "undefined": scores.undefined,
         "unit": args.unit,

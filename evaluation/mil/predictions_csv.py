@@ -75,6 +75,7 @@ def read_bag_csv(
     *,
     repeated: bool = False,
     patients: bool = False,
+    unlabelled: bool = False,
 ) -> BagPredictions:
     """Read predictions in the format of `write_bag_csv`.
 
@@ -88,6 +89,7 @@ def read_bag_csv(
         policy: ``skip`` leaves out faulty lines.
         repeated: whether a bag occurs once for each value of a column ``repeat``.
         patients: whether every bag needs a patient.
+        unlabelled: whether a label may be empty, which becomes -1.
 
     Raises:
         DataProblems: columns are missing, the file has no bags, or a line is wrong and the policy
@@ -104,7 +106,9 @@ def read_bag_csv(
     seen: dict[str | None, set[str]] = {}  # bags by repeat
     for line_number, row in rows:
         others = seen.setdefault(row.get("repeat") if repeated else None, set())
-        faults = list(_faults(row, layout, others))
+        if unlabelled:
+            row |= {name: row.get(name) or "-1" for name in layout.labels}
+        faults = list(_faults(row, layout, others, -1 if unlabelled else 0))
         if patients and not row.get(str(layout.patient)):
             faults.append((f"{layout.patient} is missing", "name the patient"))
         bag = row.get("bag_id") or None
@@ -236,7 +240,9 @@ def _has(name: str, header: Sequence[str]) -> bool:
     return any(c == name or (name != "bag_id" and c.startswith(f"{name}_")) for c in header)
 
 
-def _faults(row: dict[str, Any], layout: _Layout, seen: set[str]) -> Iterator[tuple[str, str]]:
+def _faults(
+    row: dict[str, Any], layout: _Layout, seen: set[str], least: int
+) -> Iterator[tuple[str, str]]:
     """Yield reason and remedy of every fault of a line."""
     if None in row:
         yield "has more values than there are columns", "quote values that contain commas"
@@ -249,7 +255,7 @@ def _faults(row: dict[str, Any], layout: _Layout, seen: set[str]) -> Iterator[tu
         label = number(row.get(name))
         if not row.get(name):
             yield f"{name} is missing", "bags without a label cannot be scored: add or remove it"
-        elif label is None or label not in range(layout.classes):
+        elif label is None or label not in range(least, layout.classes):
             allowed = f"with {len(layout.scores)} score column(s) it is 0 to {layout.classes - 1}"
             yield f"{name} is {row[name]!r}", allowed
     for name in layout.scores:

@@ -128,7 +128,8 @@ def read_predictions(
     Raises:
         DataProblems: see `read_bag_csv`; a column of times or values is missing; or a line is
             wrong and the policy is ``error``: a time is negative or no number, an event is not 0
-            or 1, no value is known, or a prediction is missing.
+            or 1, a value is no number, or a prediction is missing. Values and grades may be
+            unknown, that is empty.
     """
     header, rows = read_rows(path)
     kind: MILTask | None = None
@@ -141,7 +142,7 @@ def read_predictions(
         reason = f"has the columns of {what}, not of {task}"
         raise _refusal(path, [(reason, f"leave out --task, or give a table of {task}")])
     if kind is None:
-        found = read_bag_csv(path, policy, patients=patients)
+        found = read_bag_csv(path, policy, patients=patients, unlabelled=task is not None)
         return found if task is None else _grades(path, found)
     refuse_repeats(path, rows)
     layout = _layout(path, header, kind, patients)
@@ -227,8 +228,6 @@ def _label_faults(row: dict[str, Any], layout: _Layout) -> Iterator[tuple[str, s
         for name, value in zip(layout.labels, values, strict=True):
             if row.get(name) and (value is None or np.isinf(value)):
                 yield f"{name} is {row[name]!r}", "write a number, or nothing if it is unknown"
-        if not any(value is not None and np.isfinite(value) for value in values):
-            yield "no value is known", "bags without a value cannot be scored: add or remove it"
         return
     time, event = values
     if time is None or not 0 <= time < np.inf:
