@@ -87,7 +87,7 @@ def complete_checkpoints(module: TargetModule) -> None:
     if bags is None or data is None:
         return
     own = {name: value.detach().clone() for name, value in module.state_dict().items()}
-    module.training_bags = of_these = _pass(module, data, bags)
+    module.training_bags = of_these = pass_over(module, trainer, data, bags)
     try:
         for path in trainer.strategy.broadcast(_checkpoints(trainer)):
             content = read_file(path) if trainer.is_global_zero else {}
@@ -95,7 +95,7 @@ def complete_checkpoints(module: TargetModule) -> None:
             complete = of_these
             if not _equal(state, own):
                 module.load_state_dict(state)
-                complete = _pass(module, data, bags)
+                complete = pass_over(module, trainer, data, bags)
             if trainer.is_global_zero:
                 content["segmil"]["facts"]["training_bags"] = complete.plain()
                 with atomic_write(Path(path), durable=True) as file:
@@ -120,8 +120,17 @@ def _equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
     return all(torch.equal(value.cpu(), second[name].cpu()) for name, value in first.items())
 
 
-def _pass(module: TargetModule, data: Any, bags: TrainingBags) -> TrainingBags:
-    """Return the facts with the risks of all processes."""
+def pass_over(module: TargetModule, trainer: Any, data: Any, bags: TrainingBags) -> TrainingBags:
+    """Return the facts of training bags with the risks that a module predicts for them.
+
+    Every process must call it, and each predicts its share of the bags.
+
+    Args:
+        module: a module of a task of times.
+        trainer: its trainer, for the precision.
+        data: the datamodule, with ``numbers`` and ``source``.
+        bags: the facts before.
+    """
     numbers, (rank, world) = [int(n) for n in data.numbers("train")], rank_and_world_size()
     loader: DataLoader[BagBatch] = DataLoader(
         _Bags(data.source("train"), numbers[rank::world]),
@@ -129,7 +138,7 @@ def _pass(module: TargetModule, data: Any, bags: TrainingBags) -> TrainingBags:
         num_workers=getattr(data, "num_workers", 0),
         collate_fn=_same,
     )
-    with module.trainer.precision_plugin.val_step_context():
+    with trainer.precision_plugin.val_step_context():
         mine = training_risks(module, loader)
     risks = {number: risk for part in gather_to_all(mine) for number, risk in part.items()}
     return fitted(bags, risks, numbers, module)

@@ -56,10 +56,10 @@ def undefined_target_metric(
     if task == "cox" and metric == "bag_ibs":  # A785
         return "survival probabilities of cox need a baseline, which is known after the training"
     found = _any_predictions(labels, task, count)
-    found = found.rows(found.known)
-    if not found.bag_ids:
+    known = found.known
+    if not known.any():
         return "no validation bag has a known target"
-    scored = score(found.scorer())
+    scored = score(found.rows(known).scorer())
     return scored.undefined.get(metric, "")
 
 
