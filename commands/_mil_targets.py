@@ -6,13 +6,14 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from commands._arguments import positive
+from commands._arguments import add_output, figure, positive
 from commands._tables import report_bad_data, show
 
 if TYPE_CHECKING:
     from evaluation.mil.predictions_csv import BagPredictions
     from evaluation.targets.bags import TargetPredictions
-    from structures import Problem
+    from evaluation.targets.scores import Scorer
+    from structures import MILTask, Problem
 
 _KINDS = {
     "cox": "times", "discrete_time": "times", "regression": "values", "ordinal": "grades"
@@ -41,17 +42,28 @@ def add_target_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--groups", type=positive, help="of times: number of risk groups (default: 2)"
     )
+    add_output(
+        parser,
+        "--figure",
+        type=figure,
+        metavar="F.png",
+        help="draw Kaplan-Meier curves of risk groups, or predicted by true values",
+    )
 
 
-def refuse_target_options(args: argparse.Namespace, task: str) -> None:
+def refuse_target_options(args: argparse.Namespace, task: MILTask) -> None:
     """Refuse options that have no effect on a task.
 
     Raises:
         ValueError: such an option is given.
     """
+    from structures.tasks import has_classes
+
     given = [flag for name, flag in _OF_TIMES.items() if getattr(args, name) is not None]
     if task not in ("cox", "discrete_time") and given:
         raise ValueError(f"{', '.join(given)}: have an effect on times alone, not on {task}")
+    if args.figure is not None and has_classes(task):
+        raise ValueError(f"--figure draws times or values, not {task}; leave it out")
 
 
 def score_targets(args: argparse.Namespace, found: BagPredictions) -> dict[str, Any]:
@@ -91,6 +103,8 @@ def score_targets(args: argparse.Namespace, found: BagPredictions) -> dict[str, 
     notes += [f"{name} is undefined: {reason}" for name, reason in scores.undefined.items()]
     for note in notes:
         print(f"note: {note}")
+    if args.figure is not None:
+        _draw(scorer, args)
     extra: dict[str, Any] = {
         **report_bad_data((*found.problems, *problems)),
         "intervals": intervals,
@@ -103,6 +117,22 @@ def score_targets(args: argparse.Namespace, found: BagPredictions) -> dict[str, 
         "bags": list(_rows(bags)),
     }
     return report(sys.argv, metrics, files=found.files, seed=args.seed, **extra)
+
+
+def _draw(scorer: Scorer, args: argparse.Namespace) -> None:
+    """Write the figure of times or values."""
+    from evaluation.report.plots import save_figure
+    from evaluation.targets.figures import plot_kaplan_meier, plot_values
+    from evaluation.targets.scores import SurvivalScorer, ValueScorer
+
+    if isinstance(scorer, SurvivalScorer):
+        table, member = scorer.table, scorer.risk_groups()
+        drawn = plot_kaplan_meier(table.time, table.event, member, groups=scorer.groups)
+    else:
+        assert isinstance(scorer, ValueScorer)
+        drawn = plot_values(scorer.table)
+    save_figure(drawn, args.figure)
+    print(f"written: {args.figure}")
 
 
 def _check(args: argparse.Namespace, found: BagPredictions) -> None:

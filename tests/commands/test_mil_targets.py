@@ -16,7 +16,6 @@ from evaluation.targets.training_bags import TrainingBags
 from tests.support.target_bags import bags_of, recipe
 
 TASKS = ["cox", "discrete_time", "regression", "ordinal"]
-QUICK = {"class_table", "confusion", "curves", "attention"}
 
 
 def run(*arguments):
@@ -107,6 +106,9 @@ def test_a_table_of_times(tmp_path, capsys):
     assert found["tau"] == 20 and [row["time"] for row in found["times"]] == [4, 8]
     assert len(found["risk_groups"]["groups"]) == 3 and found["log_rank"]["df"] == 2
     assert found["bags"][0] == {"bag_id": "b0", "time": 1, "event": 0, "risk": 0}
+    drawn = tmp_path / "km.png"
+    scored(tmp_path, "--predictions", path, "--figure", drawn)
+    assert drawn.read_bytes().startswith(b"\x89PNG")
     wrong = path.with_name("w.csv")
     wrong.write_text(HEAD + "".join(row.replace(",-", ",") for row in ROWS))
     assert scored(tmp_path, "--predictions", wrong)["metrics"]["bag_c_index"] == 0
@@ -169,6 +171,7 @@ def test_a_table_of_values_and_one_of_grades(tmp_path):
         ("bag_id,target_a,prediction_a\nb,1,1\n", ["--tau", "3"], "--tau: have an effect on times"),
         ("bag_id,label,score\nb,1,1\n", ["--groups", "3"], "--groups: have an effect on times"),
         ("bag_id,label,score\nb,1,1\n", ["--task", "ordinal"], "columns of a binary task"),
+        ("bag_id,label,score\nb,1,1\n", ["--figure", "f.png"], "--figure draws times or values"),
         (
             "bag_id,time,event,risk,patient_id\na,1,1,0,p\nb,2,1,0,p\n",
             ["--unit", "patient"],
