@@ -65,9 +65,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from evaluation.statistics.bootstrap import bootstrap_intervals
     from evaluation.statistics.sample_size import too_few_bags, withheld
 
-    if args.unit == "bag" and args.pool is not None:
-        raise ValueError("--pool has an effect with --unit patient alone; add it")
-    bags = bag_predictions(args, patients=args.unit == "patient")
+    bags = _read(args)
     if bags.target is not None:
         return score_targets(args, bags)
     refuse_target_options(args, bags.task)
@@ -118,6 +116,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         ],
     }
     return report(sys.argv, metrics, files=files, seed=args.seed, **extra)
+
+
+def _read(args: argparse.Namespace) -> BagPredictions:
+    """Return the predictions of bags."""
+    if args.unit == "bag" and args.pool is not None:
+        raise ValueError("--pool has an effect with --unit patient alone; add it")
+    return bag_predictions(args, patients=args.unit == "patient")
 
 
 def _in_units(args: argparse.Namespace, bags: BagPredictions) -> tuple[BagPredictions, list[str]]:

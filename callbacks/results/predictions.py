@@ -45,7 +45,8 @@ class PredictionWriter(pl.Callback):
         what it shows (`callbacks.seg.dark_views`).
     For bags:
         ``bags.csv``: ``bag_id,label,score[,patient_id],prediction,threshold``, see
-        `evaluation.mil.predictions_csv.write_bag_csv`;
+        `evaluation.mil.predictions_csv.write_bag_csv`, or times or values, see
+        `evaluation.targets.files`;
         ``attention.csv``: ``bag_id[,slide_id],instance,attention[,witness][,x,y]`` if the model has
         attention, see `callbacks.results.prediction_files`.
 
@@ -206,8 +207,10 @@ class PredictionWriter(pl.Callback):
     def _keep_bags(self, module: Any, output: MILOutput, bags: BagBatch, slides: Any) -> None:
         if self._bags is None:
             self._bags = BagCollector()
+        classes = has_classes(module.task)
+        found = output.probabilities(module.task) if classes else module.predicted(output)
         # Without attention: its agreement with witnesses is not part of the files.
-        self._bags.add(bags, module.predicted(output), None)
+        self._bags.add(bags, found, None)
         if self.attention and output.attention is not None:
             for one in bag_attention(bags, output.attention, slides):
                 self._attention.setdefault(one.index, one)

@@ -47,3 +47,9 @@ def number(text: str | None) -> float | None:
         return float(text or "")
     except ValueError:
         return None
+
+
+def no_bags(path: Path, skipped: Sequence[Problem]) -> DataProblems:
+    """Return the error of a table without bags, or without those that were left out."""
+    reason = "no bag is left" if skipped else "no bags in the file"
+    return DataProblems([*skipped, Problem(path, None, None, reason, "write one line per bag")])

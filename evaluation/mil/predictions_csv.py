@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evaluation.mil.collector import BagScores
-from evaluation.mil.csv_rows import PATIENTS, number, read_rows, refuse_repeats
+from evaluation.mil.csv_rows import PATIENTS, no_bags, number, read_rows, refuse_repeats
 from evaluation.mil.metrics import BagTable, predicted_classes
 from evaluation.targets.bags import TargetPredictions
 from formats.files import write_csv
@@ -120,16 +120,14 @@ def read_bag_csv(
             thresholds.add(number(row.get("threshold")))
     skipped = settle(problems, policy)
     if not lines:
-        reason = "no bag is left" if skipped else "no bags in the file"
-        raise DataProblems([*skipped, Problem(path, None, None, reason, "write one line per bag")])
+        raise no_bags(path, skipped)
     unknown = sum(not line.patient for line in lines)
     if layout.patient and 0 < unknown < len(lines):
         found = f"{path}: {unknown} of {len(lines)} bags have no {layout.patient}"
         warnings.warn(f"{found}, so each bag is treated as a separate patient", stacklevel=2)
     names = tuple(c.removeprefix("score_") for c in layout.scores if c != "score")
     threshold = thresholds.pop() if len(thresholds) == 1 else None
-    if threshold is not None and not 0 <= threshold <= 1:
-        threshold = None
+    threshold = threshold if threshold is not None and 0 <= threshold <= 1 else None
     return BagPredictions(_scores(lines, layout), layout.task, skipped, names, threshold, (path,))
 
 

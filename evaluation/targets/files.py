@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evaluation.mil.collector import BagScores
-from evaluation.mil.csv_rows import PATIENTS, number, read_rows, refuse_repeats
+from evaluation.mil.csv_rows import PATIENTS, no_bags, number, read_rows, refuse_repeats
 from evaluation.mil.predictions_csv import BagPredictions, read_bag_csv
 from evaluation.targets.bags import TargetPredictions
 from evaluation.targets.censoring import FloatArray
@@ -256,8 +256,7 @@ def _parsed(
             kept.append(row)
     skipped = settle(problems, policy)
     if not kept:
-        reason = "no bag is left" if skipped else "no bags in the file"
-        raise DataProblems([*skipped, Problem(path, None, None, reason, "write one line per bag")])
+        raise no_bags(path, skipped)
     target = _target(kept, layout)
     scores = BagScores(
         bag_ids=target.bag_ids,
