@@ -84,7 +84,7 @@ def complete_checkpoints(module: TargetModule) -> None:
     """
     trainer, bags = module.trainer, module.training_bags
     data: Any = getattr(trainer, "datamodule", None)
-    if bags is None or data is None:
+    if bags is None or data is None or getattr(trainer, "fast_dev_run", False):
         return
     own = {name: value.detach().clone() for name, value in module.state_dict().items()}
     module.training_bags = of_these = pass_over(module, trainer, data, bags)
