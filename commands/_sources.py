@@ -124,10 +124,13 @@ def bag_predictions(args: argparse.Namespace, *, patients: bool = False) -> BagP
     Raises:
         ValueError: a file is missing or broken, or does not fit the checkpoint.
     """
+    task = getattr(args, "task", None)
     if not args.ckpt:
-        from evaluation.mil.predictions_csv import read_bag_csv
+        from evaluation.targets.files import read_predictions
 
-        return read_bag_csv(args.predictions, args.bad_data, patients=patients)
+        return read_predictions(args.predictions, args.bad_data, patients=patients, task=task)
+    if task is not None:
+        raise ValueError("--task tells how to read --predictions; a checkpoint knows its task")
     if args.data is None:
         raise ValueError("mil --ckpt needs --data FILE.npz, SLIDES.csv or RECIPE.yaml")
     from engine.deploy.predict import predict_bags

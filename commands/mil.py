@@ -15,6 +15,7 @@ from commands._arguments import (
     positive,
     seed,
 )
+from commands._mil_targets import add_target_arguments, refuse_target_options, score_targets
 from commands._sources import bag_predictions
 from commands._tables import report_bad_data, show
 
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_bad_data(parser)
     source = parser.add_mutually_exclusive_group(required=True)
     add_input(source, "--ckpt", help="checkpoint (with --data)")
-    add_input(source, "--predictions", help="CSV bag_id,label,score")
+    add_input(source, "--predictions", help="CSV bag_id,label,score, or of times or values")
     add_input(parser, "--data", help="npz of bags, CSV of slides, or a recipe (its test split)")
     parser.add_argument(
         "--threshold",
@@ -52,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --unit patient: mean of the bags' probabilities (default), or the largest",
     )
     add_features(parser)
+    add_target_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -63,7 +65,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from evaluation.statistics.bootstrap import bootstrap_intervals
     from evaluation.statistics.sample_size import too_few_bags, withheld
 
-    found, notes = _in_units(args)
+    bags = _read(args)
+    if bags.target is not None:
+        return score_targets(args, bags)
+    refuse_target_options(args, bags.task)
+    found, notes = _in_units(args, bags)
     scores, task, files = found.scores, found.task, found.files
     known = 0.5 if found.threshold is None else found.threshold
     threshold = known if args.threshold is None else args.threshold
@@ -112,16 +118,20 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return report(sys.argv, metrics, files=files, seed=args.seed, **extra)
 
 
-def _in_units(args: argparse.Namespace) -> tuple[BagPredictions, list[str]]:
+def _read(args: argparse.Namespace) -> BagPredictions:
+    """Return the predictions of bags."""
+    if args.unit == "bag" and args.pool is not None:
+        raise ValueError("--pool has an effect with --unit patient alone; add it")
+    return bag_predictions(args, patients=args.unit == "patient")
+
+
+def _in_units(args: argparse.Namespace, bags: BagPredictions) -> tuple[BagPredictions, list[str]]:
     """Return the predictions of bags or patients, and notes on them."""
     if args.unit == "bag":
-        if args.pool is not None:
-            raise ValueError("--pool has an effect with --unit patient alone; add it")
-        return bag_predictions(args), []
+        return bags, []
     from evaluation.mil.patients import pool_patients
 
     pool: Pool = args.pool or "mean"
-    bags = bag_predictions(args, patients=True)
     found = pool_patients(bags, pool, args.bad_data)
     count, patients = len(bags.scores.bag_ids), len(found.scores.bag_ids)
     notes = [f"{count} bags were pooled by {pool} to {patients} patients"]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -18,18 +17,22 @@ from torch.optim import Optimizer
 from evaluation.mil.collector import BagCollector, BagScores
 from evaluation.mil.metrics import METRICS
 from evaluation.mil.scores import evaluate_bags, youden_threshold
-from lightning_modules.base import OptimizerFactory, SchedulerFactory, TrainedModule
+from evaluation.targets.scores import LOWER_IS_BETTER
+from evaluation.targets.scores import METRICS as TARGET_METRICS
+from lightning_modules.base import OptimizerFactory, SchedulerFactory
 from lightning_modules.item_losses import ItemLosses, SplitRisks
 from lightning_modules.precision import check_precision
+from lightning_modules.targets.checks import HEADLINE, check_step, undefined_target_metric
+from lightning_modules.targets.module import TargetModule
 from models.losses.bag_loss import counted_bags
 from models.mil.protocol import MILModel, ScheduledLosses, UsesTrainingBags
 from models.mil.target_losses import risks_of_terms, ties_of
-from structures import BagBatch, MILOutput, MILTask, TargetCoding
+from structures import BagBatch, MILOutput, MILTask
 from structures.processes import gather_to_all
 from structures.tasks import CLASS_TASKS
 
 
-class MILModule(TrainedModule):
+class MILModule(TargetModule):
     """Training on bag losses with bag metrics; after an epoch ``bag_scores`` holds the scores.
 
     Args:
@@ -53,8 +56,12 @@ class MILModule(TrainedModule):
     """
 
     metric_names = (
-        *(f"val/{name}" for name in METRICS),
+        *sorted({f"val/{n}" for group in (METRICS, *TARGET_METRICS.values()) for n in group}),
         *("val/witness_auroc", "val/loss", "val/loss_*", "train/loss", "train/loss_*"),
+    )
+    lower_is_better = (
+        *TargetModule.lower_is_better,
+        *(f"val/{n}" for n in sorted(LOWER_IS_BETTER)),
     )
 
     def __init__(
@@ -94,9 +101,6 @@ class MILModule(TrainedModule):
             self.loss_weights = {
                 n: w for n, w in self.loss_weights.items() if n not in {*dropped, "bag"}
             }
-        # Coding of times and values, fitted on the training bags; None for the other tasks.
-        self.target_coding: TargetCoding | None = None
-        self.class_names: tuple[str, ...] = ()
         self.bag_scores: BagScores | None = None
         # Fraction of the optimizer steps of the training that are done, in [0, 1].
         self.progress = 0.0
@@ -134,36 +138,16 @@ class MILModule(TrainedModule):
             self.fit_targets(data.contents("train")[0], data.num_classes, names)
             check_step(self.task, data.batch_size * self.trainer.world_size)
 
-    def fit_targets(
-        self, labels: npt.NDArray[Any], num_classes: int, names: Sequence[str] = ()
-    ) -> None:
-        """Fit the coding of times and values on the labels of the training bags.
-
-        Args:
-            labels: see `TargetCoding.fit`.
-            num_classes: bins or targets.
-            names: names of the targets, for messages.
-
-        Raises:
-            ValueError: see `TargetCoding.fit`.
-        """
-        self.target_coding = TargetCoding.fit(self.task, labels, num_classes, names=names)
-
-    def coded(self, bags: BagBatch) -> BagBatch:
-        """Return the bags with labels as models see them; the bags themselves for classes."""
-        if self.target_coding is None or self.task not in ("discrete_time", "regression"):
-            return bags
-        return dataclasses.replace(bags, labels=self.target_coding.coded(bags.labels))
-
     def undefined(self, metric: str) -> str:
         """Return why a ranking metric has no value on the validation bags, or an empty text."""
-        if self.task not in CLASS_TASKS:
-            return ""
         data: Any = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
         numbers: Any = data.numbers("val") if hasattr(data, "numbers") else ()
         if metric == "val/witness_auroc" and len(numbers):
             known = data.source("val").bag(numbers[0]).instance_labels is not None
             return "" if known else "the bags have no instance labels"
+        if len(numbers) and self.task not in CLASS_TASKS:
+            labels, name = data.contents("val")[0], metric.removeprefix("val/")
+            return undefined_target_metric(name, labels, self.task, data.num_classes)
         if metric not in ("val/bag_auroc", "val/bag_auprc") or not len(numbers):
             return ""
         labels = data.contents("val")[0]
@@ -178,14 +162,16 @@ class MILModule(TrainedModule):
         return "" if found.size > 1 else f"all {labels.size} validation bags have the class {name}"
 
     def on_fit_start(self) -> None:
-        """Warn of validation bags that AUROC is not defined for."""
+        """Warn of validation bags that the main metric is not defined for."""
         super().on_fit_start()
-        reason = self.undefined("val/bag_auroc")
+        main, several = HEADLINE.get(self.task, "bag_auroc"), "other targets"
+        if self.task in CLASS_TASKS:
+            main, several = "bag_auroc and val/bag_auprc", "several classes"
+        reason = self.undefined(f"val/{main.partition(' ')[0]}")
         if reason:
             rank_zero_warn(
-                f"val/bag_auroc and val/bag_auprc will be nan: {reason}; give the validation split "
-                "bags of several classes (data.val_fraction, data.split_seed or the data's own "
-                "splits)"
+                f"val/{main} will be nan: {reason}; give the validation split bags of {several} "
+                "(data.val_fraction, data.split_seed or the data's own splits)"
             )
 
     def set_training_bags(
@@ -218,8 +204,9 @@ class MILModule(TrainedModule):
         ``extraction`` says how the features of slides were extracted, if their files tell it.
         """
         data: Any = getattr(self.trainer, "datamodule", None)
-        extraction, coding = getattr(data, "extraction", None), self.target_coding
-        return ({} if coding is None else {"target_coding": coding.plain()}) | {
+        extraction = getattr(data, "extraction", None)
+        return {
+            **self.target_facts(),
             "class_names": list(self.class_names),
             "threshold": self.threshold,
             "progress": self.progress,
@@ -231,8 +218,7 @@ class MILModule(TrainedModule):
         """Restore class names and threshold."""
         self.class_names = tuple(facts["class_names"])
         self.progress = float(facts.get("progress", 0.0))
-        if "target_coding" in facts:
-            self.target_coding = TargetCoding.from_plain(facts["target_coding"])
+        self.restore_target_facts(facts)
         saved = float(facts["threshold"])
         if self.given_threshold is None:
             self.threshold = saved
@@ -302,7 +288,7 @@ class MILModule(TrainedModule):
         self._losses.add(bags.index, bags.bag_ids, terms, left_out)
         if risks:
             self._risks.add(bags.index, bags.labels, risks)
-        self._collector.add(bags, output.predictions(self.task), output.attention)
+        self._collector.add(bags, self.predicted(output), output.attention)
         return output
 
     def split_means(self, losses: ItemLosses) -> dict[str, float]:
@@ -344,11 +330,14 @@ class MILModule(TrainedModule):
         return self.bag_scores
 
     def _log_scores(self, split: str, scores: BagScores) -> None:
-        self.log_metrics(split, self._metrics(scores), headline=("bag_auroc", "witness_auroc"))
+        main = HEADLINE.get(self.task, "bag_auroc")
+        self.log_metrics(split, self._metrics(scores), headline=(main, "witness_auroc"))
 
     def _metrics(self, scores: BagScores) -> dict[str, float]:
-        metrics = {}  # those of times, values and grades are not part of this module
-        if self.task in CLASS_TASKS:
+        metrics: dict[str, float] = {}
+        if self.task not in CLASS_TASKS and scores.bag_ids:
+            metrics = self.target_predictions(scores).metrics()
+        elif self.task in CLASS_TASKS:
             metrics = evaluate_bags(scores.labels, scores.probabilities, self.task, self.threshold)
         if np.isfinite(scores.witness).any():
             metrics["witness_auroc"] = float(np.nanmean(scores.witness))
@@ -371,21 +360,3 @@ class MILModule(TrainedModule):
     def _choose_threshold(self, scores: BagScores) -> None:
         if self.choose_threshold and self.task == "binary":
             self.threshold = youden_threshold(scores.labels, scores.probabilities)
-
-
-def check_step(task: MILTask, bags: int) -> None:
-    """Check that the bags of a step have something to learn from.
-
-    Args:
-        task: what the labels are.
-        bags: bags of a training batch on all processes.
-
-    Raises:
-        ValueError: it is one bag of ``cox``.
-    """
-    if task == "cox" and bags == 1:  # A749
-        raise ValueError(
-            "the task cox compares the bags of a batch, and the loss of a batch of one bag is "
-            "always 0; accumulated batches are not compared either. Raise data.batch_size (64 in "
-            "configs/mil/abmil_cox.yaml)"
-        )

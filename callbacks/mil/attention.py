@@ -14,14 +14,15 @@ from torch import Tensor
 
 from callbacks.after_evaluation import AfterEvaluation, split_of
 from callbacks.fixed_sample import FixedSample, priority
-from callbacks.mil.bag_outputs import BagAttention, bag_attention, bag_name
+from callbacks.mil.bag_outputs import BagAttention, bag_attention
 from callbacks.mil.slide_parts import slide_source
+from callbacks.mil.titles import bag_titles
 from evaluation.report.attention_map import plot_attention_map
 from evaluation.report.plots import plot_attention
 from evaluation.seg.draw import contact_sheet
 from loggers.run_files import rasterise, run_folder, write_png
 from loggers.wandb_media import Media
-from structures import BagBatch, MILOutput
+from structures import BagBatch
 from structures.processes import gather_to_first
 
 MAX_IMAGE_BYTES = 2**25  # per bag; larger bags are shown as bars
@@ -97,7 +98,7 @@ class AttentionFigure(AfterEvaluation):
             return
         source = slide_source(self.data, self.split)
         attention = bag_attention(batch, outputs.attention, source)
-        titles = _titles(pl_module, outputs, batch)
+        titles = bag_titles(pl_module, outputs, batch)
         for b in wanted:
             features = batch.features[batch.offsets[b] : batch.offsets[b + 1]]
             shown = ShownBag(
@@ -170,24 +171,6 @@ def instance_images(features: Tensor, pixels: bool | None) -> npt.NDArray[np.uin
     scaled = (values - low) / (high - low).clamp(min=1e-12) * 255
     images: npt.NDArray[np.uint8] = scaled.round().byte().permute(0, 2, 3, 1).numpy()
     return images[..., 0] if images.shape[-1] == 1 else images
-
-
-def _titles(pl_module: pl.LightningModule, outputs: MILOutput, batch: BagBatch) -> list[str]:
-    module: Any = pl_module
-    probabilities = outputs.probabilities(module.task).detach().float().cpu().numpy()
-    labels = batch.labels.cpu().numpy()
-    names = module.class_names
-    titles = []
-    for b in range(len(batch)):
-        present = np.flatnonzero(labels[b]) if labels.ndim == 2 else labels[b : b + 1]
-        truth = ", ".join(names[k] if 0 <= k < len(names) else str(k) for k in present) or "none"
-        if probabilities.ndim == 1:
-            answer = f"p({names[1] if names else 'positive'}) = {probabilities[b]:.3f}"
-        else:
-            best = int(probabilities[b].argmax())
-            answer = f"predicted: {names[best] if names else best} {probabilities[b, best]:.3f}"
-        titles.append(f"bag {bag_name(batch, b)}\ntruth: {truth} · {answer}")
-    return titles
 
 
 def _by_priority(pair: tuple[int, ShownBag]) -> int:

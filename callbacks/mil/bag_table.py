@@ -17,6 +17,7 @@ from loggers.wandb_charts import table
 from loggers.wandb_media import has_wandb
 from structures import BagBatch
 from structures.processes import gather_to_first
+from structures.tasks import has_classes
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +88,10 @@ class BagTable(AfterEvaluation):
 
     def draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Log the table."""
-        if not has_wandb(trainer):
+        module: Any = pl_module
+        if not has_wandb(trainer) or not has_classes(module.task):
             return
         states = gather_to_first(self._bags)
-        module: Any = pl_module
         scores: BagScores | None = getattr(module, "bag_scores", None)
         if not trainer.is_global_zero or scores is None:
             return

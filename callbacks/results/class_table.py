@@ -14,6 +14,7 @@ from evaluation.mil.classes import class_scores
 from formats.files import atomic_write
 from loggers.run_files import run_folder
 from loggers.wandb_charts import records_table
+from structures.tasks import has_classes
 
 
 class ClassTable(AfterEvaluation):
@@ -61,7 +62,7 @@ def class_rows(pl_module: pl.LightningModule) -> list[dict[str, Any]]:
     if scores is not None:
         rows: list[dict[str, Any]] = scores.per_class()
         return rows
-    if bags is None:
+    if bags is None or not has_classes(module.task):
         return []
     known = bags.known
     if not known.any():
@@ -69,7 +70,7 @@ def class_rows(pl_module: pl.LightningModule) -> list[dict[str, Any]]:
     return class_scores(
         bags.labels[known],
         bags.probabilities[known],
-        module.task,
+        "multiclass" if module.task == "ordinal" else module.task,
         module.threshold,
         module.class_names,
     )

@@ -16,6 +16,7 @@ from evaluation.seg.coco_backends import IouType
 from evaluation.seg.confusion import detection_confusion
 from loggers.run_files import rasterise, run_folder, write_png
 from loggers.wandb_charts import confusion_chart
+from structures.tasks import has_classes
 
 Counts = npt.NDArray[np.int64]
 
@@ -84,11 +85,13 @@ class ConfusionFigure(AfterEvaluation):
     ) -> tuple[Counts, Sequence[str]] | None:
         module: Any = pl_module
         bags, scores = getattr(module, "bag_scores", None), getattr(module, "scores", None)
+        if bags is not None and not has_classes(module.task):
+            return None
         if bags is not None and module.task != "multilabel" and bags.known.any():
             matrix = confusion_matrix(
                 bags.labels[bags.known],
                 bags.probabilities[bags.known],
-                module.task,
+                "multiclass" if module.task == "ordinal" else module.task,
                 module.threshold,
             )
             return matrix, module.class_names or [str(c) for c in range(len(matrix))]

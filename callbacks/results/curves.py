@@ -18,6 +18,7 @@ from evaluation.seg.coco_scores import KIND, CocoScores
 from loggers.run_files import rasterise, run_folder, write_png
 from loggers.wandb_charts import Points, line_chart
 from loggers.wandb_media import Media
+from structures.tasks import has_classes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -99,6 +100,8 @@ def _figure(pl_module: pl.LightningModule, title: str) -> Figure | None:
     if bags is None:
         return None
     module: Any = pl_module
+    if not has_classes(module.task):
+        return None
     curves = one_against_rest(bags, module.class_names)
     if not curves:
         return None

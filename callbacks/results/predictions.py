@@ -14,15 +14,17 @@ from callbacks.results.prediction_files import overlay_names, write_attention
 from callbacks.seg.dark_views import brighten, dark_views
 from callbacks.seg.frames import image_in_frame, original_size
 from callbacks.seg.overlay import draw_overlay
-from evaluation.mil.collector import BagCollector
+from evaluation.mil.collector import BagCollector, BagScores
 from evaluation.mil.predictions_csv import Decisions, write_bag_csv
 from evaluation.seg.coco import CocoEvaluator
+from evaluation.targets.files import write_target_csv
 from formats.coco.predictions import prediction_document
 from formats.coco.results import write_results
 from formats.files import write_json
 from loggers.run_files import run_folder, write_png
 from structures import BagBatch, CategoryMap, Instances, MILOutput, SegBatch
 from structures.processes import gather_to_first
+from structures.tasks import MILTask, has_classes
 
 DEFAULT_SCORE = 0.5  # of the predictions that are drawn and in the COCO file (A340)
 _TESTED_OVERLAYS = 20
@@ -43,7 +45,8 @@ class PredictionWriter(pl.Callback):
         what it shows (`callbacks.seg.dark_views`).
     For bags:
         ``bags.csv``: ``bag_id,label,score[,patient_id],prediction,threshold``, see
-        `evaluation.mil.predictions_csv.write_bag_csv`;
+        `evaluation.mil.predictions_csv.write_bag_csv`, or times or values, see
+        `evaluation.targets.files`;
         ``attention.csv``: ``bag_id[,slide_id],instance,attention[,witness][,x,y]`` if the model has
         attention, see `callbacks.results.prediction_files`.
 
@@ -204,8 +207,10 @@ class PredictionWriter(pl.Callback):
     def _keep_bags(self, module: Any, output: MILOutput, bags: BagBatch, slides: Any) -> None:
         if self._bags is None:
             self._bags = BagCollector()
+        classes = has_classes(module.task)
+        found = output.probabilities(module.task) if classes else module.predicted(output)
         # Without attention: its agreement with witnesses is not part of the files.
-        self._bags.add(bags, output.probabilities(module.task), None)
+        self._bags.add(bags, found, None)
         if self.attention and output.attention is not None:
             for one in bag_attention(bags, output.attention, slides):
                 self._attention.setdefault(one.index, one)
@@ -233,8 +238,7 @@ class PredictionWriter(pl.Callback):
         if bags:
             collector = BagCollector()
             collector.merge(bags)
-            decisions = Decisions(module.task, module.threshold, module.class_names)
-            write_bag_csv(self._folder / "bags.csv", collector.scores(), decisions)
+            _write_table(self._folder / "bags.csv", module, collector.scores())
         attention = {index: one for _, _, part in states for index, one in part.items()}
         if attention:
             ordered = [attention[index] for index in sorted(attention)]
@@ -259,3 +263,12 @@ class PredictionWriter(pl.Callback):
         if not found:
             best = max((row["score"] for row in rows), default=0.0)
             self.summary += f"; the highest score is {best:.3g}, and --score sets the lowest"
+
+
+def _write_table(path: Path, module: Any, scores: BagScores) -> None:
+    """Write the bags with the columns of the task."""
+    if has_classes(module.task):
+        task: MILTask = "multiclass" if module.task == "ordinal" else module.task
+        write_bag_csv(path, scores, Decisions(task, module.threshold, module.class_names))
+    else:
+        write_target_csv(path, module.target_predictions(scores), module.training_bags)

@@ -58,6 +58,7 @@ class FoldCheckpoints(NamedTuple):
                 "links": _links(bags),
             },
             "facts": {
+                **module.target_facts(),
                 "class_names": class_names_of(bags),
                 "threshold": module.threshold,
                 "progress": module.progress,

@@ -40,8 +40,11 @@ from engine.cross_validation.fold import (
 from engine.cross_validation.reading import StepKeys, reader
 from engine.cross_validation.selection import Selected, Selector
 from evaluation.mil.scores import youden_threshold
-from lightning_modules.mil import MILModule, check_step
+from lightning_modules.mil import MILModule
 from lightning_modules.staged import StagedMILModule
+from lightning_modules.targets.after_training import fitted as with_pass
+from lightning_modules.targets.after_training import training_risks
+from lightning_modules.targets.checks import check_step
 from structures import BagBatch, DataProblems
 from structures.tasks import CLASS_TASKS
 
@@ -181,6 +184,11 @@ def finish_fold(
         The predictions and the threshold.
     """
     module = fold.module.to(recipe.device).eval()
+    if module.training_bags is not None:
+        chosen = np.zeros_like(fold.test)
+        chosen[fold.numbers] = True
+        risks = training_risks(module, fold.whole_bags(chosen, recipe))
+        module.training_bags = with_pass(module.training_bags, risks, fold.numbers, module)
     if fold.val.any() and selected is None:
         scores = _predict(module, fold.whole_bags(fold.val, recipe))
         module.threshold = youden_threshold(bags.labels[fold.val], scores)
@@ -221,7 +229,7 @@ def training_steps(
     chosen = np.asarray(numbers)
     module.set_training_bags(chosen, bags.labels[chosen], bags.sizes[chosen])
     if module.task not in CLASS_TASKS:
-        module.fit_targets(bags.labels[chosen], bags.num_classes)
+        module.fit_targets(bags.labels[chosen], bags.num_classes, getattr(bags, "target_names", ()))
         check_step(module.task, plan.batch_size)
     return batches_of_steps(sampler, min(limits), recipe.accumulate), min(limits), len(sampler)
 
@@ -308,6 +316,6 @@ def batches_of_steps(sampler: Any, steps: int, accumulate: int) -> Iterator[Step
 
 def _predict(module: MILModule, batches: Iterator[BagBatch]) -> FloatArray:
     with torch.no_grad():
-        parts = [module.network(bags).predictions(module.task).to(CPU) for bags in batches]
+        parts = [module.predicted(module.network(bags)).to(CPU) for bags in batches]
     scores: FloatArray = torch.cat(parts).double().numpy()
     return scores

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_info
 
@@ -28,6 +29,7 @@ from lightning_modules.segmentation import SegmentationModule
 from models.seg.inference.predict import LARGEST_SCALE, InferenceOptions, changed_options
 from models.seg.inference.views import LARGEST_FRAME
 from structures import AnnotationPolicy, BadDataPolicy, CategoryMap
+from structures.tasks import CLASS_TASKS
 
 
 def _trainer(precision: str) -> pl.Trainer:
@@ -255,6 +257,7 @@ def predict_bags(
     section = {**section, "init_args": {**section.get("init_args", {}), **changed}}
     data: Any = instantiate_data(section, restored.facts["preprocessing"])
     _check_bags(data, data_file, restored.links)
+    check_targets(data, data_file, restored.module)
     _check_labels(data, data_file, "predict" if everything else "test")
     module: Any = restored.module
     bags = {"dataloaders": data.predict_dataloader()} if everything else {"datamodule": data}
@@ -265,15 +268,38 @@ def predict_bags(
         data.problems,
         threshold=module.threshold,
         files=(checkpoint, data_file),
+        target=(
+            None if module.task in CLASS_TASKS else module.target_predictions(module.bag_scores)
+        ),
     )
 
 
 def _check_labels(data: MILDataModule, source: Path, split: BagSplit) -> None:
     labels = data.contents(split)[0]
-    if labels.size and (labels < 0).all():
+    unknown = np.isnan(labels) if labels.dtype == np.float64 else labels < 0
+    if labels.size and unknown.all():
         raise ValueError(
             f"{source}: the bags have no labels, so they cannot be scored; add labels, or write "
             "only scores by `python train.py predict`"
+        )
+
+
+def check_targets(data: Any, source: Path, module: Any) -> None:
+    """Reject bags with targets of another kind, or with other values, than a model predicts.
+
+    Raises:
+        ValueError: the tasks or the names of the values differ.
+    """
+    if data.task != module.task and not {data.task, module.task} <= CLASS_TASKS:
+        raise ValueError(
+            f"{source}: the targets are those of {data.task}, the checkpoint was trained on "
+            f"{module.task}"
+        )
+    names = tuple(getattr(data, "target_names", ()))
+    if module.task == "regression" and names != module.target_names:
+        raise ValueError(
+            f"{source}: the values are {', '.join(names)}, the checkpoint predicts "
+            f"{', '.join(module.target_names)}"
         )
 
 

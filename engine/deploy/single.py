@@ -22,12 +22,14 @@ from datamodules.transforms.raw.data import in_normal_light
 from engine.checkpoints.data import data_at
 from engine.checkpoints.restore import Restored, restore
 from evaluation.seg.coco import CocoEvaluator
+from evaluation.targets.files import text
 from formats.coco.predictions import prediction_document
 from formats.feature_arrays import FeatureKeys
 from formats.features import first_not_finite, read_features
 from formats.raw_files import is_raw
 from lightning_modules.rebuilding import class_of
 from structures import BagBatch, CategoryMap, Instances, MILOutput, SegBatch
+from structures.tasks import has_classes
 
 ImageArray = npt.NDArray[np.uint8]
 
@@ -204,9 +206,28 @@ def feature_bag(features: Any, restored: Restored) -> BagBatch:
 
 
 def class_probabilities(output: MILOutput, restored: Restored) -> dict[str, float]:
-    """Return the probability of each class of one bag by the name of the class."""
+    """Return the probability of each class of one bag by the name of the class.
+
+    Of times, the ``risk`` and, where bins are known, the survival at their edges as
+    ``survival_<t>``; of values, each predicted value by its name.
+    """
     module: Any = restored.module
+    if not has_classes(module.task):
+        return _target_of(output, module)
     values = output.probabilities(module.task).float().cpu()
     if module.task == "binary":
         values = torch.stack([1 - values, values], dim=1)
     return dict(zip(module.class_names, values[0].tolist(), strict=True))
+
+
+def _target_of(output: MILOutput, module: Any) -> dict[str, float]:
+    if module.task == "regression":
+        values = module.predicted(output)[0].tolist()
+        names = module.target_names or tuple(map(str, range(len(values))))
+        return dict(zip(names, values, strict=True))
+    found = {"risk": float(output.risk(module.task)[0])}
+    if module.task == "discrete_time":
+        edges = module.target_coding.edges[1:]
+        survival = output.survival()[0].tolist()
+        found |= {f"survival_{text(e)}": s for e, s in zip(edges, survival, strict=True)}
+    return found

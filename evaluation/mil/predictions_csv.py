@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,11 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evaluation.mil.collector import BagScores
+from evaluation.mil.csv_rows import PATIENTS, no_bags, number, read_rows, refuse_repeats
 from evaluation.mil.metrics import BagTable, predicted_classes
+from evaluation.targets.bags import TargetPredictions
 from formats.files import write_csv
 from structures import BadDataPolicy, DataProblems, MILTask, Problem, settle
 
-_PATIENTS = ("patient_id", "patient", "group")  # column of the patient; the first one found is used
 _NEEDS = "the file needs bag_id, label and score, or score_<class> for each class"
 
 
@@ -31,6 +31,7 @@ class BagPredictions(NamedTuple):
         threshold: decision threshold chosen in the validation of the checkpoint, or that of the
             column ``threshold`` of a table; None if it is not known.
         files: the files that were read.
+        target: the predictions where the target is a time, values or a grade, else None.
     """
 
     scores: BagScores
@@ -39,6 +40,7 @@ class BagPredictions(NamedTuple):
     classes: tuple[str, ...] = ()
     threshold: float | None = None
     files: tuple[Path, ...] = ()
+    target: TargetPredictions | None = None
 
 
 class _Layout(NamedTuple):
@@ -73,6 +75,7 @@ def read_bag_csv(
     *,
     repeated: bool = False,
     patients: bool = False,
+    unlabelled: bool = False,
 ) -> BagPredictions:
     """Read predictions in the format of `write_bag_csv`.
 
@@ -86,44 +89,45 @@ def read_bag_csv(
         policy: ``skip`` leaves out faulty lines.
         repeated: whether a bag occurs once for each value of a column ``repeat``.
         patients: whether every bag needs a patient.
+        unlabelled: whether a label may be empty, which becomes -1.
 
     Raises:
         DataProblems: columns are missing, the file has no bags, or a line is wrong and the policy
             is ``error``: a bag occurs twice, a label is missing or not a class, a score is
             missing, not a number or outside [0, 1]; or, if they are needed, a patient is missing.
     """
-    header, rows = _read(path)
+    header, rows = read_rows(path)
     layout = _layout(path, header, patients)
     if not repeated:
-        _refuse_repeats(path, rows)
+        refuse_repeats(path, rows)
     lines: list[_Line] = []
     thresholds: set[float | None] = set()
     problems: list[Problem] = []
     seen: dict[str | None, set[str]] = {}  # bags by repeat
-    for number, row in rows:
+    for line_number, row in rows:
         others = seen.setdefault(row.get("repeat") if repeated else None, set())
-        faults = list(_faults(row, layout, others))
+        if unlabelled:
+            row |= {name: row.get(name) or "-1" for name in layout.labels}
+        faults = list(_faults(row, layout, others, -1 if unlabelled else 0))
         if patients and not row.get(str(layout.patient)):
             faults.append((f"{layout.patient} is missing", "name the patient"))
         bag = row.get("bag_id") or None
-        problems += [Problem(path, bag, number, *f, kind="bag", part="line") for f in faults]
+        problems += [Problem(path, bag, line_number, *f, kind="bag", part="line") for f in faults]
         if bag is not None:
             others.add(bag)
         if not faults:
             lines.append(_parsed(row, layout))
-            thresholds.add(_number(row.get("threshold")))
+            thresholds.add(number(row.get("threshold")))
     skipped = settle(problems, policy)
     if not lines:
-        reason = "no bag is left" if skipped else "no bags in the file"
-        raise DataProblems([*skipped, Problem(path, None, None, reason, "write one line per bag")])
+        raise no_bags(path, skipped)
     unknown = sum(not line.patient for line in lines)
     if layout.patient and 0 < unknown < len(lines):
         found = f"{path}: {unknown} of {len(lines)} bags have no {layout.patient}"
         warnings.warn(f"{found}, so each bag is treated as a separate patient", stacklevel=2)
     names = tuple(c.removeprefix("score_") for c in layout.scores if c != "score")
     threshold = thresholds.pop() if len(thresholds) == 1 else None
-    if threshold is not None and not 0 <= threshold <= 1:
-        threshold = None
+    threshold = threshold if threshold is not None and 0 <= threshold <= 1 else None
     return BagPredictions(_scores(lines, layout), layout.task, skipped, names, threshold, (path,))
 
 
@@ -200,30 +204,6 @@ def _named(name: str, classes: Sequence[str], several: bool) -> list[str]:
     return [f"{name}_{c}" for c in classes] if several else [name]
 
 
-def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            rows = [(reader.line_num, row) for row in reader]
-            return list(reader.fieldnames or []), rows
-    except FileNotFoundError:
-        reason, remedy = "no such file", "give the path of a table of bag predictions"
-    except OSError as error:
-        reason, remedy = f"cannot be read ({error.strerror})", "give the path of a CSV file"
-    except (UnicodeDecodeError, csv.Error) as error:
-        reason, remedy = f"is not CSV text ({error})", "write it as UTF-8 with commas"
-    raise DataProblems([Problem(path, None, None, reason, remedy)])
-
-
-def _refuse_repeats(path: Path, rows: Sequence[tuple[int, dict[str, Any]]]) -> None:
-    """Refuse a table of several repeats of a cross-validation, in which each bag occurs again."""
-    repeats = sorted({str(row["repeat"]) for _, row in rows if row.get("repeat")})
-    if len(repeats) > 1:
-        reason = f"has the repeats {', '.join(repeats[:10])} of a cross-validation"
-        remedy = "keep the lines of one repeat"
-        raise DataProblems([Problem(path, None, None, reason, remedy)])
-
-
 def _layout(path: Path, header: Sequence[str], patients: bool) -> _Layout:
     scores = [c for c in header if c == "score" or c.startswith("score_")]
     labels = [c for c in header if c == "label" or c.startswith("label_")]
@@ -246,9 +226,9 @@ def _layout(path: Path, header: Sequence[str], patients: bool) -> _Layout:
     if labels and labels != ["label"] and sorted(labels) != sorted(wanted):
         reason = f"label columns {', '.join(labels)} don't match {', '.join(scores)}"
         faults.append((reason, "write label_<class> and score_<class> for the same classes"))
-    patient = next((name for name in _PATIENTS if name in header), None)
+    patient = next((name for name in PATIENTS if name in header), None)
     if patients and patient is None:
-        faults.append((f"column {_PATIENTS[0]} missing", "name the patient of each bag in it"))
+        faults.append((f"column {PATIENTS[0]} missing", "name the patient of each bag in it"))
     if faults:
         raise DataProblems([Problem(path, None, None, *fault) for fault in faults])
     return _Layout(labels if labels == ["label"] else wanted, scores, patient)
@@ -258,7 +238,9 @@ def _has(name: str, header: Sequence[str]) -> bool:
     return any(c == name or (name != "bag_id" and c.startswith(f"{name}_")) for c in header)
 
 
-def _faults(row: dict[str, Any], layout: _Layout, seen: set[str]) -> Iterator[tuple[str, str]]:
+def _faults(
+    row: dict[str, Any], layout: _Layout, seen: set[str], least: int
+) -> Iterator[tuple[str, str]]:
     """Yield reason and remedy of every fault of a line."""
     if None in row:
         yield "has more values than there are columns", "quote values that contain commas"
@@ -268,25 +250,18 @@ def _faults(row: dict[str, Any], layout: _Layout, seen: set[str]) -> Iterator[tu
     elif bag in seen:
         yield f"bag {bag} occurs more than once", "keep one line per bag"
     for name in layout.labels:
-        label = _number(row.get(name))
+        label = number(row.get(name))
         if not row.get(name):
             yield f"{name} is missing", "bags without a label cannot be scored: add or remove it"
-        elif label is None or label not in range(layout.classes):
+        elif label is None or label not in range(least, layout.classes):
             allowed = f"with {len(layout.scores)} score column(s) it is 0 to {layout.classes - 1}"
             yield f"{name} is {row[name]!r}", allowed
     for name in layout.scores:
-        score = _number(row.get(name))
+        score = number(row.get(name))
         if not row.get(name):
             yield f"{name} is missing", "write a probability in [0, 1]"
         elif score is None or not 0 <= score <= 1:
             yield f"{name} is {row[name]!r}", "scores are probabilities in [0, 1]"
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text or "")
-    except ValueError:
-        return None
 
 
 def _parsed(row: dict[str, Any], layout: _Layout) -> _Line:

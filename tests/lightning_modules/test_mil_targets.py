@@ -7,7 +7,10 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from lightning_modules.mil import MILModule, check_step
+from evaluation.targets.scores import METRICS
+from lightning_modules.mil import MILModule
+from lightning_modules.targets.checks import HEADLINE, check_step, undefined_target_metric
+from loggers.metric_names import best_of
 from models.losses.survival import cox_shares
 from models.mil.abmil import ABMIL
 from models.mil.clam import CLAM
@@ -49,6 +52,9 @@ class Data(pl.LightningDataModule):
     def contents(self, split):
         chosen = list(self.numbers(split))
         return self.bags.labels[chosen].numpy(), self.bags.sizes()[chosen].numpy(), ()
+
+    def source(self, split):
+        return self.bags
 
     def evaluation_arguments(self):
         return {}
@@ -101,7 +107,7 @@ def test_a_training(task, tmp_path):
     assert float(trainer.callback_metrics["val/loss"]) == pytest.approx(float(loss), rel=1e-6)
     np.testing.assert_array_equal(module.bag_scores.labels, val.labels)  # in users' units
     assert module.bag_scores.labels.dtype == val.labels.numpy().dtype
-    wanted = output.predictions(task).double().numpy()
+    wanted = module.predicted(output).double().numpy()
     np.testing.assert_allclose(module.bag_scores.probabilities, wanted, rtol=0, atol=1e-6)
 
 
@@ -174,3 +180,58 @@ def test_weights_of_terms_that_a_task_drops():
 
 def test_metrics_of_classes_are_not_said_to_be_undefined():
     assert module_of(abmil(12, 1, "cox")).undefined("val/bag_auroc") == ""
+
+
+@pytest.mark.parametrize("task", TARGETS)
+def test_values_are_in_the_units_of_users(task):
+    torch.manual_seed(0)
+    module, bags = module_of(abmil(12, TARGETS[task], task)).eval(), Data(task).bags
+    module.fit_targets(LABELS[task].numpy(), TARGETS[task])
+    with torch.no_grad():
+        output = module.network(bags)
+    found = module.predicted(output)
+    if task != "regression":
+        assert torch.equal(found, output.predictions(task))
+        return
+    mean, deviation = (torch.tensor(v) for v in (np.nanmean(VALUES, 0), np.nanstd(VALUES, 0)))
+    assert torch.allclose(found, output.logits.double() * deviation + mean)
+
+
+@pytest.mark.parametrize("task", TARGETS)
+def test_metrics_that_labels_leave_undefined_have_a_reason(task):
+    main = HEADLINE[task]
+    labels = LABELS[task].numpy()
+    assert undefined_target_metric(main, labels, task, 3) == ""
+    assert undefined_target_metric("loss", labels, task, 3) == ""
+    constant = np.zeros_like(labels)
+    if task == "ordinal":
+        main = "bag_auroc"
+    assert undefined_target_metric(main, constant, task, 3)
+    unknown = labels * 0 - 1 if task == "ordinal" else labels * math.nan
+    assert undefined_target_metric(main, unknown, task, 3) == "no validation bag has a known target"
+    if task == "cox":
+        assert "after the training" in undefined_target_metric("bag_ibs", labels, task, 1)
+
+
+def test_every_metric_can_be_monitored_by_its_direction():
+    for task, names in METRICS.items():
+        for name in names:
+            wanted = "min" if name in ("bag_ibs", "bag_mae", "bag_rmse") else "max"
+            assert best_of(f"val/{name}", MILModule) == wanted, (task, name)
+
+
+def test_an_early_event_has_a_high_risk():
+    """C is that of the risks as they are, of the known bags alone."""
+    module, bags = module_of(abmil(12, 1, "cox")).eval(), Data("cox").bags
+    with torch.no_grad():
+        risk = module.network(bags).risk("cox").numpy()
+    module.fit_targets(LABELS["cox"].numpy(), 1)
+    found = module.validation_metrics(bags.bags())
+    pairs = [
+        float(risk[i] > risk[j])
+        for (i, (t, d)) in enumerate(TIMES.tolist())
+        for (j, (s, e)) in enumerate(TIMES.tolist())
+        if d == 1 and (t < s or (t == s and e == 0 and i != j))
+    ]
+    assert found["val/bag_c_index"] == pytest.approx(sum(pairs) / len(pairs))
+    assert "val/bag_ibs" not in found

@@ -3,15 +3,19 @@
 In float64, with uneven numbers of bags, and one process without an event or a known target.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from evaluation.targets.training_bags import TrainingBags
 from lightning_modules.mil import MILModule
+from lightning_modules.targets.after_training import pass_over
 from models.mil.abmil import ABMIL
 from models.mil.dtfd import DTFD
 from models.mil.target_losses import BreslowCox
@@ -26,6 +30,7 @@ from tests.models.mil.test_every_target import (
     target_bags,
 )
 from tests.models.mil.test_every_target import without_dropout as no_dropout
+from tests.support.target_bags import WIDTH, TargetBags
 
 SHARES = {2: [[0, 2, 3, 4, 6], [1, 5]], 3: [[0, 2], [1], [3, 4, 5, 6]]}
 
@@ -116,3 +121,20 @@ def test_validation_is_of_the_whole_split(processes, world, task):
         assert one == ranks[0]
         for found, wanted in zip(one, alone, strict=True):
             assert found == pytest.approx(wanted, rel=1e-5, abs=1e-6)
+
+
+def passed(rank, world):
+    """Return what the pass over the training bags finds, each process with its share of them."""
+    torch.manual_seed(0)
+    module, data = MILModule(abmil(WIDTH, 1, "cox"), torch.optim.SGD), TargetBags("cox")
+    plain = SimpleNamespace(val_step_context=contextlib.nullcontext)
+    trainer = SimpleNamespace(precision_plugin=plain)
+    labels = TrainingBags.of(data.contents("train")[0])
+    return pass_over(module, trainer, data, labels).plain()
+
+
+def test_the_pass_over_the_training_bags_is_that_of_one_process(processes, world):
+    alone, ranks = processes.beside_one(world, passed)
+    assert len(alone["risk"]) == 40 and len(alone["baseline"]["times"]) > 5
+    for one in ranks:
+        assert one == alone

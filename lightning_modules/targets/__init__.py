@@ -1,0 +1,1 @@
+"""Training on bags whose target is a time, values or a grade."""
