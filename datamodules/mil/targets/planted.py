@@ -3,8 +3,8 @@
 Every bag has a share x of the digit, from 0 to 1. From it and from noise of its own it gets
 
     times       t = 40 (e / h)^(1/4), log h = 16 (x - 1/2), e standard exponential: a Weibull time
-                of shape 4 and log-hazard log h. It is censored at a uniform time up to 110; about a
-                third of the bags are, and the oracle, which ranks by x, has C = .90
+                of shape 4 and log-hazard log h. It is censored at a uniform time up to 180; about a
+                third of the bags are, and the oracle, which ranks by x, has C = .94
     values      ``share`` = 100 x + noise of deviation 5, in percent; ``rest`` = 1 - x + noise of
                 deviation .05, unknown in every tenth bag
     grades      0 to 3 for shares below 1/4, 1/2, 3/4 and above
@@ -26,7 +26,7 @@ PlantedTask = Literal["binary", "cox", "discrete_time", "regression", "ordinal"]
 
 TARGETS = ("share", "rest")
 GRADES = ("below 1/4", "1/4 to 1/2", "1/2 to 3/4", "above 3/4")
-_SCALE, _SLOPE, _SHAPE, _LAST = 40.0, 16.0, 4.0, 110.0
+_SCALE, _SLOPE, _SHAPE, _LAST = 40.0, 16.0, 4.0, 180.0
 
 
 def output_count(task: PlantedTask, time_bins: int) -> int:
