@@ -343,7 +343,7 @@ class FeatureSet:
         found = list(self.problems)
         known = {problem.item for problem in found}
         if thorough:
-            if not self._names_are_given:
+            if not self._names_are_given and not self.targets.apply:
                 found += similar_names(self.path, self.class_names, self._table.labels)
             for slide in (slide for bag in self._bags for slide in bag):
                 found += [fault for fault in self._values(slide) if slide.name not in known]
