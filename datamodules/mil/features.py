@@ -148,12 +148,15 @@ class FeatureBagsDataModule(MILDataModule):
         if not self.problems:  # which `check-data` lists first
             check_training_targets(self.bags.path, known, targets)
         if augmented:
-            if self.plan.chunk_instances is not None:  # A693
-                raise ValueError("augmented draws whole bags; leave out chunk_instances")
-            self.bags.use_versions(self.numbers("train"))
+            self._draw_versions()
         repeated = [*self.numbers("train"), *self.numbers("val")]  # test bags are read once
         self._kept, self._repeated = self.bags.keep_in_memory(repeated, cache_gib), len(repeated)
         self._cache_gib = cache_gib
+
+    def _draw_versions(self) -> None:
+        if self.plan.chunk_instances is not None:  # A693
+            raise ValueError("augmented draws whole bags; leave out chunk_instances")
+        self.bags.use_versions(self.numbers("train"))
 
     @classmethod
     def section_for(

@@ -150,7 +150,7 @@ def test_cross_validation_reads_targets(npz, write_slides, task, outputs, names)
     assert (bags.task, bags.num_classes, bags.target_names) == (task, outputs, names)
     assert bags.labels.shape == (8, 2) and bags.labels.dtype == np.float64
     columns = TIMES if task != "regression" else {"a": range(8), "b": range(8)}
-    words = (("data.init_args.target_columns", "[a, b]"),) if names else ()
+    words = ("--data.target_columns=[a, b]",) if names else ()
     recipe = Recipe((ROOT / "configs/mil/abmil_features.yaml", overlay), words)
     table = write_slides(8, label=None, **columns)
     _, bags = inputs_once(recipe, BagInputs(table), LAST)
