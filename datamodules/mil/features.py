@@ -129,10 +129,10 @@ class FeatureBagsDataModule(MILDataModule):
         self._bag: Literal["slide", "patient"] = bag
         self._patient_label: PatientLabel = patient_label
         check_patient_label(bag, patient_label, task)
-        flags = (event_column, censorship_column)
-        targets = TargetOptions(task, time_column, *flags, target_columns, time_bins, labels_needed)
-        by_patient = bag == "patient"
-        place = FeatureFolder(features, self._keys, by_patient, patient_label, self.left_out)
+        columns = (time_column, event_column, censorship_column, target_columns)
+        targets = TargetOptions(task, *columns, time_bins, labels_needed)
+        patients = (bag == "patient", patient_label)
+        place = FeatureFolder(features, self._keys, *patients, self.left_out)
         self.bags = FeatureSet(
             Path(table), place, class_names, task, self.bad_data, label_columns, targets
         )
@@ -140,18 +140,21 @@ class FeatureBagsDataModule(MILDataModule):
         self.num_classes, self.in_features = self.bags.num_classes, self.bags.in_features
         self.task, self.class_names = self.bags.task, self.bags.class_names
         self.extraction, self.target_names = self.bags.extraction, self.bags.target_names
-        several = self.task == "multilabel"
-        self.plan.check_classes(self.num_classes, several=several, named=not targets.apply)
+        kinds = {"several": self.task == "multilabel", "named": not targets.apply}
+        self.plan.check_classes(self.num_classes, **kinds)
         options = SplitOptions(fold, repeat, num_folds, test_fraction, val_fraction, split_seed)
         self._splits = choose_splits(self.bags, options)
-        known = self.bags.labels[self._splits["train"]]
-        if not self.problems:  # which `check-data` lists first
-            check_training_targets(self.bags.path, known, targets)
+        self._check_targets(targets)
         if augmented:
             self._draw_versions()
         repeated = [*self.numbers("train"), *self.numbers("val")]  # test bags are read once
         self._kept, self._repeated = self.bags.keep_in_memory(repeated, cache_gib), len(repeated)
         self._cache_gib = cache_gib
+
+    def _check_targets(self, targets: TargetOptions) -> None:
+        if not self.problems:  # which `check-data` lists first
+            train = self.bags.labels[self._splits["train"]]
+            check_training_targets(self.bags.path, train, targets)
 
     def _draw_versions(self) -> None:
         if self.plan.chunk_instances is not None:  # A693
