@@ -20,11 +20,19 @@ from datamodules.mil.chunks import BagSource, ChunkedBags
 from datamodules.mil.folds import classes_in
 from datamodules.mil.samplers import BatchPlan, DrawName
 from datamodules.mil.splits import NAMES, BagSplit, write_splits
+from datamodules.mil.targets.facts import (
+    label_columns_of,
+    label_fields,
+    target_counts,
+    target_text,
+)
+from datamodules.mil.targets.strata import stratum_labels
 from datamodules.readers import PathReader, arguments_of
 from datamodules.sampling.keys import EpochBatchSampler, KeySampler, SampleKey
 from datamodules.sampling.resumable import resumable_loader
 from datamodules.split_facts import class_counts
 from structures import BadDataPolicy, BagBatch, MILTask, Problem
+from structures.tasks import has_classes
 
 IntArray = npt.NDArray[np.int64]
 
@@ -71,10 +79,12 @@ class MILDataModule(PathReader, pl.LightningDataModule, ABC):
             anything runs; ``skip``: they are left out and counted.
 
     Attributes:
-        num_classes: number of classes, including the negative class of a binary task.
+        num_classes: number of classes, including the negative class of a binary task; 1 for
+            ``cox``, the bins of ``discrete_time``, or the values of ``regression``.
         in_features: number of features per instance.
         task: kind of the labels.
-        class_names: name of each class, indexed by label.
+        class_names: name of each class, indexed by label; empty for times and values.
+        target_names: name of each value of ``regression``; else empty.
         problems: problems of the bags that ``skip`` has left out.
         extraction: how the features of slides were extracted, see `formats.extraction`, or None.
         slide_folder: folder of the slide files, where it is known.
@@ -87,6 +97,7 @@ class MILDataModule(PathReader, pl.LightningDataModule, ABC):
     in_features: int
     task: MILTask
     class_names: list[str]
+    target_names: Sequence[str] = ()
     extraction: dict[str, Any] | None = None
     slide_folder: Path | None = None
 
@@ -159,13 +170,14 @@ class MILDataModule(PathReader, pl.LightningDataModule, ABC):
         del thorough
         return list(self.problems)
 
-    def contents(self, split: BagSplit) -> tuple[IntArray, IntArray, tuple[str, ...]]:
+    def contents(self, split: BagSplit) -> tuple[npt.NDArray[Any], IntArray, tuple[str, ...]]:
         """Return labels, instance counts (b,) and patients (may be empty) of a split.
 
-        Labels are (b,) classes, or (b, C) zeros and ones for a multilabel task.
+        Labels are (b,) classes or grades, (b, C) zeros and ones for a multilabel task, or float64
+        (b, 2) times and events or (b, T) values, in the units of the data.
         """
         bags = [self.source(split).bag(number) for number in self.numbers(split)]
-        labels = np.zeros(0, dtype=np.int64)
+        labels: npt.NDArray[Any] = np.zeros(0, dtype=np.int64)
         if bags:
             labels = np.concatenate([bag.labels.numpy() for bag in bags])
         sizes = np.array([int(bag.offsets[-1]) for bag in bags], dtype=np.int64)
@@ -181,8 +193,11 @@ class MILDataModule(PathReader, pl.LightningDataModule, ABC):
                     "bags": len(labels),
                     "instances": int(sizes.sum()),
                     "features": self.in_features,
-                    "classes": len(classes_in(labels)),
                 }
+                if has_classes(self.task):
+                    result[split]["classes"] = len(classes_in(labels))
+                else:
+                    result[split] |= target_counts(labels, self.task)
                 if patients:
                     result[split]["patients"] = len(set(patients))
         return result
@@ -195,11 +210,14 @@ class MILDataModule(PathReader, pl.LightningDataModule, ABC):
         labels, sizes, patients = self.contents(split)
         if not labels.size:
             return ""
+        total = f"{len(labels)} bags, "
+        total += f"{len(set(patients))} patients, " if patients else ""
+        total += f"{sizes.sum()} instances; "
+        if not has_classes(self.task):
+            return total + target_text(labels, self.task, self.target_names)
         several = labels.ndim == 2
         members = labels == 1 if several else labels[:, None] == np.arange(self.num_classes)
-        text = f"{len(labels)} bags, "
-        text += f"{len(set(patients))} patients, " if patients else ""
-        text += f"{sizes.sum()} instances; " + class_counts(self.class_names, members.sum(axis=0))
+        text = total + class_counts(self.class_names, members.sum(axis=0))
         return text + f", none of them {(~members.any(axis=1)).sum()}" * several
 
     def setup(self, stage: str) -> None:
@@ -221,14 +239,18 @@ class MILDataModule(PathReader, pl.LightningDataModule, ABC):
         Returns:
             The file's SHA-256.
         """
-        return write_splits(path, list(self._split_rows()), "bag_id")
+        columns = label_columns_of(self.task, self.target_names)
+        return write_splits(path, list(self._split_rows()), "bag_id", columns)
 
-    def _split_rows(self) -> Iterator[tuple[str, str, int | str, str]]:
+    def _split_rows(self) -> Iterator[tuple[int | str, ...]]:
         for split in NAMES:
             for number in self.numbers(split):
                 bag = self.source(split).bag(number)
                 name = bag.bag_ids[0] if bag.bag_ids else str(number)
-                yield name, bag.groups[0] if bag.groups else name, _label(bag.labels[0]), split
+                label = bag.labels[0]
+                known = has_classes(self.task)
+                fields = (_label(label),) if known else label_fields(label.numpy())
+                yield name, bag.groups[0] if bag.groups else name, *fields, split
 
     def dataset(self, split: BagSplit) -> Dataset[BagBatch]:
         """Return the data set of a split, indexed by the keys of a sampler."""
@@ -245,9 +267,10 @@ class MILDataModule(PathReader, pl.LightningDataModule, ABC):
             return EpochBatchSampler(
                 numbers, self.batch_size, shuffle=True, seed=self.seed, drop_last=True
             )
-        labels, sizes, _ = self.contents("train")
+        labels, sizes, patients = self.contents("train")
+        kinds = stratum_labels(labels, self.task, patients)
         return self.plan.build(
-            numbers, _scattered(numbers, labels), _scattered(numbers, sizes), None, self.seed
+            numbers, _scattered(numbers, kinds), _scattered(numbers, sizes), None, self.seed
         )
 
     def train_dataloader(self) -> DataLoader[BagBatch]:

@@ -9,18 +9,28 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from datamodules.digits import DigitSplit, source_digits
 from datamodules.mil.base import MILDataModule
 from datamodules.mil.splits import BagSplit
+from datamodules.mil.targets.options import TargetOptions
+from datamodules.mil.targets.planted import (
+    PlantedTask,
+    names_of,
+    output_count,
+    planted_label,
+)
 from datamodules.sampling.keys import keyed_generator
 from structures import BagBatch
+from structures.tasks import has_classes
 
 _BAG_PURPOSE = 5
+_TARGET_PURPOSE = 15
 _SPLITS: tuple[DigitSplit, ...] = ("train", "val", "test")
 
 
@@ -40,6 +50,8 @@ class DigitBagSource:
         witness_rate: probability that an instance of a positive bag is the target, given that the
             bag contains at least one; None for the target's share among the digits that are drawn.
         as_images: instances are images (1, 8, 8) rather than vectors (64,).
+        task: what the label of a bag is. But for ``binary``, all shares of the target are equally
+            frequent, see `datamodules.mil.targets.planted`.
     """
 
     split: DigitSplit
@@ -52,6 +64,7 @@ class DigitBagSource:
     positive_fraction: float | None
     witness_rate: float | None
     as_images: bool
+    task: PlantedTask = "binary"
 
     def rows(self, index: int) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Return the digits of a bag as rows of ``source_digits(split)``.
@@ -67,7 +80,9 @@ class DigitBagSource:
         rate = self.witness_rate
         if rate is None:
             rate = targets.size / (targets.size + others.size)
-        if self.positive_fraction is None:
+        if self.task != "binary":
+            witnesses = int(rng.integers(length + 1))
+        elif self.positive_fraction is None:
             witnesses = int(rng.binomial(length, rate))
         elif self._is_positive(index):
             witnesses = _at_least_one(rng, length, rate)
@@ -88,6 +103,12 @@ class DigitBagSource:
         labels = source_digits(self.split).labels
         return np.flatnonzero(labels == self.target), np.flatnonzero(np.isin(labels, self.others))
 
+    def _label(self, index: int, witness: Tensor) -> Tensor:
+        if self.task == "binary":
+            return witness.amax(0, keepdim=True)
+        rng = keyed_generator(_TARGET_PURPOSE, _SPLITS.index(self.split), self.seed, index)
+        return planted_label(self.task, float(witness.double().mean()), index, rng)
+
     def packed(self) -> BagBatch:
         """Return all bags of the split."""
         return BagBatch.collate([self.bag(index) for index in range(self.count)])
@@ -101,7 +122,7 @@ class DigitBagSource:
         return BagBatch(
             features=images.unsqueeze(1) if self.as_images else images.flatten(1),
             offsets=torch.tensor([0, rows.size]),
-            labels=witness.amax(0, keepdim=True),
+            labels=self._label(index, witness),
             index=torch.tensor([index]),
             instance_labels=witness,
             bag_ids=(f"{self.split}_{index:05d}",),
@@ -145,11 +166,17 @@ class DigitBagsDataModule(MILDataModule):
         as_images: instances are images (1, 8, 8) rather than vectors of 64 pixels.
         bag_seed: seed of the bags; independent of ``seed``, so that training with another seed
             uses the same data.
+        task: ``binary``; or what is planted in the bags (`datamodules.mil.targets.planted`):
+            times (``cox``, ``discrete_time``), values (``regression``) or grades (``ordinal``) that
+            follow the share of the target in a bag.
+        time_bins: number of bins of ``discrete_time``.
         **shared: the arguments of ``MILDataModule``.
 
     Raises:
         ValueError: a number is out of range.
     """
+
+    later_defaults: ClassVar = {"task": "binary", "time_bins": 4}
 
     def __init__(
         self,
@@ -164,6 +191,8 @@ class DigitBagsDataModule(MILDataModule):
         other_digits: Sequence[int] | None = None,
         as_images: bool = False,
         bag_seed: int = 0,
+        task: PlantedTask = "binary",
+        time_bins: int = 4,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
@@ -181,9 +210,16 @@ class DigitBagsDataModule(MILDataModule):
                 f"numbers of bags and mean_length must be positive, std_length and bag_seed not "
                 f"negative; got {counts}, {mean_length}, {std_length}, {bag_seed}"
             )
-        self.num_classes, self.task, self.in_features = 2, "binary", 64
-        self.class_names = [f"without {target}", f"with {target}"]
-        self.plan.check_classes(self.num_classes)
+        self._targets = TargetOptions(task, time_bins=time_bins, labels_needed=False)
+        self._targets.check()
+        if task != "binary" and witness_rate is not None:
+            raise ValueError(f"witness_rate is for the task binary, not {task}; leave it out")
+        self.num_classes, self.task = output_count(task, time_bins), task
+        self.in_features = 64
+        self.class_names, self.target_names = names_of(task)
+        if task == "binary":
+            self.class_names = [f"without {target}", f"with {target}"]
+        self.plan.check_classes(self.num_classes, named=has_classes(task))
         options: dict[str, Any] = {
             "seed": bag_seed,
             "target": target,
@@ -193,6 +229,7 @@ class DigitBagsDataModule(MILDataModule):
             "positive_fraction": positive_fraction,
             "witness_rate": witness_rate,
             "as_images": as_images,
+            "task": task,
         }
         self._sources = {s: DigitBagSource(s, counts[f"{s}_bags"], **options) for s in _SPLITS}
         self._packed: dict[str, BagBatch] = {}
@@ -210,7 +247,11 @@ class DigitBagsDataModule(MILDataModule):
 
     def evaluation_arguments(self) -> dict[str, Any]:
         """Return the batch size; pixels are used unchanged."""
-        return {"eval_batch_size": self.eval_batch_size, "standardise": False}
+        targets = self._targets
+        if self.task == "regression":
+            targets = targets._replace(target_columns=self.target_names)
+        prepared = {"eval_batch_size": self.eval_batch_size, "standardise": False}
+        return prepared | targets.record()
 
 
 def _check_digits(target: int, others: set[int]) -> None:

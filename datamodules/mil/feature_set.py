@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ from datamodules.mil.opened_slides import (
 from datamodules.mil.slide_labels import LabelOptions
 from datamodules.mil.slide_table import read_slide_table
 from datamodules.mil.splits import folds_of
+from datamodules.mil.targets.options import TargetOptions
 from formats.extraction import shared_extraction
 from formats.feature_arrays import FeatureKeys
 from formats.features import (
@@ -80,18 +81,22 @@ class FeatureSet:
             whatever their size. A patient in two splits or folds is an error even then.
         label_columns: columns of the labels, see `datamodules.mil.slide_labels`; None for
             ``label``.
+        targets: columns of times and values.
 
     Attributes:
         path: the table.
         bag_ids: ids of the slides or patients.
-        labels: (B,) classes, or (B, C) zeros and ones for a multilabel task; -1 where unknown.
+        labels: (B,) classes, or (B, C) zeros and ones for a multilabel task, -1 where unknown; or
+            float64 (B, 2) time and event, or (B, T) values, NaN where unknown.
         groups: the patient of each bag; empty if the table has no patients.
         sizes: (B,) number of instances of each bag.
         weights: (B,) weights for the weighted sampler, or None.
         published_folds: (1, B) test folds of the table, or None.
         named_splits: ``train``, ``val`` or ``test`` for each bag, or empty.
-        class_names: names of the classes.
-        num_classes: number of classes.
+        class_names: names of the classes, or empty for times and values.
+        num_classes: number of classes, bins or values.
+        target_names: columns of the values of ``regression``, or empty.
+        targets: see above.
         task: see above.
         in_features: number of features per instance.
         problems: problems of the slides that were left out.
@@ -110,12 +115,14 @@ class FeatureSet:
         task: MILTask | None = None,
         bad_data: BadDataPolicy = "error",
         label_columns: Sequence[str] | None = None,
+        targets: TargetOptions = TargetOptions(),  # noqa: B008
     ) -> None:
         self.path, self._keys = Path(table), features.keys
         self._cache: FeatureCache | None = None
         self.versions, self._versioned = 0, frozenset[int]()
         self._names_are_given = class_names is not None
-        options = LabelOptions(class_names, label_columns, task)
+        self.targets = targets._replace(task=task)
+        options = LabelOptions(class_names, label_columns, task, self.targets)
         self._table, faults = read_slide_table(self.path, options)
         fatal = list(patient_problems(self._table))
         folder = self.path.parent / "features" if features.folder is None else features.folder
@@ -139,10 +146,13 @@ class FeatureSet:
         if class_names is None and (warning := order_warning(self._table, self._bags)):
             rank_zero_warn(warning)
         self.class_names = list(self._table.class_names)
-        self.num_classes = len(self.class_names)
+        times_or_values = self.targets.apply
+        self.num_classes = self.targets.num_classes if times_or_values else len(self.class_names)
+        self.target_names = self.targets.columns if task == "regression" else ()
         single: MILTask = "binary" if self.num_classes == 2 else "multiclass"
         self.task: MILTask = task or ("multilabel" if self.labels.ndim == 2 else single)
-        self._check_task()
+        if not times_or_values:
+            self._check_task()
 
     def _check_task(self) -> None:
         if not self.class_names:
@@ -162,7 +172,7 @@ class FeatureSet:
         table, first = self._table, [bag[0].line for bag in self._bags]
         self.in_features = self._bags[0][0].header.width
         self.extraction = shared_extraction(s.header.extraction for bag in self._bags for s in bag)
-        self.labels: IntArray = bag_labels(table, self._bags, place.patient_label)
+        self.labels: npt.NDArray[Any] = bag_labels(table, self._bags, place.patient_label)
         self.groups = tuple(table.patients[at] for at in first) if table.patients else ()
         self.bag_ids = tuple(
             self.groups[b] if place.by_patient and self.groups else bag[0].name
@@ -333,7 +343,7 @@ class FeatureSet:
         found = list(self.problems)
         known = {problem.item for problem in found}
         if thorough:
-            if not self._names_are_given:
+            if not self._names_are_given and not self.targets.apply:
                 found += similar_names(self.path, self.class_names, self._table.labels)
             for slide in (slide for bag in self._bags for slide in bag):
                 found += [fault for fault in self._values(slide) if slide.name not in known]

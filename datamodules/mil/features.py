@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import Dataset, Sampler
 
@@ -17,6 +18,9 @@ from datamodules.mil.feature_set import FeatureFolder, FeatureSet
 from datamodules.mil.opened_slides import PatientLabel, check_patient_label
 from datamodules.mil.slide_labels import LABEL
 from datamodules.mil.splits import NAMES, BagSplit, SplitOptions, choose_splits, write_splits
+from datamodules.mil.targets.checks import check_training_targets
+from datamodules.mil.targets.options import TargetOptions
+from datamodules.mil.targets.strata import drawn_by
 from datamodules.sampling.keys import SampleKey
 from formats.feature_arrays import FeatureKeys
 from structures import BagBatch, MILTask, Problem
@@ -51,9 +55,19 @@ class FeatureBagsDataModule(MILDataModule):
             batches of ``batch_size`` bags.
         class_names: name of each class, indexed by label; null to take them from the table.
         task: kind of the labels; null for multilabel where slides have several classes, else
-            binary with two classes, multiclass with more.
+            binary with two classes, multiclass with more. ``cox`` and ``discrete_time`` for times,
+            ``regression`` for values, ``ordinal`` for grades, which are classes in the order of
+            ``class_names``.
         label_columns: the column of the labels if it is not ``label``, or one column of zeros and
             ones for each class, of which a slide may have several.
+        time_column: column of the times.
+        event_column: column of the events, 1 if the event happened, 0 for a censored time; null for
+            ``event``, unless ``censorship_column`` is given.
+        censorship_column: column with the opposite meaning: 1 for a censored time.
+        target_columns: columns of the values of ``regression``, empty where unknown.
+        time_bins: number of bins of ``discrete_time``.
+        labels_needed: whether a table without columns of times or values is refused, and targets
+            that nothing can be learnt from.
         cache_gib: memory in GiB to keep features in once they have been read; the workers share it,
             each training process has its own. Training and validation bags are kept, in this order,
             as far as they fit; they are kept whole, even with ``max_instances``. 0 for none.
@@ -69,7 +83,12 @@ class FeatureBagsDataModule(MILDataModule):
     """
 
     path_argument = "table"
-    later_defaults: ClassVar = {"patient_label": "same"}
+    later_defaults: ClassVar = {
+        "patient_label": "same",
+        "time_column": "time",
+        "time_bins": 4,
+        "labels_needed": True,
+    }
     left_out: Collection[str] = ()  # slides of the table that are not used
 
     def __init__(
@@ -89,6 +108,12 @@ class FeatureBagsDataModule(MILDataModule):
         class_names: Sequence[str] | None = None,
         task: MILTask | None = None,
         label_columns: Sequence[str] | None = None,
+        time_column: str = "time",
+        event_column: str | None = None,
+        censorship_column: str | None = None,
+        target_columns: Sequence[str] | None = None,
+        time_bins: int = 4,
+        labels_needed: bool = True,
         cache_gib: float = 0.0,
         augmented: bool = False,
         features_key: str = "features",
@@ -103,24 +128,38 @@ class FeatureBagsDataModule(MILDataModule):
         self._keys = FeatureKeys(features_key, coords_key, instance_labels_key)
         self._bag: Literal["slide", "patient"] = bag
         self._patient_label: PatientLabel = patient_label
-        check_patient_label(bag, patient_label)
-        by_patient = bag == "patient"
-        place = FeatureFolder(features, self._keys, by_patient, patient_label, self.left_out)
-        self.bags = FeatureSet(Path(table), place, class_names, task, self.bad_data, label_columns)
+        check_patient_label(bag, patient_label, task)
+        columns = (time_column, event_column, censorship_column, target_columns)
+        targets = TargetOptions(task, *columns, time_bins, labels_needed)
+        patients = (bag == "patient", patient_label)
+        place = FeatureFolder(features, self._keys, *patients, self.left_out)
+        self.bags = FeatureSet(
+            Path(table), place, class_names, task, self.bad_data, label_columns, targets
+        )
         self.problems = self.bags.problems
         self.num_classes, self.in_features = self.bags.num_classes, self.bags.in_features
         self.task, self.class_names = self.bags.task, self.bags.class_names
-        self.extraction = self.bags.extraction
-        self.plan.check_classes(self.num_classes, several=self.task == "multilabel")
+        self.extraction, self.target_names = self.bags.extraction, self.bags.target_names
+        kinds = {"several": self.task == "multilabel", "named": not targets.apply}
+        self.plan.check_classes(self.num_classes, **kinds)
         options = SplitOptions(fold, repeat, num_folds, test_fraction, val_fraction, split_seed)
         self._splits = choose_splits(self.bags, options)
+        self._check_targets(targets)
         if augmented:
-            if self.plan.chunk_instances is not None:  # A693
-                raise ValueError("augmented draws whole bags; leave out chunk_instances")
-            self.bags.use_versions(self.numbers("train"))
+            self._draw_versions()
         repeated = [*self.numbers("train"), *self.numbers("val")]  # test bags are read once
         self._kept, self._repeated = self.bags.keep_in_memory(repeated, cache_gib), len(repeated)
         self._cache_gib = cache_gib
+
+    def _check_targets(self, targets: TargetOptions) -> None:
+        if not self.problems:  # which `check-data` lists first
+            train = self.bags.labels[self._splits["train"]]
+            check_training_targets(self.bags.path, train, targets)
+
+    def _draw_versions(self) -> None:
+        if self.plan.chunk_instances is not None:  # A693
+            raise ValueError("augmented draws whole bags; leave out chunk_instances")
+        self.bags.use_versions(self.numbers("train"))
 
     @classmethod
     def section_for(
@@ -181,13 +220,14 @@ class FeatureBagsDataModule(MILDataModule):
                 "epoch uses a new random subset of them. Evaluation reads whole bags."
             )
         bags = self.bags
-        return self.plan.build(numbers, bags.labels, bags.sizes, bags.weights, self.seed)
+        kinds = drawn_by(bags.labels, self.task, bags.groups, numbers)
+        return self.plan.build(numbers, kinds, bags.sizes, bags.weights, self.seed)
 
     def check(self, thorough: bool = False) -> list[Problem]:
         """Return the problems of the slides; if thorough, read every feature."""
         return self.bags.check(thorough)
 
-    def contents(self, split: BagSplit) -> tuple[IntArray, IntArray, tuple[str, ...]]:
+    def contents(self, split: BagSplit) -> tuple[npt.NDArray[Any], IntArray, tuple[str, ...]]:
         """Return labels, instance counts (b,) and patients (may be empty) of a split."""
         chosen = self.numbers(split)
         patients = tuple(self.bags.groups[b] for b in chosen) if self.bags.groups else ()
@@ -210,13 +250,14 @@ class FeatureBagsDataModule(MILDataModule):
 
         Features are used unchanged.
         """
-        columns = self.bags.label_columns
-        return {
+        columns, targets = self.bags.label_columns, self.bags.targets
+        named = None if columns == (LABEL,) or targets.apply else list(columns)
+        return targets.record() | {
             "eval_batch_size": self.eval_batch_size,
             "standardise": False,
             "bag": self._bag,
             "patient_label": self._patient_label,
-            "label_columns": None if columns == (LABEL,) else list(columns),
+            "label_columns": named,
             "features_key": self._keys.features,
             "coords_key": self._keys.coords,
             "instance_labels_key": self._keys.instance_labels,

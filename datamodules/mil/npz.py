@@ -5,15 +5,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from datamodules.mil.base import IntArray, MILDataModule
 from datamodules.mil.npz_file import BagFile, read_bag_file
 from datamodules.mil.splits import BagSplit, SplitOptions, choose_splits
 from datamodules.mil.standardisation import Standardisation
+from datamodules.mil.targets.checks import check_training_targets
+from datamodules.mil.targets.options import TargetOptions
 from structures import BagBatch, MILTask
 
 
@@ -40,7 +43,11 @@ class TabularBagsDataModule(MILDataModule):
         std: standard deviation of each feature, to use instead of that of the training bags.
         class_names: name of each class, indexed by label; null to take them from the labels.
         task: kind of the labels; null for multilabel if the labels are (B, C), else binary with
-            two classes, multiclass with more.
+            two classes, multiclass with more; ``cox`` or ``discrete_time`` for ``time`` and
+            ``event``, ``regression`` for values, ``ordinal`` for classes in their order.
+        target_columns: names of the values to use, in this order; null for all of the file.
+        time_bins: number of bins of ``discrete_time``.
+        labels_needed: whether files without times or values are refused.
         **shared: the arguments of ``MILDataModule``.
 
     Attributes:
@@ -53,6 +60,7 @@ class TabularBagsDataModule(MILDataModule):
 
     path_argument = "file"
     asked_last = True
+    later_defaults: ClassVar = {"time_bins": 4, "labels_needed": True}
 
     def __init__(
         self,
@@ -69,11 +77,17 @@ class TabularBagsDataModule(MILDataModule):
         std: Sequence[float] | None = None,
         class_names: Sequence[str] | None = None,
         task: MILTask | None = None,
+        target_columns: Sequence[str] | None = None,
+        time_bins: int = 4,
+        labels_needed: bool = True,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
         classes = None if class_names is None else len(class_names)
-        self._file = read_bag_file(file, classes, self.bad_data, task)
+        targets = TargetOptions(
+            task, target_columns=target_columns, time_bins=time_bins, labels_needed=labels_needed
+        )
+        self._file = read_bag_file(file, classes, self.bad_data, task, targets)
         self.problems = self._file.problems
         options = SplitOptions(fold, repeat, num_folds, test_fraction, val_fraction, split_seed)
         self._splits = choose_splits(self._file, options)
@@ -87,8 +101,12 @@ class TabularBagsDataModule(MILDataModule):
             )
         signs = self.num_classes == 2 and not several
         names = ["negative", "positive"] if signs else range(self.num_classes)
-        self.class_names = [str(name) for name in class_names or names]
-        self.plan.check_classes(self.num_classes, several=several)
+        apply = self._file.targets.apply
+        self.class_names = [] if apply else [str(name) for name in class_names or names]
+        self.target_names = self._file.target_names
+        self.plan.check_classes(self.num_classes, several=several, named=not apply)
+        known = self._file.labels[self._splits["train"]]
+        check_training_targets(self._file.path, known, self._file.targets)
         self.standardisation = self._statistics(standardise, clip, mean, std)
 
     @classmethod
@@ -132,7 +150,7 @@ class TabularBagsDataModule(MILDataModule):
         """Return the numbers of the bags of the split."""
         return np.flatnonzero(self._splits[split]).tolist()
 
-    def contents(self, split: BagSplit) -> tuple[IntArray, IntArray, tuple[str, ...]]:
+    def contents(self, split: BagSplit) -> tuple[npt.NDArray[Any], IntArray, tuple[str, ...]]:
         """Return labels, instance counts (b,) and patients (may be empty) of a split."""
         chosen, file = self.numbers(split), self._file
         patients = tuple(file.groups[b] for b in chosen) if file.groups else ()
@@ -141,6 +159,7 @@ class TabularBagsDataModule(MILDataModule):
     def evaluation_arguments(self) -> dict[str, Any]:
         """Return batch size, statistics and clipping limit."""
         arguments: dict[str, Any] = {"eval_batch_size": self.eval_batch_size}
+        arguments |= self._file.targets.record()
         if self.standardisation is None:
             return arguments | {"standardise": False}
         mean, std, limit = self.standardisation

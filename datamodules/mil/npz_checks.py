@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from datamodules.mil.splits import divided_patients
+from datamodules.mil.targets.arrays import target_problems, with_classes
+from datamodules.mil.targets.options import TargetOptions
 from formats.features import INSTANCE_LABELS
 from structures import MILTask, Problem
 
@@ -20,7 +22,11 @@ _SHOWN = 5  # numbers named in a message
 
 
 def find_bag_problems(
-    path: Path, content: Mapping[str, Array], classes: int | None, task: MILTask | None = None
+    path: Path,
+    content: Mapping[str, Array],
+    classes: int | None,
+    task: MILTask | None = None,
+    targets: TargetOptions = TargetOptions(),  # noqa: B008
 ) -> list[Problem]:
     """Return every fault of the file, of its bags (``item`` is the number) and of its patients.
 
@@ -29,7 +35,16 @@ def find_bag_problems(
         content: arrays of the file.
         classes: number of classes if it is already known; ``y`` may then be missing.
         task: kind of the labels if it is already known.
+        targets: what the labels are if they are times or values.
     """
+    if targets.apply:
+        found = target_problems(path, content, targets)
+        if any(problem.item is None for problem in found):
+            return found
+        content, classes, task = with_classes(content, targets), 2, None
+        return found + (
+            list(_missing(path, content, classes)) or list(_problems(path, content, classes))
+        )
     return (
         list(_missing(path, content, classes))
         or list(_task_problems(path, content, classes, task))
@@ -47,7 +62,10 @@ def _missing(path: Path, content: Mapping[str, Array], classes: int | None) -> I
             if name == "y" and classes is not None:
                 continue
             reason = f"array {name} is missing; the file has {sorted(content)}"
-            yield _file_problem(path, reason, "see docs/data.md for the layout")
+            remedy = "see docs/data.md for the layout"
+            if name == "y" and "time" in content:
+                remedy = "set --data.task cox or discrete_time to train on times"
+            yield _file_problem(path, reason, remedy)
         elif content[name].ndim not in axes or content[name].size == 0:
             wanted = " or ".join(map(str, axes))
             reason = f"{name} must have {wanted} axes and be non-empty, got {content[name].shape}"
@@ -71,7 +89,7 @@ def _task_problems(
             yield file(reason, "store y as (bags, classes), zeros and ones")
     elif shape[1] == 1:
         yield file(f"y has shape {shape}, a single class", f"store it as ({shape[0]},)")
-    elif task in ("binary", "multiclass"):
+    elif task in ("binary", "multiclass", "ordinal"):
         reason = f"y has shape {shape}, which does not fit the task {task}"
         yield file(reason, "store one class per bag")
     elif classes is not None and shape[1] != classes:

@@ -3,7 +3,7 @@
 - ``X`` (N, D): the features of all instances.
 - ``bag_index`` (N,): the bag of each instance, 0 to B - 1, never decreasing.
 - ``y`` (B,): the class of each bag, or (B, C) zeros and ones for bags with several classes; a file
-  without it can only be used for prediction.
+  without it can only be used for prediction. Times and values: `datamodules.mil.targets.arrays`.
 - ``cv_fold`` (R, B), optional: the test fold of each bag in R published repeats.
 - ``groups`` (B,), optional: the patient of each bag.
 - ``instance_labels`` (N,), optional, for evaluation: 1 for a witness, 0 for another instance, -1
@@ -24,6 +24,8 @@ import numpy.typing as npt
 
 from datamodules.mil.npz_checks import find_bag_problems
 from datamodules.mil.splits import folds_of
+from datamodules.mil.targets.arrays import target_labels, target_names
+from datamodules.mil.targets.options import TargetOptions
 from structures import BadDataPolicy, DataProblems, MILTask, Problem, settle
 
 IntArray = npt.NDArray[np.int64]
@@ -37,25 +39,30 @@ class BagFile(NamedTuple):
         path: the file.
         features: (N, D) float32, sorted by bag.
         offsets: (B + 1,) int64; bag b owns rows ``offsets[b]:offsets[b + 1]``.
-        labels: (B,) int64 classes, or (B, C) zeros and ones; -1 where unknown.
+        labels: (B,) int64 classes, or (B, C) zeros and ones, -1 where unknown; or float64 (B, 2)
+            time and event, or (B, T) values, NaN where unknown.
         published_folds: (R, B) int64, or None.
         groups: the patient of each bag, or empty.
         classes: number of classes, or None to derive it from the labels.
         kept: (B,) number of each bag in the file, or None if no bag was left out.
         problems: problems of the bags that were left out.
         instance_labels: (N,) int64, or None.
+        targets: what the labels are if they are times, values or grades.
+        class_names: names of the grades, or empty to take those of the classes.
     """
 
     path: Path
     features: npt.NDArray[np.float32]
     offsets: IntArray
-    labels: IntArray
+    labels: npt.NDArray[Any]
     published_folds: IntArray | None
     groups: tuple[str, ...]
     classes: int | None = None
     kept: IntArray | None = None
     problems: tuple[Problem, ...] = ()
     instance_labels: IntArray | None = None
+    targets: TargetOptions = TargetOptions()
+    class_names: tuple[str, ...] = ()
 
     @property
     def in_features(self) -> int:
@@ -64,17 +71,26 @@ class BagFile(NamedTuple):
 
     @property
     def num_classes(self) -> int:
-        """Number of classes, at least two."""
+        """Number of classes, at least two; or of bins or values."""
+        if self.targets.apply:
+            return self.targets.num_classes
         if self.labels.ndim == 2:
             return int(self.labels.shape[1])
         return self.classes or max(2, int(self.labels.max()) + 1)
 
     @property
     def task(self) -> MILTask:
-        """Multilabel with several classes per bag, else binary with two, multiclass with more."""
+        """That of the targets; else multilabel with several classes, binary, or multiclass."""
+        if self.targets.task is not None:
+            return self.targets.task
         if self.labels.ndim == 2:
             return "multilabel"
         return "binary" if self.num_classes == 2 else "multiclass"
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """Names of the values of ``regression``, or empty."""
+        return self.targets.columns if self.targets.task == "regression" else ()
 
     @property
     def sizes(self) -> IntArray:
@@ -125,6 +141,7 @@ def read_bag_file(
     classes: int | None = None,
     bad_data: BadDataPolicy = "error",
     task: MILTask | None = None,
+    targets: TargetOptions = TargetOptions(),  # noqa: B008
 ) -> BagFile:
     """Read a file of bags and check it.
 
@@ -135,24 +152,35 @@ def read_bag_file(
         bad_data: ``skip`` leaves faulty bags out; a fault of the whole file or a patient in two
             folds is an error even then.
         task: kind of the labels if it is already known.
+        targets: names of the values, number of bins, and whether bags need labels.
 
     Raises:
         DataProblems: the file is missing, unreadable or does not follow the layout.
     """
     path = Path(path)
     content = _load(path)
-    problems = find_bag_problems(path, content, classes, task)
+    targets = targets._replace(task=task)
+    targets.check()
+    if task == "regression" and targets.target_columns is None:
+        targets = targets._replace(target_columns=target_names(content))
+    problems = find_bag_problems(path, content, classes, task, targets)
     if any(problem.kind != "bag" or problem.item is None for problem in problems):
         raise DataProblems(problems)
     settle(problems, bad_data)
     bag_index = content["bag_index"].astype(np.int64)
-    count = len(content["y"]) if "y" in content else int(bag_index[-1]) + 1
-    columns = content["y"].shape[1:] if "y" in content else (classes,) * (task == "multilabel")
-    labels = np.full((count, *columns), -1, dtype=np.int64)
+    known = target_labels(content, targets) if targets.apply else content.get("y")
+    count = int(bag_index[-1]) + 1 if known is None else len(known)
     faulty = np.zeros(count, dtype=bool)
     faulty[[int(problem.item or 0) for problem in problems]] = True
-    if "y" in content:
-        labels[~faulty] = content["y"][~faulty]
+    labels: npt.NDArray[Any]
+    if targets.apply:
+        width = len(targets.columns)
+        labels = np.full((count, width), np.nan) if known is None else known
+    else:
+        columns = (classes,) * (task == "multilabel") if known is None else known.shape[1:]
+        labels = np.full((count, *columns), -1, dtype=np.int64)
+        if known is not None:
+            labels[~faulty] = known[~faulty]
     bags = BagFile(
         path=path,
         features=content["X"].astype(np.float32),
@@ -163,6 +191,7 @@ def read_bag_file(
         classes=classes,
         problems=tuple(problems),
         instance_labels=_optional(content, "instance_labels"),
+        targets=targets if targets.apply or task == "ordinal" else TargetOptions(),
     )
     if faulty.all():
         raise DataProblems([*problems, Problem(path, None, None, "no usable bag", "see above")])

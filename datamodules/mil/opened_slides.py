@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,8 @@ from datamodules.mil.slide_table import SlideTable, find_feature_files
 from datamodules.mil.splits import divided_patients
 from formats.feature_arrays import FeatureKeys
 from formats.features import FeatureHeader, read_header
-from structures import DataProblems, Problem
+from structures import DataProblems, MILTask, Problem
+from structures.tasks import has_classes
 
 IntArray = npt.NDArray[np.int64]
 PatientLabel = Literal["same", "max"]
@@ -50,11 +51,12 @@ def non_finite_problem(slide: Slide, row: int, column: int) -> Problem:
     )  # fmt: skip
 
 
-def check_patient_label(bag: str, label: str) -> None:
-    """Refuse a label of patients that bags of slides would not use.
+def check_patient_label(bag: str, label: str, task: MILTask | None = None) -> None:
+    """Refuse a label of patients that bags of slides, or times and values, would not use.
 
     Raises:
-        ValueError: the label is unknown, or ``max`` is given for bags of slides.
+        ValueError: the label is unknown, or ``max`` is given for bags of slides or for a task
+            without classes.
     """
     if label not in get_args(PatientLabel):
         raise ValueError(f"patient_label is same or max, got {label!r}")
@@ -62,6 +64,11 @@ def check_patient_label(bag: str, label: str) -> None:
         raise ValueError(
             f"patient_label {label} has no effect on bags of slides; set bag: patient, or "
             "patient_label: same"
+        )
+    if label == "max" and task is not None and not has_classes(task):
+        raise ValueError(  # A774
+            f"patient_label max has no meaning for the task {task}: all slides of a patient have "
+            "one time or value; set patient_label: same"
         )
 
 
@@ -170,10 +177,10 @@ def grouped(
         if len(named) > 1 and label == "same":
             parts = [f"{text} ({_some(named[text])})" for text in sorted(named)]
             reason = f"slides with labels {', '.join(parts)}"
-            remedy = (
-                "give all slides of a patient one label, take the largest by patient_label: max, "
-                "or make bags of slides"
-            )
+            remedy = "give all slides of a patient one label, "
+            if table.labels.dtype.kind != "f":
+                remedy += "take the largest by patient_label: max, "
+            remedy += "or make bags of slides"
             faults.append(Problem(table.path, patient, None, reason, remedy, "patient"))
         else:
             bags.append(bag)
@@ -185,7 +192,9 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + more
 
 
-def bag_labels(table: SlideTable, bags: Sequence[Sequence[Slide]], label: PatientLabel) -> IntArray:
+def bag_labels(
+    table: SlideTable, bags: Sequence[Sequence[Slide]], label: PatientLabel
+) -> npt.NDArray[Any]:
     """Return (B,) or (B, C) labels: those of the slides, or the largest of a patient's.
 
     For ``max`` every slide of the table counts, also one without usable features: a patient does
@@ -198,7 +207,8 @@ def bag_labels(table: SlideTable, bags: Sequence[Sequence[Slide]], label: Patien
     """
     first = [bag[0].line for bag in bags]
     if label == "same" or not table.patients:
-        return table.labels[first]
+        same: npt.NDArray[Any] = table.labels[first]
+        return same
     largest: dict[str, IntArray] = {}
     for patient, own in zip(table.patients, table.labels, strict=True):
         largest[patient] = np.maximum(largest.get(patient, own), own)

@@ -260,16 +260,23 @@ class BatchPlan:
                 f"chunks, which {' and '.join(against)} would change; leave one of them out"
             )
 
-    def check_classes(self, num_classes: int, *, several: bool = False) -> None:
+    def check_classes(self, num_classes: int, *, several: bool = False, named: bool = True) -> None:
         """Check that there is one class weight per class, and that bags can be drawn by class.
 
         Args:
             num_classes: number of classes.
             several: whether a bag may have several classes.
+            named: whether there are classes. Bags with times and values are drawn by their strata
+                instead (`datamodules.mil.targets.strata`), which have no weights.
 
         Raises:
             ValueError: there are more or fewer weights, or a bag has no single class to draw by.
         """
+        if not named and self.class_weights is not None:
+            raise ValueError(
+                "class_weights weighs classes, but times and values have none; use sampler: "
+                "class_balanced, or weighted with a column `weight` in the table"
+            )
         if several and (self.class_weights is not None or self.sampler in _BY_CLASS):
             name = self.sampler if self.class_weights is None else "weighted with class_weights"
             raise ValueError(

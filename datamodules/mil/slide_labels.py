@@ -2,7 +2,8 @@
 
 A slide has one class where a column holds one name or number. It has several where the column
 separates them by ``;`` (``a;b``, and ``;`` alone for none), or where each class has a column of
-zeros and ones (A401).
+zeros and ones (A401). Grades are classes in the order of ``class_names``; times and values have
+columns of their own (`datamodules.mil.targets.columns`).
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from pytorch_lightning.utilities import rank_zero_warn
 
 from datamodules.mil.class_names import misspelt, similar_names
+from datamodules.mil.targets.columns import read_targets
+from datamodules.mil.targets.options import TargetOptions
 from structures import DataProblems, MILTask, Problem
 
 IntArray = npt.NDArray[np.int64]
@@ -36,25 +39,28 @@ class LabelOptions(NamedTuple):
         columns: the column of the labels if it is not ``label``, or one column of zeros and ones
             for each class; None for ``label``.
         task: kind of the labels; None to derive it from them.
+        targets: columns of times and values.
     """
 
     class_names: Sequence[str] | None = None
     columns: Sequence[str] | None = None
     task: MILTask | None = None
+    targets: TargetOptions = TargetOptions()
 
 
 class SlideLabels(NamedTuple):
     """Labels of S slides.
 
     Attributes:
-        labels: (S,) classes, or (S, C) zeros and ones for a multilabel task; -1 where unknown.
+        labels: (S,) classes, or (S, C) zeros and ones for a multilabel task, -1 where unknown; or
+            float64 (S, 2) time and event, or (S, T) values, NaN where unknown.
         fields: the labels of each slide as written in the file, in the order of ``columns``.
         columns: the columns that hold them.
         class_names: name of each class.
         faults: (number of the slide, reason, remedy) of each wrong label.
     """
 
-    labels: IntArray
+    labels: npt.NDArray[Any]
     fields: tuple[tuple[str, ...], ...]
     columns: tuple[str, ...]
     class_names: tuple[str, ...]
@@ -76,9 +82,19 @@ def read_labels(
         options: meaning of the labels.
 
     Raises:
-        DataProblems: a column is missing, there are fewer than two classes, or the labels are
-            continuous.
+        DataProblems: a column is missing, there are fewer than two classes, the labels are
+            continuous, or nothing can be learnt from times or values.
+        ValueError: options contradict each other or the task.
     """
+    targets = options.targets._replace(task=options.task)
+    targets.check()
+    if targets.apply:
+        if options.columns is not None or options.class_names is not None:
+            name = "label_columns" if options.columns is not None else "class_names"
+            raise ValueError(f"{path}: {name} has no meaning for {options.task}; leave it out")
+        found, wrong = read_targets(path, header, rows, targets)
+        written = tuple(tuple(row.get(name, "") for name in targets.columns) for row in rows)
+        return SlideLabels(found, written, targets.columns, (), tuple(wrong))
     columns = _label_columns(path, header, options)
     fields = tuple(tuple(row.get(name, "") for name in columns) for row in rows)
     names = options.class_names
@@ -120,7 +136,7 @@ def _label_columns(path: Path, header: Sequence[str], options: LabelOptions) -> 
             f"{', '.join(header)}"
         )
         raise DataProblems([Problem(path, None, None, reason, hint)])
-    if len(wanted) > 1 and options.task in ("binary", "multiclass"):
+    if len(wanted) > 1 and options.task in ("binary", "multiclass", "ordinal"):
         raise ValueError(
             f"{path}: {len(wanted)} label_columns hold several classes a slide, which does not fit "
             f"the task {options.task}; use multilabel, or name a single column"
@@ -167,6 +183,11 @@ def _column_of_names(path: Path, column: str, texts: Sequence[str], options: Lab
     names = options.class_names
     if names is None:
         _refuse_continuous(path, column, texts)
+        if options.task == "ordinal" and not all(map(str.isdecimal, filter(None, texts))):
+            words = ", ".join(sorted({text for text in texts if text})[:_SHOWN])
+            reason = f"column {column} has grades in words ({words}), whose order is unknown"
+            remedy = "name them from the lowest to the highest by --data.class_names"
+            raise DataProblems([Problem(path, None, None, reason, remedy)])  # A770
     split = options.task == "multilabel" or (
         options.task is None and any(_SEPARATOR in text for text in texts)
     )
@@ -263,8 +284,9 @@ def _refuse_continuous(path: Path, column: str, texts: Sequence[str]) -> None:
         f"({count} slides, {len(fractions)} different ones), which are no classes"
     )
     remedy = (
-        "write names of classes or whole numbers from 0, such as 1 above a cut-off; values cannot "
-        "be predicted; if these are names, list them in class_names"
+        "write names of classes or whole numbers from 0, such as 1 above a cut-off; values are "
+        "predicted by --data.task regression --data.target_columns; if these are names, list them "
+        "in class_names"
     )
     raise DataProblems([Problem(path, None, None, reason, remedy)])
 

@@ -3,7 +3,7 @@
 ``slide_id[,patient_id][,label][,split][,fold][,weight]``, one line per slide; other columns are
 ignored. ``case_id`` is accepted for ``patient_id``. Without patients each slide is its own patient;
 without ``label`` the slides can only be used for prediction. `datamodules.mil.slide_labels`
-describes the labels.
+describes the labels, `datamodules.mil.targets.columns` times and values in place of them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -44,8 +44,8 @@ class SlideTable(NamedTuple):
         path: the CSV.
         slide_ids: unique names of the slides.
         patients: the patient of each slide, or empty without the column.
-        labels: (S,) classes, or (S, C) zeros and ones for several classes a slide; -1 where
-            unknown.
+        labels: (S,) classes, or (S, C) zeros and ones for several classes a slide, -1 where
+            unknown; or float64 times and values, see `SlideLabels`.
         label_columns: the columns of the labels.
         fields: the labels of each slide as written in the file, in the order of the columns.
         class_names: name of each class.
@@ -57,7 +57,7 @@ class SlideTable(NamedTuple):
     path: Path
     slide_ids: tuple[str, ...]
     patients: tuple[str, ...]
-    labels: IntArray
+    labels: npt.NDArray[Any]
     label_columns: tuple[str, ...]
     fields: tuple[tuple[str, ...], ...]
     class_names: tuple[str, ...]
@@ -69,6 +69,11 @@ class SlideTable(NamedTuple):
     def texts(self) -> tuple[str, ...]:
         """The labels of each slide as one text."""
         names = self.label_columns
+        if self.labels.dtype.kind == "f":  # equal numbers may be written differently
+            return tuple(
+                ", ".join(f"{n} {v:.15g}" for n, v in zip(names, own, strict=True))
+                for own in self.labels.tolist()
+            )
         if len(names) == 1:
             return tuple(texts[0] for texts in self.fields)
         return tuple(" ".join(map("{}={}".format, names, texts)) for texts in self.fields)

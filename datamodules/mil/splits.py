@@ -8,14 +8,16 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from datamodules.mil.folds import classes_in, hold_out, stratified_folds
+from datamodules.mil.targets.strata import stratum_labels, unlabelled
 from formats.files import atomic_write, file_digest
-from structures import Problem
+from structures import MILTask, Problem
+from structures.tasks import has_classes
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -33,8 +35,13 @@ class Divisible(Protocol):
         ...
 
     @property
-    def labels(self) -> IntArray:
-        """(B,) classes, or (B, C) zeros and ones; negative where unknown."""
+    def labels(self) -> npt.NDArray[Any]:
+        """(B,) classes or (B, C) zeros and ones, negative where unknown; or times or values."""
+        ...
+
+    @property
+    def task(self) -> MILTask:
+        """What the labels are."""
         ...
 
     @property
@@ -88,7 +95,8 @@ def folds_of(bags: Divisible, num_folds: int, repeat: int, seed: int) -> IntArra
             consecutive, or there are too few bags.
     """
     if bags.published_folds is None:
-        return stratified_folds(bags.labels, num_folds, seed, repeat, bags.groups)
+        kinds = stratum_labels(bags.labels, bags.task, bags.groups)
+        return stratified_folds(kinds, num_folds, seed, repeat, bags.groups)
     if not 0 <= repeat < len(bags.published_folds):
         raise ValueError(
             f"{bags.path}: the published folds have {len(bags.published_folds)} repeats, so repeat "
@@ -117,7 +125,7 @@ def choose_splits(bags: Divisible, options: SplitOptions) -> dict[BagSplit, Bool
             splits.
     """
     everything = np.ones(len(bags.labels), dtype=bool)
-    if (bags.labels < 0).all():
+    if unlabelled(bags.labels).all():
         nothing = ~everything
         return {"train": nothing, "val": nothing, "test": nothing, "predict": everything}
     named = np.asarray(bags.named_splits)
@@ -130,9 +138,12 @@ def choose_splits(bags: Divisible, options: SplitOptions) -> dict[BagSplit, Bool
         fold = 0 if options.fold is None else options.fold + 1
         key = (options.seed, 1, options.repeat, fold)
         val = np.zeros_like(test)
-        val[rest] = hold_out(bags.labels[rest], options.val_fraction, key, groups)
+        kinds = stratum_labels(bags.labels[rest], bags.task, groups)
+        val[rest] = hold_out(kinds, options.val_fraction, key, groups)
     train = ~test & ~val
-    lost = sorted(classes_in(bags.labels) - classes_in(bags.labels[train]))
+    lost = []
+    if has_classes(bags.task):
+        lost = sorted(classes_in(bags.labels) - classes_in(bags.labels[train]))
     if lost:
         warnings.warn(
             f"{bags.path}: no training bag has class {lost}; change fold, test_fraction or "
@@ -148,7 +159,8 @@ def _test_bags(bags: Divisible, options: SplitOptions) -> BoolArray:
             named: BoolArray = np.asarray(bags.named_splits) == "test"
             return named
         key = (options.seed, 0, 0)
-        return hold_out(bags.labels, options.test_fraction, key, bags.groups)
+        kinds = stratum_labels(bags.labels, bags.task, bags.groups)
+        return hold_out(kinds, options.test_fraction, key, bags.groups)
     if bags.named_splits and bags.published_folds is None:
         raise ValueError(
             f"{bags.path}: the file names the splits, so fold {options.fold} has no effect; leave "

@@ -131,7 +131,7 @@ def _preprocessing(
     arguments: Mapping[str, Any], fold: Fold, bags: BagSet, recipe: FoldRecipe
 ) -> dict[str, Any]:
     """Return what ``evaluation_arguments`` of the fold's datamodule returns."""
-    batch = {"eval_batch_size": arguments.get("eval_batch_size", 1)}
+    batch = {"eval_batch_size": arguments.get("eval_batch_size", 1)} | bags.targets.record()
     if not isinstance(bags, BagFile):
         known = {n: arguments[n] for n in _SAME if n in arguments}
         return batch | {"standardise": False} | known

@@ -24,6 +24,7 @@ from datamodules.mil.folds import hold_out
 from datamodules.mil.npz import packed
 from datamodules.mil.npz_file import BagFile
 from datamodules.mil.standardisation import Standardisation
+from datamodules.mil.targets.strata import drawn_by, stratum_labels
 from datamodules.sampling.keys import keyed_generator
 from engine.cross_validation.fold import (
     CPU,
@@ -165,7 +166,8 @@ def _validation_bags(bags: BagSet, train: BoolArray, fraction: float, key: FoldK
 
 def _held_out(bags: BagSet, train: BoolArray, fraction: float, key: Sequence[int]) -> BoolArray:
     groups = [bags.groups[b] for b in np.flatnonzero(train)] if bags.groups else ()
-    return hold_out(bags.labels[train], fraction, key, groups)
+    kinds = stratum_labels(bags.labels[train], bags.task, groups)
+    return hold_out(kinds, fraction, key, groups)
 
 
 def finish_fold(
@@ -222,14 +224,15 @@ def training_steps(
     plan = recipe.plan
     if plan.chunk_instances is None:
         plan = dataclasses.replace(plan, batch_size=min(plan.batch_size, len(numbers)))
-    sampler = plan.build(numbers, bags.labels, bags.sizes, bags.weights, fold.seed)
+    kinds = drawn_by(bags.labels, bags.task, bags.groups, numbers)
+    sampler = plan.build(numbers, kinds, bags.sizes, bags.weights, fold.seed)
     limits = [] if recipe.max_steps is None else [recipe.max_steps]
     if recipe.max_epochs is not None:
         limits.append(recipe.max_epochs * -(-len(sampler) // recipe.accumulate))
     chosen = np.asarray(numbers)
     module.set_training_bags(chosen, bags.labels[chosen], bags.sizes[chosen])
     if module.task not in CLASS_TASKS:
-        module.fit_targets(bags.labels[chosen], bags.num_classes, getattr(bags, "target_names", ()))
+        module.fit_targets(bags.labels[chosen], bags.num_classes, bags.target_names)
         check_step(module.task, plan.batch_size)
     return batches_of_steps(sampler, min(limits), recipe.accumulate), min(limits), len(sampler)
 

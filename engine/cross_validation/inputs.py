@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 from datamodules.mil.feature_set import FeatureFolder, FeatureSet
 from datamodules.mil.npz_file import BagFile, read_bag_file
 from datamodules.mil.opened_slides import check_patient_label
+from datamodules.mil.targets.options import TargetOptions, options_of
 from engine.config.recipe import Recipe
 from engine.cross_validation.fold import BagSet, FoldRecipe
 from engine.cross_validation.recipe import Choice, data_settings, read_recipe
 from formats.feature_arrays import FeatureKeys
 from structures import BadDataPolicy
+from structures.tasks import CLASS_TASKS
 
 
 class BagInputs(NamedTuple):
@@ -52,23 +54,36 @@ def inputs_once(config: Recipe, files: BagInputs, choice: Choice) -> tuple[FoldR
     """
     settings, recipe = data_settings(config), read_recipe(config, choice)
     policy = files.bad_data or settings.get("bad_data", "error")
+    task, named = settings.get("task"), settings.get("class_names")
+    targets = options_of(settings)._replace(labels_needed=True)
     if not files.of_slides:
-        return recipe, read_bag_file(files.data, bad_data=policy)
+        return recipe, _bag_file(files.data, policy, targets, named)
     known: dict[str, str] = FeatureKeys()._asdict()
     keys: list[str] = [settings.get(f"{name}_key", default) for name, default in known.items()]
     unit, label = settings.get("bag", "slide"), settings.get("patient_label", "same")
-    check_patient_label(unit, label)
+    check_patient_label(unit, label, task)
     place = FeatureFolder(
         feature_folder(files, settings), FeatureKeys(*keys), unit == "patient", label
     )
-    named, task, columns = (settings.get(n) for n in ("class_names", "task", "label_columns"))
-    bags = FeatureSet(files.data, place, named, task, policy, columns)
+    columns = settings.get("label_columns")
+    bags = FeatureSet(files.data, place, named, task, policy, columns, targets)
     if settings.get("augmented", False):
         if recipe.plan.chunk_instances is not None:  # A693
             raise ValueError(f"{config}: augmented draws whole bags; leave out chunk_instances")
         bags.use_versions(range(len(bags)))
     bags.keep_in_memory(range(len(bags)), settings.get("cache_gib", 0.0))
     return recipe, bags
+
+
+def _bag_file(
+    path: Path, policy: BadDataPolicy, targets: TargetOptions, names: list[str] | None
+) -> BagFile:
+    """Return the bags of an npz file; the recipe says the task if it is not one of classes."""
+    if targets.task is None or targets.task in CLASS_TASKS:
+        return read_bag_file(path, bad_data=policy)
+    grades = None if targets.task != "ordinal" or names is None else len(names)
+    bags = read_bag_file(path, grades, policy, targets.task, targets)
+    return bags if grades is None or names is None else bags._replace(class_names=tuple(names))
 
 
 def feature_folder(files: BagInputs, settings: Mapping[str, Any]) -> Path | None:
@@ -83,6 +98,8 @@ def class_names_of(bags: BagSet) -> list[str]:
     """Return the name of each class, indexed by label, as the datamodules name them."""
     if not isinstance(bags, BagFile):
         return bags.class_names
+    if bags.targets.apply or bags.class_names:
+        return list(bags.class_names)
     return (
         ["negative", "positive"]
         if bags.num_classes == 2 and bags.task != "multilabel"

@@ -23,6 +23,8 @@ from datamodules.mil.feature_set import FeatureSet
 from datamodules.mil.features import FeatureBagsDataModule
 from datamodules.mil.npz import TabularBagsDataModule
 from datamodules.mil.npz_file import BagFile
+from datamodules.mil.targets.checks import check_training_targets
+from datamodules.mil.targets.strata import unlabelled
 from engine.config.recipe import Recipe
 from engine.cross_validation.checkpoints import data_arguments, fold_checkpoints
 from engine.cross_validation.devices import FoldDevices
@@ -41,11 +43,13 @@ from engine.cross_validation.workers import Work, run_tasks
 from evaluation.mil.cross_validation import FoldSummary
 from evaluation.mil.fold_predictions import FoldPredictions
 from structures import Problem
+from structures.tasks import has_classes
 
 __all__ = ["BagInputs", "CrossValidation", "FoldFiles", "cross_validate", "read_recipe"]
 
 _SLIDES_ONLY = (
     "max_instances", "num_workers", "features", "bag", "patient_label", "label_columns",
+    "time_column", "event_column", "censorship_column",
     "cache_gib", "augmented", "features_key", "coords_key", "instance_labels_key",
 )  # fmt: skip
 _NPZ_ONLY = ("standardise", "clip")
@@ -144,6 +148,7 @@ def cross_validate(
     recipe, bags = read_inputs(settings, files, choice)
     _check(settings, recipe, bags)
     folds = _divisions(bags, num_folds, repeats, seed)
+    _check_targets(bags, folds)
     reasons = _reasons_apart(bags, recipe, devices) if together else ["as asked for"]
     work = Work(settings, files, choice, together=not reasons)
     work = _with_files(work, keep, recipe, bags, folds, seed)
@@ -195,13 +200,22 @@ def _fallbacks(
 
 
 def _check(config: Recipe, recipe: FoldRecipe, bags: BagSet) -> None:
-    recipe.plan.check_classes(bags.num_classes)
-    if (bags.labels < 0).any():
+    recipe.plan.check_classes(bags.num_classes, named=not bags.targets.apply)
+    nothing = unlabelled(bags.labels)
+    if nothing.all() or (has_classes(bags.task) and nothing.any()):
         raise ValueError(f"{bags.path}: bags without labels cannot be cross-validated; add them")
     if isinstance(bags, BagFile):
         check_data_flags(config, _SLIDES_ONLY, "it is for tables of slides")
     else:
         check_data_flags(config, _NPZ_ONLY, "it is for npz files; slides stay as they are")
+
+
+def _check_targets(bags: BagSet, folds: npt.NDArray[np.int64]) -> None:
+    """Check before work starts that the training bags of every fold have targets to learn from."""
+    for repeat, fold in fold_numbers(folds):
+        train = bags.labels[folds[repeat] != fold]
+        where = f"training bags of repeat {repeat}, fold {fold}: "
+        check_training_targets(bags.path, train, bags.targets, where)
 
 
 def _with_files(

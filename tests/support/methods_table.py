@@ -12,7 +12,7 @@ import sys
 
 import yaml
 
-from tests.support.mil_recipes import NAMES, ROOT, settings
+from tests.support.mil_recipes import ALL_NAMES, ROOT, settings
 
 DOCUMENT = ROOT / "docs/METHODS.md"
 COUNTS = ROOT / "tests/configs/recipes.yaml"
@@ -60,7 +60,7 @@ def title_and_papers(file):
 def rows():
     """Yield the rows, sorted by file and class of the model."""
     of_class = {}
-    for name in NAMES:
+    for name in ALL_NAMES:
         of_class.setdefault((file_of(name), class_of(name).__name__), []).append(name)
     known = statuses()
     for (file, learner), names in sorted(of_class.items()):

@@ -20,6 +20,7 @@ def bags(labels, groups=(), folds=None, named=()):
     return SimpleNamespace(
         path=Path("bags.x"),
         labels=np.asarray(labels),
+        task="multiclass",
         groups=tuple(groups),
         published_folds=None if folds is None else np.asarray(folds),
         named_splits=tuple(named),
