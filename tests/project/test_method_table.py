@@ -43,7 +43,15 @@ def test_a_model_of_three_files_is_found_by_every_test_of_models(tmp_path):
     chosen = ["tests/models/mil/test_mean_pooling.py", "tests/models/mil/test_every_model.py"]
     chosen += ["tests/models/mil/test_every_model_learns.py", "tests/configs/test_configs.py"]
     chosen += ["tests/project/test_structure.py"]  # folder by folder
-    options = ["-k", "mean_pooling or test_sizes_and_docstrings", "-vv", "-W", "ignore", "-p", "no:cacheprovider"]
+    options = [
+        "-k",
+        "mean_pooling or test_sizes_and_docstrings",
+        "-vv",
+        "-W",
+        "ignore",
+        "-p",
+        "no:cacheprovider",
+    ]
     done = run_python(tmp_path, "-m", "pytest", *options, *chosen)
     assert done.returncode == 0, done.stdout[-3000:]
     for file in chosen:
