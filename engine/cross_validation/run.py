@@ -43,7 +43,7 @@ from engine.cross_validation.workers import Work, run_tasks
 from evaluation.mil.cross_validation import FoldSummary
 from evaluation.mil.fold_predictions import FoldPredictions
 from structures import Problem
-from structures.tasks import has_classes
+from structures.tasks import CLASS_TASKS, has_classes
 
 __all__ = ["BagInputs", "CrossValidation", "FoldFiles", "cross_validate", "read_recipe"]
 
@@ -211,11 +211,20 @@ def _check(config: Recipe, recipe: FoldRecipe, bags: BagSet) -> None:
 
 
 def _check_targets(bags: BagSet, folds: npt.NDArray[np.int64]) -> None:
-    """Check before work starts that the training bags of every fold have targets to learn from."""
+    """Check before work starts that the training bags of every fold have targets to learn from.
+
+    Raises:
+        ValueError: they have not, or they are no classes, which alone are scored here so far.
+    """
     for repeat, fold in fold_numbers(folds):
         train = bags.labels[folds[repeat] != fold]
         where = f"training bags of repeat {repeat}, fold {fold}: "
         check_training_targets(bags.path, train, bags.targets, where)
+    if bags.task not in CLASS_TASKS:
+        raise ValueError(
+            f"mil-cv scores classes, and the task is {bags.task}; train each fold by `python "
+            "train.py fit --data.fold K`, then `python train.py test` and `python evaluate.py mil`"
+        )
 
 
 def _with_files(
