@@ -193,6 +193,7 @@ class SlideSet:
     num_classes = 2
     task = "binary"
     weights = None
+    groups: tuple[str, ...] = ()
 
     def __init__(
         self,

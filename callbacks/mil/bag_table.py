@@ -15,7 +15,7 @@ from callbacks.mil.slide_parts import slide_source
 from evaluation.mil.collector import BagScores
 from loggers.wandb_charts import table
 from loggers.wandb_media import has_wandb
-from structures import BagBatch
+from structures import BagBatch, MILTask
 from structures.processes import gather_to_first
 from structures.tasks import has_classes
 
@@ -89,7 +89,8 @@ class BagTable(AfterEvaluation):
     def draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Log the table."""
         module: Any = pl_module
-        if not has_wandb(trainer) or not has_classes(module.task):
+        task: MILTask | None = getattr(module, "task", None)  # none of images
+        if not has_wandb(trainer) or task is None or not has_classes(task):
             return
         states = gather_to_first(self._bags)
         scores: BagScores | None = getattr(module, "bag_scores", None)

@@ -142,7 +142,7 @@ def near_metrics(wrong: str, names: Sequence[str]) -> str:
     near = get_close_matches(wrong.lower(), names, n=1, cutoff=0.8)
     if not near:  # the split, which most names share, would hide what differs
         tails = {name.rpartition("/")[2]: name for name in reversed(names) if "*" not in name}
-        found = get_close_matches(wrong.lower().rpartition("/")[2], tails, n=3, cutoff=0.5)
+        found = get_close_matches(wrong.lower().rpartition("/")[2], tails, n=3, cutoff=0.54)
         near = [tails[tail] for tail in found]
     return f"did you mean {' or '.join(near)}?" if near else ""
 

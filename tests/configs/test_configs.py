@@ -41,10 +41,15 @@ def kind(recipe):
     return kinds.get(module, "mil")
 
 
+def task_of(recipe):
+    """The task that the data section of a recipe names, or None."""
+    data = yaml.safe_load((ROOT / recipe).read_text())["data"]
+    return None if isinstance(data, str) else data.get("init_args", {}).get("task")
+
+
 def build_module(recipe):
     model = copy.deepcopy(yaml.safe_load((ROOT / recipe).read_text())["model"])
-    data = yaml.safe_load((ROOT / recipe).read_text())["data"]
-    target = data.get("init_args", {}).get("task")
+    target = task_of(recipe)
     known = {"task": target, "num_classes": OUTPUTS[target]} if target else {}
     for fact, value in (FACTS[kind(recipe)] | known).items():
         place(model, LINKS[fact], value)
@@ -116,7 +121,7 @@ def test_one_fast_dev_step_on_embedded_data(recipe, tmp_path, monkeypatch):
     arguments += ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
     # thousands of regions a batch and larger images cost time and show nothing more
     arguments += ["--data.batch_size", "1", "--data.eval_batch_size", "1"]
-    task = yaml.safe_load((ROOT / recipe).read_text())["data"].get("init_args", {}).get("task")
+    task = task_of(recipe)
     if task == "cox":  # one bag has nothing to be compared with
         arguments[arguments.index("--data.batch_size") + 1] = "8"
     if kind(recipe) != "mil":

@@ -23,13 +23,14 @@ AT_FULL_BUDGET = [
     ("models.mil.mi_net.MINet", TRUNK, None, {1: "VIOLATION"}),
     ("models.mil.pooling.InstancePooling", NOISY_OR, None, {3: "VIOLATION"}),
     ("models.mil.monotone.MinMaxLattice", {}, None, {1: "PASS"}),
+    ("models.mil.monotone.MonotoneMax", {}, None, {3: "PASS"}),  # in a third on some processors
     # modules that know nothing of this repository, by their dotted name
     (FOREIGN + "MaxOfScores", {"width": 64}, "bag", {1: "PASS"}),
     (FOREIGN + "PaddedMaxOfScores", {"width": 64}, "batch", {1: "PASS"}),
 ]
 IN_FEW_EPOCHS = [
     ("models.mil.mi_net.InstanceMINet", TRUNK, None, {2: "LEGAL-BUT-LIMITED"}),
-    ("models.mil.monotone.MonotoneMax", {}, None, {1: "PASS", 2: "PASS", 3: "PASS"}),
+    ("models.mil.monotone.MonotoneMax", {}, None, {1: "PASS", 2: "PASS"}),
     ("models.mil.monotone.MinMaxLattice", {}, None, {3: "PASS"}),
     ("models.mil.mi_net.MINet", TRUNK, None, {2: "VIOLATION"}),
     ("models.mil.abmil.ABMIL", TRUNK, None, {1: "VIOLATION"}),
