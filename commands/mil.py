@@ -15,9 +15,9 @@ from commands._arguments import (
     positive,
     seed,
 )
-from commands._mil_targets import add_target_arguments, refuse_target_options, score_targets
 from commands._sources import bag_predictions
 from commands._tables import report_bad_data, show
+from commands.targets._mil import add_target_arguments, refuse_target_options, score_targets
 
 if TYPE_CHECKING:
     from evaluation.mil.patients import Pool

@@ -20,7 +20,7 @@ def useless_targets(
 
     Args:
         labels: (B, 2) time and event, or (B, T) values.
-        options: what they are.
+        options: columns and kind of the targets.
     """
     if options.has_times:
         if not (labels[:, 1] == 1).any():
@@ -44,7 +44,7 @@ def check_training_targets(
     Args:
         path: the file, for messages.
         labels: those of the training bags.
-        options: what they are.
+        options: columns and kind of the targets.
         where: a fold, for messages.
 
     Raises:

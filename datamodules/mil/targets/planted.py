@@ -46,7 +46,7 @@ def planted_label(task: PlantedTask, share: float, index: int, rng: np.random.Ge
     Times have one decimal, so that some are equal.
 
     Args:
-        task: what is planted.
+        task: kind of the targets that are planted.
         share: share of the digit in the bag, in [0, 1].
         index: number of the bag.
         rng: source of the noise; every task draws alike.

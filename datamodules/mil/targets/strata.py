@@ -28,7 +28,7 @@ def stratum_labels(labels: npt.NDArray[Any], task: MILTask, groups: Sequence[str
 
     Args:
         labels: (B,) or (B, C) classes, (B,) grades, (B, 2) times and events, or (B, T) values.
-        task: what they are.
+        task: kind of the labels.
         groups: (B,) the patient of each bag, or empty.
 
     Returns:
@@ -62,7 +62,7 @@ def drawn_by(
 
     Args:
         labels: labels of all B bags.
-        task: what they are.
+        task: kind of the labels.
         groups: (B,) the patient of each bag, or empty.
         numbers: the training bags.
 

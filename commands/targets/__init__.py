@@ -1,0 +1,1 @@
+"""What commands share for times, values and grades."""
