@@ -133,16 +133,21 @@ def check_monitors(callbacks: Iterable[Any], names: Sequence[str]) -> None:
             )
 
 
+_OTHER_NAMES = {"acc": "accuracy", "ap": "auprc", "auc": "auroc", "cindex": "c_index"}
+
+
 def near_metrics(wrong: str, names: Sequence[str]) -> str:
     """Return the question whether similar metrics are meant, or an empty text without any.
 
     >>> near_metrics("val/AUROC", ["val/bag_auroc", "val/bag_f1"])
     'did you mean val/bag_auroc?'
     """
-    near = get_close_matches(wrong.lower(), names, n=1, cutoff=0.8)
+    split, slash, tail = wrong.lower().rpartition("/")
+    tail = _OTHER_NAMES.get(tail, tail)
+    near = get_close_matches(split + slash + tail, names, n=1, cutoff=0.8)
     if not near:  # the split, which most names share, would hide what differs
         tails = {name.rpartition("/")[2]: name for name in reversed(names) if "*" not in name}
-        found = get_close_matches(wrong.lower().rpartition("/")[2], tails, n=3, cutoff=0.54)
+        found = get_close_matches(tail, tails, n=3, cutoff=0.54)
         near = [tails[tail] for tail in found]
     return f"did you mean {' or '.join(near)}?" if near else ""
 

@@ -139,6 +139,8 @@ def test_everything_that_evaluation_logs_can_be_monitored():
         (MILModule, "val/bag_aurocc", "did you mean val/bag_auroc"),
         (MILModule, "val/segm_map", "logged are .*val/bag_auroc"),
         (MILModule, "val/AUROC", r"did you mean val/bag_auroc\?"),
+        (MILModule, "val/AUC", r"did you mean val/bag_auroc\?"),
+        (MILModule, "val/cindex", r"did you mean val/bag_c_index"),
         (SegmentationModule, "val/mAP", "did you mean val/box_map or val/segm_map"),
         (SegmentationModule, "segm_map", "did you mean val/segm_map"),
         (SegmentationModule, "val/segm_ar_all", "did you mean val/segm_ar_"),

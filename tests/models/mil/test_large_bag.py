@@ -56,8 +56,9 @@ print(json.dumps(wide + steps([50_000, 200_000], hidden_sizes=[32], attention_di
 def test_a_bag_of_200_000_instances_needs_less_than_4_gib_in_abmil():
     """The increase, in bytes an instance, holds the features themselves, 4 096.
 
-    It is the same for small and large bags, so that four times what 50 000 instances take in
-    layers of the recipe's widths is what 200 000 would.
+    It hardly differs between small and large bags (which freed blocks are used again decides the
+    rest), so that four times what 50 000 instances take in layers of the recipe's widths, times
+    that difference, is what 200 000 would.
     """
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", STEPS],
@@ -69,5 +70,7 @@ def test_a_bag_of_200_000_instances_needs_less_than_4_gib_in_abmil():
         assert each["finite"]
         assert 0 < each["loss"] < 10
         assert each["increase"] > 1024 * 4  # it was measured at all
-    assert large["increase"] < 1.05 * small["increase"]
-    assert 200_000 * wide["increase"] < 4 * 2**30, f"{wide['increase']:.0f} bytes an instance"
+    growth = large["increase"] / small["increase"]
+    assert growth < 1.2  # a term of n^2 would make it 4
+    needed = wide["increase"] * max(growth, 1.0)
+    assert 200_000 * needed < 4 * 2**30, f"{needed:.0f} bytes an instance"
