@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from evaluation.targets.scores import GradeScorer, Scorer, SurvivalScorer
 
 _NUMBERS = ("ece", "mce", "brier", "log_loss")
+_NO_VALUES = (
+    "--calibrate compares probabilities with what happened, and predicted values have none; leave "
+    "it out: --figure draws predicted by true values"
+)
 
 
 class Validation(NamedTuple):
@@ -50,15 +54,27 @@ def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def look_at_validation(args: argparse.Namespace) -> None:
-    """Refuse a table of validation bags that cannot be read, before anything is predicted.
+    """Refuse what is wrong before anything is predicted.
 
     Raises:
-        DataProblems: it is missing or no CSV text.
+        ValueError: the checkpoint predicts values, or the table of validation bags is faulty.
     """
-    if isinstance(args.calibrate, Path):
-        from evaluation.mil.csv_rows import read_rows
+    if args.calibrate is None:
+        return
+    task = args.task
+    if args.ckpt is not None:
+        from engine.checkpoints.restore import read_record
 
-        read_rows(args.calibrate)
+        task = read_record(args.ckpt)["blueprint"]["links"].get("task")
+    if task == "regression":
+        raise ValueError(_NO_VALUES)
+    if isinstance(args.calibrate, Path):
+        from evaluation.targets.files import read_predictions
+
+        graded = "ordinal" if task == "ordinal" else None
+        read_predictions(
+            args.calibrate, args.bad_data, patients=args.unit == "patient", task=graded
+        )
 
 
 def read_validation(args: argparse.Namespace, found: BagPredictions) -> Validation | None:
@@ -75,10 +91,7 @@ def read_validation(args: argparse.Namespace, found: BagPredictions) -> Validati
     if args.calibrate is None:
         return None
     if found.task == "regression":
-        raise ValueError(
-            "--calibrate compares probabilities with what happened, and predicted values have "
-            "none; leave it out: --figure draws predicted by true values"
-        )
+        raise ValueError(_NO_VALUES)
     if found.target is not None and found.task != "ordinal" and found.target.curves is None:
         raise ValueError(
             f"{found.files[-1]}: --calibrate needs predicted survival: columns survival_<time> of "
