@@ -71,8 +71,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from evaluation.mil.class_scorer import ClassScorer
     from evaluation.mil.scores import confusion_matrix, evaluate_bags
     from evaluation.report.record import report
-    from evaluation.statistics.bootstrap import bootstrap_intervals
-    from evaluation.statistics.sample_size import too_few_bags, withheld
 
     tables = look_further(args)
     bags = _read(args)
@@ -93,18 +91,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     witness = scores.witness[np.isfinite(scores.witness)]
     if witness.size:
         metrics["witness_auroc"] = float(witness.mean())
-    intervals = bootstrap_intervals(
-        scores.labels,
-        scores.probabilities,
-        task,
-        threshold=threshold,
-        groups=scores.groups,
-        draws=args.draws,
-        seed=args.seed,
-    )
-    few = too_few_bags(scores, task, found.classes, scores.groups)
-    if few:
-        intervals = withheld(intervals)
+    intervals, few = _intervals(args, found, threshold)
     rows = [(k, v, *intervals.get(k, (None, None))) for k, v in metrics.items()]
     decided = "" if task == "multiclass" else f", threshold {threshold:g}"
     title = f"{files[0]}: {len(scores.bag_ids)} {args.unit}s{decided}"
@@ -130,6 +117,27 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         ],
     }
     return report(sys.argv, metrics, files=(*files, *further.files), seed=args.seed, **extra)
+
+
+def _intervals(
+    args: argparse.Namespace, found: BagPredictions, threshold: float
+) -> tuple[dict[str, tuple[float, float]], str]:
+    """Return the interval of each metric, and why they are withheld, or an empty text."""
+    from evaluation.statistics.bootstrap import bootstrap_intervals
+    from evaluation.statistics.sample_size import too_few_bags, withheld
+
+    scores = found.scores
+    intervals = bootstrap_intervals(
+        scores.labels,
+        scores.probabilities,
+        found.task,
+        threshold=threshold,
+        groups=scores.groups,
+        draws=args.draws,
+        seed=args.seed,
+    )
+    few = too_few_bags(scores, found.task, found.classes, scores.groups)
+    return (withheld(intervals) if few else intervals), few
 
 
 def _read(args: argparse.Namespace) -> BagPredictions:

@@ -66,23 +66,30 @@ def subgroup_scores(
     drawn = _drawn(scorer, parts, members, unit, draws, seed)
     subgroups = {}
     for name, part in parts.items():
-        found = score(part)
         own = np.unique(unit[members[name]], return_inverse=True)[1].astype(np.int64)
         few = part.too_few(own, patients=bool(patients))
-        intervals = {
-            metric: percentile_interval(drawn[name][metric] + 0 * value, level)
-            for metric, value in found.metrics.items()
-        }
-        subgroups[name] = {
-            "bags": part.count,
-            "metrics": found.metrics,
-            "intervals": withheld(intervals) if few else intervals,
-            "undefined": found.undefined,
-            "note": few or None,
-            **{k: v for k, v in found.details.items() if k not in _OF_ALL},
-        }
+        subgroups[name] = _subgroup(part, drawn[name], few, level)
     metrics = next(iter(subgroups.values()))["metrics"]
     return subgroups, {name: _gap(name, subgroups, drawn, level) for name in metrics}
+
+
+def _subgroup(
+    part: Scorer, drawn: Mapping[str, FloatArray], few: str, level: float
+) -> dict[str, Any]:
+    """Return the entry of a subgroup; ``few`` says why it has no intervals."""
+    found = score(part)
+    intervals = {
+        name: percentile_interval(drawn[name] + 0 * value, level)  # NaN if undefined on the data
+        for name, value in found.metrics.items()
+    }
+    return {
+        "bags": part.count,
+        "metrics": found.metrics,
+        "intervals": withheld(intervals) if few else intervals,
+        "undefined": found.undefined,
+        "note": few or None,
+        **{k: v for k, v in found.details.items() if k not in _OF_ALL},
+    }
 
 
 def _ordered(names: set[str]) -> list[str]:

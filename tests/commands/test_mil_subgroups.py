@@ -131,18 +131,20 @@ def test_a_checkpoint_takes_columns_of_its_table_of_slides(write_slides, tmp_pat
     sites = ["X" if n < 40 else "Y" for n in range(64)]
     table, folds = write_slides(64, site=sites), tmp_path / "folds"
     recipe = ["--config", "configs/mil/abmil_features.yaml", "--trainer.max_epochs", 1]
-    data = ["--data", table, "--data.num_workers", 0, "--folds", 2, "--repeats", 1]
+    data = ["--data", table, "--data.num_workers", 0, "--data.bag", "patient"]
+    data += ["--folds", 2, "--repeats", 1]
     assert run("mil-cv", *recipe, *data, "--save-checkpoints", folds) == 0
     other = write_slides(48, name="other", site=sites[:48])
     words = ["--ckpt", folds / "repeat0_fold0.ckpt", "--data", other, "--by", "site"]
-    found = scored(tmp_path, *words, "--unit", "patient", "--calibrate")
+    found = scored(tmp_path, *words, "--calibrate")
+    assert "slides.csv, found by patient_id" in capsys.readouterr().out
     assert [one["bags"] for one in found["subgroups"]["site"].values()] == [20, 4]
     assert found["calibration"]["temperature"] is None and len(found["calibration"]["bins"]) == 15
     recipe = tmp_path / "r.yaml"
     section = {
         "class_path": "datamodules.mil.features.FeatureBagsDataModule",
         "init_args": {"table": str(other), "features": str(other.with_name("features")),
-                      "bag": "patient", "num_workers": 0, "test_fraction": 0.5},
+                      "num_workers": 0, "test_fraction": 0.5},
     }  # fmt: skip
     recipe.write_text(json.dumps({"data": section}))
     words = ["--ckpt", folds / "repeat0_fold0.ckpt", "--data", recipe, "--by"]
