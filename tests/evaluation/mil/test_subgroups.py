@@ -1,16 +1,19 @@
 """Scores of subgroups against filtered scorers, slow draws and scikit-survival."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from sksurv.metrics import brier_score, concordance_index_ipcw
 
 from evaluation.mil.class_scorer import ClassScorer
+from evaluation.mil.metrics import METRICS
 from evaluation.mil.scores import evaluate_bags
 from evaluation.mil.subgroups import NO_VALUE, subgroup_scores
 from evaluation.statistics.bootstrap import bootstrap_intervals as class_intervals
 from evaluation.targets.bootstrap import bootstrap_intervals
 from evaluation.targets.log_rank import risk_groups
-from evaluation.targets.scores import GradeScorer, SurvivalScorer, ValueScorer, score
+from evaluation.targets.scores import GradeScorer, SurvivalScorer, TargetScores, ValueScorer, score
 from evaluation.targets.tables import (
     BinnedCurves,
     SurvivalReference,
@@ -116,6 +119,47 @@ def test_patients_in_two_subgroups_are_drawn_once():
     for gap in gaps.values():
         assert gap["gap"] == 0 and gap["interval"] == (0, 0)
         assert (gap["largest"], gap["smallest"]) == ("a", "b")
+
+
+class Seen(ClassScorer):
+    """A scorer that keeps the weights of all draws by its number of bags."""
+
+    kept: ClassVar = {}
+
+    def rows(self, chosen):
+        return Seen(self.table.labels[chosen], self.table.probabilities[chosen], "binary")
+
+    def metrics(self, weights):
+        Seen.kept[self.count] = weights
+        return super().metrics(weights)
+
+
+def test_draws_have_the_classes_of_each_subgroup_unless_patients_are_in_both():
+    labels, chance = np.arange(60) // 3 % 2, np.linspace(0, 1, 60)
+    names = ["a", "b", "b"] * 20
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("evaluation.mil.subgroups.score", score_once := Once())
+        subgroup_scores(Seen(labels, chance, "binary"), names, draws=30)
+        assert set(Seen.kept[20].sum(axis=1)) == {20} and set(Seen.kept[40].sum(axis=1)) == {40}
+        assert set((Seen.kept[20] * labels[::3]).sum(axis=1)) == {10}
+        # The first two of three bags are of one patient, the third of another.
+        patients = [f"p{n}" for k in range(20) for n in (2 * k, 2 * k, 2 * k + 1)]
+        subgroup_scores(Seen(labels, chance, "binary"), names, patients=patients, draws=30)
+    both, alone = Seen.kept[20], Seen.kept[40]
+    assert (both == alone[:, ::2]).all()  # drawn together
+    totals = both.sum(axis=1) + alone[:, 1::2].sum(axis=1)
+    assert set(totals) == {40} and len(set(both.sum(axis=1))) > 3
+    assert score_once.calls == 4
+
+
+class Once:
+    """`score` without a call of the metrics with weights of one."""
+
+    calls = 0
+
+    def __call__(self, scorer):
+        self.calls += 1
+        return TargetScores(dict.fromkeys(METRICS, 0.5), {}, {})
 
 
 def test_small_subgroups_have_no_intervals_and_single_classes_no_auroc():
