@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from evaluation.mil.predictions_csv import BagPredictions
     from evaluation.mil.validation_bags import ValidationBags
     from evaluation.targets.scores import GradeScorer, Scorer, SurvivalScorer
+    from structures import MILTask
 
 _NUMBERS = ("ece", "mce", "brier", "log_loss")
 _NO_VALUES = (
@@ -71,7 +72,7 @@ def look_at_validation(args: argparse.Namespace) -> None:
     if isinstance(args.calibrate, Path):
         from evaluation.targets.files import read_predictions
 
-        graded = "ordinal" if task == "ordinal" else None
+        graded: MILTask | None = "ordinal" if task == "ordinal" else None
         read_predictions(
             args.calibrate, args.bad_data, patients=args.unit == "patient", task=graded
         )
