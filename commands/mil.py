@@ -17,6 +17,13 @@ from commands._arguments import (
 )
 from commands._sources import bag_predictions
 from commands._tables import report_bad_data, show
+from commands.targets._further import (
+    Scored,
+    add_further_arguments,
+    look_further,
+    read_further,
+    score_further,
+)
 from commands.targets._mil import add_target_arguments, refuse_target_options, score_targets
 
 if TYPE_CHECKING:
@@ -54,21 +61,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_features(parser)
     add_target_arguments(parser)
+    add_further_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Score bags with bootstrap intervals."""
     import numpy as np
 
+    from evaluation.mil.class_scorer import ClassScorer
     from evaluation.mil.scores import confusion_matrix, evaluate_bags
     from evaluation.report.record import report
-    from evaluation.statistics.bootstrap import bootstrap_intervals
-    from evaluation.statistics.sample_size import too_few_bags, withheld
 
+    tables = look_further(args)
     bags = _read(args)
-    if bags.target is not None:
-        return score_targets(args, bags)
     refuse_target_options(args, bags.task)
+    further = read_further(args, tables, bags)
+    if bags.target is not None:
+        return score_targets(args, bags, further)
     found, notes = _in_units(args, bags)
     scores, task, files = found.scores, found.task, found.files
     known = 0.5 if found.threshold is None else found.threshold
@@ -82,18 +91,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     witness = scores.witness[np.isfinite(scores.witness)]
     if witness.size:
         metrics["witness_auroc"] = float(witness.mean())
-    intervals = bootstrap_intervals(
-        scores.labels,
-        scores.probabilities,
-        task,
-        threshold=threshold,
-        groups=scores.groups,
-        draws=args.draws,
-        seed=args.seed,
-    )
-    few = too_few_bags(scores, task, found.classes, scores.groups)
-    if few:
-        intervals = withheld(intervals)
+    intervals, few = _intervals(args, found, threshold)
     rows = [(k, v, *intervals.get(k, (None, None))) for k, v in metrics.items()]
     decided = "" if task == "multiclass" else f", threshold {threshold:g}"
     title = f"{files[0]}: {len(scores.bag_ids)} {args.unit}s{decided}"
@@ -102,6 +100,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for note in notes:
         print(f"note: {note}")
     matrix = confusion_matrix(scores.labels, scores.probabilities, task, threshold)
+    scorer = ClassScorer(scores.labels, scores.probabilities, task, threshold, found.classes)
+    more = score_further(args, further, Scored(scorer, scores.bag_ids, scores.groups))
     extra: dict[str, Any] = {
         **report_bad_data(found.problems),
         "intervals": intervals,
@@ -110,12 +110,34 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "pool": (args.pool or "mean") if args.unit == "patient" else None,
         "notes": notes,
         "confusion_matrix": matrix,
+        **more,
         "bags": [
             {"bag_id": b, "label": y, "score": p}
             for b, y, p in zip(scores.bag_ids, scores.labels, scores.probabilities, strict=True)
         ],
     }
-    return report(sys.argv, metrics, files=files, seed=args.seed, **extra)
+    return report(sys.argv, metrics, files=(*files, *further.files), seed=args.seed, **extra)
+
+
+def _intervals(
+    args: argparse.Namespace, found: BagPredictions, threshold: float
+) -> tuple[dict[str, tuple[float, float]], str]:
+    """Return the interval of each metric, and why they are withheld, or an empty text."""
+    from evaluation.statistics.bootstrap import bootstrap_intervals
+    from evaluation.statistics.sample_size import too_few_bags, withheld
+
+    scores = found.scores
+    intervals = bootstrap_intervals(
+        scores.labels,
+        scores.probabilities,
+        found.task,
+        threshold=threshold,
+        groups=scores.groups,
+        draws=args.draws,
+        seed=args.seed,
+    )
+    few = too_few_bags(scores, found.task, found.classes, scores.groups)
+    return (withheld(intervals) if few else intervals), few
 
 
 def _read(args: argparse.Namespace) -> BagPredictions:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from commands._arguments import add_output, figure, positive
 from commands._tables import report_bad_data, show
+from commands.targets._further import Further, Scored, score_further
 
 if TYPE_CHECKING:
     from evaluation.mil.predictions_csv import BagPredictions
@@ -47,7 +48,8 @@ def add_target_arguments(parser: argparse.ArgumentParser) -> None:
         "--figure",
         type=figure,
         metavar="F.png",
-        help="draw Kaplan-Meier curves of risk groups, or predicted by true values",
+        help="draw Kaplan-Meier curves of risk groups, predicted by true values, or with "
+        "--calibrate a reliability diagram",
     )
 
 
@@ -62,16 +64,22 @@ def refuse_target_options(args: argparse.Namespace, task: MILTask) -> None:
     given = [flag for name, flag in _OF_TIMES.items() if getattr(args, name) is not None]
     if task not in ("cox", "discrete_time") and given:
         raise ValueError(f"{', '.join(given)}: have an effect on times alone, not on {task}")
-    if args.figure is not None and has_classes(task):
-        raise ValueError(f"--figure draws times or values, not {task}; leave it out")
+    if args.figure is not None and has_classes(task) and args.calibrate is None:
+        raise ValueError(
+            f"--figure draws times or values, not {task}; add --calibrate for a reliability "
+            "diagram, or leave it out"
+        )
 
 
-def score_targets(args: argparse.Namespace, found: BagPredictions) -> dict[str, Any]:
+def score_targets(
+    args: argparse.Namespace, found: BagPredictions, further: Further
+) -> dict[str, Any]:
     """Score bags or patients with bootstrap intervals, and return the record.
 
     Args:
         args: arguments of the command.
         found: predictions with ``target``.
+        further: what ``--by`` and ``--calibrate`` need.
 
     Raises:
         ValueError: an option has no effect, no target is known, or see `pool_targets`.
@@ -103,8 +111,9 @@ def score_targets(args: argparse.Namespace, found: BagPredictions) -> dict[str, 
     notes += [f"{name} is undefined: {reason}" for name, reason in scores.undefined.items()]
     for note in notes:
         print(f"note: {note}")
-    if args.figure is not None:
+    if args.figure is not None and args.calibrate is None:
         _draw(scorer, args)
+    more = score_further(args, further, Scored(scorer, bags.bag_ids, bags.groups))
     extra: dict[str, Any] = {
         **report_bad_data((*found.problems, *problems)),
         "intervals": intervals,
@@ -114,9 +123,11 @@ def score_targets(args: argparse.Namespace, found: BagPredictions) -> dict[str, 
         "notes": notes,
         **scores.details,
         **_confusion(bags),
+        **more,
         "bags": list(_rows(bags)),
     }
-    return report(sys.argv, metrics, files=found.files, seed=args.seed, **extra)
+    files = (*found.files, *further.files)
+    return report(sys.argv, metrics, files=files, seed=args.seed, **extra)
 
 
 def _draw(scorer: Scorer, args: argparse.Namespace) -> None:
@@ -136,7 +147,6 @@ def _draw(scorer: Scorer, args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace, found: BagPredictions) -> None:
-    refuse_target_options(args, found.task)
     if args.threshold is not None:
         raise ValueError(f"--threshold has no effect on {found.task}; leave it out")
     if args.pool == "max":

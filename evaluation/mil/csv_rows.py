@@ -12,8 +12,14 @@ from structures import DataProblems, Problem
 PATIENTS = ("patient_id", "patient", "group")  # column of the patient; the first one found is used
 
 
-def read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:
+def read_rows(
+    path: Path, what: str = "a table of bag predictions"
+) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:
     """Return the header of a CSV file and its lines with their numbers.
+
+    Args:
+        path: the file.
+        what: what it holds, for messages.
 
     Raises:
         DataProblems: the file is missing or is no CSV text.
@@ -24,7 +30,7 @@ def read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:
             rows = [(reader.line_num, row) for row in reader]
             return list(reader.fieldnames or []), rows
     except FileNotFoundError:
-        reason, remedy = "no such file", "give the path of a table of bag predictions"
+        reason, remedy = "no such file", f"give the path of {what}"
     except OSError as error:
         reason, remedy = f"cannot be read ({error.strerror})", "give the path of a CSV file"
     except (UnicodeDecodeError, csv.Error) as error:

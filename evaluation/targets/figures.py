@@ -24,7 +24,7 @@ from evaluation.targets.tables import ValueTable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, FigureBase
 
 _COLUMNS = 3  # panels in a row of a scatter figure
 _TICKS = 7  # most times in the table of numbers at risk
@@ -56,8 +56,23 @@ def plot_kaplan_meier(
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.3 + 0.24 * groups), layout="constrained")
+    draw_kaplan_meier(figure, time, event, group, groups=groups, title=title, unit=unit)
+    return figure
+
+
+def draw_kaplan_meier(
+    figure: FigureBase,
+    time: FloatArray,
+    event: BoolArray,
+    group: IntArray,
+    *,
+    groups: int = 2,
+    title: str = "",
+    unit: str = "",
+) -> None:
+    """Draw what `plot_kaplan_meier` describes into a figure or a part of one."""
     axes, table = figure.subplots(2, 1, sharex=True, height_ratios=[10, 0.8 + 0.62 * groups])
-    names, colours = _group_names(groups), _group_colours(groups)
+    names, colours = group_names(groups), group_colours(groups)
     for number, (name, colour) in enumerate(zip(names, colours, strict=True)):
         own = group == number
         label = f"{name}   {int(event[own].sum())} of {int(own.sum())} with an event"
@@ -74,14 +89,14 @@ def plot_kaplan_meier(
     axes.set_title(" · ".join(part for part in (title, _p_value(tested)) if part), fontsize=11)
     _risk_table(table, axes, time, group, list(zip(names, colours, strict=True)))
     table.set_xlabel("time" + (f" ({unit})" if unit else ""))
-    return figure
 
 
 def _end(time: FloatArray) -> float:
     return float(time.max()) * 1.02 or 1.0
 
 
-def _group_names(groups: int) -> list[str]:
+def group_names(groups: int) -> list[str]:
+    """Return the name of each risk group, the lowest first."""
     if groups == 2:
         return ["low risk", "high risk"]
     if groups == 3:
@@ -90,7 +105,8 @@ def _group_names(groups: int) -> list[str]:
     return ["risk group 1 (lowest)", *middle, f"risk group {groups} (highest)"]
 
 
-def _group_colours(groups: int) -> list[Any]:
+def group_colours(groups: int) -> list[Any]:
+    """Return the colour of each risk group, the lowest first."""
     if groups == 2:
         return [BLUE, ORANGE]
     from matplotlib import colormaps

@@ -53,6 +53,9 @@ class Scorer(Protocol):
     def count(self) -> int:
         """Number of bags."""
 
+    def rows(self, chosen: npt.NDArray[np.generic]) -> Scorer:
+        """Return the scorer of some bags, given by number or as (n,) bool."""
+
     def metrics(self, weights: FloatArray) -> dict[str, FloatArray]:
         """Return (R,) values of each metric for (R, n) weights; NaN where undefined."""
 
@@ -114,6 +117,10 @@ class ValueScorer:
     def count(self) -> int:
         """Number of bags."""
         return len(self.table.target)
+
+    def rows(self, chosen: npt.NDArray[np.generic]) -> ValueScorer:
+        """Return the scorer of some bags, given by number or as (n,) bool."""
+        return ValueScorer(self.table.rows(chosen))
 
     def target_metrics(self, weights: FloatArray) -> list[dict[str, FloatArray]]:
         """Return the metrics of `evaluation.targets.regression.value_metrics` of each target."""
@@ -204,6 +211,11 @@ class GradeScorer:
     def count(self) -> int:
         """Number of bags."""
         return len(self._known)
+
+    def rows(self, chosen: npt.NDArray[np.generic]) -> GradeScorer:
+        """Return the scorer of some bags, given by number or as (n,) bool."""
+        labels = np.where(self._known, self.table.labels, -1)
+        return GradeScorer(labels[chosen], self.table.probabilities[chosen])
 
     def metrics(self, weights: FloatArray) -> dict[str, FloatArray]:
         """Return (R,) values of each metric."""

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from evaluation.statistics.sample_size import too_few_units
 from evaluation.targets.auc import cumulative_dynamic_auc, mean_auc
@@ -89,6 +90,18 @@ class SurvivalScorer:
     def count(self) -> int:
         """Number of bags."""
         return len(self.table.time)
+
+    def rows(self, chosen: npt.NDArray[np.generic]) -> SurvivalScorer:
+        """Return the scorer of some bags, with the reference, times, tau and cuts of all (A752)."""
+        found = SurvivalScorer(
+            self.table.rows(chosen),
+            self.reference,
+            times=self.times,
+            tau=self.tau or None,  # the reference's own may be 0
+            groups=self.groups,
+        )
+        found.cuts = self.cuts
+        return found
 
     @cached_property
     def _pairs(self) -> ComparablePairs:
