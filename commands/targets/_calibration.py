@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from evaluation.targets.scores import GradeScorer, Scorer, SurvivalScorer
     from structures import MILTask
 
-_NUMBERS = ("ece", "mce", "brier", "log_loss")
+_NUMBERS = ("ece", "ece_equal_mass", "mce", "brier", "log_loss")
 _NO_VALUES = (
     "--calibrate compares probabilities with what happened, and predicted values have none; leave "
     "it out: --figure draws predicted by true values"
@@ -114,20 +114,25 @@ def calibrate(
 ) -> dict[str, Any]:
     """Compute, print and draw the calibration, and return its part of the record.
 
+    Probabilities of classes and grades are always compared, but printed and drawn if asked for.
+
     Args:
         args: arguments of the command.
         validation: see `read_validation`.
         scorer: scorer of the bags or patients.
     """
-    if args.calibrate is None:
-        return {}
     from evaluation.mil.class_scorer import ClassScorer
+    from evaluation.statistics.calibration import calibration
     from evaluation.targets.scores import GradeScorer, SurvivalScorer
 
-    if isinstance(scorer, SurvivalScorer):
-        return {"calibration": _of_times(args, validation, scorer)}
-    assert isinstance(scorer, ClassScorer | GradeScorer)
-    return {"calibration": _of_classes(args, validation, scorer)}
+    if isinstance(scorer, ClassScorer | GradeScorer):
+        if args.calibrate is None:
+            return {"calibration": calibration(*scorer.table)}
+        return {"calibration": _of_classes(args, validation, scorer)}
+    if args.calibrate is None:
+        return {}
+    assert isinstance(scorer, SurvivalScorer)
+    return {"calibration": _of_times(args, validation, scorer)}
 
 
 def _of_classes(
@@ -140,10 +145,10 @@ def _of_classes(
     bags = None if validation is None else validation.bags
     fitted = None if bags is None else (bags.labels, bags.probabilities)
     record = calibration(labels, probabilities, task, fitted)
-    scaled = record.get("scaled", dict.fromkeys(_NUMBERS))
-    rows = [[name, record[name], scaled[name]] for name in _NUMBERS]
-    what = f"temperature {record['temperature']:.4g}" if "scaled" in record else "no temperature"
-    columns = ["calibration", "as predicted", f"at {what}" if "scaled" in record else what]
+    after = record.get("after", dict.fromkeys(_NUMBERS))
+    rows = [[name, record[name], after[name]] for name in _NUMBERS]
+    what = f"temperature {record['temperature']:.4g}" if "after" in record else "no temperature"
+    columns = ["calibration", "as predicted", f"at {what}" if "after" in record else what]
     show(f"calibration of {scorer.count} {args.unit}s", columns, rows)
     for name, reason in record["undefined"].items():
         print(f"note: {name} is undefined: {reason}")

@@ -30,7 +30,7 @@ def plot_reliability(
     """Plot the share that is true against the mean probability of each bin, above their numbers.
 
     Args:
-        found: see `evaluation.statistics.calibration.calibration`; with ``scaled`` also at the
+        found: see `evaluation.statistics.calibration.calibration`; with ``after`` also at the
             temperature.
         task: ``binary``, ``multilabel``, or ``multiclass`` for classes and grades.
         title: title of the figure.
@@ -42,12 +42,12 @@ def plot_reliability(
     axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1.2)
     series = [("as predicted", found, BLUE)]
-    if "scaled" in found:
-        series.append((f"temperature {found['temperature']:.3g}", found["scaled"], ORANGE))
+    if "after" in found:
+        series.append((f"temperature {found['temperature']:.3g}", found["after"], ORANGE))
     width = 0.9 / len(found["bins"]) / len(series)
     for number, (name, scores, colour) in enumerate(series):
         _bins(axes, scores["bins"], colour, f"{name}   ECE {scores['ece']:.3f}")
-        size = np.array([row["bags"] for row in scores["bins"]])
+        size = np.array([row["count"] for row in scores["bins"]])
         middle = (np.arange(size.size) + 0.5) / size.size
         shift = (number - (len(series) - 1) / 2) * width
         counts.bar(middle + shift, size, width=width, color=colour)
@@ -61,10 +61,10 @@ def plot_reliability(
 
 def _bins(axes: Axes, bins: Sequence[Mapping[str, Any]], colour: str, label: str) -> None:
     """Draw the bins that are not empty; the area of a dot grows with its number of bags."""
-    size = np.array([row["bags"] for row in bins], dtype=np.float64)
+    size = np.array([row["count"] for row in bins], dtype=np.float64)
     held = size > 0
-    predicted = np.array([row["predicted"] for row in bins])[held]
-    observed = np.array([row["observed"] for row in bins])[held]
+    predicted = np.array([row["confidence"] for row in bins])[held]
+    observed = np.array([row["frequency"] for row in bins])[held]
     axes.plot(predicted, observed, color=colour, linewidth=1.4, label=label)
     area = 15 + 85 * size[held] / size.max()
     axes.scatter(predicted, observed, s=area, color=colour, alpha=0.8, linewidths=0)

@@ -2,6 +2,8 @@
 
 - Expected and maximum calibration error over 15 equal bins (Naeini et al. 2015; Guo et al. 2017):
   a probability p is in bin min(floor(15 p), 14); ECE = sum of share x |mean p - share of hits|.
+- The same with bins of equal numbers of predictions ("equal mass"): where most probabilities are
+  near 0 or 1, most of the equal-width bins have hardly any predictions.
 - Brier score and log-loss, which also fall where probabilities separate the classes.
 - Temperature (Guo et al. 2017): logits are divided by the T of the least log-loss on *validation*
   bags; on the bags scored it would be fitted to what it is judged by.
@@ -61,7 +63,25 @@ def reliability(probabilities: npt.ArrayLike, true: npt.ArrayLike) -> Reliabilit
         true: (P,) whether what was predicted is true.
     """
     chance = np.asarray(probabilities, dtype=np.float64)
-    place = np.minimum(np.floor(BINS * chance), BINS - 1).astype(np.int64)
+    return _by_bin(np.minimum(np.floor(BINS * chance), BINS - 1).astype(np.int64), chance, true)
+
+
+def reliability_equal_mass(probabilities: npt.ArrayLike, true: npt.ArrayLike) -> Reliability:
+    """Sort predictions into bins of as many predictions each, by their order.
+
+    A prediction is in bin floor(BINS k / P), k the number of lower probabilities, so that equal
+    probabilities share a bin and the order of the predictions has no effect (A758).
+
+    Args:
+        probabilities: (P,) in [0, 1], at least one.
+        true: (P,) whether what was predicted is true.
+    """
+    chance = np.asarray(probabilities, dtype=np.float64)
+    lower = np.searchsorted(np.sort(chance), chance)
+    return _by_bin(BINS * lower // chance.size, chance, true)
+
+
+def _by_bin(place: IntArray, chance: FloatArray, true: npt.ArrayLike) -> Reliability:
     size = np.bincount(place, minlength=BINS).astype(np.int64)
     means = [np.full(BINS, np.nan), np.full(BINS, np.nan)]
     for mean, values in zip(means, (chance, np.asarray(true, dtype=np.float64)), strict=True):
@@ -90,10 +110,11 @@ def calibration(
             fitted, or None.
 
     Returns:
-        ``ece``, ``mce``, ``brier``, ``log_loss``, ``bins``, each bin with its ``bags``, mean
-        ``predicted`` and ``observed`` share, and ``temperature``. With a temperature also
-        ``scaled``, the first five at that temperature; where there is none, ``undefined`` has the
-        reason. NaN where a value is undefined: a log-loss where the probability of the truth is 0.
+        ``ece``, ``ece_equal_mass``, ``mce``, ``brier``, ``log_loss``, ``bins``, each bin from
+        ``low`` to ``high`` with the ``count`` of its predictions, their mean ``confidence`` and the
+        ``frequency`` of what is true, and ``temperature``. With a temperature also ``after``, the
+        first six at that temperature; where there is none, ``undefined`` has the reason. NaN where
+        a value is undefined: a log-loss where the probability of the truth is 0.
 
     Raises:
         ValueError: see `evaluation.mil.metrics.bag_table`.
@@ -112,7 +133,7 @@ def calibration(
         if fitted.note:
             undefined["temperature"] = fitted.note
         else:
-            found["scaled"] = _scores(
+            found["after"] = _scores(
                 bag_table(labels, scaled(table.probabilities, task, fitted.value), task)
             )
     return {**found, "undefined": undefined}
@@ -127,14 +148,22 @@ def _scores(table: BagTable) -> dict[str, Any]:
     squares = (table.probabilities - truth) ** 2
     brier = squares.sum(axis=1) if table.task == "multiclass" else squares
     likely = _of_truth(table)
-    columns = zip(bins.size, bins.predicted, bins.observed, strict=True)
+    columns = enumerate(zip(bins.size, bins.predicted, bins.observed, strict=True))
     return {
         "ece": bins.ece,
+        "ece_equal_mass": reliability_equal_mass(chance, true).ece,
         "mce": bins.mce,
         "brier": float(brier.mean()),
         "log_loss": float(-np.log(likely).mean()) if likely.min() > 0 else float("nan"),
         "bins": [
-            {"bags": int(n), "predicted": float(p), "observed": float(o)} for n, p, o in columns
+            {
+                "low": number / BINS,
+                "high": (number + 1) / BINS,
+                "count": int(count),
+                "confidence": float(predicted),
+                "frequency": float(observed),
+            }
+            for number, (count, predicted, observed) in columns
         ],
     }
 

@@ -47,10 +47,10 @@ def test_binary_equals_scikit_learn_and_scipy(tmp_path, capsys):
     record = scored(tmp_path, *words, validation, "--figure", drawn)
     found = record["calibration"]
     observed, predicted = calibration_curve(labels, expit(logits), n_bins=15)
-    held = [row for row in found["bins"] if row["bags"]]
-    assert [row["observed"] for row in held] == pytest.approx(observed)
-    assert [row["predicted"] for row in held] == pytest.approx(predicted)
-    size = np.array([row["bags"] for row in held])
+    held = [row for row in found["bins"] if row["count"]]
+    assert [row["frequency"] for row in held] == pytest.approx(observed)
+    assert [row["confidence"] for row in held] == pytest.approx(predicted)
+    size = np.array([row["count"] for row in held])
     gaps = np.abs(observed - predicted)
     assert found["ece"] == pytest.approx(gaps @ size / 200)
     assert found["mce"] == pytest.approx(gaps.max())
@@ -63,13 +63,17 @@ def test_binary_equals_scikit_learn_and_scipy(tmp_path, capsys):
     best = minimize_scalar(loss, bounds=(-3, 4), method="bounded", options={"xatol": 1e-9})
     assert found["temperature"] == pytest.approx(np.exp(best.x), rel=1e-5)
     cooled = expit(logits / found["temperature"])
-    assert found["scaled"]["log_loss"] == pytest.approx(log_loss(labels, cooled))
+    assert found["after"]["log_loss"] == pytest.approx(log_loss(labels, cooled))
     assert found["validation"] == {"file": str(validation), "bags": 200, "skipped": {}}
     assert str(validation) in record["files"] and drawn.read_bytes().startswith(b"\x89PNG")
     assert "at temperature" in capsys.readouterr().out
     # Without a file: the same numbers and no temperature.
     alone = scored(tmp_path, *words)["calibration"]
-    assert alone["temperature"] is None and "scaled" not in alone and alone["ece"] == found["ece"]
+    assert alone["temperature"] is None and "after" not in alone and alone["ece"] == found["ece"]
+    # It is always there, and printed when asked for.
+    capsys.readouterr()
+    plain = scored(tmp_path, words[0], path)["calibration"]
+    assert plain == alone and "ece" not in capsys.readouterr().out
     # Other scored bags do not move the temperature.
     swapped = [row | {"label": 1 - row["label"]} for row in rows]
     again = scored(tmp_path, words[0], write(tmp_path / "s.csv", swapped), words[2], validation)
@@ -126,7 +130,7 @@ def test_probabilities_of_0_and_1_leave_numbers_finite_or_say_why(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = scored(tmp_path, *words, write(tmp_path / "v.csv", [*other, wrong]))["calibration"]
-    assert found["temperature"] is None and "scaled" not in found
+    assert found["temperature"] is None and "after" not in found
     assert "gives its true class the probability 0" in found["undefined"]["temperature"]
     assert np.isfinite(found["log_loss"])
 

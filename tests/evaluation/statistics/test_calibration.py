@@ -12,6 +12,7 @@ from evaluation.statistics.calibration import (
     calibration,
     fit_temperature,
     reliability,
+    reliability_equal_mass,
     scaled,
     survival_calibration,
 )
@@ -53,7 +54,7 @@ def test_binary_equals_a_loop_and_scikit_learn(seed):
     assert (found["ece"], found["mce"]) == pytest.approx(slow_errors(chance, labels), abs=1e-12)
     assert found["brier"] == pytest.approx(brier_score_loss(labels, chance), abs=1e-12)
     assert found["log_loss"] == pytest.approx(log_loss(labels, chance), abs=1e-12)
-    assert len(found["bins"]) == 15 and sum(b["bags"] for b in found["bins"]) == 300
+    assert len(found["bins"]) == 15 and sum(b["count"] for b in found["bins"]) == 300
     assert found["undefined"] == {"temperature": "no validation bags are given"}
 
 
@@ -74,6 +75,27 @@ def test_labels_of_a_multilabel_task_count_one_by_one():
     found = calibration(labels, chance, "multilabel", (labels, chance))
     flat = calibration(labels.ravel(), chance.ravel(), "binary", (labels.ravel(), chance.ravel()))
     assert json.dumps(found) == json.dumps(flat)
+
+
+@pytest.mark.parametrize("count", [7, 15, 300, 307])
+def test_bins_of_equal_mass(count):
+    random = np.random.default_rng(count)
+    chance = random.permutation(np.linspace(0.02, 0.99, count)) ** 3
+    labels = (random.random(count) < chance).astype(int)
+    parts = np.array_split(np.argsort(chance), 15)  # as many in each, but for one
+    gaps = [abs(chance[p].mean() - labels[p].mean()) * p.size for p in parts if p.size]
+    found = reliability_equal_mass(chance, labels)
+    assert found.size.sum() == count and np.ptp(found.size[found.size > 0]) <= 1
+    if count % 15 == 0:  # otherwise another bin has the one more
+        assert found.ece == pytest.approx(sum(gaps) / count, abs=1e-12)
+        assert calibration(labels, chance, "binary")["ece_equal_mass"] == found.ece
+    shuffled = random.permutation(count)
+    again = reliability_equal_mass(chance[shuffled], labels[shuffled])
+    assert again.ece == pytest.approx(found.ece, abs=1e-12)
+    tied = reliability_equal_mass(np.round(chance, 1), labels)
+    order = random.permutation(count)
+    again = reliability_equal_mass(np.round(chance, 1)[order], labels[order])
+    assert again.ece == pytest.approx(tied.ece, abs=1e-12)
 
 
 def test_edges_of_bins():
@@ -112,8 +134,8 @@ def test_the_temperature_has_the_least_log_loss(seed):
 def test_the_temperature_of_validation_bags_mends_overconfidence(make, task):
     found = calibration(*make(1, 4000), task, make(2, 4000))
     assert found["temperature"] == pytest.approx(2.0, abs=0.15)  # the logits were doubled
-    assert found["scaled"]["ece"] < found["ece"] / 2
-    assert found["scaled"]["log_loss"] < found["log_loss"]
+    assert found["after"]["ece"] < found["ece"] / 2
+    assert found["after"]["log_loss"] < found["log_loss"]
     assert found["undefined"] == {}
 
 
@@ -146,7 +168,7 @@ def test_no_temperature():
     assert "probability 0" in gone.note
     found = calibration([0, 1], [1.0, 0.5], "binary", ([0, 1], [0.9, 0.2]))
     assert np.isnan(found["log_loss"]) and np.isnan(found["temperature"])
-    assert "scaled" not in found
+    assert "after" not in found
     assert found["undefined"]["log_loss"] == "the probability of a true class is 0"
 
 
