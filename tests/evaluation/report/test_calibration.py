@@ -16,10 +16,10 @@ def test_a_reliability_diagram_has_the_bins_and_those_at_the_temperature():
     labels, chance = random.integers(0, 2, 80), random.uniform(0.1, 0.9, 80)
     plain = calibration(labels, chance, "binary")
     axes, counts = plot_reliability(plain, "binary").axes
-    shown = [row for row in plain["bins"] if row["bags"]]
-    assert axes.get_lines()[1].get_xdata().tolist() == [row["predicted"] for row in shown]
-    assert axes.get_lines()[1].get_ydata().tolist() == [row["observed"] for row in shown]
-    assert [bar.get_height() for bar in counts.patches] == [r["bags"] for r in plain["bins"]]
+    shown = [row for row in plain["bins"] if row["count"]]
+    assert axes.get_lines()[1].get_xdata().tolist() == [row["confidence"] for row in shown]
+    assert axes.get_lines()[1].get_ydata().tolist() == [row["frequency"] for row in shown]
+    assert [bar.get_height() for bar in counts.patches] == [r["count"] for r in plain["bins"]]
     assert counts.get_xlabel() == "probability of class 1"
     found = calibration(labels, chance, "binary", (labels, chance))
     figure = plot_reliability(found, "multilabel", unit="patient")
