@@ -4,13 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from sklearn.metrics import cohen_kappa_score, r2_score
-from sksurv.metrics import (
-    concordance_index_censored,
-    concordance_index_ipcw,
-    integrated_brier_score,
-)
-from sksurv.util import Surv
 
 import evaluate
 from evaluation.statistics.resampled_t import corrected_resampled_t_test
@@ -73,29 +66,30 @@ def by_fold(score):
 
 
 def test_each_fold_of_times_is_scored_by_itself(tmp_path):
+    peer, surv = (pytest.importorskip(f"sksurv.{name}") for name in ("metrics", "util"))
     settings = [(1, 0.5), (2, 2.0)]
     files = [of_times(tmp_path / f"{seed}.csv", seed, noise) for seed, noise in settings]
     found = compared(tmp_path, "--predictions", *files, "--times", 4, 10)
 
     def harrell(risk):
-        return lambda r, test: concordance_index_censored(
+        return lambda r, test: peer.concordance_index_censored(
             EVENT[test], TIME[test], risk[r, test], tied_tol=0
         )[0]
 
     def uno(risk):
         def of_fold(r, test):
-            trained = Surv.from_arrays(EVENT[~test], TIME[~test])
-            scored = Surv.from_arrays(EVENT[test], TIME[test])
+            trained = surv.Surv.from_arrays(EVENT[~test], TIME[~test])
+            scored = surv.Surv.from_arrays(EVENT[test], TIME[test])
             tau = np.quantile(TIME[~test], 0.9)
-            return concordance_index_ipcw(trained, scored, risk[r, test], tau, 0)[0]
+            return peer.concordance_index_ipcw(trained, scored, risk[r, test], tau, 0)[0]
 
         return of_fold
 
     def brier(risk):
         def of_fold(r, test):
-            trained = Surv.from_arrays(EVENT[~test], TIME[~test])
-            scored = Surv.from_arrays(EVENT[test], TIME[test])
-            return integrated_brier_score(trained, scored, curves(risk)[r, test], [4, 10])
+            trained = surv.Surv.from_arrays(EVENT[~test], TIME[~test])
+            scored = surv.Surv.from_arrays(EVENT[test], TIME[test])
+            return peer.integrated_brier_score(trained, scored, curves(risk)[r, test], [4, 10])
 
         return of_fold
 
@@ -119,6 +113,7 @@ def test_each_fold_of_times_is_scored_by_itself(tmp_path):
 
 
 def test_values_and_grades_of_folds(tmp_path):
+    peer = pytest.importorskip("sklearn.metrics")
     grades = np.searchsorted([-0.5, 0.5], LEVEL)
     cases = {
         "values": ("target_x,prediction_x", [], "bag_r2"),
@@ -139,8 +134,8 @@ def test_values_and_grades_of_folds(tmp_path):
 
             def oracle(r, test, says=says, given=given, kind=kind):
                 if kind == "values":
-                    return r2_score(LEVEL[test], says[r, test])
-                return cohen_kappa_score(grades[test], given[r, test], weights="quadratic")
+                    return peer.r2_score(LEVEL[test], says[r, test])
+                return peer.cohen_kappa_score(grades[test], given[r, test], weights="quadratic")
 
             files.append(write(tmp_path / f"{seed}.csv", header, cells))
             values.append(by_fold(oracle))
