@@ -203,6 +203,8 @@ def _opacity(points: int) -> float:
 def target_figures(found: TargetPredictions, title: str = "") -> dict[str, Figure]:
     """Return the figures of a task: ``survival`` of times, and ``targets``, predicted by true.
 
+    Neither a risk nor a grade is a value: `plot_risks` and `plot_grades` say what is drawn.  # A698
+
     Bags without a known target are left out; without any other there are no figures.
 
     Args:

@@ -127,6 +127,6 @@ def test_grades_by_true_grade():
     assert medians == [0.25, 1.75]
     shown = [label.get_text() for label in axes.get_xticklabels()]
     assert shown == ["low\n2 bags", "mid\n0 bags", "high\n2 bags"]
-    assert axes.get_title() == "quadratic κ 1.000"
+    assert axes.get_title() == "quadratic κ 0.857"  # 1 - 1 / 7
     nothing = TargetPredictions("ordinal", ("a",), np.array([-1]), says[:1])
     assert target_figures(nothing) == {}
