@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evaluation.comparison.target_folds import TargetFolds
+from evaluation.comparison.target_folds import FoldScorer
 from evaluation.mil.predictions_csv import BagPredictions
 from evaluation.mil.scores import evaluate_bags
 from evaluation.statistics.sample_size import too_few_bags
@@ -71,8 +71,8 @@ def read_fold_scores(
             of `read_predictions`, ``fold`` and, if there are several divisions, ``repeat``. The
             column ``threshold`` is the decision threshold of a line's fold, 0.5 where it is absent.
         task: of a table, see `read_predictions`.
-        times: of a table of times, see `TargetFolds`.
-        tau: of a table of times, see `TargetFolds`.
+        times: of a table of times, see `FoldScorer`.
+        tau: of a table of times, see `FoldScorer`.
 
     Raises:
         ValueError: the JSON was written by an earlier version, a table has a single fold, or an
@@ -175,11 +175,16 @@ def _from_json(path: Path) -> FoldScores:
 
 
 def _scored_times(content: Mapping[str, Any]) -> Any:
-    """Return the times that a record was scored at, or None if it does not say."""
-    rows = content.get("times")
-    if not isinstance(rows, list):
-        return None
-    return [row.get("time") if isinstance(row, Mapping) else row for row in rows]
+    """Return the times and the ``tau`` that a record was scored with, None where it has none.
+
+    A ``tau`` that was given is that of every fold; else each fold has its own.
+    """
+    rows, taus = content.get("times"), content.get("tau")
+    times = None
+    if isinstance(rows, list):
+        times = [row.get("time") if isinstance(row, Mapping) else row for row in rows]
+    given = {tau for tau in taus if tau is not None} if isinstance(taus, list) else set()
+    return times, given.pop() if len(given) == 1 else None
 
 
 def _from_table(
@@ -218,7 +223,7 @@ def _from_table(
         rows_of = [_of_classes(found, *pair) for pair in zip(lines, limits, strict=True)]
     else:
         by_repeat = [np.flatnonzero([p[0] == place[0] for p in places]) for place in order]
-        scored = TargetFolds(found.target, times or None, tau)
+        scored = FoldScorer(found.target, times or None, tau)
         few = scored.too_few()
         rows_of = [
             scored.metrics(own, np.setdiff1d(every, own))

@@ -17,7 +17,7 @@ from evaluation.targets.tables import SurvivalReference
 from structures.tasks import TIME_TASKS
 
 
-class TargetFolds:
+class FoldScorer:
     """Scores each fold by itself: risks of different Cox models have different origins.
 
     Censoring and ``tau`` of a fold come from the other bags of its repeat, which are its training

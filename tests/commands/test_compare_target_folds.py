@@ -167,6 +167,7 @@ def test_folds_without_events_and_few_events_are_told(tmp_path, capsys):
         (["a.csv", "values.csv"], "values.csv bag_mae, bag_pearson"),
         (["a.json", "values.json"], "compare cross-validations of the same task"),
         (["a.json", "timed.json"], "has other --times or --tau"),
+        (["tau.json", "a.json"], "has other --times or --tau"),
         (["a.csv", "late.csv"], "of repeat 0 has other bags or labels in late.csv, for example "
                                 "bag b5"),
         (["a.json", "a.json", "--times", "5"], "--times: without effect on a.json"),
@@ -185,10 +186,12 @@ def test_what_cannot_be_paired_is_refused(tmp_path, capsys, monkeypatch, words, 
     (tmp_path / "twice.csv").write_text(text + line + "\n")
     write(tmp_path / "values.csv", "target_x,prediction_x", lambda r, n: (n, n * n))
     record = {"files": {"bags.npz": "x"}, "seed": 0, "repeats": 2, "times": [{"time": 5}]}
+    record["tau"] = list(range(8))
     for name, metric, more in (
         ("a", "bag_c_index", {}),
         ("values", "bag_r2", {}),
         ("timed", "bag_c_index", {"times": [{"time": 6}]}),
+        ("tau", "bag_c_index", {"tau": [30] * 8}),
     ):
         metrics = {"metrics": {metric: {"folds": [0.5] * 8}}}
         (tmp_path / f"{name}.json").write_text(json.dumps(record | metrics | more))
