@@ -100,6 +100,7 @@ def _compare_classes(
             "probable one counts; leave it out"
         )
     thresholds, notes = _thresholds(found, how.thresholds) if decided else ((0.5, 0.5), [])
+    total = len(bags.first.bag_ids)
     if how.unit == "patient":
         bags, pool_notes = _patients(bags, tables, how, found if decided else ())
         notes = notes + pool_notes
@@ -118,7 +119,7 @@ def _compare_classes(
             name: test._replace(standard_error=nan, low=nan, high=nan, z=nan, p=nan)
             for name, test in tests.items()
         }
-    extra: dict[str, Any] = {"bags": count, "patients": patients or None, "draws": how.draws}
+    extra: dict[str, Any] = {"bags": total, "patients": patients or None, "draws": how.draws}
     extra |= {"unit": how.unit, "pool": how.pool or "mean" if how.unit == "patient" else None}
     extra["thresholds"] = thresholds if decided else None
     extra["delong"] = {k: t._asdict() for k, t in tests.items()}

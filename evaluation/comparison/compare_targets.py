@@ -32,9 +32,9 @@ def compare_targets(
 ) -> Comparison:
     """Compare two tables by the paired bootstrap of `compare_scores`.
 
-    Both models are scored with the same curve of censoring, ``tau`` and times: those of the
-    training bags where both are runs that were trained on the same ones, else those of the scored
-    bags.  # A695
+    Both models are scored at the same times, with the same curve of censoring and ``tau``: those of
+    the training bags where both are runs that were trained on the same ones, else those of the
+    scored bags.  # A695
 
     Args:
         sources: the two files or folders as the user gave them.
@@ -50,8 +50,8 @@ def compare_targets(
     pair = pair_targets(files, (tables[0], tables[1]), how.bag_policy)
     refuse_options(how, pair.first.task)
     pair, notes = _known(pair, str(files[0]))
+    bags = len(pair.first.bag_ids)
     if how.unit == "patient":
-        bags = len(pair.first.bag_ids)
         pair = pool_target_pairs(files, pair, how.bag_policy)
         notes.append(f"{bags} bags were pooled by mean to {len(pair.first.bag_ids)} patients")
     if pair.first.task in TIME_TASKS:
@@ -63,7 +63,7 @@ def compare_targets(
     few = one.too_few(units(one.count, patients), patients=bool(patients))
     names, scores = names_of(sources), (score(one), score(two))
     extra = {
-        f"{how.unit}s": one.count,
+        "bags": bags,
         "patients": len(set(patients)) or None,
         "draws": how.draws,
         "unit": how.unit,
@@ -115,7 +115,7 @@ def _with_censoring(
             first=replace(pair.first, reference=first.reference),
             second=replace(pair.second, reference=second.reference),
         ), []
-    instead = "censoring, tau and times come from the scored bags"
+    instead = "censoring and tau are those of the scored bags"
     if first is not None and second is not None:
         return pair, [f"the models were trained on different bags; {instead}"]
     return pair, [

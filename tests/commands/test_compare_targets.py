@@ -116,8 +116,8 @@ def test_censoring_of_runs_that_were_trained_on_the_same_bags(tmp_path, capsys):
         assert metric == pytest.approx(uno, abs=1e-12)
     bags = read(tmp_path, "compare", "--predictions", runs[0], runs[1] / "predictions/bags.csv")
     assert bags["censoring"] == "scored bags"
-    assert bags["notes"][0].endswith("bags.csv: its training bags are not known; censoring, tau "
-                                     "and times come from the scored bags")  # fmt: skip
+    assert bags["notes"][0].endswith("bags.csv: its training bags are not known; "
+                                     "censoring and tau are those of the scored bags")  # fmt: skip
     facts["training_bags"]["time"][0] += 1
     torch.save({"segmil": {"facts": facts}}, runs[1] / "best.ckpt")
     bags = read(tmp_path, "compare", "--predictions", *runs)
@@ -183,6 +183,7 @@ def test_patients_are_pooled_as_mil_pools_them(kind, tmp_path):
     assert known(found["metrics"][str(files[0])]) == pytest.approx(known(alone["metrics"]))
     assert found["intervals"][str(files[0])] == alone["intervals"]
     assert (found["unit"], found["pool"]) == (alone["unit"], alone["pool"])
+    assert (found["bags"], found["patients"]) == (60, 30)
     assert any(n.startswith("60 bags were pooled by ") for n in found["notes"])
     write(files[1], header, full, order=ORDER, patients=",patient_id")
     second = read(tmp_path, "mil", "--predictions", files[1], *words)
