@@ -36,17 +36,59 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-dets", type=positive, nargs="+", default=(), help="for images; default: 1 10 100"
     )
+    _add_bag_arguments(parser)
     parser.add_argument("--draws", type=positive, default=1000, help="bootstrap draws")
     parser.add_argument("--seed", type=seed, default=0, help="seed of the bootstrap")
 
 
+def _add_bag_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--task", choices=("ordinal",), help="of bags: read classes as ordered grades"
+    )
+    parser.add_argument(
+        "--unit",
+        choices=("bag", "patient"),
+        default="bag",
+        help="compare on bags, or on patients by the pooled predictions of their bags",
+    )
+    parser.add_argument(
+        "--pool",
+        choices=("mean", "max"),
+        help="with --unit patient: mean of the bags' probabilities (default), or the largest",
+    )
+    parser.add_argument(
+        "--tau",
+        type=float,
+        help="of times: events from here on do not count for Uno's C (default: .9 quantile of the "
+        "training times)",
+    )
+    parser.add_argument(
+        "--times",
+        type=float,
+        nargs="+",
+        default=(),
+        help="of times: those of Brier scores and AUCs (default: deciles of the event times)",
+    )
+
+
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Compare two models on the same bags or images."""
-    from evaluation.comparison.compare import Settings, compare_files
+    from evaluation.comparison.compare import compare_files
+    from evaluation.comparison.results import Settings
     from evaluation.report.record import report
 
     settings = Settings(
-        args.threshold, args.max_dets, args.draws, args.seed, args.bad_data, progress("draws")
+        args.threshold,
+        args.max_dets,
+        args.draws,
+        args.seed,
+        args.bad_data,
+        progress("draws"),
+        task=args.task,
+        unit=args.unit,
+        pool=args.pool,
+        times=args.times,
+        tau=args.tau,
     )
     found = compare_files(args.predictions, args.annotations, settings)
     for part in found.tables:

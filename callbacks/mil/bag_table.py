@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,42 +9,25 @@ import numpy.typing as npt
 import pytorch_lightning as pl
 
 from callbacks.after_evaluation import AfterEvaluation, split_of
-from callbacks.mil.bag_outputs import BagAttention, bag_attention
+from callbacks.mil.bag_outputs import bag_attention
+from callbacks.mil.instance_columns import InstanceColumns, TopInstances, top_instances, worst_first
 from callbacks.mil.slide_parts import slide_source
+from callbacks.mil.target_rows import target_rows
 from evaluation.mil.collector import BagScores
 from loggers.wandb_charts import table
 from loggers.wandb_media import has_wandb
-from structures import BagBatch, MILTask
+from structures import BagBatch, MILTask, TargetCoding
 from structures.processes import gather_to_first
 from structures.tasks import has_classes
-
-
-@dataclass(frozen=True, slots=True)
-class TopInstances:
-    """The most attended instances of a bag.
-
-    Attributes:
-        size: number of instances in the bag.
-        numbers: (k,) indices of the instances in the bag, most attended first; empty without
-            attention.
-        weights: (k,) attention of these instances.
-        coords: (k, 2) level-0 pixels (x, y), NaN where unknown, or None.
-        slides: (k,) ids of the slides of these instances; empty for bags of other data.
-    """
-
-    size: int
-    numbers: npt.NDArray[np.int64]
-    weights: npt.NDArray[np.float64]
-    coords: npt.NDArray[Any] | None
-    slides: tuple[str, ...] = ()
 
 
 class BagTable(AfterEvaluation):
     """Log the table ``val/bags`` to W&B: one row per bag, the worst predictions first.
 
-    Columns: bag, patient (if known), ``error`` (one minus the probability of the true class; the
-    largest error for several labels), truth, decision, probability of each class, number of
-    instances, then the index, attention and position of each of the most attended instances.
+    Columns: bag, patient (if known), ``error`` (one minus the probability of the true class or
+    grade; the largest error for several labels), truth, decision, probability of each class or
+    grade, number of instances, then the index, attention and position of each of the most attended
+    instances. Of times and values, `target_rows` says what stands in place of the classes.
     Attention with several branches is averaged. Without W&B nothing is kept; the files of
     `PredictionWriter` contain the same numbers.
 
@@ -90,28 +72,27 @@ class BagTable(AfterEvaluation):
         """Log the table."""
         module: Any = pl_module
         task: MILTask | None = getattr(module, "task", None)  # none of images
-        if not has_wandb(trainer) or task is None or not has_classes(task):
+        if not has_wandb(trainer) or task is None:
             return
         states = gather_to_first(self._bags)
         scores: BagScores | None = getattr(module, "bag_scores", None)
-        if not trainer.is_global_zero or scores is None:
+        if not trainer.is_global_zero or scores is None or not scores.bag_ids:
             return
         kept = {index: one for state in states for index, one in state.items()}
-        columns, rows = bag_rows(scores, kept, module.class_names, module.threshold, self.top)
+        if has_classes(task):
+            columns, rows = bag_rows(scores, kept, module.class_names, module.threshold, self.top)
+        else:
+            instances = InstanceColumns(kept, _names(scores), self.top)
+            coding: TargetCoding | None = module.target_coding
+            unit = () if coding is None else coding.deviation
+            found = module.target_predictions(scores)
+            columns, rows = target_rows(found, scores.index.tolist(), instances, unit)
         key = f"{split_of(stage)}/bags"
         self.wandb.send(trainer, key, lambda: table(columns, rows[: self.max_bags]))
 
 
-def top_instances(bag: BagAttention, count: int) -> TopInstances:
-    """Return the ``count`` most attended instances of a bag, or all if there are fewer."""
-    weights = bag.weights.astype(np.float64).mean(axis=1)
-    chosen = np.argsort(-weights, kind="stable")[:count]
-    places = bag.places()
-    coords = None if places is None else places[chosen]
-    ends = [part.rows.stop for part in bag.parts]
-    owners = np.searchsorted(ends, chosen, side="right") if ends else ()
-    slides = tuple(bag.parts[owner].slide for owner in owners)
-    return TopInstances(len(weights), chosen, weights[chosen], coords, slides)
+def _names(scores: BagScores) -> dict[int, str]:
+    return dict(zip(scores.index.tolist(), scores.bag_ids, strict=True))
 
 
 def bag_rows(
@@ -134,16 +115,9 @@ def bag_rows(
     classes = 2 if binary else scores.probabilities.shape[1]
     names = list(class_names) if len(class_names) == classes else [str(c) for c in range(classes)]
     shown = range(1, 2) if binary else range(classes)
-    with_coords = any(one.coords is not None for one in kept.values())
-    names_of = dict(zip(scores.index.tolist(), scores.bag_ids, strict=True))
-    # A bag of one slide has its name.
-    with_slides = any(set(one.slides) - {names_of.get(index)}
-                      for index, one in kept.items())  # fmt: skip
+    instances = InstanceColumns(kept, _names(scores), top)
     columns = ["bag", *(["patient"] if scores.groups else []), "error", "truth", "decision"]
-    columns += [f"p({names[c]})" for c in shown] + ["instances"]
-    for k in range(1, top + 1):
-        columns += [f"instance {k}", f"attention {k}"]
-        columns += [f"slide {k}"] * with_slides + [f"x {k}", f"y {k}"] * with_coords
+    columns += [f"p({names[c]})" for c in shown] + instances.names
     rows = []
     for b, index in enumerate(scores.index.tolist()):
         p = scores.probabilities[b]
@@ -152,10 +126,8 @@ def bag_rows(
         row: list[Any] = [scores.bag_ids[b], *(scores.groups[b : b + 1]), error]
         row += [", ".join(names[c] for c in part) for part in (wanted, found)]
         row += [float(p[c]) for c in shown]
-        rows.append(row + _instances(kept.get(index), top, with_slides, with_coords))
-    place = columns.index("error")
-    rows.sort(key=lambda row: -row[place] if row[place] >= 0 else 1.0)
-    return columns, rows
+        rows.append(row + instances.cells(index))
+    return columns, worst_first(columns, rows)
 
 
 def _verdict(
@@ -169,24 +141,3 @@ def _verdict(
     if label < 0:
         return [], [decided], float("nan")
     return [int(label)], [decided], 1 - float(p[label])
-
-
-def _instances(
-    one: TopInstances | None, top: int, with_slides: bool, with_coords: bool
-) -> list[Any]:
-    """Return the cells of the instances of a bag; missing instances have empty cells."""
-    width = 2 + with_slides + 2 * with_coords
-    if one is None:
-        return [None] * (1 + top * width)
-    cells: list[Any] = [one.size]
-    for k in range(top):
-        if k >= len(one.numbers):
-            cells += [None] * width
-            continue
-        cells += [int(one.numbers[k]), float(one.weights[k])]
-        if with_slides:
-            cells.append(one.slides[k] if one.slides else None)
-        if with_coords:
-            place = np.full(2, np.nan) if one.coords is None else one.coords[k]
-            cells += [None, None] if np.isnan(place).any() else place.tolist()
-    return cells

@@ -3,72 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from math import nan
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from evaluation.comparison.fold_scores import check_same_folds, has_folds, read_fold_scores
-from evaluation.comparison.pairs import PairedBags, pair_bags
+from evaluation.comparison.compare_folds import compare_folds
+from evaluation.comparison.compare_targets import compare_targets
+from evaluation.comparison.fold_scores import has_folds
+from evaluation.comparison.pairs import PairedBags, pair_bags, pool_pairs
+from evaluation.comparison.results import COLUMNS, Comparison, Settings, comparison, shown
 from evaluation.comparison.run_predictions import Predictions, find_predictions
-from evaluation.mil.predictions_csv import read_bag_csv
+from evaluation.mil.predictions_csv import BagPredictions
 from evaluation.seg.coco_bootstrap import compare_images
 from evaluation.statistics.delong import DeLongTest, delong_test
-from evaluation.statistics.paired import Difference, Paired, compare_bags
-from evaluation.statistics.resampled_t import ResampledTest, corrected_resampled_t_test
-from evaluation.statistics.sample_size import (
-    class_members,
-    too_few_bags,
-    too_few_images,
-    withheld,
-)
+from evaluation.statistics.paired import compare_bags
+from evaluation.statistics.sample_size import class_members, too_few_bags, too_few_images
+from evaluation.targets.files import read_predictions
 from formats.coco.results import read_ground_truth, read_results
-from structures import AnnotationPolicy, BadDataPolicy, Problem
-
-_COLUMNS = ["metric", "A", "B", "A - B", "2.5 %", "97.5 %", "p"]
-
-
-class Settings(NamedTuple):
-    """Settings of a comparison.
-
-    Attributes:
-        thresholds: decision threshold for both models or one for each; empty for the threshold of
-            the run, or 0.5.
-        max_dets: caps on detections, see `evaluation.seg.coco.evaluate_results`; empty for 1, 10,
-            100.
-        draws: number of draws of the bootstrap.
-        seed: seed of the bootstrap.
-        bad_data: ``skip`` leaves out faulty lines and rows, and bags that one model lacks;
-            ``repair`` first mends annotations of images.
-        progress: called with the number of finished draws and the number of all draws.
-    """
-
-    thresholds: Sequence[float] = ()
-    max_dets: Sequence[int] = ()
-    draws: int = 1000
-    seed: int = 0
-    bad_data: AnnotationPolicy = "error"
-    progress: Callable[[int, int], None] | None = None
-
-
-class Comparison(NamedTuple):
-    """The result of a comparison.
-
-    Attributes:
-        tables: title, names of the columns and rows of each table.
-        notes: remarks for the reader.
-        problems: problems of the records that were left out.
-        files: files that were read.
-        metrics: metrics of each model, by its name.
-        extra: further entries of the JSON record.
-    """
-
-    tables: list[tuple[str, list[str], list[tuple[Any, ...]]]]
-    notes: list[str]
-    problems: tuple[Problem, ...]
-    files: list[Path]
-    metrics: dict[str, dict[str, float]]
-    extra: dict[str, Any]
 
 
 def compare_files(
@@ -91,10 +43,12 @@ def compare_files(
         if how.max_dets:
             raise ValueError("--max-dets limits detections in images; bags have no detections")
         if any(folds := [has_folds(path) for path in sources]):
-            return _compare_folds(sources, folds, how)
+            return compare_folds(sources, folds, how)
         return _compare_bag_files(sources, how)
     if how.thresholds:
         raise ValueError("--threshold applies to bags; COCO metrics use every confidence")
+    if given := how.bag_options():
+        raise ValueError(f"{', '.join(given)}: for tables of bags alone; leave it out for images")
     found = [find_predictions(path, "images") for path in sources]
     truth, problems = read_ground_truth(annotations, how.bad_data)
     results = [read_results(one.file, truth, how.bad_data) for one in found]
@@ -112,15 +66,29 @@ def compare_files(
     files = [annotations, *(one.file for one in found)]
     extra = {"pictures": len(truth["images"]), "draws": how.draws}
     few = too_few_images(len(truth["images"]))
-    return _comparison(sources, title, paired, problems, files, extra, few)
+    return comparison(sources, title, paired, problems, files, extra, few)
 
 
 def _compare_bag_files(sources: Sequence[Path], how: Settings) -> Comparison:
+    if how.pool is not None and how.unit == "bag":
+        raise ValueError("--pool has an effect with --unit patient alone; add it")
     found = [find_predictions(path, "bags") for path in sources]
+    tables = [read_predictions(one.file, how.bag_policy, task=how.task) for one in found]
+    if any(table.target is not None for table in tables):
+        return compare_targets(sources, found, tables, how)
+    if how.times or how.tau is not None:
+        raise ValueError("--times and --tau have an effect on times alone, not on classes")
+    return _compare_classes(sources, found, tables, how)
+
+
+def _compare_classes(
+    sources: Sequence[Path],
+    found: Sequence[Predictions],
+    tables: Sequence[BagPredictions],
+    how: Settings,
+) -> Comparison:
     files = [one.file for one in found]
-    policy: BadDataPolicy = "error" if how.bad_data == "error" else "skip"
-    tables = [read_bag_csv(file, policy) for file in files]
-    bags = pair_bags((files[0], files[1]), (tables[0], tables[1]), policy)
+    bags = pair_bags((files[0], files[1]), (tables[0], tables[1]), how.bag_policy)
     found = [
         one._replace(threshold=table.threshold) if one.threshold is None else one
         for one, table in zip(found, tables, strict=True)
@@ -132,12 +100,16 @@ def _compare_bag_files(sources: Sequence[Path], how: Settings) -> Comparison:
             "probable one counts; leave it out"
         )
     thresholds, notes = _thresholds(found, how.thresholds) if decided else ((0.5, 0.5), [])
+    total = len(bags.first.bag_ids)
+    if how.unit == "patient":
+        bags, pool_notes = _patients(bags, tables, how, found if decided else ())
+        notes = notes + pool_notes
     scores = bags.first.probabilities, bags.second.probabilities
     options: dict[str, Any] = {"groups": bags.groups, "draws": how.draws, "seed": how.seed}
     paired = compare_bags(bags.first.labels, *scores, bags.task, thresholds, **options)
     count, patients = len(bags.first.bag_ids), len(set(bags.groups))
     unit = f"of the {patients} patients" if patients else "of bags within their class"
-    title = f"{count} bags, {how.draws} draws {unit}"
+    title = f"{count} {how.unit}s, {how.draws} draws {unit}"
     if decided:
         title += f", thresholds {thresholds[0]:g}, {thresholds[1]:g}"
     few = too_few_bags(bags.first, bags.task, bags.classes, bags.groups)
@@ -147,62 +119,18 @@ def _compare_bag_files(sources: Sequence[Path], how: Settings) -> Comparison:
             name: test._replace(standard_error=nan, low=nan, high=nan, z=nan, p=nan)
             for name, test in tests.items()
         }
-    extra: dict[str, Any] = {"bags": count, "patients": patients or None, "draws": how.draws}
+    extra: dict[str, Any] = {"bags": total, "patients": patients or None, "draws": how.draws}
+    extra |= {"unit": how.unit, "pool": how.pool or "mean" if how.unit == "patient" else None}
     extra["thresholds"] = thresholds if decided else None
     extra["delong"] = {k: t._asdict() for k, t in tests.items()}
     problems = tables[0].problems + tables[1].problems + bags.problems
-    result = _comparison(sources, title, paired, problems, files, extra, few)
+    result = comparison(sources, title, paired, problems, files, extra, few)
     if tests:
-        columns = [*_COLUMNS[:4], "s. e.", *_COLUMNS[4:]]
-        rows: list[tuple[Any, ...]] = [(k, *t[:6], _shown(t.p)) for k, t in tests.items()]
+        columns = [*COLUMNS[:4], "s. e.", *COLUMNS[4:]]
+        rows: list[tuple[Any, ...]] = [(k, *t[:6], shown(t.p)) for k, t in tests.items()]
         result.tables.append(("DeLong's test of the AUROCs", columns, rows))
     result.notes.extend([*notes, *test_notes])
     return result
-
-
-def _compare_folds(sources: Sequence[Path], folds: Sequence[bool], how: Settings) -> Comparison:
-    """Compare two cross-validations on the same folds by the corrected resampled t-test."""
-    if not all(folds):
-        one, other = (sources[0], sources[1]) if folds[0] else (sources[1], sources[0])
-        raise ValueError(
-            f"{one} is a cross-validation and {other} is not; compare two results of mil-cv, or "
-            "two tables with a column fold"
-        )
-    if how.thresholds:
-        raise ValueError("--threshold has no effect on a cross-validation, whose folds have theirs")
-    found = [read_fold_scores(path) for path in sources]
-    check_same_folds(*found)
-    count = len(next(iter(found[0].metrics.values())))
-    few = found[0].few
-    tests: dict[str, ResampledTest] = {
-        name: corrected_resampled_t_test(values, found[1].metrics[name], found[0].test_to_train)
-        for name, values in found[0].metrics.items()
-        if name in found[1].metrics
-    }
-    if few:
-        tests = {k: test._replace(low=nan, high=nan, p=nan, t=nan) for k, test in tests.items()}
-    names = _names(sources)
-    heading = f"A: {names[0]}\nB: {names[1]}\n{count} folds, corrected resampled t-test"
-    rows: list[tuple[Any, ...]] = [(k, *t[:5], _shown(t.p)) for k, t in tests.items()]
-    metrics = {
-        name: {k: float(t[place]) for k, t in tests.items()} for place, name in enumerate(names)
-    }
-    undefined = {f"{k} in {count - t.folds}" for k, t in tests.items() if t.folds < count}
-    notes = [few] if few else []
-    if undefined:
-        listed = ", ".join(sorted(undefined))
-        notes.append(f"left out are folds in which a metric is not defined: {listed} of {count}")
-    extra = {
-        "first": names[0],
-        "second": names[1],
-        "folds": count,
-        "test_to_train": found[0].test_to_train,
-        "bags": found[0].bags,
-        "difference": {k: t._asdict() for k, t in tests.items()},
-    }
-    return Comparison(
-        [(heading, _COLUMNS, rows)], notes, (), [one.file for one in found], metrics, extra
-    )
 
 
 def _thresholds(
@@ -223,6 +151,25 @@ def _thresholds(
     return (first, second), list(dict.fromkeys(notes))
 
 
+def _patients(
+    bags: PairedBags,
+    tables: Sequence[BagPredictions],
+    how: Settings,
+    chosen: Sequence[Predictions],
+) -> tuple[PairedBags, list[str]]:
+    """Return a row for each patient, and notes, also on thresholds ``chosen`` for bags."""
+    pool, count = how.pool or "mean", len(bags.first.bag_ids)
+    found = pool_pairs((tables[0], tables[1]), bags, pool, how.bag_policy)
+    patients = len(found.first.bag_ids)
+    notes = [f"{count} bags were pooled by {pool} to {patients} patients"]
+    if bags.task == "multiclass" and pool == "max":  # A676
+        notes.append("classes count in their order, the largest number highest")
+    known = any(one.threshold is not None for one in chosen)
+    if known and not how.thresholds and count > patients:  # A677
+        notes.append("thresholds were chosen for bags, not for patients; --threshold sets others")
+    return found, notes
+
+
 def _delong(bags: PairedBags) -> tuple[dict[str, DeLongTest], list[str]]:
     """Test the AUROC of a binary task, or of each class against the rest."""
     if bags.groups and max(Counter(bags.groups).values()) > 1:  # A184
@@ -238,46 +185,3 @@ def _delong(bags: PairedBags) -> tuple[dict[str, DeLongTest], list[str]]:
             for c, name in enumerate(bags.classes)
         }
     return tests, [f"{name}: {test.note}" for name, test in tests.items() if test.note]
-
-
-def _comparison(
-    sources: Sequence[Path],
-    title: str,
-    paired: Paired,
-    problems: tuple[Problem, ...],
-    files: list[Path],
-    extra: Mapping[str, Any],
-    few: str,
-) -> Comparison:
-    if few:
-        differences = {
-            k: d._replace(low=nan, high=nan, p=nan) for k, d in paired.differences.items()
-        }
-        paired = Paired(differences, (withheld(differences), withheld(differences)))
-    names = _names(sources)
-    rows: list[tuple[Any, ...]] = [(k, *d[:5], _shown(d.p)) for k, d in paired.differences.items()]
-    metrics = {
-        name: {k: float(d[place]) for k, d in paired.differences.items()}
-        for place, name in enumerate(names)
-    }
-    difference = {k: _without_values(d) for k, d in paired.differences.items()}
-    entries = {"first": names[0], "second": names[1], "difference": difference}
-    entries["intervals"] = dict(zip(names, paired.intervals, strict=True))
-    heading = f"A: {names[0]}\nB: {names[1]}\n{title}"
-    tables: list[tuple[str, list[str], list[tuple[Any, ...]]]] = [(heading, _COLUMNS, rows)]
-    return Comparison(tables, [few] if few else [], problems, files, metrics, {**extra, **entries})
-
-
-def _names(sources: Sequence[Path]) -> list[str]:
-    names = [str(path) for path in sources]
-    if names[0] == names[1]:
-        names = [f"{names[0]} ({place})" for place in ("first", "second")]
-    return names
-
-
-def _shown(p: float) -> float | str:
-    return "< 0.0001" if p < 1e-4 else p
-
-
-def _without_values(difference: Difference) -> dict[str, float]:
-    return {key: getattr(difference, key) for key in ("value", "low", "high", "p")}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +11,7 @@ import numpy as np
 
 from evaluation.mil.collector import BagScores
 from evaluation.mil.metrics import IntArray
+from evaluation.mil.patients import Pool, pool_patients
 from evaluation.mil.predictions_csv import BagPredictions
 from structures import BadDataPolicy, MILTask, Problem, settle
 
@@ -50,20 +53,9 @@ def pair_bags(
             patient of a bag differs.
         ValueError: the tasks or the names or order of the classes differ, or no bag is in both.
     """
-    _refuse_other_classes(files, tables)
+    refuse_other_classes(files, tables)
     one, two = tables[0].scores, tables[1].scores
-    place = {bag: number for number, bag in enumerate(two.bag_ids)}
-    lacking = [(files[1], files[0], bag) for bag in one.bag_ids if bag not in place]
-    known = set(one.bag_ids)
-    lacking += [(files[0], files[1], bag) for bag in two.bag_ids if bag not in known]
-    remedy = "score both on the same bags, or compare the shared bags by --bad-data skip"
-    problems = settle(
-        [Problem(f, b, None, f"is only in {o}", remedy, kind="bag") for f, o, b in lacking], policy
-    )
-    left = np.array([n for n, bag in enumerate(one.bag_ids) if bag in place], dtype=np.int64)
-    if not left.size:
-        raise ValueError(f"{files[0]} and {files[1]} have no bag in common")
-    right = np.array([place[one.bag_ids[n]] for n in left], dtype=np.int64)
+    left, right, problems = common_bags(files, (one.bag_ids, two.bag_ids), policy)
     first, second = _taken(one, left), _taken(two, right)
     settle(_disagreements(files, first, second), "error")
     groups = first.groups or second.groups
@@ -72,9 +64,79 @@ def pair_bags(
     return PairedBags(first, second, tables[0].task, classes, groups, problems)
 
 
-def _refuse_other_classes(
+def common_bags(
+    files: tuple[Path, Path],
+    bags: tuple[Sequence[str], Sequence[str]],
+    policy: BadDataPolicy = "error",
+) -> tuple[IntArray, IntArray, tuple[Problem, ...]]:
+    """Return the lines of the common bags in both tables, in the order of the first.
+
+    Args:
+        files: see `pair_bags`.
+        bags: names of the bags in each.
+        policy: see `pair_bags`.
+
+    Returns:
+        (B,) numbers of the bags in the first and in the second table, and who was left out.
+
+    Raises:
+        DataProblems: see `pair_bags`.
+        ValueError: no bag is in both.
+    """
+    place = {bag: number for number, bag in enumerate(bags[1])}
+    lacking = [(files[1], files[0], bag) for bag in bags[0] if bag not in place]
+    known = set(bags[0])
+    lacking += [(files[0], files[1], bag) for bag in bags[1] if bag not in known]
+    remedy = "score both on the same bags, or compare the shared bags by --bad-data skip"
+    problems = settle(
+        [Problem(f, b, None, f"is only in {o}", remedy, kind="bag") for f, o, b in lacking], policy
+    )
+    left = np.array([n for n, bag in enumerate(bags[0]) if bag in place], dtype=np.int64)
+    if not left.size:
+        raise ValueError(f"{files[0]} and {files[1]} have no bag in common")
+    right = np.array([place[bags[0][n]] for n in left], dtype=np.int64)
+    return left, right, problems
+
+
+def pool_pairs(
+    tables: tuple[BagPredictions, BagPredictions],
+    bags: PairedBags,
+    pool: Pool = "mean",
+    policy: BadDataPolicy = "error",
+) -> PairedBags:
+    """Return a row for each patient in place of each bag.
+
+    Args:
+        tables: the tables of which the bags are.
+        bags: the paired bags.
+        pool: see `pool_patients`.
+        policy: see `pool_patients`.
+
+    Raises:
+        DataProblems: see `pool_patients`.
+        ValueError: see `pool_patients`.
+    """
+    scores = [replace(one, groups=bags.groups) for one in (bags.first, bags.second)]
+    first, second = (
+        pool_patients(table._replace(scores=one, problems=()), pool, policy)
+        for table, one in zip(tables, scores, strict=True)
+    )
+    return bags._replace(
+        first=first.scores,
+        second=second.scores,
+        groups=first.scores.groups,
+        problems=bags.problems + first.problems,
+    )
+
+
+def refuse_other_classes(
     files: tuple[Path, Path], tables: tuple[BagPredictions, BagPredictions]
 ) -> None:
+    """Refuse tables of other tasks or classes.
+
+    Raises:
+        ValueError: the tasks, or the names or order of the classes, differ.
+    """
     shapes = [(table.task, len(table.classes)) for table in tables]
     if shapes[0] != shapes[1]:
         tasks = [

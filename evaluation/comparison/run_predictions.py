@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from zipfile import BadZipFile
 
+from evaluation.targets.training_bags import TrainingBags
+
 Kind = Literal["bags", "images"]
 
 # ValueError: not a number, or an archive that is refused.
@@ -29,11 +31,13 @@ class Predictions(NamedTuple):
         file: the file.
         threshold: decision threshold of the run, or None.
         note: remark on the threshold for the user, or empty.
+        checkpoint: the checkpoint of the run, or None.
     """
 
     file: Path
     threshold: float | None = None
     note: str = ""
+    checkpoint: Path | None = None
 
 
 def find_predictions(path: Path, kind: Kind) -> Predictions:
@@ -64,7 +68,15 @@ def find_predictions(path: Path, kind: Kind) -> Predictions:
         raise ValueError(f"{path}: {_nothing_found(path, kind)}")
     if kind == "images":
         return Predictions(found[0])
-    return Predictions(found[0], *_threshold(found[0].parent.parent))
+    return _of_run(found[0])
+
+
+def training_bags(found: Predictions) -> TrainingBags | None:
+    """Return what the checkpoint of a run says of its training bags, or None if it is not known."""
+    try:
+        return TrainingBags.from_plain(_facts(found.checkpoint)["training_bags"])
+    except (*_UNREADABLE, KeyError, TypeError):
+        return None
 
 
 def _of_the_other_kind(kind: Kind) -> str:
@@ -85,31 +97,37 @@ def _nothing_found(path: Path, kind: Kind) -> str:
     )
 
 
-def _threshold(run: Path) -> tuple[float | None, str]:
+def _of_run(file: Path) -> Predictions:
     """Return the decision threshold of a run, following the rule of `MILModule.restore_facts`."""
     import yaml
 
+    run = file.parent.parent
     try:
         config: Any = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
         given = config["model"]["init_args"].get("threshold")
-        checkpoint = config.get("ckpt_path")
+        named = config.get("ckpt_path")
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
-        return None, f"{run}: no config.yaml with the threshold"
+        return Predictions(file, None, f"{run}: no config.yaml with the threshold")
+    checkpoint = Path(named) if isinstance(named, str) else None
     if isinstance(given, int | float):
-        return float(given), ""
-    if not isinstance(checkpoint, str):
-        return None, f"{run}: its config.yaml has neither a threshold nor a checkpoint"
-    return _recorded(Path(checkpoint))
+        return Predictions(file, float(given), "", checkpoint)
+    if checkpoint is None:
+        note = f"{run}: its config.yaml has neither a threshold nor a checkpoint"
+        return Predictions(file, None, note)
+    try:
+        return Predictions(file, float(_facts(checkpoint)["threshold"]), "", checkpoint)
+    except (*_UNREADABLE, KeyError, TypeError):
+        note = f"{checkpoint}: the threshold cannot be read from it"
+        return Predictions(file, None, note, checkpoint)
 
 
-def _recorded(checkpoint: Path) -> tuple[float | None, str]:
+def _facts(checkpoint: Path | None) -> Any:
     import torch
 
     from formats.weights.archive import check_archive
 
-    try:
-        check_archive(checkpoint)
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-        return float(content["segmil"]["facts"]["threshold"]), ""
-    except (*_UNREADABLE, KeyError, TypeError):
-        return None, f"{checkpoint}: the threshold cannot be read from it"
+    if checkpoint is None:
+        raise KeyError("no checkpoint")
+    check_archive(checkpoint)
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    return content["segmil"]["facts"]

@@ -153,3 +153,28 @@ def _ratio(concordant: FloatArray, comparable: FloatArray) -> FloatArray:
     result = np.full(len(comparable), np.nan)
     np.divide(concordant, comparable, out=result, where=comparable > 0)
     return result
+
+
+def discordance(time: FloatArray, event: BoolArray, risk: FloatArray) -> FloatArray:
+    """Return the share of each bag's comparable pairs, as either of the two, in the wrong order.
+
+    Weighted by the pairs of each bag, the mean is 1 - C (`harrell_c`). O(n^2) time, O(n) memory.
+
+    Args:
+        time: (n,) times.
+        event: (n,) True for an event.
+        risk: (n,) finite.
+
+    Returns:
+        (n,) in [0, 1], equal risks 1/2; NaN for a bag in no pair.
+    """
+    found = np.full(len(time), np.nan)
+    for n in range(len(time)):
+        after = ((time > time[n]) | ((time == time[n]) & ~event)) & event[n]
+        before = ((time < time[n]) | ((time == time[n]) & ~event[n])) & event
+        before[n] = after[n] = False
+        wrong = np.where(after, risk > risk[n], risk < risk[n]) + 0.5 * (risk == risk[n])
+        pairs = after | before
+        if pairs.any():
+            found[n] = wrong[pairs].mean()
+    return found

@@ -1,15 +1,17 @@
-"""Figures of times and values: Kaplan-Meier curves of risk groups, scatter of predictions.
+"""Figures of times, values and grades: Kaplan-Meier curves of risk groups, predicted by true.
 
 As in `evaluation.report.plots`, figures are created without pyplot.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from evaluation.report.plots import BLUE, GREY, ORANGE
+from evaluation.targets.bags import TargetPredictions
 from evaluation.targets.censoring import (
     BoolArray,
     FloatArray,
@@ -19,7 +21,7 @@ from evaluation.targets.censoring import (
     numbers_at_risk,
 )
 from evaluation.targets.log_rank import LogRank, log_rank
-from evaluation.targets.scores import ValueScorer
+from evaluation.targets.scores import GradeScorer, SurvivalScorer, ValueScorer, score
 from evaluation.targets.tables import ValueTable
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, FigureBase
 
 _COLUMNS = 3  # panels in a row of a scatter figure
+_SPREAD = 0.36  # by which points of a grade are moved aside, in grades
 _TICKS = 7  # most times in the table of numbers at risk
 
 
@@ -205,6 +208,110 @@ def _scatter(axes: Axes, truth: FloatArray, says: FloatArray) -> None:
     margin = 0.05 * float(np.ptp(both)) or 1.0
     ends = (float(both.min()) - margin, float(both.max()) + margin)
     axes.plot(ends, ends, color=GREY, linestyle=":", linewidth=1.2)
-    opacity = float(np.clip(60 / np.sqrt(truth.size) / 10, 0.15, 0.8))
-    axes.scatter(truth, says, s=16, color=BLUE, alpha=opacity, linewidths=0)
+    axes.scatter(truth, says, s=16, color=BLUE, alpha=_opacity(truth.size), linewidths=0)
     axes.set(xlim=ends, ylim=ends)
+
+
+def _opacity(points: int) -> float:
+    return float(np.clip(6 / np.sqrt(points), 0.15, 0.8))
+
+
+def target_figures(found: TargetPredictions, title: str = "") -> dict[str, Figure]:
+    """Return the figures of a task: ``survival`` of times, and ``targets``, predicted by true.
+
+    Neither a risk nor a grade is a value: `plot_risks` and `plot_grades` say what is drawn.  # A698
+
+    Bags without a known target are left out; without any other there are no figures.
+
+    Args:
+        found: predictions of bags.
+        title: title of the figures.
+    """
+    known = found.known
+    if not known.any():
+        return {}
+    scorer = found.rows(known).scorer()
+    if isinstance(scorer, SurvivalScorer):
+        table, group = scorer.table, scorer.risk_groups()
+        curves = plot_kaplan_meier(table.time, table.event, group, title=title)
+        return {"survival": curves, "targets": plot_risks(scorer, title)}
+    if isinstance(scorer, ValueScorer):
+        return {"targets": plot_values(scorer.table, title)}
+    assert isinstance(scorer, GradeScorer)
+    return {"targets": plot_grades(scorer, found.names, title)}
+
+
+def plot_risks(scorer: SurvivalScorer, title: str = "") -> Figure:
+    """Plot the risk of each bag by its time, with a line at the cuts of the risk groups.
+
+    Args:
+        scorer: times and risks.
+        title: title of the figure, followed by Harrell's C.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.3), layout="constrained")
+    axes, table = figure.subplots(), scorer.table
+    for happened, label, face in ((True, "event", ORANGE), (False, "censored", "none")):
+        own = table.event == happened
+        axes.scatter(
+            table.time[own],
+            table.risk[own],
+            s=22,
+            facecolors=face,
+            edgecolors=ORANGE if happened else BLUE,
+            linewidths=0 if happened else 1.0,
+            alpha=_opacity(scorer.count),
+            label=f"{label}   {int(own.sum())} bags",
+        )
+    for cut in scorer.cuts:
+        axes.axhline(cut, color=GREY, linestyle=":", linewidth=1.2)
+    axes.set(xlabel="time", ylabel="predicted risk")
+    axes.set_xlim(0, _end(table.time))
+    axes.grid(alpha=0.25)
+    axes.legend(loc="best", fontsize=9, framealpha=0.85)
+    _titled(axes, title, f"C {_number(score(scorer).metrics['bag_c_index'])}")
+    return figure
+
+
+def plot_grades(scorer: GradeScorer, names: Sequence[str] = (), title: str = "") -> Figure:
+    """Plot the mean predicted grade of each bag by its true one.
+
+    The mean is that of the predicted probabilities, sum_k k P(k). The bags of a grade lie side by
+    side in their order, a bar is their median, and a dotted line marks equal grades.
+
+    Args:
+        scorer: grades and probabilities.
+        names: names of the grades; numbers if empty.
+        title: title of the figure, followed by the quadratic kappa of the most probable grades.
+    """
+    from matplotlib.figure import Figure
+
+    table = scorer.table
+    grades = table.probabilities.shape[1]
+    shown = list(names) if len(names) == grades else [str(grade) for grade in range(grades)]
+    means = table.probabilities @ np.arange(grades)
+    figure = Figure(figsize=(2.6 + 1.1 * grades, 4.3), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([-0.5, grades - 0.5], [-0.5, grades - 0.5], color=GREY, linestyle=":", linewidth=1.2)
+    for grade in range(grades):
+        own = np.sort(means[table.labels == grade])
+        shown[grade] += f"\n{own.size} bags"
+        if not own.size:
+            continue
+        place = grade + np.linspace(-_SPREAD, _SPREAD, own.size + 2)[1:-1]
+        opacity = _opacity(means.size)
+        axes.scatter(place, own, s=16, color=BLUE, alpha=opacity, linewidths=0)
+        ends = [grade - _SPREAD, grade + _SPREAD]
+        axes.plot(ends, [np.median(own)] * 2, color=ORANGE, linewidth=1.8)
+    axes.set(xlabel="true grade", ylabel="mean predicted grade", xlim=(-0.5, grades - 0.5))
+    axes.set(ylim=(-0.15, grades - 0.85), xticks=range(grades), yticks=range(grades))
+    axes.set_xticklabels(shown)
+    axes.set_yticklabels([name.partition("\n")[0] for name in shown])
+    axes.grid(alpha=0.25, axis="y")
+    _titled(axes, title, f"quadratic κ {_number(score(scorer).metrics['bag_quadratic_kappa'])}")
+    return figure
+
+
+def _titled(axes: Axes, title: str, scores: str) -> None:
+    axes.set_title(" · ".join(part for part in (title, scores) if part), fontsize=11)

@@ -116,6 +116,7 @@ def read_predictions(
     *,
     patients: bool = False,
     task: MILTask | None = None,
+    repeated: bool = False,
 ) -> BagPredictions:
     """Read a table of bags of any task, whose columns tell the task.
 
@@ -124,6 +125,7 @@ def read_predictions(
         policy: ``skip`` leaves out faulty lines.
         patients: whether every bag needs a patient.
         task: ``ordinal`` to take classes for grades in the order of their columns, or None.
+        repeated: whether a bag occurs once for each value of a column ``repeat``.
 
     Raises:
         DataProblems: see `read_bag_csv`; a column of times or values is missing; or a line is
@@ -142,11 +144,14 @@ def read_predictions(
         reason = f"has the columns of {what}, not of {task}"
         raise _refusal(path, [(reason, f"leave out --task, or give a table of {task}")])
     if kind is None:
-        found = read_bag_csv(path, policy, patients=patients, unlabelled=task is not None)
+        found = read_bag_csv(
+            path, policy, repeated=repeated, patients=patients, unlabelled=task is not None
+        )
         return found if task is None else _grades(path, found)
-    refuse_repeats(path, rows)
+    if not repeated:
+        refuse_repeats(path, rows)
     layout = _layout(path, header, kind, patients)
-    return _parsed(path, rows, layout, policy, patients)
+    return _parsed(path, rows, layout, policy, patients=patients, repeated=repeated)
 
 
 def _grades(path: Path, found: BagPredictions) -> BagPredictions:
@@ -241,10 +246,14 @@ def _parsed(
     rows: Sequence[tuple[int, dict[str, Any]]],
     layout: _Layout,
     policy: BadDataPolicy,
+    *,
     patients: bool,
+    repeated: bool,
 ) -> BagPredictions:
-    kept, problems, seen = [], [], set[str]()
+    kept, problems = [], []
+    by_repeat: dict[str | None, set[str]] = {}
     for line, row in rows:
+        seen = by_repeat.setdefault(row.get("repeat") if repeated else None, set())
         faults = list(_faults(row, layout, seen))
         if patients and not row.get(str(layout.patient)):
             faults.append((f"{layout.patient} is missing", "name the patient"))

@@ -17,6 +17,7 @@ ENTRIES += [
     "attention",
     "curves",
     "confusion",
+    "targets",
     "class_table",
     "bag_table",
     "predictions",

@@ -3,7 +3,7 @@ import zipfile
 import pytest
 import torch
 
-from evaluation.comparison.run_predictions import find_predictions
+from evaluation.comparison.run_predictions import find_predictions, training_bags
 
 
 def run_folder(path, *names, config=None):
@@ -16,7 +16,7 @@ def run_folder(path, *names, config=None):
 
 
 def test_a_file_is_itself(tmp_path):
-    assert find_predictions(tmp_path / "a.csv", "bags") == (tmp_path / "a.csv", None, "")
+    assert find_predictions(tmp_path / "a.csv", "bags") == (tmp_path / "a.csv", None, "", None)
     for name in ("a.json", "a.csv"):
         (tmp_path / name).write_text("")
     with pytest.raises(ValueError, match=r"a.json: .*--annotations"):
@@ -59,7 +59,7 @@ def test_the_threshold_is_that_of_the_checkpoint_that_was_tested(tmp_path):
 
     def threshold(number, config):
         run = run_folder(tmp_path / str(number), "bags.csv", config=config)
-        return find_predictions(run, "bags")[1:]
+        return find_predictions(run, "bags")[1:3]
 
     named = f"ckpt_path: {checkpoint}\n"
     assert threshold(0, f"{named}model:\n  init_args: {{threshold: youden}}\n") == (0.25, "")
@@ -83,3 +83,24 @@ def test_the_threshold_is_that_of_the_checkpoint_that_was_tested(tmp_path):
     assert threshold(8, f"{named}model:\n  init_args: {{}}\n")[0] is None
     checkpoint.write_bytes(b"broken")
     assert threshold(7, f"{named}model:\n  init_args: {{}}\n")[0] is None
+
+
+def test_the_training_bags_are_those_of_the_checkpoint_that_was_tested(tmp_path):
+    checkpoint = tmp_path / "best.ckpt"
+    facts = {"threshold": 0.5, "training_bags": {"time": [3, 1.5], "event": [True, False]}}
+    torch.save({"segmil": {"facts": facts}}, checkpoint)
+
+    def bags(number, config):
+        run = run_folder(tmp_path / str(number), "bags.csv", config=config)
+        return training_bags(find_predictions(run, "bags"))
+
+    named = f"ckpt_path: {checkpoint}\nmodel:\n  init_args: "
+    for number, given in enumerate(("{}", "{threshold: 0.75}")):
+        found = bags(number, named + given)
+        assert (found.time.tolist(), found.event.tolist()) == ([3, 1.5], [True, False])
+    assert bags(2, "model: {init_args: {}}") is None
+    assert training_bags(find_predictions(tmp_path / "a.csv", "bags")) is None
+    torch.save({"segmil": {"facts": {"threshold": 0.5}}}, checkpoint)
+    assert bags(3, named + "{}") is None
+    checkpoint.write_bytes(b"broken")
+    assert bags(4, named + "{}") is None

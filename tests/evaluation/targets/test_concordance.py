@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from evaluation.targets.censoring import StepCurve, censoring_curve, life_table
-from evaluation.targets.concordance import ComparablePairs, harrell_c, uno_c, uno_weights
+from evaluation.targets.concordance import (
+    ComparablePairs,
+    discordance,
+    harrell_c,
+    uno_c,
+    uno_weights,
+)
 from tests.support.tied_times import SETS, peer, tied
 
 
@@ -137,3 +143,21 @@ def test_a_hundred_thousand_bags_take_seconds_and_no_table_of_pairs():
     pairs = (table.events * (table.at_risk - table.events)).sum()
     ties = (table.events * table.censored).sum()
     assert one(time, event, -time) == pytest.approx(1 - ties / 2 / pairs, abs=1e-14)
+
+
+def test_discordance_of_a_bag_is_the_loss_of_its_pairs():
+    time, event, risk = tied(3)[:3]
+    wrong, pairs = np.zeros(60), np.zeros(60)
+    for i in range(60):
+        for j in range(60):
+            if event[i] and (time[j] > time[i] or (time[j] == time[i] and not event[j])):
+                lost = (risk[i] < risk[j]) + (risk[i] == risk[j]) / 2
+                wrong[[i, j]] += lost
+                pairs[[i, j]] += 1
+    found = discordance(time, event, risk)
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_allclose(found, wrong / pairs, rtol=0, atol=1e-12)
+    counted = pairs > 0
+    mean = (found * pairs)[counted].sum() / pairs.sum()
+    assert mean == pytest.approx(1 - one(time, event, risk), abs=1e-12)
+    assert np.isnan(discordance(time, np.zeros(60, bool), risk)).all()

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from evaluation.report.plots import BLUE, ORANGE, save_figure
+from evaluation.targets.bags import TargetPredictions
 from evaluation.targets.censoring import kaplan_meier
-from evaluation.targets.figures import plot_kaplan_meier, plot_values
+from evaluation.targets.figures import plot_kaplan_meier, plot_values, target_figures
 from evaluation.targets.log_rank import log_rank
 from evaluation.targets.tables import value_table
 
@@ -92,3 +93,40 @@ def test_a_panel_for_each_target(tmp_path):
     assert panels[0].get_xlim() == panels[0].get_ylim()
     save_figure(figure, tmp_path / "a.png")
     save_figure(plot_values(value_table([3.0], [3.0])), tmp_path / "one.png")
+
+
+def test_risks_by_time():
+    time, event, group = times()
+    found = TargetPredictions("cox", tuple(map(str, range(80))), np.stack((time, event), 1), group)
+    found.labels[7] = np.nan  # unknown
+    figures = target_figures(found, "val")
+    assert list(figures) == ["survival", "targets"]
+    (axes,) = figures["targets"].axes
+    kept = np.arange(80) != 7
+    for points, happened in zip(axes.collections, (True, False), strict=True):
+        own = kept & (event == happened)
+        wanted = np.stack((time[own], group[own]), 1)
+        np.testing.assert_allclose(np.asarray(points.get_offsets()), wanted)
+    (cut,) = axes.get_lines()
+    assert cut.get_ydata() == [np.quantile(group[kept], 0.5)] * 2
+    assert axes.get_title().startswith("val · C 0.")
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels[0] == f"event   {event[kept].sum()} bags"
+    assert "log-rank" in figures["survival"].axes[0].get_title()
+
+
+def test_grades_by_true_grade():
+    labels = np.array([0, 2, 0, -1, 2])
+    says = np.array([[0.5, 0.5, 0], [0, 0, 1], [1, 0, 0], [0, 1, 0], [0, 0.5, 0.5]])
+    found = TargetPredictions("ordinal", tuple("abcde"), labels, says, names=("low", "mid", "high"))
+    (axes,) = target_figures(found)["targets"].axes
+    points = [np.asarray(part.get_offsets()) for part in axes.collections]
+    assert [part[:, 1].tolist() for part in points] == [[0, 0.5], [1.5, 2]]
+    assert all(np.abs(part[:, 0] - k).max() < 0.5 for part, k in zip(points, (0, 2), strict=True))
+    medians = [line.get_ydata()[0] for line in axes.get_lines()[1:]]
+    assert medians == [0.25, 1.75]
+    shown = [label.get_text() for label in axes.get_xticklabels()]
+    assert shown == ["low\n2 bags", "mid\n0 bags", "high\n2 bags"]
+    assert axes.get_title() == "quadratic κ 0.857"  # 1 - 1 / 7
+    nothing = TargetPredictions("ordinal", ("a",), np.array([-1]), says[:1])
+    assert target_figures(nothing) == {}
