@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from commands._arguments import add_output, figure, positive
@@ -48,8 +49,8 @@ def add_target_arguments(parser: argparse.ArgumentParser) -> None:
         "--figure",
         type=figure,
         metavar="F.png",
-        help="draw Kaplan-Meier curves of risk groups, predicted by true values, or with "
-        "--calibrate a reliability diagram",
+        help="draw Kaplan-Meier curves of risk groups, predicted by true values or grades, or "
+        "with --calibrate a reliability diagram",
     )
 
 
@@ -59,15 +60,15 @@ def refuse_target_options(args: argparse.Namespace, task: MILTask) -> None:
     Raises:
         ValueError: such an option is given.
     """
-    from structures.tasks import has_classes
+    from structures.tasks import CLASS_TASKS
 
     given = [flag for name, flag in _OF_TIMES.items() if getattr(args, name) is not None]
     if task not in ("cox", "discrete_time") and given:
         raise ValueError(f"{', '.join(given)}: have an effect on times alone, not on {task}")
-    if args.figure is not None and has_classes(task) and args.calibrate is None:
+    if args.figure is not None and task in CLASS_TASKS and args.calibrate is None:
         raise ValueError(
-            f"--figure draws times or values, not {task}; add --calibrate for a reliability "
-            "diagram, or leave it out"
+            f"--figure draws times, values or grades, not {task}; add --calibrate for a "
+            "reliability diagram, or leave it out"
         )
 
 
@@ -112,7 +113,7 @@ def score_targets(
     for note in notes:
         print(f"note: {note}")
     if args.figure is not None and args.calibrate is None:
-        _draw(scorer, args)
+        _draw(scorer, bags.names, args)
     more = score_further(args, further, Scored(scorer, bags.bag_ids, bags.groups))
     extra: dict[str, Any] = {
         **report_bad_data((*found.problems, *problems)),
@@ -130,18 +131,20 @@ def score_targets(
     return report(sys.argv, metrics, files=files, seed=args.seed, **extra)
 
 
-def _draw(scorer: Scorer, args: argparse.Namespace) -> None:
-    """Write the figure of times or values."""
+def _draw(scorer: Scorer, names: Sequence[str], args: argparse.Namespace) -> None:
+    """Write the figure of times, values or grades."""
     from evaluation.report.plots import save_figure
-    from evaluation.targets.figures import plot_kaplan_meier, plot_values
-    from evaluation.targets.scores import SurvivalScorer, ValueScorer
+    from evaluation.targets.figures import plot_grades, plot_kaplan_meier, plot_values
+    from evaluation.targets.scores import GradeScorer, SurvivalScorer, ValueScorer
 
     if isinstance(scorer, SurvivalScorer):
         table, member = scorer.table, scorer.risk_groups()
         drawn = plot_kaplan_meier(table.time, table.event, member, groups=scorer.groups)
-    else:
-        assert isinstance(scorer, ValueScorer)
+    elif isinstance(scorer, ValueScorer):
         drawn = plot_values(scorer.table)
+    else:
+        assert isinstance(scorer, GradeScorer)
+        drawn = plot_grades(scorer, names)
     save_figure(drawn, args.figure)
     print(f"written: {args.figure}")
 

@@ -13,7 +13,7 @@ from evaluation.comparison.compare_targets import compare_targets
 from evaluation.comparison.fold_scores import has_folds
 from evaluation.comparison.pairs import PairedBags, pair_bags, pool_pairs
 from evaluation.comparison.results import COLUMNS, Comparison, Settings, comparison, shown
-from evaluation.comparison.run_predictions import Predictions, find_predictions
+from evaluation.comparison.run_predictions import Predictions, find_predictions, has_grades
 from evaluation.mil.predictions_csv import BagPredictions
 from evaluation.seg.coco_bootstrap import compare_images
 from evaluation.statistics.delong import DeLongTest, delong_test
@@ -73,6 +73,8 @@ def _compare_bag_files(sources: Sequence[Path], how: Settings) -> Comparison:
     if how.pool is not None and how.unit == "bag":
         raise ValueError("--pool has an effect with --unit patient alone; add it")
     found = [find_predictions(path, "bags") for path in sources]
+    if any(map(has_grades, found)):
+        how = how._replace(task="ordinal")
     tables = [read_predictions(one.file, how.bag_policy, task=how.task) for one in found]
     if any(table.target is not None for table in tables):
         return compare_targets(sources, found, tables, how)

@@ -79,6 +79,14 @@ def training_bags(found: Predictions) -> TrainingBags | None:
         return None
 
 
+def has_grades(found: Predictions) -> bool:
+    """Return whether the run's model predicts ordered grades, whose table is that of classes."""
+    try:
+        return bool(_record(found.checkpoint)["blueprint"]["links"]["task"] == "ordinal")
+    except (*_UNREADABLE, KeyError, TypeError):
+        return False
+
+
 def _of_the_other_kind(kind: Kind) -> str:
     if kind == "bags":
         return "results of images are compared with --annotations GROUND_TRUTH.json"
@@ -122,6 +130,10 @@ def _of_run(file: Path) -> Predictions:
 
 
 def _facts(checkpoint: Path | None) -> Any:
+    return _record(checkpoint)["facts"]
+
+
+def _record(checkpoint: Path | None) -> Any:
     import torch
 
     from formats.weights.archive import check_archive
@@ -130,4 +142,4 @@ def _facts(checkpoint: Path | None) -> Any:
         raise KeyError("no checkpoint")
     check_archive(checkpoint)
     content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    return content["segmil"]["facts"]
+    return content["segmil"]

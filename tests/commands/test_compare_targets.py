@@ -154,6 +154,20 @@ def test_values_and_grades(tmp_path, capsys):
         assert same["difference"][metric] == {"value": 0, "low": 0, "high": 0, "p": 1}
 
 
+def test_a_run_folder_says_that_its_classes_are_grades(tmp_path):
+    run_dir = tmp_path / "runs" / "version_0"
+    of_grades(run_dir / "predictions" / "bags.csv", 0.5, 1)
+    other = of_grades(tmp_path / "two.csv", 0.5, 2)
+    record = {"facts": {}, "blueprint": {"links": {"task": "ordinal"}}}
+    torch.save({"segmil": record}, run_dir / "best.ckpt")
+    named = f"ckpt_path: {run_dir / 'best.ckpt'}\nmodel: {{init_args: {{}}}}\n"
+    (run_dir / "config.yaml").write_text(named)
+    found = read(tmp_path, "compare", "--predictions", run_dir, other)
+    assert "bag_quadratic_kappa" in found["difference"]
+    (run_dir / "config.yaml").write_text("model: {init_args: {}}\n")  # which model is not known
+    assert run("compare", "--predictions", run_dir, other) == 2  # a bag has no grade
+
+
 def known(metrics):
     return {name: value for name, value in metrics.items() if value is not None}
 

@@ -95,6 +95,8 @@ def test_grades_are_scored_as_classes(tmp_path):
     best = minimize_scalar(loss, bounds=(-3, 4), method="bounded", options={"xatol": 1e-9})
     assert found["temperature"] == pytest.approx(np.exp(best.x), rel=1e-5)
     assert found["validation"]["bags"] == 200
+    scored(tmp_path, *words[:4], "--figure", tmp_path / "grades.png")  # of predicted by true grades
+    assert (tmp_path / "grades.png").read_bytes() != (tmp_path / "f.png").read_bytes()
 
 
 def test_patients_of_both_tables_are_pooled(tmp_path):

@@ -171,7 +171,11 @@ def test_a_table_of_values_and_one_of_grades(tmp_path):
         ("bag_id,target_a,prediction_a\nb,1,1\n", ["--tau", "3"], "--tau: have an effect on times"),
         ("bag_id,label,score\nb,1,1\n", ["--groups", "3"], "--groups: have an effect on times"),
         ("bag_id,label,score\nb,1,1\n", ["--task", "ordinal"], "columns of a binary task"),
-        ("bag_id,label,score\nb,1,1\n", ["--figure", "f.png"], "--figure draws times or values"),
+        (
+            "bag_id,label,score\nb,1,1\n",
+            ["--figure", "f.png"],
+            "--figure draws times, values",
+        ),
         (
             "bag_id,time,event,risk,patient_id\na,1,1,0,p\nb,2,1,0,p\n",
             ["--unit", "patient"],
