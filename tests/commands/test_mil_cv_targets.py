@@ -199,6 +199,13 @@ def test_runs_of_folds_give_the_same(done, tmp_path):
             assert (float(ours[name]) if is_number and value else ours[name]) == same
 
 
+@pytest.mark.parametrize("done", TIMES, indirect=True)
+def test_risks_of_several_models_are_never_pooled(done, capsys):
+    assert run("mil", "--predictions", done.table) == 2
+    shown = capsys.readouterr().err
+    assert "has the folds 0, 1, 2 of a cross-validation" in shown and "one fold" in shown
+
+
 class Killed(BaseException):
     """Not an Exception, so that nothing handles it."""
 
