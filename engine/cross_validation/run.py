@@ -153,30 +153,24 @@ def cross_validate(
     settings = Recipe.of(config)
     devices = read_devices(settings, slides=files.of_slides)
     recipe, bags = read_inputs(settings, files, choice)
-    _check(settings, recipe, bags)
-    options.check(bags.task)
-    if recipe.selection is not None:
-        recipe.selection.check_task(bags.task)
-    folds = _divisions(bags, num_folds, repeats, seed)
-    tasks = [(folds[repeat], (seed, repeat, fold)) for repeat, fold in fold_numbers(folds)]
+    _check(settings, recipe, bags, options)
+    folds, tasks = _divisions(bags, num_folds, repeats, seed)
     check_targets(bags, tasks, recipe)
     reasons = _reasons_apart(bags, recipe, devices) if together else ["as asked for"]
-    work = Work(settings, files, choice, together=not reasons)
-    work = _with_files(work, keep, recipe, bags, folds, seed)
+    work = _with_files(Work(settings, files, choice, not reasons), keep, recipe, bags, folds, seed)
     results, why = run_tasks(work, tasks, devices, workers, progress)
-    reasons += why
     found, scored = _scored(bags, folds, tasks, results, options)
-    notes = _notes(settings, bags, recipe, num_folds, repeats)
+    notes = *_notes(settings, bags, recipe, num_folds, repeats), *_fallbacks(recipe, tasks, results)
     return CrossValidation(
         metrics=scored.summary(),
         folds=folds,
         probabilities=_probabilities(folds, tasks, results),
         protocol=f"{len(tasks)} folds in {len(folds)} repeats {_protocol(bags, recipe, seed)}",
-        training=f"folds trained one by one: {reasons[0]}" if reasons else "folds trained together",
+        training=_training(reasons + why),
         seconds=time.perf_counter() - start,
         predictions=found,
         device=str(devices),
-        notes=(*notes, *_fallbacks(recipe, tasks, results)),
+        notes=notes,
         problems=bags.problems,
         selected=tuple(_selected(tasks, results)),
         details=scored.details() if isinstance(scored, FoldScores) else {},
@@ -210,7 +204,10 @@ def _fallbacks(
             )
 
 
-def _check(config: Recipe, recipe: FoldRecipe, bags: BagSet) -> None:
+def _check(config: Recipe, recipe: FoldRecipe, bags: BagSet, options: TimeOptions) -> None:
+    options.check(bags.task)
+    if recipe.selection is not None:
+        recipe.selection.check_task(bags.task)
     recipe.plan.check_classes(bags.num_classes, named=not bags.targets.apply)
     nothing = unlabelled(bags.labels)
     if nothing.all() or (has_classes(bags.task) and nothing.any()):
@@ -274,6 +271,10 @@ def _settings(
     }
 
 
+def _training(reasons: Sequence[str]) -> str:
+    return f"folds trained one by one: {reasons[0]}" if reasons else "folds trained together"
+
+
 def _scored(
     bags: BagSet,
     folds: npt.NDArray[np.int64],
@@ -310,14 +311,15 @@ def _probabilities(
 
 def _divisions(
     bags: BagSet, num_folds: int | None, repeats: int | None, seed: int
-) -> npt.NDArray[np.int64]:
-    """Return (R, B) test folds."""
+) -> tuple[npt.NDArray[np.int64], list[FoldTask]]:
+    """Return (R, B) test folds, and the folds to train."""
     published = 0 if bags.published_folds is None else len(bags.published_folds)
     repeats = (min(5, published) if published else 5) if repeats is None else repeats
     if repeats < 1 or seed < 0:
         raise ValueError(f"need repeats >= 1 and seed >= 0, got {repeats} and {seed}")
     count = 10 if num_folds is None else num_folds
-    return np.stack([bags.folds(count, repeat, seed) for repeat in range(repeats)])
+    folds = np.stack([bags.folds(count, repeat, seed) for repeat in range(repeats)])
+    return folds, [(folds[repeat], (seed, repeat, fold)) for repeat, fold in fold_numbers(folds)]
 
 
 def _protocol(bags: BagSet, recipe: FoldRecipe, seed: int) -> str:
