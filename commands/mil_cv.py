@@ -18,6 +18,12 @@ from commands._arguments import (
     share,
 )
 from commands._tables import progress_with_time, report_bad_data, show
+from commands.targets._mil_cv import (
+    add_time_arguments,
+    show_details,
+    time_options,
+    write_predictions,
+)
 
 if TYPE_CHECKING:
     from engine.cross_validation.run import CrossValidation
@@ -91,10 +97,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         "--save-predictions",
         metavar="FILE.csv",
-        help="write repeat, fold, bag_id, label, score, prediction and threshold of the test bags",
+        help="write repeat, fold and bag_id of each test bag with its label and predictions",
     )
     parser.add_argument("--wandb", metavar="PROJECT", help="log all folds to W&B as one group")
     parser.add_argument("--wandb-mode", choices=("offline", "online"), default="offline")
+    add_time_arguments(parser)
     add_features(parser)
     parser.add_argument("--seed", type=seed, help="seed of folds and trainings (default: 0)")
 
@@ -113,10 +120,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     rows = [(k, v["mean"], v["std"], len(v["folds"])) for k, v in result.metrics.items()]
     title = f"{name}: {result.protocol}"
     show(title, ["metric", "mean", "std over folds", "values"], rows)
+    show_details(result.details)
     if args.save_predictions is not None:
-        from evaluation.mil.fold_predictions import write_fold_csv
-
-        write_fold_csv(args.save_predictions, result.predictions)
+        write_predictions(args.save_predictions, result)
         print(f"written: {args.save_predictions}")
     if args.wandb is not None:
         print(_logged(args, result))
@@ -133,6 +139,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         device=result.device,
         select=args.select,
         **({"selected": result.selected} if result.selected else {}),
+        **result.details,
         **report_bad_data(result.problems),
     )
     _forget_finished(args, record)
@@ -169,6 +176,7 @@ def _trained(args: argparse.Namespace) -> CrossValidation:
             together=not args.one_by_one,
             choice=Choice(args.select, args.val_fraction or LAST.val_fraction),
             keep=FoldFiles(finished, args.save_checkpoints),
+            options=time_options(args),
         )
     except (ValueError, OSError):
         if finished is not None:
@@ -183,7 +191,8 @@ def _of_runs(args: argparse.Namespace) -> tuple[CrossValidation, list[Path]]:
     flags = [f"--{name.replace('_', '-')}" for name in given] + args.overrides[:1]
     if flags:
         raise ValueError(f"{flags[0]} has no effect on --runs, which are trained already")
-    return cross_validation_of_runs(args.runs, args.select, progress_with_time("folds"))
+    progress = progress_with_time("folds")
+    return cross_validation_of_runs(args.runs, args.select, progress, time_options(args))
 
 
 def _finished_folder(args: argparse.Namespace) -> Path | None:

@@ -7,11 +7,12 @@ the early stopping of the recipe. The loop of a fold has no Trainer, so they are
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +20,11 @@ from torch import Tensor
 
 from evaluation.mil.metrics import METRICS
 from evaluation.mil.scores import evaluate_bags
+from evaluation.targets.scores import METRICS as TARGET_METRICS
 from lightning_modules.mil import MILModule
+from lightning_modules.targets.checks import undefined_target_metric
 from structures import MILTask
+from structures.tasks import CLASS_TASKS
 
 Mode = Literal["max", "min"]
 
@@ -100,16 +104,36 @@ class Selection:
     interval: Interval = Interval()
     stopping: tuple[Stopping, ...] = ()
 
-    def for_labels(self, labels: npt.NDArray[np.int64], task: MILTask) -> Selection:
+    def check_task(self, task: MILTask) -> None:
+        """Check before work starts that the metrics are those of a task.
+
+        Args:
+            task: task of the predictions.
+
+        Raises:
+            ValueError: a metric is one of another task.
+        """
+        own = set(METRICS) if task in CLASS_TASKS else set(TARGET_METRICS[task])
+        others = {*METRICS, *itertools.chain.from_iterable(TARGET_METRICS.values())} - own
+        for monitor in (self.monitor, *(rule.monitor for rule in self.stopping)):
+            if monitor.removeprefix("val/") in others:
+                raise ValueError(
+                    f"{monitor} is no metric of the task {task}, by which --select best or early "
+                    f"stopping would select; it has {', '.join(f'val/{n}' for n in sorted(own))} "
+                    "and val/loss"
+                )
+
+    def for_labels(self, labels: npt.NDArray[Any], task: MILTask, count: int = 2) -> Selection:
         """Return the selection with ``val/loss`` for metrics that these bags leave undefined.
 
         The AUROC, for example, is not defined where all bags are of one class (A412).
 
         Args:
-            labels: (b,) labels of the validation bags.
+            labels: (b,) labels of the validation bags, or times or values.
             task: task of the predictions.
+            count: number of classes, bins, values or grades.
         """
-        undefined = _undefined(labels, task)
+        undefined = _undefined(labels, task, count)
         rules = tuple(
             dataclasses.replace(rule, monitor="val/loss", mode="min")
             if rule.monitor in undefined
@@ -121,8 +145,11 @@ class Selection:
         return dataclasses.replace(self, monitor="val/loss", mode="min", stopping=rules)
 
 
-def _undefined(labels: npt.NDArray[np.int64], task: MILTask) -> set[str]:
+def _undefined(labels: npt.NDArray[Any], task: MILTask, count: int) -> set[str]:
     """Return the metrics that are NaN on bags with these labels, whatever the predictions."""
+    if task not in CLASS_TASKS:
+        names = TARGET_METRICS[task]
+        return {f"val/{n}" for n in names if undefined_target_metric(n, labels, task, count)}
     classes = labels.shape[1] if labels.ndim > 1 else int(labels.max()) + 1
     shape = (len(labels),) if task == "binary" else (len(labels), max(2, classes))
     scores = np.random.default_rng(0).uniform(size=shape)

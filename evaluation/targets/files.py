@@ -18,7 +18,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evaluation.mil.collector import BagScores
-from evaluation.mil.csv_rows import PATIENTS, no_bags, number, read_rows, refuse_repeats
+from evaluation.mil.csv_rows import (
+    PATIENTS,
+    no_bags,
+    number,
+    read_rows,
+    refuse_folds,
+    refuse_repeats,
+)
 from evaluation.mil.predictions_csv import BagPredictions, read_bag_csv
 from evaluation.targets.bags import TargetPredictions
 from evaluation.targets.censoring import FloatArray
@@ -41,32 +48,46 @@ def write_target_csv(path: Path, found: TargetPredictions, bags: TrainingBags | 
         bags: training bags of times, whose event times are taken where none is known of the bags.
     """
     patients = [[group] for group in found.groups] or [[]] * len(found.bag_ids)
-    columns = _of_times(found, bags) if found.task in TIME_TASKS else _of_values(found)
+    times = _own_times(found, bags) if found.task in TIME_TASKS else None
+    columns = target_columns(found, times)
     header = ["bag_id", *columns, *["patient_id"] * bool(found.groups)]
     cells = zip(*columns.values(), strict=True)
     rows = zip(found.bag_ids, cells, patients, strict=True)
     write_csv(path, header, ([bag, *values, *patient] for bag, values, patient in rows))
 
 
-def _of_times(found: TargetPredictions, bags: TrainingBags | None) -> dict[str, list[str]]:
+def target_columns(found: TargetPredictions, times: FloatArray | None) -> dict[str, list[str]]:
+    """Return the columns between ``bag_id`` and ``patient_id`` as texts, by name.
+
+    Args:
+        found: predictions of times or values.
+        times: (T,) ascending times of ``survival_<t>``, of which 0 is left out; None for values.
+    """
+    return _of_values(found) if times is None else _of_times(found, times[times > 0])
+
+
+def _of_times(found: TargetPredictions, times: FloatArray) -> dict[str, list[str]]:
     time, event = found.labels.T
     columns = {"time": _texts(time)}
     columns["event"] = ["" if np.isnan(value) else str(int(value)) for value in event]
     columns["risk"] = _texts(found.predictions)
-    if isinstance(found.curves, BinnedCurves):
-        times = found.curves.edges
-    else:
-        known = found.known
-        times = default_times(time[known], event[known] == 1)
-        if not times.size and bags is not None:
-            times = default_times(bags.time, bags.event)
-        times = times[times > 0]
     if found.curves is not None:
         survival = found.curves.at(times)
         columns |= {
             f"survival_{text(t)}": _texts(s) for t, s in zip(times, survival.T, strict=True)
         }
     return columns
+
+
+def _own_times(found: TargetPredictions, bags: TrainingBags | None) -> FloatArray:
+    """Return the times of the columns of a table that is not one of several models."""
+    if isinstance(found.curves, BinnedCurves):
+        return found.curves.edges
+    (time, event), known = found.labels.T, found.known
+    times = default_times(time[known], event[known] == 1)
+    if not times.size and bags is not None:
+        times = default_times(bags.time, bags.event)
+    return times
 
 
 def _of_values(found: TargetPredictions) -> dict[str, list[str]]:
@@ -131,7 +152,7 @@ def read_predictions(
         DataProblems: see `read_bag_csv`; a column of times or values is missing; or a line is
             wrong and the policy is ``error``: a time is negative or no number, an event is not 0
             or 1, a value is no number, or a prediction is missing. Values and grades may be
-            unknown, that is empty.
+            unknown, that is empty. A table of times has several folds of a cross-validation.
     """
     header, rows = read_rows(path)
     kind: MILTask | None = None
@@ -150,6 +171,8 @@ def read_predictions(
         return found if task is None else _grades(path, found)
     if not repeated:
         refuse_repeats(path, rows)
+        if kind == "discrete_time":
+            refuse_folds(path, rows)
     layout = _layout(path, header, kind, patients)
     return _parsed(path, rows, layout, policy, patients=patients, repeated=repeated)
 
