@@ -25,7 +25,8 @@ BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 BagSet = BagFile | FeatureSet
 FoldKey = tuple[int, int, int]  # seed, repeat, fold
-FoldTask = tuple[npt.NDArray[np.int64], FoldKey]  # (B,) fold of each bag, and the key
+# (B,) fold of each bag, -1 for bags that take no part, and the key
+FoldTask = tuple[npt.NDArray[np.int64], FoldKey]
 
 _PREDICTION_BATCH = 256  # bags of an npz file; slides are read one by one
 CPU = torch.device("cpu")
@@ -77,12 +78,20 @@ class FoldResult:
         probabilities: (T,) or (T, C), probabilities of the test bags in order.
         threshold: probability from which a binary bag counts as positive.
         selected: which weights were selected, or None for the last ones.
+        external: predictions of all bags of each external set, as ``probabilities``.
     """
 
     test: BoolArray
     probabilities: FloatArray
     threshold: float
     selected: Selected | None = None
+    external: tuple[FloatArray, ...] = ()
+
+
+def training_part(folds: npt.NDArray[np.int64], key: FoldKey) -> BoolArray:
+    """Return (B,) True for the bags of the other folds; those of -1 take no part."""
+    train: BoolArray = (folds != key[2]) & (folds >= 0)
+    return train
 
 
 def _no_progress(key: FoldKey, share: float) -> None:

@@ -28,9 +28,11 @@ from datamodules.mil.targets.strata import unlabelled
 from engine.config.recipe import Recipe
 from engine.cross_validation.checkpoints import data_arguments, fold_checkpoints
 from engine.cross_validation.devices import FoldDevices
+from engine.cross_validation.extras import Extras, external_predictions, problems_of
 from engine.cross_validation.finished import FinishedFolds
 from engine.cross_validation.fold import BagSet, FoldRecipe, FoldResult, FoldTask
 from engine.cross_validation.inputs import BagInputs, bag_ids_of, class_names_of, read_inputs
+from engine.cross_validation.nested.outer import Trainer
 from engine.cross_validation.recipe import (
     LAST,
     Choice,
@@ -39,8 +41,9 @@ from engine.cross_validation.recipe import (
     read_recipe,
 )
 from engine.cross_validation.together import run_folds
-from engine.cross_validation.workers import Work, run_tasks
+from engine.cross_validation.workers import Work
 from evaluation.mil.cross_validation import FoldSummary
+from evaluation.mil.external import ExternalPredictions
 from evaluation.mil.fold_predictions import FoldPredictions
 from structures import Problem
 from structures.tasks import CLASS_TASKS, has_classes
@@ -71,6 +74,8 @@ class CrossValidation:
         notes: arguments and recipe settings that do not apply to these bags.
         problems: problems of the bags that were left out.
         selected: which weights were selected in each fold, as plain values.
+        external: predictions of external sets by the models of all folds.
+        nested: what each fold has chosen from a grid, as plain values.
     """
 
     metrics: dict[str, FoldSummary]
@@ -84,6 +89,8 @@ class CrossValidation:
     notes: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
     selected: tuple[dict[str, Any], ...] = ()
+    external: tuple[ExternalPredictions, ...] = ()
+    nested: tuple[dict[str, Any], ...] = ()
 
     @property
     def fold_numbers(self) -> list[tuple[int, int]]:
@@ -122,6 +129,7 @@ def cross_validate(
     together: bool = True,
     choice: Choice = LAST,
     keep: FoldFiles = FoldFiles(),  # noqa: B008
+    extras: Extras = Extras(),  # noqa: B008
 ) -> CrossValidation:
     """Cross-validate a recipe on an npz file of bags or a table of slides.
 
@@ -137,6 +145,7 @@ def cross_validate(
         together: whether to train folds together if possible, see `run_folds`.
         choice: whether the last or the best weights of a fold predict its test bags.
         keep: folders to write to.
+        extras: external sets to predict, and the grid of a nested cross-validation.
 
     Raises:
         ValueError: the recipe, a file or a number is wrong, or a folder is of another run.
@@ -149,11 +158,14 @@ def cross_validate(
     _check(settings, recipe, bags)
     folds = _divisions(bags, num_folds, repeats, seed)
     _check_targets(bags, folds)
-    reasons = _reasons_apart(bags, recipe, devices) if together else ["as asked for"]
-    work = Work(settings, files, choice, together=not reasons)
-    work = _with_files(work, keep, recipe, bags, folds, seed)
     tasks = [(folds[repeat], (seed, repeat, fold)) for repeat, fold in fold_numbers(folds)]
-    results, why = run_tasks(work, tasks, devices, workers, progress)
+    sets = extras.check(settings, files, choice, bags, tasks)
+    reasons = _reasons_apart(bags, recipe, devices) if together else ["as asked for"]
+    together = together if extras.nested else not reasons
+    work = Work(settings, files, choice, together, external=extras.external)
+    work = _with_files(work, keep, recipe, bags, folds, seed, extras)
+    trainer = Trainer(work, bags, devices, workers, _reasons_apart)
+    results, why, chosen = trainer.train(tasks, extras.nested, progress)
     reasons += why
     found = _predictions(bags, folds, tasks, results)
     notes = _notes(settings, bags, recipe, num_folds, repeats)
@@ -161,14 +173,17 @@ def cross_validate(
         metrics=found.summary(),
         folds=folds,
         probabilities=found.probabilities,
-        protocol=f"{len(tasks)} folds in {len(folds)} repeats {_protocol(bags, recipe, seed)}",
+        protocol=f"{len(tasks)} folds in {len(folds)} repeats {_protocol(bags, recipe, seed)}"
+        + extras.protocol(bags),
         training=f"folds trained one by one: {reasons[0]}" if reasons else "folds trained together",
         seconds=time.perf_counter() - start,
         predictions=found,
         device=str(devices),
         notes=(*notes, *_fallbacks(recipe, tasks, results)),
-        problems=bags.problems,
+        problems=(*bags.problems, *problems_of(sets)),
         selected=tuple(_selected(tasks, results)),
+        external=external_predictions(extras.external, sets, bags, tasks, results),
+        nested=tuple(chosen),
     )
 
 
@@ -234,12 +249,16 @@ def _with_files(
     bags: BagSet,
     folds: npt.NDArray[np.int64],
     seed: int,
+    extras: Extras,
 ) -> Work:
     """Return the work with the folders to write to, which are begun or gone on with."""
     goes_on = False
     if keep.finished is not None:
         finished = FinishedFolds(keep.finished)
-        goes_on = finished.begin(_settings(work, recipe, bags, folds, seed))
+        goes_on = finished.begin(
+            _settings(work, recipe, bags, folds, seed)
+            | extras.settings(work.config, work.files, bags)
+        )
         work = work._replace(finished=finished)
     if keep.checkpoints is not None:
         if not goes_on and any(keep.checkpoints.glob("*.ckpt")):

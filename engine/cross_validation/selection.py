@@ -109,7 +109,7 @@ class Selection:
             labels: (b,) labels of the validation bags.
             task: task of the predictions.
         """
-        undefined = _undefined(labels, task)
+        undefined = undefined_metrics(labels, task)
         rules = tuple(
             dataclasses.replace(rule, monitor="val/loss", mode="min")
             if rule.monitor in undefined
@@ -121,7 +121,7 @@ class Selection:
         return dataclasses.replace(self, monitor="val/loss", mode="min", stopping=rules)
 
 
-def _undefined(labels: npt.NDArray[np.int64], task: MILTask) -> set[str]:
+def undefined_metrics(labels: npt.NDArray[np.int64], task: MILTask, count: int = 2) -> set[str]:
     """Return the metrics that are NaN on bags with these labels, whatever the predictions."""
     classes = labels.shape[1] if labels.ndim > 1 else int(labels.max()) + 1
     shape = (len(labels),) if task == "binary" else (len(labels), max(2, classes))

@@ -65,10 +65,11 @@ def summarise_folds(
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # small folds have NaN values
                 rows.append(evaluate_bags(truth[test], scores[repeat][test], task, threshold))
-    return {name: _summary([row[name] for row in rows]) for name in rows[0]}
+    return {name: summary_of([row[name] for row in rows]) for name in rows[0]}
 
 
-def _summary(values: list[float]) -> FoldSummary:
+def summary_of(values: list[float]) -> FoldSummary:
+    """Return mean and deviation of the values of folds, without those that are not finite."""
     defined = np.array([v for v in values if np.isfinite(v)])
     if not defined.size:
         return {"mean": float("nan"), "std": float("nan"), "folds": values}
