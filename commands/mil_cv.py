@@ -20,6 +20,12 @@ from commands._arguments import (
 from commands._tables import progress_with_time, report_bad_data, show
 from commands.cross_validation._external import add_external, external_inputs, show_external
 from commands.cross_validation._grid import add_grid, nested_of, show_nested
+from commands.targets._mil_cv import (
+    add_time_arguments,
+    show_details,
+    time_options,
+    write_predictions,
+)
 
 if TYPE_CHECKING:
     from engine.cross_validation.run import CrossValidation
@@ -99,10 +105,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         "--save-predictions",
         metavar="FILE.csv",
-        help="write repeat, fold, bag_id, label, score, prediction and threshold of the test bags",
+        help="write repeat, fold and bag_id of each test bag with its label and predictions",
     )
     parser.add_argument("--wandb", metavar="PROJECT", help="log all folds to W&B as one group")
     parser.add_argument("--wandb-mode", choices=("offline", "online"), default="offline")
+    add_time_arguments(parser)
     add_features(parser)
     add_external(parser)
     add_grid(parser)
@@ -125,12 +132,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     rows = [(k, v["mean"], v["std"], len(v["folds"])) for k, v in result.metrics.items()]
     title = f"{name}: {result.protocol}"
     show(title, ["metric", "mean", "std over folds", "values"], rows)
+    show_details(result.details)
     show_nested(args, result.nested)
     external = show_external(args, result.external)
     if args.save_predictions is not None:
-        from evaluation.mil.fold_predictions import write_fold_csv
-
-        write_fold_csv(args.save_predictions, result.predictions)
+        write_predictions(args.save_predictions, result)
         print(f"written: {args.save_predictions}")
     if args.wandb is not None:
         print(_logged(args, result))
@@ -147,6 +153,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         device=result.device,
         select=args.select,
         **({"selected": result.selected} if result.selected else {}),
+        **result.details,
         **({"external": external} if external else {}),
         **({"nested": result.nested} if result.nested else {}),
         **report_bad_data(result.problems),
@@ -188,6 +195,7 @@ def _trained(args: argparse.Namespace) -> CrossValidation:
             together=not args.one_by_one,
             choice=Choice(args.select, args.val_fraction or LAST.val_fraction),
             keep=FoldFiles(finished, args.save_checkpoints),
+            options=time_options(args),
             extras=extras,
         )
     except (ValueError, OSError):
@@ -203,7 +211,8 @@ def _of_runs(args: argparse.Namespace) -> tuple[CrossValidation, list[Path]]:
     flags = [f"--{name.replace('_', '-')}" for name in given] + args.overrides[:1]
     if flags:
         raise ValueError(f"{flags[0]} has no effect on --runs, which are trained already")
-    return cross_validation_of_runs(args.runs, args.select, progress_with_time("folds"))
+    progress = progress_with_time("folds")
+    return cross_validation_of_runs(args.runs, args.select, progress, time_options(args))
 
 
 def _finished_folder(args: argparse.Namespace) -> Path | None:

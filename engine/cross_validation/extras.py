@@ -12,6 +12,7 @@ from engine.cross_validation.inputs import BagInputs, bag_ids_of, class_names_of
 from engine.cross_validation.nested.checks import Nested, check_nested
 from engine.cross_validation.recipe import Choice, data_settings
 from evaluation.mil.external import ExternalPredictions, ModelPredictions, reference_of_all
+from evaluation.targets.folds import TimeOptions
 
 
 class Extras(NamedTuple):
@@ -71,6 +72,7 @@ def external_predictions(
     bags: BagSet,
     tasks: Sequence[FoldTask],
     results: Sequence[FoldResult],
+    options: TimeOptions,
 ) -> tuple[ExternalPredictions, ...]:
     """Return the predictions of the models of all folds for each external set.
 
@@ -80,12 +82,19 @@ def external_predictions(
         bags: the bags of the cross-validation.
         tasks: the folds.
         results: their results.
+        options: how times are scored.
     """
     names = bags.target_names if bags.task == "regression" else class_names_of(bags)
     found = []
     for number, (source, one) in enumerate(zip(sources, sets, strict=True)):
         models = tuple(
-            ModelPredictions(key[1:], result.external[number], result.threshold)
+            ModelPredictions(
+                key[1:],
+                result.external[number],
+                result.threshold,
+                result.coding,
+                result.training_bags,
+            )
             for (_, key), result in zip(tasks, results, strict=True)
         )
         found.append(
@@ -98,6 +107,7 @@ def external_predictions(
                 tuple(names),
                 one.groups,
                 reference_of_all(bags.labels, bags.task),
+                options,
             )
         )
     return tuple(found)

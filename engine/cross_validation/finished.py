@@ -15,8 +15,10 @@ import numpy.typing as npt
 
 from engine.cross_validation.fold import FoldKey, FoldResult
 from engine.cross_validation.selection import Selected
+from evaluation.targets.training_bags import TrainingBags
 from formats.files import write_json
 from lightning_modules.resuming import differences
+from structures import TargetCoding
 
 _SETTINGS = "settings.json"
 _FOLDS = "repeat*_fold*.json"
@@ -88,22 +90,26 @@ class FinishedFolds(NamedTuple):
         found = _read(self._file(key))
         if found is None:
             return None
-        selected = found["selected"]
+        selected, coding, bags = (found[n] for n in ("selected", "coding", "training_bags"))
         return FoldResult(
             folds == key[2],
             np.array(found["probabilities"], dtype=np.float64),
             found["threshold"],
             None if selected is None else Selected(**selected),
+            None if coding is None else TargetCoding.from_plain(coding),
+            None if bags is None else TrainingBags.from_plain(bags),
             external=tuple(np.array(p, dtype=np.float64) for p in found.get("external", ())),
         )
 
     def save(self, key: FoldKey, result: FoldResult) -> None:
         """Write the result of a fold; the write is atomic."""
-        selected = result.selected
+        selected, coding, bags = result.selected, result.coding, result.training_bags
         content = {
             "probabilities": result.probabilities,
             "threshold": result.threshold,
             "selected": None if selected is None else selected._asdict(),
+            "coding": None if coding is None else coding.plain(),
+            "training_bags": None if bags is None else bags.plain(),
             **({"external": result.external} if result.external else {}),
         }
         write_json(self._file(key), content)

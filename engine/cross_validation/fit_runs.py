@@ -17,6 +17,7 @@ from engine.cross_validation.run import CrossValidation
 from engine.deploy.predict import predict_bags
 from evaluation.mil.fold_predictions import FoldPredictions
 from evaluation.mil.predictions_csv import BagPredictions
+from evaluation.targets.folds import FoldScores, TargetFolds, TimeOptions
 from lightning_modules.rebuilding import class_of
 from lightning_modules.resuming import differences
 from structures import Problem
@@ -52,6 +53,7 @@ def cross_validation_of_runs(
     folders: Sequence[Path],
     select: Literal["last", "best"],
     progress: Callable[[float, int], None],
+    options: TimeOptions = TimeOptions(),  # noqa: B008
 ) -> tuple[CrossValidation, list[Path]]:
     """Predict the test fold of each run and score the folds as `cross_validate` does.
 
@@ -59,6 +61,7 @@ def cross_validation_of_runs(
         folders: run folders, one for each fold of each repeat, in any order.
         select: ``last`` for ``last.ckpt`` of each run, ``best`` for ``best.ckpt``.
         progress: called with (runs done, number of runs).
+        options: how times are scored.
 
     Returns:
         The cross-validation, and the files that were read.
@@ -72,6 +75,7 @@ def cross_validation_of_runs(
     _check_places(runs)
     _check_alike(runs)
     data: Any = instantiate_data(runs[0].record["blueprint"]["data"], {})
+    options.check(data.task)
     count, repeats = len(data.source("test")), runs[-1].place[0] + 1
     folds = np.full((repeats, count), -1, dtype=np.int64)
     found: list[BagPredictions] = []
@@ -86,17 +90,20 @@ def cross_validation_of_runs(
             f"{int((folds < 0).sum())} of {folds.size} test bags are in none of the {len(runs)} "
             f"runs, which are of folds {have}; also give the runs of the other folds"
         )
-    predictions = _joined(runs, found, folds)
+    joined = _joined(runs, found, folds)
+    targets = _targets(runs, found, joined, options)
+    scored = joined if targets is None else targets.scores()
     result = CrossValidation(
-        metrics=predictions.summary(),
+        metrics=scored.summary(),
         folds=folds,
-        probabilities=predictions.probabilities,
+        probabilities=joined.probabilities,
         protocol=f"{len(runs)} folds in {repeats} repeats {_protocol(runs[0], select)}",
         training="folds trained by fit",
         seconds=time.perf_counter() - start,
-        predictions=predictions,
+        predictions=joined if targets is None else targets,
         device=str(fold_devices("auto", 1)),
         problems=_problems(found),
+        details=scored.details() if isinstance(scored, FoldScores) else {},
     )
     return result, [*(run.checkpoint for run in runs), runs[0].data_file]
 
@@ -173,7 +180,7 @@ def _joined(
     """Put the predictions of the runs' test bags together."""
     one = found[0].scores
     probabilities = np.zeros((*folds.shape, *one.probabilities.shape[1:]))
-    labels = np.zeros((folds.shape[1], *one.labels.shape[1:]), dtype=np.int64)
+    labels = np.zeros((folds.shape[1], *one.labels.shape[1:]), dtype=one.labels.dtype)
     names, groups = [""] * folds.shape[1], [""] * folds.shape[1]
     for run, part in zip(runs, found, strict=True):
         scores = part.scores
@@ -192,6 +199,18 @@ def _joined(
         class_names=tuple(runs[0].record["facts"]["class_names"]),
         groups=tuple(groups) if all(groups) else (),
     )
+
+
+def _targets(
+    runs: Sequence[_Run],
+    found: Sequence[BagPredictions],
+    joined: FoldPredictions,
+    options: TimeOptions,
+) -> TargetFolds | None:
+    """Return predictions of times, values or grades by fold, or None of classes."""
+    pairs = zip(runs, found, strict=True)
+    folds = {run.place: part.target for run, part in pairs if part.target is not None}
+    return TargetFolds(joined.task, joined.labels, folds, options) if folds else None
 
 
 def _threshold(found: BagPredictions) -> float:

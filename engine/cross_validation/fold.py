@@ -18,8 +18,9 @@ from datamodules.mil.samplers import BatchPlan
 from datamodules.sampling.keys import SampleKey
 from engine.cross_validation.reading import Reader, in_batches, on_device, read_ahead
 from engine.cross_validation.selection import Selected, Selection
+from evaluation.targets.training_bags import TrainingBags
 from lightning_modules.mil import MILModule
-from structures import BagBatch, MILTask
+from structures import BagBatch, MILTask, TargetCoding
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
@@ -75,9 +76,12 @@ class FoldResult:
 
     Attributes:
         test: (B,) bool, test bags of the fold.
-        probabilities: (T,) or (T, C), probabilities of the test bags in order.
+        probabilities: (T,) or (T, C), predictions of the test bags in order: probabilities, or
+            what else `MILModule.predicted` gives, in the user's units.
         threshold: probability from which a binary bag counts as positive.
         selected: which weights were selected, or None for the last ones.
+        coding: coding of times and values, fitted on the training bags; None for classes.
+        training_bags: what scores of times take from the training bags, or None.
         external: predictions of all bags of each external set, as ``probabilities``.
     """
 
@@ -85,6 +89,8 @@ class FoldResult:
     probabilities: FloatArray
     threshold: float
     selected: Selected | None = None
+    coding: TargetCoding | None = None
+    training_bags: TrainingBags | None = None
     external: tuple[FloatArray, ...] = ()
 
 

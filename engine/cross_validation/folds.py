@@ -131,8 +131,8 @@ def prepare_fold(
     module = recipe.build(bags.num_classes, bags.in_features, bags.task)
     selection = recipe.selection
     if selection is not None:
-        val = _validation_bags(bags, train, selection.val_fraction, key)
-        selection = selection.for_labels(bags.labels[val], bags.task)
+        val = validation_bags(bags, train, selection.val_fraction, key)
+        selection = selection.for_labels(bags.labels[val], bags.task, bags.num_classes)
     elif module.choose_threshold and bags.task == "binary":
         val[train] = _held_out(bags, train, recipe.val_fraction, key)
         if not val.any():
@@ -152,7 +152,7 @@ def prepare_fold(
     )
 
 
-def _validation_bags(bags: BagSet, train: BoolArray, fraction: float, key: FoldKey) -> BoolArray:
+def validation_bags(bags: BagSet, train: BoolArray, fraction: float, key: FoldKey) -> BoolArray:
     """Return (B,) True for the bags to select weights on: those of ``fit --data.fold`` (A411)."""
     seed, repeat, number = key
     val = np.zeros_like(train)
@@ -196,7 +196,8 @@ def finish_fold(
         scores = predict(module, fold.whole_bags(fold.val, recipe))
         module.threshold = youden_threshold(bags.labels[fold.val], scores)
     scores = predict(module, fold.whole_bags(fold.test, recipe))
-    result = FoldResult(fold.test, scores, module.threshold, selected)
+    of_targets = module.target_coding, module.training_bags
+    result = FoldResult(fold.test, scores, module.threshold, selected, *of_targets)
     hooks.finished(key, fold, result)
     return result
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,6 @@ from datamodules.mil.feature_set import FeatureSet
 from datamodules.mil.features import FeatureBagsDataModule
 from datamodules.mil.npz import TabularBagsDataModule
 from datamodules.mil.npz_file import BagFile
-from datamodules.mil.targets.checks import check_training_targets
 from datamodules.mil.targets.strata import unlabelled
 from engine.config.recipe import Recipe
 from engine.cross_validation.checkpoints import data_arguments, fold_checkpoints
@@ -40,11 +39,13 @@ from engine.cross_validation.recipe import (
     read_devices,
     read_recipe,
 )
+from engine.cross_validation.target_folds import check_targets, target_folds
 from engine.cross_validation.together import run_folds
 from engine.cross_validation.workers import Work
 from evaluation.mil.cross_validation import FoldSummary
 from evaluation.mil.external import ExternalPredictions
 from evaluation.mil.fold_predictions import FoldPredictions
+from evaluation.targets.folds import FoldScores, TargetFolds, TimeOptions
 from structures import Problem
 from structures.tasks import CLASS_TASKS, has_classes
 
@@ -65,15 +66,18 @@ class CrossValidation:
     Attributes:
         metrics: one summary per metric.
         folds: (R, B) test fold of each bag.
-        probabilities: (R, B) or (R, B, C), each from the model that did not train on the bag.
+        probabilities: (R, B) or (R, B, C), each from the model that did not train on the bag; see
+            `FoldResult`.
         protocol: description of the folds, the training length and the selection of weights.
         training: whether the folds were trained together, and the reason if not.
         seconds: wall time.
-        predictions: predictions of all test bags with labels and thresholds.
+        predictions: predictions of all test bags with labels and thresholds, or those of times,
+            values and grades by fold.
         device: devices that trained the folds.
         notes: arguments and recipe settings that do not apply to these bags.
         problems: problems of the bags that were left out.
         selected: which weights were selected in each fold, as plain values.
+        details: further entries of the record, of times, values and grades.
         external: predictions of external sets by the models of all folds.
         nested: what each fold has chosen from a grid, as plain values.
     """
@@ -84,11 +88,12 @@ class CrossValidation:
     protocol: str
     training: str
     seconds: float
-    predictions: FoldPredictions
+    predictions: FoldPredictions | TargetFolds
     device: str = "cpu"
     notes: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
     selected: tuple[dict[str, Any], ...] = ()
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     external: tuple[ExternalPredictions, ...] = ()
     nested: tuple[dict[str, Any], ...] = ()
 
@@ -129,6 +134,7 @@ def cross_validate(
     together: bool = True,
     choice: Choice = LAST,
     keep: FoldFiles = FoldFiles(),  # noqa: B008
+    options: TimeOptions = TimeOptions(),  # noqa: B008
     extras: Extras = Extras(),  # noqa: B008
 ) -> CrossValidation:
     """Cross-validate a recipe on an npz file of bags or a table of slides.
@@ -145,6 +151,7 @@ def cross_validate(
         together: whether to train folds together if possible, see `run_folds`.
         choice: whether the last or the best weights of a fold predict its test bags.
         keep: folders to write to.
+        options: how times are scored.
         extras: external sets to predict, and the grid of a nested cross-validation.
 
     Raises:
@@ -156,9 +163,10 @@ def cross_validate(
     devices = read_devices(settings, slides=files.of_slides)
     recipe, bags = read_inputs(settings, files, choice)
     _check(settings, recipe, bags)
+    options.check(bags.task)
     folds = _divisions(bags, num_folds, repeats, seed)
-    _check_targets(bags, folds)
     tasks = [(folds[repeat], (seed, repeat, fold)) for repeat, fold in fold_numbers(folds)]
+    check_targets(bags, tasks, recipe)
     sets = extras.check(settings, files, choice, bags, tasks)
     reasons = _reasons_apart(bags, recipe, devices) if together else ["as asked for"]
     together = together if extras.nested else not reasons
@@ -167,12 +175,12 @@ def cross_validate(
     trainer = Trainer(work, bags, devices, workers, _reasons_apart)
     results, why, chosen = trainer.train(tasks, extras.nested, progress)
     reasons += why
-    found = _predictions(bags, folds, tasks, results)
+    found, scored = _scored(bags, folds, tasks, results, options)
     notes = _notes(settings, bags, recipe, num_folds, repeats)
     return CrossValidation(
-        metrics=found.summary(),
+        metrics=scored.summary(),
         folds=folds,
-        probabilities=found.probabilities,
+        probabilities=_probabilities(folds, tasks, results),
         protocol=f"{len(tasks)} folds in {len(folds)} repeats {_protocol(bags, recipe, seed)}"
         + extras.protocol(bags),
         training=f"folds trained one by one: {reasons[0]}" if reasons else "folds trained together",
@@ -182,7 +190,8 @@ def cross_validate(
         notes=(*notes, *_fallbacks(recipe, tasks, results)),
         problems=(*bags.problems, *problems_of(sets)),
         selected=tuple(_selected(tasks, results)),
-        external=external_predictions(extras.external, sets, bags, tasks, results),
+        details=scored.details() if isinstance(scored, FoldScores) else {},
+        external=external_predictions(extras.external, sets, bags, tasks, results, options),
         nested=tuple(chosen),
     )
 
@@ -223,23 +232,6 @@ def _check(config: Recipe, recipe: FoldRecipe, bags: BagSet) -> None:
         check_data_flags(config, _SLIDES_ONLY, "it is for tables of slides")
     else:
         check_data_flags(config, _NPZ_ONLY, "it is for npz files; slides stay as they are")
-
-
-def _check_targets(bags: BagSet, folds: npt.NDArray[np.int64]) -> None:
-    """Check before work starts that the training bags of every fold have targets to learn from.
-
-    Raises:
-        ValueError: they have not, or they are no classes, which alone are scored here so far.
-    """
-    for repeat, fold in fold_numbers(folds):
-        train = bags.labels[folds[repeat] != fold]
-        where = f"training bags of repeat {repeat}, fold {fold}: "
-        check_training_targets(bags.path, train, bags.targets, where)
-    if bags.task not in CLASS_TASKS:
-        raise ValueError(
-            f"mil-cv scores classes, and the task is {bags.task}; train each fold by `python "
-            "train.py fit --data.fold K`, then `python train.py test` and `python evaluate.py mil`"
-        )
 
 
 def _with_files(
@@ -299,27 +291,38 @@ def _settings(
     }
 
 
-def _predictions(
+def _scored(
     bags: BagSet,
     folds: npt.NDArray[np.int64],
     tasks: Sequence[FoldTask],
     results: Sequence[FoldResult],
-) -> FoldPredictions:
-    """Collect the predictions of the test bags of all folds."""
-    probabilities = np.zeros((*folds.shape, *results[0].probabilities.shape[1:]))
-    for (_, key), result in zip(tasks, results, strict=True):
-        probabilities[key[1], result.test] = result.probabilities
+    options: TimeOptions,
+) -> tuple[FoldPredictions | TargetFolds, FoldPredictions | FoldScores]:
+    """Collect the predictions of the test bags of all folds, and return them and their scores."""
+    if bags.task not in CLASS_TASKS:
+        found = target_folds(bags, tasks, results, options)
+        return found, found.scores()
     thresholds = {task[1][1:]: r.threshold for task, r in zip(tasks, results, strict=True)}
-    return FoldPredictions(
+    of_classes = FoldPredictions(
         bag_ids=bag_ids_of(bags),
         labels=bags.labels,
         folds=folds,
-        probabilities=probabilities,
+        probabilities=_probabilities(folds, tasks, results),
         thresholds=thresholds,
         task=bags.task,
         class_names=tuple(class_names_of(bags)),
         groups=bags.groups,
     )
+    return of_classes, of_classes
+
+
+def _probabilities(
+    folds: npt.NDArray[np.int64], tasks: Sequence[FoldTask], results: Sequence[FoldResult]
+) -> npt.NDArray[np.float64]:
+    found = np.zeros((*folds.shape, *results[0].probabilities.shape[1:]))
+    for (_, key), result in zip(tasks, results, strict=True):
+        found[key[1], result.test] = result.probabilities
+    return found
 
 
 def _divisions(

@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,11 @@ from torch import Tensor
 
 from evaluation.mil.metrics import METRICS
 from evaluation.mil.scores import evaluate_bags
+from evaluation.targets.scores import METRICS as TARGET_METRICS
 from lightning_modules.mil import MILModule
+from lightning_modules.targets.checks import undefined_target_metric
 from structures import MILTask
+from structures.tasks import CLASS_TASKS
 
 Mode = Literal["max", "min"]
 
@@ -100,16 +103,17 @@ class Selection:
     interval: Interval = Interval()
     stopping: tuple[Stopping, ...] = ()
 
-    def for_labels(self, labels: npt.NDArray[np.int64], task: MILTask) -> Selection:
+    def for_labels(self, labels: npt.NDArray[Any], task: MILTask, count: int = 2) -> Selection:
         """Return the selection with ``val/loss`` for metrics that these bags leave undefined.
 
         The AUROC, for example, is not defined where all bags are of one class (A412).
 
         Args:
-            labels: (b,) labels of the validation bags.
+            labels: (b,) labels of the validation bags, or times or values.
             task: task of the predictions.
+            count: number of classes, bins, values or grades.
         """
-        undefined = undefined_metrics(labels, task)
+        undefined = undefined_metrics(labels, task, count)
         rules = tuple(
             dataclasses.replace(rule, monitor="val/loss", mode="min")
             if rule.monitor in undefined
@@ -121,8 +125,11 @@ class Selection:
         return dataclasses.replace(self, monitor="val/loss", mode="min", stopping=rules)
 
 
-def undefined_metrics(labels: npt.NDArray[np.int64], task: MILTask, count: int = 2) -> set[str]:
+def undefined_metrics(labels: npt.NDArray[Any], task: MILTask, count: int) -> set[str]:
     """Return the metrics that are NaN on bags with these labels, whatever the predictions."""
+    if task not in CLASS_TASKS:
+        names = TARGET_METRICS[task]
+        return {f"val/{n}" for n in names if undefined_target_metric(n, labels, task, count)}
     classes = labels.shape[1] if labels.ndim > 1 else int(labels.max()) + 1
     shape = (len(labels),) if task == "binary" else (len(labels), max(2, classes))
     scores = np.random.default_rng(0).uniform(size=shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from evaluation.targets.bags import TargetPredictions
 from evaluation.targets.bootstrap import bootstrap_intervals as target_intervals
 from evaluation.targets.bootstrap import units
 from evaluation.targets.censoring import FloatArray
+from evaluation.targets.folds import TimeOptions
 from evaluation.targets.from_scores import target_predictions
 from evaluation.targets.scores import METRICS, Scorer, score
 from evaluation.targets.tables import Curves, SurvivalReference
@@ -107,6 +108,7 @@ class ExternalPredictions:
         names: names of classes, values or grades.
         groups: the patient of each bag, or empty.
         trained_on: times and events of all bags that some model was trained on, or None.
+        options: how times are scored; by default at deciles of the event times of the set.
     """
 
     name: str
@@ -117,6 +119,7 @@ class ExternalPredictions:
     names: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     trained_on: SurvivalReference | None = None
+    options: TimeOptions = field(default_factory=TimeOptions)
 
     @property
     def known(self) -> npt.NDArray[np.bool_]:
@@ -173,7 +176,7 @@ class ExternalPredictions:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # small sets have NaN values
             if self.task not in CLASS_TASKS:
-                found = score(self.of_model(model).rows(known).scorer()).metrics
+                found = score(self.of_model(model).rows(known).scorer(**self._times())).metrics
                 return {name: found[name] for name in METRICS[self.task]}
             scores = model.predictions[known]
             return evaluate_bags(self.labels[known], scores, self.task, model.threshold)
@@ -210,7 +213,7 @@ class ExternalPredictions:
 
     def _of_targets(self, draws: int, seed: int) -> EnsembleScores:
         bags = self.ensemble().rows(self.known)
-        scorer: Scorer = bags.scorer()
+        scorer: Scorer = bags.scorer(**self._times())
         found = score(scorer)
         intervals = target_intervals(scorer, patients=bags.groups, draws=draws, seed=seed)
         few = scorer.too_few(units(scorer.count, bags.groups), patients=bool(bags.groups))
@@ -220,6 +223,11 @@ class ExternalPredictions:
             details={"undefined": found.undefined, **found.details},
             notes=(few,) if few else (),
         )
+
+    def _times(self) -> dict[str, Any]:
+        """Return the arguments of `TargetPredictions.scorer`."""
+        times, tau, groups = self.options
+        return {"times": times, "tau": tau, "groups": groups or 2}
 
     def _groups(self, known: npt.NDArray[np.bool_]) -> tuple[str, ...]:
         numbers = np.flatnonzero(known).tolist()

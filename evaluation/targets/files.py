@@ -41,32 +41,46 @@ def write_target_csv(path: Path, found: TargetPredictions, bags: TrainingBags | 
         bags: training bags of times, whose event times are taken where none is known of the bags.
     """
     patients = [[group] for group in found.groups] or [[]] * len(found.bag_ids)
-    columns = _of_times(found, bags) if found.task in TIME_TASKS else _of_values(found)
+    times = _own_times(found, bags) if found.task in TIME_TASKS else None
+    columns = target_columns(found, times)
     header = ["bag_id", *columns, *["patient_id"] * bool(found.groups)]
     cells = zip(*columns.values(), strict=True)
     rows = zip(found.bag_ids, cells, patients, strict=True)
     write_csv(path, header, ([bag, *values, *patient] for bag, values, patient in rows))
 
 
-def _of_times(found: TargetPredictions, bags: TrainingBags | None) -> dict[str, list[str]]:
+def target_columns(found: TargetPredictions, times: FloatArray | None) -> dict[str, list[str]]:
+    """Return the columns between ``bag_id`` and ``patient_id`` as texts, by name.
+
+    Args:
+        found: predictions of times or values.
+        times: (T,) ascending times of ``survival_<t>``, of which 0 is left out; None for values.
+    """
+    return _of_values(found) if times is None else _of_times(found, times[times > 0])
+
+
+def _of_times(found: TargetPredictions, times: FloatArray) -> dict[str, list[str]]:
     time, event = found.labels.T
     columns = {"time": _texts(time)}
     columns["event"] = ["" if np.isnan(value) else str(int(value)) for value in event]
     columns["risk"] = _texts(found.predictions)
-    if isinstance(found.curves, BinnedCurves):
-        times = found.curves.edges
-    else:
-        known = found.known
-        times = default_times(time[known], event[known] == 1)
-        if not times.size and bags is not None:
-            times = default_times(bags.time, bags.event)
-        times = times[times > 0]
     if found.curves is not None:
         survival = found.curves.at(times)
         columns |= {
             f"survival_{text(t)}": _texts(s) for t, s in zip(times, survival.T, strict=True)
         }
     return columns
+
+
+def _own_times(found: TargetPredictions, bags: TrainingBags | None) -> FloatArray:
+    """Return the times of the columns of a table that is not one of several models."""
+    if isinstance(found.curves, BinnedCurves):
+        return found.curves.edges
+    (time, event), known = found.labels.T, found.known
+    times = default_times(time[known], event[known] == 1)
+    if not times.size and bags is not None:
+        times = default_times(bags.time, bags.event)
+    return times
 
 
 def _of_values(found: TargetPredictions) -> dict[str, list[str]]:

@@ -61,12 +61,15 @@ class Members(NamedTuple):
             return
         by_patient = bool(self.patients and record.get(_PATIENTS))
         what = "patients" if by_patient else "bags"
+        if by_patient or all(key == name for key, name in self.bags.items()):
+            other = "leave them out, give other ids to those that are not the same"
+        else:
+            other = "by their instances they are the same; leave them out"
         more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         raise ValueError(
             f"{source}: {len(found)} {what} are also among {training}: "
-            f"{', '.join(found[:_SHOWN])}{more}. Scores on what was trained on are too good: leave "
-            "them out, give other ids to those that are not the same, or accept it by "
-            "--allow-overlap"
+            f"{', '.join(found[:_SHOWN])}{more}. Scores on what was trained on are too good: "
+            f"{other}, or accept it by --allow-overlap"
         )
 
 

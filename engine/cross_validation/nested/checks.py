@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from datamodules.mil.targets.checks import check_training_targets
 from engine.config.errors import user_message
 from engine.config.files import near_metrics
 from engine.config.recipe import Recipe
-from engine.cross_validation.fold import BagSet, FoldRecipe, FoldTask, training_part
+from engine.cross_validation.fold import BagSet, FoldRecipe, FoldTask
 from engine.cross_validation.nested.grid import Grid, with_values
 from engine.cross_validation.nested.inner import inner_tasks
 from engine.cross_validation.recipe import Choice, read_once
 from engine.cross_validation.selection import undefined_metrics
+from engine.cross_validation.target_folds import check_targets
 from evaluation.mil.metrics import METRICS
 from evaluation.targets.scores import LOWER_IS_BETTER
 from evaluation.targets.scores import METRICS as TARGET_METRICS
-from lightning_modules.targets.checks import HEADLINE
+from lightning_modules.targets.checks import HEADLINE, check_step
 from structures import MILTask
 
 
@@ -86,23 +86,30 @@ def check_nested(
                 "path or the value"
             ) from None
     for task in tasks:
-        _check_inner(nested, metric, bags, task)
+        _check_inner(nested, metric, bags, task, recipe)
 
 
 def _build(recipe: FoldRecipe, bags: BagSet) -> None:
     """Build a module, whose arguments are checked only then."""
     recipe.plan.check_classes(bags.num_classes, named=not bags.targets.apply)
+    check_step(bags.task, recipe.plan.batch_size)
     recipe.build(bags.num_classes, bags.in_features, bags.task)
 
 
-def _check_inner(nested: Nested, metric: str, bags: BagSet, task: FoldTask) -> None:
-    where, undefined = f"repeat {task[1][1]}, fold {task[1][2]}", 0
-    for folds, key in inner_tasks(bags, task, nested.folds):
-        train, test = bags.labels[training_part(folds, key)], bags.labels[folds == key[2]]
-        place = f"training bags of {where}, inner fold {key[2]}: "
-        check_training_targets(bags.path, train, bags.targets, place)
-        undefined += f"val/{metric}" in undefined_metrics(test, bags.task, bags.num_classes)
-    if undefined == nested.folds:
+def _check_inner(
+    nested: Nested, metric: str, bags: BagSet, task: FoldTask, recipe: FoldRecipe
+) -> None:
+    where = f"repeat {task[1][1]}, fold {task[1][2]}"
+    tasks = inner_tasks(bags, task, nested.folds)
+    try:
+        check_targets(bags, tasks, recipe)
+    except ValueError as error:
+        raise ValueError(f"inner folds of {where}: {error}; give fewer --inner-folds") from None
+    if (bags.task, metric) == ("cox", "bag_ibs"):  # a trained fold has a baseline
+        return
+    tests = [bags.labels[folds == key[2]] for folds, key in tasks]
+    found = [undefined_metrics(labels, bags.task, bags.num_classes) for labels in tests]
+    if all(f"val/{metric}" in names for names in found):
         raise ValueError(
             f"{bags.path}: {metric} is undefined in all inner folds of {where}, so that nothing "
             "can be chosen; give fewer --inner-folds or another --grid-metric"

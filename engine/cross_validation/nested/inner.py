@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +13,11 @@ from datamodules.mil.folds import stratified_folds
 from datamodules.mil.targets.strata import stratum_labels
 from datamodules.sampling.keys import keyed_generator
 from engine.cross_validation.fold import BagSet, FoldResult, FoldTask, training_part
+from engine.cross_validation.target_folds import target_folds
 from evaluation.mil.cross_validation import summary_of
 from evaluation.mil.scores import evaluate_bags
+from evaluation.targets.folds import TimeOptions
+from structures.tasks import CLASS_TASKS
 
 _INNER_PURPOSE = 11
 
@@ -48,15 +52,29 @@ def inner_tasks(bags: BagSet, task: FoldTask, count: int) -> list[FoldTask]:
     return [(inner, (seed, 0, fold)) for fold in range(count)]
 
 
-def inner_mean(bags: BagSet, results: Sequence[FoldResult], metric: str) -> float:
+def inner_mean(
+    bags: BagSet,
+    outer: FoldTask,
+    tasks: Sequence[FoldTask],
+    results: Sequence[FoldResult],
+    metric: str,
+) -> float:
     """Return the mean of a metric over the inner folds of an outer fold in which it is defined.
+
+    Times are scored at deciles of the event times of the outer fold's training bags.
 
     Args:
         bags: all bags.
-        results: those of the inner folds.
+        outer: the outer fold.
+        tasks: its inner folds.
+        results: their results.
         metric: name of the metric.
     """
-    return summary_of([_score(bags, result)[metric] for result in results])["mean"]
+    if bags.task in CLASS_TASKS:
+        return summary_of([_score(bags, result)[metric] for result in results])["mean"]
+    found = target_folds(bags, tasks, results, TimeOptions())
+    labels = bags.labels[training_part(*outer)]
+    return replace(found, labels=labels).scores().summary()[metric]["mean"]
 
 
 def _score(bags: BagSet, result: FoldResult) -> dict[str, float]:

@@ -133,9 +133,9 @@ def train_nested(
         every = [task for part in inner for task in part]
         found, why = trainer.run(work, every, _from(progress, done, total))
         done, reasons = done + len(every), reasons + why
-        for outer in range(len(tasks)):
+        for outer, part in enumerate(inner):
             own = found[outer * nested.folds : (outer + 1) * nested.folds]
-            means[outer].append(inner_mean(bags, own, metric))
+            means[outer].append(inner_mean(bags, tasks[outer], part, own, metric))
     chosen = [_best(row, mode, metric, task) for row, task in zip(means, tasks, strict=True)]
     results: dict[int, FoldResult] = {}
     for number in sorted(set(chosen)):

@@ -46,21 +46,3 @@ def test_a_fold_keeps_the_baseline_of_its_own_training_bags(task):
     np.testing.assert_allclose(
         kept["baseline"]["log_hazard"], reference.log_hazard, rtol=0, atol=1e-6
     )
-
-
-def test_the_command_says_what_to_do_instead(tmp_path, capsys):
-    """Its summary is of classes alone; nothing is trained before it says so."""
-    rng = np.random.default_rng(0)
-    sizes = rng.integers(1, 4, 20)
-    arrays = {
-        "X": rng.normal(size=(sizes.sum(), 3)),
-        "bag_index": np.repeat(np.arange(20), sizes),
-        "time": rng.uniform(1, 9, 20),
-        "event": rng.integers(0, 2, 20),
-    }
-    np.savez(tmp_path / "bags.npz", **arrays)
-    words = ["mil-cv", "--config", "configs/mil/abmil.yaml", "--data.task", "cox"]
-    words += ["--data", str(tmp_path / "bags.npz"), "--folds", "2", "--repeats", "1"]
-    assert evaluate.main(words) == 2
-    said = capsys.readouterr().err
-    assert "mil-cv scores classes, and the task is cox; train each fold by `python train.py" in said
