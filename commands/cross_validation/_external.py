@@ -114,7 +114,7 @@ def show_external(args: argparse.Namespace, found: Sequence[ExternalPredictions]
             for n, v in entry["metrics"].items()
         ]
         count = len(one.models)
-        columns = ["metric", "mean", "std over models", "mean model", "2.5 %", "97.5 %"]
+        columns = ["metric", "mean", "std over models", "ensemble", "2.5 %", "97.5 %"]
         show(f"external {one.name}: {entry['bags']} bags, {count} models", columns, rows)
         for note in ensemble["notes"]:
             print(f"note: {note}")

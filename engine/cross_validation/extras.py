@@ -52,7 +52,8 @@ class Extras(NamedTuple):
         if self.nested is None:
             return ""
         metric, folds = self.nested.of_task(bags.task), self.nested.folds
-        return f", values of {self.nested.grid.file} chosen by {metric} on {folds} inner folds"
+        file = self.nested.grid.file
+        return f"; values of {file} instead, chosen by {metric} on {folds} inner folds"
 
     def settings(self, config: Recipe, files: BagInputs, bags: BagSet) -> dict[str, Any]:
         """Return what of it determines the results, as plain values; empty if nothing is asked."""

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-import evaluate
 from engine.cross_validation.fold import Fold
 from engine.cross_validation.folds import finish_fold
 from evaluation.targets.censoring import breslow
