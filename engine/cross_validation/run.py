@@ -164,6 +164,8 @@ def cross_validate(
     recipe, bags = read_inputs(settings, files, choice)
     _check(settings, recipe, bags)
     options.check(bags.task)
+    if recipe.selection is not None:
+        recipe.selection.check_task(bags.task)
     folds = _divisions(bags, num_folds, repeats, seed)
     tasks = [(folds[repeat], (seed, repeat, fold)) for repeat, fold in fold_numbers(folds)]
     check_targets(bags, tasks, recipe)

@@ -7,6 +7,7 @@ the early stopping of the recipe. The loop of a fold has no Trainer, so they are
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import warnings
 from collections.abc import Mapping
@@ -102,6 +103,25 @@ class Selection:
     val_fraction: float
     interval: Interval = Interval()
     stopping: tuple[Stopping, ...] = ()
+
+    def check_task(self, task: MILTask) -> None:
+        """Check before work starts that the metrics are those of a task.
+
+        Args:
+            task: task of the predictions.
+
+        Raises:
+            ValueError: a metric is one of another task.
+        """
+        own = set(METRICS) if task in CLASS_TASKS else set(TARGET_METRICS[task])
+        others = {*METRICS, *itertools.chain.from_iterable(TARGET_METRICS.values())} - own
+        for monitor in (self.monitor, *(rule.monitor for rule in self.stopping)):
+            if monitor.removeprefix("val/") in others:
+                raise ValueError(
+                    f"{monitor} is no metric of the task {task}, by which --select best or early "
+                    f"stopping would select; it has {', '.join(f'val/{n}' for n in sorted(own))} "
+                    "and val/loss"
+                )
 
     def for_labels(self, labels: npt.NDArray[Any], task: MILTask, count: int = 2) -> Selection:
         """Return the selection with ``val/loss`` for metrics that these bags leave undefined.

@@ -30,6 +30,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from datamodules.mil.base import select_bags
 from datamodules.mil.npz_file import BagFile
+from datamodules.mil.targets.strata import unlabelled
 from engine.cross_validation.fold import (
     CPU,
     SILENT,
@@ -54,7 +55,6 @@ from engine.cross_validation.reading import StepKeys
 from lightning_modules.mil import MILModule
 from lightning_modules.staged import StagedMILModule
 from structures import BagBatch
-from structures.tasks import CLASS_TASKS
 
 MOST_FOLDS = 50  # folds per group; more would hardly make a step cheaper
 _MOST_VALUES = 2**27  # feature values per group, which has a standardised copy for each fold
@@ -129,10 +129,11 @@ def _reason_apart(bags: BagSet, recipe: FoldRecipe) -> str | None:
     """Return why folds cannot be trained together, or None if only a batch can show it."""
     if not isinstance(bags, BagFile):
         return "slides are read one by one"
-    if bags.task not in CLASS_TASKS:
-        return f"the labels of the task {bags.task} are coded fold by fold"
     large = bags.features.size > _MOST_VALUES // 2
+    some_unknown = bags.task == "regression" and unlabelled(bags.labels).any()
     for applies, reason in (
+        (bags.task == "cox", "the loss of cox compares the bags of a batch with each other"),
+        (some_unknown, "bags without a known value do not count in the mean of a batch"),
         (recipe.selection is not None, "each fold selects its own weights"),
         (recipe.device != CPU, f"they are trained on {recipe.device}"),
         (large, "two copies of the features take too much memory"),
@@ -204,7 +205,9 @@ def _train(bags: BagFile, group: Sequence[_Ready], recipe: FoldRecipe) -> None:
     """Train the modules of a group of folds in place."""
     lead, steps = group[0].fold.module, group[0].steps
     modules = [ready.fold.module.train() for ready in group]
-    everything = BagBatch.collate([r.fold.read(range(len(bags.labels)), None) for r in group])
+    numbers = range(len(bags.labels))  # labels are coded by the training bags of each fold
+    coded = [r.fold.module.coded(r.fold.read(numbers, None)) for r in group]
+    everything = BagBatch.collate(coded)
     size = min(recipe.plan.batch_size, len(group[0].fold.numbers))
     network = GroupedNetwork([m.model for m in modules], [r.random for r in group], size)
     optimizer = _optimizer(lead, network)

@@ -14,6 +14,7 @@ from structures import BagBatch
 
 WIDTH = 6
 SIZES = {"train": 40, "val": 24, "test": 30}
+NAMES = ("weight", "square")
 COUNT = {"cox": 1, "discrete_time": 4, "regression": 2, "ordinal": 3}
 
 
@@ -81,7 +82,7 @@ class TargetBags(MILDataModule):
         )  # fmt: skip
         self.task, self.num_classes = task, COUNT[task]
         self.class_names = ["low", "middle", "high"] if task == "ordinal" else []
-        self.target_names = ("weight", "square") if task == "regression" else ()
+        self.target_names = NAMES if task == "regression" else ()
 
     def source(self, split):
         return Source(bags_of(self.task))
@@ -133,3 +134,29 @@ def recipe(task, **changes):
         "checkpoint": {"monitor": f"val/{monitor}"},
         **changes,
     }
+
+
+def write_npz(path, task):
+    """Write the bags of a task in the npz layout, with their patients; return the path."""
+    bags, named = bags_of(task), {}
+    labels = bags.labels.numpy()
+    if task in ("cox", "discrete_time"):
+        named = {"time": labels[:, 0], "event": labels[:, 1].astype(int)}
+    else:
+        named = {"y": labels} | ({"target_names": NAMES} if task == "regression" else {})
+    numbers = np.repeat(np.arange(len(bags)), bags.sizes().numpy())
+    np.savez(
+        path, X=bags.features.numpy(), bag_index=numbers, groups=np.array(bags.groups), **named
+    )
+    return path
+
+
+def npz_recipe(task, **changes):
+    """Return a recipe of a short training on such a file, for all commands."""
+    data = {
+        "class_path": "datamodules.mil.npz.TabularBagsDataModule",
+        "init_args": {"task": task, "batch_size": 16, "eval_batch_size": 64},
+    }
+    content = recipe(task, data=data, trainer={"max_steps": 12, "accelerator": "cpu"})
+    del content["callbacks"]
+    return content | changes
