@@ -206,7 +206,8 @@ class MILModule(TargetModule):
         """
         data: Any = getattr(self.trainer, "datamodule", None)
         extraction = getattr(data, "extraction", None)
-        trained_on = {} if data is None else data.members("train").record()
+        members = getattr(data, "members", None)
+        trained_on = {} if members is None else members("train").record()
         return {
             **self.target_facts(),
             "class_names": list(self.class_names),

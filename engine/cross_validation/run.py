@@ -31,7 +31,8 @@ from engine.cross_validation.extras import Extras, external_predictions, problem
 from engine.cross_validation.finished import FinishedFolds
 from engine.cross_validation.fold import BagSet, FoldRecipe, FoldResult, FoldTask
 from engine.cross_validation.inputs import BagInputs, bag_ids_of, class_names_of, read_inputs
-from engine.cross_validation.nested.outer import Trainer
+from engine.cross_validation.nested.outer import Trained, Trainer
+from engine.cross_validation.protocol import notes_of, protocol_of
 from engine.cross_validation.recipe import (
     LAST,
     Choice,
@@ -158,14 +159,8 @@ def cross_validate(
         ValueError: the recipe, a file or a number is wrong, or a folder is of another run.
     """
     start = time.perf_counter()
-    files = data if isinstance(data, BagInputs) else BagInputs(data)
-    settings = Recipe.of(config)
-    devices = read_devices(settings, slides=files.of_slides)
-    recipe, bags = read_inputs(settings, files, choice)
-    _check(settings, recipe, bags)
-    options.check(bags.task)
-    if recipe.selection is not None:
-        recipe.selection.check_task(bags.task)
+    given = _read(Recipe.of(config), data, choice, options)
+    settings, files, devices, recipe, bags = given
     folds = _divisions(bags, num_folds, repeats, seed)
     tasks = [(folds[repeat], (seed, repeat, fold)) for repeat, fold in fold_numbers(folds)]
     check_targets(bags, tasks, recipe)
@@ -175,26 +170,61 @@ def cross_validate(
     work = Work(settings, files, choice, together, external=extras.external)
     work = _with_files(work, keep, recipe, bags, folds, seed, extras)
     trainer = Trainer(work, bags, devices, workers, _reasons_apart)
-    results, why, chosen = trainer.train(tasks, extras.nested, progress)
-    reasons += why
-    found, scored = _scored(bags, folds, tasks, results, options)
-    notes = _notes(settings, bags, recipe, num_folds, repeats)
+    trained = trainer.train(tasks, extras.nested, progress)
+    trained = trained._replace(reasons=reasons + trained.reasons)
+    notes = notes_of(settings, bags, recipe, num_folds, repeats)
+    return dataclasses.replace(
+        _result(given, folds, tasks, trained, options),
+        protocol=protocol_of(bags, recipe, tasks) + extras.protocol(bags),
+        seconds=time.perf_counter() - start,
+        notes=(*notes, *_fallbacks(recipe, tasks, trained.results)),
+        problems=(*bags.problems, *problems_of(sets)),
+        external=external_predictions(extras.external, sets, bags, tasks, trained.results, options),
+    )
+
+
+class _Read(NamedTuple):
+    settings: Recipe
+    files: BagInputs
+    devices: FoldDevices
+    recipe: FoldRecipe
+    bags: BagSet
+
+
+def _read(settings: Recipe, data: Path | BagInputs, choice: Choice, options: TimeOptions) -> _Read:
+    """Return everything that is read, after it was checked."""
+    files = data if isinstance(data, BagInputs) else BagInputs(data)
+    devices = read_devices(settings, slides=files.of_slides)
+    recipe, bags = read_inputs(settings, files, choice)
+    _check(settings, recipe, bags)
+    options.check(bags.task)
+    if recipe.selection is not None:
+        recipe.selection.check_task(bags.task)
+    return _Read(settings, files, devices, recipe, bags)
+
+
+def _result(
+    given: _Read,
+    folds: npt.NDArray[np.int64],
+    tasks: Sequence[FoldTask],
+    trained: Trained,
+    options: TimeOptions,
+) -> CrossValidation:
+    """Return the scores of trained folds."""
+    results, reasons = trained.results, trained.reasons
+    found, scored = _scored(given.bags, folds, tasks, results, options)
     return CrossValidation(
         metrics=scored.summary(),
         folds=folds,
         probabilities=_probabilities(folds, tasks, results),
-        protocol=f"{len(tasks)} folds in {len(folds)} repeats {_protocol(bags, recipe, seed)}"
-        + extras.protocol(bags),
+        protocol="",
         training=f"folds trained one by one: {reasons[0]}" if reasons else "folds trained together",
-        seconds=time.perf_counter() - start,
+        seconds=0.0,
         predictions=found,
-        device=str(devices),
-        notes=(*notes, *_fallbacks(recipe, tasks, results)),
-        problems=(*bags.problems, *problems_of(sets)),
+        device=str(given.devices),
         selected=tuple(_selected(tasks, results)),
         details=scored.details() if isinstance(scored, FoldScores) else {},
-        external=external_predictions(extras.external, sets, bags, tasks, results, options),
-        nested=tuple(chosen),
+        nested=tuple(trained.record),
     )
 
 
@@ -337,57 +367,3 @@ def _divisions(
         raise ValueError(f"need repeats >= 1 and seed >= 0, got {repeats} and {seed}")
     count = 10 if num_folds is None else num_folds
     return np.stack([bags.folds(count, repeat, seed) for repeat in range(repeats)])
-
-
-def _protocol(bags: BagSet, recipe: FoldRecipe, seed: int) -> str:
-    """Return a description of the origin of the folds and the training length."""
-    made = bags.published_folds is None
-    origin = f"stratified, seed {seed}" if made else "published"
-    origin += ", by patient" if bags.groups and made else ""
-    stages = " each" if recipe.first is None else " in each of two stages"
-    return f"({origin}), {_length(recipe)}{stages}{_selection(bags, recipe)}"
-
-
-def _selection(bags: BagSet, recipe: FoldRecipe) -> str:
-    """Return a description of the selection of weights, empty for the last ones."""
-    rule = recipe.selection
-    if rule is None:
-        return ""
-    unit = "training patients" if bags.groups else "training bags"
-    text = f", best {rule.monitor} on {rule.val_fraction:g} of the {unit}"
-    return text + "".join(
-        f", ended after {stop.patience} validations without a better {stop.monitor}"
-        for stop in rule.stopping
-    )
-
-
-def _length(recipe: FoldRecipe) -> str:
-    limits = {"steps": recipe.max_steps, "epochs": recipe.max_epochs}
-    return " or ".join(f"{limit} {name}" for name, limit in limits.items() if limit is not None)
-
-
-def _notes(
-    config: Recipe,
-    bags: BagSet,
-    recipe: FoldRecipe,
-    num_folds: int | None,
-    repeats: int | None,
-) -> Iterator[str]:
-    """Yield notes on arguments and recipe settings that do not apply to these bags."""
-    if bags.published_folds is not None:
-        published = len(bags.published_folds)
-        if num_folds is not None:
-            yield f"{bags.path} has published folds: --folds {num_folds} is not used"
-        if repeats is None and published < 5:
-            yield f"{bags.path} has published folds in {published} repeat(s): all of them are used"
-    elif bags.named_splits:
-        yield f"{bags.path}: its column split is not used, folds are made of all slides"
-    if isinstance(bags, FeatureSet):
-        if recipe.clip is not None:
-            yield "standardise and clip of the recipe are for npz files: slides stay as they are"
-    elif recipe.plan.max_instances is not None:
-        yield "max_instances of the recipe is for tables of slides: bags of the file stay whole"
-    given = config.section("data").get("init_args") or {}
-    if recipe.selection is not None and "val_fraction" in given:
-        share = recipe.selection.val_fraction
-        yield f"val_fraction of the recipe is for train.py: {share:g} is held out (--val-fraction)"

@@ -115,9 +115,10 @@ def _check(one: BagSet, bags: BagSet, source: BagInputs) -> None:
             f"{bags.in_features}; extract the features of both alike"
         )
     if unlabelled(one.labels).all():
+        what = ", ".join(bags.targets.columns) or "labels"
         raise ValueError(
-            f"{source.data}: the bags have no labels, so that they cannot be scored; add labels, "
-            "or predict them by --save-checkpoints and `python train.py predict`"
+            f"{source.data}: the bags have no {what}, so that they cannot be scored; add them, or "
+            "predict the bags by --save-checkpoints and `python train.py predict`"
         )
 
 

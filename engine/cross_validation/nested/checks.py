@@ -93,6 +93,8 @@ def _build(recipe: FoldRecipe, bags: BagSet) -> None:
     """Build a module, whose arguments are checked only then."""
     recipe.plan.check_classes(bags.num_classes, named=not bags.targets.apply)
     check_step(bags.task, recipe.plan.batch_size)
+    if recipe.selection is not None:
+        recipe.selection.check_task(bags.task)
     recipe.build(bags.num_classes, bags.in_features, bags.task)
 
 

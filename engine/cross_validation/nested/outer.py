@@ -27,8 +27,8 @@ from engine.cross_validation.workers import Work, run_tasks
 Progress = Callable[[float, int], None]
 
 
-class NestedResults(NamedTuple):
-    """Results of a nested cross-validation.
+class Trained(NamedTuple):
+    """Results of the outer folds of a cross-validation, or of all folds of another one.
 
     Attributes:
         results: result of each outer fold in order.
@@ -60,7 +60,7 @@ class Trainer(NamedTuple):
 
     def train(
         self, tasks: Sequence[FoldTask], nested: Nested | None, progress: Progress | None
-    ) -> NestedResults:
+    ) -> Trained:
         """Train and predict folds, with values that are chosen first where that is asked for.
 
         Args:
@@ -74,7 +74,7 @@ class Trainer(NamedTuple):
         if nested is not None:
             return train_nested(self, nested, tasks, progress)
         found = run_tasks(self.work, tasks, self.devices, self.workers, progress)
-        return NestedResults(*found, [])
+        return Trained(*found, [])
 
     def run(
         self, work: Work, tasks: Sequence[FoldTask], progress: Progress | None
@@ -99,7 +99,7 @@ def count_trainings(nested: Nested, outer: int) -> int:
 
 def train_nested(
     trainer: Trainer, nested: Nested, tasks: Sequence[FoldTask], progress: Progress | None
-) -> NestedResults:
+) -> Trained:
     """Choose a combination for each outer fold, and train and predict it with that one.
 
     Args:
@@ -146,7 +146,7 @@ def train_nested(
         done, reasons = done + len(some), reasons + why
         results |= dict(zip(own_folds, found, strict=True))
     record = list(_record(tasks, combinations, chosen, means))
-    return NestedResults([results[n] for n in range(len(tasks))], reasons, record)
+    return Trained([results[n] for n in range(len(tasks))], reasons, record)
 
 
 def _from(progress: Progress | None, done: int, total: int) -> Progress | None:

@@ -1,6 +1,7 @@
 """External sets against the checkpoints of the folds, and what is refused before training."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,9 +43,13 @@ def place(tmp_path_factory):
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     write_bags(folder / "bags.npz", 0)
     (folder / "there").mkdir()
-    write_bags(folder / "other.npz", 1, 30, shift=2.0)
+    write_bags(folder / "other.npz", 1, 48, shift=2.0)
     write_bags(folder / "there" / "other.npz", 2, 24)
     return folder
+
+
+def at_fold(entry, number):
+    return {name: summary["folds"][number] for name, summary in entry["metrics"].items()}
 
 
 def words(place, *more):
@@ -64,28 +69,26 @@ def test_models_are_the_checkpoints_and_the_ensemble_is_their_mean(place, found)
     assert list(found) == [str(place / "other.npz"), str(place / "there" / "other.npz")]
     places = [(r, k) for r in range(2) for k in range(2)]
     for name, entry in found.items():
-        alone = [predict_bags(place / f"weights/repeat{r}_fold{k}.ckpt", name) for r, k in places]
+        file, weights = Path(name), place / "weights"
+        alone = [predict_bags(weights / f"repeat{r}_fold{k}.ckpt", file) for r, k in places]
         assert len({one.threshold for one in alone}) > 1
         for number, one in enumerate(alone):
             scores = one.scores
             own = evaluate_bags(scores.labels, scores.probabilities, "binary", one.threshold)
-            assert own == pytest.approx(
-                {n: s["folds"][number] for n, s in entry["metrics"].items()}
-            )
+            assert own == pytest.approx(at_fold(entry, number))
         mean = np.mean([one.scores.probabilities for one in alone], axis=0)
         threshold = np.mean([one.threshold for one in alone])
         labels, ensemble = alone[0].scores.labels, entry["ensemble"]
         assert ensemble["threshold"] == pytest.approx(threshold)
-        assert ensemble["metrics"] == pytest.approx(
-            evaluate_bags(labels, mean, "binary", threshold)
-        )
-        intervals = bootstrap_intervals(
-            labels, mean, "binary", threshold, groups=alone[0].scores.groups
-        )
-        if len(labels) == 30:  # 15 patients: 8 of one class
+        wanted = evaluate_bags(labels, mean, "binary", threshold)
+        assert ensemble["metrics"] == pytest.approx(wanted)
+        if len(labels) == 24:  # 6 patients of each class
             assert ensemble["intervals"]["bag_auroc"] == [None, None] and ensemble["notes"]
-        else:
-            assert intervals and len(labels) == 24
+            continue
+        groups = alone[0].scores.groups
+        intervals = bootstrap_intervals(labels, mean, "binary", threshold, groups=groups)
+        for metric, interval in intervals.items():
+            assert ensemble["intervals"][metric] == pytest.approx(interval)
         assert entry["metrics"]["bag_auroc"]["mean"] > 0.6
 
 
@@ -162,7 +165,7 @@ def test_what_is_refused_before_training(place, tmp_path, monkeypatch, capsys, c
     more = [str(tmp_path) if word == "HERE" else word for word in more]
     assert run(*words(place, "--external", path, *more, "--out", "cv.json")) == 2
     error = capsys.readouterr().err
-    assert (said in error and "other_bags" in error + str(more)) or "x_bags" in error
+    assert said in error
     assert not (tmp_path / "cv.json").exists()
 
 
@@ -208,7 +211,7 @@ def test_slides_with_features_elsewhere(config, write_slides, tmp_path, capsys):
     alone = predict_bags(tmp_path / "w/repeat0_fold1.ckpt", other, tmp_path / "elsewhere")
     assert alone.scores.labels.tolist() == [1, 0] * 6
     own = evaluate_bags(alone.scores.labels, alone.scores.probabilities, "binary")
-    assert own == pytest.approx({n: s["folds"][1] for n, s in entry["metrics"].items()})
+    assert own == pytest.approx(at_fold(entry, 1))
     clash = write_slides(12, name="c", label=["tumour", "benign"] * 6)
     assert run(*base, "--external", clash) == 2
     assert "slides.csv: 6 patients are also among the bags of" in capsys.readouterr().err
