@@ -159,7 +159,11 @@ class TabularBagsDataModule(MILDataModule):
 
     def members(self, split: BagSplit) -> Members:
         """Return patients and bags of a split."""
-        return members_of(self._file, self.numbers(split))
+        return self._trained_on if split == "train" else members_of(self._file, self.numbers(split))
+
+    @functools.cached_property  # every checkpoint asks for it, and all instances are read
+    def _trained_on(self) -> Members:
+        return members_of(self._file, self.numbers("train"))
 
     def evaluation_arguments(self) -> dict[str, Any]:
         """Return batch size, statistics and clipping limit."""

@@ -233,8 +233,7 @@ def predict_bags(
         data_file: an npz file or a CSV of slides, of which all bags are scored. If the checkpoint
             was trained on the same file, only the test split of that training is scored. A recipe
             is also allowed; its test split is scored.
-        features: folder of the slides' features, if it does not follow from the CSV or the
-            checkpoint.
+        features: folder of the slides' features, if it does not follow from the others.
         bad_data: ``skip`` leaves out faulty bags, regardless of the recipe or the training.
         allow_overlap: whether patients, or bags, that were trained on may be scored.
 
@@ -263,9 +262,9 @@ def predict_bags(
     check_targets(data, data_file, restored.module)
     split: BagSplit = "predict" if everything else "test"
     _check_labels(data, data_file, split)
-    trained_on = restored.facts.get("trained_on", {})  # older checkpoints do not say it
-    if not (is_own or allow_overlap):
-        data.members(split).check_apart(trained_on, data_file, f"the training bags of {checkpoint}")
+    if not (is_own or allow_overlap):  # older checkpoints do not say what they were trained on
+        known = restored.facts.get("trained_on", {})
+        data.members(split).check_apart(known, data_file, f"the training bags of {checkpoint}")
     module: Any = restored.module
     bags = {"dataloaders": data.predict_dataloader()} if everything else {"datamodule": data}
     _trainer(restored.precision).test(module, verbose=False, **bags)

@@ -76,7 +76,8 @@ def check_nested(
     read_once.cache_clear()
     grid, recipe = nested.grid, read_once(config, choice)
     _build(recipe, bags)
-    for values in (*grid.singles(), *grid.combinations()):
+    singles = list(grid.singles())  # first: their message names a single path
+    for values in (*singles, *(c for c in grid.combinations() if c not in singles)):
         try:
             _build(read_once(with_values(config, values), choice), bags)
         except (ValueError, TypeError, ArgumentError) as error:

@@ -8,8 +8,9 @@ read for nothing else. Coding, standardisation, thresholds and baselines are fit
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from pytorch_lightning.utilities import rank_zero_info
@@ -19,10 +20,11 @@ from engine.cross_validation.checkpoints import fold_checkpoints
 from engine.cross_validation.devices import FoldDevices
 from engine.cross_validation.fold import BagSet, FoldRecipe, FoldResult, FoldTask
 from engine.cross_validation.nested.checks import Nested
-from engine.cross_validation.nested.grid import with_values
+from engine.cross_validation.nested.grid import shown, with_values
 from engine.cross_validation.nested.inner import inner_mean, inner_tasks
 from engine.cross_validation.recipe import read_once
 from engine.cross_validation.workers import Work, run_tasks
+from structures import DataProblems
 
 Progress = Callable[[float, int], None]
 
@@ -131,7 +133,8 @@ def train_nested(
             external=(),
         )
         every = [task for part in inner for task in part]
-        found, why = trainer.run(work, every, _from(progress, done, total))
+        with _naming(values):
+            found, why = trainer.run(work, every, _from(progress, done, total))
         done, reasons = done + len(every), reasons + why
         for outer, part in enumerate(inner):
             own = found[outer * nested.folds : (outer + 1) * nested.folds]
@@ -147,6 +150,17 @@ def train_nested(
         results |= dict(zip(own_folds, found, strict=True))
     record = list(_record(tasks, combinations, chosen, means))
     return Trained([results[n] for n in range(len(tasks))], reasons, record)
+
+
+@contextlib.contextmanager
+def _naming(values: Mapping[str, Any]) -> Iterator[None]:
+    """Say in the message of a ValueError which combination was trained on inner folds."""
+    try:
+        yield
+    except DataProblems:
+        raise
+    except ValueError as error:
+        raise ValueError(f"inner folds with {shown(values)}: {error}") from error
 
 
 def _from(progress: Progress | None, done: int, total: int) -> Progress | None:
