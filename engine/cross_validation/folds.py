@@ -191,7 +191,7 @@ def finish_fold(
         chosen = np.zeros_like(fold.test)
         chosen[fold.numbers] = True
         risks = training_risks(module, fold.whole_bags(chosen, recipe))
-        module.training_bags = with_pass(module.training_bags, risks, fold.numbers, module)
+        module.training_bags = with_pass(module.training_bags, risks, fold.numbers, module)  # A632
     if fold.val.any() and selected is None:
         scores = predict(module, fold.whole_bags(fold.val, recipe))
         module.threshold = youden_threshold(bags.labels[fold.val], scores)

@@ -41,6 +41,16 @@ def refuse_repeats(path: Path, rows: Sequence[tuple[int, dict[str, Any]]]) -> No
         raise DataProblems([Problem(path, None, None, reason, remedy)])
 
 
+def refuse_folds(path: Path, rows: Sequence[tuple[int, dict[str, Any]]]) -> None:
+    """Refuse a table of times of several folds: risks of their models are not comparable (A631)."""
+    folds = sorted({str(row["fold"]) for _, row in rows if row.get("fold")})
+    if len(folds) > 1:
+        listed = ", ".join(folds[:10])
+        reason = f"has the folds {listed} of a cross-validation, each with risks of its own model"
+        remedy = "keep the lines of one fold; mil-cv scores every fold and gives the mean"
+        raise DataProblems([Problem(path, None, None, reason, remedy)])
+
+
 def number(text: str | None) -> float | None:
     """Return the number in a cell, or None."""
     try:

@@ -18,7 +18,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evaluation.mil.collector import BagScores
-from evaluation.mil.csv_rows import PATIENTS, no_bags, number, read_rows, refuse_repeats
+from evaluation.mil.csv_rows import (
+    PATIENTS,
+    no_bags,
+    number,
+    read_rows,
+    refuse_folds,
+    refuse_repeats,
+)
 from evaluation.mil.predictions_csv import BagPredictions, read_bag_csv
 from evaluation.targets.bags import TargetPredictions
 from evaluation.targets.censoring import FloatArray
@@ -143,7 +150,7 @@ def read_predictions(
         DataProblems: see `read_bag_csv`; a column of times or values is missing; or a line is
             wrong and the policy is ``error``: a time is negative or no number, an event is not 0
             or 1, a value is no number, or a prediction is missing. Values and grades may be
-            unknown, that is empty.
+            unknown, that is empty. A table of times has several folds of a cross-validation.
     """
     header, rows = read_rows(path)
     kind: MILTask | None = None
@@ -159,6 +166,8 @@ def read_predictions(
         found = read_bag_csv(path, policy, patients=patients, unlabelled=task is not None)
         return found if task is None else _grades(path, found)
     refuse_repeats(path, rows)
+    if kind == "discrete_time":
+        refuse_folds(path, rows)
     layout = _layout(path, header, kind, patients)
     return _parsed(path, rows, layout, policy, patients)
 
