@@ -83,11 +83,20 @@ def check_nested(
         except (ValueError, TypeError, ArgumentError) as error:
             named = ", ".join(f"{path}: {value}" for path, value in values.items())
             raise ValueError(
-                f"{grid.file}: the recipe refuses {named} ({user_message(error)}); correct the "
+                f"{grid.file}: the recipe refuses {named} ({_reason(error)}); correct the "
                 "path or the value"
             ) from None
     for task in tasks:
         _check_inner(nested, metric, bags, task, recipe)
+
+
+def _reason(error: BaseException) -> str:
+    """Return one line: the message, or where the parser lists all it has tried, the first cause."""
+    text = user_message(error)
+    while "\n" in text and (error.__cause__ or error.__context__):
+        error = error.__cause__ or error.__context__ or error
+        text = str(error)
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def _build(recipe: FoldRecipe, bags: BagSet) -> None:

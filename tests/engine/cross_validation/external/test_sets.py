@@ -193,6 +193,7 @@ def test_a_checkpoint_refuses_what_it_was_trained_on(place, found, tmp_path, cap
     assert "--allow-overlap has an effect with --ckpt alone" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_slides_with_features_elsewhere(config, write_slides, tmp_path, capsys):
     kind = "datamodules.mil.features.FeatureBagsDataModule"
     data = {"class_path": kind, "init_args": {"batch_size": 4}}
