@@ -35,6 +35,7 @@ def _number(
 
 seed = _number(int, lambda n: n >= 0, "a seed is not negative")
 positive = _number(int, lambda n: n >= 1, "must be positive")
+at_least_two = _number(int, lambda n: n >= 2, "must be at least 2")
 not_negative = _number(int, lambda n: n >= 0, "must not be negative")
 confidence = _number(float, lambda x: 0 <= x <= 1, "a confidence is in [0, 1]")
 decision_threshold = _number(float, lambda x: 0 <= x <= 1, "a threshold is a probability in [0, 1]")
@@ -158,6 +159,16 @@ def add_known(parser: argparse.ArgumentParser) -> None:
 def add_features(parser: argparse.ArgumentParser) -> None:
     """Add ``--features``, the folder of the slides' features."""
     add_input(parser, "--features", help="folder of the slides' features (with a CSV)")
+
+
+def add_allow_overlap(parser: argparse.ArgumentParser) -> None:
+    """Add ``--allow-overlap``, whether data that should be apart may share patients or bags."""
+    parser.add_argument(
+        "--allow-overlap",
+        action="store_true",
+        help="go on although other data share patients or bags with the training, or validation "
+        "bags with those that are scored",
+    )
 
 
 def add_timing(sub: argparse.ArgumentParser) -> None:

@@ -126,6 +126,12 @@ def bag_predictions(args: argparse.Namespace, *, patients: bool = False) -> BagP
     """
     task = getattr(args, "task", None)
     if not args.ckpt:
+        validation = isinstance(getattr(args, "calibrate", None), Path)
+        if getattr(args, "allow_overlap", False) and not validation:
+            raise ValueError(
+                "--allow-overlap has an effect with --ckpt or --calibrate VAL.csv: a table does "
+                "not say what was trained on; leave it out"
+            )
         from evaluation.targets.files import read_predictions
 
         return read_predictions(args.predictions, args.bad_data, patients=patients, task=task)
@@ -135,4 +141,5 @@ def bag_predictions(args: argparse.Namespace, *, patients: bool = False) -> BagP
         raise ValueError("mil --ckpt needs --data FILE.npz, SLIDES.csv or RECIPE.yaml")
     from engine.deploy.predict import predict_bags
 
-    return predict_bags(args.ckpt, args.data, args.features, args.bad_data)
+    overlap = getattr(args, "allow_overlap", False)
+    return predict_bags(args.ckpt, args.data, args.features, args.bad_data, allow_overlap=overlap)

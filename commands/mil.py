@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from commands._arguments import (
+    add_allow_overlap,
     add_bad_data,
     add_features,
     add_input,
@@ -60,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --unit patient: mean of the bags' probabilities (default), or the largest",
     )
     add_features(parser)
+    add_allow_overlap(parser)
     add_target_arguments(parser)
     add_further_arguments(parser)
 

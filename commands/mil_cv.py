@@ -18,6 +18,8 @@ from commands._arguments import (
     share,
 )
 from commands._tables import progress_with_time, report_bad_data, show
+from commands.cross_validation._external import add_external, external_inputs, show_external
+from commands.cross_validation._grid import add_grid, nested_of, show_nested
 from commands.targets._mil_cv import (
     add_time_arguments,
     show_details,
@@ -43,6 +45,12 @@ _TRAINING = {
     "save_checkpoints": None,
     "bad_data": "error",
     "wandb": None,
+    "external": None,
+    "save_external": None,
+    "allow_overlap": False,
+    "grid": None,
+    "inner_folds": None,
+    "grid_metric": None,
 }
 
 
@@ -103,6 +111,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--wandb-mode", choices=("offline", "online"), default="offline")
     add_time_arguments(parser)
     add_features(parser)
+    add_external(parser)
+    add_grid(parser)
     parser.add_argument("--seed", type=seed, help="seed of folds and trainings (default: 0)")
 
 
@@ -114,6 +124,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         (result, files), name = _of_runs(args), f"{len(args.runs)} runs"
     else:
         result, files = _trained(args), [*args.config, args.data]
+        files += [one.data for one in args.external or ()]
+        files += [] if args.grid is None else [args.grid]
         name = f"{' + '.join(map(str, args.config))} on {args.data}"
     for note in (result.training, *result.notes):
         print(f"note: {note}")
@@ -121,6 +133,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     title = f"{name}: {result.protocol}"
     show(title, ["metric", "mean", "std over folds", "values"], rows)
     show_details(result.details)
+    show_nested(args, result.nested)
+    external = show_external(args, result.external)
     if args.save_predictions is not None:
         write_predictions(args.save_predictions, result)
         print(f"written: {args.save_predictions}")
@@ -140,6 +154,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         select=args.select,
         **({"selected": result.selected} if result.selected else {}),
         **result.details,
+        **({"external": external} if external else {}),
+        **({"nested": result.nested} if result.nested else {}),
         **report_bad_data(result.problems),
     )
     _forget_finished(args, record)
@@ -148,6 +164,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _trained(args: argparse.Namespace) -> CrossValidation:
     from engine.config.recipe import Recipe
+    from engine.cross_validation.extras import Extras
     from engine.cross_validation.finished import FinishedFolds
     from engine.cross_validation.recipe import LAST, Choice
     from engine.cross_validation.run import BagInputs, FoldFiles, cross_validate
@@ -165,18 +182,21 @@ def _trained(args: argparse.Namespace) -> CrossValidation:
         )
     policy = None if args.bad_data == "error" else args.bad_data
     finished = _finished_folder(args)
+    recipe = Recipe(tuple(args.config), tuple(args.overrides))
+    extras = Extras(external_inputs(args), nested_of(args, recipe), args.allow_overlap)
     try:
         return cross_validate(
-            Recipe(tuple(args.config), tuple(args.overrides)),
+            recipe,
             BagInputs(args.data, args.features, policy),
             args.folds,
             args.repeats,
             args.seed or 0,
-            progress_with_time("folds"),
+            progress_with_time("folds" if args.grid is None else "trainings"),
             together=not args.one_by_one,
             choice=Choice(args.select, args.val_fraction or LAST.val_fraction),
             keep=FoldFiles(finished, args.save_checkpoints),
             options=time_options(args),
+            extras=extras,
         )
     except (ValueError, OSError):
         if finished is not None:

@@ -201,10 +201,13 @@ class MILModule(TargetModule):
     def facts(self) -> dict[str, Any]:
         """Return class names, threshold, the preprocessing fitted on training bags and extraction.
 
-        ``extraction`` says how the features of slides were extracted, if their files tell it.
+        ``extraction`` says how the features of slides were extracted, if their files tell it, and
+        ``trained_on`` has hashes of the patients and bags of the training.
         """
         data: Any = getattr(self.trainer, "datamodule", None)
         extraction = getattr(data, "extraction", None)
+        members = getattr(data, "members", None)
+        trained_on = {} if members is None else members("train").record()
         return {
             **self.target_facts(),
             "class_names": list(self.class_names),
@@ -212,6 +215,7 @@ class MILModule(TargetModule):
             "progress": self.progress,
             "preprocessing": {} if data is None else data.evaluation_arguments(),
             **({} if extraction is None else {"extraction": extraction}),
+            **({"trained_on": trained_on} if trained_on else {}),
         }
 
     def restore_facts(self, facts: Mapping[str, Any]) -> None:

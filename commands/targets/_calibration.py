@@ -47,11 +47,6 @@ def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
         help="compare probabilities with what happened; with the predictions of validation bags "
         "also at a temperature that is fitted to these alone",
     )
-    parser.add_argument(
-        "--allow-overlap",
-        action="store_true",
-        help="go on although bags or patients are shared with data that should be apart",
-    )
 
 
 def look_at_validation(args: argparse.Namespace) -> None:

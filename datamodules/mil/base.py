@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datamodules.mil.chunks import BagSource, ChunkedBags
 from datamodules.mil.folds import classes_in
+from datamodules.mil.overlap.members import Members
 from datamodules.mil.samplers import BatchPlan, DrawName
 from datamodules.mil.splits import NAMES, BagSplit, write_splits
 from datamodules.mil.targets.facts import (
@@ -182,6 +183,11 @@ class MILDataModule(PathReader, pl.LightningDataModule, ABC):
             labels = np.concatenate([bag.labels.numpy() for bag in bags])
         sizes = np.array([int(bag.offsets[-1]) for bag in bags], dtype=np.int64)
         return labels, sizes, tuple(name for bag in bags for name in bag.groups)
+
+    def members(self, split: BagSplit) -> Members:
+        """Return patients and bags of a split; none of generated data."""
+        del split
+        return Members()
 
     def summary(self) -> dict[str, dict[str, int]]:
         """Return the counts of each split, split -> name -> count; empty splits are left out."""

@@ -16,6 +16,7 @@ from datamodules.mil.base import IntArray, MILDataModule
 from datamodules.mil.feature_bags import FeatureBags
 from datamodules.mil.feature_set import FeatureFolder, FeatureSet
 from datamodules.mil.opened_slides import PatientLabel, check_patient_label
+from datamodules.mil.overlap.members import Members, members_of
 from datamodules.mil.slide_labels import LABEL
 from datamodules.mil.splits import NAMES, BagSplit, SplitOptions, choose_splits, write_splits
 from datamodules.mil.targets.checks import check_training_targets
@@ -244,6 +245,10 @@ class FeatureBagsDataModule(MILDataModule):
             split_of[self._splits[name]] = name
         rows = list(self.bags.split_rows(split_of.tolist()))
         return write_splits(path, rows, "slide_id", self.bags.label_columns)
+
+    def members(self, split: BagSplit) -> Members:
+        """Return patients and bags of a split."""
+        return members_of(self.bags, self.numbers(split))
 
     def evaluation_arguments(self) -> dict[str, Any]:
         """Return batch size, names of columns and arrays and kind of bag.

@@ -13,6 +13,7 @@ import torch
 
 from datamodules.mil.base import IntArray, MILDataModule
 from datamodules.mil.npz_file import BagFile, read_bag_file
+from datamodules.mil.overlap.members import Members, members_of
 from datamodules.mil.splits import BagSplit, SplitOptions, choose_splits
 from datamodules.mil.standardisation import Standardisation
 from datamodules.mil.targets.checks import check_training_targets
@@ -155,6 +156,14 @@ class TabularBagsDataModule(MILDataModule):
         chosen, file = self.numbers(split), self._file
         patients = tuple(file.groups[b] for b in chosen) if file.groups else ()
         return file.labels[chosen], file.sizes[chosen], patients
+
+    def members(self, split: BagSplit) -> Members:
+        """Return patients and bags of a split."""
+        return self._trained_on if split == "train" else members_of(self._file, self.numbers(split))
+
+    @functools.cached_property  # every checkpoint asks for it, and all instances are read
+    def _trained_on(self) -> Members:
+        return members_of(self._file, self.numbers("train"))
 
     def evaluation_arguments(self) -> dict[str, Any]:
         """Return batch size, statistics and clipping limit."""

@@ -13,6 +13,7 @@ import torch
 from datamodules.mil.features import FeatureBagsDataModule
 from datamodules.mil.npz import TabularBagsDataModule
 from datamodules.mil.npz_file import BagFile
+from datamodules.mil.overlap.members import members_of
 from datamodules.readers import arguments_of
 from engine.config.recipe import Recipe
 from engine.config.sections import filled_model
@@ -64,6 +65,7 @@ class FoldCheckpoints(NamedTuple):
                 "progress": module.progress,
                 "preprocessing": _preprocessing(arguments, fold, bags, recipe),
                 **_extraction(bags),
+                "trained_on": members_of(bags, fold.numbers).record(),
             },
             "precision": "32-true",
         }

@@ -22,6 +22,7 @@ from structures import TargetCoding
 
 _SETTINGS = "settings.json"
 _FOLDS = "repeat*_fold*.json"
+_INNER = "grid*_fold*.json"  # of nested cross-validation
 
 
 def fold_name(key: FoldKey) -> str:
@@ -34,9 +35,15 @@ class FinishedFolds(NamedTuple):
 
     Attributes:
         folder: the folder.
+        grid: number of the combination of a grid whose inner folds are meant; None for the folds.
     """
 
     folder: Path
+    grid: int | None = None
+
+    def of_grid(self, number: int) -> FinishedFolds:
+        """Return the inner folds of a combination of a grid, in the same folder."""
+        return self._replace(grid=number)
 
     def begin(self, settings: Mapping[str, Any]) -> bool:
         """Create the folder, or go on in it; settings without a finished fold are replaced.
@@ -62,7 +69,7 @@ class FinishedFolds(NamedTuple):
             return False
         found = _read(file)
         changed = ["its settings cannot be read"] if found is None else differences(found, known)
-        if changed and not any(self.folder.glob(_FOLDS)):
+        if changed and not self._has_folds():
             write_json(file, known, indent=1)
             return False
         if changed:
@@ -91,6 +98,7 @@ class FinishedFolds(NamedTuple):
             None if selected is None else Selected(**selected),
             None if coding is None else TargetCoding.from_plain(coding),
             None if bags is None else TrainingBags.from_plain(bags),
+            external=tuple(np.array(p, dtype=np.float64) for p in found.get("external", ())),
         )
 
     def save(self, key: FoldKey, result: FoldResult) -> None:
@@ -102,28 +110,34 @@ class FinishedFolds(NamedTuple):
             "selected": None if selected is None else selected._asdict(),
             "coding": None if coding is None else coding.plain(),
             "training_bags": None if bags is None else bags.plain(),
+            **({"external": result.external} if result.external else {}),
         }
         write_json(self._file(key), content)
 
     def remove(self) -> None:
         """Delete the files, and the folder unless it has other files."""
-        for pattern in (_FOLDS, _SETTINGS, f".{_FOLDS}.*", f".{_SETTINGS}.*"):
-            for file in self.folder.glob(pattern):
+        for pattern in (_FOLDS, _INNER, _SETTINGS):
+            for file in (*self.folder.glob(pattern), *self.folder.glob(f".{pattern}.*")):
                 file.unlink(missing_ok=True)
         if not any(self.folder.iterdir()):
             self.folder.rmdir()
 
     def remove_without_folds(self) -> None:
         """Delete the folder if no fold is finished, so that wrong input leaves nothing behind."""
-        if self.folder.is_dir() and not any(self.folder.glob(_FOLDS)):
+        if self.folder.is_dir() and not self._has_folds():
             self.remove()
+
+    def _has_folds(self) -> bool:
+        return any(any(self.folder.glob(pattern)) for pattern in (_FOLDS, _INNER))
 
     def _others(self) -> Iterator[Path]:
         """Yield the files in the folder but those of a write that was killed."""
         return (file for file in self.folder.iterdir() if not file.name.startswith("."))
 
     def _file(self, key: FoldKey) -> Path:
-        return self.folder / f"{fold_name(key)}.json"
+        if self.grid is None:
+            return self.folder / f"{fold_name(key)}.json"
+        return self.folder / f"grid{self.grid}_{key[0]}_fold{key[2]}.json"  # the seed is its own
 
 
 def _read(file: Path) -> dict[str, Any] | None:

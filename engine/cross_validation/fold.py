@@ -26,7 +26,8 @@ BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 BagSet = BagFile | FeatureSet
 FoldKey = tuple[int, int, int]  # seed, repeat, fold
-FoldTask = tuple[npt.NDArray[np.int64], FoldKey]  # (B,) fold of each bag, and the key
+# (B,) fold of each bag, -1 for bags that take no part, and the key
+FoldTask = tuple[npt.NDArray[np.int64], FoldKey]
 
 _PREDICTION_BATCH = 256  # bags of an npz file; slides are read one by one
 CPU = torch.device("cpu")
@@ -81,6 +82,7 @@ class FoldResult:
         selected: which weights were selected, or None for the last ones.
         coding: coding of times and values, fitted on the training bags; None for classes.
         training_bags: what scores of times take from the training bags, or None.
+        external: predictions of all bags of each external set, as ``probabilities``.
     """
 
     test: BoolArray
@@ -89,6 +91,13 @@ class FoldResult:
     selected: Selected | None = None
     coding: TargetCoding | None = None
     training_bags: TrainingBags | None = None
+    external: tuple[FloatArray, ...] = ()
+
+
+def training_part(folds: npt.NDArray[np.int64], key: FoldKey) -> BoolArray:
+    """Return (B,) True for the bags of the other folds; those of -1 take no part."""
+    train: BoolArray = (folds != key[2]) & (folds >= 0)
+    return train
 
 
 def _no_progress(key: FoldKey, share: float) -> None:

@@ -37,6 +37,7 @@ from engine.cross_validation.fold import (
     FoldKey,
     FoldRecipe,
     FoldResult,
+    training_part,
 )
 from engine.cross_validation.reading import StepKeys, reader
 from engine.cross_validation.selection import Selected, Selector
@@ -65,7 +66,7 @@ def run_fold(
 
     Args:
         bags: the npz file, or the slides of a table.
-        folds: (B,) fold of each bag.
+        folds: (B,) fold of each bag; -1 for a bag that is neither trained on nor tested.
         recipe: training settings.
         key: (seed, repeat, fold); together with the bags and the recipe it determines the result.
         hooks: told about the training.
@@ -123,8 +124,8 @@ def prepare_fold(
 
     Seeds torch's random number generator, whose state afterwards is the one to train from.
     """
-    test = folds == key[2]
-    train, val = ~test, np.zeros_like(test)
+    test, train = folds == key[2], training_part(folds, key)
+    val = np.zeros_like(test)
     run_seed = int(keyed_generator(_TRAINING_PURPOSE, *key).integers(2**31))
     torch.manual_seed(run_seed)
     module = recipe.build(bags.num_classes, bags.in_features, bags.task)
@@ -192,9 +193,9 @@ def finish_fold(
         risks = training_risks(module, fold.whole_bags(chosen, recipe))
         module.training_bags = with_pass(module.training_bags, risks, fold.numbers, module)  # A632
     if fold.val.any() and selected is None:
-        scores = _predict(module, fold.whole_bags(fold.val, recipe))
+        scores = predict(module, fold.whole_bags(fold.val, recipe))
         module.threshold = youden_threshold(bags.labels[fold.val], scores)
-    scores = _predict(module, fold.whole_bags(fold.test, recipe))
+    scores = predict(module, fold.whole_bags(fold.test, recipe))
     of_targets = module.target_coding, module.training_bags
     result = FoldResult(fold.test, scores, module.threshold, selected, *of_targets)
     hooks.finished(key, fold, result)
@@ -318,7 +319,8 @@ def batches_of_steps(sampler: Any, steps: int, accumulate: int) -> Iterator[Step
         epoch += 1
 
 
-def _predict(module: MILModule, batches: Iterator[BagBatch]) -> FloatArray:
+def predict(module: MILModule, batches: Iterator[BagBatch]) -> FloatArray:
+    """Return the predictions of `MILModule.predicted` for batches on the module's device."""
     with torch.no_grad():
         parts = [module.predicted(module.network(bags)).to(CPU) for bags in batches]
     scores: FloatArray = torch.cat(parts).double().numpy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from engine.config.recipe import Recipe
 from engine.cross_validation.fold import BagSet, FoldRecipe
 from engine.cross_validation.recipe import Choice, data_settings, read_recipe
 from formats.feature_arrays import FeatureKeys
-from structures import BadDataPolicy
+from structures import BadDataPolicy, MILTask
 from structures.tasks import CLASS_TASKS
 
 
@@ -58,6 +58,35 @@ def inputs_once(config: Recipe, files: BagInputs, choice: Choice) -> tuple[FoldR
     targets = options_of(settings)._replace(labels_needed=True)
     if not files.of_slides:
         return recipe, _bag_file(files.data, policy, targets, named)
+    bags = slides_of(files, settings, named, task, targets)
+    if settings.get("augmented", False):
+        if recipe.plan.chunk_instances is not None:  # A693
+            raise ValueError(f"{config}: augmented draws whole bags; leave out chunk_instances")
+        bags.use_versions(range(len(bags)))
+    bags.keep_in_memory(range(len(bags)), settings.get("cache_gib", 0.0))
+    return recipe, bags
+
+
+def slides_of(
+    files: BagInputs,
+    settings: Mapping[str, Any],
+    names: Sequence[str] | None,
+    task: MILTask | None,
+    targets: TargetOptions,
+) -> FeatureSet:
+    """Return the slides of a table.
+
+    Args:
+        files: the table and its features.
+        settings: arguments of the data in the recipe.
+        names: names of the classes, or None to take them from the table.
+        task: what the labels are, or None to see it in the table.
+        targets: columns of times and values.
+
+    Raises:
+        ValueError: the table or a file is wrong.
+    """
+    policy = files.bad_data or settings.get("bad_data", "error")
     known: dict[str, str] = FeatureKeys()._asdict()
     keys: list[str] = [settings.get(f"{name}_key", default) for name, default in known.items()]
     unit, label = settings.get("bag", "slide"), settings.get("patient_label", "same")
@@ -66,13 +95,7 @@ def inputs_once(config: Recipe, files: BagInputs, choice: Choice) -> tuple[FoldR
         feature_folder(files, settings), FeatureKeys(*keys), unit == "patient", label
     )
     columns = settings.get("label_columns")
-    bags = FeatureSet(files.data, place, named, task, policy, columns, targets)
-    if settings.get("augmented", False):
-        if recipe.plan.chunk_instances is not None:  # A693
-            raise ValueError(f"{config}: augmented draws whole bags; leave out chunk_instances")
-        bags.use_versions(range(len(bags)))
-    bags.keep_in_memory(range(len(bags)), settings.get("cache_gib", 0.0))
-    return recipe, bags
+    return FeatureSet(files.data, place, names, task, policy, columns, targets)
 
 
 def _bag_file(

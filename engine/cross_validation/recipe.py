@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -109,6 +110,12 @@ def read_recipe(config: Path | Recipe, choice: Choice = LAST) -> FoldRecipe:
         selection=selection,
         num_workers=settings.get("num_workers", 0),
     )
+
+
+@functools.cache  # reading takes as long as a short training; every worker reads it once
+def read_once(config: Recipe, choice: Choice) -> FoldRecipe:
+    """Return what `read_recipe` reads, without reading it again."""
+    return read_recipe(config, choice)
 
 
 def _limits(config: Recipe, trainer: dict[str, Any]) -> dict[str, int | None]:

@@ -27,9 +27,12 @@ from datamodules.mil.targets.strata import unlabelled
 from engine.config.recipe import Recipe
 from engine.cross_validation.checkpoints import data_arguments, fold_checkpoints
 from engine.cross_validation.devices import FoldDevices
+from engine.cross_validation.extras import Extras, external_predictions, problems_of
 from engine.cross_validation.finished import FinishedFolds
 from engine.cross_validation.fold import BagSet, FoldRecipe, FoldResult, FoldTask
 from engine.cross_validation.inputs import BagInputs, bag_ids_of, class_names_of, read_inputs
+from engine.cross_validation.nested.outer import Trained, Trainer
+from engine.cross_validation.protocol import notes_of, protocol_of
 from engine.cross_validation.recipe import (
     LAST,
     Choice,
@@ -39,8 +42,9 @@ from engine.cross_validation.recipe import (
 )
 from engine.cross_validation.target_folds import check_targets, target_folds
 from engine.cross_validation.together import run_folds
-from engine.cross_validation.workers import Work, run_tasks
+from engine.cross_validation.workers import Work
 from evaluation.mil.cross_validation import FoldSummary
+from evaluation.mil.external import ExternalPredictions
 from evaluation.mil.fold_predictions import FoldPredictions
 from evaluation.targets.folds import FoldScores, TargetFolds, TimeOptions
 from structures import Problem
@@ -75,6 +79,8 @@ class CrossValidation:
         problems: problems of the bags that were left out.
         selected: which weights were selected in each fold, as plain values.
         details: further entries of the record, of times, values and grades.
+        external: predictions of external sets by the models of all folds.
+        nested: what each fold has chosen from a grid, as plain values.
     """
 
     metrics: dict[str, FoldSummary]
@@ -89,6 +95,8 @@ class CrossValidation:
     problems: tuple[Problem, ...] = ()
     selected: tuple[dict[str, Any], ...] = ()
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    external: tuple[ExternalPredictions, ...] = ()
+    nested: tuple[dict[str, Any], ...] = ()
 
     @property
     def fold_numbers(self) -> list[tuple[int, int]]:
@@ -128,6 +136,7 @@ def cross_validate(
     choice: Choice = LAST,
     keep: FoldFiles = FoldFiles(),  # noqa: B008
     options: TimeOptions = TimeOptions(),  # noqa: B008
+    extras: Extras = Extras(),  # noqa: B008
 ) -> CrossValidation:
     """Cross-validate a recipe on an npz file of bags or a table of slides.
 
@@ -144,36 +153,78 @@ def cross_validate(
         choice: whether the last or the best weights of a fold predict its test bags.
         keep: folders to write to.
         options: how times are scored.
+        extras: external sets to predict, and the grid of a nested cross-validation.
 
     Raises:
         ValueError: the recipe, a file or a number is wrong, or a folder is of another run.
     """
     start = time.perf_counter()
+    given = _read(Recipe.of(config), data, choice, options)
+    settings, files, devices, recipe, bags = given
+    folds = _divisions(bags, num_folds, repeats, seed)
+    tasks = [(folds[repeat], (seed, repeat, fold)) for repeat, fold in fold_numbers(folds)]
+    check_targets(bags, tasks, recipe)
+    sets = extras.check(settings, files, choice, bags, tasks)
+    reasons = _reasons_apart(bags, recipe, devices) if together else ["as asked for"]
+    together = together if extras.nested else not reasons
+    work = Work(settings, files, choice, together, external=extras.external)
+    work = _with_files(work, keep, recipe, bags, folds, seed, extras)
+    trainer = Trainer(work, bags, devices, workers, _reasons_apart)
+    trained = trainer.train(tasks, extras.nested, progress)
+    trained = trained._replace(reasons=reasons + trained.reasons)
+    notes = notes_of(settings, bags, recipe, num_folds, repeats)
+    return dataclasses.replace(
+        _result(given, folds, tasks, trained, options),
+        protocol=protocol_of(bags, recipe, tasks) + extras.protocol(bags),
+        seconds=time.perf_counter() - start,
+        notes=(*notes, *_fallbacks(recipe, tasks, trained.results)),
+        problems=(*bags.problems, *problems_of(sets)),
+        external=external_predictions(extras.external, sets, bags, tasks, trained.results, options),
+    )
+
+
+class _Read(NamedTuple):
+    settings: Recipe
+    files: BagInputs
+    devices: FoldDevices
+    recipe: FoldRecipe
+    bags: BagSet
+
+
+def _read(settings: Recipe, data: Path | BagInputs, choice: Choice, options: TimeOptions) -> _Read:
+    """Return everything that is read, after it was checked."""
     files = data if isinstance(data, BagInputs) else BagInputs(data)
-    settings = Recipe.of(config)
     devices = read_devices(settings, slides=files.of_slides)
     recipe, bags = read_inputs(settings, files, choice)
-    _check(settings, recipe, bags, options)
-    folds, tasks = _divisions(bags, num_folds, repeats, seed)
-    check_targets(bags, tasks, recipe)
-    reasons = _reasons_apart(bags, recipe, devices) if together else ["as asked for"]
-    work = _with_files(Work(settings, files, choice, not reasons), keep, recipe, bags, folds, seed)
-    results, why = run_tasks(work, tasks, devices, workers, progress)
-    found, scored = _scored(bags, folds, tasks, results, options)
-    notes = *_notes(settings, bags, recipe, num_folds, repeats), *_fallbacks(recipe, tasks, results)
+    _check(settings, recipe, bags)
+    options.check(bags.task)
+    if recipe.selection is not None:
+        recipe.selection.check_task(bags.task)
+    return _Read(settings, files, devices, recipe, bags)
+
+
+def _result(
+    given: _Read,
+    folds: npt.NDArray[np.int64],
+    tasks: Sequence[FoldTask],
+    trained: Trained,
+    options: TimeOptions,
+) -> CrossValidation:
+    """Return the scores of trained folds."""
+    results, reasons = trained.results, trained.reasons
+    found, scored = _scored(given.bags, folds, tasks, results, options)
     return CrossValidation(
         metrics=scored.summary(),
         folds=folds,
         probabilities=_probabilities(folds, tasks, results),
-        protocol=f"{len(tasks)} folds in {len(folds)} repeats {_protocol(bags, recipe, seed)}",
-        training=_training(reasons + why),
-        seconds=time.perf_counter() - start,
+        protocol="",
+        training=f"folds trained one by one: {reasons[0]}" if reasons else "folds trained together",
+        seconds=0.0,
         predictions=found,
-        device=str(devices),
-        notes=notes,
-        problems=bags.problems,
+        device=str(given.devices),
         selected=tuple(_selected(tasks, results)),
         details=scored.details() if isinstance(scored, FoldScores) else {},
+        nested=tuple(trained.record),
     )
 
 
@@ -204,10 +255,7 @@ def _fallbacks(
             )
 
 
-def _check(config: Recipe, recipe: FoldRecipe, bags: BagSet, options: TimeOptions) -> None:
-    options.check(bags.task)
-    if recipe.selection is not None:
-        recipe.selection.check_task(bags.task)
+def _check(config: Recipe, recipe: FoldRecipe, bags: BagSet) -> None:
     recipe.plan.check_classes(bags.num_classes, named=not bags.targets.apply)
     nothing = unlabelled(bags.labels)
     if nothing.all() or (has_classes(bags.task) and nothing.any()):
@@ -225,12 +273,16 @@ def _with_files(
     bags: BagSet,
     folds: npt.NDArray[np.int64],
     seed: int,
+    extras: Extras,
 ) -> Work:
     """Return the work with the folders to write to, which are begun or gone on with."""
     goes_on = False
     if keep.finished is not None:
         finished = FinishedFolds(keep.finished)
-        goes_on = finished.begin(_settings(work, recipe, bags, folds, seed))
+        goes_on = finished.begin(
+            _settings(work, recipe, bags, folds, seed)
+            | extras.settings(work.config, work.files, bags)
+        )
         work = work._replace(finished=finished)
     if keep.checkpoints is not None:
         if not goes_on and any(keep.checkpoints.glob("*.ckpt")):
@@ -271,10 +323,6 @@ def _settings(
     }
 
 
-def _training(reasons: Sequence[str]) -> str:
-    return f"folds trained one by one: {reasons[0]}" if reasons else "folds trained together"
-
-
 def _scored(
     bags: BagSet,
     folds: npt.NDArray[np.int64],
@@ -311,66 +359,11 @@ def _probabilities(
 
 def _divisions(
     bags: BagSet, num_folds: int | None, repeats: int | None, seed: int
-) -> tuple[npt.NDArray[np.int64], list[FoldTask]]:
-    """Return (R, B) test folds, and the folds to train."""
+) -> npt.NDArray[np.int64]:
+    """Return (R, B) test folds."""
     published = 0 if bags.published_folds is None else len(bags.published_folds)
     repeats = (min(5, published) if published else 5) if repeats is None else repeats
     if repeats < 1 or seed < 0:
         raise ValueError(f"need repeats >= 1 and seed >= 0, got {repeats} and {seed}")
     count = 10 if num_folds is None else num_folds
-    folds = np.stack([bags.folds(count, repeat, seed) for repeat in range(repeats)])
-    return folds, [(folds[repeat], (seed, repeat, fold)) for repeat, fold in fold_numbers(folds)]
-
-
-def _protocol(bags: BagSet, recipe: FoldRecipe, seed: int) -> str:
-    """Return a description of the origin of the folds and the training length."""
-    made = bags.published_folds is None
-    origin = f"stratified, seed {seed}" if made else "published"
-    origin += ", by patient" if bags.groups and made else ""
-    stages = " each" if recipe.first is None else " in each of two stages"
-    return f"({origin}), {_length(recipe)}{stages}{_selection(bags, recipe)}"
-
-
-def _selection(bags: BagSet, recipe: FoldRecipe) -> str:
-    """Return a description of the selection of weights, empty for the last ones."""
-    rule = recipe.selection
-    if rule is None:
-        return ""
-    unit = "training patients" if bags.groups else "training bags"
-    text = f", best {rule.monitor} on {rule.val_fraction:g} of the {unit}"
-    return text + "".join(
-        f", ended after {stop.patience} validations without a better {stop.monitor}"
-        for stop in rule.stopping
-    )
-
-
-def _length(recipe: FoldRecipe) -> str:
-    limits = {"steps": recipe.max_steps, "epochs": recipe.max_epochs}
-    return " or ".join(f"{limit} {name}" for name, limit in limits.items() if limit is not None)
-
-
-def _notes(
-    config: Recipe,
-    bags: BagSet,
-    recipe: FoldRecipe,
-    num_folds: int | None,
-    repeats: int | None,
-) -> Iterator[str]:
-    """Yield notes on arguments and recipe settings that do not apply to these bags."""
-    if bags.published_folds is not None:
-        published = len(bags.published_folds)
-        if num_folds is not None:
-            yield f"{bags.path} has published folds: --folds {num_folds} is not used"
-        if repeats is None and published < 5:
-            yield f"{bags.path} has published folds in {published} repeat(s): all of them are used"
-    elif bags.named_splits:
-        yield f"{bags.path}: its column split is not used, folds are made of all slides"
-    if isinstance(bags, FeatureSet):
-        if recipe.clip is not None:
-            yield "standardise and clip of the recipe are for npz files: slides stay as they are"
-    elif recipe.plan.max_instances is not None:
-        yield "max_instances of the recipe is for tables of slides: bags of the file stay whole"
-    given = config.section("data").get("init_args") or {}
-    if recipe.selection is not None and "val_fraction" in given:
-        share = recipe.selection.val_fraction
-        yield f"val_fraction of the recipe is for train.py: {share:g} is held out (--val-fraction)"
+    return np.stack([bags.folds(count, repeat, seed) for repeat in range(repeats)])

@@ -133,7 +133,7 @@ class Selection:
             task: task of the predictions.
             count: number of classes, bins, values or grades.
         """
-        undefined = _undefined(labels, task, count)
+        undefined = undefined_metrics(labels, task, count)
         rules = tuple(
             dataclasses.replace(rule, monitor="val/loss", mode="min")
             if rule.monitor in undefined
@@ -145,7 +145,7 @@ class Selection:
         return dataclasses.replace(self, monitor="val/loss", mode="min", stopping=rules)
 
 
-def _undefined(labels: npt.NDArray[Any], task: MILTask, count: int) -> set[str]:
+def undefined_metrics(labels: npt.NDArray[Any], task: MILTask, count: int) -> set[str]:
     """Return the metrics that are NaN on bags with these labels, whatever the predictions."""
     if task not in CLASS_TASKS:
         names = TARGET_METRICS[task]

@@ -8,7 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from datamodules.mil.targets.checks import check_training_targets
-from engine.cross_validation.fold import BagSet, FoldRecipe, FoldResult, FoldTask
+from engine.cross_validation.fold import (
+    BagSet,
+    FoldRecipe,
+    FoldResult,
+    FoldTask,
+    training_part,
+)
 from engine.cross_validation.folds import naming_fold, validation_bags
 from engine.cross_validation.inputs import bag_ids_of, class_names_of
 from evaluation.mil.collector import BagScores
@@ -31,7 +37,7 @@ def check_targets(bags: BagSet, tasks: Sequence[FoldTask], recipe: FoldRecipe) -
     if not bags.targets.apply:
         return
     for folds, key in tasks:
-        train = folds != key[2]
+        train = training_part(folds, key)
         if recipe.selection is not None:
             with naming_fold(key):
                 train &= ~validation_bags(bags, train, recipe.selection.val_fraction, key)

@@ -40,6 +40,7 @@ from engine.cross_validation.fold import (
     FoldRecipe,
     FoldResult,
     FoldTask,
+    training_part,
 )
 from engine.cross_validation.folds import (
     finish_fold,
@@ -157,7 +158,7 @@ def _run_together(
     most = max(1, min(MOST_FOLDS, _MOST_VALUES // max(bags.features.size, 1)))
     alike: dict[int, list[int]] = defaultdict(list)
     for number, (folds, key) in enumerate(tasks):
-        alike[int((folds != key[2]).sum())].append(number)
+        alike[int(training_part(folds, key).sum())].append(number)
     results: dict[int, FoldResult] = {}
     for numbers in alike.values():
         for part in np.array_split(np.array(numbers), -(-len(numbers) // most)):

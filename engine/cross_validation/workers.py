@@ -18,11 +18,21 @@ import torch
 from engine.config.recipe import Recipe
 from engine.cross_validation.checkpoints import FoldCheckpoints
 from engine.cross_validation.devices import FoldDevices
+from engine.cross_validation.external.sets import external_once, predict_external
 from engine.cross_validation.finished import FinishedFolds
-from engine.cross_validation.fold import Fold, FoldHooks, FoldKey, FoldResult, FoldTask
+from engine.cross_validation.fold import (
+    BagSet,
+    Fold,
+    FoldHooks,
+    FoldKey,
+    FoldRecipe,
+    FoldResult,
+    FoldTask,
+    training_part,
+)
 from engine.cross_validation.folds import run_fold
 from engine.cross_validation.inputs import BagInputs, inputs_once
-from engine.cross_validation.recipe import Choice
+from engine.cross_validation.recipe import Choice, read_once
 from engine.cross_validation.together import run_folds
 
 _TICK = 1.0  # seconds between reports of the progress
@@ -38,6 +48,8 @@ class Work(NamedTuple):
         together: whether to train folds together.
         finished: where results are kept, or None.
         checkpoints: writes the checkpoints, or None.
+        external: files of external sets, which each fold predicts too.
+        bags_by: recipe by which the bags are read, if the values of ``config`` are those of a grid.
     """
 
     config: Recipe
@@ -46,6 +58,16 @@ class Work(NamedTuple):
     together: bool
     finished: FinishedFolds | None = None
     checkpoints: FoldCheckpoints | None = None
+    external: tuple[BagInputs, ...] = ()
+    bags_by: Recipe | None = None
+
+    def inputs(self) -> tuple[FoldRecipe, BagSet, list[BagSet]]:
+        """Return the recipe, the bags and the external sets, which each process reads once."""
+        given = self.bags_by or self.config, self.files, self.choice
+        recipe, bags = inputs_once(*given)
+        if self.bags_by is not None:
+            recipe = read_once(self.config, self.choice)
+        return recipe, bags, [external_once(*given, source) for source in self.external]
 
     def result(self, task: FoldTask) -> FoldResult | None:
         """Return the result of a fold that an earlier run has finished, or None."""
@@ -109,7 +131,7 @@ def _parts(tasks: Sequence[FoldTask], count: int, together: bool) -> list[list[i
     if not together:
         return [[number] for number in range(len(tasks))]
     # Sort by number of training bags: only folds with equal numbers can be trained together.
-    sizes = [int((folds != key[2]).sum()) for folds, key in tasks]
+    sizes = [int(training_part(folds, key).sum()) for folds, key in tasks]
     order = np.argsort(sizes, kind="stable")
     return [part.tolist() for part in np.array_split(order, count)]
 
@@ -213,7 +235,8 @@ def _run(
     shares: MutableSequence[float],
     tick: Callable[[bool], None],
 ) -> _Done:
-    recipe, bags = inputs_once(work.config, work.files, work.choice)
+    recipe, bags, sets = work.inputs()
+    outcome: dict[FoldKey, FoldResult] = {}
     recipe = dataclasses.replace(recipe, device=device)
     place = {key: number for number, (_, key) in zip(numbers, tasks, strict=True)}
 
@@ -222,6 +245,10 @@ def _run(
         tick(False)
 
     def finished(key: FoldKey, fold: Fold, result: FoldResult) -> None:
+        if sets:
+            predicted = predict_external(fold, bags, sets, recipe)
+            result = dataclasses.replace(result, external=predicted)
+        outcome[key] = result
         if work.checkpoints is not None:
             work.checkpoints.write(key, fold, bags, recipe)
         if work.finished is not None:
@@ -231,5 +258,8 @@ def _run(
 
     hooks, reasons = FoldHooks(progress, finished), list[str]()
     if work.together:
-        return run_folds(bags, tasks, recipe, reasons.append, hooks), reasons
-    return [run_fold(bags, folds, recipe, key, hooks) for folds, key in tasks], []
+        run_folds(bags, tasks, recipe, reasons.append, hooks)
+    else:
+        for folds, key in tasks:
+            run_fold(bags, folds, recipe, key, hooks)
+    return [outcome[key] for _, key in tasks], reasons

@@ -223,6 +223,8 @@ def predict_bags(
     data_file: Path,
     features: Path | None = None,
     bad_data: BadDataPolicy = "error",
+    *,
+    allow_overlap: bool = False,
 ) -> BagPredictions:
     """Run a MIL checkpoint with the preprocessing that was fitted on its training bags.
 
@@ -231,23 +233,23 @@ def predict_bags(
         data_file: an npz file or a CSV of slides, of which all bags are scored. If the checkpoint
             was trained on the same file, only the test split of that training is scored. A recipe
             is also allowed; its test split is scored.
-        features: folder of the slides' features, if it does not follow from the CSV or the
-            checkpoint.
+        features: folder of the slides' features, if it does not follow from the others.
         bad_data: ``skip`` leaves out faulty bags, regardless of the recipe or the training.
+        allow_overlap: whether patients, or bags, that were trained on may be scored.
 
     Raises:
-        ValueError: a file is missing, broken, or does not fit the checkpoint, or its bags have no
-            labels.
+        ValueError: a file is missing, broken, or does not fit the checkpoint, its bags have no
+            labels, or some of them were trained on.
     """
     restored = restored_as(checkpoint, MILModule)
     named = getattr(class_of(restored.data), "path_argument", None)
     own = restored.data["init_args"].get(named)
-    everything = False
+    everything = is_own = False
     if data_file.suffix.lower() in (".yaml", ".yml"):
         section = read_data_section(data_file)
     elif own and Path(own).is_file() and file_hash(Path(own)) == file_hash(data_file):
         rank_zero_info(f"{data_file} was trained on: its test split is scored")
-        section = restored.data
+        section, is_own = restored.data, True
     else:
         section = data_at(data_file, restored.record, features)
         everything = True
@@ -258,7 +260,11 @@ def predict_bags(
     data: Any = instantiate_data(section, restored.facts["preprocessing"])
     _check_bags(data, data_file, restored.links)
     check_targets(data, data_file, restored.module)
-    _check_labels(data, data_file, "predict" if everything else "test")
+    split: BagSplit = "predict" if everything else "test"
+    _check_labels(data, data_file, split)
+    if not (is_own or allow_overlap):  # older checkpoints do not say what they were trained on
+        known = restored.facts.get("trained_on", {})
+        data.members(split).check_apart(known, data_file, f"the training bags of {checkpoint}")
     module: Any = restored.module
     bags = {"dataloaders": data.predict_dataloader()} if everything else {"datamodule": data}
     _trainer(restored.precision).test(module, verbose=False, **bags)

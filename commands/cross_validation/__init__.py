@@ -1,0 +1,1 @@
+"""Parts of `evaluate.py mil-cv`: external sets and nested cross-validation."""

@@ -1,0 +1,1 @@
+"""Whether a set of bags has patients or bags of another set."""

@@ -1,0 +1,1 @@
+"""Other sets of bags that the model of every fold of a cross-validation predicts."""
