@@ -86,8 +86,8 @@ def target_bags(task, sizes=SIZES, dtype=torch.float64, events=True):
     return dataclasses.replace(random_bags(sizes, dtype=dtype), labels=labels)
 
 
-def module_for(name, task, bags):
-    return prepare(build(name, task, TARGETS[task]), bags)
+def module_for(name, task, bags, **arguments):
+    return prepare(build(name, task, TARGETS[task], **arguments), bags)
 
 
 def check_gradients(gradients):
