@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 from pytorch_lightning.utilities import rank_zero_info
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datamodules.mil.base import IntArray, MILDataModule
 from datamodules.mil.feature_bags import FeatureBags
@@ -201,9 +201,9 @@ class FeatureBagsDataModule(MILDataModule):
             return FeatureBags(self.bags)
         return FeatureBags(self.bags, self.plan.max_instances, self.seed, self.bags.versions)
 
-    def training_batches(self) -> Sampler[list[SampleKey]]:
-        """Return the batch sampler of training; warn if bags are reduced."""
-        numbers, most = self.numbers("train"), self.plan.max_instances
+    def train_dataloader(self) -> DataLoader[BagBatch]:
+        """Return batches of training bags; say if they are not the whole bags as they are."""
+        most = self.plan.max_instances
         if self._cache_gib and self._kept < self._repeated:
             rank_zero_info(
                 f"{self._kept} of {self._repeated} training and validation bags fit into "
@@ -214,13 +214,18 @@ class FeatureBagsDataModule(MILDataModule):
                 f"each epoch draws a bag's features from {self.bags.versions} augmented versions "
                 "and those without augmentation. Evaluation reads the latter."
             )
-        if most is not None:
-            longer = int((self.bags.sizes[numbers] > most).sum())
+        numbers = self.numbers("train")
+        longer = 0 if most is None else int((self.bags.sizes[numbers] > most).sum())
+        if longer:
             rank_zero_info(
                 f"{longer} of {len(numbers)} training bags have more than {most} instances; each "
                 "epoch uses a new random subset of them. Evaluation reads whole bags."
             )
-        bags = self.bags
+        return super().train_dataloader()
+
+    def training_batches(self) -> Sampler[list[SampleKey]]:
+        """Return the batch sampler of training."""
+        bags, numbers = self.bags, self.numbers("train")
         kinds = drawn_by(bags.labels, self.task, bags.groups, numbers)
         return self.plan.build(numbers, kinds, bags.sizes, bags.weights, self.seed)
 

@@ -258,8 +258,7 @@ def predict_bags(
         changed["features"] = str(features)
     section = {**section, "init_args": {**section.get("init_args", {}), **changed}}
     data: Any = instantiate_data(section, restored.facts["preprocessing"])
-    _check_bags(data, data_file, restored.links)
-    check_targets(data, data_file, restored.module)
+    _check_bags(data, data_file, restored)
     split: BagSplit = "predict" if everything else "test"
     _check_labels(data, data_file, split)
     if not (is_own or allow_overlap):  # older checkpoints do not say what they were trained on
@@ -284,9 +283,10 @@ def _check_labels(data: MILDataModule, source: Path, split: BagSplit) -> None:
     labels = data.contents(split)[0]
     unknown = np.isnan(labels) if labels.dtype == np.float64 else labels < 0
     if labels.size and unknown.all():
+        kind = "" if data.task in CLASS_TASKS else f" of the task {data.task}"
         raise ValueError(
-            f"{source}: the bags have no labels, so they cannot be scored; add labels, or write "
-            "only scores by `python train.py predict`"
+            f"{source}: the bags have no labels{kind}, so they cannot be scored; add labels, or "
+            "write only scores by `python train.py predict`"
         )
 
 
@@ -309,10 +309,12 @@ def check_targets(data: Any, source: Path, module: Any) -> None:
         )
 
 
-def _check_bags(data: Any, source: Path, links: dict[str, Any]) -> None:
+def _check_bags(data: Any, source: Path, restored: Restored) -> None:
     """Reject data that does not match the model."""
+    links = restored.links
     if not isinstance(data, MILDataModule):
         raise ValueError(f"{source}: holds no bags ({type(data).__name__})")
+    check_targets(data, source, restored.module)
     if data.in_features != links["in_features"]:
         raise ValueError(
             f"{source}: bags have {data.in_features} features, the checkpoint was trained on "

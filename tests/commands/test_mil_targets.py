@@ -9,13 +9,17 @@ import torch
 import yaml
 
 import evaluate
+import segmil
 import train
 from engine.checkpoints.restore import restore
+from evaluation.targets.bags import TargetPredictions
 from evaluation.targets.concordance import ComparablePairs, harrell_c
 from evaluation.targets.training_bags import TrainingBags
+from lightning_modules.targets.checks import HEADLINE
 from tests.support.target_bags import bags_of, recipe
 
 TASKS = ["cox", "discrete_time", "regression", "ordinal"]
+PYTHON = {"cox": ["risk"], "regression": ["weight", "square"], "ordinal": ["low", "middle", "high"]}
 
 
 def run(*arguments):
@@ -40,6 +44,37 @@ def values(metrics):
     return {n: v for n, v in metrics.items() if n.startswith("bag_")}
 
 
+def check_validation(task, best):
+    """What the training logged of its best epoch is what best.ckpt says of the validation bags."""
+    with (best.parents[1] / "metrics.csv").open() as stream:
+        rows = [row for row in csv.DictReader(stream) if row.get(f"val/{HEADLINE[task]}")]
+    logged = max(rows, key=lambda row: float(row[f"val/{HEADLINE[task]}"]))
+    module, chosen = restore(best).module, np.arange(40, 64)
+    bags = bags_of(task)
+    with torch.no_grad():
+        output = module.network(bags)
+    found = output.risk(task) if task in TASKS[:2] else module.predicted(output)
+    labels, found = bags.labels.numpy()[chosen], found.double().numpy()[chosen]
+    metrics = TargetPredictions(task, tuple(map(str, chosen)), labels, found).metrics()
+    names = [HEADLINE[task]] if task in TASKS[:2] else metrics
+    for name in names:
+        assert float(logged[f"val/{name}"]) == pytest.approx(metrics[name], abs=1e-6), name
+
+
+def check_from_python(task, best, table):
+    """`segmil.load` predicts what the table has, by the same names and in the same units."""
+    model, bags = segmil.load(best, device="cpu"), bags_of(task)
+    with table.open() as stream:
+        rows = list(csv.DictReader(stream))
+    for row in rows[:2]:
+        features = bags.bag(int(row["bag_id"].removeprefix("b"))).features.numpy()
+        found = model.predict(features).probabilities
+        assert list(found) == PYTHON.get(task, [n for n in row if n[:4] in ("risk", "surv")])
+        prefix = {"regression": "prediction_", "ordinal": "score_"}.get(task, "")
+        for name, value in found.items():
+            assert value == pytest.approx(float(row[prefix + name]), rel=1e-5, abs=1e-6), name
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_validation_checkpoint_and_table_have_equal_numbers(task, tmp_path):
@@ -57,6 +92,8 @@ def test_validation_checkpoint_and_table_have_equal_numbers(task, tmp_path):
     offline = scored(tmp_path, "--ckpt", best, "--data", path)
     assert values(offline["metrics"]) == tested
     table = folder / "predictions/bags.csv"
+    check_validation(task, best)
+    check_from_python(task, best, table)
     words = ["--predictions", table, *(["--task", "ordinal"] if task == "ordinal" else [])]
     bare = scored(tmp_path, *words)
     pooled = scored(tmp_path, *words, "--unit", "patient") if task in TASKS[:2] else None
@@ -77,7 +114,6 @@ def test_validation_checkpoint_and_table_have_equal_numbers(task, tmp_path):
     risk = output.risk(task).numpy()
     np.testing.assert_allclose(kept.risk, np.sort(risk[:40]), rtol=0, atol=1e-6)
     assert (kept.baseline is not None) == (task == "cox")
-    from evaluation.targets.bags import TargetPredictions
     from evaluation.targets.tables import BinnedCurves, CoxCurves
 
     chosen = np.arange(64, 94)

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -49,24 +50,52 @@ def _parser():
     return parser
 
 
+@functools.cache
+def _parsed(text):
+    """Return a ``model`` section, its types checked; facts of the data are placeholders.
+
+    Checking them takes ten times as long as building the module does.
+    """
+    section = json.loads(text)
+    for fact, value in {"in_features": 1, "num_classes": 2, "task": "binary"}.items():
+        place(section, LINKS[fact], value)
+    return _parser().parse_object({"model": section})
+
+
 def module_of(section, in_features, num_classes, task):
     """Return the module of the ``model`` section of a recipe."""
-    section = copy.deepcopy(section)
+    config = _parsed(json.dumps(section)).clone()
     facts = {"in_features": in_features, "num_classes": num_classes, "task": task}
     for fact, value in facts.items():
-        place(section, LINKS[fact], value)
-    return _parser().instantiate_classes(_parser().parse_object({"model": section})).model
+        config[f"model.{LINKS[fact]}"] = value
+    return _parser().instantiate_classes(config).model
+
+
+def merged(section, changes):
+    """Return nested dictionaries with some values changed."""
+    deep = {k: merged(section[k], v) for k, v in changes.items() if isinstance(v, dict)}
+    return section | changes | deep
+
+
+def section_of(name, arguments):
+    """Return the ``model`` section of a recipe with other arguments of its model."""
+    changes = {"init_args": {"model": {"init_args": arguments}}}
+    return merged(settings(name)["model"], changes)
 
 
 @functools.cache
-def _built(name, in_features, num_classes, task):
+def _built(name, in_features, num_classes, task, arguments):
     torch.manual_seed(0)
-    return module_of(settings(name)["model"], in_features, num_classes, task)
+    return module_of(section_of(name, json.loads(arguments)), in_features, num_classes, task)
 
 
-def build(name, task="binary", num_classes=2, in_features=WIDTH):
-    """Return a new module with the recipe's widths; the weights are always the same."""
-    return copy.deepcopy(_built(name, in_features, num_classes, task))
+def build(name, task="binary", num_classes=2, in_features=WIDTH, **arguments):
+    """Return a new module with the recipe's widths, or other arguments of its model.
+
+    The weights are always the same.
+    """
+    known = json.dumps(arguments)
+    return copy.deepcopy(_built(name, in_features, num_classes, task, known))
 
 
 def random_bags(sizes, task="binary", num_classes=2, seed=0, dtype=torch.float32, width=WIDTH):

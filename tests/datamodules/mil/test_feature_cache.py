@@ -127,12 +127,12 @@ def test_workers_read_a_file_once_for_all_of_them(write_slides, options):
 def test_a_line_says_how_many_bags_fit(write_slides, caplog):
     data = FeatureBagsDataModule(write_slides(16, size=9), cache_gib=1.5e-5)
     with caplog.at_level("INFO"):
-        data.training_batches()
+        data.train_dataloader()
     kept = len(data.bags._cache.kept)
     assert 0 < kept < 14
     assert f"{kept} of 14 training and validation bags fit into 1.5e-05 GiB" in caplog.text
     assert data.bags._cache.bytes <= 1.5e-5 * 2**30
     caplog.clear()
     with caplog.at_level("INFO"):
-        FeatureBagsDataModule(write_slides(16, size=9, name="b"), cache_gib=1).training_batches()
+        FeatureBagsDataModule(write_slides(16, size=9, name="b"), cache_gib=1).train_dataloader()
     assert "cache_gib" not in caplog.text

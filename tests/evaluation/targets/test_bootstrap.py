@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from evaluation.targets.bootstrap import (
     bootstrap_intervals,
@@ -146,19 +147,61 @@ def test_few_events_grades_and_values_are_named():
     assert "grade 0 has 0 bags" in GradeScorer([-1], [[0.5, 0.5]]).too_few(units(1, ()))
 
 
+def drawn_times(count, of_patient, random):
+    """Exponential times with hazard exp(risk); a patient's bags share time and half of the risk."""
+    own = np.repeat(random.normal(size=count // of_patient), of_patient)
+    death = np.repeat(random.exponential(size=count // of_patient), of_patient) * np.exp(-own)
+    leave = np.repeat(random.exponential(3, count // of_patient), of_patient)
+    noise = random.normal(size=count) * (of_patient > 1)
+    return SurvivalScorer(survival_table(np.minimum(death, leave), death <= leave, own + noise))
+
+
+def levels(count, of_patient, cuts, random):
+    """Normal levels of which equally many lie between each two of the cuts, as draws keep them."""
+    edges = np.concatenate(([0], norm.cdf(cuts), [1]))
+    part = np.arange(count // of_patient) % (len(cuts) + 1)
+    return np.repeat(norm.ppf(random.uniform(edges[part], edges[part + 1])), of_patient)
+
+
+def erring(level, of_patient, random):
+    """Levels that are wrong, in part alike for a patient's bags."""
+    shared = np.repeat(random.normal(size=len(level) // of_patient), of_patient)
+    return level + (shared + random.normal(size=len(level))) / 2
+
+
+def drawn_values(count, of_patient, random):
+    value = levels(count, of_patient, norm.ppf([0.25, 0.5, 0.75]), random)
+    says = erring(value, of_patient, random)
+    return ValueScorer(value_table(value[:, None], says[:, None]))
+
+
+def drawn_grades(count, of_patient, random):
+    cuts = [-0.7, 0.0, 0.7]
+    level = levels(count, of_patient, cuts, random)
+    says = np.searchsorted(cuts, erring(level, of_patient, random))
+    return GradeScorer(np.searchsorted(cuts, level), np.eye(4)[says])
+
+
 @pytest.mark.slow
-def test_intervals_cover_the_truth():
-    # Exponential times with hazard exp(risk), risks normal: C over all pairs of a large sample.
-    random = np.random.default_rng(0)
-
-    def bags(count):
-        risk = random.normal(size=count)
-        death, leave = random.exponential(np.exp(-risk)), random.exponential(3, count)
-        return survival_table(np.minimum(death, leave), death <= leave, risk)
-
-    truth = score(SurvivalScorer(bags(200_000))).metrics["bag_c_index"]
+@pytest.mark.parametrize("of_patient", [1, 2])
+@pytest.mark.parametrize(
+    ("drawn", "metric"),
+    [
+        (drawn_times, "bag_c_index"),
+        (drawn_values, "bag_r2"),
+        (drawn_grades, "bag_quadratic_kappa"),
+    ],
+)
+def test_intervals_cover_the_truth(drawn, metric, of_patient):
+    """Of bags, and of patients with two bags that are alike; the truth is that of many bags."""
+    random, sets = np.random.default_rng(0), 120
+    units_of_set = 80 if metric == "bag_c_index" else 160
+    truth = score(drawn(100_000, of_patient, random)).metrics[metric]
     covered = 0
-    for _ in range(200):
-        low, high = bootstrap_intervals(SurvivalScorer(bags(80)), draws=200)["bag_c_index"]
+    for _ in range(sets):
+        scorer = drawn(units_of_set * of_patient, of_patient, random)
+        patients = [f"p{number // of_patient}" for number in range(scorer.count)]
+        low, high = bootstrap_intervals(scorer, patients=patients, draws=150)[metric]
         covered += low <= truth <= high
-    assert covered / 200 == pytest.approx(0.95, abs=0.045)
+    # 95 % and three standard deviations of a share of 120
+    assert covered / sets == pytest.approx(0.95, abs=0.06)

@@ -16,7 +16,7 @@ from datamodules.mil.base import select_bags
 from datamodules.mil.digit_bags import DigitBagsDataModule
 from evaluation.mil.scores import evaluate_bags
 from lightning_modules.staged import StagedMILModule
-from tests.support.mil_recipes import NAMES, module_of, prepare, settings
+from tests.support.mil_recipes import NAMES, module_of, prepare, section_of, settings
 
 pytestmark = pytest.mark.slow
 
@@ -90,12 +90,6 @@ def train(module, bags, name, epochs):
     return module
 
 
-def merged(section, changes):
-    """Return nested dictionaries with some values changed."""
-    deep = {k: merged(section[k], v) for k, v in changes.items() if isinstance(v, dict)}
-    return section | changes | deep
-
-
 def auroc(name, bags, test, seed, drawn=False):
     """Train a recipe's model, after its first stage if it has one, and score it on test bags.
 
@@ -105,8 +99,7 @@ def auroc(name, bags, test, seed, drawn=False):
     if drawn and name not in DRAWN_AS_LONG:
         epochs = int(DRAWN_SHARE * epochs)
     torch.manual_seed(seed)
-    changes = {"init_args": {"model": {"init_args": ARGUMENTS.get(name, {})}}}
-    section = merged(settings(name)["model"], changes)
+    section = section_of(name, ARGUMENTS.get(name, {}))
     facts = (bags.features.shape[1], 2, "binary")
     module = module_of(section, *facts)
     if isinstance(module, StagedMILModule):

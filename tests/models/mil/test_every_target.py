@@ -86,8 +86,8 @@ def target_bags(task, sizes=SIZES, dtype=torch.float64, events=True):
     return dataclasses.replace(random_bags(sizes, dtype=dtype), labels=labels)
 
 
-def module_for(name, task, bags):
-    return prepare(build(name, task, TARGETS[task]), bags)
+def module_for(name, task, bags, **arguments):
+    return prepare(build(name, task, TARGETS[task], **arguments), bags)
 
 
 def check_gradients(gradients):
@@ -188,14 +188,20 @@ def test_training_steps_of_single_bags(name, task):
     module = without_dropout(module_for(name, task, bags).double().train())
     left_out = joint_terms(module)
     state = {n: v.clone() for n, v in module.state_dict().items()}
-    together, _ = training_step(module, bags, leave_out=left_out)
-    sums = dict.fromkeys(together, 0.0)
+    together, gradients = training_step(module, bags, leave_out=left_out)
+    gradients = {n: None if g is None else g.clone() for n, g in gradients.items()}
+    sums, total = dict.fromkeys(together, 0.0), {}
     for bag in bags.bags():
         module.load_state_dict(state)
-        for term, value in training_step(module, bag, leave_out=left_out)[0].items():
+        terms, apart = training_step(module, bag, leave_out=left_out)
+        for term, value in terms.items():
             sums[term] += value.detach() / 4
+        for parameter, gradient in apart.items():
+            if gradient is not None:
+                total[parameter] = total.get(parameter, 0.0) + gradient / 4
     for term, value in together.items():
         assert_close(value.detach(), sums[term])
+    assert_gradients(gradients, {n: total.get(n) for n in gradients}, name)
 
 
 @pytest.mark.parametrize(
