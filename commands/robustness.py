@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     origins = {path: read_origin(path) for path in args.cells}
     summary = summarise(grids, args.reference)
     for part in tables(summary, grids, args.reference):
-        show(*part)
+        show(*part, width=100)
     path, notes = path_of(origins)
     notes = [*summary.notes, *notes]
     for note in notes:

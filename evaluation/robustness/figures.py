@@ -37,25 +37,32 @@ def plot_robustness(grids: Mapping[str, Grid], summary: Summary) -> Figure:
     metric = metrics_of(grids[models[0]], task)[0]
     names = ordered(grids, task)
     values = {model: array_of(grids[model], metric, names) for model in models}
-    panels = _panels(names)
+    panels = _panels(names, {} if task == "bag" else GROUPS)
     columns = min(5 if len(models) > 1 else 3, max(len(panels), 1))  # of curves
     maps, curves = -(-len(models) // _ACROSS), -(-len(panels) // columns) or 1
     heights = [maps * (1.1 + 0.23 * max(len(names), 3)), curves * 2.5 + 0.3 + 0.1 * len(models)]
     width = max(6.5, 2.0 + 3.1 * min(_ACROSS, len(models)), 2.6 * columns)
     figure = Figure(figsize=(width, sum(heights)), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=heights)
-    _draw_maps(upper, values, names, summary.metrics, metric)
-    _draw_curves(lower, values, panels, title_of(metric), columns)
+    parts: Any = figure.subfigures(2, 1, height_ratios=heights)
+    _draw_maps(parts[0], values, names, summary.metrics, metric)
+    _draw_curves(parts[1], values, panels, metric, columns)
     return figure
 
 
-def _panels(names: Sequence[str]) -> dict[str, list[int]]:
+def _panels(
+    names: Sequence[str], known_groups: Mapping[str, Sequence[str]]
+) -> dict[str, list[int]]:
     """Return the rows of each panel of curves by its title."""
-    groups = {group: [n for n in own if n in names] for group, own in GROUPS.items()}
-    groups["extra"] = [name for name in names if name in EXTRA]
+    groups = {group: [n for n in own if n in names] for group, own in known_groups.items()}
+    groups["extra"] = [name for name in names if known_groups and name in EXTRA]
     known = {name for own in groups.values() for name in own}
     groups |= {name.replace("_", " "): [name] for name in names if name not in known}
     return {title: [names.index(n) for n in own] for title, own in groups.items() if own}
+
+
+def _from_zero(metric: str) -> bool:
+    """Return whether axes and colours begin at 0: AP does, metrics of bags have other floors."""
+    return not metric.startswith("bag_")
 
 
 def _draw_maps(
@@ -69,7 +76,10 @@ def _draw_maps(
 
     every = np.concatenate([[clean, *found.ravel()] for clean, found in values.values()])
     known = every[np.isfinite(every)]
-    low, high = min(0.0, float(known.min())), float(known.max()) or 1.0
+    low, high = float(known.min()), float(known.max())
+    if _from_zero(metric):
+        low = 0.0
+    high = high if high > low else low + 1
     across = min(_ACROSS, len(values))
     panels = figure.subplots(-(-len(values) // across), across, squeeze=False, sharey=True)
     colours = colormaps["viridis"].with_extremes(bad=_MISSING)
@@ -84,7 +94,7 @@ def _draw_maps(
         axes.set_xticks(range(len(SEVERITIES)), [str(s) for s in SEVERITIES])
         axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
         axes.tick_params(length=0)
-        means = [f"{word} {number(metrics[model].get(f'{metric}_{key}'))}"
+        means = [f"{word} {number(metrics[model].get(f'{metric}_{key}'), 3)}"
                  for word, key in (("clean", "clean"), ("mPC", "mpc"), ("rPC", "rpc"))]  # fmt: skip
         axes.set_title("\n".join([*textwrap.wrap(model, 30), " · ".join(means)]), fontsize=9)
         axes.set_xlabel("severity", fontsize=9)
@@ -97,17 +107,19 @@ def _draw_curves(
     figure: FigureBase,
     values: Mapping[str, tuple[float, FloatArray]],
     groups: Mapping[str, Sequence[int]],
-    title: str,
+    metric: str,
     columns: int,
 ) -> None:
     lines = -(-len(groups) // columns) or 1
     panels = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    levels = np.array([0, *SEVERITIES])
     for axes, (group, rows) in zip(panels.flat, groups.items(), strict=False):
         for number_, (model, (clean, found)) in enumerate(values.items()):
             style: dict[str, Any] = {"marker": "o", "markersize": 3.5, "linewidth": 1.5}
-            line = [clean, *found[list(rows)].mean(axis=0)]
+            line = np.array([clean, *found[list(rows)].mean(axis=0)])
+            known = np.isfinite(line)
             label = model if axes is panels.flat[0] else None
-            axes.plot((0, *SEVERITIES), line, color=f"C{number_ % 10}", label=label, **style)
+            axes.plot(levels[known], line[known], color=f"C{number_ % 10}", label=label, **style)
         axes.set_title(group, fontsize=10)
         axes.set_xticks((0, *SEVERITIES))
         axes.set_xlabel("severity (0: clean)", fontsize=9)
@@ -115,7 +127,8 @@ def _draw_curves(
     for axes in panels.flat[len(groups) :]:
         axes.set_axis_off()
     for row in panels:
-        row[0].set_ylabel(title, fontsize=9)
-    panels[0, 0].set_ylim(bottom=min(0.0, panels[0, 0].get_ylim()[0]))
+        row[0].set_ylabel(title_of(metric), fontsize=9)
+    if _from_zero(metric):
+        panels[0, 0].set_ylim(bottom=0.0)
     if len(values) > 1 and groups:
         figure.legend(loc="outside lower center", fontsize=9, ncols=2, frameon=False)

@@ -113,7 +113,7 @@ def read_grids(files: Sequence[Path]) -> dict[str, Grid]:
         for model, grid in found.items():
             if model in grids:
                 reason = f"is also in {grids[model].file}"
-                remedy = "name its cells otherwise in the column model, or the file if it has none"
+                remedy = "rename it in the column model, or the file if it has no such column"
                 problems.append(Problem(path, model, None, reason, remedy, kind="model"))
             else:
                 grids[model] = grid

@@ -36,7 +36,7 @@ def mean_performance(values: FloatArray) -> FloatArray:
     return mean
 
 
-def relative_performance(clean: FloatArray, values: FloatArray) -> FloatArray:
+def relative_performance(clean: FloatArray | float, values: FloatArray) -> FloatArray:
     """Return rPC (...) of (...) clean and (..., C, S) corrupted values; NaN if clean is not > 0."""
     return _ratio(mean_performance(values), np.asarray(clean))  # A790
 
@@ -47,7 +47,10 @@ def degradation(values: FloatArray, reference: FloatArray) -> FloatArray:
 
 
 def relative_degradation(
-    clean: FloatArray, values: FloatArray, clean_reference: FloatArray, reference: FloatArray
+    clean: FloatArray | float,
+    values: FloatArray,
+    clean_reference: FloatArray | float,
+    reference: FloatArray,
 ) -> FloatArray:
     """Return rCD (..., C) of (...) clean and (..., C, S) corrupted values.
 
@@ -179,7 +182,7 @@ class _ModelSummary:
             if not self.over[task]:  # only a clean cell: nothing to take a mean of
                 values = np.full((1, len(SEVERITIES)), np.nan)
             found[f"{name}_mpc"] = float(mean_performance(values))
-            found[f"{name}_rpc"] = float(relative_performance(np.float64(clean), values))
+            found[f"{name}_rpc"] = float(relative_performance(clean, values))
             if task != "bag" and {*EXTRA} & {*corruptions_of(self.grid, task)}:
                 both = array_of(self.grid, name, (*BENCHMARK, *EXTRA))[1]
                 found[f"{name}_mpc_all"] = float(mean_performance(both))
@@ -206,10 +209,9 @@ class _ModelSummary:
         start = task if name == metrics_of(self.grid, task)[0] else name
         clean, values = array_of(self.grid, name, over)
         clean_reference, reference = array_of(self.reference, name, over)
-        clean_values = np.float64(clean), values, np.float64(clean_reference), reference
         return {
             f"{start}_cd": degradation(values, reference),
-            f"{start}_rcd": relative_degradation(*clean_values),
+            f"{start}_rcd": relative_degradation(clean, values, clean_reference, reference),
         }
 
     def notes(self) -> Iterator[str]:
@@ -221,13 +223,13 @@ class _ModelSummary:
                 if lacking:
                     groups.setdefault((what, tuple(lacking)), []).append(name)
         for (what, missing), names in groups.items():
-            count = f"{len(missing)} cell{'s' * (len(missing) > 1)}"
-            cells = _some([CLEAN if name == CLEAN else f"{name} {s}" for name, s in missing])
-            yield f"{what} of {_some(names)} undefined, because of {count} missing: {cells}"
+            count = "1 cell is" if len(missing) == 1 else f"{len(missing)} cells are"
+            cells = _some(_by_name(missing))
+            yield f"no {what} of {_some(names)}, because {count} missing: {cells}"
         for task, name in self.names:
             clean, values = array_of(self.grid, name, self.over[task])
             if clean <= 0 and np.isfinite(values).all():
-                yield f"rPC of {name} undefined, because its clean value is {clean:g}"
+                yield f"no rPC of {name}, because its clean value is {clean:g}"
             yield from self._undefined_degradation(task, name)
 
     def _wanted(self, task: str) -> Iterator[tuple[str, list[tuple[str, int]]]]:
@@ -236,7 +238,7 @@ class _ModelSummary:
         yield "rPC", [(CLEAN, 0)]
         yield "mPC and rPC", places(over)[1:]
         others = [name for name in corruptions_of(self.grid, task) if name not in over]
-        yield "means", places(others)[1:]
+        yield "mean over severities", places(others)[1:]
 
     def _undefined_degradation(self, task: str, name: str) -> Iterator[str]:
         if self.reference is None or name in LOWER_IS_BETTER:
@@ -244,7 +246,7 @@ class _ModelSummary:
         over = self.over[task]
         both = [array_of(grid, name, over) for grid in (self.grid, self.reference)]
         if np.isnan(both[1][1]).all():
-            yield f"CD of {name} undefined, because the reference has no such values"
+            yield f"no CD of {name}, because the reference has no such values"
         if np.isnan([clean for clean, _ in both]).any():
             return
         complete = np.isfinite(np.concatenate([v for _, v in both], axis=1)).all(axis=1)
@@ -253,7 +255,20 @@ class _ModelSummary:
                     if known and np.isnan(value)]  # fmt: skip
             if lost:
                 what = "falls" if key.endswith("_rcd") else "errs"
-                yield f"{key} undefined for {_some(lost)}, where the reference never {what}"
+                yield f"no {key} of {_some(lost)}, where the reference never {what}"
+
+
+def _by_name(missing: Sequence[tuple[str, int]]) -> list[str]:
+    """Return cells in words, a corruption at a time; without severities if all are missing.
+
+    >>> _by_name([("clean", 0), ("fog", 1), ("fog", 3), *((("snow", s) for s in range(1, 6)))])
+    ['clean', 'fog 1 3', 'snow']
+    """
+    found: dict[str, list[int]] = {}
+    for name, severity in missing:
+        found.setdefault(name, []).append(severity)
+    whole = ([0], list(SEVERITIES))
+    return [n if s in whole else f"{n} {' '.join(map(str, s))}" for n, s in found.items()]
 
 
 def _some(names: Any) -> str:

@@ -11,8 +11,12 @@ from evaluation.robustness.grid import METRICS, Grid
 from evaluation.robustness.names import BENCHMARK, EXTRA, GROUPS
 from evaluation.robustness.scores import Summary, corruptions_of, metrics_of, tasks_of
 
-_WORDS = {"segm_map": "mask AP", "box_map": "box AP", "bag_auroc": "AUROC of bags"}
-_WIDTH = 45  # characters of all names of models up to which they are columns
+_WORDS = {
+    "segm_map": "mask AP", "box_map": "box AP", "bag_auroc": "AUROC of bags",
+    "segm_cd": "CD of masks", "box_cd": "CD of boxes", "bag_cd": "CD of bags",
+}  # fmt: skip
+_COLUMNS = 7  # of numbers of models in a table
+_WIDTH = 24  # characters of all names of models up to which they are columns
 
 Part = tuple[str, list[str], list[list[Any]]]  # title, columns, rows
 
@@ -39,10 +43,14 @@ def tables(summary: Summary, grids: Mapping[str, Grid], reference: str | None = 
             for model in models
         ]
         found.append((_title(metric, reference), ["model", *columns], rows))
-        shown = {(model, metric): short[model] for model in models}
-        if reference is not None:
-            shown |= {(m, f"{task}_cd"): f"CD {short[m]}" for m in models if m != reference}
-        found.append(_by_corruption(summary, metric, shown, ordered(grids, task)))
+        shown = [(model, metric, short[model]) for model in models]
+        ratios = [(m, f"{task}_cd", f"CD {short[m]}") for m in models if m != reference]
+        ratios = [] if reference is None else ratios
+        together = len(shown) + len(ratios) <= _COLUMNS
+        for part in [[*shown, *ratios]] if together else [shown, ratios]:
+            for start in range(0, len(part), _COLUMNS):
+                columns_ = part[start : start + _COLUMNS]
+                found += _by_corruption(summary, task, columns_, ordered(grids, task))
     return found
 
 
@@ -53,17 +61,21 @@ def _title(metric: str, reference: str | None) -> str:
 
 def _by_corruption(
     summary: Summary,
-    metric: str,
-    shown: Mapping[tuple[str, str], str],
+    task: str,
+    shown: Sequence[tuple[str, str, str]],
     corruptions: Sequence[str],
-) -> Part:
-    """Return a table with a column for each (model, number) of ``shown``, which names it."""
-    rows = [
-        [name, group_of(name), *(summary.corruptions[m].get(name, {}).get(key) for m, key in shown)]
-        for name in corruptions
-    ]
-    title = f"{title_of(metric)} by corruption, mean over severities 1 to 5"
-    return title, ["corruption", "group", *shown.values()], rows
+) -> list[Part]:
+    """Return a table with a column for each (model, number, title), or none without any value."""
+    rows: list[list[Any]] = []
+    for name in corruptions:
+        group = [] if task == "bag" else [group_of(name)]
+        values = [summary.corruptions[m].get(name, {}).get(key, math.nan) for m, key, _ in shown]
+        rows += [[name, *group, *values]] * (not all(map(math.isnan, values)))
+    first = shown[0][1]
+    title = f"{title_of(first)} by corruption"
+    title += "" if first.endswith("_cd") else ", mean over severities 1 to 5"
+    header = ["corruption", *["group"] * (task != "bag"), *(title for *_, title in shown)]
+    return [(title, header, rows)] if rows else []
 
 
 def title_of(metric: str) -> str:
@@ -109,12 +121,13 @@ def _told(model: str, short: Mapping[str, str]) -> str:
     return model if short[model] == model else f"{short[model]}: {model}"
 
 
-def number(value: float | None) -> str:
-    """Return a value as it is drawn, without its zero.
+def number(value: float | None, decimals: int = 2) -> str:
+    """Return a value as it is drawn, without the zero before its point.
 
-    >>> number(0.342), number(1.0), number(-0.05), number(float("nan"))
-    ('.34', '1.00', '-.05', '-')
+    >>> number(0.342), number(1.0), number(-0.05, 3), number(float("nan"))
+    ('.34', '1.00', '-.050', '-')
     """
     if value is None or math.isnan(value):
         return "-"
-    return f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.2f}"
+    text = f"{value:.{decimals}f}"
+    return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
