@@ -281,8 +281,7 @@ class CellWriter:
         self._metrics = {model: list(metrics[model]) for model in self.grids}
 
     def _write(self) -> None:
-        with atomic_write(self.path, durable=True) as file:
-            file.write("".join([_HEADER, "\n", *self._texts.values()]).encode())
+        _replace(self.path, "".join([_HEADER, "\n", *self._texts.values()]))
 
     def _write_origin(self) -> None:
         models = {
@@ -290,11 +289,18 @@ class CellWriter:
             for model, metrics in self._metrics.items()
         }
         record = {"shared": self.origin.shared(), "models": models}
-        with atomic_write(origin_path(self.path), durable=True) as file:
-            file.write(f"{json.dumps(record, indent=1)}\n".encode())
+        _replace(origin_path(self.path), json.dumps(record, indent=1) + "\n")
 
     def _problem(self, reason: str, remedy: str) -> DataProblems:
         return DataProblems([Problem(self.path, None, None, reason, remedy)])
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file unless it has the text already."""
+    content = text.encode()
+    if not path.exists() or path.read_bytes() != content:
+        with atomic_write(path, durable=True) as file:
+            file.write(content)
 
 
 def _text(model: str, place: Place, values: Mapping[str, float]) -> str:
