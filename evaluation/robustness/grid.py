@@ -212,5 +212,5 @@ def _range_fault(task: str, metric: str, value: float) -> str:
     if value > 1 + _ROUNDING:
         return "write fractions, not percent"
     if value < 0 and metric not in _SIGNED:
-        return "the smallest value is 0; leave the line out where the metric has no value"
+        return "the smallest value is 0; leave the line out where the metric has no value"  # A796
     return ""

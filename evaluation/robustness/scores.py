@@ -8,7 +8,7 @@ P is a metric on clean data and P_cs on data with the corruption c at the severi
   sum_s (1 - P_cs) / sum_s (1 - P^ref_cs). mCD is its mean over corruptions.
 - rCD_c, relative degradation: sum_s (P - P_cs) / sum_s (P^ref - P^ref_cs), and its mean.
 
-mPC and rPC are from Michaelis et al. 2019 (arXiv 1907.07484, section 3.2), CD and rCD from Kamann
+mPC and rPC are from Michaelis et al. 2019 (arXiv 1907.07484), CD and rCD from Kamann
 and Rother 2020 (arXiv 1908.05005), after Hendrycks and Dietterich 2019. Shapes: C corruptions, S
 severities; leading dimensions, such as bootstrap draws, are kept.
 """
@@ -174,7 +174,7 @@ class _ModelSummary:
         self.names = [(task, name) for task in tasks_of(grid) for name in metrics_of(grid, task)]
 
     def metrics(self) -> dict[str, float]:
-        """Return the means over the corruptions."""
+        """Return the means over the corruptions, NaN if a cell is missing (A792)."""
         found: dict[str, float] = {}
         for task, name in self.names:
             clean, values = array_of(self.grid, name, self.over[task])
@@ -187,6 +187,7 @@ class _ModelSummary:
                 both = array_of(self.grid, name, (*BENCHMARK, *EXTRA))[1]
                 found[f"{name}_mpc_all"] = float(mean_performance(both))
             for key, each in self._degradations(task, name, self.over[task]).items():
+                # A795
                 found[key.replace("_cd", "_mcd")] = float(np.mean(each)) if each.size else np.nan
         return found
 

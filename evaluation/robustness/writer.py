@@ -125,7 +125,7 @@ class CellWriter:
         summary = summarise(table.grids)
 
     Entering locks the table, drops a cell that is not complete, and reads the others. A table of a
-    model that the origin does not name is refused; models may be added.
+    model that the origin does not name is refused; models may be added (A793).
 
     Args:
         path: the table; missing folders are created.
@@ -274,7 +274,7 @@ class CellWriter:
         for _, row in read_rows(self.path)[1]:
             model, place = row["model"].strip(), (row["corruption"].strip(), int(row["severity"]))
             self._texts[model, place] = _text(model, place, grids[model].cells[place])
-        model, place = next(reversed(self._texts))
+        model, place = next(reversed(self._texts))  # A794
         if {*grids[model].cells[place]} < {*metrics[model]}:
             del self._texts[model, place], grids[model].cells[place]
         self.grids = {model: grid for model, grid in grids.items() if grid.cells}
