@@ -10,7 +10,7 @@ import numpy as np
 
 from evaluation.robustness.grid import Grid
 from evaluation.robustness.names import EXTRA, GROUPS, SEVERITIES
-from evaluation.robustness.scores import FloatArray, Summary, array_of, metrics_of
+from evaluation.robustness.scores import FloatArray, Summary, array_of, main_metric
 from evaluation.robustness.tables import models_by_task, number, ordered, title_of
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def plot_robustness(grids: Mapping[str, Grid], summary: Summary) -> Figure:
     from matplotlib.figure import Figure
 
     task, models = next(iter(models_by_task(grids).items()))
-    metric = metrics_of(grids[models[0]], task)[0]
+    metric = str(main_metric(grids, task))
     names = ordered(grids, task)
     values = {model: array_of(grids[model], metric, names) for model in models}
     panels = _panels(names, {} if task == "bag" else GROUPS)

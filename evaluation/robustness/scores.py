@@ -107,9 +107,11 @@ def summarise(
     if reference is not None and reference not in grids:
         raise ValueError(f"--reference {reference}: no such model; there are {', '.join(grids)}")
     over = {task: _benchmark(grids, task) for task in METRICS} | dict(benchmark or {})
+    main = {task: main_metric(grids, task) for task in METRICS}
     metrics, corruptions, notes = {}, {}, []
     for model, grid in grids.items():
-        own = _ModelSummary(grid, None if reference is None else grids[reference], over)
+        compared = None if reference is None else grids[reference]
+        own = _ModelSummary(grid, compared, over, main)
         metrics[model], corruptions[model] = own.metrics(), own.corruptions()
         notes += [f"{model}: {note}" for note in own.notes()]
     return Summary(metrics, corruptions, {m: _nested(grid) for m, grid in grids.items()}, notes)
@@ -138,9 +140,15 @@ def tasks_of(grid: Grid) -> list[str]:
 
 
 def metrics_of(grid: Grid, task: str) -> list[str]:
-    """Return the metrics of a task for which a model has values; the first is the main one."""
+    """Return the metrics of a task for which a model has values."""
     found = {name for cell in grid.cells.values() for name in cell}
     return [name for name in metric_names(task) if name in found]
+
+
+def main_metric(grids: Mapping[str, Grid], task: str) -> str | None:
+    """Return the first metric of a task for which one of the models has values, or None."""
+    found = {name for grid in grids.values() for name in metrics_of(grid, task)}
+    return next((name for name in metric_names(task) if name in found), None)
 
 
 def array_of(grid: Grid, metric: str, corruptions: Sequence[str]) -> tuple[float, FloatArray]:
@@ -165,12 +173,17 @@ class _ModelSummary:
         grid: its cells.
         reference: cells of the reference, or None.
         over: task -> corruptions over which means are taken.
+        main: task -> the metric of which CD and rCD have the name of the task.
     """
 
     def __init__(
-        self, grid: Grid, reference: Grid | None, over: Mapping[str, Sequence[str]]
+        self,
+        grid: Grid,
+        reference: Grid | None,
+        over: Mapping[str, Sequence[str]],
+        main: Mapping[str, str | None],
     ) -> None:
-        self.grid, self.reference, self.over = grid, reference, over
+        self.grid, self.reference, self.over, self.main = grid, reference, over, main
         self.names = [(task, name) for task in tasks_of(grid) for name in metrics_of(grid, task)]
 
     def metrics(self) -> dict[str, float]:
@@ -207,7 +220,7 @@ class _ModelSummary:
         """Return (C,) CD and rCD by their names; none without a reference or for errors."""
         if self.reference is None or name in LOWER_IS_BETTER:  # A790
             return {}
-        start = task if name == metrics_of(self.grid, task)[0] else name
+        start = task if name == self.main[task] else name
         clean, values = array_of(self.grid, name, over)
         clean_reference, reference = array_of(self.reference, name, over)
         return {

@@ -9,7 +9,7 @@ from typing import Any
 from evaluation.report.model_table import letter
 from evaluation.robustness.grid import METRICS, Grid
 from evaluation.robustness.names import BENCHMARK, EXTRA, GROUPS
-from evaluation.robustness.scores import Summary, corruptions_of, metrics_of, tasks_of
+from evaluation.robustness.scores import Summary, corruptions_of, main_metric, tasks_of
 
 _WORDS = {
     "segm_map": "mask AP", "box_map": "box AP", "bag_auroc": "AUROC of bags",
@@ -32,7 +32,7 @@ def tables(summary: Summary, grids: Mapping[str, Grid], reference: str | None = 
     short = short_names(list(grids))
     found: list[Part] = []
     for task, models in models_by_task(grids).items():
-        metric = metrics_of(grids[models[0]], task)[0]
+        metric = str(main_metric(grids, task))
         columns = {"clean": f"{metric}_clean", "mPC": f"{metric}_mpc", "rPC": f"{metric}_rpc"}
         if any(f"{metric}_mpc_all" in summary.metrics[model] for model in models):
             columns["mPC of 19"] = f"{metric}_mpc_all"

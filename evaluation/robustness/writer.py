@@ -89,7 +89,13 @@ def read_origin(cells: Path) -> dict[str, Any] | None:
         whole = False
     if not whole:
         reason = f"does not say what {cells.name} was made from"
-        raise DataProblems([Problem(path, None, None, reason, "remove both files")])
+        raise DataProblems(
+            [
+                Problem(
+                    path, None, None, reason, "restore it, or write to another table with --cells"
+                )
+            ]
+        )
     return {"shared": found["shared"], "models": found["models"]}
 
 
@@ -181,6 +187,8 @@ class CellWriter:
             ValueError: the table has the cell, the origin does not name the model, or no metric of
                 a table has a value.
         """
+        if self._lock is None:
+            raise RuntimeError(f"{self.path} is not open; use the writer as a context")
         if model not in self.origin.checkpoints:
             raise ValueError(f"{model} is not among {', '.join(self.origin.checkpoints)}")
         if (model, corruption, severity) in self:
@@ -272,7 +280,10 @@ class CellWriter:
     def _take(self, grids: dict[str, Grid], metrics: Mapping[str, list[str]]) -> None:
         """Take over the cells, except for a last one that lacks a metric of the model's first."""
         for _, row in read_rows(self.path)[1]:
-            model, place = row["model"].strip(), (row["corruption"].strip(), int(row["severity"]))
+            model, place = (
+                row["model"].strip(),
+                (row["corruption"].strip(), int(float(row["severity"]))),
+            )
             self._texts[model, place] = _text(model, place, grids[model].cells[place])
         model, place = next(reversed(self._texts))  # A794
         if {*grids[model].cells[place]} < {*metrics[model]}:

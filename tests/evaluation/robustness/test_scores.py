@@ -174,6 +174,15 @@ def test_bags_are_averaged_over_all_shifts(tmp_path):
     assert own["b"]["bag_auroc_mpc"] == pytest.approx(0.7 - 0.3 - 0.003, rel=1e-12)
 
 
+def test_a_task_has_one_main_metric(tmp_path):
+    auroc = random_grid(tmp_path, 0, ("bag_auroc", "bag_f1"))
+    f1 = random_grid(tmp_path, 1, ("bag_f1",))
+    metrics = summarise({"f1": f1, "both": auroc}, "both").metrics
+    assert {"bag_mcd", "bag_f1_mcd"} <= {*metrics["both"]}
+    assert "bag_mcd" not in metrics["f1"]
+    assert metrics["f1"]["bag_f1_mcd"] > 0
+
+
 def test_an_unknown_reference(tmp_path):
     with pytest.raises(ValueError, match="--reference c: no such model; there are a, b"):
         summarise({name: random_grid(tmp_path, 0) for name in "ab"}, "c")

@@ -66,6 +66,11 @@ def test_the_same_command_again_predicts_nothing(tmp_path):
     table = path.read_bytes()
     assert evaluate(path) == []
     assert path.read_bytes() == table
+    path.write_bytes(
+        table.replace(b"fog,5,", b"fog,5.0,").replace(b"\n", b"\r\n")
+    )  # as others save
+    assert evaluate(path) == []
+    assert path.read_bytes() == table
     more = dataclasses.replace(ORIGIN, checkpoints={"a": "1a", "b": "1b", "c": "1c"})
     assert evaluate(path, [*ALL, ("c", "clean", 0)], more) == [("c", "clean", 0)]
 
@@ -160,6 +165,8 @@ def test_cells_that_cannot_be_added(tmp_path):
         ):
             with pytest.raises(ValueError, match=told):
                 table.add(*cell, metrics)
+    with pytest.raises(RuntimeError, match="is not open"):
+        table.add("a", "fog", 2, {"segm_map": 0.5})
     ((_, cells),) = read_grids([tmp_path / "cells.csv"]).items()
     assert cells.cells == {("fog", 1): {"segm_map": 0.5}}
 
