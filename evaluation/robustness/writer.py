@@ -89,13 +89,8 @@ def read_origin(cells: Path) -> dict[str, Any] | None:
         whole = False
     if not whole:
         reason = f"does not say what {cells.name} was made from"
-        raise DataProblems(
-            [
-                Problem(
-                    path, None, None, reason, "restore it, or write to another table with --cells"
-                )
-            ]
-        )
+        remedy = "restore it, or write to another table with --cells"
+        raise DataProblems([Problem(path, None, None, reason, remedy)])
     return {"shared": found["shared"], "models": found["models"]}
 
 
@@ -251,6 +246,7 @@ class CellWriter:
         if origin is None:
             reason = f"has no {origin_path(self.path).name} that says what it was made from"
             raise self._problem(reason, _OTHER)
+        self._check(origin, [])
         if whole != text:
             with atomic_write(self.path, durable=True) as file:
                 file.write(whole)
@@ -269,7 +265,9 @@ class CellWriter:
             if found["shared"].get(name) != shared.get(name)
         ]
         for model in models:
-            if model not in known or model not in self.origin.checkpoints:
+            if model not in known:
+                wrong.append(f"nothing says what its cells of {model} were made from")
+            elif model not in self.origin.checkpoints:
                 wrong.append(f"it has cells of {model}, which is not evaluated now")
             elif known[model]["checkpoint"] != self.origin.checkpoints[model]:
                 old, new = known[model]["checkpoint"], self.origin.checkpoints[model]
@@ -280,10 +278,8 @@ class CellWriter:
     def _take(self, grids: dict[str, Grid], metrics: Mapping[str, list[str]]) -> None:
         """Take over the cells, except for a last one that lacks a metric of the model's first."""
         for _, row in read_rows(self.path)[1]:
-            model, place = (
-                row["model"].strip(),
-                (row["corruption"].strip(), int(float(row["severity"]))),
-            )
+            model = row["model"].strip()
+            place = (row["corruption"].strip(), int(float(row["severity"])))
             self._texts[model, place] = _text(model, place, grids[model].cells[place])
         model, place = next(reversed(self._texts))  # A794
         if {*grids[model].cells[place]} < {*metrics[model]}:

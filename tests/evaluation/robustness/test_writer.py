@@ -108,6 +108,8 @@ def test_a_table_that_breaks_off_anywhere(tmp_path):
 def test_a_table_of_another_evaluation(tmp_path, change, told):
     path = tmp_path / "cells.csv"
     evaluate(path)
+    if "checkpoints" not in change:
+        path.write_bytes(path.read_bytes() + b"a,sno")  # also where it breaks off
     before = [file.read_bytes() for file in (path, origin_path(path))]
     other = dataclasses.replace(ORIGIN, **change)
     with pytest.raises(DataProblems, match=told) as error:
@@ -122,7 +124,11 @@ def test_a_table_of_another_evaluation(tmp_path, change, told):
 def test_a_table_of_unknown_origin(tmp_path):
     path = tmp_path / "cells.csv"
     evaluate(path)
-    record = origin_path(path)
+    record, table = origin_path(path), path.read_text()
+    path.write_text(table + "c,fog,1,segm,map,0.5\n")
+    with pytest.raises(DataProblems, match="nothing says what its cells of c were made from"):
+        evaluate(path)
+    path.write_text(table)
     for text in ("{", "[]", '{"shared": {}, "models": {"a": {}}}', '{"shared": {}, "models": 3}'):
         record.write_text(text)
         with pytest.raises(DataProblems, match=r"does not say what cells.csv was made from"):
