@@ -28,10 +28,11 @@ quickstart-wsi: setup
 # Compiled tests are kept whatever the environment says: compiling takes ten seconds of each process.
 test check: export PYTHONDONTWRITEBYTECODE =
 
-# Quick and slow tests in two processes of one thread each; the tests of a file stay together.
+# Quick and slow tests in two processes of one thread each; the tests of a file stay together, and
+# files keep the order of tests/conftest.py.
 test: export OMP_NUM_THREADS = 1
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: export OMP_NUM_THREADS = 1
 check: setup

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -39,6 +40,12 @@ settings.register_profile(
 )
 settings.register_profile("thorough", deadline=None, max_examples=1000, database=None)
 settings.load_profile("repeatable")
+
+
+def pytest_collection_modifyitems(items):
+    """Put files with slow tests first, so that no process waits long for another at the end."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 def pytest_collection_finish():

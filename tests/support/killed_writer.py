@@ -1,0 +1,128 @@
+"""Processes that write cells of pretended models and are killed; run as a script with a folder.
+
+``random``: killed ten times at random moments. ``calls``: killed before each call that opens,
+renames or removes a file of the folder, one process for each. Both then let a last process finish
+the table, and write as JSON what the tests count.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from evaluation.robustness.grid import places
+from evaluation.robustness.names import BENCHMARK
+from evaluation.robustness.writer import CellWriter, Origin
+
+MODELS = ("a", "b")
+ORIGIN = Origin({name: f"hash of {name}" for name in MODELS}, data="d", seed=0)
+
+
+def pretended(model, corruption, severity):
+    """Return the metrics of a cell, different in each."""
+    value = (len(corruption) * 7 + severity * 3 + ord(model)) % 97 / 97
+    return {"segm_map": value, "segm_map_50": value / 3, "box_map": value / 7, "box_ar_1": 0.5}
+
+
+def evaluate(folder, corruptions, severities, seconds=0.0):
+    """Write the cells that are missing; predictions and finished cells go into a log."""
+    log = os.open(folder.with_suffix(".log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    with CellWriter(folder / "cells.csv", ORIGIN) as table:
+        for place in places(corruptions, severities):
+            for model in MODELS:
+                if (model, *place) not in table:
+                    os.write(log, f"predicted {model} {place[0]} {place[1]}\n".encode())
+                    time.sleep(seconds)
+                    table.add(model, *place, pretended(model, *place))
+                    os.write(log, f"written {model} {place[0]} {place[1]}\n".encode())
+
+
+def fork(work):
+    """Run ``work`` in a new process and return its id."""
+    process = os.fork()
+    if process == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return process
+
+
+def killed_at(folder, call, work):
+    """Run ``work`` in this process, killed before a call on the folder's files."""
+    count = -1
+
+    def hook(event, arguments):
+        nonlocal count
+        if event in {"open", "os.rename", "os.remove"} and str(folder) in str(arguments[0]):
+            count += 1
+            if count == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+    work()
+
+
+def counted(folder):
+    """Return the table and how often cells were predicted and written."""
+    lines = folder.with_suffix(".log").read_text().splitlines()
+    log = Counter(tuple(line.split(" ", 1)) for line in lines)
+    by_word = {
+        word: [n for (w, _), n in log.items() if w == word] for word in ("predicted", "written")
+    }
+    return {
+        "table": (folder / "cells.csv").read_text(),
+        "files": sorted(path.name for path in folder.iterdir()),
+        "cells": len(by_word["predicted"]),
+        "predictions": sum(by_word["predicted"]),
+        "most_written": max(by_word["written"]),
+    }
+
+
+def ended(process):
+    """Wait for a process; return whether it was killed, and fail if it failed."""
+    status = os.waitpid(process, 0)[1]
+    if os.WIFSIGNALED(status):
+        return True
+    assert os.WEXITSTATUS(status) == 0, "a process failed"
+    return False
+
+
+def at_random(root):
+    """Kill a process at ten random moments."""
+    folder, kills, drawn = root / "killed", 0, random.Random(0)
+    work = lambda: evaluate(folder, BENCHMARK, (1, 2, 3, 4, 5), 0.001)  # noqa: E731
+    for _ in range(10):
+        process = fork(work)
+        time.sleep(drawn.uniform(0.005, 0.06))
+        os.kill(process, signal.SIGKILL)
+        kills += ended(process)
+    unfinished = counted(folder)["table"].count("\n") != 1 + 76 * 2 * 3
+    ended(fork(work))
+    return counted(folder) | {"kills": kills, "unfinished": unfinished}
+
+
+def at_calls(root):
+    """Kill a process before each of its calls."""
+    found = []
+    for call in range(1000):
+        folder = root / f"call{call}"
+        work = lambda folder=folder: evaluate(folder, ["fog"], (5,))  # noqa: E731
+        killed = ended(fork(lambda folder=folder, n=call, w=work: killed_at(folder, n, w)))
+        if not killed:
+            return found
+        ended(fork(work))
+        found.append(counted(folder))
+    raise AssertionError("the process never ends")
+
+
+if __name__ == "__main__":
+    os.fsync = lambda _: None  # what a killed process has written is there without it
+    place = Path(sys.argv[1])
+    sys.stdout.write(json.dumps({"random": at_random(place), "calls": at_calls(place)}))
