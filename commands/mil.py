@@ -12,6 +12,7 @@ from commands._arguments import (
     add_features,
     add_input,
     add_out,
+    add_output,
     decision_threshold,
     positive,
     seed,
@@ -60,6 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("mean", "max"),
         help="with --unit patient: mean of the bags' probabilities (default), or the largest",
     )
+    add_output(
+        parser,
+        "--save-predictions",
+        metavar="F.csv",
+        help="write the scored bags or patients as a table of predictions",
+    )
     add_features(parser)
     add_allow_overlap(parser)
     add_target_arguments(parser)
@@ -71,6 +78,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
     from evaluation.mil.class_scorer import ClassScorer
+    from evaluation.mil.scored_files import write_scored
     from evaluation.mil.scores import confusion_matrix, evaluate_bags
     from evaluation.report.record import report
 
@@ -101,6 +109,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     notes += [few] if few else []
     for note in notes:
         print(f"note: {note}")
+    if args.save_predictions is not None:
+        write_scored(args.save_predictions, found, threshold)
+        print(f"written: {args.save_predictions}")
     matrix = confusion_matrix(scores.labels, scores.probabilities, task, threshold)
     scorer = ClassScorer(scores.labels, scores.probabilities, task, threshold, found.classes)
     more = score_further(args, further, Scored(scorer, scores.bag_ids, scores.groups))

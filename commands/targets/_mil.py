@@ -87,6 +87,7 @@ def score_targets(
     """
     import numpy as np
 
+    from evaluation.mil.scored_files import write_scored_targets
     from evaluation.report.record import report
     from evaluation.statistics.sample_size import withheld
     from evaluation.targets.bootstrap import bootstrap_intervals, units
@@ -112,6 +113,9 @@ def score_targets(
     notes += [f"{name} is undefined: {reason}" for name, reason in scores.undefined.items()]
     for note in notes:
         print(f"note: {note}")
+    if args.save_predictions is not None:
+        write_scored_targets(args.save_predictions, bags, scorer)
+        print(f"written: {args.save_predictions}")
     if args.figure is not None and args.calibrate is None:
         _draw(scorer, bags.names, args)
     more = score_further(args, further, Scored(scorer, bags.bag_ids, bags.groups))
