@@ -78,7 +78,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
     from evaluation.mil.class_scorer import ClassScorer
-    from evaluation.mil.scored_files import write_scored
     from evaluation.mil.scores import confusion_matrix, evaluate_bags
     from evaluation.report.record import report
 
@@ -109,9 +108,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     notes += [few] if few else []
     for note in notes:
         print(f"note: {note}")
-    if args.save_predictions is not None:
-        write_scored(args.save_predictions, found, threshold)
-        print(f"written: {args.save_predictions}")
+    _write(args, found, threshold)
     matrix = confusion_matrix(scores.labels, scores.probabilities, task, threshold)
     scorer = ClassScorer(scores.labels, scores.probabilities, task, threshold, found.classes)
     more = score_further(args, further, Scored(scorer, scores.bag_ids, scores.groups))
@@ -130,6 +127,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         ],
     }
     return report(sys.argv, metrics, files=(*files, *further.files), seed=args.seed, **extra)
+
+
+def _write(args: argparse.Namespace, found: BagPredictions, threshold: float) -> None:
+    if args.save_predictions is not None:
+        from evaluation.mil.scored_files import write_scored
+
+        write_scored(args.save_predictions, found, threshold)
+        print(f"written: {args.save_predictions}")
 
 
 def _intervals(
