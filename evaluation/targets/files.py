@@ -176,7 +176,9 @@ def read_predictions(
     if kind is not None and task is not None:
         what = "times" if kind == "discrete_time" else "values"
         reason = f"has the columns of {what}, not of {task}"
-        raise _refusal(path, [(reason, f"leave out --task, or give a table of {task}")])
+        raise _refusal(
+            path, [(reason, "give a table of grades, or leave out --task if it is given")]
+        )
     if kind is None:
         found = read_bag_csv(
             path, policy, repeated=repeated, patients=patients, unlabelled=task is not None

@@ -211,7 +211,7 @@ def test_a_table_of_values_and_one_of_grades(tmp_path):
         (HEAD + "b,1,1,0,.5,1.5\n", [], "survival_5 is '1.5'"),
         (HEAD + "b,1,1,0,.9,.5\n", [], "survival rises with time"),
         ("bag_id,time,event\nb,1,1\n", [], "column risk missing"),
-        (HEAD + "".join(ROWS), ["--task", "ordinal"], "columns of times, not of ordinal"),
+        (HEAD + "".join(ROWS), ["--task", "ordinal"], "not of ordinal; give a table of grades"),
         (HEAD + "".join(ROWS), ["--threshold", "0.5"], "--threshold has no effect"),
         (HEAD + "".join(ROWS), ["--tau", "-1"], "tau must be a time above 0"),
         (HEAD + "".join(ROWS), ["--unit", "patient"], "column patient_id missing"),
