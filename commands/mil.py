@@ -12,6 +12,7 @@ from commands._arguments import (
     add_features,
     add_input,
     add_out,
+    add_output,
     decision_threshold,
     positive,
     seed,
@@ -60,6 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("mean", "max"),
         help="with --unit patient: mean of the bags' probabilities (default), or the largest",
     )
+    add_output(
+        parser,
+        "--save-predictions",
+        metavar="F.csv",
+        help="write the scored bags or patients as a table of predictions",
+    )
     add_features(parser)
     add_allow_overlap(parser)
     add_target_arguments(parser)
@@ -101,6 +108,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     notes += [few] if few else []
     for note in notes:
         print(f"note: {note}")
+    _write(args, found, threshold)
     matrix = confusion_matrix(scores.labels, scores.probabilities, task, threshold)
     scorer = ClassScorer(scores.labels, scores.probabilities, task, threshold, found.classes)
     more = score_further(args, further, Scored(scorer, scores.bag_ids, scores.groups))
@@ -119,6 +127,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         ],
     }
     return report(sys.argv, metrics, files=(*files, *further.files), seed=args.seed, **extra)
+
+
+def _write(args: argparse.Namespace, found: BagPredictions, threshold: float) -> None:
+    if args.save_predictions is not None:
+        from evaluation.mil.scored_files import write_scored
+
+        write_scored(args.save_predictions, found, threshold)
+        print(f"written: {args.save_predictions}")
 
 
 def _intervals(

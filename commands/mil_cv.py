@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,7 +130,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         name = f"{' + '.join(map(str, args.config))} on {args.data}"
     for note in (result.training, *result.notes):
         print(f"note: {note}")
-    rows = [(k, v["mean"], v["std"], len(v["folds"])) for k, v in result.metrics.items()]
+    rows = [(k, v["mean"], v["std"], _defined(v["folds"])) for k, v in result.metrics.items()]
     title = f"{name}: {result.protocol}"
     show(title, ["metric", "mean", "std over folds", "values"], rows)
     show_details(result.details)
@@ -160,6 +161,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     )
     _forget_finished(args, record)
     return record
+
+
+def _defined(values: list[float]) -> int:
+    """Return the number of folds whose value counts for the mean."""
+    return sum(math.isfinite(value) for value in values)
 
 
 def _trained(args: argparse.Namespace) -> CrossValidation:

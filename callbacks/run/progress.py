@@ -52,6 +52,9 @@ class ProgressBar(RichProgressBar):
         metrics: Sequence[str] = (
             "val/segm_map",
             "val/bag_auroc",
+            "val/bag_c_index",
+            "val/bag_r2",
+            "val/bag_quadratic_kappa",
             "val/known_segm_map",
             "val/novel_segm_ar_100",
         ),

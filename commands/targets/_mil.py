@@ -112,8 +112,7 @@ def score_targets(
     notes += [f"{name} is undefined: {reason}" for name, reason in scores.undefined.items()]
     for note in notes:
         print(f"note: {note}")
-    if args.figure is not None and args.calibrate is None:
-        _draw(scorer, bags.names, args)
+    _write(args, bags, scorer)
     more = score_further(args, further, Scored(scorer, bags.bag_ids, bags.groups))
     extra: dict[str, Any] = {
         **report_bad_data((*found.problems, *problems)),
@@ -129,6 +128,17 @@ def score_targets(
     }
     files = (*found.files, *further.files)
     return report(sys.argv, metrics, files=files, seed=args.seed, **extra)
+
+
+def _write(args: argparse.Namespace, bags: TargetPredictions, scorer: Scorer) -> None:
+    """Write the table and the figure that are asked for."""
+    if args.save_predictions is not None:
+        from evaluation.mil.scored_files import write_scored_targets
+
+        write_scored_targets(args.save_predictions, bags, scorer)
+        print(f"written: {args.save_predictions}")
+    if args.figure is not None and args.calibrate is None:
+        _draw(scorer, bags.names, args)
 
 
 def _draw(scorer: Scorer, names: Sequence[str], args: argparse.Namespace) -> None:

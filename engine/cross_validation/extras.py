@@ -53,7 +53,7 @@ class Extras(NamedTuple):
             return ""
         metric, folds = self.nested.of_task(bags.task), self.nested.folds
         file = self.nested.grid.file
-        return f"; values of {file} instead, chosen by {metric} on {folds} inner folds"
+        return f"; values of {file} chosen by {metric} on {folds} inner folds"
 
     def settings(self, config: Recipe, files: BagInputs, bags: BagSet) -> dict[str, Any]:
         """Return what of it determines the results, as plain values; empty if nothing is asked."""

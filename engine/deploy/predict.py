@@ -276,6 +276,7 @@ def predict_bags(
         target=(
             None if module.task in CLASS_TASKS else module.target_predictions(module.bag_scores)
         ),
+        names=tuple(module.class_names),
     )
 
 

@@ -32,6 +32,7 @@ class BagPredictions(NamedTuple):
             column ``threshold`` of a table; None if it is not known.
         files: the files that were read.
         target: the predictions where the target is a time, values or a grade, else None.
+        names: name of each class of a checkpoint; may be empty.
     """
 
     scores: BagScores
@@ -41,6 +42,7 @@ class BagPredictions(NamedTuple):
     threshold: float | None = None
     files: tuple[Path, ...] = ()
     target: TargetPredictions | None = None
+    names: tuple[str, ...] = ()
 
 
 class _Layout(NamedTuple):

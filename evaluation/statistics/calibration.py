@@ -287,8 +287,9 @@ def survival_calibration(
 
     Returns:
         ``times``: for each time its ``predicted`` mean, ``observed`` share, the interval ``low`` to
-        ``high`` and the bags ``at_risk``; and ``groups``, for each risk group that has bags its
-        ``group``, ``bags`` and ``times``.
+        ``high`` and the bags ``at_risk``, observed share and interval NaN after the last time of
+        the bags unless all have had the event; and ``groups``, for each risk group that has bags
+        its ``group``, ``bags`` and ``times``.
 
     Raises:
         ValueError: the table has no survival curves.
@@ -318,10 +319,13 @@ def _beside(
     chosen: npt.NDArray[np.bool_],
     level: float,
 ) -> list[dict[str, Any]]:
-    curve = kaplan_meier(table.time[chosen], table.event[chosen], level)
-    low, high = curve.interval_at(times)
-    at_risk = numbers_at_risk(table.time[chosen], times)
+    own = table.time[chosen]
+    curve = kaplan_meier(own, table.event[chosen], level)
+    at_risk = numbers_at_risk(own, times)
     mean, seen = predicted[chosen].mean(axis=0), curve.curve.at(times)
+    # Nobody was followed for so long, so that a curve above 0 says nothing there.  # A760
+    beyond = (times > own.max()) & (seen > 0)
+    seen, low, high = (np.where(beyond, np.nan, v) for v in (seen, *curve.interval_at(times)))
     columns = zip(times, mean, seen, low, high, at_risk, strict=True)
     names = ("time", "predicted", "observed", "low", "high")
     return [

@@ -29,6 +29,7 @@ from evaluation.mil.csv_rows import (
 from evaluation.mil.predictions_csv import BagPredictions, read_bag_csv
 from evaluation.targets.bags import TargetPredictions
 from evaluation.targets.censoring import FloatArray
+from evaluation.targets.patients import MeanCurves
 from evaluation.targets.survival_scores import default_times
 from evaluation.targets.tables import BinnedCurves
 from evaluation.targets.training_bags import TrainingBags
@@ -39,16 +40,22 @@ from structures.tasks import TIME_TASKS
 _ROUNDING = 1e-9  # by which survival in a table may rise
 
 
-def write_target_csv(path: Path, found: TargetPredictions, bags: TrainingBags | None) -> None:
+def write_target_csv(
+    path: Path,
+    found: TargetPredictions,
+    bags: TrainingBags | None = None,
+    times: FloatArray | None = None,
+) -> None:
     """Write a line for each bag; unknown labels are left empty.
 
     Args:
         path: the file.
         found: predictions of times or values.
         bags: training bags of times, whose event times are taken where none is known of the bags.
+        times: those of ``survival_<t>`` of a Cox model, or None for the default.
     """
     patients = [[group] for group in found.groups] or [[]] * len(found.bag_ids)
-    times = _own_times(found, bags) if found.task in TIME_TASKS else None
+    times = _own_times(found, bags, times) if found.task in TIME_TASKS else None
     columns = target_columns(found, times)
     header = ["bag_id", *columns, *["patient_id"] * bool(found.groups)]
     cells = zip(*columns.values(), strict=True)
@@ -79,10 +86,16 @@ def _of_times(found: TargetPredictions, times: FloatArray) -> dict[str, list[str
     return columns
 
 
-def _own_times(found: TargetPredictions, bags: TrainingBags | None) -> FloatArray:
+def _own_times(
+    found: TargetPredictions, bags: TrainingBags | None, wanted: FloatArray | None
+) -> FloatArray:
     """Return the times of the columns of a table that is not one of several models."""
-    if isinstance(found.curves, BinnedCurves):
-        return found.curves.edges
+    # A mean of curves that are linear between the same edges is linear there, too.
+    curves = found.curves.curves if isinstance(found.curves, MeanCurves) else found.curves
+    if isinstance(curves, BinnedCurves):
+        return curves.edges
+    if wanted is not None:
+        return wanted
     (time, event), known = found.labels.T, found.known
     times = default_times(time[known], event[known] == 1)
     if not times.size and bags is not None:
@@ -163,7 +176,9 @@ def read_predictions(
     if kind is not None and task is not None:
         what = "times" if kind == "discrete_time" else "values"
         reason = f"has the columns of {what}, not of {task}"
-        raise _refusal(path, [(reason, f"leave out --task, or give a table of {task}")])
+        raise _refusal(
+            path, [(reason, "give a table of grades, or leave out --task if it is given")]
+        )
     if kind is None:
         found = read_bag_csv(
             path, policy, repeated=repeated, patients=patients, unlabelled=task is not None

@@ -40,7 +40,9 @@ def test_patients_are_scored(cohort, tmp_path, capsys, pool):
     pooled = [getattr(scores[patients == name], pool)() for name in names]
     truth = [int(labels[patients == name][0]) for name in names]
     words = ["--predictions", path, "--unit", "patient", "--pool", pool, "--draws", 100]
-    found = scored(tmp_path, *words)
+    saved = tmp_path / "saved.csv"
+    found = scored(tmp_path, *words, "--save-predictions", saved)
+    assert saved.read_text().startswith("bag_id,label,score,patient_id,prediction,threshold\n")
     assert found["metrics"]["bag_auroc"] == pytest.approx(roc_auc_score(truth, pooled))
     correct = np.mean((np.array(pooled) >= 0.35) == np.array(truth))
     assert found["metrics"]["bag_accuracy"] == pytest.approx(correct)
@@ -56,6 +58,8 @@ def test_patients_are_scored(cohort, tmp_path, capsys, pool):
     rows = [f"{name},{y},{score!r},{name},0.35\n" for name, y, score in columns]
     own = tmp_path / "patients.csv"
     own.write_text("bag_id,label,score,patient_id,threshold\n" + "".join(rows))
+    again = scored(tmp_path, "--predictions", saved, "--draws", 100)
+    assert again["metrics"] == found["metrics"]
     alone = scored(tmp_path, "--predictions", own, "--draws", 100)
     assert found["intervals"] == alone["intervals"]
     assert found["confusion_matrix"] == alone["confusion_matrix"]

@@ -89,9 +89,13 @@ def test_validation_checkpoint_and_table_have_equal_numbers(task, tmp_path):
     with (folder / "metrics.csv").open() as stream:
         row = next(csv.DictReader(stream))
     tested = {n.removeprefix("test/"): float(v) for n, v in row.items() if "test/bag_" in n and v}
-    offline = scored(tmp_path, "--ckpt", best, "--data", path)
+    saved = tmp_path / "saved.csv"
+    offline = scored(tmp_path, "--ckpt", best, "--data", path, "--save-predictions", saved)
     assert values(offline["metrics"]) == tested
     table = folder / "predictions/bags.csv"
+    scored_bags, every = saved.read_text().splitlines(), table.read_text().splitlines()
+    assert scored_bags[0] == every[0] and len(scored_bags) == 1 + len(offline["bags"])
+    assert set(scored_bags) <= set(every)
     check_validation(task, best)
     check_from_python(task, best, table)
     words = ["--predictions", table, *(["--task", "ordinal"] if task == "ordinal" else [])]
@@ -159,7 +163,9 @@ def test_patients_are_means_of_risks_and_curves(tmp_path):
              for p in range(20) for k in range(3)]  # fmt: skip
     path = tmp_path / "t.csv"
     path.write_text("bag_id,time,event,risk,survival_10,patient_id\n" + "".join(lines))
-    found = scored(tmp_path, "--predictions", path, "--unit", "patient", "--times", 5, 10)
+    saved = tmp_path / "patients.csv"
+    words = ["--predictions", path, "--unit", "patient", "--save-predictions", saved]
+    found = scored(tmp_path, *words, "--times", 5, 10)
     pairs = ComparablePairs(time.astype(float), event, risk.mean(axis=1))
     wanted = float(harrell_c(pairs, np.ones((1, 20)))[0])
     assert found["metrics"]["bag_c_index"] == pytest.approx(wanted)
@@ -169,6 +175,9 @@ def test_patients_are_means_of_risks_and_curves(tmp_path):
     alone = scored(tmp_path, "--predictions", path, "--times", 5, 10)
     for name, value in alone["metrics"].items():
         assert found["metrics"][name] == pytest.approx(value)
+    head = "bag_id,time,event,risk,survival_10,patient_id\n"
+    assert saved.read_text().startswith(head)
+    assert scored(tmp_path, "--predictions", saved, "--times", 5, 10)["metrics"] == found["metrics"]
 
 
 def test_a_table_of_values_and_one_of_grades(tmp_path):
@@ -181,9 +190,14 @@ def test_a_table_of_values_and_one_of_grades(tmp_path):
     rows = [f"b{n},{n % 3},{(n % 3 == 0):d},{(n % 3 == 1):d},{(n % 3 == 2):d}\n" for n in range(30)]
     rows.append("unknown,,0.2,0.3,0.5\n")
     path.write_text("bag_id,label,score_low,score_mid,score_high\n" + "".join(rows))
-    found = scored(tmp_path, "--predictions", path, "--task", "ordinal")
+    saved = tmp_path / "grades.csv"
+    words = ["--task", "ordinal", "--save-predictions", saved]
+    found = scored(tmp_path, "--predictions", path, *words)
     assert found["metrics"]["bag_quadratic_kappa"] == 1 and found["grades"] == [10, 10, 10]
     assert found["notes"] == ["1 bags without a known target do not count"]
+    kept = saved.read_text().splitlines()
+    assert kept[0] == "bag_id,label,score_low,score_mid,score_high,prediction,threshold"
+    assert len(kept) == 31 and kept[2] == "b1,1,0.0,1.0,0.0,1,"
 
 
 @pytest.mark.parametrize(
@@ -197,7 +211,7 @@ def test_a_table_of_values_and_one_of_grades(tmp_path):
         (HEAD + "b,1,1,0,.5,1.5\n", [], "survival_5 is '1.5'"),
         (HEAD + "b,1,1,0,.9,.5\n", [], "survival rises with time"),
         ("bag_id,time,event\nb,1,1\n", [], "column risk missing"),
-        (HEAD + "".join(ROWS), ["--task", "ordinal"], "columns of times, not of ordinal"),
+        (HEAD + "".join(ROWS), ["--task", "ordinal"], "not of ordinal; give a table of grades"),
         (HEAD + "".join(ROWS), ["--threshold", "0.5"], "--threshold has no effect"),
         (HEAD + "".join(ROWS), ["--tau", "-1"], "tau must be a time above 0"),
         (HEAD + "".join(ROWS), ["--unit", "patient"], "column patient_id missing"),

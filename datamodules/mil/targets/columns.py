@@ -73,7 +73,10 @@ def _present(path: Path, header: Sequence[str], options: TargetOptions) -> bool:
     argument = argument if options.has_times else "target_columns"
     hint = f"did you mean {near[0]}? Name" if near else "name"
     reason = f"column {', '.join(missing)} is missing; the file has {', '.join(header)}"
-    raise DataProblems([Problem(path, None, None, reason, f"{hint} columns by {argument}")])
+    remedy = f"{hint} columns by {argument}"
+    if len(missing) == len(options.columns):
+        remedy += "; slides without targets can be predicted with --data.labels_needed false"
+    raise DataProblems([Problem(path, None, None, reason, remedy)])
 
 
 def _times(

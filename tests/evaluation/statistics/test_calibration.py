@@ -18,7 +18,7 @@ from evaluation.statistics.calibration import (
 )
 from evaluation.targets.censoring import breslow, kaplan_meier
 from evaluation.targets.log_rank import risk_groups
-from evaluation.targets.tables import CoxCurves, survival_table
+from evaluation.targets.tables import BinnedCurves, CoxCurves, survival_table
 from tests.support.tied_times import tied
 
 
@@ -208,3 +208,14 @@ def test_survival_beside_the_kaplan_meier_curve():
     json.dumps(record)
     with pytest.raises(ValueError, match="predicted survival"):
         survival_calibration(survival_table(s.time, s.event, s.risk), s.at)
+
+
+@pytest.mark.parametrize("last", [0, 1])
+def test_survival_after_the_last_time_is_known_only_of_those_who_all_had_the_event(last):
+    curves = BinnedCurves(np.full((3, 1), 0.5), [4.0])
+    table = survival_table([1.0, 2.0, 3.0], [1, 1, last], [3.0, 2.0, 1.0], curves)
+    at_end, later = survival_calibration(table, [3.0, 9.0])["times"]
+    assert at_end["observed"] == pytest.approx(0 if last else 1 / 3)
+    assert later["predicted"] == 0.5 and later["at_risk"] == 0
+    found = [later[name] for name in ("observed", "low", "high")]
+    assert found == pytest.approx([0 if last else np.nan, np.nan, np.nan], nan_ok=True)
