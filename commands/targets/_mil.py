@@ -107,7 +107,7 @@ def score_targets(
     rows = [(k, v, *intervals.get(k, (None, None))) for k, v in metrics.items()]
     title = f"{found.files[0]}: {scorer.count} {args.unit}s with {_KINDS[found.task]}"
     show(title, ["metric", "value", "2.5 %", "97.5 %"], rows)
-    _show_details(scores.details)
+    _show_details(scores.details, f"{args.unit}s")
     notes += [few] if few else []
     notes += [f"{name} is undefined: {reason}" for name, reason in scores.undefined.items()]
     for note in notes:
@@ -187,7 +187,7 @@ def _in_units(
     return pooled, left_out, [*notes, counts]
 
 
-def _show_details(details: dict[str, Any]) -> None:
+def _show_details(details: dict[str, Any], units: str) -> None:
     """Print tables of the scored times and the risk groups, or of each value."""
     if "times" in details:
         where = f"censoring of the {details['censoring']}, tau {details['tau']:g}"
@@ -199,11 +199,15 @@ def _show_details(details: dict[str, Any]) -> None:
         rows = [[n, *(row[c] for c in columns)] for n, row in enumerate(groups["groups"], 1)]
         p = "undefined" if test["p"] is None else f"{test['p']:.3g}"
         title = f"risk groups, lowest first, cut at quantiles of the {groups['source']}"
-        show(f"{title}; log-rank p {p}", ["group", *columns], rows)
+        show(f"{title}; log-rank p {p}", ["group", units, *columns[1:]], rows)
     if len(details.get("targets", {})) > 1:
         columns = ["bags", "r2", "mae", "rmse", "pearson", "spearman"]
         found = details["targets"].items()
-        show("values", ["target", *columns], [[n, *(v[c] for c in columns)] for n, v in found])
+        show(
+            "values",
+            ["target", units, *columns[1:]],
+            [[n, *(v[c] for c in columns)] for n, v in found],
+        )
 
 
 def _confusion(bags: TargetPredictions) -> dict[str, Any]:

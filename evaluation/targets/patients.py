@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +45,8 @@ def pool_targets(
     """Return a row for each patient, in the order of their first bags, and who was left out.
 
     Risks, survival at each time, values and probabilities of grades are averaged over the bags.
-    The labels of a patient's bags have to agree.  # A788
+    The labels of a patient's bags have to agree, but for values that are not known of some of them.
+    # A788
 
     Args:
         found: predictions of bags whose patients are known.
@@ -75,7 +77,7 @@ def pool_targets(
     pooled = replace(
         found,
         bag_ids=patients,
-        labels=np.array([found.labels[part[0]] for part in parts]),
+        labels=np.array([_label(found.labels[part]) for part in parts]),
         predictions=np.array([found.predictions[part].mean(axis=0) for part in parts]),
         curves=None if found.curves is None else MeanCurves(found.curves, parts),
         groups=patients,
@@ -83,15 +85,26 @@ def pool_targets(
     return pooled, left_out
 
 
+def _label(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the label of (b, ...) bags that agree: of each value the first that is known."""
+    if labels.ndim < 2:
+        return np.asarray(labels[0])
+    first = np.isnan(labels).argmin(axis=0)  # 0 where none is known
+    return np.asarray(np.take_along_axis(labels, first[None], axis=0)[0])
+
+
 def _differ(source: Path, found: TargetPredictions, patient: str, part: list[int]) -> list[Problem]:
     """Return a problem if the bags of a patient differ in their targets."""
+    own, one = found.labels[part], _label(found.labels[part])
+    if found.task == "regression" and np.all(np.isnan(own) | (own == one)):
+        return []
     named: dict[str, list[str]] = {}
     for number in part:
         values = np.atleast_1d(found.labels[number]).tolist()
         named.setdefault(" ".join(f"{v:g}" for v in values), []).append(found.bag_ids[number])
     if len(named) < 2:
         return []
-    parts = [f"{text} ({_some(own)})" for text, own in sorted(named.items())]
+    parts = [f"{text} ({_some(names)})" for text, names in sorted(named.items())]
     reason = f"bags with targets {', '.join(parts)}"
     return [Problem(source, patient, None, reason, "give all bags of a patient one target",
                     "patient")]  # fmt: skip

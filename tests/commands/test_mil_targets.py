@@ -180,6 +180,21 @@ def test_patients_are_means_of_risks_and_curves(tmp_path):
     assert scored(tmp_path, "--predictions", saved, "--times", 5, 10)["metrics"] == found["metrics"]
 
 
+def test_a_patient_has_the_values_that_are_known_of_any_bag(tmp_path, capsys):
+    path = tmp_path / "t.csv"
+    head = "bag_id,target_a,target_b,prediction_a,prediction_b,patient_id\n"
+    rows = [f"{p}-{k},{p if k else ''},{-p if k != 1 else ''},{p + k},{k},p{p}\n"
+            for p in range(12) for k in range(3)]  # fmt: skip
+    path.write_text(head + "".join(rows))
+    words = ["--predictions", path, "--unit", "patient"]
+    found = scored(tmp_path, *words)
+    assert [bag["target"] for bag in found["bags"]] == [[p, -p] for p in range(12)]
+    assert found["targets"]["a"]["mae"] == pytest.approx(1)
+    path.write_text(head + "".join([*rows, "x,,3,0,0,p0\n"]))
+    assert evaluate.main(["mil", *map(str, words)]) == 2
+    assert "patient p0" in capsys.readouterr().err
+
+
 def test_a_table_of_values_and_one_of_grades(tmp_path):
     path = tmp_path / "t.csv"
     rows = [f"b{n},{n},{'' if n % 2 else n * n},{n + 1},{n * n}\n" for n in range(30)]
