@@ -73,7 +73,7 @@ CASES = [
          ("slide s0", "line 2", "event is '2'", "1 if the event happened")),
     Case("target", "events in words", _changed("3,dead"), ("event is 'dead'", "0 if the time is")),
     Case("target", "no event", _table("time,event", *[f"{k + 1},0" for k in range(8)]),
-         ("none of the 8 bags has an event", "check event")),
+         ("none of the 8 bags has an event", "check the column event")),
     Case("target", "flags of censoring read as events, all censored",
          _table("time,censored", *[f"{k + 1},1" for k in range(8)],
                 more=("--data.censorship_column", "censored")),

@@ -24,7 +24,7 @@ def useless_targets(
     """
     if options.has_times:
         if not (labels[:, 1] == 1).any():
-            remedy = f"check {options.columns[1]}; censored times alone tell no order"
+            remedy = f"check the column {options.columns[1]}; censored times alone tell no order"
             if options.censorship_column is not None:
                 remedy += " (in a censorship_column, 1 is a censored time)"
             yield f"none of the {len(labels)} bags has an event", remedy
