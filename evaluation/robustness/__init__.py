@@ -1,0 +1,1 @@
+"""Robustness of segmentation and multiple-instance models to worse images."""
