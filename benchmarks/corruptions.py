@@ -120,7 +120,7 @@ def main() -> int:
     from evaluation.robustness.corruption_figure import plot_corruptions
 
     figure = plot_corruptions(photograph(args.image), BENCHMARK + EXTRA, args.severities, seed=0)
-    save_figure(figure, args.figure)
+    save_figure(figure, args.figure, dpi=100)
     return 0
 
 

@@ -39,16 +39,16 @@ def plot_corruptions(
     across, blocks = len(severities), 1 if len(names) < _LONGEST else 2
     rows = math.ceil((len(names) + 1) / blocks)
     high = _WIDTH * image.shape[0] / image.shape[1]
-    figure = Figure(
-        figsize=(_WIDTH * across * blocks + 0.3, (high + 0.22) * rows), layout="constrained"
-    )
+    size = (_WIDTH * across * blocks + 0.3 * (blocks - 1), (high + 0.22) * rows)
+    figure = Figure(figsize=size, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.02, wspace=0, hspace=0)  # type: ignore[union-attr,call-arg]
-    panels = figure.subplots(rows, across * blocks, squeeze=False)
-    for axes in panels.flat:
+    parts = figure.subfigures(1, blocks, squeeze=False, wspace=0.02)[0]
+    panels = [part.subplots(rows, across, squeeze=False) for part in parts]
+    for axes in (axes for block in panels for axes in block.flat):
         axes.axis("off")
     for place, name in enumerate(["", *names]):
         block, row = divmod(place, rows)
-        line = panels[row, block * across : (block + 1) * across]
+        line = panels[block][row]
         if name:
             for axes, severity in zip(line, severities, strict=True):
                 _draw(axes, corrupt(image, name, severity, seed, exact), f"{severity}")

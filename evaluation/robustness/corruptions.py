@@ -8,7 +8,7 @@ the benchmark, whose mean is reported; the other four were meant for validation.
 `corrupt` has two paths. With ``exact``, every byte is that of `imagecorruptions-imaug`, the
 maintained version of the library. Otherwise the slowest corruptions are computed by
 `evaluation.robustness.fast_corruptions`, from the same random numbers and to within one grey level
-of the library, and the library makes the rest. Assumptions A776 to A784.
+of the library, and the library makes the rest (A783). Further assumptions: A776 to A784.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 SMALLEST_SIDE = 32  # pixels
 
 _GROUPS = {"benchmark": BENCHMARK, "extra": EXTRA, "all": BENCHMARK + EXTRA}
-_LIBRARY, _SINCE = "imagecorruptions-imaug", (1, 1, 4)
+_LIBRARY, _SINCE = "imagecorruptions-imaug", (1, 1, 4)  # six photographs of frost (A778, A784)
 _INSTALL = (
     "in the clone, run `python -m pip install -e '.[robustness]'` and then `python -m pip install "
     f"--no-deps '{_LIBRARY}>=1.1.4'` (without --no-deps, it brings a second OpenCV, which replaces "
@@ -189,7 +189,7 @@ def _library() -> Callable[..., Image]:
 
 
 def _by_library(image: Image, name: str, severity: int, seed: int) -> Image:
-    """Return the image as the library makes it after ``numpy.random.seed(seed)`` (A776, A778)."""
+    """Return the image as the library makes it after ``numpy.random.seed(seed)`` (A776, A781)."""
     call = functools.partial(_library(), image, severity, name)
     if name == "glass_blur":  # numba's random state belongs to a thread
         with ThreadPoolExecutor(1) as thread:
@@ -213,7 +213,8 @@ def _seeded(seed: int) -> Iterator[None]:
 def _own(image: Image, name: str, severity: int, seed: int) -> Image:
     """Call a function of the user, and check what it returns (A782)."""
     found = _imported(name)(image.copy(), severity, np.random.default_rng(seed))
-    if not isinstance(found, np.ndarray) or (found.dtype, found.shape) != (np.uint8, image.shape):
+    right = isinstance(found, np.ndarray) and found.dtype == np.uint8 and found.shape == image.shape
+    if not right:
         got = f"{getattr(found, 'dtype', type(found).__name__)} {getattr(found, 'shape', '')}"
         raise ValueError(f"{name} returned {got.strip()}; expected uint8 {image.shape}")
     return np.ascontiguousarray(found)

@@ -92,7 +92,7 @@ def snow(image: Image, severity: int, seed: int) -> Image:
     out = image.astype(np.float32) / np.float32(255)
     white = cv2.cvtColor(out, cv2.COLOR_RGB2GRAY)[:, :, None] * 1.5 + 0.5
     out = weight * out + (1 - weight) * np.maximum(out, white)
-    return (np.clip(out + flakes[:, :, None], 0, 1) * 255).astype(np.uint8)
+    return _bytes(out + flakes[:, :, None])
 
 
 def elastic_transform(image: Image, severity: int, seed: int) -> Image:
@@ -112,7 +112,7 @@ def elastic_transform(image: Image, severity: int, seed: int) -> Image:
         align_corners=False,
     )[0]  # (3, H, W)
     levels = moved.float().clamp_(0, 1) * 255
-    return levels.permute(1, 2, 0).to(torch.uint8).contiguous().numpy()
+    return np.asarray(levels.permute(1, 2, 0).to(torch.uint8).contiguous(), dtype=np.uint8)
 
 
 FAST: dict[str, Callable[[Image, int, int], Image]] = {
@@ -169,7 +169,7 @@ def _flat_after_mean(zooms: int) -> Image:
     for _ in range(zooms):
         total += value
     mean = (value + total) / np.float32(zooms + 1)
-    return (np.clip(mean, 0, 1) * np.float32(255)).astype(np.uint8)
+    return np.asarray((np.clip(mean, 0, 1) * np.float32(255)).astype(np.uint8))
 
 
 def _cut(levels: NDArray[np.float32], flat: Image) -> Image:
@@ -177,7 +177,7 @@ def _cut(levels: NDArray[np.float32], flat: Image) -> Image:
     levels += np.float32(_CLOSE)
     cut = np.minimum(levels, np.float32(255)).astype(np.uint8)
     whole = levels - cut < 2 * _CLOSE
-    return np.where(whole, flat[cut], cut)
+    return np.asarray(np.where(whole, flat[cut], cut))
 
 
 def _line(
@@ -282,4 +282,4 @@ def _change_rows(rows: Image, out: Image, change: Callable[..., Any]) -> None:
 
 
 def _bytes(fraction: Floats) -> Image:
-    return (np.clip(fraction, 0, 1) * 255).astype(np.uint8)
+    return np.asarray((np.clip(fraction, 0, 1) * 255).astype(np.uint8))
