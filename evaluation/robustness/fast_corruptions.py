@@ -2,7 +2,7 @@
 
 H, W: height and width. As in the library, values are cut to whole grey levels, not rounded. The
 library works on x / 255, whose multiples of 1 / 255 may lie just below a whole number after the way
-back, so that a flat area can lose one level; this is repeated here.
+back, so that a flat area can lose one level; so it does here (A780).
 """
 
 from __future__ import annotations
