@@ -17,6 +17,7 @@ import contextlib
 import functools
 import hashlib
 import importlib
+import importlib.util
 import re
 import sys
 import threading
@@ -180,9 +181,13 @@ def _library() -> Callable[..., Image]:
     try:
         version = metadata.version(_LIBRARY)
         from imagecorruptions import corrupt as library
-    except ImportError as error:  # numba refuses a numpy that it does not know by this error
-        reason = "" if error.name == "imagecorruptions" else f" ({error})"
-        raise ValueError(f"these corruptions need {_LIBRARY}{reason}: {_INSTALL}") from None
+    except metadata.PackageNotFoundError:
+        first = ""
+        if importlib.util.find_spec("imagecorruptions"):
+            first = "remove the other package first (`python -m pip uninstall imagecorruptions`); "
+        raise ValueError(f"these corruptions need {_LIBRARY}: {first}{_INSTALL}") from None
+    except ImportError as error:  # such as numba's, of a numpy that is too new for it
+        raise ValueError(f"these corruptions need {_LIBRARY} ({error}): {_INSTALL}") from None
     if tuple(map(int, re.findall(r"\d+", version)[:3])) < _SINCE:
         raise ValueError(f"{_LIBRARY} {version} is too old: {_INSTALL}")
     return library  # type: ignore[no-any-return]

@@ -1,6 +1,6 @@
 """Corruptions beside the library, their random numbers, and what is refused."""
 
-import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -299,7 +299,11 @@ def test_the_original_package_and_old_versions_are_refused(monkeypatch, fresh):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", absent)
-    with pytest.raises(ValueError, match="No package metadata .* --no-deps"):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="need imagecorruptions-imaug: in the clone, .* --no-deps"):
+        check_corruptions(["fog"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    with pytest.raises(ValueError, match="pip uninstall imagecorruptions`.*, .* --no-deps"):
         check_corruptions(["fog"])
     monkeypatch.setitem(sys.modules, "imagecorruptions", type("Fake", (), {"corrupt": print}))
     monkeypatch.setattr(metadata, "version", lambda name: "1.1.3")
