@@ -7,6 +7,7 @@ back, so that a flat area can lose one level; so it does here (A780).
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -140,11 +141,29 @@ def _zoomed(planes: torch.Tensor, zoom: float) -> torch.Tensor:
     """
     crop = planes[:, *(_centre(side, zoom) for side in planes.shape[1:])]  # (C, h, w)
     size = [round(side * zoom) for side in crop.shape[1:]]
-    zoomed = F.interpolate(crop[None], size=size, mode="bilinear", align_corners=True)[0]
+    with _one_thread():
+        zoomed = F.interpolate(crop[None], size=size, mode="bilinear", align_corners=True)[0]
     for axis in (1, 2):
         if _ends_outside(crop.shape[axis], zoomed.shape[axis]):
             zoomed.select(axis, -1).zero_()
     return zoomed
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch compute in one thread.
+
+    Its kernel for enlarging depends on the number of threads, and with it the last bits: images of
+    the main process would differ from those of the workers of a loader, which have one thread.
+    """
+    before = torch.get_num_threads()
+    if before > 1:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if before > 1:
+            torch.set_num_threads(before)
 
 
 def _centre(side: int, zoom: float) -> slice:
