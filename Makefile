@@ -4,7 +4,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-EXTRAS ?= dev,export,pretrained,raw,slides
+EXTRAS ?= dev,export,pretrained,raw,robustness,slides
+# Its metadata asks for opencv-python, which would replace the headless OpenCV: without dependencies.
+CORRUPTIONS := imagecorruptions-imaug>=1.1.4
 
 export NO_ALBUMENTATIONS_UPDATE = 1
 
@@ -17,6 +19,8 @@ $(STAMP): pyproject.toml
 		{ echo "segmil needs Python >= 3.11; set PYTHON=/path/to/python3.11" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[$(EXTRAS)]'
+	case '$(EXTRAS)' in *robustness*) $(BIN)/python -m pip install \
+		--disable-pip-version-check --quiet --no-deps '$(CORRUPTIONS)';; esac
 	@touch $(STAMP)
 
 quickstart: setup
@@ -48,7 +52,7 @@ perturb: setup
 	$(BIN)/python -W ignore -m tests.perturb
 
 bench: setup
-	@missed=0; for name in startup workers bags evaluation mask_rcnn mil_speed raw_pipeline; do \
+	@missed=0; for name in startup workers bags evaluation mask_rcnn mil_speed raw_pipeline corruptions; do \
 		echo "== $$name"; $(BIN)/python -W ignore benchmarks/$$name.py || missed=1; \
 	done; exit $$missed
 
