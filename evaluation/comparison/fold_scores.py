@@ -99,17 +99,17 @@ def check_same_folds(first: FoldScores, second: FoldScores) -> None:
             file is JSON and one a table.
     """
     one, two = first.folds, second.folds
+    if isinstance(one, dict) != isinstance(two, dict):
+        raise ValueError(
+            f"{first.file} and {second.file}: give the JSON of both cross-validations or the "
+            "tables of both"
+        )
     kinds = [sorted(n for n in f.metrics if n.startswith("bag_") and n != "bag_ibs")
              for f in (first, second)]  # fmt: skip
     if kinds[0] != kinds[1]:
         raise ValueError(
             f"{first.file} has the metrics {', '.join(kinds[0])}, but {second.file} "
             f"{', '.join(kinds[1])}; compare cross-validations of the same task"
-        )
-    if isinstance(one, dict) != isinstance(two, dict):
-        raise ValueError(
-            f"{first.file} and {second.file}: give the JSON of both cross-validations or the "
-            "tables of both"
         )
     if one == two:
         return
