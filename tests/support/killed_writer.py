@@ -94,13 +94,25 @@ def ended(process):
     return False
 
 
+def lines_of(log):
+    return log.read_bytes().count(b"\n") if log.exists() else 0
+
+
 def at_random(root):
-    """Kill a process at ten random moments."""
+    """Kill a process at ten random moments: a while after its log has grown by some lines.
+
+    Ten times 25 lines are fewer than the 304 of all cells, so that no process ends before, however
+    fast it is.
+    """
     folder, kills, drawn = root / "killed", 0, random.Random(0)
+    log = folder.with_suffix(".log")
     work = lambda: evaluate(folder, BENCHMARK, (1, 2, 3, 4, 5), 0.001)  # noqa: E731
     for _ in range(10):
+        awaited = lines_of(log) + drawn.randrange(1, 25)
         process = fork(work)
-        time.sleep(drawn.uniform(0.005, 0.06))
+        while lines_of(log) < awaited:
+            time.sleep(0.0005)
+        time.sleep(drawn.uniform(0, 0.002))
         os.kill(process, signal.SIGKILL)
         kills += ended(process)
     unfinished = counted(folder)["table"].count("\n") != 1 + 76 * 2 * 3

@@ -43,6 +43,6 @@ def test_survival_stands_beside_its_kaplan_meier_curves(groups, tmp_path):
     parts = [found["times"], *(part["times"] for part in found["groups"])]
     assert len(lines) == groups + 1
     for line, rows in zip(lines, parts, strict=True):
-        assert line.get_xdata().tolist() == [row["predicted"] for row in rows]
-        assert line.get_ydata().tolist() == [row["observed"] for row in rows]
+        np.testing.assert_array_equal(line.get_xdata(), [row["predicted"] for row in rows])
+        np.testing.assert_array_equal(line.get_ydata(), [row["observed"] for row in rows])
     save_figure(figure, tmp_path / "f.png", dpi=40)
