@@ -8,6 +8,7 @@ from typing import Any
 
 from commands._arguments import add_bad_data, add_input, add_out, decision_threshold, positive, seed
 from commands._tables import progress, report_bad_data, show
+from commands.targets._times import add_time_arguments
 
 SUMMARY = "two models on the same bags or images, or two cross-validations on the same folds"
 
@@ -56,19 +57,7 @@ def _add_bag_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("mean", "max"),
         help="with --unit patient: mean of the bags' probabilities (default), or the largest",
     )
-    parser.add_argument(
-        "--tau",
-        type=float,
-        help="of times: events from here on do not count for Uno's C (default: .9 quantile of the "
-        "training times)",
-    )
-    parser.add_argument(
-        "--times",
-        type=float,
-        nargs="+",
-        default=(),
-        help="of times: those of Brier scores and AUCs (default: deciles of the event times)",
-    )
+    add_time_arguments(parser, groups=False)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -87,7 +76,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         task=args.task,
         unit=args.unit,
         pool=args.pool,
-        times=args.times,
+        times=args.times or (),
         tau=args.tau,
     )
     found = compare_files(args.predictions, args.annotations, settings)

@@ -22,11 +22,11 @@ from commands._tables import progress_with_time, report_bad_data, show
 from commands.cross_validation._external import add_external, external_inputs, show_external
 from commands.cross_validation._grid import add_grid, nested_of, show_nested
 from commands.targets._mil_cv import (
-    add_time_arguments,
     show_details,
     time_options,
     write_predictions,
 )
+from commands.targets._times import add_time_arguments
 
 if TYPE_CHECKING:
     from engine.cross_validation.run import CrossValidation
@@ -110,7 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--wandb", metavar="PROJECT", help="log all folds to W&B as one group")
     parser.add_argument("--wandb-mode", choices=("offline", "online"), default="offline")
-    add_time_arguments(parser)
+    add_time_arguments(parser, folds=True)
     add_features(parser)
     add_external(parser)
     add_grid(parser)

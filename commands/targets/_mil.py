@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from commands._arguments import add_output, figure, positive
+from commands._arguments import add_output, figure
 from commands._tables import report_bad_data, show
 from commands.targets._further import Further, Scored, score_further
+from commands.targets._times import add_time_arguments
 
 if TYPE_CHECKING:
     from evaluation.mil.predictions_csv import BagPredictions
@@ -29,21 +30,7 @@ def add_target_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task", choices=("ordinal",), help="read the classes of --predictions as ordered grades"
     )
-    parser.add_argument(
-        "--tau",
-        type=float,
-        help="of times: events from here on do not count for Uno's C (default: .9 quantile of the "
-        "training times)",
-    )
-    parser.add_argument(
-        "--times",
-        type=float,
-        nargs="+",
-        help="of times: those of Brier scores and AUCs (default: deciles of the event times)",
-    )
-    parser.add_argument(
-        "--groups", type=positive, help="of times: number of risk groups (default: 2)"
-    )
+    add_time_arguments(parser)
     add_output(
         parser,
         "--figure",

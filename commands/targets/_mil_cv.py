@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from commands._arguments import positive
 from commands._tables import show
 
 if TYPE_CHECKING:
@@ -14,28 +13,6 @@ if TYPE_CHECKING:
 
     from engine.cross_validation.run import CrossValidation
     from evaluation.targets.folds import TimeOptions
-
-
-def add_time_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of times."""
-    parser.add_argument(
-        "--tau",
-        type=float,
-        help="of times: events from here on do not count for Uno's C (default: .9 quantile of the "
-        "training times of each fold)",
-    )
-    parser.add_argument(
-        "--times",
-        type=float,
-        nargs="+",
-        help="of times: those of Brier scores and AUCs (default: deciles of all event times)",
-    )
-    parser.add_argument(
-        "--groups",
-        type=positive,
-        help="of times: number of risk groups, cut at quantiles of a fold's training risks "
-        "(default: 2)",
-    )
 
 
 def time_options(args: argparse.Namespace) -> TimeOptions:
