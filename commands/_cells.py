@@ -191,7 +191,7 @@ def _table(args: argparse.Namespace) -> Path:
 def _origin(
     args: argparse.Namespace, models: Mapping[str, Path], truth: Mapping[str, Any]
 ) -> Origin:
-    """Check the sizes of the images, and return what the cells are made from."""
+    """Check the sizes of the images, and return what the cells are made from (A708)."""
     from engine.deploy.checked_coco import image_folder_of
     from engine.deploy.corrupted import check_sizes, data_hash
     from evaluation.report.record import package_versions
