@@ -16,7 +16,7 @@ from structures import Instances, RLEMasks
 from tests.support.colour_segmentor import to_size
 from tests.support.tiny_checkpoints import write_checkpoint
 
-CATEGORY = {"id": 3, "name": "3"}  # of the ten digits
+CATEGORY = {"id": 3, "name": "2"}  # of the ten digits, whose ids begin at 1
 SIZES = ((64, 80), (48, 66), (57, 49))  # (height, width)
 
 
@@ -53,7 +53,7 @@ class BrightObjects(nn.Module):
         return Instances(
             boxes=torch.from_numpy(packed.boxes()),
             scores=torch.tensor([float(grey[mask].mean()) for mask in masks]),
-            labels=torch.full((len(masks),), CATEGORY["id"]),
+            labels=torch.full((len(masks),), CATEGORY["id"] - 1),
             size=original,
             masks=packed,
         )
