@@ -170,7 +170,7 @@ def test_a_second_model_is_added_to_the_table(folder, ckpt, whole, tmp_path):
     """In the settings of tiles and views that `coco` has, too."""
     other = write_bright(tmp_path / "dim.ckpt", threshold=0.7)
     cells, out = tmp_path / "cells.csv", tmp_path / "o.json"
-    how = ("--tile", 48, "--tta", "--scale", 1.25)
+    how = ("--tile", 48, "--tta", "--scale", 1)
     which = ("--annotations", "truth.json", "--corruptions", FAST[0], "--severities", 5)
     words = (*which, *how, "--cells", cells, "--out", out)
     assert run("--ckpt", ckpt, *words) == 0

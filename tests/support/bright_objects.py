@@ -60,10 +60,10 @@ class BrightObjects(nn.Module):
 
 
 def write_bright(path, **options):
-    """Write a checkpoint of `BrightObjects`."""
+    """Write a checkpoint of `BrightObjects` that was validated on slightly enlarged images."""
     place = f"{BrightObjects.__module__}.{BrightObjects.__qualname__}"
     model = {"class_path": place, "init_args": options}
-    return write_checkpoint(path, model)
+    return write_checkpoint(path, model, preprocessing={"scale": 1.25})
 
 
 def write_scenes(folder, sizes=SIZES):
