@@ -36,6 +36,7 @@ def _number(
 seed = _number(int, lambda n: n >= 0, "a seed is not negative")
 positive = _number(int, lambda n: n >= 1, "must be positive")
 at_least_two = _number(int, lambda n: n >= 2, "must be at least 2")
+severity = _number(int, lambda n: 1 <= n <= 5, "a severity is 1, 2, 3, 4 or 5")
 not_negative = _number(int, lambda n: n >= 0, "must not be negative")
 confidence = _number(float, lambda x: 0 <= x <= 1, "a confidence is in [0, 1]")
 decision_threshold = _number(float, lambda x: 0 <= x <= 1, "a threshold is a probability in [0, 1]")
@@ -73,11 +74,13 @@ class Output(NamedTuple):
             None for a file.
         json_inputs: name of folders from which the command reads JSON. JSON files in them are not
             replaced; JSON files elsewhere in the inputs count as earlier reports and may be.
+        continued: whether an existing file is read and extended, so that it may be anywhere.
     """
 
     flag: str
     folder: Callable[[argparse.Namespace], str | None] | None = None
     json_inputs: str | None = None
+    continued: bool = False
 
 
 def add_input(container: Any, flag: str, **options: Any) -> None:

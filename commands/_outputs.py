@@ -31,9 +31,10 @@ def check_outputs(args: argparse.Namespace) -> None:
             raise ValueError(f"{output.flag} {path} is a file; name a folder for {kind}")
         inputs.append((output.flag, path))
     written: list[tuple[str, Path]] = []
-    for (flag, _, json_inputs), path in outputs:
+    for output, path in outputs:
+        flag = output.flag
         _check_place(flag, path)
-        _check_inputs(flag, path, inputs, json_inputs)
+        _check_inputs(output, path, inputs)
         for other, given in written:
             if _same(path, given) or _below(path, given) or _below(given, path):
                 raise ValueError(
@@ -43,15 +44,14 @@ def check_outputs(args: argparse.Namespace) -> None:
         written.append((flag, path))
 
 
-def _check_inputs(
-    flag: str, path: Path, inputs: Iterable[tuple[str, Path]], json_inputs: str | None
-) -> None:
+def _check_inputs(output: Output, path: Path, inputs: Iterable[tuple[str, Path]]) -> None:
+    flag = output.flag
     for other, given in inputs:
         if _same(path, given):
             raise ValueError(
                 f"{flag} {path} is the file of {other} and would replace it; name another file"
             )
-        if _replaces_input(path, given, json_inputs):
+        if not output.continued and _replaces_input(path, given, output.json_inputs):
             raise ValueError(
                 f"{flag} {path} already exists among the files of {other} {given}; name a new file"
             )

@@ -46,6 +46,8 @@ def progress(what: str, every: int = 1) -> Any:
 def progress_with_time(what: str, every: float = 30.0) -> Any:
     """Return a callback that prints the progress of a long task and the time left to stderr.
 
+    Its third argument, if there is one, is printed at the end of the line.
+
     Args:
         what: what is counted.
         every: least number of seconds between two lines.
@@ -53,7 +55,7 @@ def progress_with_time(what: str, every: float = 30.0) -> Any:
     last = time.monotonic()
     first: tuple[float, float] | None = None  # time and number done of the first call
 
-    def report(done: float, total: int) -> None:
+    def report(done: float, total: int, note: str = "") -> None:
         nonlocal last, first
         now = time.monotonic()
         first = first or (now, done)  # what an earlier run has finished does not count
@@ -64,7 +66,7 @@ def progress_with_time(what: str, every: float = 30.0) -> Any:
         if first[1] < done < total:
             left = (now - first[0]) * (total - done) / (done - first[1])
             line += f", {_duration(left)} left"
-        print(line, file=sys.stderr, flush=True)
+        print(line + note, file=sys.stderr, flush=True)
 
     return report
 

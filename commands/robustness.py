@@ -7,9 +7,10 @@ import sys
 from typing import Any
 
 from commands._arguments import add_input, add_out, add_output, figure
-from commands._tables import show
+from commands._cells import add_checkpoint_arguments, check_without_checkpoint, evaluate_cells
+from commands._tables import report_bad_data, show
 
-SUMMARY = "how far scores fall under corruptions: mPC, rPC, CD of tables of cells"
+SUMMARY = "how far scores fall under corruptions: mPC, rPC, CD of checkpoints or of tables of cells"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,26 +20,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         "--cells",
         nargs="+",
-        required=True,
         help="CSV with model,corruption,severity,task,metric,value; without the column model, the "
-        "file's name is that of the model",
+        "file's name is that of the model. With --ckpt the table that is written or continued; "
+        "default: robustness.csv in the run folder of the first checkpoint",
     )
     parser.add_argument("--reference", metavar="MODEL", help="model of which CD and rCD are ratios")
     add_output(
         parser, "--figure", type=figure, help="heat maps and curves over severity: .png, .pdf, .svg"
     )
+    add_checkpoint_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Summarise tables of cells."""
+    """Evaluate checkpoints or read tables of cells, and summarise them."""
     from evaluation.report.record import report
     from evaluation.robustness.grid import read_grids
     from evaluation.robustness.scores import summarise
     from evaluation.robustness.tables import tables
     from evaluation.robustness.writer import path_of, read_origin
 
-    grids = read_grids(args.cells)
-    origins = {path: read_origin(path) for path in args.cells}
+    extra: dict[str, Any] = {}
+    if args.ckpt:
+        found = evaluate_cells(args)
+        grids, sources, files = found.grids, [found.table], [args.annotations, *args.ckpt]
+        extra = {"table": str(found.table), **report_bad_data(found.problems)}
+    else:
+        check_without_checkpoint(args)
+        grids, sources, files = read_grids(args.cells), args.cells, args.cells
+    origins = {path: read_origin(path) for path in sources}
     summary = summarise(grids, args.reference)
     for part in tables(summary, grids, args.reference):
         show(*part, width=100)
@@ -46,17 +55,20 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     notes = [*summary.notes, *notes]
     for note in notes:
         print(f"note: {note}")
+    if args.ckpt:
+        print(f"written: {found.table}")
     if args.figure:
         from evaluation.report.plots import save_figure
         from evaluation.robustness.figures import plot_robustness
 
         save_figure(plot_robustness(grids, summary), args.figure)
         print(f"written: {args.figure}")
-    extra: dict[str, Any] = {
+    extra |= {
         "corruptions": summary.corruptions,
         "cells": summary.cells,
         "path": path,
         "reference": args.reference,
         "notes": notes,
     }
-    return report(sys.argv, summary.metrics, files=args.cells, **extra)
+    seed = (args.seed or 0) if args.ckpt else None
+    return report(sys.argv, summary.metrics, files=files, seed=seed, **extra)

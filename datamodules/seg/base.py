@@ -21,7 +21,7 @@ from datamodules.sampling.resumable import resumable_loader
 from datamodules.sampling.run_length import run_epochs
 from datamodules.seg.arguments import check_positive, check_ranges
 from datamodules.seg.collate import collate_images, start_worker
-from datamodules.seg.dataset import ImageSource, ObjectCounts, PairDataset, SegDataset
+from datamodules.seg.dataset import ImageChange, ImageSource, ObjectCounts, PairDataset, SegDataset
 from datamodules.seg.empty_masks import empty_masks
 from datamodules.seg.mosaic import MosaicDataset
 from datamodules.seg.mosaic_options import MosaicOptions
@@ -87,6 +87,7 @@ class SegDataModule(PathReader, LowLightData, ABC):
         class_agnostic: whether all categories that are learnt are merged into one class.
         problems: problems of the images and annotations that were left out or repaired.
         notes: what is left out although it is no fault.
+        image_change: what is done to each image that is evaluated, as it was read; or None.
 
     Raises:
         ValueError: a size, factor or count is not positive.
@@ -94,6 +95,7 @@ class SegDataModule(PathReader, LowLightData, ABC):
 
     category_map: CategoryMap
     class_agnostic = False
+    image_change: ImageChange | None = None
 
     def __init__(
         self,
@@ -135,8 +137,7 @@ class SegDataModule(PathReader, LowLightData, ABC):
         self.num_workers, self.seed = num_workers, seed
         self.train_short_sides = list(train_short_sides) if train_short_sides else None
         self.eval_short_side = eval_short_side
-        self.max_long_side = max_long_side
-        self.scale = scale
+        self.max_long_side, self.scale = max_long_side, scale
         self.augmentations = [dict(spec) for spec in augmentations or []]
         self.group_by_aspect = group_by_aspect
         self.mask_stride, self.size_multiple = mask_stride, size_multiple
@@ -330,6 +331,7 @@ class SegDataModule(PathReader, LowLightData, ABC):
             scale=self.scale,
             max_long_side=self.max_long_side,
             mask_stride=self.mask_stride,
+            change=self.image_change,
         )
 
     def _training_items(self) -> Ints:

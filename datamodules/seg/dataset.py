@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -45,6 +45,9 @@ class AnnotatedImage(NamedTuple):
     image_id: ImageId
     name: str
     image_labels: ImageLabels | None = None
+
+
+ImageChange = Callable[[AnnotatedImage], AnnotatedImage]
 
 
 class ObjectCounts(NamedTuple):
@@ -99,6 +102,7 @@ class SegDataset(Dataset[SegBatch]):
         max_long_side: largest length of the longer side, or None.
         mask_stride: pixels per cell of the masks.
         scale_jitter: options of a random size and part, in place of the sizes above; or None.
+        change: what is done to an image as it was read, before all else; or None.
     """
 
     source: ImageSource
@@ -109,6 +113,7 @@ class SegDataset(Dataset[SegBatch]):
     max_long_side: int | None = None
     mask_stride: int = 1
     scale_jitter: ScaleJitter | None = None
+    change: ImageChange | None = None
 
     def __len__(self) -> int:
         return len(self.source)
@@ -122,6 +127,8 @@ class SegDataset(Dataset[SegBatch]):
             ValueError: an augmentation cannot handle the image; the message names it.
         """
         annotated = self.source.read(key.index)
+        if self.change is not None:
+            annotated = self.change(annotated)
         original = (annotated.image.shape[0], annotated.image.shape[1])
         image, maps = annotated.image, annotated.maps
         if self.augmentation is not None:

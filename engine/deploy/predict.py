@@ -13,6 +13,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from datamodules.mil.base import MILDataModule
 from datamodules.mil.splits import BagSplit
 from datamodules.seg.base import SegDataModule
+from datamodules.seg.dataset import ImageChange
 from datamodules.transforms.raw.data import LightChange
 from datamodules.transforms.resize import target_size
 from engine.checkpoints.data import data_at, takes
@@ -176,6 +177,37 @@ def predict_coco(
             ``inference`` is incompatible with the checkpoint's options, an image would become
             too large, or masks are needed and the model has none.
     """
+    return prepare_coco(
+        checkpoint,
+        annotations,
+        images,
+        batch_size,
+        bad_data,
+        scale=scale,
+        inference=inference,
+        truth=truth,
+        light=light,
+        masks=masks,
+    ).predict()
+
+
+def prepare_coco(
+    checkpoint: Path,
+    annotations: Path,
+    images: Path | None,
+    batch_size: int | None = None,
+    bad_data: AnnotationPolicy = "error",
+    *,
+    scale: float | None = None,
+    inference: Mapping[str, Any] | None = None,
+    truth: Mapping[str, Any] | None = None,
+    light: LightChange | None = None,
+    masks: bool = False,
+) -> CocoPredictor:
+    """Restore a checkpoint and check a COCO file, for predicting it several times.
+
+    See `predict_coco` for arguments and errors.
+    """
     restored = restored_as(checkpoint, SegmentationModule)
     if masks:
         _check_masks(checkpoint, restored.module.network)
@@ -195,13 +227,37 @@ def predict_coco(
         size = (record["height"], record["width"])
         check_size(file, size, data.image_options.max_megapixels)
     check_frames(annotations, records, resizing, module.inference)
-    _trainer(restored.precision).test(module, datamodule=data, verbose=False)
-    cap = module.network.max_dets
-    known, whole = in_classes(data.labelled_truth("test"), module.category_map), None
-    if data.known_split is not None:
-        whole = data.ground_truth("test")
-    weights = sum(parameter.numel() for parameter in module.model.parameters())
-    return CocoPredictions(known, module.results, cap, weights, data.problems, whole)
+    return CocoPredictor(restored, data)
+
+
+class CocoPredictor:
+    """A checkpoint with the images of a COCO file, see `prepare_coco`.
+
+    Attributes:
+        module: the module of the checkpoint.
+        data: the images.
+    """
+
+    def __init__(self, restored: Restored, data: SegDataModule) -> None:
+        self.module: Any = restored.module
+        self.data = data
+        self._trainer = _trainer(restored.precision)
+
+    def predict(self, change: ImageChange | None = None) -> CocoPredictions:
+        """Return the predictions of all images.
+
+        Args:
+            change: what is done to each image as it was read, or None.
+        """
+        module, data = self.module, self.data
+        data.image_change = change
+        self._trainer.test(module, datamodule=data, verbose=False)
+        cap = module.network.max_dets
+        known, whole = in_classes(data.labelled_truth("test"), module.category_map), None
+        if data.known_split is not None:
+            whole = data.ground_truth("test")
+        weights = sum(parameter.numel() for parameter in module.model.parameters())
+        return CocoPredictions(known, module.results, cap, weights, data.problems, whole)
 
 
 def in_classes(truth: dict[str, Any], classes: CategoryMap) -> dict[str, Any]:

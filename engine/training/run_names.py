@@ -47,6 +47,30 @@ def recipe_name(files: Sequence[Path]) -> str:
     return _run_of(files[0].resolve().parents if copied else (), files[0].stem)
 
 
+def run_folder(checkpoint: Path) -> Path:
+    """Return the run folder of a checkpoint, or the folder of a file that is in none.
+
+    >>> run_folder(Path("runs/abmil/version_3/checkpoints/best.ckpt")).name
+    'version_3'
+    """
+    folder = checkpoint.absolute().parent
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
+def model_name(checkpoint: Path) -> str:
+    """Return the name of a checkpoint in tables: that of its run, or of its file (A690).
+
+    >>> model_name(Path("runs/abmil/version_3/checkpoints/best.ckpt"))
+    'abmil'
+    >>> model_name(Path("runs/mine/checkpoints/last.ckpt")), model_name(Path("models/a.ckpt"))
+    ('mine', 'a')
+    """
+    run = run_folder(checkpoint)
+    if run == checkpoint.absolute().parent:
+        return checkpoint.stem
+    return run.parent.name if run.name.startswith("version_") else run.name
+
+
 def _run_of(folders: Iterable[Path], other: str) -> str:
     """Return the name of the run that has one of the folders, else ``other``."""
     names = (folder.parent.name for folder in folders if folder.name.startswith("version_"))

@@ -1,0 +1,264 @@
+"""Cells of checkpoints under corruptions, for `evaluate.py robustness`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from commands._arguments import (
+    Output,
+    add_bad_data,
+    add_inference,
+    add_input,
+    inference_changes,
+    not_negative,
+    positive,
+    seed,
+    severity,
+)
+from commands._outputs import check_outputs
+from commands._sources import ground_truth
+from commands._tables import progress_with_time
+
+if TYPE_CHECKING:
+    from engine.deploy.predict import CocoPredictor
+    from evaluation.robustness.grid import Grid, Place
+    from evaluation.robustness.writer import CellWriter, Origin
+    from structures import Problem
+
+_LIBRARY = "imagecorruptions-imaug"
+_WITH_CKPT = (
+    "annotations", "images", "names", "corruptions", "severities", "exact", "seed", "workers",
+    "batch_size", "tile", "tile_overlap", "tile_max_dets", "scale", "tta", "tta_scales",
+)  # fmt: skip
+_SETTINGS = (  # flags that change numbers
+    "tile", "tile_overlap", "tile_max_dets", "scale", "tta", "tta_scales", "batch_size", "bad_data"
+)  # fmt: skip
+
+
+class Evaluated(NamedTuple):
+    """What `evaluate_cells` returns.
+
+    Attributes:
+        grids: model -> cells, also those of earlier calls.
+        table: the file of the cells.
+        problems: of the images and annotations that were left out or repaired.
+    """
+
+    grids: dict[str, Grid]
+    table: Path
+    problems: tuple[Problem, ...]
+
+
+def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that evaluate checkpoints."""
+    add_input(parser, "--ckpt", nargs="+", help="segmentation checkpoint(s) to evaluate")
+    group = parser.add_argument_group("with --ckpt")
+    add_input(group, "--annotations", help="COCO ground truth")
+    add_input(group, "--images", help="image folder to use")
+    group.add_argument(
+        "--names", nargs="+", metavar="MODEL",
+        help="name of each checkpoint in the table; default: that of its run, or of its file",
+    )  # fmt: skip
+    group.add_argument(
+        "--corruptions", nargs="+", metavar="NAME",
+        help="benchmark (15, default), extra (4), all, names, or dotted names of your functions",
+    )  # fmt: skip
+    group.add_argument(
+        "--severities", type=severity, nargs="+", metavar="N", help="default: 1 2 3 4 5"
+    )
+    group.add_argument(
+        "--exact",
+        action="store_true",
+        default=None,
+        help="every byte of an image as the library makes it; slower",
+    )
+    group.add_argument("--seed", type=seed, help="seed of the corruptions, default: 0")
+    group.add_argument(
+        "--workers", type=not_negative, help="processes that read and corrupt images"
+    )
+    group.add_argument("--batch-size", type=positive, help="default: the checkpoint's")
+    add_bad_data(parser, annotations=True)
+    add_inference(parser)
+
+
+def check_without_checkpoint(args: argparse.Namespace) -> None:
+    """Reject arguments that have no effect on tables.
+
+    Raises:
+        ValueError: there are such arguments, or nothing to summarise.
+    """
+    if not args.cells:
+        raise ValueError(
+            "give --ckpt with --annotations to evaluate checkpoints, or --cells to summarise tables"
+        )
+    for name in _WITH_CKPT:
+        if getattr(args, name) is not None:
+            flag = _flag(name)
+            raise ValueError(f"{flag} is for evaluating checkpoints; give --ckpt, or leave it out")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def evaluate_cells(args: argparse.Namespace) -> Evaluated:
+    """Evaluate the cells that the table does not have; each is written as soon as it is known.
+
+    Raises:
+        ValueError: the input is wrong; found before the first prediction.
+    """
+    from evaluation.robustness.corruptions import check_corruptions, chosen_names
+    from evaluation.robustness.grid import places
+    from evaluation.robustness.writer import CellWriter
+
+    models = _models(args)
+    corruptions = chosen_names(args.corruptions or ["benchmark"])
+    check_corruptions(corruptions, bool(args.exact))
+    wanted = places(corruptions, dict.fromkeys(args.severities or (1, 2, 3, 4, 5)))
+    path = _table(args)
+    truth, problems = ground_truth(args)
+    with CellWriter(path, _origin(args, models, truth)) as table:
+        missing = {
+            model: [place for place in wanted if (model, *place) not in table] for model in models
+        }
+        prepared = {
+            model: _prepared(args, models[model], truth) for model in models if missing[model]
+        }
+        _fill(args, table, prepared, missing, len(models) * len(wanted))
+    return Evaluated(table.grids, path, problems)
+
+
+def _models(args: argparse.Namespace) -> dict[str, Path]:
+    """Return name -> checkpoint.
+
+    Raises:
+        ValueError: files are missing, or names are not as many as checkpoints, not apart or empty;
+            no model has the name of the reference.
+    """
+    from engine.training.run_names import model_name
+
+    if args.annotations is None:
+        raise ValueError("--ckpt needs --annotations, the COCO ground truth")
+    for checkpoint in args.ckpt:
+        if not checkpoint.is_file():
+            raise ValueError(f"{checkpoint}: no such file; name checkpoints of train.py")
+    names = args.names or [model_name(checkpoint) for checkpoint in args.ckpt]
+    if len(names) != len(args.ckpt):
+        raise ValueError(f"--names has {len(names)} names for {len(args.ckpt)} checkpoints")
+    models: dict[str, Path] = {}
+    for name, checkpoint in zip(map(str.strip, names), args.ckpt, strict=True):
+        if not name:
+            raise ValueError("--names: a name is empty")
+        if name in models:
+            raise ValueError(
+                f"two checkpoints have the name {name}: {models[name]} and {checkpoint}; give each "
+                "a name by --names, in the order of --ckpt"
+            )
+        models[name] = checkpoint
+    if args.reference is not None and args.reference not in models:
+        known = ", ".join(models)
+        raise ValueError(f"--reference {args.reference}: no such model; there are {known}")
+    return models
+
+
+def _table(args: argparse.Namespace) -> Path:
+    """Return the file of the cells, which may exist.
+
+    Raises:
+        ValueError: there are several, or the file cannot be written.
+    """
+    from engine.training.run_names import run_folder
+    from evaluation.robustness.writer import origin_path
+
+    if args.cells and len(args.cells) > 1:
+        raise ValueError("with --ckpt, --cells is the one table that is written; name one")
+    path = args.cells[0] if args.cells else run_folder(args.ckpt[0]) / "robustness.csv"
+    table, beside = (
+        Output("--cells", continued=True),
+        Output("the file beside --cells", continued=True),
+    )
+    files = {"cells": table, "origin": beside}
+    inputs = {name: flag for name, flag in args.inputs.items() if name != "cells"}
+    changed = {"cells": path, "origin": origin_path(path), "inputs": inputs}
+    outputs = args.outputs | files
+    check_outputs(argparse.Namespace(**{**vars(args), **changed, "outputs": outputs}))
+    return Path(path)
+
+
+def _origin(
+    args: argparse.Namespace, models: Mapping[str, Path], truth: Mapping[str, Any]
+) -> Origin:
+    """Check the sizes of the images, and return what the cells are made from (A708)."""
+    from engine.deploy.checked_coco import image_folder_of
+    from engine.deploy.corrupted import check_sizes, data_hash
+    from evaluation.report.record import package_versions
+    from evaluation.robustness.writer import Origin
+    from formats.files import file_hash
+
+    records: Sequence[Any] = truth["images"]
+    check_sizes(args.annotations, records)
+    settings = {_flag(name): getattr(args, name) for name in _SETTINGS}
+    folder = args.images or image_folder_of(args.annotations)
+    return Origin(
+        {name: file_hash(checkpoint) for name, checkpoint in models.items()},
+        data=data_hash(args.annotations, folder, records),
+        seed=args.seed or 0,
+        path="exact" if args.exact else "fast",
+        settings=settings | {_LIBRARY: package_versions([_LIBRARY]).get(_LIBRARY)},  # A707
+    )
+
+
+def _prepared(
+    args: argparse.Namespace, checkpoint: Path, truth: Mapping[str, Any]
+) -> CocoPredictor:
+    from engine.deploy.corrupted import check_images
+    from engine.deploy.predict import prepare_coco
+
+    predictor = prepare_coco(
+        checkpoint,
+        args.annotations,
+        args.images,
+        args.batch_size,
+        args.bad_data,
+        scale=args.scale,
+        inference=inference_changes(args),
+        truth=truth,
+    )
+    check_images(predictor, args.annotations)
+    predictor.data.num_workers = args.workers or 0
+    return predictor
+
+
+def _fill(
+    args: argparse.Namespace,
+    table: CellWriter,
+    prepared: dict[str, CocoPredictor],
+    missing: Mapping[str, Sequence[Place]],
+    total: int,
+) -> None:
+    """Evaluate the missing cells, model by model."""
+    from engine.deploy.corrupted import Corruption, cell_metrics
+    from evaluation.robustness.names import CLEAN
+
+    tell = progress_with_time("cells", every=0.0)
+    done = total - sum(map(len, missing.values()))
+    tell(done, total, f" (in {table.path})" if done else "")
+    for model in list(prepared):
+        predictor = prepared.pop(model)  # its memory is free when it is done
+        for name, level in missing[model]:
+            changed = None
+            if name != CLEAN:
+                changed = Corruption(name, level, table.origin.seed, bool(args.exact))
+            metrics = cell_metrics(predictor, changed)
+            table.add(model, name, level, metrics)
+            done += 1
+            place = name if name == CLEAN else f"{name} {level}"
+            tell(done, total, f" ({model}, {place}: {_main(metrics)})")
+
+
+def _main(metrics: Mapping[str, float]) -> str:
+    kind, words = ("segm_map", "mask AP") if "segm_map" in metrics else ("box_map", "box AP")
+    return f"{words} {metrics[kind]:.4f}"

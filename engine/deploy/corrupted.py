@@ -1,0 +1,128 @@
+"""Images of a COCO file under the corruptions of the robustness benchmark."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datamodules.seg.dataset import AnnotatedImage
+from engine.deploy.predict import CocoPredictor
+from evaluation.robustness.corruptions import SMALLEST_SIDE, corrupt, image_seed
+from evaluation.seg.coco import score_results
+from formats.files import file_digest
+from structures import DataProblems, Problem
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """Corrupts images at their own size, as they were read; the annotations stay.
+
+    The random numbers of an image depend on the seed, its id, the name and the severity (A777), so
+    that the same image results in any order, batch and worker process.
+
+    Attributes:
+        name: see `evaluation.robustness.corruptions.corrupt`.
+        severity: 1 to 5.
+        seed: of the evaluation.
+        exact: every byte is that of the library.
+    """
+
+    name: str
+    severity: int
+    seed: int = 0
+    exact: bool = False
+
+    def __call__(self, annotated: AnnotatedImage) -> AnnotatedImage:
+        """Return an image with corrupted pixels.
+
+        Raises:
+            ValueError: the image cannot be corrupted; the message names it.
+        """
+        seed = image_seed(self.seed, annotated.image_id, self.name, self.severity)
+        try:
+            image = corrupt(annotated.image, self.name, self.severity, seed, self.exact)
+        except ValueError as error:
+            raise ValueError(f"{annotated.name}: {error}") from error
+        return annotated._replace(image=image)
+
+
+def check_sizes(annotations: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Reject images that are too small for the corruptions, before any is read.
+
+    Args:
+        annotations: the file that lists them.
+        records: ``id``, ``file_name``, ``height`` and ``width`` of each image.
+
+    Raises:
+        DataProblems: a side of an image is too short.
+    """
+    problems = [
+        Problem(
+            annotations,
+            record["id"],
+            None,
+            f"{record['file_name']} is {record['height']} px high and {record['width']} px wide, "
+            f"and corruptions need at least {SMALLEST_SIDE} pixels on each side",
+            "leave the image out of the annotations",
+        )
+        for record in records
+        if min(record["height"], record["width"]) < SMALLEST_SIDE
+    ]
+    if problems:
+        raise DataProblems(problems)
+
+
+def check_images(predictor: CocoPredictor, annotations: Path) -> None:
+    """Reject images without objects, and those that are no ordinary 8-bit images.
+
+    Raises:
+        ValueError: no score is defined, or the images are what a camera has taken in the dark.
+    """
+    data = predictor.data
+    if data.left_alone("test"):
+        raise ValueError(
+            f"{annotations}: its images are what a camera has taken in the dark, and the "
+            "corruptions are defined for ordinary images; name ordinary images"
+        )
+    counts = data.object_counts("test")
+    if counts is not None and not counts.by_image.any():
+        raise ValueError(
+            f"{annotations}: no image has an object of the checkpoint's classes, so that no score "
+            "is defined; name other annotations"
+        )
+
+
+def data_hash(annotations: Path, images: Path, records: Sequence[Mapping[str, Any]]) -> str:
+    """Return 16 hexadecimal digits that follow from the bytes of all files (A706).
+
+    Args:
+        annotations: the COCO file.
+        images: folder of the images.
+        records: ``file_name`` of each image that is evaluated.
+    """
+    digest = hashlib.sha256(file_digest(annotations))
+    for record in records:
+        digest.update(f"\n{record['file_name']} ".encode())
+        digest.update(file_digest(images / record["file_name"]))
+    return digest.hexdigest()[:16]
+
+
+def cell_metrics(predictor: CocoPredictor, corruption: Corruption | None) -> dict[str, float]:
+    """Return the metrics of `evaluate.py coco` on clean or corrupted images.
+
+    A model without any prediction is scored for what it predicts: boxes and masks, or boxes.
+
+    Args:
+        predictor: a checkpoint and images.
+        corruption: of the images, or None.
+    """
+    found = predictor.predict(corruption)
+    return score_results(
+        found.ground_truth,
+        found.rows,
+        max_dets=found.max_dets or 100,
+        iou_types=predictor.module.iou_types,
+    ).metrics
