@@ -1,7 +1,6 @@
 """Times, values and grades from a training to `evaluate.py mil`, as a user types it."""
 
 import csv
-import json
 
 import numpy as np
 import pytest
@@ -16,28 +15,11 @@ from evaluation.targets.bags import TargetPredictions
 from evaluation.targets.concordance import ComparablePairs, harrell_c
 from evaluation.targets.training_bags import TrainingBags
 from lightning_modules.targets.checks import HEADLINE
+from tests.commands.test_mil_subgroups import refused, scored
 from tests.support.target_bags import bags_of, recipe
 
 TASKS = ["cox", "discrete_time", "regression", "ordinal"]
 PYTHON = {"cox": ["risk"], "regression": ["weight", "square"], "ordinal": ["low", "middle", "high"]}
-
-
-def run(*arguments):
-    return evaluate.main([str(a) for a in arguments])
-
-
-def scored(tmp_path, *arguments):
-    out = tmp_path / "out.json"
-    assert run("mil", "--draws", 20, *arguments, "--out", out) == 0
-    return json.loads(out.read_text())
-
-
-def refused(capsys, *arguments):
-    capsys.readouterr()
-    assert run("mil", *arguments) == 2
-    shown = capsys.readouterr().err
-    assert "Traceback" not in shown
-    return shown
 
 
 def values(metrics):
