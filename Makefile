@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-EXTRAS ?= dev,export,pretrained,raw,robustness,slides
+EXTRAS ?= browser,dev,export,pretrained,raw,report,robustness,slides
 # Its metadata asks for opencv-python, which would replace the headless OpenCV: without dependencies.
 CORRUPTIONS := imagecorruptions-imaug>=1.1.4
 
