@@ -56,6 +56,27 @@ def fingerprint(datamodule: type, arguments: Mapping[str, Any]) -> str:
     return digest.hexdigest()[:16]
 
 
+def content_hash(sources: Mapping[str, Path]) -> str:
+    """Return a hash of files and folders by name, which covers what `fingerprint` covers of them.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for name, path in sources.items():
+        digest.update(f"\n{name}=".encode())
+        for line in _content(path):
+            digest.update(line)
+    return digest.hexdigest()[:16]
+
+
+def _content(path: Path) -> Iterator[bytes]:
+    if path.is_file():
+        yield file_digest(path, WHOLE, _END)
+    else:
+        yield from _listing(path)
+
+
 def _listing(folder: Path) -> Iterator[bytes]:
     """Yield one line for each file below a folder, in the order of the names."""
     for parent, folders, files in os.walk(folder, followlinks=True):

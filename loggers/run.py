@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from pytorch_lightning.loggers import Logger
@@ -11,6 +12,7 @@ from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
 from loggers.csv_logger import MetricsTable
 from loggers.wandb_logger import SafeWandbLogger, WandbOptions
+from loggers.wandb_names import group_name
 
 _OWN_VARIABLES: set[str] = set()  # W&B variables that the user did not set and that follow the run
 
@@ -86,8 +88,9 @@ def build_loggers(
         _ = table.experiment  # creates the run folder before W&B puts its own folder inside
         run_dir.mkdir(parents=True, exist_ok=True)
     stay_inside(run_dir)
+    group = wandb_options.group or group_name(run_dir)
     try:
-        loggers.append(SafeWandbLogger(run_dir, wandb_options))
+        loggers.append(SafeWandbLogger(run_dir, replace(wandb_options, group=group)))
     except ModuleNotFoundError:
         rank_zero_warn("W&B is not installed (`pip install wandb`); the run continues without it")
     return loggers
