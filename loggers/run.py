@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 from pytorch_lightning.loggers import Logger
@@ -88,9 +87,8 @@ def build_loggers(
         _ = table.experiment  # creates the run folder before W&B puts its own folder inside
         run_dir.mkdir(parents=True, exist_ok=True)
     stay_inside(run_dir)
-    group = wandb_options.group or group_name(run_dir)
     try:
-        loggers.append(SafeWandbLogger(run_dir, replace(wandb_options, group=group)))
+        loggers.append(SafeWandbLogger(run_dir, wandb_options, group_name(run_dir)))
     except ModuleNotFoundError:
         rank_zero_warn("W&B is not installed (`pip install wandb`); the run continues without it")
     return loggers

@@ -74,6 +74,7 @@ class SafeWandbLogger(WandbLogger):
     Args:
         run_dir: folder of the run.
         options: see `WandbOptions`.
+        group: the group where the options have none.
 
     Attributes:
         failed: whether W&B has failed and is no longer used.
@@ -82,7 +83,7 @@ class SafeWandbLogger(WandbLogger):
         ModuleNotFoundError: wandb is not installed.
     """
 
-    def __init__(self, run_dir: Path, options: WandbOptions) -> None:
+    def __init__(self, run_dir: Path, options: WandbOptions, group: str | None = None) -> None:
         file = run_dir / RUN_ID_FILE
         super().__init__(
             name=display_name(run_dir),
@@ -90,7 +91,7 @@ class SafeWandbLogger(WandbLogger):
             id=file.read_text().strip() if file.is_file() else None,
             project=options.project,
             entity=options.entity,
-            group=options.group,
+            group=options.group or group,
             job_type=options.job_type,
             tags=list(options.tags),
         )
