@@ -16,6 +16,8 @@ from commands._arguments import (
 )
 from commands._sources import coco_predictions
 from commands._tables import report_bad_data, show
+from commands._wandb import add_wandb
+from commands._wandb_logs import log_coco
 
 SUMMARY = "COCO AP and AR of boxes and masks"
 
@@ -39,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--per-class", action="store_true", help="also print AP by class")
     add_output(parser, "--save-predictions", help="write the results file (with --ckpt)")
+    add_wandb(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -81,4 +84,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.per_class and per_class:
         show("by class", list(per_class[0]), [list(row.values()) for row in per_class])
     extra: dict[str, Any] = {"per_class": per_class, **report_bad_data(found.problems)}
-    return report(sys.argv, scores.metrics, files=[args.annotations, source], **extra)
+    record = report(sys.argv, scores.metrics, files=[args.annotations, source], **extra)
+    log_coco(args, record, found, scores)
+    return record
