@@ -39,7 +39,7 @@ def log_coco(
         predictions={
             "predictions.json": args.predictions or (lambda path: write_results(path, found.rows))
         },
-        tables={"per_class": record["per_class"]},
+        tables={"per_class": record["per_class"], "errors": list(_errors(record))},
         figures={"curves": lambda: plot_coco_pr(scores)},
     )
 
@@ -127,6 +127,14 @@ def log_report(
     log_evaluation(
         args, record, checkpoints=checkpoints, data=data, predictions=predictions, page=page
     )
+
+
+def _errors(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each kind of error, where errors were looked at."""
+    for kind, gains in record.get("errors", {}).items():
+        counts = record["error_counts"][kind]
+        for name, gain in gains.items():
+            yield {"of": kind, "error": name, "count": counts.get(name), "AP50 gained": gain}
 
 
 def _confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Any:

@@ -138,9 +138,9 @@ def _log_evaluation(options: WandbOptions, evaluation: Evaluation) -> str:
     logger.log_hyperparams({**evaluation.facts, "trainings": known})
     numbers = {f"{JOB_TYPE}/{name}": value for name, value in _numbers(evaluation.metrics)}
     logger.log_metrics(numbers)
-    with logger.guard("did not accept tables or figures"):
+    with logger.attempt("did not accept tables or figures"):
         logger.log_metrics({f"{JOB_TYPE}/{k}": v for k, v in _media(evaluation).items()})
-    with logger.guard("did not accept artifacts"):
+    with logger.attempt("did not accept artifacts"):
         _artifacts(logger, evaluation, trainings, folder)
     logger.finish()
     if logger.failed:

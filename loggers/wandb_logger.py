@@ -136,6 +136,23 @@ class SafeWandbLogger(WandbLogger):
             )
             _discard_service()
 
+    @contextlib.contextmanager
+    def attempt(self, what: str) -> Iterator[None]:
+        """Turn an error inside the block into a warning, and go on with W&B if it is still there.
+
+        Args:
+            what: see `guard`.
+        """
+        try:
+            yield
+        except Exception as error:
+            with self.guard(what):
+                if _is_lost_connection(error):
+                    raise
+            if not self.failed:
+                reason = str(error).strip() or "no message"
+                _log.warning("W&B %s (%s: %s)", what, type(error).__name__, reason)
+
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Log numbers or native W&B objects at a step."""
@@ -166,18 +183,8 @@ class SafeWandbLogger(WandbLogger):
             if self._exit_code:
                 self.finish()
             return
-        try:
+        with self.attempt("did not accept artifacts"):
             _run_with_timeout(self.options.finish_seconds, self._log_results)
-        except Exception as error:
-            with self.guard("did not accept artifacts"):
-                if _is_lost_connection(error):
-                    raise
-            if not self.failed:
-                _log.warning(
-                    "W&B did not accept artifacts (%s: %s); their files are in the run folder",
-                    type(error).__name__,
-                    str(error).strip() or "no message",
-                )
 
     @rank_zero_only
     def alert(self, title: str, text: str) -> None:
