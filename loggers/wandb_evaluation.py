@@ -113,9 +113,7 @@ def log_evaluation(options: WandbOptions, evaluation: Evaluation) -> str:
     os.environ.setdefault("WANDB_SILENT", "true")  # the returned message is the only output
     try:
         return _log_evaluation(options, evaluation)
-    except ModuleNotFoundError as error:
-        if error.name != "wandb" and "wandb" not in str(error):
-            raise
+    except ModuleNotFoundError:
         return "W&B is not installed (`pip install wandb`); nothing was logged"
     except OSError as error:  # no space, or a folder that cannot be written
         return f"W&B: nothing was logged ({error})"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from callbacks.seg.gallery import ShownImage
 
 COLUMNS = ("crop", "image", "class", "true class", "score", "IoU", "error", "area")
-MAX_ROWS = 1000
+MAX_ROWS = 1000  # A848
 CROP_SIDE = 192  # pixels of the longer side; larger crops are reduced
 _MARGIN = 0.25  # of the side of the box, on each side
 _LEAST_MARGIN = 4  # pixels
@@ -83,7 +83,7 @@ def _all_rows(images: Sequence[ShownImage], class_agnostic: bool) -> Iterator[_R
 
 
 def _errors(images: Sequence[ShownImage], class_agnostic: bool) -> Iterator[ImageErrors]:
-    """Yield the errors of each image."""
+    """Yield the errors of each image, of the predictions that are shown (A847)."""
     for one in images:
         truth = coco_records(one.truth, one.crowd.tolist())
         found = coco_records(one.prediction)

@@ -77,7 +77,6 @@ def score_targets(
     """
     import numpy as np
 
-    from evaluation.mil.scored_files import write_scored_targets
     from evaluation.report.record import report
     from evaluation.statistics.sample_size import withheld
     from evaluation.targets.bootstrap import bootstrap_intervals, units
@@ -119,6 +118,20 @@ def score_targets(
     }
     files = (*found.files, *further.files)
     record = report(sys.argv, metrics, files=files, seed=args.seed, **extra)
+    _log(args, record, found, bags, scorer)
+    return record
+
+
+def _log(
+    args: argparse.Namespace,
+    record: dict[str, Any],
+    found: BagPredictions,
+    bags: TargetPredictions,
+    scorer: Scorer,
+) -> None:
+    """Log the scores to W&B if that is asked for."""
+    from evaluation.mil.scored_files import write_scored_targets
+
     log_bags(
         args,
         record,
@@ -126,7 +139,6 @@ def score_targets(
         lambda path: write_scored_targets(path, bags, scorer),
         lambda: _drawn(scorer, bags.names),
     )
-    return record
 
 
 def _write(args: argparse.Namespace, bags: TargetPredictions, scorer: Scorer) -> None:
