@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 from commands._arguments import add_input, add_out, add_output, figure
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Evaluate checkpoints or read tables of cells, and summarise them."""
     from evaluation.report.record import report
+    from evaluation.robustness.domains import domain_scores, domain_tables
     from evaluation.robustness.grid import read_grids
     from evaluation.robustness.scores import summarise
     from evaluation.robustness.tables import tables
@@ -42,14 +44,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     extra: dict[str, Any] = {}
     if args.ckpt:
         found = evaluate_cells(args)
-        grids, sources, files = found.grids, [found.table], [args.annotations, *args.ckpt]
+        grids, sources = found.grids, [found.table]
+        files = [args.annotations, *args.ckpt, *map(Path, args.domain or ())]
         extra = {"table": str(found.table), **report_bad_data(found.problems)}
     else:
         check_without_checkpoint(args)
         grids, sources, files = read_grids(args.cells), args.cells, args.cells
     origins = {path: read_origin(path) for path in sources}
     summary = summarise(grids, args.reference)
-    for part in tables(summary, grids, args.reference):
+    domains = domain_scores(grids)
+    for part in (*tables(summary, grids, args.reference), *domain_tables(domains)):
         show(*part, width=100)
     path, notes = path_of(origins)
     notes = [*summary.notes, *notes]
@@ -66,6 +70,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     extra |= {
         "corruptions": summary.corruptions,
         "cells": summary.cells,
+        "domains": domains,
         "path": path,
         "reference": args.reference,
         "notes": notes,

@@ -75,14 +75,14 @@ def check_sizes(annotations: Path, records: Sequence[Mapping[str, Any]]) -> None
         raise DataProblems(problems)
 
 
-def check_images(predictor: CocoPredictor, annotations: Path) -> None:
-    """Reject images without objects, and those that are no ordinary 8-bit images.
+def check_images(predictor: CocoPredictor, annotations: Path, corrupted: bool = True) -> None:
+    """Reject images without objects, and those that cannot be corrupted if they should be.
 
     Raises:
         ValueError: no score is defined, or the images are what a camera has taken in the dark.
     """
     data = predictor.data
-    if data.left_alone("test"):
+    if corrupted and data.left_alone("test"):
         raise ValueError(
             f"{annotations}: its images are what a camera has taken in the dark, and the "
             "corruptions are defined for ordinary images; name ordinary images"

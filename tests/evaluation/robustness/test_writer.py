@@ -121,6 +121,37 @@ def test_a_table_of_another_evaluation(tmp_path, change, told):
 
 
 @pytest.mark.usefixtures("quick")
+def test_domains_of_a_table(tmp_path):
+    """A domain is known by its own hash, and may have fewer metrics than the model's first cell."""
+    path = tmp_path / "cells.csv"
+    origin = dataclasses.replace(ORIGIN, domains={"night": "n", "rain": "r"})
+    few = {"segm_map": 0.25}
+    with CellWriter(path, origin) as table:
+        table.add("a", "domain:rain", 0, few)
+        table.add("a", "clean", 0, pretended("a", "clean", 0))
+        table.add("b", "clean", 0, pretended("b", "clean", 0))
+        table.add("a", "domain:night", 0, few)
+    whole = path.read_bytes()
+    assert evaluate(path, [("a", "domain:night", 0)], origin) == []
+    assert read_origin(path)["domains"] == {
+        "rain": {"data": "r", "metrics": {"a": ["segm_map"]}},
+        "night": {"data": "n", "metrics": {"a": ["segm_map"]}},
+    }
+    path.write_bytes(whole[: whole.rindex(b"a,domain")])
+    assert evaluate(path, ALL[2:3]) == ALL[2:3]  # without domains
+    assert list(read_origin(path)["domains"]) == ["rain"]
+    assert read_origin(path)["models"]["a"]["metrics"] == list(pretended("a", "fog", 1))[:3]
+    other = dataclasses.replace(ORIGIN, domains={"night": "m", "rain": "s"})
+    with pytest.raises(DataProblems, match="data of the domain rain were r and are s") as error:
+        evaluate(path, origin=other)
+    assert "night" not in str(error.value)
+    record = origin_path(path)
+    record.write_text(record.read_text().replace('"rain"', '"fog"'))
+    with pytest.raises(DataProblems, match="nothing says what its cells of the domain rain"):
+        evaluate(path)
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_table_of_unknown_origin(tmp_path):
     path = tmp_path / "cells.csv"
     evaluate(path)
@@ -167,6 +198,8 @@ def test_cells_that_cannot_be_added(tmp_path):
             (("a", "fog", 6), {"segm_map": 0.5}, "fog of severity 6"),
             (("a", "fog", 0), {"segm_map": 0.5}, "fog of severity 0"),
             (("a", "clean", 1), {"segm_map": 0.5}, "clean of severity 1"),
+            (("a", "domain:x", 1), {"segm_map": 0.5}, "domain:x of severity 1"),
+            (("a", "domain:x", 0), {"segm_map": 0.5}, "x is not among none"),
             (("a", "fog", 2), {"segm_map": float("nan"), "other": 1.0}, "no metric has a value"),
         ):
             with pytest.raises(ValueError, match=told):
