@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 _LIBRARY = "imagecorruptions-imaug"
 _WITH_CKPT = (
     "annotations", "images", "domain", "names", "corruptions", "severities", "exact", "seed",
-    "workers", "batch_size", "tile", "tile_overlap", "tile_max_dets", "scale", "tta", "tta_scales",
+    "workers", "batch_size", "no_predictions", "tile", "tile_overlap", "tile_max_dets", "scale",
+    "tta", "tta_scales",
 )  # fmt: skip
 _SETTINGS = (  # flags that change numbers
     "tile", "tile_overlap", "tile_max_dets", "scale", "tta", "tta_scales", "batch_size", "bad_data"
@@ -85,6 +86,12 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers", type=not_negative, help="processes that read and corrupt images"
     )
     group.add_argument("--batch-size", type=positive, help="default: the checkpoint's")
+    group.add_argument(
+        "--no-predictions",
+        action="store_true",
+        default=None,
+        help="keep no predictions beside the table, so that there will be no intervals",
+    )
     add_bad_data(parser, annotations=True)
     add_inference(parser)
 
@@ -118,6 +125,7 @@ def evaluate_cells(args: argparse.Namespace) -> Evaluated:
     from evaluation.robustness.corruptions import check_corruptions, chosen_names
     from evaluation.robustness.domains import domain_places
     from evaluation.robustness.grid import places
+    from evaluation.robustness.kept import prepare_folder
     from evaluation.robustness.writer import CellWriter
 
     models = _models(args)
@@ -130,6 +138,7 @@ def evaluate_cells(args: argparse.Namespace) -> Evaluated:
     wanted += domain_places(domains)
     problems += tuple(problem for one in domains.values() for problem in one.problems)
     with CellWriter(path, _origin(args, models, truth, domains)) as table:
+        prepare_folder(path)
         missing = {
             model: [place for place in wanted if (model, *place) not in table] for model in models
         }
@@ -260,7 +269,8 @@ def _fill(
     total: int,
 ) -> None:
     """Evaluate the missing cells, model by model."""
-    from engine.deploy.corrupted import Corruption, cell_metrics
+    from engine.deploy.corrupted import Corruption, scored_cell
+    from evaluation.robustness.kept import keep, kept_file
     from evaluation.robustness.names import domain_of, is_graded
 
     tell = progress_with_time("cells", every=0.0)
@@ -272,7 +282,10 @@ def _fill(
             changed = None
             if is_graded(name):
                 changed = Corruption(name, level, table.origin.seed, bool(args.exact))
-            metrics = cell_metrics(predictors[domain_of(name)], changed)
+            predictor = predictors[domain_of(name)]
+            metrics, matches = scored_cell(predictor, changed, not args.no_predictions)
+            if matches:  # before the cell, so that no cell lacks them
+                keep(kept_file(table.path, model, (name, level)), matches)
             table.add(model, name, level, metrics)
             done += 1
             place = f"{name} {level}" if is_graded(name) else name

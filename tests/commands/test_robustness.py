@@ -43,7 +43,11 @@ def test_two_models_with_a_reference(tmp_path, capsys):
     assert record["cells"]["a"]["snow"]["2"]["segm_map_50"] == 0.9 - 0.2 - 0.001 * 8 * 2
     assert record["cells"]["a"]["clean"]["0"]["segm_map"] == 0.8
     assert set(record["files"]) == {str(first), str(second)}
-    assert (record["path"], record["reference"], record["notes"]) == (None, "a", [])
+    assert (record["path"], record["reference"]) == (None, "a")
+    assert [note.partition(", because")[0] for note in record["notes"]] == [
+        f"no intervals for the models of {path}" for path in (first, second)
+    ]
+    assert record["intervals"] == record["difference"] == {}
 
 
 def test_an_unfinished_table_says_so(tmp_path, capsys):
