@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from evaluation.robustness.writer import CellWriter, Origin
     from structures import Problem
 
-_LIBRARY = "imagecorruptions-imaug"
 _WITH_CKPT = (
     "annotations", "images", "domain", "names", "corruptions", "severities", "exact", "seed",
     "workers", "batch_size", "no_predictions", "tile", "tile_overlap", "tile_max_dets", "scale",
@@ -218,19 +217,23 @@ def _origin(
     from engine.deploy.checked_coco import image_folder_of
     from engine.deploy.corrupted import check_sizes, data_hash
     from evaluation.report.record import package_versions
+    from evaluation.robustness.corruptions import chosen_names, need_library
+    from evaluation.robustness.names import LIBRARY
     from evaluation.robustness.writer import Origin
     from formats.files import file_hash
 
     records: Sequence[Any] = truth["images"]
     check_sizes(args.annotations, records)
     settings = {_flag(name): getattr(args, name) for name in _SETTINGS}
+    needed = need_library(chosen_names(args.corruptions or ["benchmark"]), bool(args.exact))
+    version = package_versions([LIBRARY]).get(LIBRARY) if needed else None
     folder = args.images or image_folder_of(args.annotations)
     return Origin(
         {name: file_hash(checkpoint) for name, checkpoint in models.items()},
         data=data_hash(args.annotations, folder, records),
         seed=args.seed or 0,
         path="exact" if args.exact else "fast",
-        settings=settings | {_LIBRARY: package_versions([_LIBRARY]).get(_LIBRARY)},  # A707
+        settings=settings | {LIBRARY: version},  # A707
         domains={name: one.data for name, one in domains.items()},
     )
 

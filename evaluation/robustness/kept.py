@@ -109,7 +109,7 @@ def read_kept(path: Path) -> tuple[Matches, ...]:
     try:
         with np.load(path, allow_pickle=False) as file:
             if int(file["format"]) != _FORMAT:
-                raise ValueError(f"{path}: is of another version of segmil")
+                raise KeyError("it is of another version of segmil")
             return tuple(
                 _matches(kind, {n.removeprefix(f"{kind}_"): file[n] for n in file.files})
                 for kind in ("box", "segm")
@@ -117,7 +117,7 @@ def read_kept(path: Path) -> tuple[Matches, ...]:
             )
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
-    except (OSError, KeyError, IndexError, EOFError, BadZipFile) as error:
+    except (OSError, ValueError, KeyError, IndexError, EOFError, BadZipFile) as error:
         raise ValueError(f"{path}: cannot be read: {error}") from error
 
 
