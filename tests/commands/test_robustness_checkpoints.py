@@ -16,7 +16,7 @@ from PIL import Image
 
 import evaluate
 import formats.files
-from evaluation.robustness import corruptions
+from evaluation.robustness import corruptions, kept
 from evaluation.robustness.corruptions import corrupt, image_seed
 from tests.support.bright_objects import SIZES, BrightObjects, write_bright, write_scenes
 from tests.support.layers import ROOT
@@ -165,15 +165,15 @@ def test_workers_batches_and_order_do_not_change_cells(folder, ckpt, whole, tmp_
     """Another seed changes what is drawn at random, and nothing else."""
     base = ("--ckpt", ckpt, "--annotations", folder / "truth.json", "--severities", 5)
     second, rows = tmp_path / "second.csv", set(whole[0].read_text().splitlines())
-    kept = {}
+    by_workers = {}
     for workers, batch in ((0, 1), (1, 2), (3, 1)):
         first = tmp_path / f"first{workers}.csv"
         words = ("--workers", workers, "--batch-size", batch, "--corruptions", OWN)
         assert run(*base, *words, "--cells", first) == 0
         assert set(first.read_text().splitlines()) < rows
-        kept[workers] = predictions(first)
-    assert kept[0] == kept[1] == kept[3]
-    assert kept[0].items() < predictions(whole[0]).items()
+        by_workers[workers] = predictions(first)
+    assert by_workers[0] == by_workers[1] == by_workers[3]
+    assert by_workers[0].items() < predictions(whole[0]).items()
     words = ("--corruptions", OWN, FAST[0], "--seed", 1)
     assert run(*base, *words, "--cells", second) == 0
     changed = {row.split(",")[1] for row in set(second.read_text().splitlines()) - rows}
@@ -242,6 +242,18 @@ def test_a_function_that_raises_is_named(folder, ckpt, tmp_path, capsys, workers
     place = f"image 40 ({folder / 'images' / 'scene0.png'})"
     assert told == f"error: {place}: {OWN} at severity 2 raised KeyError: 'no such haze'"
     assert "clean" in (tmp_path / "cells.csv").read_text()  # what is known stays
+
+
+def test_predictions_are_written_before_their_cell(folder, ckpt, tmp_path, capsys, monkeypatch):
+    def full(path, matches):
+        del matches
+        raise OSError(f"{path}: no space left")
+
+    monkeypatch.setattr(kept, "keep", full)
+    cells = tmp_path / "cells.csv"
+    assert run("--ckpt", ckpt, *common(folder), "--cells", cells) == 2
+    assert "clean_0.npz: no space left" in capsys.readouterr().err
+    assert cells.read_text().count("\n") == 1
 
 
 def test_no_predictions_are_kept_where_none_are_wanted(folder, ckpt, tmp_path):
