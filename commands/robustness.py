@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 from commands._arguments import add_input, add_out, add_output, figure
@@ -11,6 +12,7 @@ from commands._cells import add_checkpoint_arguments, check_without_checkpoint, 
 from commands._tables import report_bad_data, show
 from commands._wandb import add_wandb
 from commands._wandb_logs import log_robustness
+from commands.cells._intervals import add_interval_arguments, interval_record, intervals_of
 
 SUMMARY = "how far scores fall under corruptions: mPC, rPC, CD of checkpoints or of tables of cells"
 
@@ -30,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(
         parser, "--figure", type=figure, help="heat maps and curves over severity: .png, .pdf, .svg"
     )
+    add_interval_arguments(parser)
     add_checkpoint_arguments(parser)
     add_wandb(parser)
 
@@ -37,8 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Evaluate checkpoints or read tables of cells, and summarise them."""
     from evaluation.report.record import report
+    from evaluation.robustness.domains import domain_scores, domain_tables
     from evaluation.robustness.figures import plot_robustness
     from evaluation.robustness.grid import read_grids
+    from evaluation.robustness.interval_tables import interval_tables
     from evaluation.robustness.scores import summarise
     from evaluation.robustness.tables import tables
     from evaluation.robustness.writer import path_of, read_origin
@@ -46,17 +51,22 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     extra: dict[str, Any] = {}
     if args.ckpt:
         found = evaluate_cells(args)
-        grids, sources, files = found.grids, [found.table], [args.annotations, *args.ckpt]
+        grids, sources = found.grids, [found.table]
+        files = [args.annotations, *args.ckpt, *map(Path, args.domain or ())]
         extra = {"table": str(found.table), **report_bad_data(found.problems)}
     else:
         check_without_checkpoint(args)
         grids, sources, files = read_grids(args.cells), args.cells, args.cells
     origins = {path: read_origin(path) for path in sources}
     summary = summarise(grids, args.reference)
-    for part in tables(summary, grids, args.reference):
+    domains = domain_scores(grids)
+    for part in (*tables(summary, grids, args.reference), *domain_tables(domains)):
+        show(*part, width=100)
+    intervals = intervals_of(args, grids, origins)
+    for part in interval_tables(intervals, summary.metrics, domains):
         show(*part, width=100)
     path, notes = path_of(origins)
-    notes = [*summary.notes, *notes]
+    notes = [*summary.notes, *notes, *intervals.notes]
     for note in notes:
         print(f"note: {note}")
     if args.ckpt:
@@ -69,6 +79,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     extra |= {
         "corruptions": summary.corruptions,
         "cells": summary.cells,
+        "domains": domains,
+        **interval_record(args, intervals),
         "path": path,
         "reference": args.reference,
         "notes": notes,
