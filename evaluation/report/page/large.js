@@ -94,7 +94,9 @@ function applyLarge() {
   }
   fillLarge(figure);
   select(figure);
-  if (!dialog.open) dialog.showModal();
+  if (dialog.open) return;
+  dialog.showModal();
+  dialog.focus();
 }
 
 function openLarge(key) {

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from evaluation.report.page.content import Point
 
-LARGE = 512  # pixels of the longer side from which outlines are rounded to whole pixels
+LARGE = 512  # pixels of the longer side; above it, outlines have whole pixels (A840)
 
 
 def svg_path(polygons: Iterable[Iterable[Point]], width: int, height: int) -> str:

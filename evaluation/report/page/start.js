@@ -1,5 +1,5 @@
 // Copies of embedded files, the state of the address, charts; then the page is ready.
-const MILLISECONDS = 1500; // for charts, before the rest of them is left for later
+const MILLISECONDS = 1500; // for charts; the rest of them follows once the page is ready (A842)
 
 function copyFiles() {
   for (const image of all("img[data-copy]")) {
