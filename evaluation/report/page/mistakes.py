@@ -141,7 +141,8 @@ def _detections(judged: Judged, kind: str) -> list[_Row]:
 
 
 def _detection_cells(d: DetectionRecord, names: dict[int, str]) -> tuple[Cell, ...]:
-    true = (names[d.truth_category_id],) if d.kind == "cls" and d.truth_category_id else ()
+    other = d.truth_category_id  # may be 0
+    true = (names[other],) if d.kind == "cls" and other is not None else ()
     return (names[d.category_id], *true, round(d.score, 4), round(d.iou, 4), round(d.area))
 
 

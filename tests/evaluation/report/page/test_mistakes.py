@@ -45,6 +45,16 @@ def judged(*results, score=0.5):
     return Judged(TRUTH, names, results, images, score, "bbox")
 
 
+def test_the_true_class_may_have_the_id_0():
+    truth = {**TRUTH, "categories": [{"id": 0, "name": "rod"}, {"id": 9, "name": "dot"}]}
+    truth["annotations"] = [{**box(1, 0, 5), "id": 1}]
+    rows = [box(1, 9, 5, 0.9)]
+    images = detection_errors(truth, rows, "bbox")
+    listed = image_mistakes(Judged(truth, ("one",), (rows,), (images,), 0.5, "bbox"))
+    (table,) = [t for t in listed.tables if t.title == "Most confident wrong classes"]
+    assert dict(zip(table.columns, table.rows[0], strict=True))["true class"] == "rod"
+
+
 def test_lists_of_one_run():
     listed = image_mistakes(judged(FIRST))
     tables = {table.title: table for table in listed.tables}
