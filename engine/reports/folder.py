@@ -87,14 +87,22 @@ def read_runs(paths: Sequence[Path]) -> list[RunFolder]:
 
 
 def _named(runs: list[RunFolder]) -> list[RunFolder]:
-    """Give runs whose names are the same longer ones."""
+    """Give runs whose names are the same longer ones: as many folders as tell them apart."""
     counts = Counter(run.name for run in runs)
     longer = [
         run if counts[run.name] == 1 else replace(run, name=f"{run.name}/{run.folder.name}")
         for run in runs
     ]
     counts = Counter(run.name for run in longer)
-    return [run if counts[run.name] == 1 else replace(run, name=str(run.folder)) for run in longer]
+    same = [run.folder.absolute().parts for run in longer if counts[run.name] > 1]
+    lengths = range(1, max(map(len, same), default=0))
+    parts = next((n for n in lengths if len({p[-n:] for p in same}) == len(same)), 0)
+    return [
+        run
+        if counts[run.name] == 1
+        else replace(run, name="/".join(run.folder.absolute().parts[-parts:]))
+        for run in longer
+    ]
 
 
 def _read(path: Path) -> RunFolder:
