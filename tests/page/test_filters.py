@@ -55,6 +55,19 @@ def test_keys_show_and_hide(tab):
     assert not tab.is_visible("#help")
 
 
+def test_objects_are_found_or_missed_by_the_run_that_is_shown(tab):
+    missed = "#gallery g.truth path[data-error=miss]"
+    first = len(tab.query_selector_all(missed))
+    assert first > 0
+    tab.keyboard.press("r")
+    assert len(tab.query_selector_all(missed)) == 0
+    for _ in range(2):
+        tab.keyboard.press("r")  # the third run, then all side by side
+    assert len(tab.query_selector_all(missed)) == first
+    tab.keyboard.press("r")
+    assert len(tab.query_selector_all(missed)) == first
+
+
 def test_filters_act_on_all_images_at_once(tab):
     tab.fill("#score", "0.8")
     assert shown(tab, "prediction") == expected(0.8)

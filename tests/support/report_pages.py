@@ -103,7 +103,13 @@ def gallery(runs, images):
         image, objects = scene(rng, bright=i % 2 == 1)
         truth = tuple(
             Outline(
-                label, (ring,), None, "miss" if rng.random() < 0.2 else "found", None, area(ring)
+                label,
+                (ring,),
+                None,
+                "miss" if (missed := rng.random() < 0.2) else "found",
+                None,
+                area(ring),
+                ("miss", "found", "found")[:runs] if missed and runs > 1 else (),
             )
             for label, *_, ring in objects
         )
@@ -260,7 +266,7 @@ def seg_page(runs=3, images=24):
                 "Images by F1",
                 ("image", "F1", "false positives", "missed"),
                 worst,
-                "At a score of .5.",
+                "At a score of .5, of /data/" + "long_name_of_a_run" * 4,
             ),
             Table(
                 "Largest missed objects",

@@ -199,6 +199,7 @@ class Outline:
             truth `found`, `miss`, `crowd` or `ignored`.
         iou: with the object it was compared with, None without one.
         area: pixels.
+        kinds: `kind` of the truth by run, empty where it is that of all runs.
     """
 
     label: int
@@ -207,6 +208,7 @@ class Outline:
     kind: str = ""
     iou: float | None = None
     area: float | None = None
+    kinds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,9 @@ function arrangeFrames(views, runs) {
     for (const group of all("g.prediction", frame)) {
       group.classList.toggle("other", group.dataset.run !== frame.dataset.run);
     }
+    for (const path of all("g.truth path[data-errors]", frame)) {
+      path.dataset.error = path.dataset.errors.split(" ")[frame.dataset.run];
+    }
   }
 }
 

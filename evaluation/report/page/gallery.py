@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,7 +85,8 @@ def _image(
     height, width = pixels.shape[:2]
     file, mime = encode_image(pixels)
     draw = _Drawer(judged, (height, width))
-    found = judged.found(0, position)
+    runs = range(len(judged.names))
+    found = [judged.found(run, position) for run in runs]
     return GalleryImage(
         key=image_key(position),
         name=judged.image_names()[position],
@@ -93,14 +94,14 @@ def _image(
         height=height,
         file=file,
         mime=mime,
-        truth=tuple(draw.object(n, n in found) for n in numbers),
+        truth=tuple(draw.object(n, [n in one for one in found]) for n in numbers),
         predictions=tuple(
             tuple(
                 draw.detection(run, d)
                 for d in judged.images[run][position].detections
                 if d.score >= min(LOWEST, judged.score)
             )
-            for run in range(len(judged.names))
+            for run in runs
         ),
         note=note,
     )
@@ -116,15 +117,17 @@ class _Drawer:
         ids = sorted(judged.class_names())
         self._label = {identifier: k for k, identifier in enumerate(ids)}
 
-    def object(self, number: int, is_found: bool) -> Outline:
-        """Return the outline of an annotation, found or missed by the first run (A835)."""
+    def object(self, number: int, is_found: Sequence[bool]) -> Outline:
+        """Return the outline of an annotation, found or missed by each run (A835)."""
         annotation = self._judged.truth["annotations"][number]
-        kind = "found" if is_found else "miss"
+        crowd = bool(annotation.get("iscrowd"))
+        kinds = tuple("crowd" if crowd else "found" if one else "miss" for one in is_found)
         return Outline(
             label=self._label[annotation["category_id"]],
             polygons=self._polygons(annotation),
-            kind="crowd" if annotation.get("iscrowd") else kind,
+            kind=kinds[0],
             area=float(annotation["area"]),
+            kinds=kinds if len(set(kinds)) > 1 else (),
         )
 
     def detection(self, run: int, d: DetectionRecord) -> Outline:

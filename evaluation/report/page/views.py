@@ -184,10 +184,11 @@ class PageView:
     def kinds_shown(self) -> list[str]:
         """Kinds of errors that occur in the gallery."""
         found = {
-            o.kind
+            kind
             for image in self.page.gallery
             for outlines in (image.truth, *image.predictions)
             for o in outlines
+            for kind in (o.kind, *o.kinds)
         }
         return [kind for kind in KINDS if kind in found] + sorted(found - set(KINDS) - {""})
 

@@ -124,6 +124,11 @@ def test_outlines_say_what_is_right_and_wrong():
     assert [o.kind for o in by_name["3.png"].predictions[0]] == ["ignored", "correct"]
     assert [o.label for o in by_name["2.png"].predictions[0]] == [1, 0]
     assert by_name["5.png"].predictions == ((),)
+    both = gallery_images(judged(FIRST, SECOND), {0: "", 1: "", 2: ""}, (), lambda _: pixels)
+    kinds = {image.name: [o.kinds for o in image.truth] for image in both}
+    assert kinds["1.png"] == [("found", "miss"), ()]  # the second object is missed by both
+    assert kinds["2.png"] == [("miss", "found")]
+    assert kinds["3.png"] == [("found", "miss"), ()]
 
 
 def test_the_operating_point_is_that_of_the_best_f1():
