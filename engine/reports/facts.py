@@ -44,7 +44,6 @@ def training_log(run: RunFolder) -> TrainingLog:
 
 def run_facts(run: RunFolder, found: Predicted, log: TrainingLog) -> RunFacts:
     """Return what the summary says of a run."""
-    best = _epoch(run.checkpoint)
     is_training = run.predictions is None or run.training != run.folder
     return RunFacts(
         name=run.name,
@@ -54,7 +53,7 @@ def run_facts(run: RunFolder, found: Predicted, log: TrainingLog) -> RunFacts:
         data=found.data,
         split=found.split,
         count=found.count,
-        best_epoch=best,
+        best_epoch=_best_epoch(run.checkpoint),
         last_epoch=log.last_epoch if is_training else None,
         steps=log.steps if is_training else None,
         seconds=log.seconds,
@@ -63,9 +62,12 @@ def run_facts(run: RunFolder, found: Predicted, log: TrainingLog) -> RunFacts:
     )
 
 
-def _epoch(checkpoint: Path | None) -> int | None:
-    """Return the epoch that ended, or was validated, when a checkpoint was written."""
-    if checkpoint is None or not checkpoint.is_file():
+def _best_epoch(checkpoint: Path | None) -> int | None:
+    """Return the epoch whose validation chose a checkpoint, None for one that was not chosen.
+
+    The last checkpoint of a training may already count the epoch that would come next.
+    """
+    if checkpoint is None or checkpoint.name != "best.ckpt" or not checkpoint.is_file():
         return None
     epoch: Any = read_file(checkpoint).get("epoch")
     return epoch if isinstance(epoch, int) else None
