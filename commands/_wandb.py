@@ -39,6 +39,7 @@ def log_evaluation(
     tables: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     charts: Mapping[str, Callable[[], Any]] | None = None,
     figures: Mapping[str, Callable[[], Figure] | Path] | None = None,
+    own_data: bool = False,
 ) -> None:
     """Log the result of a command to W&B and print where; do nothing without ``--wandb``.
 
@@ -56,6 +57,7 @@ def log_evaluation(
         tables: name -> rows with equal keys.
         charts: name -> function that returns a native chart (`loggers.wandb_charts`).
         figures: name -> function that returns a matplotlib figure, or a PNG file.
+        own_data: whether the checkpoints predicted the data of their own trainings.
     """
     if args.wandb is None:
         return
@@ -77,6 +79,7 @@ def log_evaluation(
             tables or {},
             charts or {},
             figures or {},
+            own_data,
         )
         print(send(WandbOptions(project=args.wandb, mode=args.wandb_mode), evaluation))
     except Exception as error:  # what a command has computed is worth more than its copy in W&B

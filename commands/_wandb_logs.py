@@ -113,6 +113,7 @@ def log_report(
     checkpoints: Sequence[Path] = (),
     data: Mapping[str, Path | None] | None = None,
     predictions: Mapping[str, Path] | None = None,
+    own_data: bool = False,
 ) -> None:
     """Log an HTML report: the page, and what it was made from.
 
@@ -123,9 +124,16 @@ def log_report(
         checkpoints: checkpoints that predicted, the reference first.
         data: files and folders by name that were predicted.
         predictions: files of predictions by a name that is theirs alone.
+        own_data: whether the checkpoints predicted the data of their own trainings.
     """
     log_evaluation(
-        args, record, checkpoints=checkpoints, data=data, predictions=predictions, page=page
+        args,
+        record,
+        checkpoints=checkpoints,
+        data=data,
+        predictions=predictions,
+        page=page,
+        own_data=own_data,
     )
 
 

@@ -112,6 +112,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             f"{one.name.replace('/', '_')}{path.suffix}": path
             for one, path in zip(runs, found.predictions, strict=True)
         },
+        own_data=args.annotations is None
+        and args.data is None
+        and all(one.predictions is None for one in runs),
     )
     return record
 

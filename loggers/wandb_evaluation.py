@@ -59,6 +59,7 @@ class Evaluation:
         tables: name -> rows with equal keys.
         charts: name -> function that returns a native W&B object (see `loggers.wandb_charts`).
         figures: name -> function that returns a figure, or a PNG file.
+        own_data: whether the checkpoints predicted the data of their own trainings.
     """
 
     command: str
@@ -72,6 +73,7 @@ class Evaluation:
     tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     charts: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
     figures: Mapping[str, Callable[[], Figure] | Path] = field(default_factory=dict)
+    own_data: bool = False
 
 
 class Training(NamedTuple):
@@ -194,6 +196,8 @@ def _artifacts(
         model = model_spec(path, None if training is None else training.run_id)
         origins = recorded(path).get(model.name, ())
         inputs.append(use_artifact(run, model, origins))
+        if evaluation.own_data:  # which the training has logged
+            inputs += [o for o in origins if o.type == "dataset" and o not in inputs]
     files = _written(evaluation, folder / "predictions")
     made: list[Made] = []
     if files:

@@ -5,6 +5,7 @@ import json
 import logging
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import evaluate
 from commands._wandb import add_wandb
 from commands._wandb_logs import log_report
 from loggers import wandb_evaluation
+from loggers.wandb_artifacts import Made
 from loggers.wandb_evaluation import Evaluation, training_of
 from loggers.wandb_logger import WandbOptions
 
@@ -243,3 +245,27 @@ def test_the_training_of_a_checkpoint(tmp_path):
     (stage / "wandb_run_id").write_text("r2\n")
     (stage / "config.yaml").write_text("wandb: {project: p}\n")
     assert training_of(stage / "checkpoints/best.ckpt") == ("r2", "abmil/version_3", None)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_predictions_of_own_data_are_made_from_the_data_of_the_training(own, tmp_path, monkeypatch):
+    data, model = Made("dataset", "dataset-d", "1"), Made("model", "model-m", "2")
+    checkpoint = tmp_path / "checkpoints" / "best.ckpt"
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
+    (tmp_path / "wandb_artifacts.json").write_text(json.dumps({"model-m": [data._asdict()]}))
+    found = {}
+
+    def keep(_, spec, inputs):
+        found[spec.type] = inputs
+        return Made(spec.type, spec.name, "3")
+
+    monkeypatch.setattr(wandb_evaluation, "use_artifact", lambda *_: model)
+    monkeypatch.setattr(wandb_evaluation, "log_artifact", keep)
+    evaluation = Evaluation(
+        "report", {}, checkpoints=[checkpoint], predictions={"p": checkpoint}, own_data=own
+    )
+    logger = SimpleNamespace(failed=False, experiment=SimpleNamespace(id="r"))
+    training = wandb_evaluation.Training("m", "g", None)
+    wandb_evaluation._artifacts(logger, evaluation, [training], tmp_path)
+    assert found["predictions"] == ([model, data] if own else [model])
