@@ -1,0 +1,3 @@
+"""Shifts of patches of slides at five severities."""
+
+PATCH_SHIFTS = ("stain", "scanner", "defocus", "jpeg", "sharpening", "mpp")
