@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Protocol
 
-from commands._arguments import add_allow_overlap, add_features, add_input
+from commands._arguments import add_allow_overlap, add_input
 from commands._cells import Evaluated, flag_of, models_of, table_of
 from commands._tables import progress_with_time
 
 if TYPE_CHECKING:
     from datamodules.mil.base import BagChange
+    from datamodules.transforms.bag_shifts import FeatureUnits
     from engine.deploy.bags import BagPredictor
     from evaluation.robustness.grid import Place
     from evaluation.robustness.writer import CellWriter, Origin
 
 FEATURES, PATCHES = "features", "patches"  # what is shifted: the path of the cells
+_KEPT = 1 << 31  # bytes of the features of a cell that are kept for further models
 _OF_BAGS = ("patches", "encoder", "features", "allow_overlap")
 _OF_IMAGES = (
     "annotations", "images", "exact", "batch_size", "tile", "tile_overlap", "tile_max_dets",
@@ -26,18 +28,11 @@ _OF_IMAGES = (
 )  # fmt: skip
 
 
-class _Prepared(NamedTuple):
-    """A checkpoint with its bags, and what is done to them in a cell."""
-
-    predictor: BagPredictor
-    change: Callable[[str, int], BagChange | None]
-
-
 def add_bag_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that evaluate MIL checkpoints."""
     group = parser.add_argument_group("with --ckpt of MIL models, in place of --annotations")
     add_input(group, "--data", help="npz of bags, CSV of slides, or a recipe (its test split)")
-    add_features(group)
+    add_input(group, "--features", help="folder of the slides' features (with a CSV)")
     add_input(group, "--patches", help="folder of patches, DIR/<bag>/*.png, to shift and encode")
     group.add_argument(
         "--encoder",
@@ -149,7 +144,6 @@ def evaluate_bag_cells(args: argparse.Namespace) -> Evaluated:
     Raises:
         ValueError: the input is wrong; found before the first prediction.
     """
-    from engine.deploy.shifted_bags import units_source
     from evaluation.robustness.grid import places
     from evaluation.robustness.writer import CellWriter
 
@@ -157,24 +151,18 @@ def evaluate_bag_cells(args: argparse.Namespace) -> Evaluated:
     shifts = chosen_shifts(args.corruptions, args.patches is not None)
     wanted = places(shifts, dict.fromkeys(args.severities or (1, 2, 3, 4, 5)))
     path = table_of(args)
-    prepared = {model: _predictor(args, checkpoint) for model, checkpoint in models.items()}
-    with CellWriter(path, _origin(args, models, prepared)) as table:
+    predictors = {model: _predictor(args, checkpoint) for model, checkpoint in models.items()}
+    data = _same_data(args, predictors)
+    kind = ShiftedPatches if args.patches else ShiftedFeatures
+    shifted = kind(args, predictors)
+    origin = _origin(args, models, data, shifted)
+    with CellWriter(path, origin) as table:
         missing = {
-            model: [place for place in wanted if (model, *place) not in table] for model in models
+            place: [model for model in models if (model, *place) not in table] for place in wanted
         }
-        notes = [] if args.patches else [
-            f"{model}: the units of shifts are those of {units_source(predictor)[0]}"
-            for model, predictor in prepared.items()
-        ]  # fmt: skip
-        ready = {
-            model: _Prepared(predictor, _changes(args, predictor, missing[model]))
-            for model, predictor in prepared.items()
-            if missing[model]
-        }
-        problems = next(iter(prepared.values())).data.problems
-        prepared.clear()
-        _fill(table, ready, missing, len(models) * len(wanted))
-    return Evaluated(table.grids, path, problems, tuple(notes))
+        _fill(table, predictors, shifted, missing, len(models) * len(wanted))
+    problems = next(iter(predictors.values())).data.problems
+    return Evaluated(table.grids, path, problems, tuple(shifted.notes()))
 
 
 def _predictor(args: argparse.Namespace, checkpoint: Path) -> BagPredictor:
@@ -184,63 +172,161 @@ def _predictor(args: argparse.Namespace, checkpoint: Path) -> BagPredictor:
     predictor = prepare_bags(
         checkpoint, args.data, args.features, args.bad_data, allow_overlap=overlap
     )
-    predictor.data.num_workers = args.workers or 0
+    # Patches are encoded in this process, which may have a GPU.
+    predictor.data.num_workers = 0 if args.patches else args.workers or 0
     return predictor
 
 
-def _origin(
-    args: argparse.Namespace, models: Mapping[str, Path], prepared: Mapping[str, BagPredictor]
-) -> Origin:
-    """Return what the cells are made from (A808).
+def _same_data(args: argparse.Namespace, predictors: Mapping[str, BagPredictor]) -> str:
+    """Return the hash of the data (A808).
 
     Raises:
         ValueError: the checkpoints score different bags.
     """
     from engine.deploy.shifted_bags import data_hash, scored_names
-    from evaluation.robustness.writer import Origin
-    from formats.files import file_hash
 
     digests: dict[Path, bytes] = {}
-    found = {model: data_hash(one, digests) for model, one in prepared.items()}
+    found = {model: data_hash(one, digests) for model, one in predictors.items()}
     (first, known), *others = found.items()
     for model, value in others:
         if value != known:
-            counts = [len(scored_names(prepared[name])) for name in (first, model)]
+            counts = [len(scored_names(predictors[name])) for name in (first, model)]
             raise ValueError(
                 f"{args.data}: {first} scores {counts[0]} bags of it and {model} {counts[1]}, not "
-                "the same ones (of data that a checkpoint was trained on, its test split is "
-                "scored); evaluate them apart, or name other data"
+                "the same ones with the same labels (of data that a checkpoint was trained on, "
+                "its test split is scored); evaluate them apart, or name other data"
             )
+    return known
+
+
+def _origin(
+    args: argparse.Namespace, models: Mapping[str, Path], data: str, shifted: Shifted
+) -> Origin:
+    """Return what the cells are made from."""
+    from evaluation.robustness.writer import Origin
+    from formats.files import file_hash
+
     return Origin(
         {model: file_hash(checkpoint) for model, checkpoint in models.items()},
-        data=known,
+        data=data,
         seed=args.seed or 0,
-        path=FEATURES,
-        settings={"--bad-data": args.bad_data},
+        path=PATCHES if args.patches else FEATURES,
+        settings={"--bad-data": args.bad_data, **shifted.settings()},
     )
 
 
-def _changes(
-    args: argparse.Namespace, predictor: BagPredictor, missing: Sequence[Place]
-) -> Callable[[str, int], BagChange | None]:
-    """Return a function from a cell to what is done to the bags."""
-    from datamodules.transforms.bag_shifts import NEED_UNITS
-    from engine.deploy.shifted_bags import BagShift, feature_units
-    from evaluation.robustness.names import CLEAN
+class Shifted(Protocol):
+    """What is done to the bags of the models in each cell."""
 
-    needed = any(name in NEED_UNITS for name, _ in missing)
-    units = feature_units(predictor) if needed else None
-    seed = args.seed or 0
-    return lambda name, level: None if name == CLEAN else BagShift(name, level, seed, units)
+    def settings(self) -> dict[str, str]:
+        """Return what else the cells follow from."""
+        ...
+
+    def notes(self) -> list[str]:
+        """Return sentences on how the bags are shifted."""
+        ...
+
+    def change(self, model: str, name: str, severity: int) -> BagChange | None:
+        """Return what is done to each bag, or None for nothing."""
+        ...
+
+
+class ShiftedFeatures:
+    """Shifts the features of bags, see `datamodules.transforms.bag_shifts`.
+
+    Args:
+        args: arguments of the command.
+        predictors: the models with their bags.
+    """
+
+    def __init__(self, args: argparse.Namespace, predictors: Mapping[str, BagPredictor]) -> None:
+        self._seed, self._predictors = args.seed or 0, predictors
+        self._units: dict[str, FeatureUnits] = {}
+
+    def settings(self) -> dict[str, str]:
+        """Return nothing: the units follow from the data and the checkpoint."""
+        return {}
+
+    def notes(self) -> list[str]:
+        """Return where the units of the shifts are from."""
+        from engine.deploy.shifted_bags import units_source
+
+        return [
+            f"{model}: mean and deviation of the features, the units of shifts, are those of "
+            f"{units_source(predictor)[0]}"
+            for model, predictor in self._predictors.items()
+        ]
+
+    def change(self, model: str, name: str, severity: int) -> BagChange | None:
+        """Return the shift; units are computed when they are first needed."""
+        from datamodules.transforms.bag_shifts import NEED_UNITS
+        from engine.deploy.shifted_bags import BagShift, feature_units
+        from evaluation.robustness.names import CLEAN
+
+        if name == CLEAN:
+            return None
+        if name in NEED_UNITS and model not in self._units:
+            self._units[model] = feature_units(self._predictors[model])
+        return BagShift(name, severity, self._seed, self._units.get(model))
+
+
+class ShiftedPatches:
+    """Shifts patches and encodes them, see `datamodules.transforms.patch_shifts`.
+
+    Args:
+        args: arguments of the command.
+        predictors: the models with their bags.
+
+    Raises:
+        ValueError: the encoder is none, or does not fit a model; or patches are missing or broken.
+    """
+
+    def __init__(self, args: argparse.Namespace, predictors: Mapping[str, BagPredictor]) -> None:
+        from engine.deploy.encoded_patches import (
+            PatchFeatures,
+            PatchFolder,
+            check_encoder,
+            make_encoder,
+        )
+        from engine.deploy.shifted_bags import scored_names
+
+        encoder = make_encoder(args.encoder)
+        for predictor in predictors.values():
+            check_encoder(predictor, encoder)
+        bags = scored_names(next(iter(predictors.values())))
+        folder = PatchFolder(args.patches, bags, encoder.side)
+        keep = _KEPT if len(predictors) > 1 else 0
+        self._features = PatchFeatures(folder, encoder, args.seed or 0, keep)
+        self._predictors = predictors
+
+    def settings(self) -> dict[str, str]:
+        """Return hashes of the patches and of the encoder's weights."""
+        found = self._features
+        return {"--patches": found.folder.hash, "--encoder": found.encoder.weights[:16]}
+
+    def notes(self) -> list[str]:
+        """Return what has encoded the patches."""
+        count = sum(map(len, self._features.folder.files.values()))
+        return [f"{count} patches were encoded by {self._features.encoder.name} in each cell"]
+
+    def change(self, model: str, name: str, severity: int) -> BagChange | None:
+        """Return the shift with the encoding that follows; the latter alone of the clean cell."""
+        from engine.deploy.encoded_patches import EncodedShift
+        from evaluation.robustness.names import CLEAN
+
+        standardisation = getattr(self._predictors[model].data, "standardisation", None)
+        shift = None if name == CLEAN else name
+        return EncodedShift(self._features, shift, severity, standardisation)
 
 
 def _fill(
     table: CellWriter,
-    ready: dict[str, _Prepared],
-    missing: Mapping[str, Sequence[Place]],
+    predictors: Mapping[str, BagPredictor],
+    shifted: Shifted,
+    missing: Mapping[Place, Sequence[str]],
     total: int,
 ) -> None:
-    """Evaluate the missing cells, model by model."""
+    """Evaluate the missing cells, of all models one after the other."""
     from engine.deploy.shifted_bags import bag_metrics
     from evaluation.robustness.grid import known_values
     from evaluation.robustness.names import CLEAN
@@ -249,10 +335,10 @@ def _fill(
     tell = progress_with_time("cells", every=0.0)
     done = total - sum(map(len, missing.values()))
     tell(done, total, f" (in {table.path})" if done else "")
-    for model in list(ready):
-        predictor, change = ready.pop(model)  # its memory is free when it is done
-        for name, level in missing[model]:
-            metrics = bag_metrics(predictor.predict(change(name, level)))
+    for (name, level), models in missing.items():
+        for model in models:
+            change = shifted.change(model, name, level)
+            metrics = bag_metrics(predictors[model].predict(change))
             table.add(model, name, level, metrics)
             done += 1
             place = name if name == CLEAN else f"{name} {level}"

@@ -67,8 +67,8 @@ class RunningUnits:
 
     def add(self, features: Tensor) -> None:
         """Add instances (n, ...); none is allowed."""
-        for part in features.split(4096):  # single precision is doubled a part at a time
-            values = part.double().numpy()
+        for start in range(0, len(features), 4096):  # little is in double precision at a time
+            values = features[start : start + 4096].double().numpy()
             count, mean = len(values), values.mean(axis=0)
             squares = np.square(values - mean).sum(axis=0)
             total, apart = self._count + count, mean - self._mean
