@@ -11,7 +11,7 @@ mean_features          a share of the features becomes m             .1 .3 .5 .7
 =====================  ============================================  ==========================
 
 m and d are mean and standard deviation of a feature over instances, see `FeatureUnits`. Constants
-are our own (A806). Shapes: n instances of a bag with features (n, ...), usually (n, D).
+are our own (A806), and so is what duplicates are (A814). Shapes: n instances of a bag with features (n, ...), usually (n, D).
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def _noise(
 def _gain(
     values: FloatArray, units: FeatureUnits, strength: float, rng: np.random.Generator
 ) -> FloatArray:
-    drawn = rng.standard_normal((2, *values.shape[1:]))
+    drawn = rng.standard_normal((2, *values.shape[1:]))  # A812
     gain, offset = np.exp(strength * drawn[0]), strength * drawn[1] * units.std
     values *= gain.astype(np.float32)
     values += (units.mean * (1 - gain) + offset).astype(np.float32)

@@ -146,7 +146,7 @@ def _sharpening(amount: float, rng: np.random.Generator) -> Callable[[Image], Im
 def _mpp(factor: float, rng: np.random.Generator) -> Callable[[Image], Image]:
     import cv2
 
-    del rng
+    del rng  # A811
 
     def change(image: Image) -> Image:
         height, width = image.shape[:2]

@@ -69,6 +69,8 @@ def make_encoder(name: str | None) -> Encoder:
         told = "the packaged EfficientNet"
     else:
         told = name
+        if "." not in name:
+            raise ValueError(f"--encoder {name} is not a dotted name; write package.module.Class")
         try:
             module = imported(name)()  # type: ignore[call-arg]
         except TypeError as error:
@@ -193,7 +195,7 @@ class PatchFeatures:
 class EncodedShift:
     """Gives bags the features of their patches, which are shifted before.
 
-    Coordinates and labels of instances are those of other patches, and left out.
+    Coordinates and labels of instances are those of other patches, and left out (A813).
 
     Attributes:
         features: of the patches.

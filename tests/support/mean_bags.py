@@ -87,7 +87,7 @@ def write_bags(path, labels=None, count=40, seed=0):
 
 def small_encoder():
     """Return an encoder of patches of 16 pixels, as wide as the model's features."""
-    return TinyEncoder(width=WIDTH, input_size=16, seed=4, factor=30.0)
+    return TinyEncoder(width=WIDTH, input_size=16, seed=4, factor=3.0)
 
 
 def write_patches(root, count=8, side=16):
