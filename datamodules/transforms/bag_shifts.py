@@ -11,7 +11,8 @@ mean_features          a share of the features becomes m             .1 .3 .5 .7
 =====================  ============================================  ==========================
 
 m and d are mean and standard deviation of a feature over instances, see `FeatureUnits`. Constants
-are our own (A806), and so is what duplicates are (A814). Shapes: n instances of a bag with features (n, ...), usually (n, D).
+are our own (A806), and so is what duplicates are (A814). Shapes: n instances of a bag with features
+(n, ...), usually (n, D).
 """
 
 from __future__ import annotations
