@@ -23,8 +23,8 @@ FEATURES, PATCHES = "features", "patches"  # what is shifted: the path of the ce
 _KEPT = 1 << 31  # bytes of the features of a cell that are kept for further models
 _OF_BAGS = ("patches", "encoder", "features", "allow_overlap")
 _OF_IMAGES = (
-    "annotations", "images", "exact", "batch_size", "tile", "tile_overlap", "tile_max_dets",
-    "scale", "tta", "tta_scales",
+    "annotations", "images", "domain", "exact", "batch_size", "tile", "tile_overlap",
+    "tile_max_dets", "scale", "tta", "tta_scales", "no_predictions",
 )  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def takes_bags(args: argparse.Namespace) -> bool:
     Raises:
         ValueError: there are arguments of both kinds, or a checkpoint is of the other kind.
     """
-    given = [name for name in _OF_IMAGES if getattr(args, name) is not None]
+    given = [name for name in _OF_IMAGES if getattr(args, name, None) is not None]
     if args.data is None:
         given = [name for name in _OF_BAGS if getattr(args, name) is not None]
         if given:

@@ -136,7 +136,8 @@ def instances(bag: BagBatch, rows: Tensor) -> BagBatch:
 
 
 def _copied(features: Tensor) -> FloatArray:
-    copied: FloatArray = np.array(features.to(torch.float32).numpy(), dtype=np.float32)
+    single = features.to(torch.float32)  # a copy, unless they are that already
+    copied: FloatArray = (single.clone() if single is features else single).numpy()
     return copied
 
 

