@@ -194,6 +194,8 @@ def test_wrong_input(folder, base, whole, tmp_path, capsys):
     wide = tmp_path / "wide.npz"
     np.savez(wide, X=np.ones((4, 7), np.float32), bag_index=[0, 0, 1, 2], y=[0, 1, 0])
     more = write_bags(tmp_path / "bags.npz", count=BAGS + 2)
+    (tmp_path / "changed").mkdir()
+    changed = write_bags(tmp_path / "changed/bags.npz", count=BAGS, seed=1)
     base = (*base[:4], "--cells", table)
     for words, told in (
         ((*base, "--corruptions", "misssing"), "'misssing'; did you mean missing_instances? Shif"),
@@ -216,6 +218,7 @@ def test_wrong_input(folder, base, whole, tmp_path, capsys):
         (("--ckpt", ckpt, "--data", tmp_path / "no.npz"), "no.npz"),
         (("--ckpt", ckpt, "--data", wide), "bags have 7 features, the checkpoint was trained on 4"),
         (("--ckpt", ckpt, "--data", more, "--cells", table), "data was"),
+        (("--ckpt", ckpt, "--data", changed, "--cells", table), "data was"),
         ((*base, "--seed", 1), "seed was 0 and is 1"),
         (("--ckpt", other, *base[2:], "--names", "mean"), "the checkpoint of mean was"),
         ((*base[:4], "--cells", data), "is the file of --data and would replace it"),
