@@ -21,6 +21,7 @@ from commands._arguments import (
 from commands._outputs import check_outputs
 from commands._sources import ground_truth
 from commands._tables import progress_with_time
+from commands.cells._domains import ReadDomain, domain, on_domains, read_domains
 
 if TYPE_CHECKING:
     from engine.deploy.predict import CocoPredictor
@@ -28,11 +29,10 @@ if TYPE_CHECKING:
     from evaluation.robustness.writer import CellWriter, Origin
     from structures import Problem
 
-_LIBRARY = "imagecorruptions-imaug"
 _WITH_CKPT = (
-    "annotations", "images", "names", "corruptions", "severities", "exact", "seed", "workers",
-    "batch_size", "tile", "tile_overlap", "tile_max_dets", "scale", "tta", "tta_scales",
-    "data", "patches", "encoder", "features", "allow_overlap",
+    "annotations", "images", "domain", "names", "corruptions", "severities", "exact", "seed",
+    "workers", "batch_size", "no_predictions", "tile", "tile_overlap", "tile_max_dets", "scale",
+    "tta", "tta_scales", "data", "patches", "encoder", "features", "allow_overlap",
 )  # fmt: skip
 _SETTINGS = (  # flags that change numbers
     "tile", "tile_overlap", "tile_max_dets", "scale", "tta", "tta_scales", "batch_size", "bad_data"
@@ -61,6 +61,10 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("with --ckpt")
     add_input(group, "--annotations", help="COCO ground truth")
     add_input(group, "--images", help="image folder to use")
+    add_input(
+        group, "--domain", type=domain, nargs="+", metavar="NAME=ANNOTATIONS:IMAGES",
+        help="other data sets with the same categories, on which checkpoints are scored as well",
+    )  # fmt: skip
     group.add_argument(
         "--names", nargs="+", metavar="MODEL",
         help="name of each checkpoint in the table; default: that of its run, or of its file",
@@ -84,6 +88,12 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers", type=not_negative, help="processes that read and corrupt images"
     )
     group.add_argument("--batch-size", type=positive, help="default: the checkpoint's")
+    group.add_argument(
+        "--no-predictions",
+        action="store_true",
+        default=None,
+        help="keep no predictions beside the table, so that there will be no intervals",
+    )
     add_bad_data(parser, annotations=True)
     add_inference(parser)
 
@@ -116,7 +126,9 @@ def evaluate_cells(args: argparse.Namespace) -> Evaluated:
         ValueError: the input is wrong; found before the first prediction.
     """
     from evaluation.robustness.corruptions import check_corruptions, chosen_names
+    from evaluation.robustness.domains import domain_places
     from evaluation.robustness.grid import places
+    from evaluation.robustness.kept import prepare_folder
     from evaluation.robustness.writer import CellWriter
 
     models = models_of(args)
@@ -125,12 +137,18 @@ def evaluate_cells(args: argparse.Namespace) -> Evaluated:
     wanted = places(corruptions, dict.fromkeys(args.severities or (1, 2, 3, 4, 5)))
     path = table_of(args)
     truth, problems = ground_truth(args)
-    with CellWriter(path, _origin(args, models, truth)) as table:
+    domains = read_domains(args, truth)
+    wanted += domain_places(domains)
+    problems += tuple(problem for one in domains.values() for problem in one.problems)
+    with CellWriter(path, _origin(args, models, truth, domains)) as table:
+        prepare_folder(path)
         missing = {
             model: [place for place in wanted if (model, *place) not in table] for model in models
         }
         prepared = {
-            model: _prepared(args, models[model], truth) for model in models if missing[model]
+            model: _prepared(args, models[model], truth, domains)
+            for model in models
+            if missing[model]
         }
         _fill(args, table, prepared, missing, len(models) * len(wanted))
     return Evaluated(table.grids, path, problems)
@@ -194,31 +212,43 @@ def table_of(args: argparse.Namespace) -> Path:
 
 
 def _origin(
-    args: argparse.Namespace, models: Mapping[str, Path], truth: Mapping[str, Any]
+    args: argparse.Namespace,
+    models: Mapping[str, Path],
+    truth: Mapping[str, Any],
+    domains: Mapping[str, ReadDomain],
 ) -> Origin:
     """Check the sizes of the images, and return what the cells are made from (A708)."""
     from engine.deploy.checked_coco import image_folder_of
     from engine.deploy.corrupted import check_sizes, data_hash
     from evaluation.report.record import package_versions
+    from evaluation.robustness.corruptions import chosen_names, need_library
+    from evaluation.robustness.names import LIBRARY
     from evaluation.robustness.writer import Origin
     from formats.files import file_hash
 
     records: Sequence[Any] = truth["images"]
     check_sizes(args.annotations, records)
     settings = {flag_of(name): getattr(args, name) for name in _SETTINGS}
+    needed = need_library(chosen_names(args.corruptions or ["benchmark"]), bool(args.exact))
+    version = package_versions([LIBRARY]).get(LIBRARY) if needed else None
     folder = args.images or image_folder_of(args.annotations)
     return Origin(
         {name: file_hash(checkpoint) for name, checkpoint in models.items()},
         data=data_hash(args.annotations, folder, records),
         seed=args.seed or 0,
         path="exact" if args.exact else "fast",
-        settings=settings | {_LIBRARY: package_versions([_LIBRARY]).get(_LIBRARY)},  # A707
+        settings=settings | {LIBRARY: version},  # A707
+        domains={name: one.data for name, one in domains.items()},
     )
 
 
 def _prepared(
-    args: argparse.Namespace, checkpoint: Path, truth: Mapping[str, Any]
-) -> CocoPredictor:
+    args: argparse.Namespace,
+    checkpoint: Path,
+    truth: Mapping[str, Any],
+    domains: Mapping[str, ReadDomain],
+) -> dict[str | None, CocoPredictor]:
+    """Return what predicts the images, under None, and those of each domain."""
     from engine.deploy.corrupted import check_images
     from engine.deploy.predict import prepare_coco
 
@@ -234,33 +264,38 @@ def _prepared(
     )
     check_images(predictor, args.annotations)
     predictor.data.num_workers = args.workers or 0
-    return predictor
+    found: dict[str | None, CocoPredictor] = {None: predictor}
+    return found | on_domains(args, predictor, domains)
 
 
 def _fill(
     args: argparse.Namespace,
     table: CellWriter,
-    prepared: dict[str, CocoPredictor],
+    prepared: dict[str, dict[str | None, CocoPredictor]],
     missing: Mapping[str, Sequence[Place]],
     total: int,
 ) -> None:
     """Evaluate the missing cells, model by model."""
-    from engine.deploy.corrupted import Corruption, cell_metrics
-    from evaluation.robustness.names import CLEAN
+    from engine.deploy.corrupted import Corruption, scored_cell
+    from evaluation.robustness.kept import keep, kept_file
+    from evaluation.robustness.names import domain_of, is_graded
 
     tell = progress_with_time("cells", every=0.0)
     done = total - sum(map(len, missing.values()))
     tell(done, total, f" (in {table.path})" if done else "")
     for model in list(prepared):
-        predictor = prepared.pop(model)  # its memory is free when it is done
+        predictors = prepared.pop(model)  # its memory is free when it is done
         for name, level in missing[model]:
             changed = None
-            if name != CLEAN:
+            if is_graded(name):
                 changed = Corruption(name, level, table.origin.seed, bool(args.exact))
-            metrics = cell_metrics(predictor, changed)
+            predictor = predictors[domain_of(name)]
+            metrics, matches = scored_cell(predictor, changed, not args.no_predictions)
+            if matches:  # before the cell, so that no cell lacks them
+                keep(kept_file(table.path, model, (name, level)), matches)
             table.add(model, name, level, metrics)
             done += 1
-            place = name if name == CLEAN else f"{name} {level}"
+            place = f"{name} {level}" if is_graded(name) else name
             tell(done, total, f" ({model}, {place}: {_main(metrics)})")
 
 

@@ -24,7 +24,7 @@ _KEPT = 1 << 31  # bytes of the features of a cell that are kept for further mod
 _OF_BAGS = ("patches", "encoder", "features", "allow_overlap")
 _OF_IMAGES = (
     "annotations", "images", "domain", "exact", "batch_size", "tile", "tile_overlap",
-    "tile_max_dets", "scale", "tta", "tta_scales", "no_predictions",
+    "tile_max_dets", "scale", "tta", "tta_scales",
 )  # fmt: skip
 
 

@@ -208,6 +208,11 @@ def prepare_coco(
     )
     module: Any = restored.module
     module.inference = changed_options(module.inference, inference or {})
+    return checked_predictor(restored, data, annotations)
+
+
+def checked_predictor(restored: Restored, data: SegDataModule, annotations: Path) -> CocoPredictor:
+    """Check the sizes of images, and return what predicts them; see `predict_coco` for errors."""
     resizing = {
         "short_side": data.eval_short_side,
         "scale": data.scale,
@@ -218,7 +223,8 @@ def prepare_coco(
         file = Path(record.get("path", record["file_name"]))
         size = (record["height"], record["width"])
         check_size(file, size, data.image_options.max_megapixels)
-    check_frames(annotations, records, resizing, module.inference)
+    options: Any = restored.module
+    check_frames(annotations, records, resizing, options.inference)
     return CocoPredictor(restored, data)
 
 
@@ -226,13 +232,14 @@ class CocoPredictor:
     """A checkpoint with the images of a COCO file, see `prepare_coco`.
 
     Attributes:
+        restored: the checkpoint.
         module: the module of the checkpoint.
         data: the images.
     """
 
     def __init__(self, restored: Restored, data: SegDataModule) -> None:
+        self.restored, self.data = restored, data
         self.module: Any = restored.module
-        self.data = data
         self._trainer = quiet_trainer(restored.precision)
 
     def predict(self, change: ImageChange | None = None) -> CocoPredictions:

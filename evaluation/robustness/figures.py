@@ -30,10 +30,16 @@ def plot_robustness(grids: Mapping[str, Grid], summary: Summary) -> Figure:
     Args:
         grids: model -> cells.
         summary: what the cells say, for the titles.
+
+    Raises:
+        ValueError: there are no cells of clean or corrupted data.
     """
     from matplotlib.figure import Figure
 
-    task, models = next(iter(models_by_task(grids).items()))
+    by_task = models_by_task(grids)
+    if not by_task:
+        raise ValueError("the tables have no cell of clean or corrupted data that could be drawn")
+    task, models = next(iter(by_task.items()))
     metric = str(main_metric(grids, task))
     names = ordered(grids, task)
     values = {model: array_of(grids[model], metric, names) for model in models}

@@ -1,9 +1,9 @@
 """Cells of scores: the metrics of a model at each corruption and severity, and their CSV files.
 
 A file has the columns ``model,corruption,severity,task,metric,value`` and a row for each metric of
-a cell. The clean cell is ``clean`` at severity 0; all others have severities 1 to 5. Values are
-fractions. A metric without a value, such as the AP of large objects where the data have none, has
-no row.
+a cell. The clean cell is ``clean`` at severity 0, that of another data set ``domain:NAME`` at 0;
+all others have severities 1 to 5. Values are fractions. A metric without a value, such as the AP of
+large objects where the data have none, has no row.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from evaluation.mil.csv_rows import number, read_rows
 from evaluation.mil.metrics import METRICS as CLASS_METRICS
-from evaluation.robustness.names import CLEAN, SEVERITIES
+from evaluation.robustness.names import CLEAN, DOMAIN, SEVERITIES, is_graded
 from evaluation.targets.scores import METRICS as TARGET_METRICS
 from structures import DataProblems, Problem
 
@@ -99,8 +99,9 @@ def read_grids(files: Sequence[Path]) -> dict[str, Grid]:
 
     Raises:
         DataProblems: a file is missing, has no cells or lacks a column; a row has an unknown task
-            or metric, a severity other than 1 to 5 (0 where ``clean``), or no finite value in the
-            range of its metric; a value is given twice; or two files have a model of one name.
+            or metric, a severity other than 1 to 5 (0 where ``clean`` or a domain), or no finite
+            value in the range of its metric; a value is given twice; or two files have a model of
+            one name.
     """
     grids: dict[str, Grid] = {}
     problems: list[Problem] = []
@@ -197,10 +198,12 @@ def _place_faults(corruption: str, severity: str) -> Iterator[tuple[str, str]]:
     level = number(severity)
     if level not in (0, *SEVERITIES):
         yield f"severity is {severity!r}", "write 1 to 5, or 0 for clean"
-    elif corruption == CLEAN and level:
-        yield f"{CLEAN} has severity {severity}", f"write 0, the severity of {CLEAN}"
-    elif corruption != CLEAN and not level:
-        yield f"{corruption} has severity 0", f"write 1 to 5; 0 is for {CLEAN}"
+    elif corruption == DOMAIN:
+        yield f"{DOMAIN} has no name", f"write {DOMAIN}NAME"
+    elif level and not is_graded(corruption):
+        yield f"{corruption} has severity {severity}", f"write 0, the severity of {corruption}"
+    elif not level and is_graded(corruption):
+        yield f"{corruption} has severity 0", f"write 1 to 5; 0 is for {CLEAN} and {DOMAIN}NAME"
 
 
 def _range_fault(task: str, metric: str, value: float) -> str:

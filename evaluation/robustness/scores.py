@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from evaluation.robustness.grid import METRICS, Grid, metric_names, places
-from evaluation.robustness.names import BENCHMARK, CLEAN, EXTRA, SEVERITIES
+from evaluation.robustness.grid import METRICS, Grid, Place, metric_names, places
+from evaluation.robustness.names import BENCHMARK, CLEAN, EXTRA, SEVERITIES, is_graded
 from evaluation.targets.scores import LOWER_IS_BETTER
 
 FloatArray = npt.NDArray[np.float64]
@@ -78,7 +78,8 @@ class Summary(NamedTuple):
             ``segm_map_50_rcd`` of the others. NaN where undefined.
         corruptions: model -> corruption -> mean over the severities by metric; with a reference
             also ``segm_cd`` and ``segm_rcd``. NaN unless all severities are there.
-        cells: model -> corruption -> severity -> value by metric.
+        cells: model -> corruption -> severity -> value by metric; without other data sets, for
+            which see `evaluation.robustness.domains`.
         notes: sentences on what is incomplete or undefined.
     """
 
@@ -126,7 +127,7 @@ def _benchmark(grids: Mapping[str, Grid], task: str) -> Sequence[str]:
 
 def corruptions_of(grid: Grid, task: str) -> list[str]:
     """Return the corruptions for which a model has values of a task, in the order of the cells."""
-    found = [name for (name, _), cell in grid.cells.items() if name != CLEAN and _has(cell, task)]
+    found = [name for (name, _), cell in grid.cells.items() if is_graded(name) and _has(cell, task)]
     return list(dict.fromkeys(found))
 
 
@@ -134,14 +135,19 @@ def _has(cell: Mapping[str, float], task: str) -> bool:
     return any(name.startswith(f"{task}_") for name in cell)
 
 
+def _of_the_data(grid: Grid) -> dict[Place, dict[str, float]]:
+    """Return the cells without those of other data sets, which have other objects."""
+    return {p: cell for p, cell in grid.cells.items() if p[0] == CLEAN or is_graded(p[0])}
+
+
 def tasks_of(grid: Grid) -> list[str]:
-    """Return the tasks for which a model has values."""
-    return [task for task in METRICS if any(_has(cell, task) for cell in grid.cells.values())]
+    """Return the tasks for which a model has values, on clean or corrupted data."""
+    return [task for task in METRICS if any(_has(c, task) for c in _of_the_data(grid).values())]
 
 
 def metrics_of(grid: Grid, task: str) -> list[str]:
-    """Return the metrics of a task for which a model has values."""
-    found = {name for cell in grid.cells.values() for name in cell}
+    """Return the metrics of a task for which a model has values, on clean or corrupted data."""
+    found = {name for cell in _of_the_data(grid).values() for name in cell}
     return [name for name in metric_names(task) if name in found]
 
 
@@ -161,7 +167,7 @@ def array_of(grid: Grid, metric: str, corruptions: Sequence[str]) -> tuple[float
 
 def _nested(grid: Grid) -> dict[str, dict[str, dict[str, float]]]:
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for (name, severity), values in grid.cells.items():
+    for (name, severity), values in _of_the_data(grid).items():
         found.setdefault(name, {})[str(severity)] = dict(values)
     return found
 

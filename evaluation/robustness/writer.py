@@ -27,7 +27,7 @@ from evaluation.robustness.grid import (
     known_values,
     read_grids,
 )
-from evaluation.robustness.names import CLEAN, SEVERITIES
+from evaluation.robustness.names import CLEAN, LIBRARY, SEVERITIES, domain_of, is_graded
 from formats.files import atomic_write
 from formats.slide_features import lock_now
 from structures import DataProblems, Problem
@@ -46,7 +46,10 @@ class Origin:
         seed: seed of the corruptions.
         path: how images are corrupted.
         settings: whatever else changes the numbers, by the name of its flag, as JSON values: tiles,
-            views, scale, version of the library.
+            views, scale; under `LIBRARY` the version of the library of corruptions, None if no
+            cell needs it.
+        domains: name of another data set -> hash of its annotations and images. A table may have
+            cells of more or fewer of them.
     """
 
     checkpoints: Mapping[str, str]
@@ -54,6 +57,7 @@ class Origin:
     seed: int
     path: str = "fast"
     settings: Mapping[str, Any] = field(default_factory=dict)
+    domains: Mapping[str, str] = field(default_factory=dict)
 
     def shared(self) -> dict[str, Any]:
         """Return what all models share, as it is read from JSON."""
@@ -72,7 +76,8 @@ def read_origin(cells: Path) -> dict[str, Any] | None:
 
     Returns:
         ``shared``: what the models share, such as ``data``, ``seed`` and ``path``; ``models``: name
-        -> ``checkpoint``, a hash, and ``metrics``, the metrics of the model's first cell.
+        -> ``checkpoint``, a hash, and ``metrics``, the metrics of the model's first cell;
+        ``domains``: name -> ``data``, a hash, and ``metrics``, model -> metrics.
 
     Raises:
         DataProblems: the file cannot be read.
@@ -80,8 +85,14 @@ def read_origin(cells: Path) -> dict[str, Any] | None:
     path = origin_path(cells)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+        domains = found.get("domains", {})
         whole = isinstance(found["shared"], dict) and all(
-            {"checkpoint", "metrics"} <= {*model} for model in found["models"].values()
+            keys <= {*one}
+            for keys, records in (
+                ({"checkpoint", "metrics"}, found["models"]),
+                ({"data", "metrics"}, domains),
+            )
+            for one in records.values()
         )
     except FileNotFoundError:
         return None
@@ -91,7 +102,7 @@ def read_origin(cells: Path) -> dict[str, Any] | None:
         reason = f"does not say what {cells.name} was made from"
         remedy = "restore it, or write to another table with --cells"
         raise DataProblems([Problem(path, None, None, reason, remedy)])
-    return {"shared": found["shared"], "models": found["models"]}
+    return {"shared": found["shared"], "models": found["models"], "domains": domains}
 
 
 def path_of(origins: Mapping[Path, Mapping[str, Any] | None]) -> tuple[str | None, list[str]]:
@@ -108,6 +119,8 @@ def path_of(origins: Mapping[Path, Mapping[str, Any] | None]) -> tuple[str | Non
     notes = []
     for name in dict.fromkeys(name for shared in known.values() for name in shared):
         values = {json.dumps(shared.get(name)): path for path, shared in known.items()}
+        if name == LIBRARY:  # of no matter where no cell needed it
+            values.pop("null", None)
         if len(values) > 1:
             told = ", ".join(f"{value} in {path}" for value, path in values.items())
             notes.append(f"the tables were made with different values of {name}: {told}")
@@ -142,6 +155,8 @@ class CellWriter:
         self.grids: dict[str, Grid] = {}
         self._texts: dict[tuple[str, Place], str] = {}  # lines of each cell, in order
         self._metrics: dict[str, list[str]] = {}  # of the first cell of each model
+        self._domains: dict[str, dict[str, Any]] = {}  # of each domain with cells: data, metrics
+        self._library: str | None = None  # version that cells of the table needed
         self._lock: int | None = None
 
     def __enter__(self) -> Self:
@@ -173,14 +188,14 @@ class CellWriter:
 
         Args:
             model: a name of the origin.
-            corruption: name of the corruption or shift, or ``clean``.
-            severity: 1 to 5, or 0 of ``clean``.
+            corruption: name of the corruption or shift, ``clean`` or ``domain:NAME``.
+            severity: 1 to 5, or 0 of ``clean`` and domains.
             metrics: value by name, such as those of `evaluation.seg.coco` or of bags; what has no
                 row in a table and what is NaN is left out.
 
         Raises:
-            ValueError: the table has the cell, the origin does not name the model, or no metric of
-                a table has a value.
+            ValueError: the table has the cell, the origin does not name the model or the domain,
+                or no metric of a table has a value.
         """
         if self._lock is None:
             raise RuntimeError(f"{self.path} is not open; use the writer as a context")
@@ -188,18 +203,32 @@ class CellWriter:
             raise ValueError(f"{model} is not among {', '.join(self.origin.checkpoints)}")
         if (model, corruption, severity) in self:
             raise ValueError(f"{self.path} has {model} {corruption} {severity} already")
-        if (severity not in SEVERITIES) if corruption != CLEAN else severity != 0:
-            raise ValueError(f"{corruption} of severity {severity}: 1 to 5, or 0 of {CLEAN}")
+        if (severity not in SEVERITIES) if is_graded(corruption) else severity != 0:
+            raise ValueError(
+                f"{corruption} of severity {severity}: 1 to 5, or 0 of {CLEAN} and domains"
+            )
+        domain = domain_of(corruption)
+        if domain is not None and domain not in self.origin.domains:
+            raise ValueError(f"{domain} is not among {', '.join(self.origin.domains) or 'none'}")
         values = known_values(metrics)
         if not values:
             raise ValueError(f"{model} {corruption} {severity}: no metric has a value")
-        if model not in self._metrics:
-            self._metrics[model] = list(values)
-            self._write_origin()
+        self._note_metrics(model, domain, list(values))
         place = (corruption, severity)
         self._texts[model, place] = _text(model, place, values)
         self._write()
         self.grids.setdefault(model, Grid(self.path, {})).cells[place] = values
+
+    def _note_metrics(self, model: str, domain: str | None, names: list[str]) -> None:
+        """Write the metrics of the first cell of a model or of its cell of a domain."""
+        if domain is None and not self._metrics.get(model):
+            self._metrics[model] = names
+            self._write_origin()
+        elif domain is not None:
+            known = {"data": self.origin.domains[domain], "metrics": {}}
+            self._domains.setdefault(domain, known)["metrics"][model] = names
+            self._metrics.setdefault(model, [])
+            self._write_origin()
 
     def close(self) -> None:
         """Let other processes write the table."""
@@ -246,25 +275,26 @@ class CellWriter:
         if origin is None:
             reason = f"has no {origin_path(self.path).name} that says what it was made from"
             raise self._problem(reason, _OTHER)
-        self._check(origin, [])
+        self._check(origin, {})
         if whole != text:
             with atomic_write(self.path, durable=True) as file:
                 file.write(whole)
         grids = read_grids([self.path])
-        self._check(origin, list(grids))
-        self._take(grids, {model: origin["models"][model]["metrics"] for model in grids})
+        self._check(origin, grids)
+        self._take(grids, origin)
         self._write_origin()
         self._write()
 
-    def _check(self, found: Mapping[str, Any], models: list[str]) -> None:
+    def _check(self, found: Mapping[str, Any], grids: Mapping[str, Grid]) -> None:
         """Refuse a table of another origin."""
         shared, known = self.origin.shared(), found["models"]
+        both = {n: (found["shared"].get(n), shared.get(n)) for n in [*shared, *found["shared"]]}
         wrong = [
-            f"{name} was {found['shared'].get(name)} and is {shared.get(name)}"
-            for name in dict.fromkeys([*shared, *found["shared"]])
-            if found["shared"].get(name) != shared.get(name)
+            f"{name} was {old} and is {new}"
+            for name, (old, new) in both.items()
+            if old != new and (name != LIBRARY or None not in (old, new))  # A707
         ]
-        for model in models:
+        for model in grids:
             if model not in known:
                 wrong.append(f"nothing says what its cells of {model} were made from")
             elif model not in self.origin.checkpoints:
@@ -272,20 +302,34 @@ class CellWriter:
             elif known[model]["checkpoint"] != self.origin.checkpoints[model]:
                 old, new = known[model]["checkpoint"], self.origin.checkpoints[model]
                 wrong.append(f"the checkpoint of {model} was {old} and is {new}")
+        for domain in _domains_of(grids):
+            was, now = found["domains"].get(domain, {}).get("data"), self.origin.domains.get(domain)
+            if was is None:
+                wrong.append(f"nothing says what its cells of the domain {domain} were made from")
+            elif now not in (None, was):
+                wrong.append(f"the data of the domain {domain} were {was} and are {now}")
         if wrong:
             raise self._problem(f"is of another evaluation: {'; '.join(wrong)}", _OTHER)
 
-    def _take(self, grids: dict[str, Grid], metrics: Mapping[str, list[str]]) -> None:
-        """Take over the cells, except for a last one that lacks a metric of the model's first."""
+    def _take(self, grids: dict[str, Grid], origin: Mapping[str, Any]) -> None:
+        """Take over the cells, except for a last one that lacks a metric of the model's first.
+
+        The objects of a domain may have other sizes: its cell is compared with what was written.
+        """
         for _, row in read_rows(self.path)[1]:
             model = row["model"].strip()
             place = (row["corruption"].strip(), int(float(row["severity"])))
             self._texts[model, place] = _text(model, place, grids[model].cells[place])
         model, place = next(reversed(self._texts))  # A794
-        if {*grids[model].cells[place]} < {*metrics[model]}:
+        domain, metrics = domain_of(place[0]), origin["models"][model]["metrics"]
+        if domain is not None:
+            metrics = origin["domains"][domain]["metrics"].get(model, [])
+        if {*grids[model].cells[place]} < {*metrics}:
             del self._texts[model, place], grids[model].cells[place]
         self.grids = {model: grid for model, grid in grids.items() if grid.cells}
-        self._metrics = {model: list(metrics[model]) for model in self.grids}
+        self._metrics = {model: list(origin["models"][model]["metrics"]) for model in self.grids}
+        self._library = origin["shared"].get(LIBRARY)
+        self._domains = {domain: origin["domains"][domain] for domain in _domains_of(self.grids)}
 
     def _write(self) -> None:
         _replace(self.path, "".join([_HEADER, "\n", *self._texts.values()]))
@@ -295,11 +339,20 @@ class CellWriter:
             model: {"checkpoint": self.origin.checkpoints[model], "metrics": metrics}
             for model, metrics in self._metrics.items()
         }
-        record = {"shared": self.origin.shared(), "models": models}
+        shared = self.origin.shared()
+        if self._library is not None and shared.get(LIBRARY) is None:
+            shared[LIBRARY] = self._library
+        record = {"shared": shared, "models": models}
+        record |= {"domains": self._domains} if self._domains else {}
         _replace(origin_path(self.path), json.dumps(record, indent=1) + "\n")
 
     def _problem(self, reason: str, remedy: str) -> DataProblems:
         return DataProblems([Problem(self.path, None, None, reason, remedy)])
+
+
+def _domains_of(grids: Mapping[str, Grid]) -> list[str]:
+    names = [domain_of(name) for grid in grids.values() for name, _ in grid.cells]
+    return list(dict.fromkeys(name for name in names if name is not None))
 
 
 def _replace(path: Path, text: str) -> None:

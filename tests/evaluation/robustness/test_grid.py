@@ -62,6 +62,8 @@ def test_bags_have_the_names_of_their_evaluation(tmp_path):
         ("a,fog,mild,segm,map,.1", "severity is 'mild'", "write 1 to 5"),
         ("a,fog,0,segm,map,.1", "fog has severity 0", "0 is for clean"),
         ("a,clean,1,segm,map,.1", "clean has severity 1", "write 0"),
+        ("a,domain:x,1,segm,map,.1", "domain:x has severity 1", "the severity of domain:x"),
+        ("a,domain:,0,segm,map,.1", "domain: has no name", "write domain:NAME"),
         ("a,fog,2,mask,map,.1", "task is 'mask'", "write segm, box, bag"),
         ("a,fog,2,segm,auroc,.1", "metric is 'auroc'", "of segm are map, map_50, map_75"),
         ("a,fog,1,segm,map,.4", "segm_map of a fog 1 is in line 3", "keep one of the two"),

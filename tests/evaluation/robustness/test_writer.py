@@ -11,6 +11,7 @@ import pytest
 
 import formats.files
 from evaluation.robustness.grid import places, read_grids
+from evaluation.robustness.names import LIBRARY
 from evaluation.robustness.scores import summarise
 from evaluation.robustness.writer import CellWriter, Origin, origin_path, path_of, read_origin
 from structures import DataProblems
@@ -121,6 +122,37 @@ def test_a_table_of_another_evaluation(tmp_path, change, told):
 
 
 @pytest.mark.usefixtures("quick")
+def test_domains_of_a_table(tmp_path):
+    """A domain is known by its own hash, and may have fewer metrics than the model's first cell."""
+    path = tmp_path / "cells.csv"
+    origin = dataclasses.replace(ORIGIN, domains={"night": "n", "rain": "r"})
+    few = {"segm_map": 0.25}
+    with CellWriter(path, origin) as table:
+        table.add("a", "domain:rain", 0, few)
+        table.add("a", "clean", 0, pretended("a", "clean", 0))
+        table.add("b", "clean", 0, pretended("b", "clean", 0))
+        table.add("a", "domain:night", 0, few)
+    whole = path.read_bytes()
+    assert evaluate(path, [("a", "domain:night", 0)], origin) == []
+    assert read_origin(path)["domains"] == {
+        "rain": {"data": "r", "metrics": {"a": ["segm_map"]}},
+        "night": {"data": "n", "metrics": {"a": ["segm_map"]}},
+    }
+    path.write_bytes(whole[: whole.rindex(b"a,domain")])
+    assert evaluate(path, ALL[2:3]) == ALL[2:3]  # without domains
+    assert list(read_origin(path)["domains"]) == ["rain"]
+    assert read_origin(path)["models"]["a"]["metrics"] == list(pretended("a", "fog", 1))[:3]
+    other = dataclasses.replace(ORIGIN, domains={"night": "m", "rain": "s"})
+    with pytest.raises(DataProblems, match="data of the domain rain were r and are s") as error:
+        evaluate(path, origin=other)
+    assert "night" not in str(error.value)
+    record = origin_path(path)
+    record.write_text(record.read_text().replace('"rain"', '"fog"'))
+    with pytest.raises(DataProblems, match="nothing says what its cells of the domain rain"):
+        evaluate(path)
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_table_of_unknown_origin(tmp_path):
     path = tmp_path / "cells.csv"
     evaluate(path)
@@ -142,6 +174,27 @@ def test_a_table_of_unknown_origin(tmp_path):
         evaluate(path)
     path.unlink()
     assert evaluate(path) == ALL
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_version_of_the_library_counts_where_it_is_needed(tmp_path):
+    path = tmp_path / "cells.csv"
+    without, old, new = (
+        dataclasses.replace(ORIGIN, settings={LIBRARY: version}) for version in (None, "1", "2")
+    )
+    evaluate(path, ALL[:2], without)
+    evaluate(path, ALL[:4], old)
+    evaluate(path, ALL[:4], without)
+    assert read_origin(path)["shared"][LIBRARY] == "1"
+    assert evaluate(path, ALL[:4], old) == []
+    with pytest.raises(DataProblems, match=f"{LIBRARY} was 1 and is 2"):
+        evaluate(path, ALL, new)
+    other = tmp_path / "other.csv"
+    evaluate(other, ALL[:2], without)
+    origins = {file: read_origin(file) for file in (path, other)}
+    assert path_of(origins) == ("fast", [])
+    origins[other]["shared"][LIBRARY] = "2"
+    assert len(path_of(origins)[1]) == 1
 
 
 @pytest.mark.usefixtures("quick")
@@ -167,6 +220,8 @@ def test_cells_that_cannot_be_added(tmp_path):
             (("a", "fog", 6), {"segm_map": 0.5}, "fog of severity 6"),
             (("a", "fog", 0), {"segm_map": 0.5}, "fog of severity 0"),
             (("a", "clean", 1), {"segm_map": 0.5}, "clean of severity 1"),
+            (("a", "domain:x", 1), {"segm_map": 0.5}, "domain:x of severity 1"),
+            (("a", "domain:x", 0), {"segm_map": 0.5}, "x is not among none"),
             (("a", "fog", 2), {"segm_map": float("nan"), "other": 1.0}, "no metric has a value"),
         ):
             with pytest.raises(ValueError, match=told):
@@ -208,7 +263,7 @@ def killed(tmp_path_factory):
     return folder, json.loads(done.stdout)
 
 
-FILES = ["cells.csv", "cells.csv.origin.json"]
+FILES = ["cells.csv", "cells.csv.origin.json", "cells.csv.predictions"]
 needs_kill = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals")
 
 
@@ -222,6 +277,8 @@ def test_killed_at_random_moments(killed):
     assert found["most_written"] == 1
     assert found["cells"] <= found["predictions"] <= found["cells"] + 10
     assert found["files"] == FILES
+    assert found["kept"] == found["cells"]
+    assert found["same"]
     lines = [
         f"{model},{c},{s},{name.replace('_', ',', 1)},{value!r}"
         for c, s in read_grids([folder / "killed" / "cells.csv"])["a"].cells
@@ -238,6 +295,8 @@ def test_killed_before_each_call(killed):
     found = killed[1]["calls"]
     assert len(found) > 20
     assert len({one["table"] for one in found}) == 1
+    assert len({one["digest"] for one in found}) == 1
+    assert {one["kept"] for one in found} == {4}
     assert found[0]["table"].count("\n") == 1 + 4 * 3
     assert {one["most_written"] for one in found} == {1}
     assert {one["cells"] for one in found} == {4}
