@@ -62,11 +62,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         check_without_checkpoint(args)
         grids, sources, files = read_grids(args.cells), args.cells, args.cells
     origins = {path: read_origin(path) for path in sources}
-    summary = summarise(grids, args.reference, bag_benchmark(origins))
+    benchmark = bag_benchmark(origins)
+    summary = summarise(grids, args.reference, benchmark)
     domains = domain_scores(grids)
     for part in (*tables(summary, grids, args.reference), *domain_tables(domains)):
         show(*part, width=100)
-    intervals = intervals_of(args, grids, origins)
+    intervals = intervals_of(args, grids, origins, benchmark)
     for part in interval_tables(intervals, summary.metrics, domains):
         show(*part, width=100)
     path, notes = path_of(origins)

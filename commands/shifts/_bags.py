@@ -145,6 +145,7 @@ def evaluate_bag_cells(args: argparse.Namespace) -> Evaluated:
         ValueError: the input is wrong; found before the first prediction.
     """
     from evaluation.robustness.grid import places
+    from evaluation.robustness.kept import prepare_folder
     from evaluation.robustness.writer import CellWriter
 
     models = models_of(args)
@@ -157,10 +158,12 @@ def evaluate_bag_cells(args: argparse.Namespace) -> Evaluated:
     shifted = kind(args, predictors)
     origin = _origin(args, models, data, shifted)
     with CellWriter(path, origin) as table:
+        prepare_folder(path)
         missing = {
             place: [model for model in models if (model, *place) not in table] for place in wanted
         }
-        _fill(table, predictors, shifted, missing, len(models) * len(wanted))
+        total = len(models) * len(wanted)
+        _fill(table, predictors, shifted, missing, total, keeps=not args.no_predictions)
     problems = next(iter(predictors.values())).data.problems
     return Evaluated(table.grids, path, problems, tuple(shifted.notes()))
 
@@ -325,10 +328,14 @@ def _fill(
     shifted: Shifted,
     missing: Mapping[Place, Sequence[str]],
     total: int,
+    *,
+    keeps: bool,
 ) -> None:
     """Evaluate the missing cells, of all models one after the other."""
     from engine.deploy.shifted_bags import bag_metrics
     from evaluation.robustness.grid import known_values
+    from evaluation.robustness.kept import kept_file
+    from evaluation.robustness.kept_bags import keep_bags
     from evaluation.robustness.names import CLEAN
     from evaluation.robustness.tables import title_of
 
@@ -338,7 +345,10 @@ def _fill(
     for (name, level), models in missing.items():
         for model in models:
             change = shifted.change(model, name, level)
-            metrics = bag_metrics(predictors[model].predict(change))
+            found = predictors[model].predict(change)
+            metrics = bag_metrics(found)
+            if keeps:  # before the cell, so that no cell lacks them
+                keep_bags(kept_file(table.path, model, (name, level), "csv"), found)
             table.add(model, name, level, metrics)
             done += 1
             place = name if name == CLEAN else f"{name} {level}"
