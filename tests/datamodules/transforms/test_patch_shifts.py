@@ -70,7 +70,7 @@ def test_stains_change_as_in_scikit_image(severity, patches):
     usual = (rgb2hed(patches) > 0).all(axis=-1)  # it cuts amounts below 0
     assert usual.mean() > 0.9
     assert np.abs(found - expected)[usual].max() < 0.51
-    assert psnr(patches, found) < 50
+    assert psnr(patches, found) < (45 if severity == 1 else 33)  # 43.2 and 31.7
 
 
 @pytest.mark.parametrize("severity", range(1, 6))
@@ -85,12 +85,14 @@ def test_jpeg_is_that_of_pillow(severity, patches):
 def test_defocus_is_a_convolution_with_a_disk(patches):
     for severity, radius in enumerate((1, 1.5, 2, 3, 4), 1):
         kernel = disk(radius)
-        assert kernel.sum() == pytest.approx(1)
-        assert len(kernel) % 2 == 1
-        # The variance of a uniform disk along an axis is r^2 / 4, that of a pixel 1 / 12.
-        place = np.arange(len(kernel)) - len(kernel) // 2
-        spread = (kernel.sum(axis=0) * place**2).sum()
-        assert spread == pytest.approx(radius**2 / 4 + 1 / 12, rel=0.02)
+        reach = len(kernel) // 2
+        assert len(kernel) == 2 * reach + 1 > 2 * radius - 1e-9
+        fine = (np.arange(1000 * len(kernel)) + 0.5) / 1000 - reach - 0.5
+        half = np.sqrt(np.maximum(radius**2 - fine**2, 0))  # of the chord at each place
+        for row, middle in enumerate(range(-reach, reach + 1)):
+            covered = np.minimum(half, middle + 0.5) - np.maximum(-half, middle - 0.5)
+            areas = np.maximum(covered, 0).reshape(len(kernel), 1000).mean(axis=1)
+            assert kernel[row] * np.pi * radius**2 == pytest.approx(areas, abs=0.03)
         values = patches[0].astype(float)
         expected = ndimage.convolve(values, kernel[..., None].astype(float), mode="mirror")
         found = shift_patches(patches, "defocus", severity, 0)[0]
