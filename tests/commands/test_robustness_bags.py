@@ -20,6 +20,7 @@ import formats.files
 import train
 from datamodules.transforms.bag_shifts import SHIFTS, RunningUnits, shift_bag
 from evaluation.robustness.corruptions import image_seed
+from evaluation.robustness.kept import kept_folder
 from structures import BagBatch
 from tests.support.layers import ROOT
 from tests.support.mean_bags import MeanFeatures, write_bags, write_mean
@@ -34,9 +35,14 @@ def run(*words):
 
 def mil(folder, *words):
     """Return the metrics of `evaluate.py mil`."""
+    return mil_record(folder, *words, "--draws", 1)["metrics"]
+
+
+def mil_record(folder, *words):
+    """Return what `evaluate.py mil` writes."""
     out = folder / "mil.json"
-    assert evaluate.main(["mil", *map(str, (*words, "--draws", 1, "--out", out))]) == 0
-    return json.loads(out.read_text())["metrics"]
+    assert evaluate.main(["mil", *map(str, (*words, "--out", out))]) == 0
+    return json.loads(out.read_text())
 
 
 def values(table):
@@ -80,7 +86,8 @@ def whole(folder, base):
 
 def test_the_clean_cell_is_the_number_of_mil(folder, base, whole):
     table, record = whole
-    expected, found = mil(folder, *base[:4]), record["cells"]["mean"]
+    of_mil = mil_record(folder, *base[:4])
+    expected, found = of_mil["metrics"], record["cells"]["mean"]
     assert 0.6 < expected["bag_auroc"] < 1
     assert found["clean"]["0"] == {n: v for n, v in expected.items() if n.startswith("bag_")}
     assert list(found) == ["clean", *SHIFTS]
@@ -89,6 +96,9 @@ def test_the_clean_cell_is_the_number_of_mil(folder, base, whole):
     assert "the bags that are scored" in record["notes"][-1]
     assert record["metrics"]["mean"]["bag_auroc_mpc"] is None  # three severities are missing
     assert (folder / "whole.png").stat().st_size > 1000
+    drawn = {f"{name}_clean": ends for name, ends in of_mil["intervals"].items()}
+    assert record["intervals"] == {"mean": drawn}
+    assert (record["draws"], record["difference_from"]) == (1000, None)
 
 
 @pytest.mark.parametrize("name", SHIFTS)
@@ -120,7 +130,7 @@ def test_the_same_command_again_predicts_nothing(folder, base, whole, capsys):
     assert f"{CELLS} of {CELLS} cells (in {whole[0]})" in capsys.readouterr().err
 
 
-def test_workers_batches_and_order_do_not_change_cells(folder, base, whole, tmp_path):
+def test_workers_batches_and_order_do_not_change_cells(folder, base, whole, tmp_path, capsys):
     """Nor do other models in the table; another seed changes what is drawn."""
     names = ("feature_gain", "missing_instances")
     one = write_mean(tmp_path / "one.ckpt", threshold=0.6, preprocessing={"eval_batch_size": 1})
@@ -140,9 +150,16 @@ def test_workers_batches_and_order_do_not_change_cells(folder, base, whole, tmp_
     assert cells.read_bytes().startswith(first)
     record = json.loads(out.read_text())
     assert list(record["cells"]) == ["one", "double"]
+    assert record["difference_from"] == "one"
+    assert list(record["difference"]) == ["double"]
+    clean = record["difference"]["double"]["bag_auroc_clean"]
+    assert clean == {"value": 0, "low": 0, "high": 0, "p": 1}  # the order of bags is the same
+    assert record["difference"]["double"]["bag_accuracy_clean"]["low"] < 0
     other = tmp_path / "other.csv"
     seed = ("--seed", 1, "--corruptions", names[1], "duplicate_instances", "--cells", other)
-    assert run("--ckpt", one, *words[:4], *seed) == 0
+    assert run("--ckpt", one, *words[:4], *seed, "--no-predictions") == 0
+    assert not kept_folder(other).exists()
+    assert f"no predictions are kept in {kept_folder(other)}" in capsys.readouterr().out
     assert values(other)["clean", 0, "auroc"] == expected["clean", 0, "auroc"]
     assert values(other) != {place: expected[place] for place in values(other)}
 
@@ -244,26 +261,41 @@ def test_models_that_score_different_bags_are_refused(folder, tmp_path, capsys):
     assert MeanFeatures.predicted == []
 
 
+def kept(cells):
+    """Return the predictions beside a table by their paths."""
+    folder = kept_folder(cells)
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")}
+
+
 @pytest.mark.slow
-def test_a_killed_evaluation_continues(folder, base, whole, tmp_path):
-    """Killed after some cells, it repeats none of them."""
-    cells = tmp_path / "cells.csv"
-    words = [str(word) for word in (*base, "--cells", cells)]
+def test_a_killed_evaluation_continues(folder, base, tmp_path):
+    """Killed after some cells, it repeats none; table, predictions and intervals are the same."""
+    cells, whole, out = tmp_path / "cells.csv", tmp_path / "whole.csv", tmp_path / "o.json"
+    words = [str(word) for word in (*base[:4], "--cells", cells, "--out", out)]
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", str(ROOT / "evaluate.py"), "robustness", *words],
         cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    while process.poll() is None and not (cells.exists() and len(values(cells)) > 6 * 2):
+    while process.poll() is None and not (cells.exists() and len(values(cells)) > 6 * 4):
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    text, table = cells.read_text(), whole[0].read_text()
-    assert table.startswith(text) and text != table
-    done = len({place[:2] for place in values(cells)})
+    text, done = cells.read_text(), len({place[:2] for place in values(cells)})
+    total = 1 + 5 * len(SHIFTS)
+    assert 4 < done < total
+    assert done <= len(kept(cells)) <= done + 2  # perhaps the next one, and an unfinished file
     assert run(*words) == 0
-    assert len(MeanFeatures.predicted) == (CELLS - done) * BAGS
-    assert cells.read_text() == table
+    assert len(MeanFeatures.predicted) == (total - done) * BAGS
+    continued = json.loads(out.read_text())
+    assert run(*base[:4], "--cells", whole, "--out", out) == 0
+    assert whole.read_text().startswith(text)
+    assert whole.read_bytes() == cells.read_bytes()
+    assert kept(whole) == kept(cells)
+    assert len(kept(whole)) == total
+    assert continued["intervals"] == json.loads(out.read_text())["intervals"]
+    low, high = continued["intervals"]["mean"]["bag_auroc_rpc"]
+    assert low < continued["metrics"]["mean"]["bag_auroc_rpc"] < high
 
 
 @pytest.mark.slow
@@ -305,3 +337,5 @@ def test_times_have_their_metrics(tmp_path):
     assert clean == {n: v for n, v in expected.items() if n in clean}
     assert "bag_c_index" in clean
     assert "those of the standardisation of the checkpoint" in record["notes"][-1]
+    low, high = record["intervals"]["cox"]["bag_c_index_clean"]
+    assert low < clean["bag_c_index"] < high
