@@ -122,8 +122,8 @@ def find_intervals(
                 own = {}
             done += len(wanted)
             cells |= own
-        one.note_metrics()
         if cells:
+            one.note_metrics()
             numbers[one.name] = _numbers(one.grid, cells, origins.get(one.grid.file) or {}, over)
     _collect(found, numbers, level)
     return found
@@ -175,8 +175,8 @@ class _Model:
         if self._bags is not None and self._bags.unweighted:
             names = ", ".join(self._bags.unweighted)
             self.notes.append(
-                f"{self.name}: no intervals of {names}, because they need the censoring of the "
-                "training bags, which is not kept"
+                f"{self.name}: no intervals of {names}, because the times of the training bags "
+                "are not kept"
             )
 
     def _file(self, place: Place) -> Path:

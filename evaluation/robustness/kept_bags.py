@@ -2,7 +2,9 @@
 
 Beside ``cells.csv`` lies ``cells.csv.predictions/MODEL/SHIFT_SEVERITY.csv``: the table of
 predictions that `evaluate.py mil --save-predictions` writes, of the bags with a known target
-(A855). It is written before the cell, as those of images are, see `evaluation.robustness.kept`.
+(A855). For times, ``MODEL/training.csv`` has those of the training bags, whose censoring weighs
+the metrics (A856). Both are written before the cell, as the predictions of images are, see
+`evaluation.robustness.kept`.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,19 +20,23 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluation.mil.class_scorer import ClassScorer
+from evaluation.mil.csv_rows import read_rows
 from evaluation.mil.predictions_csv import BagPredictions
 from evaluation.mil.scored_files import write_scored, write_scored_targets
 from evaluation.statistics.paired import joined
 from evaluation.targets.bootstrap import bootstrap_weights, units
 from evaluation.targets.files import read_predictions
 from evaluation.targets.scores import Scorer, SurvivalScorer
-from formats.files import sync_folder
+from evaluation.targets.tables import SurvivalReference
+from formats.files import sync_folder, write_csv
 from structures import DataProblems
+from structures.tasks import TIME_TASKS
 
 FloatArray = npt.NDArray[np.float64]
 
 _GRADED = {"bag_accuracy", "bag_mae"}  # metrics that grades alone have together
-_OF_TRAINING = ("bag_c_index_ipcw", "bag_ibs", "bag_td_auc")  # weighted by training bags (A856)
+_OF_TRAINING = ("bag_c_index_ipcw", "bag_ibs", "bag_td_auc")  # weighted by training bags
+_TRAINING = "training.csv"  # no name of a cell, which ends in its severity
 _ROUNDING = 1e-9  # between the metrics of a table and those of its predictions
 
 
@@ -44,10 +51,34 @@ def keep_bags(path: Path, found: BagPredictions) -> None:
         write_scored(path, found, 0.5 if found.threshold is None else found.threshold)
     else:
         known = found.target.rows(found.target.known)
+        if known.reference is not None:
+            _keep_training(path.with_name(_TRAINING), known.reference)
         write_scored_targets(path, known, known.scorer())
     with path.open("rb") as file:
         os.fsync(file.fileno())
     sync_folder(path.parent)
+
+
+def _keep_training(path: Path, reference: SurvivalReference) -> None:
+    if not path.exists():
+        pairs = zip(reference.time.tolist(), reference.event.astype(int).tolist(), strict=True)
+        write_csv(path, ["time", "event"], pairs)
+
+
+def _training(path: Path) -> SurvivalReference | None:
+    """Read the times of the training bags, None if there are none.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    if not path.is_file():
+        return None
+    try:
+        rows = [(float(row["time"]), float(row["event"])) for _, row in read_rows(path)[1]]
+        time, event = np.array(rows).reshape(-1, 2).T
+    except (DataProblems, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read; it needs the columns time and event") from error
+    return SurvivalReference(time, event == 1)
 
 
 class _Kept(NamedTuple):
@@ -78,7 +109,8 @@ def _read(path: Path, cell: Mapping[str, float]) -> _Kept:
     scores, target = found.scores, found.target
     scorer: Scorer
     if target is not None:
-        scorer = target.scorer()
+        reference = _training(path.with_name(_TRAINING)) if target.task in TIME_TASKS else None
+        scorer = replace(target, reference=reference).scorer()
     else:
         threshold = 0.5 if found.threshold is None else found.threshold
         labels, says = scores.labels, scores.probabilities
@@ -91,7 +123,7 @@ class BagDraws:
     """Draws of the bags of a model, the same in each of its cells.
 
     Attributes:
-        unweighted: metrics that cannot be computed from the kept predictions alone.
+        unweighted: metrics that cannot be computed without the times of the training bags.
     """
 
     def __init__(self) -> None:

@@ -337,5 +337,4 @@ def test_times_have_their_metrics(tmp_path):
     assert clean == {n: v for n, v in expected.items() if n in clean}
     assert "bag_c_index" in clean
     assert "those of the standardisation of the checkpoint" in record["notes"][-1]
-    low, high = record["intervals"]["cox"]["bag_c_index_clean"]
-    assert low < clean["bag_c_index"] < high
+    assert any("no intervals, because the event has 7 patients" in n for n in record["notes"])

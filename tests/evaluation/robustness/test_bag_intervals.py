@@ -234,12 +234,27 @@ def test_every_task_has_the_intervals_of_mil(tmp_path, task):
         keep_bags(kept_file(path, "a", (CLEAN, 0), "csv"), found)
         table.add("a", CLEAN, 0, metrics)
     told = found_of(path, draws=50)
-    left = {"bag_c_index_ipcw", "bag_td_auc", "bag_ibs"} if task == "cox" else set()
-    wanted = {f"{name}_clean": ends for name, ends in expected.items() if name not in left}
-    assert len(wanted) >= (1 if left else 5)
+    wanted = {f"{name}_clean": expected[name] for name in metrics}
+    assert len(wanted) >= (3 if task == "cox" else 5)
     assert told.intervals["a"].keys() == wanted.keys()
     for name, ends in wanted.items():
         assert told.intervals["a"][name] == pytest.approx(ends), name
-    assert len(told.notes) == bool(left)
-    if left:
-        assert "no intervals of bag_c_index_ipcw, bag_td_auc, because they need" in told.notes[0]
+    assert told.notes == []
+
+
+def test_times_without_those_of_the_training(tmp_path):
+    found, path = of_task("cox"), tmp_path / "cells.csv"
+    file = kept_file(path, "a", (CLEAN, 0), "csv")
+    with CellWriter(path, Origin({"a": "1"}, data="d", seed=0)) as table:
+        keep_bags(file, found)
+        table.add("a", CLEAN, 0, found.target.metrics())
+    training = file.with_name("training.csv")
+    training.write_text("time\n1\n")
+    assert "training.csv: cannot be read; it needs" in found_of(path).notes[0]
+    training.unlink()
+    told = found_of(path)
+    assert list(told.intervals["a"]) == ["bag_c_index_clean"]
+    assert told.notes == [
+        "a: no intervals of bag_c_index_ipcw, bag_td_auc, because the times of the training bags "
+        "are not kept"
+    ]
