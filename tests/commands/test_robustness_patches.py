@@ -20,6 +20,7 @@ from engine.deploy.encoded_patches import (
     make_encoder,
 )
 from evaluation.robustness.corruptions import image_seed
+from evaluation.robustness.kept import kept_folder
 from structures import BagBatch
 from tests.support.mean_bags import (
     WIDTH,
@@ -98,6 +99,9 @@ def test_cells_are_those_of_patches_encoded_one_by_one(folder, whole):
             assert found["bag_accuracy"] == pytest.approx(right.mean()), name
     assert record["path"] == "patches"
     assert f"15 patches were encoded by {ENCODER}" in record["notes"][-1]
+    kept = [file.name for file in (kept_folder(whole[0]) / "steep").iterdir()]
+    assert sorted(kept) == sorted(["clean_0.csv", *(f"{name}_4.csv" for name in PATCH_SHIFTS)])
+    assert "mean: no intervals, because class 0 has 4 patients" in " ".join(record["notes"])
 
 
 def test_patches_of_a_cell_are_encoded_once_for_all_models(folder):
