@@ -139,7 +139,7 @@ def bag_predictions(args: argparse.Namespace, *, patients: bool = False) -> BagP
         raise ValueError("--task tells how to read --predictions; a checkpoint knows its task")
     if args.data is None:
         raise ValueError("mil --ckpt needs --data FILE.npz, SLIDES.csv or RECIPE.yaml")
-    from engine.deploy.predict import predict_bags
+    from engine.deploy.bags import predict_bags
 
     overlap = getattr(args, "allow_overlap", False)
     return predict_bags(args.ckpt, args.data, args.features, args.bad_data, allow_overlap=overlap)

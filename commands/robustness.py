@@ -10,6 +10,12 @@ from typing import Any
 from commands._arguments import add_input, add_out, add_output, figure
 from commands._cells import add_checkpoint_arguments, check_without_checkpoint, evaluate_cells
 from commands._tables import report_bad_data, show
+from commands.shifts._bags import (
+    add_bag_arguments,
+    bag_benchmark,
+    evaluate_bag_cells,
+    takes_bags,
+)
 
 SUMMARY = "how far scores fall under corruptions: mPC, rPC, CD of checkpoints or of tables of cells"
 
@@ -30,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser, "--figure", type=figure, help="heat maps and curves over severity: .png, .pdf, .svg"
     )
     add_checkpoint_arguments(parser)
+    add_bag_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -43,20 +50,21 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     extra: dict[str, Any] = {}
     if args.ckpt:
-        found = evaluate_cells(args)
+        found = evaluate_bag_cells(args) if takes_bags(args) else evaluate_cells(args)
         grids, sources = found.grids, [found.table]
-        files = [args.annotations, *args.ckpt, *map(Path, args.domain or ())]
+        data = args.annotations or args.data
+        files = [data, *args.ckpt, *map(Path, args.domain or ())]
         extra = {"table": str(found.table), **report_bad_data(found.problems)}
     else:
         check_without_checkpoint(args)
         grids, sources, files = read_grids(args.cells), args.cells, args.cells
     origins = {path: read_origin(path) for path in sources}
-    summary = summarise(grids, args.reference)
+    summary = summarise(grids, args.reference, bag_benchmark(origins))
     domains = domain_scores(grids)
     for part in (*tables(summary, grids, args.reference), *domain_tables(domains)):
         show(*part, width=100)
     path, notes = path_of(origins)
-    notes = [*summary.notes, *notes]
+    notes = [*summary.notes, *notes, *(found.notes if args.ckpt else ())]
     for note in notes:
         print(f"note: {note}")
     if args.ckpt:

@@ -14,7 +14,7 @@ from engine.config.files import check_config_file
 from engine.config.sections import instantiate_data
 from engine.cross_validation.devices import fold_devices
 from engine.cross_validation.run import CrossValidation
-from engine.deploy.predict import predict_bags
+from engine.deploy.bags import predict_bags
 from evaluation.mil.fold_predictions import FoldPredictions
 from evaluation.mil.predictions_csv import BagPredictions
 from evaluation.targets.folds import FoldScores, TargetFolds, TimeOptions

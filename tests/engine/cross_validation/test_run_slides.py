@@ -6,7 +6,7 @@ import pytest
 from datamodules.mil import feature_set
 from datamodules.mil.feature_set import FeatureSet
 from engine.cross_validation.run import BagInputs, FoldFiles, cross_validate
-from engine.deploy.predict import predict_bags
+from engine.deploy.bags import predict_bags
 
 
 def slides_recipe(config, **arguments):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.deploy.predict import check_targets
+from engine.deploy.bags import check_targets
 from engine.deploy.single import class_probabilities
 from lightning_modules.mil import MILModule
 from models.mil.abmil import ABMIL

@@ -9,7 +9,7 @@ import yaml
 
 import evaluate
 from engine.cross_validation import workers
-from engine.deploy.predict import predict_bags
+from engine.deploy.bags import predict_bags
 from evaluation.mil.scores import evaluate_bags
 from evaluation.statistics.bootstrap import bootstrap_intervals
 from tests.engine.conftest import RECIPE

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 import evaluate
-from engine.deploy.predict import predict_bags
+from engine.deploy.bags import predict_bags
 from evaluation.targets.bags import TargetPredictions
 from evaluation.targets.scores import score
 from evaluation.targets.survival_scores import default_times

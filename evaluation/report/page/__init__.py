@@ -1,0 +1,1 @@
+"""The HTML report: what it holds, and how it is drawn."""
