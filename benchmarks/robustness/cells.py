@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from evaluation.robustness.grid import COLUMNS, METRICS
+from evaluation.robustness.domains import domain_places
+from evaluation.robustness.grid import COLUMNS, METRICS, Place
 from evaluation.robustness.names import CLEAN
 from evaluation.statistics.resampling import draw_counts
 from formats.files import atomic_write, file_hash
 
-Place = tuple[str, int]
 FloatArray = npt.NDArray[np.float64]
 DRAWS = 500
 ORDER = (1, 3, 5, 2, 4)  # severities: three of them are a result that can be shown
@@ -47,7 +47,7 @@ def weights(count: int) -> npt.NDArray[np.int64]:
 
 def wanted(corruptions: Sequence[str], domains: Iterable[str] = ()) -> list[Place]:
     """Return the cells of a run: clean, domains, then severity by severity."""
-    first = [(CLEAN, 0), *((f"domain:{name}", 0) for name in domains)]
+    first = [(CLEAN, 0), *domain_places(domains)]
     return first + [(name, level) for level in ORDER for name in corruptions]
 
 
@@ -82,16 +82,16 @@ def fill(
         print(
             f"{folder}: {place[0]} {place[1]}: {next(iter(cell.metrics.values())):.3f}", flush=True
         )
-    write_table(folder)
+    write_table(folder, made_from)
     return len(missing)
 
 
-def read(folder: Path, made_from: str | None = None) -> dict[Place, Cell]:
-    """Return the cells of a run, those of a checkpoint if one is named."""
+def read(folder: Path, made_from: str) -> dict[Place, Cell]:
+    """Return the cells of a run that were made from the checkpoint of a hash."""
     found = {}
     for file in sorted((folder / "cells").glob("*.npz")):
         with np.load(file) as content:
-            if made_from in (None, str(content["checkpoint"])):
+            if made_from == str(content["checkpoint"]):
                 place = str(content["corruption"]), int(content["severity"])
                 metrics = dict(
                     zip(content["names"].tolist(), content["values"].tolist(), strict=True)
@@ -116,10 +116,10 @@ def _write(folder: Path, place: Place, cell: Cell, made_from: str) -> None:
         np.savez(file, **content)
 
 
-def write_table(folder: Path) -> None:
+def write_table(folder: Path, made_from: str) -> None:
     """Write the cells of a run as a table of `evaluate.py robustness`."""
     rows = []
-    for (corruption, severity), cell in read(folder).items():
+    for (corruption, severity), cell in read(folder, made_from).items():
         for name, value in cell.metrics.items():
             task, _, metric = name.partition("_")
             if metric in METRICS.get(task, ()) and not np.isnan(value):

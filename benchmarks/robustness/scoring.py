@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from benchmarks.robustness.cells import Cell, Place, fill, wanted, weights
+from benchmarks.robustness.images import DOMAINS, LARGER, Images, images_of
+from benchmarks.robustness.plan import DIGITS, ROOT, Run
+from benchmarks.robustness.tiles import ENCODER, TileBags
 from datamodules.transforms.bag_shifts import SHIFTS
 from datamodules.transforms.patch_shifts import PATCH_SHIFTS
 from engine.deploy.bags import prepare_bags
+from engine.deploy.corrupted import Corruption
 from engine.deploy.encoded_patches import (
     EncodedShift,
     PatchFeatures,
@@ -15,22 +20,15 @@ from engine.deploy.encoded_patches import (
     check_encoder,
     make_encoder,
 )
-from engine.deploy.shifted_bags import BagShift, bag_metrics, feature_units, scored_names
-
-from benchmarks.robustness.cells import Cell, Place, fill, wanted, weights
-from benchmarks.robustness.images import DOMAINS, LARGER, Images, images_of
-from benchmarks.robustness.plan import DIGITS, ROOT, Run
-from benchmarks.robustness.tiles import ENCODER, TileBags
-from engine.deploy.corrupted import Corruption
 from engine.deploy.predict import CocoPredictor, prepare_coco
+from engine.deploy.shifted_bags import BagShift, bag_metrics, feature_units, scored_names
 from evaluation.mil.metrics import auroc
-from evaluation.robustness.names import BENCHMARK, CLEAN
+from evaluation.robustness.names import BENCHMARK, CLEAN, domain_of, is_graded
 from evaluation.seg.coco import score_results
 from evaluation.seg.coco_weighted import match_once, weighted_metrics
 
 SEED = 0  # of the corruptions
 MAIN, AUROC = "segm_map", "bag_auroc"
-DOMAIN = "domain:"
 
 
 def score_images(
@@ -61,11 +59,8 @@ class ImageScorer:
     def __call__(self, place: Place) -> Cell:
         """Predict the images of a cell and return its scores."""
         name, severity = place
-        domain = name.removeprefix(DOMAIN) if name.startswith(DOMAIN) else None
-        graded = domain is None and name != CLEAN
-        found = self._predictor(domain).predict(
-            Corruption(name, severity, SEED) if graded else None
-        )
+        change = Corruption(name, severity, SEED) if is_graded(name) else None
+        found = self._predictor(domain_of(name)).predict(change)
         caps = found.max_dets or 100
         metrics = score_results(found.ground_truth, found.rows, max_dets=caps).metrics
         matches = match_once(found.ground_truth, found.rows, "segm", caps)

@@ -13,12 +13,13 @@ import numpy.typing as npt
 from benchmarks.robustness.cells import Cell, Place, read
 from benchmarks.robustness.plan import METHODS, Run
 from benchmarks.robustness.training import DONE
-from evaluation.robustness.names import CLEAN, SEVERITIES
+from evaluation.robustness.domains import domain_places
+from evaluation.robustness.names import CLEAN, DOMAIN, SEVERITIES
 from evaluation.statistics.resampling import draw_counts, percentile_interval
+from formats.files import file_hash
 
 FloatArray = npt.NDArray[np.float64]
 SHOWN = (1, 3, 5)  # a run whose cells of these are there is shown
-DOMAIN = "domain:"
 
 
 class Number(NamedTuple):
@@ -73,12 +74,13 @@ def scored_runs(root: Path, data: str) -> list[Scored]:
     found = []
     for method in METHODS[data]:
         for folder in sorted((root / data / method).glob("seed_*")):
-            cells = read(folder)
-            if cells and (folder / DONE).is_file():
-                seconds = json.loads((folder / DONE).read_text())["seconds"]
+            if not (folder / DONE).is_file():
+                continue
+            record = json.loads((folder / DONE).read_text())
+            if cells := read(folder, file_hash(folder / record["checkpoint"])):
                 run = Run(data, method, int(folder.name.removeprefix("seed_")))
                 spent = sum(cell.seconds for cell in cells.values())
-                found.append(Scored(run, cells, seconds, spent))
+                found.append(Scored(run, cells, record["seconds"], spent))
     return found
 
 
@@ -91,7 +93,7 @@ def split_by_progress(
     runs: Sequence[Scored], corruptions: Sequence[str], domains: Sequence[str]
 ) -> tuple[list[Scored], list[Scored], list[int]]:
     """Return the runs that are shown, the others, and the severities that all shown ones have."""
-    needed = [(CLEAN, 0), *((f"{DOMAIN}{name}", 0) for name in domains)]
+    needed = [(CLEAN, 0), *domain_places(domains)]
     shown, others = [], []
     for one in runs:
         ready = all(place in one.cells for place in needed)

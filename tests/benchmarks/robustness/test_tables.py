@@ -15,7 +15,8 @@ PLACES = cells.wanted(BENCHMARK, DOMAINS)
 def scored(root, method, seed, value, count=None):
     """Write the cells of a run: ``value`` in all, twice as much on clean images."""
     folder = Run(DIGITS, method, seed).folder(root)
-    checkpoint = root / "last.ckpt"
+    folder.mkdir(parents=True)
+    checkpoint = folder / "last.ckpt"
     checkpoint.write_bytes(b"weights")
     spread = np.random.default_rng(0).normal(scale=0.01, size=cells.DRAWS)
 
@@ -69,3 +70,9 @@ def test_pairs_are_methods(data):
     assert {name for pair in asked.pairs for name in pair} <= set(METHODS[data])
     corruptions = {name for names in asked.groups.values() for name in names}
     assert set(asked.alone) <= corruptions
+
+
+def test_cells_of_another_training_do_not_count(tmp_path):
+    scored(tmp_path, "mask_rcnn_bn", 0, 0.2)
+    (Run(DIGITS, "mask_rcnn_bn", 0).folder(tmp_path) / "last.ckpt").write_bytes(b"others")
+    assert tables.tables(tmp_path).count("No model is scored yet.") == len(SETS)
