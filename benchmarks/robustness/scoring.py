@@ -118,14 +118,15 @@ class BagScorer:
 
     def __call__(self, place: Place) -> Cell:
         """Predict the bags of a cell and return its scores."""
-        found = self.predictor.predict(self._change(*place))
+        found = self.predictor.predict(self.change(*place))
         scores = found.scores
         positive = scores.labels == 1
         drawn = auroc(positive, scores.probabilities, weights(len(positive)).astype(float))
         metrics = bag_metrics(found)
         return Cell({AUROC: metrics[AUROC], **metrics}, drawn)
 
-    def _change(self, name: str, severity: int) -> BagShift | EncodedShift | None:
+    def change(self, name: str, severity: int) -> BagShift | EncodedShift | None:
+        """Return what is done to each bag of a cell, or None for nothing."""
         if self.features is not None:
             standardisation = getattr(self.predictor.data, "standardisation", None)
             shift = None if name == CLEAN else name

@@ -6,11 +6,12 @@ import pytest
 import evaluate
 from benchmarks.robustness import scoring
 from benchmarks.robustness.images import Images
+from datamodules.mil.standardisation import Standardisation
 from datamodules.transforms.bag_shifts import SHIFTS
 from datamodules.transforms.patch_shifts import PATCH_SHIFTS
 from evaluation.robustness.grid import read_grids
 from tests.support.bright_objects import write_bright, write_scenes
-from tests.support.mean_bags import write_bags, write_mean, write_patches
+from tests.support.mean_bags import WIDTH, write_bags, write_mean, write_patches
 
 
 @pytest.fixture(autouse=True)
@@ -67,3 +68,15 @@ def test_patches(tmp_path, monkeypatch):
     wanted = cells_of_the_command(tmp_path / "cells.csv", *words, "--severities", 2)
     assert {name for name, _ in wanted} == {"clean", *PATCH_SHIFTS}
     compare(scoring.BagScorer(checkpoint, data, patches), wanted, "bag_auroc")
+
+
+def test_features_of_tiles_are_standardised_as_in_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(scoring, "ENCODER", "tests.support.mean_bags.small_encoder")
+    table, patches = write_patches(tmp_path, 4)
+    scorer = scoring.BagScorer(write_mean(tmp_path / "mean.ckpt"), table, patches)
+    fitted = Standardisation(np.zeros(WIDTH), np.full(WIDTH, 2.0))
+    scorer.predictor.data.standardisation = fitted
+    plain = scorer.features.of("s0", "jpeg", 2)
+    bag = scorer.predictor.data.source("predict").bag(0)
+    found = scorer.change("jpeg", 2)(bag)
+    np.testing.assert_allclose(found.features, plain / 2, rtol=1e-6)
