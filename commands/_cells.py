@@ -29,11 +29,10 @@ if TYPE_CHECKING:
     from evaluation.robustness.writer import CellWriter, Origin
     from structures import Problem
 
-_LIBRARY = "imagecorruptions-imaug"
 _WITH_CKPT = (
     "annotations", "images", "domain", "names", "corruptions", "severities", "exact", "seed",
-    "workers", "batch_size", "tile", "tile_overlap", "tile_max_dets", "scale", "tta", "tta_scales",
-    "data", "patches", "encoder", "features", "allow_overlap",
+    "workers", "batch_size", "no_predictions", "tile", "tile_overlap", "tile_max_dets", "scale",
+    "tta", "tta_scales", "data", "patches", "encoder", "features", "allow_overlap",
 )  # fmt: skip
 _SETTINGS = (  # flags that change numbers
     "tile", "tile_overlap", "tile_max_dets", "scale", "tta", "tta_scales", "batch_size", "bad_data"
@@ -89,6 +88,12 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers", type=not_negative, help="processes that read and corrupt images"
     )
     group.add_argument("--batch-size", type=positive, help="default: the checkpoint's")
+    group.add_argument(
+        "--no-predictions",
+        action="store_true",
+        default=None,
+        help="keep no predictions beside the table, so that there will be no intervals",
+    )
     add_bad_data(parser, annotations=True)
     add_inference(parser)
 
@@ -123,6 +128,7 @@ def evaluate_cells(args: argparse.Namespace) -> Evaluated:
     from evaluation.robustness.corruptions import check_corruptions, chosen_names
     from evaluation.robustness.domains import domain_places
     from evaluation.robustness.grid import places
+    from evaluation.robustness.kept import prepare_folder
     from evaluation.robustness.writer import CellWriter
 
     models = models_of(args)
@@ -135,6 +141,7 @@ def evaluate_cells(args: argparse.Namespace) -> Evaluated:
     wanted += domain_places(domains)
     problems += tuple(problem for one in domains.values() for problem in one.problems)
     with CellWriter(path, _origin(args, models, truth, domains)) as table:
+        prepare_folder(path)
         missing = {
             model: [place for place in wanted if (model, *place) not in table] for model in models
         }
@@ -214,19 +221,23 @@ def _origin(
     from engine.deploy.checked_coco import image_folder_of
     from engine.deploy.corrupted import check_sizes, data_hash
     from evaluation.report.record import package_versions
+    from evaluation.robustness.corruptions import chosen_names, need_library
+    from evaluation.robustness.names import LIBRARY
     from evaluation.robustness.writer import Origin
     from formats.files import file_hash
 
     records: Sequence[Any] = truth["images"]
     check_sizes(args.annotations, records)
     settings = {flag_of(name): getattr(args, name) for name in _SETTINGS}
+    needed = need_library(chosen_names(args.corruptions or ["benchmark"]), bool(args.exact))
+    version = package_versions([LIBRARY]).get(LIBRARY) if needed else None
     folder = args.images or image_folder_of(args.annotations)
     return Origin(
         {name: file_hash(checkpoint) for name, checkpoint in models.items()},
         data=data_hash(args.annotations, folder, records),
         seed=args.seed or 0,
         path="exact" if args.exact else "fast",
-        settings=settings | {_LIBRARY: package_versions([_LIBRARY]).get(_LIBRARY)},  # A707
+        settings=settings | {LIBRARY: version},  # A707
         domains={name: one.data for name, one in domains.items()},
     )
 
@@ -265,7 +276,8 @@ def _fill(
     total: int,
 ) -> None:
     """Evaluate the missing cells, model by model."""
-    from engine.deploy.corrupted import Corruption, cell_metrics
+    from engine.deploy.corrupted import Corruption, scored_cell
+    from evaluation.robustness.kept import keep, kept_file
     from evaluation.robustness.names import domain_of, is_graded
 
     tell = progress_with_time("cells", every=0.0)
@@ -277,7 +289,10 @@ def _fill(
             changed = None
             if is_graded(name):
                 changed = Corruption(name, level, table.origin.seed, bool(args.exact))
-            metrics = cell_metrics(predictors[domain_of(name)], changed)
+            predictor = predictors[domain_of(name)]
+            metrics, matches = scored_cell(predictor, changed, not args.no_predictions)
+            if matches:  # before the cell, so that no cell lacks them
+                keep(kept_file(table.path, model, (name, level)), matches)
             table.add(model, name, level, metrics)
             done += 1
             place = f"{name} {level}" if is_graded(name) else name

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from commands._arguments import (
     add_bad_data,
@@ -16,6 +17,10 @@ from commands._arguments import (
 )
 from commands._sources import coco_predictions
 from commands._tables import report_bad_data, show
+
+if TYPE_CHECKING:
+    from evaluation.seg.coco_scores import CocoScores
+    from formats.coco.results import Row
 
 SUMMARY = "COCO AP and AR of boxes and masks"
 
@@ -38,6 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --ckpt: show the images in the dark or not, instead of low_light.evaluate",
     )
     parser.add_argument("--per-class", action="store_true", help="also print AP by class")
+    parser.add_argument(
+        "--errors",
+        action="store_true",
+        help="also the AP50 that each kind of error costs, and the calibration of the scores",
+    )
     add_output(parser, "--save-predictions", help="write the results file (with --ckpt)")
 
 
@@ -80,5 +90,39 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     per_class = scores.per_class()
     if args.per_class and per_class:
         show("by class", list(per_class[0]), [list(row.values()) for row in per_class])
-    extra: dict[str, Any] = {"per_class": per_class, **report_bad_data(found.problems)}
+    errors = _errors(truth, found.rows, scores) if args.errors else {}
+    extra: dict[str, Any] = {"per_class": per_class, **report_bad_data(found.problems), **errors}
     return report(sys.argv, scores.metrics, files=[args.annotations, source], **extra)
+
+
+def _errors(truth: Mapping[str, Any], rows: Sequence[Row], scores: CocoScores) -> dict[str, Any]:
+    """Print the errors by kind and the calibration, and return their part of the record."""
+    from evaluation.report.errors import calibration_of_matches, detection_errors, error_summary
+    from evaluation.seg.coco_scores import KIND
+    from evaluation.statistics.reliability_parts import band_note
+
+    cap = scores.max_dets[-1]
+    record: dict[str, Any] = {"errors": {}, "error_counts": {}, "calibration": None}
+    for iou_type in sorted(scores.curves, reverse=True):  # masks first, whose scores are judged
+        images, kind = detection_errors(truth, rows, iou_type, max_dets=cap), KIND[iou_type]
+        found = error_summary(truth, images)
+        record["errors"][kind] = found.gains
+        record["error_counts"][kind] = found.counts
+        title = f"AP50 gained without an error, {kind}, best {cap} of each image: {found.ap50:.4f}"
+        lines = [(name, found.counts.get(name), gain) for name, gain in found.gains.items()]
+        show(title, ["error", "count", "AP50 gained"], lines)
+        if record["calibration"] is None:
+            calibration = calibration_of_matches(images)
+            if calibration is None:
+                continue
+            record["calibration"] = {"of": kind, **calibration}  # A822
+            names = ("ece", "ece_equal_mass", "mce", "brier", "log_loss")
+            numbers = [(name, calibration[name]) for name in names]
+            title = f"calibration: scores and matches at IoU 0.5, {kind}"
+            show(title, ["metric", "value"], numbers)
+            print(band_note(calibration["band"]))
+            for name, reason in calibration["undefined"].items():
+                print(f"note: {name} is undefined: {reason}")
+    if record["calibration"] is None:
+        print("note: no calibration: there is no detection, or a score is outside [0, 1]")
+    return record

@@ -10,6 +10,7 @@ from typing import Any
 from commands._arguments import add_input, add_out, add_output, figure
 from commands._cells import add_checkpoint_arguments, check_without_checkpoint, evaluate_cells
 from commands._tables import report_bad_data, show
+from commands.cells._intervals import add_interval_arguments, interval_record, intervals_of
 from commands.shifts._bags import (
     add_bag_arguments,
     bag_benchmark,
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(
         parser, "--figure", type=figure, help="heat maps and curves over severity: .png, .pdf, .svg"
     )
+    add_interval_arguments(parser)
     add_checkpoint_arguments(parser)
     add_bag_arguments(parser)
 
@@ -44,6 +46,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from evaluation.report.record import report
     from evaluation.robustness.domains import domain_scores, domain_tables
     from evaluation.robustness.grid import read_grids
+    from evaluation.robustness.interval_tables import interval_tables
     from evaluation.robustness.scores import summarise
     from evaluation.robustness.tables import tables
     from evaluation.robustness.writer import path_of, read_origin
@@ -63,8 +66,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     domains = domain_scores(grids)
     for part in (*tables(summary, grids, args.reference), *domain_tables(domains)):
         show(*part, width=100)
+    intervals = intervals_of(args, grids, origins)
+    for part in interval_tables(intervals, summary.metrics, domains):
+        show(*part, width=100)
     path, notes = path_of(origins)
-    notes = [*summary.notes, *notes, *(found.notes if args.ckpt else ())]
+    notes = [*summary.notes, *notes, *intervals.notes, *(found.notes if args.ckpt else ())]
     for note in notes:
         print(f"note: {note}")
     if args.ckpt:
@@ -79,6 +85,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "corruptions": summary.corruptions,
         "cells": summary.cells,
         "domains": domains,
+        **interval_record(args, intervals),
         "path": path,
         "reference": args.reference,
         "notes": notes,

@@ -12,7 +12,7 @@ from benchmarks.robustness.tiles import ENCODER, TileBags
 from datamodules.transforms.bag_shifts import SHIFTS
 from datamodules.transforms.patch_shifts import PATCH_SHIFTS
 from engine.deploy.bags import prepare_bags
-from engine.deploy.corrupted import Corruption
+from engine.deploy.corrupted import Corruption, scored_cell
 from engine.deploy.encoded_patches import (
     EncodedShift,
     PatchFeatures,
@@ -24,8 +24,7 @@ from engine.deploy.predict import CocoPredictor, prepare_coco
 from engine.deploy.shifted_bags import BagShift, bag_metrics, feature_units, scored_names
 from evaluation.mil.metrics import auroc
 from evaluation.robustness.names import BENCHMARK, CLEAN, domain_of, is_graded
-from evaluation.seg.coco import score_results
-from evaluation.seg.coco_weighted import match_once, weighted_metrics
+from evaluation.seg.coco_weighted import weighted_metrics
 
 SEED = 0  # of the corruptions
 MAIN, AUROC = "segm_map", "bag_auroc"
@@ -60,11 +59,9 @@ class ImageScorer:
         """Predict the images of a cell and return its scores."""
         name, severity = place
         change = Corruption(name, severity, SEED) if is_graded(name) else None
-        found = self._predictor(domain_of(name)).predict(change)
-        caps = found.max_dets or 100
-        metrics = score_results(found.ground_truth, found.rows, max_dets=caps).metrics
-        matches = match_once(found.ground_truth, found.rows, "segm", caps)
-        drawn = weighted_metrics(matches, weights(len(found.ground_truth["images"])))
+        metrics, matches = scored_cell(self._predictor(domain_of(name)), change)
+        (masks,) = [one for one in matches if one.kind == "segm"]
+        drawn = weighted_metrics(masks, weights(masks.images))
         return Cell({MAIN: metrics[MAIN], **metrics}, drawn[MAIN])
 
     def _predictor(self, domain: str | None) -> CocoPredictor:

@@ -135,6 +135,7 @@ def _of_classes(
 ) -> dict[str, Any]:
     """Return the calibration of probabilities of classes or grades."""
     from evaluation.statistics.calibration import calibration
+    from evaluation.statistics.reliability_parts import band_note
 
     labels, probabilities, task = scorer.table
     bags = None if validation is None else validation.bags
@@ -145,6 +146,7 @@ def _of_classes(
     what = f"temperature {record['temperature']:.4g}" if "after" in record else "no temperature"
     columns = ["calibration", "as predicted", f"at {what}" if "after" in record else what]
     show(f"calibration of {scorer.count} {args.unit}s", columns, rows)
+    print(band_note(record["band"]))
     for name, reason in record["undefined"].items():
         print(f"note: {name} is undefined: {reason}")
     if validation is not None and bags is not None:

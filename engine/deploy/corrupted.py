@@ -12,6 +12,7 @@ from datamodules.seg.dataset import AnnotatedImage
 from engine.deploy.predict import CocoPredictor
 from evaluation.robustness.corruptions import SMALLEST_SIDE, corrupt, image_seed
 from evaluation.seg.coco import score_results
+from evaluation.seg.coco_weighted import Matches, match_once
 from formats.files import file_digest
 from structures import DataProblems, Problem
 
@@ -110,19 +111,19 @@ def data_hash(annotations: Path, images: Path, records: Sequence[Mapping[str, An
     return digest.hexdigest()[:16]
 
 
-def cell_metrics(predictor: CocoPredictor, corruption: Corruption | None) -> dict[str, float]:
-    """Return the metrics of `evaluate.py coco` on clean or corrupted images.
+def scored_cell(
+    predictor: CocoPredictor, corruption: Corruption | None, matched: bool = True
+) -> tuple[dict[str, float], list[Matches]]:
+    """Return the metrics of `evaluate.py coco` on clean or corrupted images, and the matches.
 
     A model without any prediction is scored for what it predicts: boxes and masks, or boxes.
 
     Args:
         predictor: a checkpoint and images.
         corruption: of the images, or None.
+        matched: whether matches are returned, from which intervals are computed; else none are.
     """
-    found = predictor.predict(corruption)
-    return score_results(
-        found.ground_truth,
-        found.rows,
-        max_dets=found.max_dets or 100,
-        iou_types=predictor.module.iou_types,
-    ).metrics
+    found, kinds = predictor.predict(corruption), predictor.module.iou_types
+    truth, rows, most = found.ground_truth, found.rows, found.max_dets or 100
+    metrics = score_results(truth, rows, max_dets=most, iou_types=kinds).metrics
+    return metrics, [match_once(truth, rows, kind, most) for kind in kinds if matched]

@@ -25,9 +25,12 @@ _CLAIMS = {
 
 
 def plot_reliability(
-    found: Mapping[str, Any], task: MILTask, title: str = "", unit: str = "bag"
+    found: Mapping[str, Any], task: MILTask, title: str = "", unit: str = "bag", claim: str = ""
 ) -> Figure:
     """Plot the share that is true against the mean probability of each bin, above their numbers.
+
+    Grey bars are the consistency band (Bröcker & Smith 2007): where the share of each bin of the
+    probabilities as predicted would lie if they were right.
 
     Args:
         found: see `evaluation.statistics.calibration.calibration`; with ``after`` also at the
@@ -35,6 +38,7 @@ def plot_reliability(
         task: ``binary``, ``multilabel``, or ``multiclass`` for classes and grades.
         title: title of the figure.
         unit: what is counted.
+        claim: what the probabilities are of; empty for that of the task.
     """
     from matplotlib.figure import Figure
 
@@ -51,12 +55,29 @@ def plot_reliability(
         middle = (np.arange(size.size) + 0.5) / size.size
         shift = (number - (len(series) - 1) / 2) * width
         counts.bar(middle + shift, size, width=width, color=colour)
+    if "band" in found:
+        _band(axes, found["bins"], found["band"])
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel="share that is true", title=title)
     axes.grid(alpha=0.25)
     figure.legend(loc="outside upper center", fontsize=9, ncols=2, frameon=False)
-    counts.set(xlabel=_CLAIMS[task], ylabel=f"{unit}s" if task != "multilabel" else "labels")
+    counts.set(
+        xlabel=claim or _CLAIMS[task], ylabel=f"{unit}s" if task != "multilabel" else "labels"
+    )
     counts.grid(alpha=0.25)
     return figure
+
+
+def _band(axes: Axes, bins: Sequence[Mapping[str, Any]], band: Mapping[str, Any]) -> None:
+    """Draw where the bins that are not empty would lie by chance."""
+    predicted, low, high = (
+        np.array(column, dtype=np.float64)
+        for column in ([row["confidence"] for row in bins], band["low"], band["high"])
+    )
+    held = np.isfinite(low)
+    axes.vlines(
+        predicted[held], low[held], high[held], color=GREY, alpha=0.35, linewidth=7, zorder=0.5,
+        label=f"{band['level']:.0%} by chance",
+    )  # fmt: skip
 
 
 def _bins(axes: Axes, bins: Sequence[Mapping[str, Any]], colour: str, label: str) -> None:

@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.robustness.fast_corruptions import FAST
-from evaluation.robustness.names import BENCHMARK, EXTRA, SEVERITIES
+from evaluation.robustness.names import BENCHMARK, EXTRA, LIBRARY, SEVERITIES
 
 __all__ = ["BENCHMARK", "EXTRA", "SEVERITIES", "corrupt"]
 
@@ -42,10 +42,10 @@ OwnCorruption = Callable[[Image, int, np.random.Generator], Image]
 SMALLEST_SIDE = 32  # pixels
 
 _GROUPS = {"benchmark": BENCHMARK, "extra": EXTRA, "all": BENCHMARK + EXTRA}
-_LIBRARY, _SINCE = "imagecorruptions-imaug", (1, 1, 4)  # six photographs of frost (A778, A784)
+_SINCE = (1, 1, 4)  # six photographs of frost (A778, A784)
 _INSTALL = (
     "in the clone, run `python -m pip install -e '.[robustness]'` and then `python -m pip install "
-    f"--no-deps '{_LIBRARY}>=1.1.4'` (without --no-deps, it brings a second OpenCV, which replaces "
+    f"--no-deps '{LIBRARY}>=1.1.4'` (without --no-deps, it brings a second OpenCV, which replaces "
     "the one that is installed)"
 )
 _SEEDED = ("impulse_noise", "glass_blur")  # they ignore the state of numpy
@@ -132,6 +132,11 @@ def check_corruptions(names: Sequence[str], exact: bool = False) -> None:
             _library()
 
 
+def need_library(names: Sequence[str], exact: bool = False) -> bool:
+    """Return whether the library makes one of some corruptions, so that its version counts."""
+    return any("." not in name and (exact or name not in FAST) for name in names)
+
+
 def check_severity(severity: int) -> None:
     """Check a severity.
 
@@ -174,17 +179,17 @@ def _library() -> Callable[..., Image]:
     The original package has the same import name, but three of its functions fail with numpy 2.
     """
     try:
-        version = metadata.version(_LIBRARY)
+        version = metadata.version(LIBRARY)
         from imagecorruptions import corrupt as library
     except metadata.PackageNotFoundError:
         first = ""
         if importlib.util.find_spec("imagecorruptions"):
             first = "remove the other package first (`python -m pip uninstall imagecorruptions`); "
-        raise ValueError(f"these corruptions need {_LIBRARY}: {first}{_INSTALL}") from None
+        raise ValueError(f"these corruptions need {LIBRARY}: {first}{_INSTALL}") from None
     except ImportError as error:  # such as numba's, of a numpy that is too new for it
-        raise ValueError(f"these corruptions need {_LIBRARY} ({error}): {_INSTALL}") from None
+        raise ValueError(f"these corruptions need {LIBRARY} ({error}): {_INSTALL}") from None
     if tuple(map(int, re.findall(r"\d+", version)[:3])) < _SINCE:
-        raise ValueError(f"{_LIBRARY} {version} is too old: {_INSTALL}")
+        raise ValueError(f"{LIBRARY} {version} is too old: {_INSTALL}")
     return library  # type: ignore[no-any-return]
 
 
@@ -212,7 +217,11 @@ def _seeded(seed: int) -> Iterator[None]:
 
 def _own(image: Image, name: str, severity: int, seed: int) -> Image:
     """Call a function of the user, and check what it returns (A782)."""
-    found = imported(name)(image.copy(), severity, np.random.default_rng(seed))
+    function = imported(name)
+    try:
+        found = function(image.copy(), severity, np.random.default_rng(seed))
+    except Exception as error:  # the user's function may raise anything
+        raise ValueError(f"{name} at severity {severity} raised {_short(error)}") from error
     right = isinstance(found, np.ndarray) and found.dtype == np.uint8 and found.shape == image.shape
     if not right:
         got = f"{getattr(found, 'dtype', type(found).__name__)} {getattr(found, 'shape', '')}"

@@ -7,6 +7,7 @@ Hendrycks and Dietterich 2019 (arXiv 1903.12261); for detection Michaelis et al.
 CLEAN = "clean"
 DOMAIN = "domain:"  # before the name of another data set, in the place of a corruption (A797)
 SEVERITIES = (1, 2, 3, 4, 5)
+LIBRARY = "imagecorruptions-imaug"  # of corruptions
 GROUPS = {
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
     "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),

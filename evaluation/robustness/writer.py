@@ -27,7 +27,7 @@ from evaluation.robustness.grid import (
     known_values,
     read_grids,
 )
-from evaluation.robustness.names import CLEAN, SEVERITIES, domain_of, is_graded
+from evaluation.robustness.names import CLEAN, LIBRARY, SEVERITIES, domain_of, is_graded
 from formats.files import atomic_write
 from formats.slide_features import lock_now
 from structures import DataProblems, Problem
@@ -46,7 +46,8 @@ class Origin:
         seed: seed of the corruptions.
         path: how images are corrupted.
         settings: whatever else changes the numbers, by the name of its flag, as JSON values: tiles,
-            views, scale, version of the library.
+            views, scale; under `LIBRARY` the version of the library of corruptions, None if no
+            cell needs it.
         domains: name of another data set -> hash of its annotations and images. A table may have
             cells of more or fewer of them.
     """
@@ -118,6 +119,8 @@ def path_of(origins: Mapping[Path, Mapping[str, Any] | None]) -> tuple[str | Non
     notes = []
     for name in dict.fromkeys(name for shared in known.values() for name in shared):
         values = {json.dumps(shared.get(name)): path for path, shared in known.items()}
+        if name == LIBRARY:  # of no matter where no cell needed it
+            values.pop("null", None)
         if len(values) > 1:
             told = ", ".join(f"{value} in {path}" for value, path in values.items())
             notes.append(f"the tables were made with different values of {name}: {told}")
@@ -153,6 +156,7 @@ class CellWriter:
         self._texts: dict[tuple[str, Place], str] = {}  # lines of each cell, in order
         self._metrics: dict[str, list[str]] = {}  # of the first cell of each model
         self._domains: dict[str, dict[str, Any]] = {}  # of each domain with cells: data, metrics
+        self._library: str | None = None  # version that cells of the table needed
         self._lock: int | None = None
 
     def __enter__(self) -> Self:
@@ -284,10 +288,11 @@ class CellWriter:
     def _check(self, found: Mapping[str, Any], grids: Mapping[str, Grid]) -> None:
         """Refuse a table of another origin."""
         shared, known = self.origin.shared(), found["models"]
+        both = {n: (found["shared"].get(n), shared.get(n)) for n in [*shared, *found["shared"]]}
         wrong = [
-            f"{name} was {found['shared'].get(name)} and is {shared.get(name)}"
-            for name in dict.fromkeys([*shared, *found["shared"]])
-            if found["shared"].get(name) != shared.get(name)
+            f"{name} was {old} and is {new}"
+            for name, (old, new) in both.items()
+            if old != new and (name != LIBRARY or None not in (old, new))  # A707
         ]
         for model in grids:
             if model not in known:
@@ -323,6 +328,7 @@ class CellWriter:
             del self._texts[model, place], grids[model].cells[place]
         self.grids = {model: grid for model, grid in grids.items() if grid.cells}
         self._metrics = {model: list(origin["models"][model]["metrics"]) for model in self.grids}
+        self._library = origin["shared"].get(LIBRARY)
         self._domains = {domain: origin["domains"][domain] for domain in _domains_of(self.grids)}
 
     def _write(self) -> None:
@@ -333,7 +339,10 @@ class CellWriter:
             model: {"checkpoint": self.origin.checkpoints[model], "metrics": metrics}
             for model, metrics in self._metrics.items()
         }
-        record = {"shared": self.origin.shared(), "models": models}
+        shared = self.origin.shared()
+        if self._library is not None and shared.get(LIBRARY) is None:
+            shared[LIBRARY] = self._library
+        record = {"shared": shared, "models": models}
         record |= {"domains": self._domains} if self._domains else {}
         _replace(origin_path(self.path), json.dumps(record, indent=1) + "\n")
 

@@ -62,7 +62,33 @@ def compare_images(
     models = [
         [match_once(ground_truth, rows, k, max_dets) for k in kinds] for rows in (first, second)
     ]
-    blocks: list[list[dict[str, FloatArray]]] = [[], []]
+    drawn = drawn_metrics(models, draws, seed, progress)
+    first_point, second_point = ({n: one.metrics[n] for n in drawn[0]} for one in scores)
+    return paired_differences((first_point, second_point), (drawn[0], drawn[1]), level)
+
+
+def drawn_metrics(
+    models: Sequence[Sequence[Matches]],
+    draws: int,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[dict[str, FloatArray]]:
+    """Return the metrics of some models on the same resampled data sets.
+
+    Args:
+        models: matches of boxes, masks or both of each model, on the same images.
+        draws: number of draws R. The images of each depend on the seed and the number of images
+            alone, so that further models can be scored on the same draws later.
+        seed: seed of the draws.
+        progress: see `compare_images`.
+
+    Returns:
+        (R,) by metric, for each model.
+
+    Raises:
+        ValueError: there are no images.
+    """
+    blocks: list[list[dict[str, FloatArray]]] = [[] for _ in models]
     done, everything = 0, [matches for model in models for matches in model]
     for weights in _image_weights(everything, draws, seed):
         for model, collected in zip(models, blocks, strict=True):
@@ -71,9 +97,7 @@ def compare_images(
         done += len(weights)
         if progress is not None:
             progress(done, draws)
-    drawn = joined(blocks[0]), joined(blocks[1])
-    first_point, second_point = ({n: one.metrics[n] for n in drawn[0]} for one in scores)
-    return paired_differences((first_point, second_point), drawn, level)
+    return [joined(of_model) for of_model in blocks]
 
 
 def _image_weights(matches: Sequence[Matches], draws: int, seed: int) -> Iterator[IntArray]:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,6 +41,8 @@ IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 _ONE_ULP = np.spacing(1)  # the COCO API adds it to the denominator of a precision
+_FEW_DRAWS = 64  # up to which a loop over rows costs more than it saves
+_LARGEST_TABLE = 1_000_000  # numbers of hits
 
 
 class ClassMatches(NamedTuple):
@@ -174,41 +177,78 @@ def _recall(
 def _add_precisions(of_class: ClassMatches, weights: IntArray, total: FloatArray) -> None:
     """Add the average precisions of a class to ``total`` (A, R, T), 0 without ground truth."""
     detection, copy = _places(of_class, weights.max(axis=0))
-    times = weights[:, of_class.image[detection]]  # (R, E)
-    drawn = np.where(copy == 0, times, times >= copy).astype(np.float64)
+    # Draws are the last axis, so that the sums over places below add whole rows.
+    drawn = weights.T.astype(np.int32)[of_class.image[detection]]  # (E, R)
+    tied = copy > 0
+    drawn[tied] = drawn[tied] >= copy[tied, None]
     for area in range(len(AREAS)):
-        truths = (weights @ of_class.positives[area]).astype(np.float64)
+        truths = weights @ of_class.positives[area]
         if not truths.any():
             continue
+        hits = of_class.hits[area][:, detection]
+        counted = hits | of_class.alarms[area][:, detection]
+        reached = _Reached(truths)
+        below, known = drawn, np.zeros(0, dtype=np.bool_)
         for t in range(len(IOU_THRESHOLDS)):
-            hits = of_class.hits[area, t, detection]
-            counted = hits | of_class.alarms[area, t, detection]
-            total[area, :, t] += _average_precision(drawn, hits, counted, truths)
+            if not hits[t].any():
+                continue
+            if not np.array_equal(known, counted[t]):  # often the same at all thresholds
+                known, below = counted[t], _running(np.add, drawn[counted[t]])
+            true = _running(np.add, drawn[hits[t]])
+            precision = true / (below[hits[t][known]] + _ONE_ULP)
+            total[area, :, t] += _average_precision(precision, reached(true))
 
 
-def _average_precision(
-    drawn: FloatArray, hits: BoolArray, counted: BoolArray, truths: FloatArray
-) -> FloatArray:
-    """Return (R,) average precision at one IoU threshold.
+def _average_precision(precision: FloatArray, reached: npt.NDArray[np.int32]) -> FloatArray:
+    """Return (R,) average precision at one IoU threshold; the arguments are overwritten.
 
     Args:
-        drawn: (R, E) how often each place of the sorted list occurs.
-        hits: (E,) bool.
-        counted: (E,) bool, True for hits and false positives.
-        truths: (R,) number of ground truths; the result is 0 where it is 0.
+        precision: (H, R) at each hit.
+        reached: (H, R) number of recall thresholds up to the recall at each hit.
     """
-    where = np.flatnonzero(hits[counted])
-    if not where.size:
-        return np.zeros_like(truths)
-    below = drawn[:, counted].cumsum(axis=1)[:, where]
-    true = drawn[:, hits].cumsum(axis=1)
-    precision = true / (below + _ONE_ULP)
-    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    recall = true / np.maximum(truths, 1)[:, None]
-    reached = np.searchsorted(RECALL_THRESHOLDS, recall, side="right")
-    steps = np.diff(reached, axis=1, prepend=0)
-    value: FloatArray = (envelope * steps).sum(axis=1) / len(RECALL_THRESHOLDS)
+    _running(np.maximum, precision[::-1])
+    reached[1:] -= reached[:-1].copy()
+    value: FloatArray = np.einsum("hr,hr->r", precision, reached) / len(RECALL_THRESHOLDS)
     return value
+
+
+class _Reached:
+    """Number of recall thresholds that are reached by some hits.
+
+    Args:
+        truths: (R,) number of ground truths of each draw.
+    """
+
+    def __init__(self, truths: IntArray) -> None:
+        self.truths = np.maximum(truths, 1)
+        numbers, place = np.unique(truths, return_inverse=True)
+        ends = np.cumsum(numbers + 1)
+        self.first: IntArray | None = None
+        if ends[-1] <= _LARGEST_TABLE:  # a row for each number: 0 to n hits of n
+            recalls = [np.arange(n + 1) / max(n, 1) for n in numbers.tolist()]
+            found = np.searchsorted(RECALL_THRESHOLDS, np.concatenate(recalls), side="right")
+            self.table, self.first = found.astype(np.int32), (ends - numbers - 1)[place]
+
+    def __call__(self, true: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """Return (H, R) numbers of thresholds at (H, R) numbers of hits."""
+        if self.first is not None:
+            known: npt.NDArray[np.int32] = self.table[true + self.first]
+            return known
+        found = np.searchsorted(RECALL_THRESHOLDS, true / self.truths, side="right")
+        return found.astype(np.int32)
+
+
+def _running(function: np.ufunc, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Accumulate rows in place, from the first to the last.
+
+    The same as ``function.accumulate`` over the first axis, which strides through the memory.
+    """
+    if rows.shape[1] < _FEW_DRAWS:
+        function.accumulate(rows, axis=0, out=rows)
+    else:
+        for before, row in pairwise(rows):
+            function(before, row, out=row)
+    return rows
 
 
 def _places(of_class: ClassMatches, most: IntArray) -> tuple[IntArray, IntArray]:

@@ -4,7 +4,9 @@
   a probability p is in bin min(floor(15 p), 14); ECE = sum of share x |mean p - share of hits|.
 - The same with bins of equal numbers of predictions ("equal mass"): where most probabilities are
   near 0 or 1, most of the equal-width bins have hardly any predictions.
-- Brier score and log-loss, which also fall where probabilities separate the classes.
+- Brier score and log-loss, which also fall where probabilities separate the classes; the Brier
+  score in parts (Murphy 1973), and the band in which the bins of right probabilities lie (Bröcker
+  & Smith 2007).
 - Temperature (Guo et al. 2017): logits are divided by the T of the least log-loss on *validation*
   bags; on the bags scored it would be fitted to what it is judged by.
 - Survival: the mean predicted S(t) beside the Kaplan-Meier curve.
@@ -18,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluation.mil.metrics import BagTable, FloatArray, IntArray, bag_table
+from evaluation.statistics.reliability_parts import BrierParts, brier_parts, consistency_band
 from evaluation.targets.censoring import kaplan_meier, numbers_at_risk
 from evaluation.targets.tables import SurvivalTable
 from structures import MILTask
@@ -63,7 +66,7 @@ def reliability(probabilities: npt.ArrayLike, true: npt.ArrayLike) -> Reliabilit
         true: (P,) whether what was predicted is true.
     """
     chance = np.asarray(probabilities, dtype=np.float64)
-    return _by_bin(np.minimum(np.floor(BINS * chance), BINS - 1).astype(np.int64), chance, true)
+    return _by_bin(_places(chance), chance, true)
 
 
 def reliability_equal_mass(probabilities: npt.ArrayLike, true: npt.ArrayLike) -> Reliability:
@@ -79,6 +82,11 @@ def reliability_equal_mass(probabilities: npt.ArrayLike, true: npt.ArrayLike) ->
     chance = np.asarray(probabilities, dtype=np.float64)
     lower = np.searchsorted(np.sort(chance), chance)
     return _by_bin(BINS * lower // chance.size, chance, true)
+
+
+def _places(chance: FloatArray) -> IntArray:
+    """Return (P,) bins of equal width."""
+    return np.minimum(np.floor(BINS * chance), BINS - 1).astype(np.int64)
 
 
 def _by_bin(place: IntArray, chance: FloatArray, true: npt.ArrayLike) -> Reliability:
@@ -112,9 +120,11 @@ def calibration(
     Returns:
         ``ece``, ``ece_equal_mass``, ``mce``, ``brier``, ``log_loss``, ``bins``, each bin from
         ``low`` to ``high`` with the ``count`` of its predictions, their mean ``confidence`` and the
-        ``frequency`` of what is true, and ``temperature``. With a temperature also ``after``, the
-        first six at that temperature; where there is none, ``undefined`` has the reason. NaN where
-        a value is undefined: a log-loss where the probability of the truth is 0.
+        ``frequency`` of what is true, ``brier_parts`` (`BrierParts`, summed over the classes
+        where the Brier score is), ``band`` (`Band`, and the number of bins ``outside``) and
+        ``temperature``. With a temperature also ``after``, all but the last two at that
+        temperature; where there is none, ``undefined`` has the reason. NaN where a value is
+        undefined: a log-loss where the probability of the truth is 0.
 
     Raises:
         ValueError: see `evaluation.mil.metrics.bag_table`.
@@ -124,6 +134,8 @@ def calibration(
     undefined = {}
     if np.isnan(found["log_loss"]):
         undefined["log_loss"] = "the probability of a true class is 0"
+    bins = reliability(*_claims(table))
+    found["band"] = consistency_band(bins.size, bins.predicted).record(bins.observed)
     found["temperature"] = float("nan")
     if validation is None:
         undefined["temperature"] = "no validation bags are given"
@@ -165,7 +177,20 @@ def _scores(table: BagTable) -> dict[str, Any]:
             }
             for number, (count, predicted, observed) in columns
         ],
+        "brier_parts": _parts(table)._asdict(),
     }
+
+
+def _parts(table: BagTable) -> BrierParts:
+    """Return the parts of the Brier score, as sums over classes where that is one."""
+    if table.task != "multiclass":
+        chance, true = _claims(table)
+        return brier_parts(chance, true.astype(np.float64), _places(chance))
+    classes = [
+        brier_parts(chance, (table.labels == number).astype(np.float64), _places(chance))
+        for number, chance in enumerate(table.probabilities.T)
+    ]
+    return BrierParts(*(float(part) for part in np.sum(classes, axis=0)))
 
 
 def _claims(table: BagTable) -> tuple[FloatArray, npt.NDArray[np.bool_]]:

@@ -43,7 +43,11 @@ def test_two_models_with_a_reference(tmp_path, capsys):
     assert record["cells"]["a"]["snow"]["2"]["segm_map_50"] == 0.9 - 0.2 - 0.001 * 8 * 2
     assert record["cells"]["a"]["clean"]["0"]["segm_map"] == 0.8
     assert set(record["files"]) == {str(first), str(second)}
-    assert (record["path"], record["reference"], record["notes"]) == (None, "a", [])
+    assert (record["path"], record["reference"]) == (None, "a")
+    assert [note.partition(", because")[0] for note in record["notes"]] == [
+        f"no intervals for the models of {path}" for path in (first, second)
+    ]
+    assert record["intervals"] == record["difference"] == {}
 
 
 def test_an_unfinished_table_says_so(tmp_path, capsys):
@@ -76,7 +80,15 @@ def test_the_published_table(tmp_path, capsys):
 def test_wrong_input(tmp_path, capsys):
     good = write(tmp_path / "good.csv", rows("a", BENCHMARK[:1]))
     bad = write(tmp_path / "bad.csv", ["b,fog,6,segm,map,0.1", "b,fog,1,segm,map,nan"])
+    lacking = write(
+        tmp_path / "lacking.csv", ["b,fog,1,segm,0.1"], "model,corruption,severity,task,value"
+    )
+    twice = write(tmp_path / "twice.csv", ["b,fog,1,segm,map,0.1"] * 2)
+    text = write(tmp_path / "text.csv", ["b,fog,1,segm,map,good"])
     for words, told in (
+        (["--cells", lacking], f"{lacking}: has no column metric"),
+        (["--cells", good, twice], f"{twice}, line 3: segm_map of b fog 1 is in line 2, too"),
+        (["--cells", text], f"{text}, line 2: value is 'good'"),
         (["--cells", good, "--reference", "c"], "--reference c: no such model; there are a"),
         (["--cells", good, good], f"{good}, model a: is also in {good}"),
         (["--cells", good, bad], f"{bad}, line 2: severity is '6'; write 1 to 5"),

@@ -16,7 +16,7 @@ from PIL import Image
 
 import evaluate
 import formats.files
-from evaluation.robustness import corruptions
+from evaluation.robustness import corruptions, kept
 from evaluation.robustness.corruptions import corrupt, image_seed
 from tests.support.bright_objects import SIZES, BrightObjects, write_bright, write_scenes
 from tests.support.layers import ROOT
@@ -29,6 +29,8 @@ import os, pathlib, signal
 def haze(image, severity, rng):
     if severity == 5 and pathlib.Path("armed").exists():
         os.kill(os.getpid(), signal.SIGKILL)
+    if pathlib.Path("faulty").exists():
+        raise KeyError("no such haze")
     noise = rng.integers(0, 20 * severity, image.shape)
     return (image * 0.6 + noise).astype("uint8")
 """
@@ -83,6 +85,13 @@ def whole(folder, ckpt):
     table = ckpt.parent.parent / "robustness.csv"
     record = json.loads((folder / "whole.json").read_text())
     return table, record, predicted, told.getvalue().splitlines()
+
+
+def predictions(table):
+    """Return the bytes of all files that are kept beside a table."""
+    folder = table.with_name(f"{table.name}.predictions")
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def coco(folder, *words):
@@ -155,11 +164,16 @@ def test_progress_and_figure(folder, whole):
 def test_workers_batches_and_order_do_not_change_cells(folder, ckpt, whole, tmp_path):
     """Another seed changes what is drawn at random, and nothing else."""
     base = ("--ckpt", ckpt, "--annotations", folder / "truth.json", "--severities", 5)
-    first, second = tmp_path / "first.csv", tmp_path / "second.csv"
-    words = ("--workers", 1, "--batch-size", 1, "--corruptions", OWN)
-    assert run(*base, *words, "--cells", first) == 0
-    rows = set(whole[0].read_text().splitlines())
-    assert set(first.read_text().splitlines()) < rows
+    second, rows = tmp_path / "second.csv", set(whole[0].read_text().splitlines())
+    by_workers = {}
+    for workers, batch in ((0, 1), (1, 2), (3, 1)):
+        first = tmp_path / f"first{workers}.csv"
+        words = ("--workers", workers, "--batch-size", batch, "--corruptions", OWN)
+        assert run(*base, *words, "--cells", first) == 0
+        assert set(first.read_text().splitlines()) < rows
+        by_workers[workers] = predictions(first)
+    assert by_workers[0] == by_workers[1] == by_workers[3]
+    assert by_workers[0].items() < predictions(whole[0]).items()
     words = ("--corruptions", OWN, FAST[0], "--seed", 1)
     assert run(*base, *words, "--cells", second) == 0
     changed = {row.split(",")[1] for row in set(second.read_text().splitlines()) - rows}
@@ -208,9 +222,53 @@ def test_a_killed_evaluation_continues(folder, ckpt, whole, tmp_path):
     text, table = cells.read_text(), whole[0].read_text()
     assert table.startswith(text)
     assert len({tuple(line.split(",")[1:3]) for line in text.splitlines()[1:]}) == CELLS - 1
+    assert len(predictions(cells)) == CELLS - 1
     assert run(*words) == 0
     assert len(BrightObjects.predicted) == len(SIZES)  # the last cell
     assert cells.read_text() == table
+    assert predictions(cells) == predictions(whole[0])
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_function_that_raises_is_named(folder, ckpt, tmp_path, capsys, workers):
+    words = ("--corruptions", OWN, "--severities", 2, "--cells", tmp_path / "cells.csv")
+    (folder / "faulty").touch()
+    try:
+        base = ("--ckpt", ckpt, "--annotations", folder / "truth.json", "--workers", workers)
+        assert run(*base, *words) == 2
+    finally:
+        (folder / "faulty").unlink()
+    told = capsys.readouterr().err.splitlines()[-1]
+    place = f"image 40 ({folder / 'images' / 'scene0.png'})"
+    assert told == f"error: {place}: {OWN} at severity 2 raised KeyError: 'no such haze'"
+    assert "clean" in (tmp_path / "cells.csv").read_text()  # what is known stays
+
+
+def test_predictions_are_written_before_their_cell(folder, ckpt, tmp_path, capsys, monkeypatch):
+    def full(path, matches):
+        del matches
+        raise OSError(f"{path}: no space left")
+
+    monkeypatch.setattr(kept, "keep", full)
+    cells = tmp_path / "cells.csv"
+    assert run("--ckpt", ckpt, *common(folder), "--cells", cells) == 2
+    assert "clean_0.npz: no space left" in capsys.readouterr().err
+    assert cells.read_text().count("\n") == 1
+
+
+def test_no_predictions_are_kept_where_none_are_wanted(folder, ckpt, tmp_path):
+    cells, out = tmp_path / "cells.csv", tmp_path / "out.json"
+    base = ("--ckpt", ckpt, "--annotations", folder / "truth.json", "--cells", cells)
+    words = ("--corruptions", FAST[0], "--severities", 1, "--out", out)
+    assert run(*base, *words, "--no-predictions") == 0
+    assert predictions(cells) == {}
+    reason = f"because no predictions are kept in {cells}.predictions"
+    told = f"no intervals for the models of {cells}, {reason}"
+    assert told in json.loads(out.read_text())["notes"]
+    assert run(*base, *words, "--no-intervals") == 0
+    record = json.loads(out.read_text())
+    assert not [note for note in record["notes"] if "no intervals" in note]
+    assert record["intervals"] == {}
 
 
 def test_wrong_input(folder, ckpt, whole, tmp_path, capsys, monkeypatch):

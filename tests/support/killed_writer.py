@@ -5,6 +5,7 @@ renames or removes a file of the folder, one process for each. Both then let a l
 the table, and write as JSON what the tests count.
 """
 
+import hashlib
 import json
 import os
 import random
@@ -14,9 +15,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+
 from evaluation.robustness.grid import places
+from evaluation.robustness.kept import keep, kept_file, kept_folder, prepare_folder
 from evaluation.robustness.names import BENCHMARK
 from evaluation.robustness.writer import CellWriter, Origin
+from evaluation.seg.coco_weighted import ClassMatches, Matches
 
 MODELS = ("a", "b")
 ORIGIN = Origin({name: f"hash of {name}" for name in MODELS}, data="d", seed=0)
@@ -28,15 +33,32 @@ def pretended(model, corruption, severity):
     return {"segm_map": value, "segm_map_50": value / 3, "box_map": value / 7, "box_ar_1": 0.5}
 
 
+def pretended_matches(model, corruption, severity):
+    """Return the predictions of a cell, different in each: one detection in each of two images."""
+    score = pretended(model, corruption, severity)["segm_map"]
+    of_class = ClassMatches(
+        np.arange(2),
+        np.zeros(2, dtype=np.int64),
+        np.array([score, score / 2]),
+        np.ones((4, 10, 2), dtype=bool),
+        np.zeros((4, 10, 2), dtype=bool),
+        np.ones((4, 2), dtype=np.int64),
+    )
+    return [Matches("segm", (1, 10, 100), 2, (of_class,))]
+
+
 def evaluate(folder, corruptions, severities, seconds=0.0):
     """Write the cells that are missing; predictions and finished cells go into a log."""
     log = os.open(folder.with_suffix(".log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    with CellWriter(folder / "cells.csv", ORIGIN) as table:
+    cells = folder / "cells.csv"
+    with CellWriter(cells, ORIGIN) as table:
+        prepare_folder(cells)
         for place in places(corruptions, severities):
             for model in MODELS:
                 if (model, *place) not in table:
                     os.write(log, f"predicted {model} {place[0]} {place[1]}\n".encode())
                     time.sleep(seconds)
+                    keep(kept_file(cells, model, place), pretended_matches(model, *place))
                     table.add(model, *place, pretended(model, *place))
                     os.write(log, f"written {model} {place[0]} {place[1]}\n".encode())
 
@@ -76,8 +98,13 @@ def counted(folder):
     by_word = {
         word: [n for (w, _), n in log.items() if w == word] for word in ("predicted", "written")
     }
+    cells = folder / "cells.csv"
+    kept = [path for path in kept_folder(cells).rglob("*") if path.is_file()]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(kept))).hexdigest()
     return {
-        "table": (folder / "cells.csv").read_text(),
+        "kept": len(kept),
+        "digest": digest,
+        "table": cells.read_text(),
         "files": sorted(path.name for path in folder.iterdir()),
         "cells": len(by_word["predicted"]),
         "predictions": sum(by_word["predicted"]),
@@ -117,7 +144,10 @@ def at_random(root):
         kills += ended(process)
     unfinished = counted(folder)["table"].count("\n") != 1 + 76 * 2 * 3
     ended(fork(work))
-    return counted(folder) | {"kills": kills, "unfinished": unfinished}
+    whole = root / "whole"
+    evaluate(whole, BENCHMARK, (1, 2, 3, 4, 5))
+    same = all(counted(folder)[key] == counted(whole)[key] for key in ("table", "digest"))
+    return counted(folder) | {"kills": kills, "unfinished": unfinished, "same": same}
 
 
 def at_calls(root):

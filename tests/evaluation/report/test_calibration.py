@@ -21,11 +21,19 @@ def test_a_reliability_diagram_has_the_bins_and_those_at_the_temperature():
     assert axes.get_lines()[1].get_ydata().tolist() == [row["frequency"] for row in shown]
     assert [bar.get_height() for bar in counts.patches] == [r["count"] for r in plain["bins"]]
     assert counts.get_xlabel() == "probability of class 1"
+    [bars] = [c for c in axes.collections if c.get_label() == "95% by chance"]
+    ends = [(low, high) for low, high in zip(plain["band"]["low"], plain["band"]["high"],
+            strict=True) if np.isfinite(low)]  # fmt: skip
+    assert [tuple(line[:, 1]) for line in bars.get_segments()] == ends
+    assert [line[0, 0] for line in bars.get_segments()] == [row["confidence"] for row in shown]
     found = calibration(labels, chance, "binary", (labels, chance))
     figure = plot_reliability(found, "multilabel", unit="patient")
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names[0] == f"as predicted   ECE {found['ece']:.3f}"
     assert names[1].startswith(f"temperature {found['temperature']:.3g}   ECE ")
+    assert names[2] == "95% by chance"
+    own = plot_reliability(plain, "binary", claim="score of a detection")
+    assert own.axes[1].get_xlabel() == "score of a detection"
     assert len(figure.axes[1].patches) == 30 and figure.axes[1].get_ylabel() == "labels"
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import formats.files
 from evaluation.robustness.grid import places, read_grids
+from evaluation.robustness.names import LIBRARY
 from evaluation.robustness.scores import summarise
 from evaluation.robustness.writer import CellWriter, Origin, origin_path, path_of, read_origin
 from structures import DataProblems
@@ -176,6 +177,27 @@ def test_a_table_of_unknown_origin(tmp_path):
 
 
 @pytest.mark.usefixtures("quick")
+def test_the_version_of_the_library_counts_where_it_is_needed(tmp_path):
+    path = tmp_path / "cells.csv"
+    without, old, new = (
+        dataclasses.replace(ORIGIN, settings={LIBRARY: version}) for version in (None, "1", "2")
+    )
+    evaluate(path, ALL[:2], without)
+    evaluate(path, ALL[:4], old)
+    evaluate(path, ALL[:4], without)
+    assert read_origin(path)["shared"][LIBRARY] == "1"
+    assert evaluate(path, ALL[:4], old) == []
+    with pytest.raises(DataProblems, match=f"{LIBRARY} was 1 and is 2"):
+        evaluate(path, ALL, new)
+    other = tmp_path / "other.csv"
+    evaluate(other, ALL[:2], without)
+    origins = {file: read_origin(file) for file in (path, other)}
+    assert path_of(origins) == ("fast", [])
+    origins[other]["shared"][LIBRARY] = "2"
+    assert len(path_of(origins)[1]) == 1
+
+
+@pytest.mark.usefixtures("quick")
 def test_one_process_writes_at_a_time(tmp_path):
     path = tmp_path / "cells.csv"
     with (
@@ -241,7 +263,7 @@ def killed(tmp_path_factory):
     return folder, json.loads(done.stdout)
 
 
-FILES = ["cells.csv", "cells.csv.origin.json"]
+FILES = ["cells.csv", "cells.csv.origin.json", "cells.csv.predictions"]
 needs_kill = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals")
 
 
@@ -255,6 +277,8 @@ def test_killed_at_random_moments(killed):
     assert found["most_written"] == 1
     assert found["cells"] <= found["predictions"] <= found["cells"] + 10
     assert found["files"] == FILES
+    assert found["kept"] == found["cells"]
+    assert found["same"]
     lines = [
         f"{model},{c},{s},{name.replace('_', ',', 1)},{value!r}"
         for c, s in read_grids([folder / "killed" / "cells.csv"])["a"].cells
@@ -271,6 +295,8 @@ def test_killed_before_each_call(killed):
     found = killed[1]["calls"]
     assert len(found) > 20
     assert len({one["table"] for one in found}) == 1
+    assert len({one["digest"] for one in found}) == 1
+    assert {one["kept"] for one in found} == {4}
     assert found[0]["table"].count("\n") == 1 + 4 * 3
     assert {one["most_written"] for one in found} == {1}
     assert {one["cells"] for one in found} == {4}

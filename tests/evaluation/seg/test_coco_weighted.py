@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evaluation.seg import coco_weighted
 from evaluation.seg.coco import evaluate_results
 from evaluation.seg.coco_backends import match_images
 from evaluation.seg.coco_weighted import match_once, weighted_metrics
@@ -58,6 +59,19 @@ def test_draws_equal_pycocotools_on_copied_images(seed):
     weights[0, :2] = 6, 0  # many copies of one image, none of the next
     for iou_type in ("bbox", "segm"):
         check(truth, rows, iou_type, weights)
+
+
+@pytest.mark.parametrize("few", [0, 99])
+def test_large_data_sets_are_scored_alike(monkeypatch, few):
+    """Without tables of recalls, and by either way of adding up."""
+    truth, rows = random_case(4)
+    weights = draws(4, len(truth["images"]), 3)
+    expected = weighted_metrics(match_once(truth, rows, "segm"), weights)
+    monkeypatch.setattr(coco_weighted, "_LARGEST_TABLE", 0)
+    monkeypatch.setattr(coco_weighted, "_FEW_DRAWS", few)
+    found = weighted_metrics(match_once(truth, rows, "segm"), weights)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values, name)
 
 
 @pytest.mark.parametrize("caps", [(1, 10, 100), (2, 5), (300,), (1, 3, 4, 200)])

@@ -4,9 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, softmax
 from sklearn.metrics import brier_score_loss, log_loss
+from torchmetrics.functional.classification import (
+    binary_calibration_error,
+    multiclass_calibration_error,
+)
 
 from evaluation.statistics.calibration import (
     calibration,
@@ -67,6 +72,30 @@ def test_several_classes_equal_a_loop_and_scikit_learn(seed):
     assert (found["ece"], found["mce"]) == pytest.approx(slow, abs=1e-12)
     assert found["brier"] == pytest.approx(((chance - np.eye(4)[labels]) ** 2).sum(1).mean())
     assert found["log_loss"] == pytest.approx(log_loss(labels, chance, labels=range(4)))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_errors_equal_torchmetrics(seed):
+    kinds = {"ece": "l1", "mce": "max"}
+    labels, chance = binary(seed)
+    own = calibration(labels, chance, "binary")
+    truth, given = torch.tensor(labels), torch.tensor(chance)
+    for name, norm in kinds.items():
+        other = binary_calibration_error(given, truth, n_bins=15, norm=norm)
+        assert own[name] == pytest.approx(float(other), abs=1e-6)
+    labels, chance = several(seed)
+    own = calibration(labels, chance, "multiclass")
+    truth, given = torch.tensor(labels), torch.tensor(chance)
+    for name, norm in kinds.items():
+        other = multiclass_calibration_error(given, truth, 4, n_bins=15, norm=norm)
+        assert own[name] == pytest.approx(float(other), abs=1e-6)
+
+
+@pytest.mark.parametrize(("make", "task"), [(binary, "binary"), (several, "multiclass")])
+def test_the_temperature_of_logits_twice_too_large_is_2(make, task):
+    for seed in range(3):
+        fitted = fit_temperature(*make(seed, 4000), task)
+        assert fitted.value == pytest.approx(2, rel=0.06)
 
 
 def test_labels_of_a_multilabel_task_count_one_by_one():
