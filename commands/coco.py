@@ -17,6 +17,8 @@ from commands._arguments import (
 )
 from commands._sources import coco_predictions
 from commands._tables import report_bad_data, show
+from commands._wandb import add_wandb
+from commands._wandb_logs import log_coco
 
 if TYPE_CHECKING:
     from evaluation.seg.coco_scores import CocoScores
@@ -49,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also the AP50 that each kind of error costs, and the calibration of the scores",
     )
     add_output(parser, "--save-predictions", help="write the results file (with --ckpt)")
+    add_wandb(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -92,7 +95,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         show("by class", list(per_class[0]), [list(row.values()) for row in per_class])
     errors = _errors(truth, found.rows, scores) if args.errors else {}
     extra: dict[str, Any] = {"per_class": per_class, **report_bad_data(found.problems), **errors}
-    return report(sys.argv, scores.metrics, files=[args.annotations, source], **extra)
+    record = report(sys.argv, scores.metrics, files=[args.annotations, source], **extra)
+    log_coco(args, record, found, scores)
+    return record
 
 
 def _errors(truth: Mapping[str, Any], rows: Sequence[Row], scores: CocoScores) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from commands._arguments import (
 )
 from commands._sources import bag_predictions
 from commands._tables import report_bad_data, show
+from commands._wandb import add_wandb
+from commands._wandb_logs import log_bags
 from commands.targets._further import (
     Scored,
     add_further_arguments,
@@ -71,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_allow_overlap(parser)
     add_target_arguments(parser)
     add_further_arguments(parser)
+    add_wandb(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -78,6 +81,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
     from evaluation.mil.class_scorer import ClassScorer
+    from evaluation.mil.scored_files import write_scored
     from evaluation.mil.scores import confusion_matrix, evaluate_bags
     from evaluation.report.record import report
 
@@ -126,7 +130,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             for b, y, p in zip(scores.bag_ids, scores.labels, scores.probabilities, strict=True)
         ],
     }
-    return report(sys.argv, metrics, files=(*files, *further.files), seed=args.seed, **extra)
+    record = report(sys.argv, metrics, files=(*files, *further.files), seed=args.seed, **extra)
+    log_bags(args, record, bags, lambda path: write_scored(path, found, threshold))
+    return record
 
 
 def _write(args: argparse.Namespace, found: BagPredictions, threshold: float) -> None:

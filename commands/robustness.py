@@ -10,6 +10,8 @@ from typing import Any
 from commands._arguments import add_input, add_out, add_output, figure
 from commands._cells import add_checkpoint_arguments, check_without_checkpoint, evaluate_cells
 from commands._tables import report_bad_data, show
+from commands._wandb import add_wandb
+from commands._wandb_logs import log_robustness
 from commands.cells._intervals import add_interval_arguments, interval_record, intervals_of
 from commands.shifts._bags import (
     add_bag_arguments,
@@ -39,12 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_interval_arguments(parser)
     add_checkpoint_arguments(parser)
     add_bag_arguments(parser)
+    add_wandb(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Evaluate checkpoints or read tables of cells, and summarise them."""
     from evaluation.report.record import report
     from evaluation.robustness.domains import domain_scores, domain_tables
+    from evaluation.robustness.figures import plot_robustness
     from evaluation.robustness.grid import read_grids
     from evaluation.robustness.interval_tables import interval_tables
     from evaluation.robustness.scores import summarise
@@ -77,7 +81,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         print(f"written: {found.table}")
     if args.figure:
         from evaluation.report.plots import save_figure
-        from evaluation.robustness.figures import plot_robustness
 
         save_figure(plot_robustness(grids, summary), args.figure)
         print(f"written: {args.figure}")
@@ -91,4 +94,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "notes": notes,
     }
     seed = (args.seed or 0) if args.ckpt else None
-    return report(sys.argv, summary.metrics, files=files, seed=seed, **extra)
+    record = report(sys.argv, summary.metrics, files=files, seed=seed, **extra)
+    log_robustness(args, record, lambda: plot_robustness(grids, summary))
+    return record

@@ -36,6 +36,25 @@ def fingerprint(datamodule: type, arguments: Mapping[str, Any]) -> str:
         16 hexadecimal digits.
     """
     digest = hashlib.sha256(datamodule.__name__.encode())
+    for name, value, path in _arguments(datamodule, arguments):
+        digest.update(f"\n{name}=".encode())
+        if path is None:
+            digest.update(json.dumps(value, sort_keys=True, default=str).encode())
+        for line in [] if path is None else _content(path):
+            digest.update(line)
+    return digest.hexdigest()[:16]
+
+
+def data_sources(datamodule: type, arguments: Mapping[str, Any]) -> dict[str, Path]:
+    """Return the files and folders that `fingerprint` covers, by the names of their arguments."""
+    found = _arguments(datamodule, arguments)
+    return {name: path for name, _, path in found if path is not None}
+
+
+def _arguments(
+    datamodule: type, arguments: Mapping[str, Any]
+) -> Iterator[tuple[str, Any, Path | None]]:
+    """Yield name and value of each argument that counts, and the file or folder that it names."""
     later: Mapping[str, Any] = getattr(datamodule, "later_defaults", {})
     for name, parameter in inspect.signature(datamodule).parameters.items():
         written = getattr(datamodule, "outputs", ())
@@ -44,16 +63,30 @@ def fingerprint(datamodule: type, arguments: Mapping[str, Any]) -> str:
         value = arguments.get(name, parameter.default)
         if value is None or later.get(name) == value:  # a new option changes no existing hash
             continue
-        digest.update(f"\n{name}=".encode())
         path = Path(str(value)) if "Path" in str(parameter.annotation) else None
-        if path is not None and path.is_file():
-            digest.update(file_digest(path, WHOLE, _END))
-        elif path is not None and path.is_dir():
-            for line in _listing(path):
-                digest.update(line)
-        else:
-            digest.update(json.dumps(value, sort_keys=True, default=str).encode())
+        exists = path is not None and (path.is_file() or path.is_dir())
+        yield name, value, path if exists else None
+
+
+def content_hash(sources: Mapping[str, Path]) -> str:
+    """Return a hash of files and folders by name, which covers what `fingerprint` covers of them.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for name, path in sources.items():
+        digest.update(f"\n{name}=".encode())
+        for line in _content(path):
+            digest.update(line)
     return digest.hexdigest()[:16]
+
+
+def _content(path: Path) -> Iterator[bytes]:
+    if path.is_file():
+        yield file_digest(path, WHOLE, _END)
+    else:
+        yield from _listing(path)
 
 
 def _listing(folder: Path) -> Iterator[bytes]:

@@ -35,6 +35,7 @@ from lightning_modules.resuming import (
     loader_state,
     seed_batch,
 )
+from structures.not_finite import LossNotFiniteError
 from structures.processes import gather_to_all, mean_over_processes
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
@@ -265,7 +266,7 @@ class TrainedModule(SelfContainedModule):
 
     def _refuse(self, found: list[str]) -> None:
         step = "" if self._trainer is None else f" at step {self.global_step}"
-        raise ValueError(
+        raise LossNotFiniteError(
             f"loss is not finite{step}: {', '.join(found)}. Lower the learning rate, lengthen the "
             "warm-up or check these samples."
         )

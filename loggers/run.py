@@ -11,6 +11,7 @@ from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
 from loggers.csv_logger import MetricsTable
 from loggers.wandb_logger import SafeWandbLogger, WandbOptions
+from loggers.wandb_names import group_name
 
 _OWN_VARIABLES: set[str] = set()  # W&B variables that the user did not set and that follow the run
 
@@ -87,7 +88,7 @@ def build_loggers(
         run_dir.mkdir(parents=True, exist_ok=True)
     stay_inside(run_dir)
     try:
-        loggers.append(SafeWandbLogger(run_dir, wandb_options))
+        loggers.append(SafeWandbLogger(run_dir, wandb_options, group_name(run_dir)))
     except ModuleNotFoundError:
         rank_zero_warn("W&B is not installed (`pip install wandb`); the run continues without it")
     return loggers

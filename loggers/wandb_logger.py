@@ -8,6 +8,7 @@ CSV file, images and checkpoints.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import logging
 import os
@@ -23,11 +24,13 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from loggers.metric_names import best_of
+from loggers.wandb_artifacts import ArtifactSpec
+from loggers.wandb_names import RUN_ID_FILE, display_name
+from loggers.wandb_results import Results, log_results
 
 STEP = "trainer/global_step"  # the horizontal axis of everything
 START_SECONDS = 60.0
 TEARDOWN_SECONDS = 30.0
-RUN_ID_FILE = "wandb_run_id"  # in the run folder
 
 _log = logging.getLogger(__name__)
 
@@ -44,8 +47,9 @@ class WandbOptions:
         group: name that joins the runs of an experiment, for example folds or seeds.
         job_type: role of this run within the group, for example ``seed1``.
         tags: free labels.
-        checkpoints: which checkpoints are logged as artifacts at the end of the training, with
-            the aliases ``best`` and ``last``.
+        checkpoints: which checkpoints are copied into artifacts at the end of the training, with
+            the aliases ``best`` and ``last``; ``reference`` copies none and logs place and
+            checksum of ``best.ckpt``, or of ``last.ckpt`` where nothing is monitored.
         finish_seconds: how long the end of an online run waits for uploads; the rest stays on disk
             for ``wandb sync``.
     """
@@ -56,7 +60,7 @@ class WandbOptions:
     group: str | None = None
     job_type: str | None = None
     tags: tuple[str, ...] = ()
-    checkpoints: Literal["none", "best", "last", "both"] = "none"
+    checkpoints: Literal["reference", "none", "best", "last", "both"] = "reference"
     finish_seconds: float = 600.0
 
 
@@ -70,6 +74,7 @@ class SafeWandbLogger(WandbLogger):
     Args:
         run_dir: folder of the run.
         options: see `WandbOptions`.
+        group: the group where the options have none.
 
     Attributes:
         failed: whether W&B has failed and is no longer used.
@@ -78,15 +83,15 @@ class SafeWandbLogger(WandbLogger):
         ModuleNotFoundError: wandb is not installed.
     """
 
-    def __init__(self, run_dir: Path, options: WandbOptions) -> None:
+    def __init__(self, run_dir: Path, options: WandbOptions, group: str | None = None) -> None:
         file = run_dir / RUN_ID_FILE
         super().__init__(
-            name=_run_name(run_dir),
+            name=display_name(run_dir),
             save_dir=str(run_dir.resolve()),  # the service may have another working directory
             id=file.read_text().strip() if file.is_file() else None,
             project=options.project,
             entity=options.entity,
-            group=options.group,
+            group=options.group or group,
             job_type=options.job_type,
             tags=list(options.tags),
         )
@@ -96,6 +101,9 @@ class SafeWandbLogger(WandbLogger):
         self._defined: set[str] = set()
         self.logged_by: object = None  # the module, which declares the best values of metrics
         self._checkpoints: Any = None
+        self._exit_code = 0
+        self.data: Callable[[], ArtifactSpec] | None = None  # of the run, as an artifact
+        self.tested: Path | None = None  # the checkpoint that is scored or predicts
 
     @property
     @rank_zero_experiment
@@ -128,6 +136,23 @@ class SafeWandbLogger(WandbLogger):
             )
             _discard_service()
 
+    @contextlib.contextmanager
+    def attempt(self, what: str) -> Iterator[None]:
+        """Turn an error inside the block into a warning, and go on with W&B if it is still there.
+
+        Args:
+            what: see `guard`.
+        """
+        try:
+            yield
+        except Exception as error:
+            with self.guard(what):
+                if _is_lost_connection(error):
+                    raise
+            if not self.failed:
+                reason = str(error).strip() or "no message"
+                _log.warning("W&B %s (%s: %s)", what, type(error).__name__, reason)
+
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Log numbers or native W&B objects at a step."""
@@ -151,11 +176,29 @@ class SafeWandbLogger(WandbLogger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Send the requested checkpoints; `finish` ends the run."""
-        if status != "success" or self.failed or self._experiment is None:
+        """Send the artifacts of a run that succeeded; `finish` ends the run."""
+        if self.failed or self._experiment is None:
             return
-        with self.guard("did not accept a checkpoint"):
-            self._send_checkpoints()
+        if status != "success":
+            if self._exit_code:
+                self.finish()
+            return
+        with self.attempt("did not accept artifacts"):
+            _run_with_timeout(self.options.finish_seconds, self._log_results)
+
+    @rank_zero_only
+    def alert(self, title: str, text: str) -> None:
+        """Send an alert that an error has ended the run, which then counts as failed.
+
+        Args:
+            title: at most 63 characters.
+            text: the message.
+        """
+        if self.failed or self._experiment is None:
+            return
+        self._exit_code = 1
+        with self.guard("did not accept an alert"):
+            self.experiment.alert(title=title, text=text, level="ERROR")
 
     @rank_zero_only
     def finish(self) -> None:
@@ -164,7 +207,8 @@ class SafeWandbLogger(WandbLogger):
         if run is None or self.failed:
             return
         with self.guard("did not finish"):
-            _run_with_timeout(self.options.finish_seconds + TEARDOWN_SECONDS, run.finish)
+            end = functools.partial(run.finish, exit_code=self._exit_code)
+            _run_with_timeout(self.options.finish_seconds + TEARDOWN_SECONDS, end)
             if run.offline:
                 rank_zero_info(f"logged offline; `wandb sync {Path(run.dir).parent}` sends it")
 
@@ -235,31 +279,10 @@ class SafeWandbLogger(WandbLogger):
                 self._defined.add(name)
                 self.experiment.define_metric(name, step_metric=STEP, summary=f"{best},last")
 
-    def _send_checkpoints(self) -> None:
-        import wandb
-
-        wanted, callback = self.options.checkpoints, self._checkpoints
-        if wanted == "none" or callback is None:
-            return
-        files = {"last": str(callback.last_path), "best": str(callback.best_model_path)}
-        score = callback.best_model_score
-        for alias, path in files.items():
-            if wanted not in (alias, "both") or not Path(path).is_file():
-                continue
-            metadata = {"file": Path(path).name, "monitor": callback.monitor}
-            if alias == "best" and score is not None:
-                metadata["score"] = float(score)
-            artifact = wandb.Artifact(
-                f"model-{self.experiment.id}", type="model", metadata=metadata
-            )
-            artifact.add_file(path, name=f"{alias}.ckpt")
-            self.experiment.log_artifact(artifact, aliases=[alias])
-
-
-def _run_name(run_dir: Path) -> str:
-    """Return ``name/version``, or ``name/version/stage`` for a run inside another run's folder."""
-    inside = (run_dir.parent / "config.yaml").is_file()
-    return "/".join(run_dir.parts[-3 if inside else -2 :])
+    def _log_results(self) -> None:
+        callback, wanted = self._checkpoints, self.options.checkpoints
+        data = None if self.data is None else self.data()
+        log_results(self.experiment, Results(self._run_dir, data, callback, wanted, self.tested))
 
 
 class _NullRun:

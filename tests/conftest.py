@@ -102,17 +102,31 @@ def write_slides(tmp_path):
     return written
 
 
-@pytest.fixture
-def offline_wandb(tmp_path, monkeypatch):
-    """Keep everything W&B writes below ``tmp_path``, off the network and quiet."""
+def keep_wandb_below(folder, monkeypatch):
+    """Keep everything W&B writes below a folder, off the network and quiet."""
     for variable in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_RUN_ID", "WANDB_PROJECT"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("WANDB_SILENT", "true")
     for variable in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
-        folder = tmp_path / variable.lower()
-        folder.mkdir()
-        monkeypatch.setenv(variable, str(folder))
+        inner = folder / variable.lower()
+        inner.mkdir()
+        monkeypatch.setenv(variable, str(inner))
+
+
+@pytest.fixture
+def offline_wandb(tmp_path, monkeypatch):
+    """Keep everything W&B writes below ``tmp_path``, off the network and quiet."""
+    keep_wandb_below(tmp_path, monkeypatch)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def module_wandb(tmp_path_factory):
+    """Keep everything W&B writes below a folder of all tests of a module; return the folder."""
+    folder = tmp_path_factory.mktemp("wandb")
+    with pytest.MonkeyPatch.context() as patch:
+        keep_wandb_below(folder, patch)
+        yield folder
 
 
 @pytest.fixture(scope="session")
@@ -120,8 +134,8 @@ def read_wandb():
     """Return a function that reads a W&B run folder through the command that W&B supports.
 
     Its answer has ``record`` (the run's own), ``config``, ``summary``, ``history`` (rows as flat
-    dictionaries), ``artifacts``, ``metrics`` (definitions by name), ``labels`` (class names of
-    masks by key) and ``tables``, a function from a key to the rows of its last table.
+    dictionaries), ``artifacts``, ``alerts``, ``metrics`` (definitions by name), ``labels`` (class
+    names of masks by key) and ``tables``, a function from a key to the rows of its last table.
     """
     program = str(Path(sys.executable).with_name("wandb"))
     known = subprocess.run([program, "leet", "inspect", "--help"], capture_output=True, check=False)
@@ -138,7 +152,7 @@ def read_wandb():
         whole = json.loads(inspect(folder, "--summary"))
         found = {
             kind: [r[kind] for r in rows if r["type"] == kind]
-            for kind in ("run", "history", "artifact", "metric")
+            for kind in ("run", "history", "artifact", "metric", "alert")
         }
         history = [h["item"] for h in found["history"]]
         configs = [r["config"]["update"] for r in rows if r["type"] == "config"]
@@ -157,6 +171,7 @@ def read_wandb():
             state=whole["state"],
             history=history,
             artifacts=found["artifact"],
+            alerts=found["alert"],
             metrics={m["name"]: m for m in found["metric"] if "name" in m},
             labels=labels,
             tables=tables,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,8 @@ from callbacks.seg.frames import (
     targets_in_frame,
 )
 from callbacks.seg.image_table import COLUMNS, image_rows
+from callbacks.seg.instance_table import COLUMNS as INSTANCE_COLUMNS
+from callbacks.seg.instance_table import instance_rows
 from evaluation.seg.draw import (
     contact_sheet,
     draw_instances,
@@ -54,6 +57,7 @@ class ShownImage:
         prediction: the predictions that are shown.
         number: id of the image in its data set.
         dark: of an image in the dark, as a camera stores it and brightened; empty for others.
+        reduction: square pixels of the file per square pixel of the frame.
     """
 
     image: npt.NDArray[np.uint8]
@@ -63,6 +67,7 @@ class ShownImage:
     prediction: Instances
     number: ImageId = 0
     dark: tuple[npt.NDArray[np.uint8], ...] = ()
+    reduction: float = 1.0
 
 
 class Gallery(AfterEvaluation, ABC):
@@ -74,8 +79,9 @@ class Gallery(AfterEvaluation, ABC):
     ``gallery_test.png`` otherwise. Logs to W&B ``val/gallery``, a list of images with native masks
     and boxes, and ``val/gallery_drawn``; the first and the last gallery of a training and the
     galleries of `validate` and `test` are also logged as the table ``val/pictures``
-    (`callbacks.seg.image_table`). Requires a module whose steps return `Instances` and that has a
-    ``category_map``; does nothing for runs on bags.
+    (`callbacks.seg.image_table`), and those but the first as ``val/instances``, with a row for each
+    prediction and each missed object (`callbacks.seg.instance_table`). Requires a module whose
+    steps return `Instances` and that has a ``category_map``; does nothing for runs on bags.
 
     Args:
         num_pictures: number of images shown, spread over the data set (see `FixedSample`).
@@ -87,6 +93,7 @@ class Gallery(AfterEvaluation, ABC):
     """
 
     order = 60
+    class_agnostic = False  # whether any object may match any prediction
 
     def __init__(self, num_pictures: int, every_n_epochs: int, max_side: int) -> None:
         super().__init__(every_n_epochs)
@@ -99,6 +106,7 @@ class Gallery(AfterEvaluation, ABC):
         self.max_side = max_side
         self._table: tuple[str, list[list[Any]]] | None = None  # the latest, not sent yet
         self._tabled = False
+        self._instances: tuple[str, Callable[[], list[list[Any]]]] | None = None
         self.start()
 
     @abstractmethod
@@ -178,6 +186,12 @@ class Gallery(AfterEvaluation, ABC):
             self.wandb.log(trainer, f"{split}/gallery_drawn", [Media(sheet, when)])
             rows = image_rows([(s.name, s.truth, s.crowd, s.prediction) for s in shown], media)
             self._table = f"{split}/pictures", rows
+            make = functools.partial(
+                instance_rows, shown, names, class_agnostic=self.class_agnostic
+            )
+            self._instances = f"{split}/instances", make
+            if not stage.startswith("epoch"):
+                self._send_instances(trainer)
             if not self._tabled or not stage.startswith("epoch"):
                 self._send_table(trainer)
 
@@ -185,7 +199,13 @@ class Gallery(AfterEvaluation, ABC):
         """Draw the last validation if it was skipped, and send the last table."""
         super().on_train_end(trainer, pl_module)
         self._send_table(trainer)
+        self._send_instances(trainer)
         self._tabled = False
+
+    def _send_instances(self, trainer: pl.Trainer) -> None:
+        pending, self._instances = self._instances, None
+        if pending is not None and (rows := pending[1]()):
+            self.wandb.send(trainer, pending[0], lambda: table(INSTANCE_COLUMNS, rows))
 
     def _send_table(self, trainer: pl.Trainer) -> None:
         pending, self._table = self._table, None
@@ -197,7 +217,8 @@ class Gallery(AfterEvaluation, ABC):
     def _shown(
         self, batch: SegBatch, position: int, prediction: Instances, data: Any
     ) -> ShownImage:
-        size = display_size(original_size(batch, position), self.max_side)
+        file = original_size(batch, position)
+        size = display_size(file, self.max_side)
         views = dark_views(data, split_of(self._stage or ""), batch, position, size)
         truth, crowd = targets_in_frame(batch, position, size)
         number = batch.image_ids[position] if batch.image_ids else int(batch.index[position])
@@ -209,6 +230,7 @@ class Gallery(AfterEvaluation, ABC):
             prediction=self.chosen(prediction, size),
             number=number,
             dark=() if views is None else (views.stored, views.bright),
+            reduction=file[0] * file[1] / (size[0] * size[1]),
         )
 
 

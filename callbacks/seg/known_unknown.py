@@ -45,6 +45,7 @@ class KnownUnknownGallery(Gallery):
     """
 
     entry = "known_unknown"
+    class_agnostic = True  # a prediction is labelled by what it finds
 
     def __init__(
         self,

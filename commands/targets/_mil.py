@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from commands._arguments import add_output, figure
 from commands._tables import report_bad_data, show
+from commands._wandb_logs import log_bags
 from commands.targets._further import Further, Scored, score_further
 from commands.targets._times import add_time_arguments
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from evaluation.mil.predictions_csv import BagPredictions
     from evaluation.targets.bags import TargetPredictions
     from evaluation.targets.scores import Scorer
@@ -114,7 +117,28 @@ def score_targets(
         "bags": list(_rows(bags)),
     }
     files = (*found.files, *further.files)
-    return report(sys.argv, metrics, files=files, seed=args.seed, **extra)
+    record = report(sys.argv, metrics, files=files, seed=args.seed, **extra)
+    _log(args, record, found, bags, scorer)
+    return record
+
+
+def _log(
+    args: argparse.Namespace,
+    record: dict[str, Any],
+    found: BagPredictions,
+    bags: TargetPredictions,
+    scorer: Scorer,
+) -> None:
+    """Log the scores to W&B if that is asked for."""
+    from evaluation.mil.scored_files import write_scored_targets
+
+    log_bags(
+        args,
+        record,
+        found,
+        lambda path: write_scored_targets(path, bags, scorer),
+        lambda: _drawn(scorer, bags.names),
+    )
 
 
 def _write(args: argparse.Namespace, bags: TargetPredictions, scorer: Scorer) -> None:
@@ -125,25 +149,24 @@ def _write(args: argparse.Namespace, bags: TargetPredictions, scorer: Scorer) ->
         write_scored_targets(args.save_predictions, bags, scorer)
         print(f"written: {args.save_predictions}")
     if args.figure is not None and args.calibrate is None:
-        _draw(scorer, bags.names, args)
+        from evaluation.report.plots import save_figure
+
+        save_figure(_drawn(scorer, bags.names), args.figure)
+        print(f"written: {args.figure}")
 
 
-def _draw(scorer: Scorer, names: Sequence[str], args: argparse.Namespace) -> None:
-    """Write the figure of times, values or grades."""
-    from evaluation.report.plots import save_figure
+def _drawn(scorer: Scorer, names: Sequence[str]) -> Figure:
+    """Return the figure of times, values or grades."""
     from evaluation.targets.figures import plot_grades, plot_kaplan_meier, plot_values
     from evaluation.targets.scores import GradeScorer, SurvivalScorer, ValueScorer
 
     if isinstance(scorer, SurvivalScorer):
         table, member = scorer.table, scorer.risk_groups()
-        drawn = plot_kaplan_meier(table.time, table.event, member, groups=scorer.groups)
-    elif isinstance(scorer, ValueScorer):
-        drawn = plot_values(scorer.table)
-    else:
-        assert isinstance(scorer, GradeScorer)
-        drawn = plot_grades(scorer, names)
-    save_figure(drawn, args.figure)
-    print(f"written: {args.figure}")
+        return plot_kaplan_meier(table.time, table.event, member, groups=scorer.groups)
+    if isinstance(scorer, ValueScorer):
+        return plot_values(scorer.table)
+    assert isinstance(scorer, GradeScorer)
+    return plot_grades(scorer, names)
 
 
 def _check(args: argparse.Namespace, found: BagPredictions) -> None:

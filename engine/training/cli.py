@@ -19,6 +19,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from callbacks.run.alerts import AlertOnError
 from callbacks.run.best_values import BestValues
 from callbacks.run.checkpoints import RunCheckpoint
 from callbacks.run.early_stopping import EarlyStoppingOptions, StopEarly
@@ -268,7 +269,7 @@ class SegmilCLI(LightningCLI):
         if config.enable_progress_bar is None:  # Lightning would put in its own where ours is off
             config.enable_progress_bar = any(isinstance(c, ProgressBar) for c in config.callbacks)
         if given.wandb is not None:
-            config.callbacks.append(BestValues())
+            config.callbacks += [BestValues(), AlertOnError()]
         if self.subcommand != "fit":
             return
         if given.ema is not None:

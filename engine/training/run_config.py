@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import pytorch_lightning as pl
 import yaml
 from pytorch_lightning.cli import SaveConfigCallback
 
-from datamodules.fingerprint import fingerprint
+from datamodules.fingerprint import data_sources, fingerprint
 from engine.config.sections import plain
 from engine.training.requeue import JOB, job_id
 from loggers.provenance import PROVENANCE_FILE, provenance, write_provenance
+from loggers.wandb_artifacts import ArtifactSpec, dataset_spec
+from loggers.wandb_logger import SafeWandbLogger
 
 
 class RunConfigCallback(SaveConfigCallback):
@@ -52,7 +55,7 @@ class RunConfigCallback(SaveConfigCallback):
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write ``provenance.json`` and log the configuration and the provenance to W&B."""
-        del pl_module, stage
+        del pl_module
         config = plain(self.config)
         data = type(trainer.datamodule)  # type: ignore[attr-defined]
         record = provenance(self.command, fingerprint(data, config["data"]["init_args"]))
@@ -60,6 +63,16 @@ class RunConfigCallback(SaveConfigCallback):
         write_provenance(Path(str(trainer.loggers[0].log_dir)), record)
         for logger in trainer.loggers[1:]:
             logger.log_hyperparams(config | record)
+            if isinstance(logger, SafeWandbLogger):
+                logger.data = functools.partial(_dataset, data, config["data"], record["data_hash"])
+                scored = stage != "fit" and config.get("ckpt_path")
+                logger.tested = Path(config["ckpt_path"]) if scored else None
+
+
+def _dataset(kind: type, section: Mapping[str, Any], data_hash: str) -> ArtifactSpec:
+    """Return the data of a run as an artifact of W&B."""
+    sources = data_sources(kind, section["init_args"])
+    return dataset_spec(data_hash, sources, {"class_path": section["class_path"]})
 
 
 def _choices(text: str) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from lightning_modules.segmentation import SegmentationModule
 from loggers import wandb_logger
 from loggers.metric_names import best_of
 from loggers.run import build_loggers, finish_loggers
-from loggers.wandb_logger import SafeWandbLogger, WandbOptions, _run_name
+from loggers.wandb_logger import SafeWandbLogger, WandbOptions
+from loggers.wandb_names import display_name
 
 
 @pytest.fixture
@@ -376,8 +377,8 @@ def test_a_module_declares_what_is_better_when_lower():
 
 def test_a_stage_is_named_after_its_run(tmp_path):
     folder = tmp_path / "mhim" / "version_3"
-    assert _run_name(folder) == "mhim/version_3"
+    assert display_name(folder) == "mhim/version_3"
     folder.mkdir(parents=True)
     (folder / "config.yaml").touch()
-    assert _run_name(folder) == "mhim/version_3"
-    assert _run_name(folder / "first_stage") == "mhim/version_3/first_stage"
+    assert display_name(folder) == "mhim/version_3"
+    assert display_name(folder / "first_stage") == "mhim/version_3/first_stage"

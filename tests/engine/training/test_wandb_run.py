@@ -1,6 +1,8 @@
 """A whole training with W&B offline, as a user starts it, read back from disk."""
 
+import base64
 import csv
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -11,9 +13,9 @@ import yaml
 
 import evaluate
 import train
+from datamodules.seg.digit_scenes import DigitScenesDataModule
 
 ROOT = Path(__file__).resolve().parents[3]
-SWEEPS = sorted((ROOT / "configs" / "sweeps").glob("*.yaml"))
 OVERLAY = ["--config", "configs/_base/wandb.yaml"]
 ABMIL = ["fit", "--config", "configs/quickstart/abmil.yaml", *OVERLAY]
 
@@ -91,10 +93,9 @@ def test_everything_of_a_bag_training_is_there(offline_wandb, read_wandb):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.name)
-def test_a_resumed_training_goes_on_in_the_same_wandb_run(path, offline_wandb, read_wandb):
+def test_a_resumed_training_goes_on_in_the_same_wandb_run(offline_wandb, read_wandb):
     """One of a sweep, whose goal is logged as a number."""
-    sweep = yaml.safe_load(path.read_text())
+    sweep = yaml.safe_load((ROOT / "configs/sweeps/abmil_digits.yaml").read_text())
     goal = sweep["metric"]["name"]
     quick = ["--trainer.limit_train_batches", "5", "--trainer.max_epochs", "1"]
     off = [f"--callbacks.{n}=false" for n in ("attention", "curves", "confusion", "bag_table")]
@@ -112,15 +113,26 @@ def test_a_resumed_training_goes_on_in_the_same_wandb_run(path, offline_wandb, r
     assert second.summary[goal] == max(column(folder, goal.removeprefix("best/")))
 
 
-@pytest.mark.slow
-def test_everything_of_an_image_training_is_there(offline_wandb, read_wandb):
+@pytest.fixture(scope="module")
+def image_run(module_wandb, read_wandb):
+    """The folder of a training on images, and what W&B has of it."""
     recipe = ["fit", "--config", "configs/quickstart/mask_rcnn.yaml", *OVERLAY]
     small = ["--data.val_scenes", "5", "--data.eval_batch_size", "3", "--trainer.max_epochs", "1"]
     shown = ["--callbacks.gallery.num_pictures", "2", "--callbacks.gallery.score", "0.06"]
-    run(*recipe, *small, *shown, "--trainer.limit_train_batches", "3", "--runs_dir", offline_wandb)
-    (offline,) = wandb_runs(offline_wandb / "mask_rcnn" / "version_0")
-    found = read_wandb(offline)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        steps = ["--trainer.limit_train_batches", "3"]
+        run(*recipe, *small, *shown, *steps, "--runs_dir", module_wandb)
+    folder = module_wandb / "mask_rcnn" / "version_0"
+    (offline,) = wandb_runs(folder)
+    return folder, read_wandb(offline)
+
+
+@pytest.mark.slow
+def test_everything_of_an_image_training_is_there(image_run):
+    _, found = image_run
     assert found.config["data"]["init_args"]["val_scenes"] == 5
+    assert found.record["run_group"] == "mask_rcnn/version_0"
     assert set(found.summary["val/segm_map"]) == {"max", "last"}
     (gallery,) = [h for h in found.history if "val/gallery.count" in h]
     assert gallery["val/gallery.count"] == 2
@@ -134,6 +146,93 @@ def test_everything_of_an_image_training_is_there(offline_wandb, read_wandb):
     assert len(names) == 11
     lines = {row["lineKey"] for row in found.tables("val/pr_table")}
     assert "all classes" in lines
+    # Each prediction is a row, and each object that none of them finds.
+    instances = found.tables("val/instances")
+    missed = [row for row in instances if row["error"] == "miss"]
+    assert len(instances) - len(missed) == sum(row["predicted"] for row in rows)
+    assert 0 < len(missed) <= sum(row["instances"] for row in rows)
+    assert all(row["area"] > 0 and row["score"] is None for row in missed)
+
+
+def results(found):
+    """Artifacts other than those that W&B makes of tables, by type."""
+    made = [a for a in found.artifacts if a["type"] != "run_table"]
+    return {a["type"]: a | {"metadata": json.loads(a["metadata"])} for a in made}
+
+
+def inputs(*artifacts):
+    return [{key: a[key] for key in ("type", "name", "digest")} for a in artifacts]
+
+
+@pytest.mark.slow
+def test_artifacts_of_a_training_say_what_they_were_made_from(image_run):
+    folder, found = image_run
+    made = results(found)
+    assert list(made) == ["dataset", "model"]
+    assert made["dataset"]["name"] == f"dataset-{found.config['data_hash']}"
+    assert made["model"]["name"] == f"model-{found.record['run_id']}"
+    assert made["model"]["metadata"]["inputs"] == inputs(made["dataset"])
+    (content,) = made["model"]["manifest"]["contents"]
+    assert "local_path" not in content  # nothing is copied
+    assert content["ref"] == (folder / "checkpoints/best.ckpt").as_uri()
+    digest = hashlib.md5((folder / "checkpoints/best.ckpt").read_bytes()).digest()
+    assert content["digest"] == base64.b64encode(digest).decode()
+
+
+@pytest.mark.slow
+def test_an_evaluation_is_a_run_beside_its_training(
+    image_run, module_wandb, read_wandb, monkeypatch, capsys
+):
+    folder, training = image_run
+    monkeypatch.chdir(module_wandb)
+    images, truth = DigitScenesDataModule(test_scenes=2).write_split("test", Path("scenes"))
+    checkpoint = folder / "checkpoints/best.ckpt"
+    words = ["coco", "--ckpt", checkpoint, "--annotations", truth, "--images", images]
+    words += ["--save-predictions", "p.json", "--wandb", "p", "--out", "out.json"]
+    assert evaluate.main([str(word) for word in words]) == 0
+    assert "logged to W&B (offline): runs/evaluate_coco/version_0" in capsys.readouterr().out
+    (offline,) = wandb_runs(Path("runs/evaluate_coco/version_0"))
+    found = read_wandb(offline)
+    assert (found.record["job_type"], found.record["project"]) == ("evaluate", "p")
+    assert found.record["run_group"] == training.record["run_group"]
+    assert found.config["trainings"] == [training.record["run_id"]]
+    assert found.state == "finished"
+    record = json.loads(Path("out.json").read_text())
+    for name, value in record["metrics"].items():
+        assert found.summary.get(f"evaluate/{name}") == value  # None where undefined
+    assert [row["name"] for row in found.tables("evaluate/per_class")] == list("0123456789")
+    assert any("evaluate/curves.path" in h for h in found.history)
+    made = results(found)
+    assert list(made) == ["dataset", "model", "predictions"]
+    # The model is the same version as in the training, and was made from the same data.
+    model = results(training)["model"]
+    assert inputs(made["model"]) == inputs(model)
+    assert made["model"]["metadata"]["inputs"] == model["metadata"]["inputs"]
+    assert made["predictions"]["metadata"]["inputs"] == inputs(made["dataset"], made["model"])
+    (content,) = made["predictions"]["manifest"]["contents"]
+    staged = Path(content["local_path"])
+    assert staged.is_relative_to(module_wandb)
+    assert json.loads(staged.read_text()) == json.loads(Path("p.json").read_text())
+    references = {c["path"]: c.get("ref") for c in made["dataset"]["manifest"]["contents"]}
+    assert references.pop("dataset.json") is None
+    files = sorted(path.resolve().as_uri() for path in [truth, *images.iterdir()])
+    assert sorted(references.values()) == files
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_is_an_alert(offline_wandb, read_wandb, capsys):
+    small = ["--data.init_args.val_bags", "20", "--data.init_args.train_bags", "40"]
+    much = ["--model.init_args.optimizer.init_args.lr", "1e30", "--trainer.max_epochs", "1"]
+    words = [*ABMIL, *small, *much, "--runs_dir", str(offline_wandb)]
+    assert train.main(words) == 2
+    said = capsys.readouterr().err
+    (offline,) = wandb_runs(offline_wandb / "abmil" / "version_0")
+    found = read_wandb(offline)
+    (alert,) = found.alerts
+    assert alert["level"] == "ERROR"
+    assert re.fullmatch(r"loss is not finite at step \d+", alert["title"])
+    assert alert["text"].partition(": ")[2][:40] in said
+    assert found.state == "failed"
 
 
 @pytest.mark.slow
@@ -171,28 +270,3 @@ def test_every_fold_of_a_cross_validation_is_a_run_of_one_group(
     values = [f.summary["test/bag_auroc"] for f in found]
     assert values == pytest.approx(metrics["bag_auroc"]["folds"])
     assert [f.config["fold"] for f in found] == [0, 1]
-
-
-@pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.name)
-def test_sweeps_are_what_wandb_and_the_command_line_take(path):
-    sweep = yaml.safe_load(path.read_text())
-    assert sweep["method"] in ("grid", "random", "bayes")
-    assert sweep["metric"]["goal"] in ("maximize", "minimize")
-    assert set(sweep) <= {
-        "program", "project", "name", "method", "metric", "early_terminate", "parameters", "command"
-    }  # fmt: skip
-    assert (ROOT / sweep["program"]).is_file()
-    choices = {}
-    for name, given in sweep["parameters"].items():
-        if "values" in given:
-            choices[name] = given["values"]
-        else:
-            assert given["distribution"] in ("uniform", "log_uniform_values")
-            assert 0 < given["min"] < given["max"]
-            choices[name] = [given["min"], given["max"]]
-    command = sweep["command"]
-    assert command[:3] == ["${env}", "${interpreter}", "${program}"]
-    assert command[-1] == "${args}"
-    for k in range(max(map(len, choices.values()))):
-        words = [f"--{name}={values[k % len(values)]}" for name, values in choices.items()]
-        assert train.main([*command[3:-1], *words, "--print_config"]) == 0
