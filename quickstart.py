@@ -79,7 +79,9 @@ def segmentation() -> dict[str, object]:
     _run(evaluate, "coco", *source, "--out", metrics)
     scores = json.loads(metrics.read_text())["metrics"]
     shown = [run / "pictures", predicted / "predictions"]
+    source = ["--annotations", annotations, "--images", images]
     return {
+        "report": _report(run, *source),
         "segm_map": scores["segm_map"],
         "segm_map_50": scores["segm_map_50"],
         "annotations": str(annotations),
@@ -99,6 +101,7 @@ def bags() -> dict[str, object]:
     table, metrics = tested / "predictions" / "bags.csv", OUT / "bags.json"
     _run(evaluate, "mil", "--predictions", table, "--out", metrics)
     return {
+        "report": _report(run),
         "bag_auroc": json.loads(metrics.read_text())["metrics"]["bag_auroc"],
         "witness_auroc": _last_value(tested / "metrics.csv", "test/witness_auroc"),
         "bag_predictions": str(table),
@@ -106,6 +109,17 @@ def bags() -> dict[str, object]:
         "pictures": [str(p) for r in (run, tested) for p in sorted((r / "pictures").glob("*.png"))],
         "checkpoint": str(checkpoint),
     }
+
+
+def _report(run: Path, *arguments: object) -> str | None:
+    """Write the page of a run; None without the packages that it needs."""
+    from commands.report import lacking_packages
+
+    if lacking := lacking_packages():
+        print(f"\nno report without {' and '.join(lacking)}: pip install -e '.[report]'")
+        return None
+    _run(evaluate, "report", "--run", run, *arguments)
+    return str(run / "report.html")
 
 
 def _last_value(table: Path, column: str) -> float:
@@ -243,8 +257,11 @@ def _quickstart() -> int:
     seg, mil = segmentation(), bags()
     figures = [*seg.pop("pictures"), *mil.pop("pictures")]  # type: ignore[misc]
     checkpoints = {"seg": seg.pop("checkpoint"), "mil": mil.pop("checkpoint")}
+    pages = {"seg": seg.pop("report"), "mil": mil.pop("report")}
+    reports = {kind: page for kind, page in pages.items() if page is not None}
     seconds = time.perf_counter() - start
     summary = {**seg, **mil, "seconds": seconds, "pictures": figures, "checkpoints": checkpoints}
+    summary["reports"] = reports
     path = OUT / "summary.json"
     path.write_text(json.dumps(summary, indent=1))
     print(f"\nsegmil quickstart: {seconds:.0f} s of training and evaluation")
@@ -252,6 +269,8 @@ def _quickstart() -> int:
         print(f"  {name:14s} {summary[name]:.4f}")
     print(f"  figures        {len(figures)}, for example {figures[0]}")
     print(f"  checkpoints    {checkpoints['seg']}\n                 {checkpoints['mil']}")
+    for page in reports.values():
+        print(f"  report         {page}")
     print(f"  summary        {path}")
     return 0
 

@@ -29,6 +29,8 @@ def test_summary_names_files_that_exist(tmp_path, monkeypatch):
     assert all(Path(p).is_file() for p in summary["pictures"])
     assert set(summary["checkpoints"]) == {"seg", "mil"}
     assert all(Path(p).is_file() for p in summary["checkpoints"].values())
+    assert set(summary["reports"]) == {"seg", "mil"}
+    assert all(10**6 < Path(p).stat().st_size < 8 * 10**6 for p in summary["reports"].values())
     for name in ("segm_map", "segm_map_50", "bag_auroc", "witness_auroc"):
         assert 0 <= summary[name] <= 1
     assert len(list(Path(summary["images"]).glob("*.png"))) == 12

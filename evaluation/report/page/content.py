@@ -56,12 +56,17 @@ class Table:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a chart: x and y have one value a point; None is a gap."""
+    """One line of a chart: x and y have one value a point; None is a gap.
+
+    Attributes:
+        run: number of the run in `Page.runs`, which gives the colour, or None.
+    """
 
     name: str
     x: tuple[float, ...]
     y: tuple[float | None, ...]
     dashed: bool = False
+    run: int | None = None
 
 
 @dataclass(frozen=True)
