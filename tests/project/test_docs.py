@@ -65,7 +65,7 @@ def cited_assumptions():
     for path in ROOT.glob("*.py"):
         cited |= set(re.findall(r"\b(A\d+)\b", path.read_text()))
     for folder in (*FOLDERS, "configs", "benchmarks"):
-        for path in [*(ROOT / folder).rglob("*.py"), *(ROOT / folder).rglob("*.yaml")]:
+        for path in (p for e in ("py", "yaml", "js") for p in (ROOT / folder).rglob(f"*.{e}")):
             cited |= set(re.findall(r"\b(A\d+)\b", path.read_text()))
     return cited
 
