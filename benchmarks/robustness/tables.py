@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from datamodules.transforms.bag_shifts import SHIFTS
-from datamodules.transforms.patch_shifts import PATCH_SHIFTS
 
 from benchmarks.robustness.images import DOMAINS, LARGER
 from benchmarks.robustness.plan import BAGS, DIGITS, METHODS, NUCLEI, TILES
@@ -21,6 +19,8 @@ from benchmarks.robustness.summary import (
     scored_runs,
     split_by_progress,
 )
+from datamodules.transforms.bag_shifts import SHIFTS
+from datamodules.transforms.patch_shifts import PATCH_SHIFTS
 from evaluation.robustness.names import GROUPS
 
 TITLES = {

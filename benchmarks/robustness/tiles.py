@@ -15,11 +15,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import numpy.typing as npt
-from engine.deploy.encoded_patches import make_encoder
 from PIL import Image
 
 from benchmarks.robustness.plan import TILES
 from datamodules.transforms.stain import HED
+from engine.deploy.encoded_patches import make_encoder
 from formats.slides.readers import OpenSlideReader
 from models.backbones.patch_encoder import TimmEncoder
 
