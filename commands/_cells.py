@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _WITH_CKPT = (
     "annotations", "images", "domain", "names", "corruptions", "severities", "exact", "seed",
     "workers", "batch_size", "no_predictions", "tile", "tile_overlap", "tile_max_dets", "scale",
-    "tta", "tta_scales",
+    "tta", "tta_scales", "data", "patches", "encoder", "features", "allow_overlap",
 )  # fmt: skip
 _SETTINGS = (  # flags that change numbers
     "tile", "tile_overlap", "tile_max_dets", "scale", "tta", "tta_scales", "batch_size", "bad_data"
@@ -45,17 +45,19 @@ class Evaluated(NamedTuple):
     Attributes:
         grids: model -> cells, also those of earlier calls.
         table: the file of the cells.
-        problems: of the images and annotations that were left out or repaired.
+        problems: of the images, annotations or bags that were left out or repaired.
+        notes: sentences on how the cells were made.
     """
 
     grids: dict[str, Grid]
     table: Path
     problems: tuple[Problem, ...]
+    notes: tuple[str, ...] = ()
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that evaluate checkpoints."""
-    add_input(parser, "--ckpt", nargs="+", help="segmentation checkpoint(s) to evaluate")
+    add_input(parser, "--ckpt", nargs="+", help="checkpoint(s) to evaluate")
     group = parser.add_argument_group("with --ckpt")
     add_input(group, "--annotations", help="COCO ground truth")
     add_input(group, "--images", help="image folder to use")
@@ -69,7 +71,8 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--corruptions", nargs="+", metavar="NAME",
-        help="benchmark (15, default), extra (4), all, names, or dotted names of your functions",
+        help="of images benchmark (15, default), extra (4), all, names, or dotted names of your "
+        "functions; of bags names of shifts, default: all",
     )  # fmt: skip
     group.add_argument(
         "--severities", type=severity, nargs="+", metavar="N", help="default: 1 2 3 4 5"
@@ -107,11 +110,12 @@ def check_without_checkpoint(args: argparse.Namespace) -> None:
         )
     for name in _WITH_CKPT:
         if getattr(args, name) is not None:
-            flag = _flag(name)
+            flag = flag_of(name)
             raise ValueError(f"{flag} is for evaluating checkpoints; give --ckpt, or leave it out")
 
 
-def _flag(name: str) -> str:
+def flag_of(name: str) -> str:
+    """Return the flag of an argument's name."""
     return f"--{name.replace('_', '-')}"
 
 
@@ -127,11 +131,11 @@ def evaluate_cells(args: argparse.Namespace) -> Evaluated:
     from evaluation.robustness.kept import prepare_folder
     from evaluation.robustness.writer import CellWriter
 
-    models = _models(args)
+    models = models_of(args)
     corruptions = chosen_names(args.corruptions or ["benchmark"])
     check_corruptions(corruptions, bool(args.exact))
     wanted = places(corruptions, dict.fromkeys(args.severities or (1, 2, 3, 4, 5)))
-    path = _table(args)
+    path = table_of(args)
     truth, problems = ground_truth(args)
     domains = read_domains(args, truth)
     wanted += domain_places(domains)
@@ -150,7 +154,7 @@ def evaluate_cells(args: argparse.Namespace) -> Evaluated:
     return Evaluated(table.grids, path, problems)
 
 
-def _models(args: argparse.Namespace) -> dict[str, Path]:
+def models_of(args: argparse.Namespace) -> dict[str, Path]:
     """Return name -> checkpoint.
 
     Raises:
@@ -159,8 +163,8 @@ def _models(args: argparse.Namespace) -> dict[str, Path]:
     """
     from engine.training.run_names import model_name
 
-    if args.annotations is None:
-        raise ValueError("--ckpt needs --annotations, the COCO ground truth")
+    if args.annotations is None and args.data is None:
+        raise ValueError("--ckpt needs --annotations, the COCO ground truth, or --data, bags")
     for checkpoint in args.ckpt:
         if not checkpoint.is_file():
             raise ValueError(f"{checkpoint}: no such file; name checkpoints of train.py")
@@ -183,7 +187,7 @@ def _models(args: argparse.Namespace) -> dict[str, Path]:
     return models
 
 
-def _table(args: argparse.Namespace) -> Path:
+def table_of(args: argparse.Namespace) -> Path:
     """Return the file of the cells, which may exist.
 
     Raises:
@@ -224,7 +228,7 @@ def _origin(
 
     records: Sequence[Any] = truth["images"]
     check_sizes(args.annotations, records)
-    settings = {_flag(name): getattr(args, name) for name in _SETTINGS}
+    settings = {flag_of(name): getattr(args, name) for name in _SETTINGS}
     needed = need_library(chosen_names(args.corruptions or ["benchmark"]), bool(args.exact))
     version = package_versions([LIBRARY]).get(LIBRARY) if needed else None
     folder = args.images or image_folder_of(args.annotations)

@@ -96,7 +96,13 @@ def log_robustness(
         args,
         record,
         checkpoints=args.ckpt or (),
-        data={"annotations": args.annotations, "images": args.images},
+        data={
+            "annotations": args.annotations,
+            "images": args.images,
+            "data": args.data,
+            "features": args.features,
+            "patches": args.patches,
+        },
         tables={
             "corruptions": _rows(record["corruptions"], ("model", "corruption")),
             "cells": _rows(record["cells"], ("model", "corruption", "severity")),

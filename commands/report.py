@@ -49,7 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_features(parser)
     add_allow_overlap(parser)
     add_input(
-        parser, "--cells", nargs="+", metavar="CELLS.csv", help="tables of `evaluate.py robustness`"
+        parser,
+        "--cells",
+        nargs="+",
+        metavar="CELLS.csv",
+        help="tables of `python evaluate.py robustness`",
     )
     parser.add_argument(
         "--html",

@@ -13,6 +13,12 @@ from commands._tables import report_bad_data, show
 from commands._wandb import add_wandb
 from commands._wandb_logs import log_robustness
 from commands.cells._intervals import add_interval_arguments, interval_record, intervals_of
+from commands.shifts._bags import (
+    add_bag_arguments,
+    bag_benchmark,
+    evaluate_bag_cells,
+    takes_bags,
+)
 
 SUMMARY = "how far scores fall under corruptions: mPC, rPC, CD of checkpoints or of tables of cells"
 
@@ -34,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_interval_arguments(parser)
     add_checkpoint_arguments(parser)
+    add_bag_arguments(parser)
     add_wandb(parser)
 
 
@@ -50,23 +57,25 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     extra: dict[str, Any] = {}
     if args.ckpt:
-        found = evaluate_cells(args)
+        found = evaluate_bag_cells(args) if takes_bags(args) else evaluate_cells(args)
         grids, sources = found.grids, [found.table]
-        files = [args.annotations, *args.ckpt, *map(Path, args.domain or ())]
+        data = args.annotations or args.data
+        files = [data, *args.ckpt, *map(Path, args.domain or ())]
         extra = {"table": str(found.table), **report_bad_data(found.problems)}
     else:
         check_without_checkpoint(args)
         grids, sources, files = read_grids(args.cells), args.cells, args.cells
     origins = {path: read_origin(path) for path in sources}
-    summary = summarise(grids, args.reference)
+    benchmark = bag_benchmark(origins)
+    summary = summarise(grids, args.reference, benchmark)
     domains = domain_scores(grids)
     for part in (*tables(summary, grids, args.reference), *domain_tables(domains)):
         show(*part, width=100)
-    intervals = intervals_of(args, grids, origins)
+    intervals = intervals_of(args, grids, origins, benchmark)
     for part in interval_tables(intervals, summary.metrics, domains):
         show(*part, width=100)
     path, notes = path_of(origins)
-    notes = [*summary.notes, *notes, *intervals.notes]
+    notes = [*summary.notes, *notes, *intervals.notes, *(found.notes if args.ckpt else ())]
     for note in notes:
         print(f"note: {note}")
     if args.ckpt:

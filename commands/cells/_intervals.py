@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 def add_interval_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the bootstrap."""
-    parser.add_argument("--draws", type=positive, default=1000, help="bootstrap draws of images")
+    parser.add_argument(
+        "--draws", type=positive, default=1000, help="bootstrap draws of images or bags"
+    )
     parser.add_argument(
         "--no-intervals",
         action="store_true",
@@ -30,6 +32,7 @@ def intervals_of(
     args: argparse.Namespace,
     grids: Mapping[str, Grid],
     origins: Mapping[Path, Mapping[str, Any] | None],
+    benchmark: Mapping[str, Sequence[str]] | None = None,
 ) -> Intervals:
     """Return the intervals of all models, without any where the user wants none."""
     from evaluation.robustness.intervals import Intervals, find_intervals
@@ -37,7 +40,9 @@ def intervals_of(
     if args.no_intervals:
         return Intervals(None)
     tell = progress_with_time("cells resampled")
-    return find_intervals(grids, origins, args.reference, draws=args.draws, progress=tell)
+    return find_intervals(
+        grids, origins, args.reference, benchmark=benchmark, draws=args.draws, progress=tell
+    )
 
 
 def interval_record(args: argparse.Namespace, found: Intervals) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from structures import BadDataPolicy, BagBatch, MILTask, Problem
 from structures.tasks import has_classes
 
 IntArray = npt.NDArray[np.int64]
+BagChange = Callable[[BagBatch], BagBatch]
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +56,21 @@ class BagDataset(Dataset[BagBatch]):
 
     def __getitem__(self, key: SampleKey) -> BagBatch:
         return self._source.bag(key.index)
+
+
+class ChangedBags(Dataset[BagBatch]):
+    """The bags of a data set, each changed after it was read.
+
+    Args:
+        bags: the data set.
+        change: returns another bag, and leaves that which it gets as it is.
+    """
+
+    def __init__(self, bags: Dataset[BagBatch], change: BagChange) -> None:
+        self._bags, self._change = bags, change
+
+    def __getitem__(self, key: SampleKey) -> BagBatch:
+        return self._change(self._bags[key])
 
 
 class MILDataModule(PathReader, pl.LightningDataModule, ABC):
@@ -89,6 +105,7 @@ class MILDataModule(PathReader, pl.LightningDataModule, ABC):
         problems: problems of the bags that ``skip`` has left out.
         extraction: how the features of slides were extracted, see `formats.extraction`, or None.
         slide_folder: folder of the slide files, where it is known.
+        bag_change: what is done to each test bag, or bag to predict, as it was read; or None.
 
     Raises:
         ValueError: a size is not positive, or a number is negative.
@@ -101,6 +118,7 @@ class MILDataModule(PathReader, pl.LightningDataModule, ABC):
     target_names: Sequence[str] = ()
     extraction: dict[str, Any] | None = None
     slide_folder: Path | None = None
+    bag_change: BagChange | None = None
 
     def __init__(
         self,
@@ -312,8 +330,11 @@ class MILDataModule(PathReader, pl.LightningDataModule, ABC):
 
     def _loader(self, split: BagSplit, **batches: Any) -> DataLoader[BagBatch]:
         make: Any = resumable_loader if split == "train" else DataLoader
+        bags = self.dataset(split)
+        if self.bag_change is not None and split in ("test", "predict"):
+            bags = ChangedBags(bags, self.bag_change)
         loader: DataLoader[BagBatch] = make(
-            self.dataset(split),
+            bags,
             num_workers=self.num_workers,
             collate_fn=BagBatch.collate,
             pin_memory=torch.cuda.is_available(),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from pytorch_lightning.utilities import rank_zero_info
 
-from datamodules.mil.base import MILDataModule
+from datamodules.mil.base import BagChange, MILDataModule
 from datamodules.mil.splits import BagSplit
 from engine.checkpoints.data import data_at, takes
 from engine.checkpoints.restore import Restored
@@ -112,14 +112,22 @@ class BagPredictor:
         self.files, self.section = files, section
         self._trainer = quiet_trainer(restored.precision)
 
-    def predict(self) -> BagPredictions:
-        """Return the predictions of all bags."""
+    def predict(self, change: BagChange | None = None) -> BagPredictions:
+        """Return the predictions of all bags.
+
+        Args:
+            change: what is done to each bag as it was read, or None.
+        """
         module, data = self.module, self.data
+        data.bag_change = change
         everything = self.split == "predict"
         bags: Any = (
             {"dataloaders": data.predict_dataloader()} if everything else {"datamodule": data}
         )
-        self._trainer.test(module, verbose=False, **bags)
+        try:
+            self._trainer.test(module, verbose=False, **bags)
+        finally:
+            data.bag_change = None
         scores, task = module.bag_scores, module.task
         return BagPredictions(
             scores,

@@ -125,7 +125,7 @@ def check_corruptions(names: Sequence[str], exact: bool = False) -> None:
     """
     for name in names:
         if "." in name:
-            _imported(name)
+            imported(name)
             continue
         _check_known(name)
         if exact or name not in FAST:
@@ -217,7 +217,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 def _own(image: Image, name: str, severity: int, seed: int) -> Image:
     """Call a function of the user, and check what it returns (A782)."""
-    function = _imported(name)
+    function = imported(name)
     try:
         found = function(image.copy(), severity, np.random.default_rng(seed))
     except Exception as error:  # the user's function may raise anything
@@ -230,7 +230,7 @@ def _own(image: Image, name: str, severity: int, seed: int) -> Image:
 
 
 @functools.cache
-def _imported(name: str) -> OwnCorruption:
+def imported(name: str) -> OwnCorruption:
     """Import a function by its dotted name; the working folder is searched last."""
     path, _, attribute = name.rpartition(".")
     if not all(part.isidentifier() for part in name.split(".")):

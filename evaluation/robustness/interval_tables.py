@@ -48,10 +48,11 @@ def interval_tables(
                         rows.append([model, f"{domain}{more}", value, *of_model[name]])
                         differences = found.domain_difference.get(model, {}).get(domain, {})
                         pairs += _pair(model, f"{domain}{more}", differences.get(name))
-        title = f"{title_of(metric)}: 95 % intervals over draws of images"
+        what = "bags" if task == "bag" else "images"
+        title = f"{title_of(metric)}: 95 % intervals over draws of {what}"
         tables.append((title, ["model", "number", "value", *_ENDS], rows))
         if pairs:
-            title = f"{title_of(metric)}: difference from {found.first} on the same images"
+            title = f"{title_of(metric)}: difference from {found.first} on the same {what}"
             tables.append((title, ["model", "number", "difference", *_ENDS, "p"], pairs))
     return tables
 

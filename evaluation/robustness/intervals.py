@@ -19,8 +19,14 @@ import numpy as np
 from evaluation.robustness.domains import ratio
 from evaluation.robustness.grid import Grid, Place, metric_names, places
 from evaluation.robustness.kept import kept_file, kept_folder, read_kept
+from evaluation.robustness.kept_bags import BagDraws
 from evaluation.robustness.names import BENCHMARK, CLEAN, EXTRA, SEVERITIES, domain_of
-from evaluation.robustness.scores import FloatArray, mean_performance, relative_performance
+from evaluation.robustness.scores import (
+    FloatArray,
+    benchmarks,
+    mean_performance,
+    relative_performance,
+)
 from evaluation.seg.coco_bootstrap import drawn_metrics
 from evaluation.seg.coco_weighted import Matches, weighted_metrics
 from evaluation.statistics.paired import Difference, paired_differences
@@ -31,6 +37,8 @@ Interval = tuple[float, float]
 Draws = dict[str, FloatArray]  # (R,) by the name of a number
 
 _NAMES = tuple(name for task in ("segm", "box") for name in metric_names(task))
+_BAG_NAMES = metric_names("bag")
+_BAG_CLEAN = tuple(f"{name}_clean" for name in _BAG_NAMES)
 _ROUNDING = 1e-9  # between the metrics of a table and those of its predictions
 
 
@@ -74,16 +82,18 @@ def find_intervals(
     origins: Mapping[Path, Mapping[str, Any] | None],
     reference: str | None = None,
     *,
+    benchmark: Mapping[str, Sequence[str]] | None = None,
     draws: int = 1000,
     level: float = 0.95,
     progress: Callable[[int, int], None] | None = None,
 ) -> Intervals:
-    """Compute intervals of segmentation models from the predictions beside their tables.
+    """Compute intervals of models from the predictions beside their tables.
 
     Args:
         grids: model -> cells, with the tables that they were read from.
         origins: table -> what `evaluation.robustness.writer.read_origin` says.
         reference: the model from which the others differ; None for the first with intervals.
+        benchmark: see `evaluation.robustness.scores.summarise`.
         draws: number of draws R.
         level: coverage, in (0, 1).
         progress: called with the number of finished cells and of all cells.
@@ -94,7 +104,8 @@ def find_intervals(
     for file in bare:
         reason = f"no predictions are kept in {kept_folder(file)}"
         found.notes.append(f"no intervals for the models of {file}, because {reason}")
-    models = [_Model(m, g, found.notes) for m, g in scored.items() if g.file not in bare]
+    over = benchmarks(grids, benchmark)["bag"]
+    models = [_Model(m, g, found.notes, over) for m, g in scored.items() if g.file not in bare]
     total, done = sum(len(cells) for one in models for cells in one.sets.values()), 0
     numbers: dict[str, dict[str | None, _Drawn]] = {}
     for one in models:
@@ -112,13 +123,19 @@ def find_intervals(
             done += len(wanted)
             cells |= own
         if cells:
-            numbers[one.name] = _numbers(one.grid, cells, origins.get(one.grid.file) or {})
+            one.note_metrics()
+            numbers[one.name] = _numbers(one.grid, cells, origins.get(one.grid.file) or {}, over)
     _collect(found, numbers, level)
     return found
 
 
 def _is_scored(grid: Grid) -> bool:
-    return any(name in cell for cell in grid.cells.values() for name in _NAMES)
+    names = {*_NAMES, *_BAG_NAMES}
+    return any(not names.isdisjoint(cell) for cell in grid.cells.values())
+
+
+def _has_bags(grid: Grid) -> bool:
+    return not any(name in cell for cell in grid.cells.values() for name in _NAMES)
 
 
 class _Model:
@@ -128,14 +145,17 @@ class _Model:
         name: of the model.
         grid: its cells.
         notes: to which it is added what has no interval.
+        over: the shifts of mPC of bags.
 
     Attributes:
         sets: cells on the same images: those of the images under None, and of each domain.
     """
 
-    def __init__(self, name: str, grid: Grid, notes: list[str]) -> None:
+    def __init__(self, name: str, grid: Grid, notes: list[str], over: Sequence[str]) -> None:
         self.name, self.grid, self.notes = name, grid, notes
-        groups = [[(CLEAN, 0)], places(BENCHMARK)[1:], places(EXTRA)[1:]]
+        self._bags = BagDraws() if _has_bags(grid) else None
+        groups = [places(BENCHMARK)[1:], places(EXTRA)[1:]]
+        groups = [[(CLEAN, 0)], *(groups if self._bags is None else [places(over)[1:]])]
         whole = {place for one in groups if all(p in grid.cells for p in one) for place in one}
         sets: dict[str | None, list[Place]] = {}
         for place in grid.cells:
@@ -150,9 +170,22 @@ class _Model:
         of = "" if domain is None else f" of the domain {domain}"
         self.notes.append(f"{self.name}: no intervals{of}, because {reason}")
 
+    def note_metrics(self) -> None:
+        """Note which metrics have no intervals."""
+        if self._bags is not None and self._bags.unweighted:
+            names = ", ".join(self._bags.unweighted)
+            self.notes.append(
+                f"{self.name}: no intervals of {names}, because the times of the training bags "
+                "are not kept"
+            )
+
+    def _file(self, place: Place) -> Path:
+        kind = "npz" if self._bags is None else "csv"
+        return kept_file(self.grid.file, self.name, place, kind)
+
     def _kept(self, domain: str | None, cells: Sequence[Place]) -> bool:
         file = self.grid.file
-        lacking = [place for place in cells if not kept_file(file, self.name, place).is_file()]
+        lacking = [place for place in cells if not self._file(place).is_file()]
         if len(lacking) == len(cells):
             self.note(domain, f"no predictions are kept in {kept_folder(file)}")
         elif lacking:
@@ -167,9 +200,11 @@ class _Model:
 
         Raises:
             ValueError: its predictions cannot be read or are of another cell, or there are too few
-                images for an interval.
+                images or bags for an interval.
         """
-        path = kept_file(self.grid.file, self.name, place)
+        path = self._file(place)
+        if self._bags is not None:
+            return self._bags.drawn(path, self.grid.cells[place], self.grid.file, draws)
         matches = read_kept(path)
         self._check(path, place, matches)
         domain = domain_of(place[0])
@@ -200,17 +235,17 @@ def _seed(domain: str | None) -> int:
 
 
 def _numbers(
-    grid: Grid, cells: Mapping[Place, Draws], origin: Mapping[str, Any]
+    grid: Grid, cells: Mapping[Place, Draws], origin: Mapping[str, Any], over: Sequence[str]
 ) -> dict[str | None, _Drawn]:
     """Return the numbers of a model under None, and its scores on each domain."""
     clean = cells.get((CLEAN, 0), {})
     points = {(place, name): v for place, cell in grid.cells.items() for name, v in cell.items()}
     own: dict[str, tuple[float, FloatArray]] = {}
-    for name in _NAMES:
+    for name in (*_NAMES, *_BAG_NAMES):
         if name in clean:
             point = points[(CLEAN, 0), name]
             own[f"{name}_clean"] = point, clean[name]
-            own |= dict(_means(name, points, cells))
+            own |= dict(_means(name, points, cells, over))
     shared = origin.get("shared", {})
     found: dict[str | None, _Drawn] = {None: _drawn(shared.get("data"), own)} if own else {}
     for place, values in cells.items():
@@ -234,12 +269,18 @@ def _drawn(data: Any, numbers: Mapping[str, tuple[float, FloatArray]]) -> _Drawn
 
 
 def _means(
-    name: str, points: Mapping[tuple[Place, str], float], cells: Mapping[Place, Draws]
+    name: str,
+    points: Mapping[tuple[Place, str], float],
+    cells: Mapping[Place, Draws],
+    over: Sequence[str],
 ) -> Iterator[tuple[str, tuple[float, FloatArray]]]:
     """Yield mPC and rPC of a metric, if all cells have it."""
-    for key, corruptions in (("mpc", BENCHMARK), ("mpc_all", (*BENCHMARK, *EXTRA))):
+    chosen: dict[str, Sequence[str]] = {"mpc": over}
+    if name not in _BAG_NAMES:
+        chosen = {"mpc": BENCHMARK, "mpc_all": (*BENCHMARK, *EXTRA)}
+    for key, corruptions in chosen.items():
         needed = places(corruptions)[1:]
-        if any(name not in cells.get(place, {}) for place in needed):
+        if not needed or any(name not in cells.get(place, {}) for place in needed):
             continue
         shape = len(corruptions), len(SEVERITIES)
         whole = np.array([points[place, name] for place in needed]).reshape(shape)
@@ -267,6 +308,7 @@ def _collect(
                 differences = _differences(one, other, level)
                 if not differences:
                     what = "images" if domain is None else f"images of the domain {domain}"
+                    what = "bags" if not {*one.points}.isdisjoint(_BAG_CLEAN) else what
                     found.notes.append(
                         f"{model}: no difference from {found.first}, because nothing says that "
                         f"the {what} are the same"

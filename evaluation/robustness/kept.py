@@ -31,9 +31,16 @@ def kept_folder(cells: Path) -> Path:
     return cells.with_name(f"{cells.name}.predictions")
 
 
-def kept_file(cells: Path, model: str, place: Place) -> Path:
-    """Return the file of the predictions of a cell; any name of a model is a name of a folder."""
-    return kept_folder(cells) / _safe(model) / f"{_safe(place[0])}_{place[1]}.npz"
+def kept_file(cells: Path, model: str, place: Place, kind: str = "npz") -> Path:
+    """Return the file of the predictions of a cell; any name of a model is a name of a folder.
+
+    Args:
+        cells: the table.
+        model: name of the model.
+        place: corruption and severity.
+        kind: ``npz`` for images, ``csv`` for bags.
+    """
+    return kept_folder(cells) / _safe(model) / f"{_safe(place[0])}_{place[1]}.{kind}"
 
 
 def _safe(name: str) -> str:
@@ -50,7 +57,7 @@ def prepare_folder(cells: Path) -> None:
     folder = kept_folder(cells)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is no folder, so that predictions cannot be kept; rename it")
-    for part in folder.glob("*/.*.npz.*"):
+    for part in (*folder.glob("*/.*.npz.*"), *folder.glob("*/.*.csv.*")):
         if part.suffix[1:].isdecimal():
             part.unlink(missing_ok=True)
 

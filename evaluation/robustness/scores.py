@@ -107,7 +107,7 @@ def summarise(
     """
     if reference is not None and reference not in grids:
         raise ValueError(f"--reference {reference}: no such model; there are {', '.join(grids)}")
-    over = {task: _benchmark(grids, task) for task in METRICS} | dict(benchmark or {})
+    over = benchmarks(grids, benchmark)
     main = {task: main_metric(grids, task) for task in METRICS}
     metrics, corruptions, notes = {}, {}, []
     for model, grid in grids.items():
@@ -116,6 +116,13 @@ def summarise(
         metrics[model], corruptions[model] = own.metrics(), own.corruptions()
         notes += [f"{model}: {note}" for note in own.notes()]
     return Summary(metrics, corruptions, {m: _nested(grid) for m, grid in grids.items()}, notes)
+
+
+def benchmarks(
+    grids: Mapping[str, Grid], benchmark: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, Sequence[str]]:
+    """Return task -> corruptions over which means are taken; see `summarise` for arguments."""
+    return {task: _benchmark(grids, task) for task in METRICS} | dict(benchmark or {})
 
 
 def _benchmark(grids: Mapping[str, Grid], task: str) -> Sequence[str]:

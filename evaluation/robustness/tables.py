@@ -55,7 +55,8 @@ def tables(summary: Summary, grids: Mapping[str, Grid], reference: str | None = 
 
 
 def _title(metric: str, reference: str | None) -> str:
-    title = f"{title_of(metric)}: mPC under corruption, rPC = mPC / clean"
+    under = "shifts" if _change(metric) == "shift" else "corruption"
+    title = f"{title_of(metric)}: mPC under {under}, rPC = mPC / clean"
     return title + (f", CD against {reference}" if reference else "")
 
 
@@ -72,10 +73,16 @@ def _by_corruption(
         values = [summary.corruptions[m].get(name, {}).get(key, math.nan) for m, key, _ in shown]
         rows += [[name, *group, *values]] * (not all(map(math.isnan, values)))
     first = shown[0][1]
-    title = f"{title_of(first)} by corruption"
+    change = _change(first)
+    title = f"{title_of(first)} by {change}"
     title += "" if first.endswith("_cd") else ", mean over severities 1 to 5"
-    header = ["corruption", *["group"] * (task != "bag"), *(title for *_, title in shown)]
+    header = [change, *["group"] * (task != "bag"), *(title for *_, title in shown)]
     return [(title, header, rows)] if rows else []
+
+
+def _change(metric: str) -> str:
+    """Return what is done to the data in a cell: bags are shifted."""
+    return "shift" if metric.startswith("bag_") else "corruption"
 
 
 def title_of(metric: str) -> str:

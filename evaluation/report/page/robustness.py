@@ -1,4 +1,4 @@
-"""Heat maps of scores under corruptions."""
+"""Heat maps of scores under corruptions of images or shifts of bags."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from evaluation.report.page.content import Matrix
 from evaluation.robustness.grid import METRICS, Grid, metric_names
-from evaluation.robustness.names import CLEAN, SEVERITIES
+from evaluation.robustness.names import CLEAN, SEVERITIES, is_graded
 
 _LABELS = {"segm": "Mask", "box": "Box", "bag": ""}
 
@@ -19,7 +19,8 @@ def robustness_matrices(grids: Mapping[str, Grid]) -> tuple[Matrix, ...]:
     """
     found = []
     for model, grid in grids.items():
-        corruptions = list(dict.fromkeys(name for name, _ in grid.cells if name != CLEAN))
+        names = dict.fromkeys(name for name, _ in grid.cells)
+        corruptions = [name for name in names if is_graded(name)]
         for task in METRICS:
             known = {name for cell in grid.cells.values() for name in cell}
             metric = next((name for name in metric_names(task) if name in known), None)
@@ -35,10 +36,11 @@ def _matrix(model: str, grid: Grid, task: str, metric: str, corruptions: Sequenc
         for name in corruptions
     )
     short = metric.removeprefix(f"{task}_").replace("map", "AP").replace("_", " ")
+    word = "shift" if task == "bag" else "corruption"
     return Matrix(
-        title=f"{_LABELS[task]} {short} under corruptions".strip(),
+        title=f"{_LABELS[task]} {short} under {word}s".strip(),
         run=model,
-        row_label="corruption",
+        row_label=word,
         column_label="severity",
         rows=tuple(corruptions),
         columns=(CLEAN, *map(str, SEVERITIES)),

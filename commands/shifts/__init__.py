@@ -1,0 +1,1 @@
+"""Shifts of bags and of patches, for `evaluate.py robustness`."""
