@@ -92,7 +92,8 @@ def read_grids(files: Sequence[Path]) -> dict[str, Grid]:
     """Read tables of cells.
 
     Args:
-        files: the tables; one without a column ``model`` has the model named like the file.
+        files: the tables; one without a column ``model`` has the model named like the file, with
+            as many folders before it as tell files of one name apart.
 
     Returns:
         The cells of each model, in the order of the files.
@@ -105,9 +106,10 @@ def read_grids(files: Sequence[Path]) -> dict[str, Grid]:
     """
     grids: dict[str, Grid] = {}
     problems: list[Problem] = []
+    names = _file_names(files)
     for path in files:
         try:
-            found = _read(path)
+            found = _read(path, names[path])
         except DataProblems as error:
             problems += error.problems
             continue
@@ -123,7 +125,21 @@ def read_grids(files: Sequence[Path]) -> dict[str, Grid]:
     return grids
 
 
-def _read(path: Path) -> dict[str, Grid]:
+def _file_names(files: Sequence[Path]) -> dict[Path, str]:
+    """Return the name of each file without its ending, where needed with folders before it."""
+    stems = Counter(path.stem for path in files)
+    same = [path.absolute().with_suffix("").parts for path in files if stems[path.stem] > 1]
+    lengths = range(1, max(map(len, same), default=0))
+    count = next((n for n in lengths if len({p[-n:] for p in same}) == len(same)), 1)
+    return {
+        path: path.stem
+        if stems[path.stem] == 1
+        else "/".join(path.absolute().with_suffix("").parts[-count:])
+        for path in files
+    }
+
+
+def _read(path: Path, model: str) -> dict[str, Grid]:
     header, rows = read_rows(path, "a table of cells")
     problems = [Problem(path, None, None, *fault) for fault in _header_faults(header)]
     if problems:
@@ -131,7 +147,7 @@ def _read(path: Path) -> dict[str, Grid]:
     grids: dict[str, Grid] = {}
     first: dict[tuple[str, ...], int] = {}  # model, corruption, severity, metric -> line
     for line, row in rows:
-        cell = {"model": path.stem} | {name: text.strip() for name, text in _texts(row)}
+        cell = {"model": model} | {name: text.strip() for name, text in _texts(row)}
         faults = list(_faults(row, cell))
         if not faults:
             level = int(float(cell["severity"]))

@@ -122,3 +122,16 @@ def test_the_published_table_has_the_corruptions_of_the_benchmark():
     assert model == "coco_c_mask_rcnn_r50"
     assert list(dict.fromkeys(name for name, _ in grid.cells)) == ["clean", *BENCHMARK, *EXTRA]
     assert {len(cell) for cell in grid.cells.values()} == {12}
+
+
+def test_tables_of_one_name_in_several_runs_have_the_names_of_folders(tmp_path):
+    rows = "corruption,severity,task,metric,value\nclean,0,segm,map,.5\nfog,1,segm,map,.25\n"
+    files = [tmp_path / run / "version_0" / "robustness.csv" for run in ("bn", "gn")]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_text(rows)
+    grids = read_grids([*files, write(tmp_path / "1.csv", GOOD)])
+    assert list(grids)[:2] == ["bn/version_0/robustness", "gn/version_0/robustness"]
+    assert [len(grid.cells) for grid in grids.values()][:2] == [2, 2]
+    with pytest.raises(DataProblems, match="is also in"):
+        read_grids([files[0], files[0]])
