@@ -117,6 +117,10 @@ def test_keys_walk_through_images(tab):
 def test_a_row_of_mistakes_leads_to_its_image_and_a_click_opens_it(tab):
     tab.click("#mistakes tbody tr:nth-child(3) a")
     assert "row02" in tab.inner_text("#large-name")
+    kinds = tab.locator("#large-list td:nth-child(3)").all_inner_texts()
+    words = tab.locator("#gallery .kinds-choice label").all_inner_texts()
+    assert kinds
+    assert set(kinds) <= {word.strip() for word in words}
     tab.click("#close")
     tab.click("#image-image_4 .views")
     assert "row04" in tab.inner_text("#large-name")

@@ -141,12 +141,18 @@ function watchFilters() {
   }
 }
 
+// The word of the filters for a kind, such as "missed" for miss.
+function kindWord(kind) {
+  const input = one(`#gallery input[data-filter=error][value="${CSS.escape(kind)}"]`);
+  return input ? input.parentNode.textContent.trim() : kind;
+}
+
 function describe(path) {
   const { class: name, score, error, iou, area } = path.dataset;
   const truth = path.parentNode.classList.contains("truth");
   const parts = [`${truth ? "truth" : "prediction"}: ${name}`];
   if (score) parts.push(`score ${Number(score).toFixed(3)}`);
-  if (error) parts.push(error);
+  if (error) parts.push(kindWord(error));
   if (iou) parts.push(`IoU ${iou}`);
   if (area) parts.push(`${Number(area).toLocaleString("en")} px`);
   return parts.join(" · ");

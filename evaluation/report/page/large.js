@@ -24,7 +24,7 @@ function instanceRow(path) {
   const truth = path.parentNode.classList.contains("truth");
   const kind = truth ? "truth" : "prediction";
   row.append(
-    cellOf(kind, kind), cellOf(name, name), cellOf(error, error),
+    cellOf(kind, kind), cellOf(name, name), cellOf(kindWord(error), error),
     cellOf(score && Number(score).toFixed(3), score, true), cellOf(iou, iou, true),
     cellOf(area && Number(area).toLocaleString("en"), area, true),
   );
