@@ -83,7 +83,7 @@ def log_robustness(
     record: Mapping[str, Any],
     figure: Callable[[], Figure],
 ) -> None:
-    """Log the scores under corruptions: the cells, means over severities, the heat maps.
+    """Log the scores under corruptions: cells, means, intervals, other data sets, heat maps.
 
     Args:
         args: arguments of `evaluate.py robustness`.
@@ -106,8 +106,10 @@ def log_robustness(
         tables={
             "corruptions": _rows(record["corruptions"], ("model", "corruption")),
             "cells": _rows(record["cells"], ("model", "corruption", "severity")),
+            "domains": _rows(record["domains"], ("model", "domain")),
+            "intervals": list(_ends(record.get("intervals", {}))),
         },
-        figures={"robustness": figure},
+        figures={"degradation": figure},
     )
 
 
@@ -188,6 +190,13 @@ def _rows(nested: Mapping[str, Any], columns: Sequence[str]) -> list[dict[str, A
     rows = list(_leaves(nested, columns))
     names = list(dict.fromkeys(name for row in rows for name in row))
     return [{name: row.get(name) for name in names} for row in rows]
+
+
+def _ends(intervals: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each interval of each model."""
+    for model, metrics in intervals.items():
+        for metric, (low, high) in metrics.items():
+            yield {"model": model, "metric": metric, "low": low, "high": high}
 
 
 def _leaves(nested: Mapping[str, Any], columns: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -24,6 +24,7 @@ def bag_report(args: argparse.Namespace, runs: Sequence[RunFolder]) -> Report:
         ValueError: the data of the runs differ, or are missing or faulty.
     """
     from engine.reports.bags import BagSource, read_bag_run
+    from engine.reports.commands import bag_commands
     from evaluation.report.page.attention import witness_auroc
     from evaluation.report.page.mil_page import mil_page
     from evaluation.report.page.mil_scores import score_bags
@@ -53,9 +54,8 @@ def bag_report(args: argparse.Namespace, runs: Sequence[RunFolder]) -> Report:
         if record is not None
     ]
     problems = tuple(problem for one in found for problem in one.found.problems)
-    shared = shared_parts(
-        args, runs, [_predicted(one) for one in found], _commands(args, found), problems
-    )
+    commands = bag_commands(found, draws=args.draws, seed=args.seed, bad_data=args.bad_data)
+    shared = shared_parts(args, runs, [_predicted(one) for one in found], commands, problems)
     tables = [_table(names[0], name, one) for name, one in zip(names[1:], compared, strict=True)]
     attention = [one.attention for one in found]
     page = mil_page(shared, scored, attention, found[0].images, diagrams, tables)
@@ -146,20 +146,3 @@ def _predicted(one: BagRun) -> Any:
         predictions=one.table,
         parameters=one.parameters,
     )
-
-
-def _commands(args: argparse.Namespace, found: Sequence[BagRun]) -> list[dict[str, list[object]]]:
-    """Return the commands that give the numbers of each run again."""
-    commands = []
-    drawn: list[object] = ["--draws", args.draws, "--seed", args.seed]
-    if args.bad_data != "error":
-        drawn += ["--bad-data", "skip"]
-    for one in found:
-        task: list[object] = ["--task", "ordinal"] if one.found.task == "ordinal" else []
-        words = {"metrics": ["mil", "--predictions", one.table, *task, *drawn]}
-        if one is not found[0]:
-            words["differences"] = [
-                "compare", "--predictions", one.table, found[0].table, *task, *drawn
-            ]  # fmt: skip
-        commands.append(words)
-    return commands

@@ -13,7 +13,7 @@ from commands.reports._parts import Report, by_run, shared_parts
 if TYPE_CHECKING:
     from engine.reports.folder import RunFolder
     from engine.reports.images import ImageRun
-    from evaluation.report.page.seg_scores import SegScores
+    from evaluation.report.page.content import Reliability
 
 
 def image_report(args: argparse.Namespace, runs: Sequence[RunFolder]) -> Report:
@@ -22,8 +22,8 @@ def image_report(args: argparse.Namespace, runs: Sequence[RunFolder]) -> Report:
     Raises:
         ValueError: the data of the runs differ, or are missing or faulty.
     """
+    from engine.reports.commands import image_commands
     from engine.reports.images import ImageSource, read_image_run
-    from evaluation.report.page.reliability import reliability_of
     from evaluation.report.page.seg_page import find_errors, seg_page
     from evaluation.report.page.seg_scores import score_runs
 
@@ -45,15 +45,12 @@ def image_report(args: argparse.Namespace, runs: Sequence[RunFolder]) -> Report:
     )
     errors = find_errors(scores)
     calibrations = [_calibration(one) for one in errors]
-    diagrams = [
-        reliability_of(name, f"detections ({'masks' if of == 'segm' else 'boxes'})", record)
-        for name, (of, record) in zip(names, calibrations, strict=True)
-        if record is not None
-    ]
+    diagrams = _diagrams(names, calibrations)
     problems = tuple(dict.fromkeys(problem for one in found for problem in one.problems))
-    shared = shared_parts(
-        args, runs, [_predicted(one) for one in found], _commands(args, found, scores), problems
+    commands = image_commands(
+        found, cap=scores.cap, draws=args.draws, seed=args.seed, bad_data=args.bad_data
     )
+    shared = shared_parts(args, runs, [_predicted(one) for one in found], commands, problems)
     notes = dict.fromkeys(note for one in found for note in one.notes)
     shared = replace(shared, notes=(*shared.notes, *notes))
     page = seg_page(shared, scores, errors, diagrams, found[0].read)
@@ -123,6 +120,19 @@ def _content(one: ImageRun) -> list[str]:
     return [*sorted(images), *sorted(objects)]
 
 
+def _diagrams(
+    names: Sequence[str], calibrations: Sequence[tuple[str, dict[str, Any] | None]]
+) -> list[Reliability]:
+    """Return the reliability diagrams of the runs whose scores can be judged."""
+    from evaluation.report.page.reliability import reliability_of
+
+    return [
+        reliability_of(name, f"detections ({'masks' if of == 'segm' else 'boxes'})", record)
+        for name, (of, record) in zip(names, calibrations, strict=True)
+        if record is not None
+    ]
+
+
 def _calibration(errors: Any) -> tuple[str, dict[str, Any] | None]:
     """Return the calibration of the main overlap and its name, as `evaluate.py coco --errors`."""
     from evaluation.report.errors import calibration_of_matches
@@ -162,23 +172,3 @@ def _predicted(one: ImageRun) -> Any:
         predictions=one.predictions,
         parameters=one.parameters,
     )
-
-
-def _commands(
-    args: argparse.Namespace, found: Sequence[ImageRun], scores: SegScores
-) -> list[dict[str, list[object]]]:
-    """Return the commands that give the numbers of each run again."""
-    commands = []
-    truth: list[object] = ["--annotations", found[0].annotations]
-    if args.bad_data != "error":
-        truth += ["--bad-data", args.bad_data]
-    caps: list[object] = [] if scores.cap == 100 else ["--max-dets", scores.cap]
-    drawn: list[object] = ["--draws", args.draws, "--seed", args.seed]
-    for one in found:
-        given: list[object] = ["coco", "--predictions", one.predictions, *truth, *caps]
-        words = {"metrics, errors and calibration": [*given, "--errors", "--per-class"]}
-        if one is not found[0]:
-            pair: list[object] = ["--predictions", one.predictions, found[0].predictions]
-            words["differences"] = ["compare", *pair, *truth, *caps, *drawn]
-        commands.append(words)
-    return commands

@@ -112,7 +112,7 @@ def test_times_have_their_figure(tmp_path, monkeypatch, sent):
 
 def test_cells(tmp_path, monkeypatch, sent):
     monkeypatch.chdir(tmp_path)
-    Path("cells.csv").write_text(CELLS)
+    Path("cells.csv").write_text(CELLS + "a,domain:night,0,segm,map,0.25\n")
     assert run("robustness", "--cells", "cells.csv", "--wandb", "p") == 0
     ((_, evaluation),) = sent
     cells = evaluation.tables["cells"]
@@ -120,7 +120,10 @@ def test_cells(tmp_path, monkeypatch, sent):
     assert len(cells) == 6
     means = evaluation.tables["corruptions"]
     assert {"model": "a", "corruption": "fog"}.items() <= means[0].items()
-    assert evaluation.figures["robustness"]().axes
+    assert evaluation.figures["degradation"]().axes
+    assert evaluation.tables["domains"] == [
+        {"model": "a", "domain": "night", "segm_map": 0.25, "segm_map_ratio": 0.5}
+    ]
 
 
 def test_off_imports_nothing(images, monkeypatch):
