@@ -78,7 +78,7 @@ def run_recipe(run: RunFolder, found: Predicted, commands: dict[str, list[object
 
     Args:
         run: the run folder.
-        found: what it predicted.
+        found: the predictions of the run and their data.
         commands: what a number comes from -> words after ``python evaluate.py``.
     """
     made = run.provenance.get("command")

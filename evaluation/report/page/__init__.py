@@ -1,1 +1,1 @@
-"""The HTML report: what it holds, and how it is drawn."""
+"""Contents and drawing of the HTML report."""

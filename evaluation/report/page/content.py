@@ -26,7 +26,7 @@ class Link:
     """Text of a table's cell that leads to an image of the gallery or to a bag.
 
     Attributes:
-        text: what is shown.
+        text: text of the link.
         target: `GalleryImage.key` or `AttendedBag.key`.
     """
 
