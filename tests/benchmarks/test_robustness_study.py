@@ -60,19 +60,19 @@ def trainer(monkeypatch):
 
 
 def test_frozen_statistics_are_those_of_half_a_training(tmp_path, trainer):
-    run = Run(DIGITS, "mask_rcnn_frozen", 1)
-    checkpoint = training.trained(run, tmp_path, {})
+    run, root = Run(DIGITS, "mask_rcnn_frozen", 1), tmp_path / "study"
+    checkpoint = training.trained(run, root, {})
     first, second = trainer.commands
     steps = METHODS[DIGITS]["mask_rcnn_bn"].steps
     assert int(first["--trainer.max_steps"]) + int(second["--trainer.max_steps"]) == steps
-    begun = run.folder(tmp_path) / "start/model/version_0/checkpoints/last.ckpt"
+    begun = run.folder(root) / "start/model/version_0/checkpoints/last.ckpt"
     assert second["--model.init_args.init_from"] == str(begun)
     assert "--model.init_args.init_from" not in first
-    assert checkpoint == run.folder(tmp_path) / "model/version_0/checkpoints/last.ckpt"
-    assert training.trained(run, tmp_path, {}) == checkpoint
+    assert checkpoint == run.folder(root) / "model/version_0/checkpoints/last.ckpt"
+    assert training.trained(run, root, {}) == checkpoint
     assert len(trainer.commands) == 2
-    moved = tmp_path.rename(tmp_path.with_name("moved"))
-    assert training.trained(run, moved, {}) == moved / checkpoint.relative_to(tmp_path)
+    moved = root.rename(tmp_path / "moved")
+    assert training.trained(run, moved, {}) == moved / checkpoint.relative_to(root)
 
 
 def test_runs_and_cells_are_done_once(tmp_path, trainer, monkeypatch, capsys):

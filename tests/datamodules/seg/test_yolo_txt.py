@@ -275,7 +275,7 @@ def test_named_files(root, tmp_path):
     file = tmp_path / "other.yaml"
     shutil.copy(root / "data.yaml", file)
     assert len(YoloTxtDataModule(data_yaml=file).source("val")) == 2
-    moved = root.parent / "moved"
+    moved = tmp_path / "moved"
     shutil.copytree(root, moved)
     data = YoloTxtDataModule(root=moved, data_yaml=file)
     assert data.image_records("val")[0]["path"] == str(moved / "images" / "val" / "c.png")
