@@ -16,6 +16,7 @@ severities; leading dimensions, such as bootstrap draws, are kept.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ from evaluation.targets.scores import LOWER_IS_BETTER
 FloatArray = npt.NDArray[np.float64]
 
 _LISTED = 8  # cells or corruptions that a note names
+_ALIKE = 0.85  # of two names, 1 if they are the same
 
 
 def mean_performance(values: FloatArray) -> FloatArray:
@@ -243,21 +245,37 @@ class _ModelSummary:
 
     def notes(self) -> Iterator[str]:
         """Yield sentences on missing cells and on undefined ratios."""
-        groups: dict[tuple[str, tuple[tuple[str, int], ...]], list[str]] = {}
+        yield from self._misspelt()
+        groups: dict[tuple[str, bool, tuple[Place, ...]], list[str]] = {}
         for task, name in self.names:
             for what, wanted in self._wanted(task):
                 lacking = [place for place in wanted if name not in self.grid.cells.get(place, {})]
+                there = [place for place in lacking if _has(self.grid.cells.get(place, {}), task)]
                 if lacking:
-                    groups.setdefault((what, tuple(lacking)), []).append(name)
-        for (what, missing), names in groups.items():
-            count = "1 cell is" if len(missing) == 1 else f"{len(missing)} cells are"
+                    alone = len(there) == len(lacking)  # other metrics of the task have values
+                    groups.setdefault((what, alone, tuple(lacking)), []).append(name)
+        for (what, alone, missing), names in groups.items():
             cells = _some(_by_name(missing))
+            if alone:
+                yield f"no {what} of {_some(names)}, without a value in {cells}"
+                continue
+            count = "1 cell is" if len(missing) == 1 else f"{len(missing)} cells are"
             yield f"no {what} of {_some(names)}, because {count} missing: {cells}"
         for task, name in self.names:
             clean, values = array_of(self.grid, name, self.over[task])
             if clean <= 0 and np.isfinite(values).all():
                 yield f"no rPC of {name}, because its clean value is {clean:g}"
             yield from self._undefined_degradation(task, name)
+
+    def _misspelt(self) -> Iterator[str]:
+        """Yield names that may be meant for a missing corruption of the benchmark."""
+        found = {name for task in tasks_of(self.grid) if task != "bag"
+                 for name in corruptions_of(self.grid, task)}  # fmt: skip
+        missing = [name for name in BENCHMARK + EXTRA if name not in found]
+        for name in sorted(found.difference(BENCHMARK + EXTRA)):
+            plain = name.lower().replace(" ", "_").replace("-", "_")
+            if near := get_close_matches(plain, missing, n=1, cutoff=_ALIKE):
+                yield f"{name} is taken for a corruption of its own; if it is {near[0]}, rename it"
 
     def _wanted(self, task: str) -> Iterator[tuple[str, list[tuple[str, int]]]]:
         """Yield numbers and the cells that each needs."""

@@ -76,8 +76,8 @@ def read_origin(cells: Path) -> dict[str, Any] | None:
 
     Returns:
         ``shared``: what the models share, such as ``data``, ``seed`` and ``path``; ``models``: name
-        -> ``checkpoint``, a hash, and ``metrics``, the metrics of the model's first cell;
-        ``domains``: name -> ``data``, a hash, and ``metrics``, model -> metrics.
+        -> ``checkpoint``, a hash, ``metrics``, the metrics of the model's first cell, and
+        ``fewer``, those of cells where some of these have no value, by cell; ``domains``: name -> ``data``, a hash, and ``metrics``, model -> metrics.
 
     Raises:
         DataProblems: the file cannot be read.
@@ -155,6 +155,7 @@ class CellWriter:
         self.grids: dict[str, Grid] = {}
         self._texts: dict[tuple[str, Place], str] = {}  # lines of each cell, in order
         self._metrics: dict[str, list[str]] = {}  # of the first cell of each model
+        self._fewer: dict[str, dict[str, list[str]]] = {}  # of cells that lack some of these
         self._domains: dict[str, dict[str, Any]] = {}  # of each domain with cells: data, metrics
         self._library: str | None = None  # version that cells of the table needed
         self._lock: int | None = None
@@ -213,22 +214,26 @@ class CellWriter:
         values = known_values(metrics)
         if not values:
             raise ValueError(f"{model} {corruption} {severity}: no metric has a value")
-        self._note_metrics(model, domain, list(values))
         place = (corruption, severity)
+        self._note_metrics(model, place, list(values))
         self._texts[model, place] = _text(model, place, values)
         self._write()
         self.grids.setdefault(model, Grid(self.path, {})).cells[place] = values
 
-    def _note_metrics(self, model: str, domain: str | None, names: list[str]) -> None:
-        """Write the metrics of the first cell of a model or of its cell of a domain."""
-        if domain is None and not self._metrics.get(model):
-            self._metrics[model] = names
-            self._write_origin()
-        elif domain is not None:
+    def _note_metrics(self, model: str, place: Place, names: list[str]) -> None:
+        """Write the metrics of a model's first cell, or of a domain, or of a cell with fewer."""
+        domain = domain_of(place[0])
+        if domain is not None:
             known = {"data": self.origin.domains[domain], "metrics": {}}
             self._domains.setdefault(domain, known)["metrics"][model] = names
             self._metrics.setdefault(model, [])
-            self._write_origin()
+        elif not self._metrics.get(model):
+            self._metrics[model] = names
+        elif {*names} < {*self._metrics[model]}:  # A861
+            self._fewer.setdefault(model, {})[_cell_name(place)] = names
+        else:
+            return
+        self._write_origin()
 
     def close(self) -> None:
         """Let other processes write the table."""
@@ -314,20 +319,24 @@ class CellWriter:
     def _take(self, grids: dict[str, Grid], origin: Mapping[str, Any]) -> None:
         """Take over the cells, except for a last one that lacks a metric of the model's first.
 
-        The objects of a domain may have other sizes: its cell is compared with what was written.
+        The objects of a domain may have other sizes, and under a shift a metric may have no value:
+        such a cell is compared with what was written.
         """
         for _, row in read_rows(self.path)[1]:
             model = row["model"].strip()
             place = (row["corruption"].strip(), int(float(row["severity"])))
             self._texts[model, place] = _text(model, place, grids[model].cells[place])
         model, place = next(reversed(self._texts))  # A794
-        domain, metrics = domain_of(place[0]), origin["models"][model]["metrics"]
+        domain, known = domain_of(place[0]), origin["models"][model]
+        metrics = known.get("fewer", {}).get(_cell_name(place), known["metrics"])
         if domain is not None:
             metrics = origin["domains"][domain]["metrics"].get(model, [])
         if {*grids[model].cells[place]} < {*metrics}:
             del self._texts[model, place], grids[model].cells[place]
         self.grids = {model: grid for model, grid in grids.items() if grid.cells}
-        self._metrics = {model: list(origin["models"][model]["metrics"]) for model in self.grids}
+        models = {model: origin["models"][model] for model in self.grids}
+        self._metrics = {model: list(known["metrics"]) for model, known in models.items()}
+        self._fewer = {model: dict(known.get("fewer", {})) for model, known in models.items()}
         self._library = origin["shared"].get(LIBRARY)
         self._domains = {domain: origin["domains"][domain] for domain in _domains_of(self.grids)}
 
@@ -335,10 +344,11 @@ class CellWriter:
         _replace(self.path, "".join([_HEADER, "\n", *self._texts.values()]))
 
     def _write_origin(self) -> None:
-        models = {
-            model: {"checkpoint": self.origin.checkpoints[model], "metrics": metrics}
-            for model, metrics in self._metrics.items()
-        }
+        models: dict[str, dict[str, Any]] = {}
+        for model, metrics in self._metrics.items():
+            models[model] = {"checkpoint": self.origin.checkpoints[model], "metrics": metrics}
+            if self._fewer.get(model):
+                models[model]["fewer"] = self._fewer[model]
         shared = self.origin.shared()
         if self._library is not None and shared.get(LIBRARY) is None:
             shared[LIBRARY] = self._library
@@ -348,6 +358,10 @@ class CellWriter:
 
     def _problem(self, reason: str, remedy: str) -> DataProblems:
         return DataProblems([Problem(self.path, None, None, reason, remedy)])
+
+
+def _cell_name(place: Place) -> str:
+    return f"{place[0]} {place[1]}"
 
 
 def _domains_of(grids: Mapping[str, Grid]) -> list[str]:

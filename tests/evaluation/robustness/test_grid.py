@@ -2,11 +2,14 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from evaluation.mil.scores import evaluate_bags
 from evaluation.robustness.grid import known_values, read_grids
 from evaluation.robustness.names import BENCHMARK, EXTRA
+from evaluation.targets.survival_scores import SurvivalScorer
+from evaluation.targets.tables import BinnedCurves, SurvivalReference, SurvivalTable
 from structures import DataProblems
 from tests.support.cells import HEADER, PUBLISHED, rows, write
 
@@ -114,6 +117,18 @@ def test_metrics_that_have_a_line():
     assert list(known_values(metrics)) == ["segm_map", "box_map"]
     with pytest.raises(ValueError, match="segm_map is 34.0; write fractions"):
         known_values({"segm_map": 34})
+
+
+def test_a_brier_score_of_heavily_censored_training_bags_may_exceed_one():
+    """In training nine of ten are lost early, so that one who is seen late counts ten times."""
+    reference = SurvivalReference(np.arange(1.0, 11), np.arange(10) == 9)
+    late = np.linspace(9.5, 9.9, 5)
+    wrong = BinnedCurves(np.zeros((5, 1)), [9.1])
+    table = SurvivalTable(late, np.ones(5, dtype=bool), -late, wrong)
+    found = SurvivalScorer(table, reference, times=[9.1, 9.2]).metrics(np.ones((1, 5)))
+    value = float(found["bag_ibs"][0])
+    assert value == pytest.approx(10)
+    assert known_values({"bag_ibs": value}) == {"bag_ibs": value}
 
 
 @pytest.mark.skipif(not PUBLISHED.exists(), reason=f"{PUBLISHED} is not here")

@@ -125,6 +125,27 @@ def test_an_incomplete_grid(tmp_path):
     ]
 
 
+def test_a_metric_without_a_value_is_told_from_a_missing_cell(tmp_path):
+    grid = random_grid(tmp_path, 0)
+    del grid.cells["snow", 2]["segm_map_50"]
+    assert summarise({"a": grid}).notes == [
+        "a: no mPC and rPC of segm_map_50, without a value in snow 2"
+    ]
+
+
+def test_a_name_that_is_nearly_one_of_the_benchmark(tmp_path):
+    """Names of one's own are allowed, so that a misspelt one is noted, not refused."""
+    grid = random_grid(tmp_path, 0, more=("snow_flakes", "Fog"))
+    cells = {("Gaussian noise" if c == "gaussian_noise" else c, s): v
+             for (c, s), v in grid.cells.items()}  # fmt: skip
+    notes = summarise({"a": grid._replace(cells=cells)}).notes
+    assert notes[0] == (
+        "a: Gaussian noise is taken for a corruption of its own; if it is gaussian_noise, rename it"
+    )
+    assert "gaussian_noise" in notes[1]
+    assert len(notes) == 2
+
+
 def test_without_the_clean_cell_the_mean_remains(tmp_path):
     grid, whole = random_grid(tmp_path, 0), random_grid(tmp_path, 1)
     del grid.cells["clean", 0]

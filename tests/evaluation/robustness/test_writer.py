@@ -153,6 +153,32 @@ def test_domains_of_a_table(tmp_path):
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_last_cell_without_a_value_is_not_predicted_again(tmp_path):
+    """Constant predictions have no correlation; a copy that breaks off lacks other metrics."""
+    path, cells = tmp_path / "cells.csv", [("a", *place) for place in places(["fog"], (1, 2))]
+    both = {"bag_r2": 0.5, "bag_pearson": 0.6, "bag_spearman": 0.7}
+    some = {"bag_r2": -1.0, "bag_pearson": float("nan"), "bag_spearman": float("nan")}
+
+    def write():
+        new = []
+        with CellWriter(path, ORIGIN) as table:
+            for cell in cells:
+                if cell not in table:
+                    new.append(cell)
+                    table.add(*cell, some if cell[2] else both)
+        return new
+
+    assert write() == cells
+    whole = path.read_bytes(), origin_path(path).read_bytes()
+    assert write() == []
+    assert (path.read_bytes(), origin_path(path).read_bytes()) == whole
+    assert whole[0].endswith(b"a,fog,2,bag,r2,-1.0\n")
+    path.write_bytes(whole[0][: whole[0].index(b"a,clean,0,bag,spearman")])
+    assert write() == cells
+    assert (path.read_bytes(), origin_path(path).read_bytes()) == whole
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_table_of_unknown_origin(tmp_path):
     path = tmp_path / "cells.csv"
     evaluate(path)
