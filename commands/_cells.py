@@ -168,6 +168,8 @@ def models_of(args: argparse.Namespace) -> dict[str, Path]:
     for checkpoint in args.ckpt:
         if not checkpoint.is_file():
             raise ValueError(f"{checkpoint}: no such file; name checkpoints of train.py")
+    if args.data is not None and not args.data.is_file():
+        raise ValueError(f"{args.data}: no such file; name bags, a table of slides, or a recipe")
     names = args.names or [model_name(checkpoint) for checkpoint in args.ckpt]
     if len(names) != len(args.ckpt):
         raise ValueError(f"--names has {len(names)} names for {len(args.ckpt)} checkpoints")
@@ -276,20 +278,26 @@ def _fill(
     total: int,
 ) -> None:
     """Evaluate the missing cells, model by model."""
-    from engine.deploy.corrupted import Corruption, scored_cell
+    from engine.deploy.corrupted import Corruption, scored_cell, try_functions
     from evaluation.robustness.kept import keep, kept_file
     from evaluation.robustness.names import domain_of, is_graded
 
+    changes = {  # by place; None of clean images and of domains
+        place: Corruption(*place, table.origin.seed, bool(args.exact))
+        if is_graded(place[0])
+        else None
+        for places in missing.values()
+        for place in places
+    }
+    for model in list(prepared)[:1]:  # A862
+        try_functions(prepared[model][None], [one for one in changes.values() if one is not None])
     tell = progress_with_time("cells", every=0.0)
     done = total - sum(map(len, missing.values()))
     tell(done, total, f" (in {table.path})" if done else "")
     for model in list(prepared):
         predictors = prepared.pop(model)  # its memory is free when it is done
         for name, level in missing[model]:
-            changed = None
-            if is_graded(name):
-                changed = Corruption(name, level, table.origin.seed, bool(args.exact))
-            predictor = predictors[domain_of(name)]
+            predictor, changed = predictors[domain_of(name)], changes[name, level]
             metrics, matches = scored_cell(predictor, changed, not args.no_predictions)
             if matches:  # before the cell, so that no cell lacks them
                 keep(kept_file(table.path, model, (name, level)), matches)

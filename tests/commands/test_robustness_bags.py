@@ -232,7 +232,7 @@ def test_wrong_input(folder, base, whole, tmp_path, capsys):
         (("--ckpt", ckpt, twin, *base[2:]), "two checkpoints have the name mean: "),
         ((*base, "--reference", "maen"), "--reference maen: no such model; there are mean"),
         (("--ckpt", tmp_path / "no.ckpt", *base[2:]), "no.ckpt: no such file"),
-        (("--ckpt", ckpt, "--data", tmp_path / "no.npz"), "no.npz"),
+        (("--ckpt", ckpt, "--data", tmp_path / "no.npz"), "no.npz: no such file; name bags"),
         (("--ckpt", ckpt, "--data", wide), "bags have 7 features, the checkpoint was trained on 4"),
         (("--ckpt", ckpt, "--data", more, "--cells", table), "data was"),
         (("--ckpt", ckpt, "--data", changed, "--cells", table), "data was"),
