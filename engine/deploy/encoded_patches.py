@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from datamodules.mil.slide_table import is_slide_name
 from datamodules.mil.standardisation import Standardisation
 from datamodules.transforms.patch_shifts import shift_patches
 from engine.deploy.bags import BagPredictor
@@ -88,6 +89,8 @@ def make_encoder(name: str | None) -> Encoder:
 class PatchFolder:
     """Patches of bags in the files ``DIR/<bag>/*.png``, sorted by name.
 
+    The folder of a slide may be named without the suffix of its file, as feature files are (A863).
+
     Args:
         folder: DIR.
         bags: ids of the bags.
@@ -107,7 +110,8 @@ class PatchFolder:
         problems: list[Problem] = []
         digest = hashlib.sha256()
         for bag in bags:
-            self.files[bag] = sorted((folder / bag).glob("*.png"))
+            place = _place_of(folder, bag)
+            self.files[bag] = sorted(place.glob("*.png"))
             for file in self.files[bag]:
                 try:
                     pixels = _read(file, side)
@@ -119,8 +123,8 @@ class PatchFolder:
                 digest.update(f"\n{bag}/{file.name}\n".encode())
                 digest.update(pixels.tobytes())
             if not self.files[bag]:
-                what = "no PNG" if (folder / bag).is_dir() else "no folder"
-                remedy = f"write its patches as {folder / bag}/*.png, or remove the bag"
+                what = "no PNG" if place.is_dir() else "no folder"
+                remedy = f"write its patches as {place}/*.png, or remove the bag"
                 problems.append(Problem(folder, bag, None, f"{what} of the bag", remedy, "bag"))
         if problems:
             raise DataProblems(problems)
@@ -131,6 +135,11 @@ class PatchFolder:
         files = self.files[bag]
         for start in range(0, len(files), _AT_ONCE):
             yield np.stack([_read(file, self.side) for file in files[start : start + _AT_ONCE]])
+
+
+def _place_of(folder: Path, bag: str) -> Path:
+    whole, short = folder / bag, folder / Path(bag).stem
+    return short if is_slide_name(bag) and short.is_dir() and not whole.is_dir() else whole
 
 
 def _read(file: Path, side: int) -> npt.NDArray[np.uint8]:

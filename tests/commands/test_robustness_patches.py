@@ -21,7 +21,7 @@ from engine.deploy.encoded_patches import (
 )
 from evaluation.robustness.corruptions import image_seed
 from evaluation.robustness.kept import kept_folder
-from structures import BagBatch
+from structures import BagBatch, DataProblems
 from tests.support.mean_bags import (
     WIDTH,
     MeanFeatures,
@@ -150,6 +150,19 @@ def test_the_table_is_continued_and_changed_patches_are_refused(folder, base, wh
     Image.fromarray(image).save(copied / "s0/0.png")
     assert run(*base[:6], copied, *base[7:], "--severities", 4, "--cells", whole[0]) == 2
     assert "--patches was" in capsys.readouterr().err
+
+
+def test_a_folder_is_found_without_the_suffix_of_a_slide(tmp_path):
+    """As files of features are; other names are taken as they are."""
+    for place in ("a", "b.svs", "b", "c.v1"):
+        (tmp_path / place).mkdir()
+        Image.new("RGB", (16, 16)).save(tmp_path / place / f"{place}.png")
+    found = PatchFolder(tmp_path, ["a.svs", "b.svs", "c.v1"], 16).files
+    assert {bag: [file.name for file in files] for bag, files in found.items()} == {
+        "a.svs": ["a.png"], "b.svs": ["b.svs.png"], "c.v1": ["c.v1.png"]
+    }  # fmt: skip
+    with pytest.raises(DataProblems, match=r"no folder of the bag; write its patches as .*/d.svs/"):
+        PatchFolder(tmp_path, ["d.svs"], 16)
 
 
 def test_wrong_input(folder, base, tmp_path, capsys, damage_png):
