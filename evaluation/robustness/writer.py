@@ -77,7 +77,8 @@ def read_origin(cells: Path) -> dict[str, Any] | None:
     Returns:
         ``shared``: what the models share, such as ``data``, ``seed`` and ``path``; ``models``: name
         -> ``checkpoint``, a hash, ``metrics``, the metrics of the model's first cell, and
-        ``fewer``, those of cells where some of these have no value, by cell; ``domains``: name -> ``data``, a hash, and ``metrics``, model -> metrics.
+        ``fewer``, those of cells where some of these have no value, by cell; ``domains``: name ->
+        ``data``, a hash, and ``metrics``, model -> metrics.
 
     Raises:
         DataProblems: the file cannot be read.

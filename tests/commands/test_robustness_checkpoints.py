@@ -29,7 +29,8 @@ import os, pathlib, signal
 def haze(image, severity, rng):
     if severity == 5 and pathlib.Path("armed").exists():
         os.kill(os.getpid(), signal.SIGKILL)
-    if pathlib.Path("faulty").exists() and str(image.shape[0]) in pathlib.Path("faulty").read_text():
+    faulty = pathlib.Path("faulty")  # has the height of an image
+    if faulty.exists() and faulty.read_text() == str(image.shape[0]):
         raise KeyError("no such haze")
     noise = rng.integers(0, 20 * severity, image.shape)
     return (image * 0.6 + noise).astype("uint8")
