@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import pkgutil
+import signal
 import sys
 from types import ModuleType
 
@@ -20,7 +21,7 @@ _ABOUT = "Score checkpoints and prediction files, and check data."
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 on success, 2 on wrong input."""
+    """Run one command and return its exit code: 0 on success, 2 on wrong input, 130 on Ctrl-C."""
     words = find_recipes(sys.argv[1:] if argv is None else argv)
     if fault := environment_fault(packages=not {"-h", "--help"} & {*words}):
         sys.stderr.write(f"error: {fault}\n")
@@ -50,6 +51,11 @@ def main(argv: list[str] | None = None) -> int:
 
         print(f"error: {user_message(error, words)}", file=sys.stderr)
         return 2
+    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns Ctrl-C into an exit
+        if not any(isinstance(one, KeyboardInterrupt) for one in (stop, stop.__context__)):
+            raise
+        sys.stderr.write("stopped by SIGINT\n")
+        return 128 + signal.SIGINT
     return 0 if record.get("passed", True) else 2
 
 

@@ -1,6 +1,7 @@
 """The evaluation scripts as a user types them."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,24 @@ def test_missing_files_and_missing_flags(tmp_path, capsys):
     (tmp_path / "c.ckpt").write_bytes(b"broken")
     assert run("mil", "--ckpt", tmp_path / "c.ckpt", "--data", missing) == 2
     assert "c.ckpt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("by_lightning", [False, True])
+def test_a_stopped_command_says_so_and_returns_130(tmp_path, monkeypatch, capsys, by_lightning):
+    def stopped(args):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            if by_lightning:
+                sys.exit(1)
+            raise
+
+    monkeypatch.setattr("commands.mil.run", stopped)
+    assert evaluate.main(["mil", "--predictions", str(tmp_path / "a.csv")]) == 130
+    assert capsys.readouterr().err == "stopped by SIGINT\n"
+
+
+def test_other_exits_pass(tmp_path, monkeypatch):
+    monkeypatch.setattr("commands.mil.run", lambda args: sys.exit(3))
+    with pytest.raises(SystemExit, match="3"):
+        evaluate.main(["mil", "--predictions", str(tmp_path / "a.csv")])
