@@ -149,6 +149,9 @@ def test_the_address_holds_the_state(tab, opened):
         said.tab.wait_for_selector("#large[open]")
         assert "row06" in said.tab.inner_text("#large-name")
         assert said.console == []
+        said.tab.goto(f"{said.url}#gallery&run=9")  # which the page does not have
+        assert shown(said.tab, "prediction") == expected()
+        assert said.tab.is_checked("#gallery input[data-run-choice][value='0']")
 
 
 def test_tables_are_sorted_from_the_keyboard(tab):
