@@ -213,9 +213,9 @@ class TrainedModule(SelfContainedModule):
         total = self.weighted_sum(terms)
         means = mean_over_processes(torch.stack([*terms.values(), total]).detach())
         if not bool(torch.isfinite(means[-1])):
-            bad = {n: float(t) for n, t in terms.items() if not bool(torch.isfinite(t))}
+            bad = {n: float(t.detach()) for n, t in terms.items() if not bool(torch.isfinite(t))}
             fine = bool(torch.isfinite(total))
-            mine = None if fine else f"{bad or float(total)}; samples {list(sample_ids)}"
+            mine = None if fine else f"{bad or float(total.detach())}; samples {list(sample_ids)}"
             self._refuse([found for found in gather_to_all(mine) if found])
         return total, dict(zip([*terms, "total"], means, strict=True))
 

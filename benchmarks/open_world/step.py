@@ -24,7 +24,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.query_models import OBJECTS, STEP, make_batch
+from benchmarks.seg.query_models import OBJECTS, STEP, make_batch
 from models.backbones.timm_features import TimmFeatures
 from models.losses.box import to_centres
 from models.seg.deformable_detr import DeformableDETR

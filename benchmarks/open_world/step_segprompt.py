@@ -23,7 +23,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.query_models import CLASSES, PREDICTION, STEP, STRIDES, make_batch, peak_of
+from benchmarks.seg.query_models import CLASSES, PREDICTION, STEP, STRIDES, make_batch, peak_of
 from models.backbones.timm_features import TimmFeatures
 from models.seg.mask2former import Mask2Former
 from models.seg.segprompt import SegPrompt

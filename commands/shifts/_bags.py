@@ -111,17 +111,21 @@ def chosen_shifts(names: Sequence[str] | None, patches: bool) -> tuple[str, ...]
     """Return the shifts that a user names, each once.
 
     Args:
-        names: names, or None for all.
+        names: names, or dotted names of functions; None for all that segmil has.
         patches: whether patches are shifted, rather than features.
 
     Raises:
-        ValueError: a name is unknown, or is of the other kind.
+        ValueError: a name is unknown, cannot be imported, or is of the other kind.
     """
     from datamodules.transforms.bag_shifts import SHIFTS
     from datamodules.transforms.patch_shifts import PATCH_SHIFTS
+    from structures.own_functions import imported
 
     own, other = (PATCH_SHIFTS, SHIFTS) if patches else (SHIFTS, PATCH_SHIFTS)
     for name in names or ():
+        if "." in name:
+            imported(name)
+            continue
         if name in other:
             raise ValueError(
                 f"{name} shifts the features of --data; leave out --patches"
@@ -133,7 +137,8 @@ def chosen_shifts(names: Sequence[str] | None, patches: bool) -> tuple[str, ...]
             kind = PATCHES if patches else FEATURES
             raise ValueError(
                 f"there is no shift {name!r}; did you mean {near}? Shifts of {kind} are "
-                f"{', '.join(own)}"
+                f"{', '.join(own)}; a shift of your own has a dotted name, such as "
+                "my_module.my_scanner"
             )
     return tuple(dict.fromkeys(names or own))
 

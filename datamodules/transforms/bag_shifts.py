@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from structures import BagBatch
+from structures.own_functions import changed_by
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -93,7 +94,9 @@ def shift_bag(
 
     Args:
         bag: one bag with at least one instance.
-        name: a name of `SHIFTS`.
+        name: a name of `SHIFTS`, or the dotted name of a function of one's own,
+            ``function(features, severity, rng)``, which returns features of the same shape and
+            type, float32.
         severity: 1 to 5.
         seed: 0 to 2**32 - 1; of this bag, shift and severity.
         units: of the features; for `NEED_UNITS`.
@@ -102,8 +105,11 @@ def shift_bag(
         The bag. Features that are changed are float32, others have the precision that they had.
 
     Raises:
-        ValueError: there is no such shift, or it needs units.
+        ValueError: there is no such shift, it needs units, or one's own function returns something
+            else or values that are not finite.
     """
+    if "." in name:
+        return _by_own(bag, name, severity, seed)
     if name not in SHIFTS:
         raise ValueError(f"there is no shift {name!r}; there are {', '.join(SHIFTS)}")
     strength, rng = STRENGTHS[name][severity - 1], np.random.default_rng(seed)
@@ -115,6 +121,13 @@ def shift_bag(
             np.clip(shifted, -units.limit, units.limit, out=shifted)
         return dataclasses.replace(bag, features=torch.from_numpy(shifted))
     return instances(bag, torch.from_numpy(_ROWS[name](len(bag.features), strength, rng)))
+
+
+def _by_own(bag: BagBatch, name: str, severity: int, seed: int) -> BagBatch:
+    found = changed_by(name, _copied(bag.features), severity, seed)
+    if not np.isfinite(found).all():
+        raise ValueError(f"{name} at severity {severity} returned features that are not finite")
+    return dataclasses.replace(bag, features=torch.from_numpy(found))
 
 
 def instances(bag: BagBatch, rows: Tensor) -> BagBatch:

@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datamodules.transforms.stain import StainVersion
+from structures.own_functions import changed_by
 
 Image = npt.NDArray[np.uint8]
 FloatImage = npt.NDArray[np.float32]
@@ -52,7 +53,9 @@ def shift_patches(patches: Image, name: str, severity: int, seed: int) -> Image:
 
     Args:
         patches: (N, H, W, 3) uint8, RGB.
-        name: a name of `PATCH_SHIFTS`.
+        name: a name of `PATCH_SHIFTS`, or the dotted name of a function of one's own,
+            ``function(patch, severity, rng)``, which returns a patch of the same shape and type.
+            Its random numbers begin anew with each patch.
         severity: 1 to 5.
         seed: not negative; of this slide, shift and severity.
 
@@ -62,7 +65,7 @@ def shift_patches(patches: Image, name: str, severity: int, seed: int) -> Image:
     Raises:
         ValueError: an argument is wrong.
     """
-    if name not in PATCH_SHIFTS:
+    if name not in PATCH_SHIFTS and "." not in name:
         raise ValueError(f"there is no shift {name!r}; there are {', '.join(PATCH_SHIFTS)}")
     if severity not in (1, 2, 3, 4, 5):
         raise ValueError(f"severity is a whole number from 1 to 5, got {severity!r}")
@@ -70,7 +73,7 @@ def shift_patches(patches: Image, name: str, severity: int, seed: int) -> Image:
         raise ValueError(
             f"patches are (N, H, W, 3) uint8, got {tuple(patches.shape)} {patches.dtype}"
         )
-    change = _MAKE[name](STRENGTHS[name][severity - 1], np.random.default_rng(seed))
+    change = _change(name, severity, seed)
     shifted = np.empty_like(patches, order="C")
     for patch, target in zip(patches, shifted, strict=True):
         target[:] = change(np.ascontiguousarray(patch))
@@ -87,6 +90,12 @@ def disk(radius: float) -> FloatImage:
     inside = points[:, None] ** 2 + points**2 <= radius**2
     shares = inside.reshape(2 * reach + 1, 16, 2 * reach + 1, 16).mean(axis=(1, 3))
     return np.asarray(shares / shares.sum(), dtype=np.float32)
+
+
+def _change(name: str, severity: int, seed: int) -> Callable[[Image], Image]:
+    if "." in name:
+        return lambda image: changed_by(name, image, severity, seed)
+    return _MAKE[name](STRENGTHS[name][severity - 1], np.random.default_rng(seed))
 
 
 def _stain(strength: float, rng: np.random.Generator) -> Callable[[Image], Image]:

@@ -48,6 +48,7 @@ from lightning_modules.targets.after_training import fitted as with_pass
 from lightning_modules.targets.after_training import training_risks
 from lightning_modules.targets.checks import check_step
 from structures import BagBatch, DataProblems
+from structures.not_finite import LossNotFiniteError
 from structures.tasks import CLASS_TASKS
 
 __all__ = ["Fold", "FoldRecipe", "FoldResult", "run_fold", "train_fold"]
@@ -107,12 +108,15 @@ def _first_stage(
 def naming_fold(key: FoldKey) -> Iterator[None]:
     """Prepend repeat and fold of (seed, repeat, fold) to the message of a ValueError.
 
-    `DataProblems` pass unchanged: they name their file and do not depend on the fold.
+    `DataProblems` pass unchanged: they name their file and do not depend on the fold. A
+    `LossNotFiniteError` stays one.
     """
     try:
         yield
     except DataProblems:
         raise
+    except LossNotFiniteError as error:
+        raise LossNotFiniteError(f"repeat {key[1]}, fold {key[2]}: {error}") from error
     except ValueError as error:
         raise ValueError(f"repeat {key[1]}, fold {key[2]}: {error}") from error
 

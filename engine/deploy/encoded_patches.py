@@ -17,10 +17,11 @@ from datamodules.mil.standardisation import Standardisation
 from datamodules.transforms.patch_shifts import shift_patches
 from engine.deploy.bags import BagPredictor
 from engine.deploy.shifted_bags import bag_name
-from evaluation.robustness.corruptions import image_seed, imported
+from evaluation.robustness.corruptions import image_seed
 from formats.images import read_rgb
 from lightning_modules.extraction import ExtractionModule, weights_hash
 from structures import BagBatch, DataProblems, Problem
+from structures.own_functions import imported
 
 _AT_ONCE = 64  # patches that are read, shifted and encoded together
 
@@ -72,7 +73,7 @@ def make_encoder(name: str | None) -> Encoder:
         if "." not in name:
             raise ValueError(f"--encoder {name} is not a dotted name; write package.module.Class")
         try:
-            module = imported(name)()  # type: ignore[call-arg]
+            module = imported(name)()
         except TypeError as error:
             raise ValueError(f"--encoder {name} is called without arguments: {error}") from error
     if not isinstance(module, nn.Module):

@@ -16,28 +16,24 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import importlib
 import importlib.util
 import re
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
 from importlib import metadata
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.robustness.fast_corruptions import FAST
 from evaluation.robustness.names import BENCHMARK, EXTRA, LIBRARY, SEVERITIES
+from structures.own_functions import changed_by, imported
 
 __all__ = ["BENCHMARK", "EXTRA", "SEVERITIES", "corrupt"]
 
 Image = NDArray[np.uint8]
-OwnCorruption = Callable[[Image, int, np.random.Generator], Image]
 
 SMALLEST_SIDE = 32  # pixels
 
@@ -80,7 +76,7 @@ def corrupt(image: Image, name: str, severity: int, seed: int, exact: bool = Fal
         raise ValueError(f"seed lies between 0 and 2**32 - 1, got {seed}")
     image, severity, seed = np.ascontiguousarray(image), int(severity), int(seed)
     if "." in name:
-        return _own(image, name, severity, seed)
+        return changed_by(name, image, severity, seed)
     _check_known(name)
     if name in FAST and not exact:
         return FAST[name](image, severity, seed)
@@ -213,39 +209,3 @@ def _seeded(seed: int) -> Iterator[None]:
             yield
         finally:
             np.random.set_state(before)
-
-
-def _own(image: Image, name: str, severity: int, seed: int) -> Image:
-    """Call a function of the user, and check what it returns (A782)."""
-    function = imported(name)
-    try:
-        found = function(image.copy(), severity, np.random.default_rng(seed))
-    except Exception as error:  # the user's function may raise anything
-        raise ValueError(f"{name} at severity {severity} raised {_short(error)}") from error
-    right = isinstance(found, np.ndarray) and found.dtype == np.uint8 and found.shape == image.shape
-    if not right:
-        got = f"{getattr(found, 'dtype', type(found).__name__)} {getattr(found, 'shape', '')}"
-        raise ValueError(f"{name} returned {got.strip()}; expected uint8 {image.shape}")
-    return np.ascontiguousarray(found)
-
-
-@functools.cache
-def imported(name: str) -> OwnCorruption:
-    """Import a function by its dotted name; the working folder is searched last."""
-    path, _, attribute = name.rpartition(".")
-    if not all(part.isidentifier() for part in name.split(".")):
-        raise ValueError(f"{name!r} is not a dotted name; write package.module.function")
-    here = str(Path.cwd())
-    if here not in sys.path and "" not in sys.path:
-        sys.path.append(here)
-    try:
-        found: Any = getattr(importlib.import_module(path), attribute, None)
-    except Exception as error:  # the user's file may raise anything
-        raise ValueError(f"{name}: importing {path} raised {_short(error)}") from error
-    if not callable(found):
-        raise ValueError(f"{name}: {path} has no function {attribute!r}")
-    return found  # type: ignore[no-any-return]
-
-
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"

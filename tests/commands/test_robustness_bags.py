@@ -203,6 +203,32 @@ def test_part_of_the_shifts_has_no_mean_when_it_is_read_again(whole, folder):
     assert json.loads(out.read_text())["metrics"] == whole[1]["metrics"]
 
 
+def test_a_shift_of_ones_own(folder, base, tmp_path, monkeypatch, capsys):
+    """It has cells and a mean, but takes no part in mPC."""
+    (tmp_path / "own_clinic.py").write_text(
+        "def turned(features, severity, rng):\n"
+        "    return features if severity == 1 else -features\n"
+        "def failing(features, severity, rng):\n"
+        "    raise KeyError('scanner')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    out, cells = tmp_path / "own.json", ("--cells", tmp_path / "own.csv")
+    assert run(*base, "--corruptions", "own_clinic.turned", *cells, "--out", out) == 0
+    found = json.loads(out.read_text())
+    clean, of = (found["cells"]["mean"][name] for name in ("clean", "own_clinic.turned"))
+    assert of["1"] == clean["0"]
+    assert of["5"]["bag_auroc"] == pytest.approx(1 - clean["0"]["bag_auroc"])
+    assert found["metrics"]["mean"]["bag_auroc_mpc"] is None
+    for name, told in (
+        ("own_clinic.gone", "own_clinic has no function 'gone'"),
+        ("own_clinic.failing", "failing at severity 1 raised KeyError: 'scanner'"),
+    ):
+        assert run(*base, "--corruptions", name, *cells, "--workers", 2) == 2
+        shown = capsys.readouterr().err
+        assert told in shown and "Traceback" not in shown
+    assert values(tmp_path / "own.csv")["own_clinic.turned", 1, "auroc"] == clean["0"]["bag_auroc"]
+
+
 def test_wrong_input(folder, base, whole, tmp_path, capsys):
     table, (ckpt, data) = whole[0], (base[1], base[3])
     before = table.read_bytes()

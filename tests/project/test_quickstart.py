@@ -22,7 +22,7 @@ def test_summary_names_files_that_exist(tmp_path, monkeypatch):
     monkeypatch.setattr(quickstart, "EXTRA", few.split())
     assert quickstart.TEST_SCENES == 200  # what `make quickstart` scores
     monkeypatch.setattr(quickstart, "TEST_SCENES", 12)
-    assert quickstart.main() == 0
+    assert quickstart.main([]) == 0
     summary = json.loads((tmp_path / "quickstart" / "summary.json").read_text())
     for name in ("annotations", "predictions", "images", "bag_predictions", "attention"):
         assert Path(summary[name]).exists()

@@ -4,6 +4,8 @@ For each outer fold, every combination of the grid is trained on the inner folds
 bags and scored on their test bags. The combination with the best mean is trained once more on all
 training bags of the outer fold, as a fold without a grid is, and predicts its test bags, which are
 read for nothing else. Coding, standardisation, thresholds and baselines are fitted anew each time.
+A combination whose loss or predictions are not finite in an inner fold, such as a learning rate
+that is too high, has no mean in that outer fold and is not chosen there.  # A858
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from pytorch_lightning.utilities import rank_zero_info
+import numpy as np
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from engine.config.recipe import Recipe
 from engine.cross_validation.checkpoints import fold_checkpoints
@@ -25,6 +28,7 @@ from engine.cross_validation.nested.inner import inner_mean, inner_tasks
 from engine.cross_validation.recipe import read_once
 from engine.cross_validation.workers import Work, run_tasks
 from structures import DataProblems
+from structures.not_finite import LossNotFiniteError
 
 Progress = Callable[[float, int], None]
 
@@ -132,13 +136,13 @@ def train_nested(
             checkpoints=None,
             external=(),
         )
-        every = [task for part in inner for task in part]
         with _naming(values):
-            found, why = trainer.run(work, every, _from(progress, done, total))
-        done, reasons = done + len(every), reasons + why
-        for outer, part in enumerate(inner):
-            own = found[outer * nested.folds : (outer + 1) * nested.folds]
-            means[outer].append(inner_mean(bags, tasks[outer], part, own, metric))
+            of_outer, why = _inner_results(trainer, work, inner, _from(progress, done, total))
+        _warn_of_diverged(values, tasks, of_outer)
+        done, reasons = done + len(inner) * nested.folds, reasons + why
+        for row, task, part, own in zip(means, tasks, inner, of_outer, strict=True):
+            mean = math.nan if own is None else inner_mean(bags, task, part, own, metric)
+            row.append(mean)
     chosen = [_best(row, mode, metric, task) for row, task in zip(means, tasks, strict=True)]
     results: dict[int, FoldResult] = {}
     for number in sorted(set(chosen)):
@@ -150,6 +154,50 @@ def train_nested(
         results |= dict(zip(own_folds, found, strict=True))
     record = list(_record(tasks, combinations, chosen, means))
     return Trained([results[n] for n in range(len(tasks))], reasons, record)
+
+
+def _inner_results(
+    trainer: Trainer, work: Work, inner: Sequence[Sequence[FoldTask]], progress: Progress | None
+) -> tuple[list[list[FoldResult] | None], list[str]]:
+    """Train the inner folds of all outer folds with one combination.
+
+    Returns:
+        The results for each outer fold, None where a loss or a prediction is not finite, and the
+        reasons why folds were not trained together.
+    """
+    every, count = [task for part in inner for task in part], len(inner[0])
+    results: list[list[FoldResult]] = []
+    try:
+        found, reasons = trainer.run(work, every, progress)
+        results = [found[n : n + count] for n in range(0, len(every), count)]
+    except LossNotFiniteError:  # in which outer folds is seen when they are trained by themselves
+        reasons = []
+        for number, part in enumerate(inner):
+            own: list[FoldResult] = []
+            with contextlib.suppress(LossNotFiniteError):
+                own, why = trainer.run(work, part, _from(progress, number * count, len(every)))
+                reasons += why
+            results.append(own)
+    return [own if own and _are_finite(own) else None for own in results], reasons
+
+
+def _are_finite(results: Sequence[FoldResult]) -> bool:
+    return all(bool(np.isfinite(result.probabilities).all()) for result in results)
+
+
+def _warn_of_diverged(
+    values: Mapping[str, Any],
+    tasks: Sequence[FoldTask],
+    found: Sequence[Sequence[FoldResult] | None],
+) -> None:
+    """Name the outer folds in which a combination cannot be chosen."""
+    outer = [task[1][1:] for task, own in zip(tasks, found, strict=True) if own is None]
+    if outer:
+        places = "; ".join(f"repeat {repeat}, fold {fold}" for repeat, fold in outer)
+        rank_zero_warn(
+            f"{shown(values)}: the loss or a prediction is not finite in inner folds of {places}, "
+            "where this combination is not chosen"
+        )
 
 
 @contextlib.contextmanager
@@ -182,7 +230,8 @@ def _best(means: Sequence[float], mode: Literal["max", "min"], metric: str, task
         _, repeat, fold = task[1]
         raise ValueError(
             f"{metric} is undefined in all inner folds of repeat {repeat}, fold {fold}, so that "
-            "nothing can be chosen; give fewer --inner-folds or another --grid-metric"
+            "nothing can be chosen; give fewer --inner-folds, another --grid-metric, or, where the "
+            "loss is not finite, lower learning rates"
         )
     return known.index(max(known))
 

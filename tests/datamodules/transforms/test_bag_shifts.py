@@ -174,3 +174,28 @@ def test_wrong_arguments():
         shift_bag(bag_of(normal(2, 2)), "fog", 1, 0)
     with pytest.raises(ValueError, match="feature_noise needs mean and deviation"):
         shift_bag(bag_of(normal(2, 2)), "feature_noise", 1, 0)
+
+
+def test_a_function_of_ones_own(tmp_path, monkeypatch):
+    (tmp_path / "own_site.py").write_text(
+        "import numpy as np\n"
+        "def tilted(features, severity, rng):\n"
+        "    features += severity * rng.normal(size=features.shape[1:]).astype('float32')\n"
+        "    return features\n"
+        "def shorter(features, severity, rng):\n"
+        "    return features[1:]\n"
+        "def broken(features, severity, rng):\n"
+        "    return features * np.float32('nan')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    features = normal(7, 3)
+    found = shift_bag(bag_of(features.copy()), "own_site.tilted", 2, 4)
+    tilt = np.random.default_rng(4).normal(size=3).astype(np.float32)
+    np.testing.assert_array_equal(found.features.numpy(), features + 2 * tilt)
+    assert found.bag_ids == ("b",)
+    half = bag_of(torch.from_numpy(features).half())
+    assert shift_bag(half, "own_site.tilted", 2, 4).features.dtype == torch.float32
+    with pytest.raises(ValueError, match=r"returned float32 \(6, 3\); expected float32 \(7, 3\)"):
+        shift_bag(bag_of(features), "own_site.shorter", 1, 0)
+    with pytest.raises(ValueError, match="broken at severity 1 returned features that are not fin"):
+        shift_bag(bag_of(features), "own_site.broken", 1, 0)

@@ -147,3 +147,17 @@ def test_wrong_arguments(patches):
     ):
         with pytest.raises(ValueError, match=told):
             shift_patches(*given)
+
+
+def test_a_function_of_ones_own_has_the_same_random_numbers_for_each_patch(
+    tmp_path, monkeypatch, patches
+):
+    (tmp_path / "own_scanner.py").write_text(
+        "def warmer(image, severity, rng):\n"
+        "    image[..., 0] = 255 - severity * rng.integers(1, 9)\n"
+        "    return image\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    found = shift_patches(patches, "own_scanner.warmer", 2, 5)
+    assert (found[..., 0] == 255 - 2 * np.random.default_rng(5).integers(1, 9)).all()
+    np.testing.assert_array_equal(found[..., 1:], patches[..., 1:])

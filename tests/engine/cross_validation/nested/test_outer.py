@@ -199,6 +199,31 @@ def test_other_grids_do_not_go_on(place, tmp_path, monkeypatch, capsys):
     assert "grid_metric: bag_auroc -> bag_f1" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["--trainer.devices", 2], ["--one-by-one"]])
+def test_a_combination_that_diverges_is_not_chosen(place, tmp_path, more):
+    """After one step with a huge rate predictions are not finite, after more neither is a loss."""
+    grid = {STEPS: [1, 3], LR: [1e30, 0.03]}
+    (place / "huge.yaml").write_text(yaml.safe_dump(grid))
+    out = tmp_path / "cv.json"
+    with pytest.warns(UserWarning, match="not finite in inner folds of repeat 0, fold 0; repeat 0"):
+        words = command(place, "--inner-folds", 2, "--out", out, *more, grid="huge.yaml")
+        assert evaluate.main(words) == 0
+    for nested in json.loads(out.read_text())["nested"]:
+        assert nested["chosen"][LR] == 0.03
+        diverged = [one["values"][LR] for one in nested["inner"] if one["mean"] is None]
+        assert diverged == [1e30, 1e30]
+        assert len(nested["inner"]) == 4
+
+
+@pytest.mark.filterwarnings("ignore:optimizer.lr")
+def test_nothing_can_be_chosen_where_all_combinations_diverge(place, tmp_path, capsys):
+    (place / "all.yaml").write_text(yaml.safe_dump({STEPS: [3], LR: [1e30]}))
+    words = command(place, "--inner-folds", 2, "--out", tmp_path / "cv.json", grid="all.yaml")
+    assert evaluate.main(words) == 2
+    assert "or, where the loss is not finite, lower learning rates" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("grid", "more", "said"),
     [

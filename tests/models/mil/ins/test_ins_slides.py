@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.ins_targets import fit, means, write_slides
+from benchmarks.mil.ins_targets import fit, means, write_slides
 
 pytestmark = pytest.mark.slow
 QUICK = [
@@ -24,7 +24,7 @@ def test_every_instance_of_every_slide_is_visited_in_an_epoch(tmp_path):
 
 
 def test_targets_of_witnesses_end_positive_and_others_negative(tmp_path):
-    """At a twentieth of the scale of `benchmarks/ins_targets.py`, which needs 15 minutes."""
+    """At a twentieth of the scale of `benchmarks/mil/ins_targets.py`, which needs 15 minutes."""
     table, witnesses = write_slides(tmp_path, size=200, share=0.05, strength=5.0)
     quick = [*QUICK, "--trainer.check_val_every_n_epoch", "20", "--trainer.max_epochs", "40"]
     witness, other = means(fit(table, tmp_path / "runs", quick), witnesses)

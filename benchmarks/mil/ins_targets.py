@@ -1,8 +1,8 @@
 """Pseudo targets of INS on made-up slides, trained by its recipe through `train.py fit`.
 
-Run `python benchmarks/ins_targets.py --out DIR`. Eight positive and eight negative training slides
-of 4 000 instances, and four of each kind for validation. An instance is x ~ N(m_k + s, I) in 64
-dimensions, of one of six kinds of tissue in a slide with the shift s; a witness, 5 % of the
+Run `python benchmarks/mil/ins_targets.py --out DIR`. Eight positive and eight negative training
+slides of 4 000 instances, and four of each kind for validation. An instance is x ~ N(m_k + s, I) in
+64 dimensions, of one of six kinds of tissue in a slide with the shift s; a witness, 5 % of the
 instances of a positive slide, has in addition ``strength`` in each of two directions
 (`benchmarks/wsi_mil/bags.py`). Further arguments are passed on to `train.py fit`.
 
@@ -24,14 +24,14 @@ import numpy.typing as npt
 import torch
 from sklearn.linear_model import LogisticRegression
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import train
 from benchmarks.wsi_mil.bags import Slides, make_world
 from datamodules.sampling.keys import keyed_generator
 from evaluation.mil.metrics import auroc
 
-RECIPE = Path(__file__).resolve().parents[1] / "configs/mil/ins.yaml"
+RECIPE = Path(__file__).resolve().parents[2] / "configs/mil/ins.yaml"
 TRAINING, VALIDATION = 16, 8  # slides, the even ones positive
 _TISSUE, _SLIDE_PURPOSE = Slides(), 44
 FloatArray = npt.NDArray[np.float64]

@@ -1,6 +1,6 @@
 """Seconds of a training on a cohort of slides, split in reading and training, for some checkouts.
 
-Run `python benchmarks/cohort.py FOLDER [--checkout NAME=DIR ...]`. The folder gets 60 slides of
+Run `python benchmarks/mil/cohort.py FOLDER [--checkout NAME=DIR ...]`. The folder gets 60 slides of
 5 000 x 1024 float16 in the layout of TRIDENT (an h5 file with a chunk a row) if it has none, and
 the same slides as `convert-features --format h5` writes them. Every way of reading trains ABMIL
 (`configs/mil/abmil_features.yaml`) on the first of five folds by `train.py fit`, in turns:
@@ -32,7 +32,7 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RECIPE = "configs/mil/abmil_features.yaml"
 # `train.py` with another clock for time/data and time/step
 PROCESSOR = """

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from engine.assumptions import RecipeModel, recipe_model
 from engine.config.recipe import Recipe
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SIZE = 45  # instances of a bag
 TRUNK: dict[str, Any] = {"hidden_sizes": [64, 64, 64], "dropout": 0.5}
 ATTENTION: dict[str, Any] = {**TRUNK, "attention_dim": 32}

@@ -1,8 +1,8 @@
 """Algorithmic unit tests of all models: the table and the figure of docs/METHODS.md.
 
-Run `python benchmarks/mil_assumptions.py --write`. Each model is a small variant of a recipe
-(`benchmarks/assumption_rows.py`), trained with the settings of `evaluate.py mil-assumptions`. The
-result of every training is a file in ``--results``. Existing results with the same recipe and
+Run `python benchmarks/mil/assumptions.py --write`. Each model is a small variant of a recipe
+(`benchmarks/mil/assumption_rows.py`), trained with the settings of `evaluate.py mil-assumptions`.
+The result of every training is a file in ``--results``. Existing results with the same recipe and
 settings are not trained again, so an interrupted run continues. Delete the folder after a change of
 code.
 """
@@ -23,10 +23,10 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.assumption_rows import ROOT, Row, rows
-from benchmarks.assumption_table import PROPERTIES, summary, table, written
+from benchmarks.mil.assumption_rows import ROOT, Row, rows
+from benchmarks.mil.assumption_table import PROPERTIES, summary, table, written
 from evaluation.mil_assumptions.figure import plot_assumptions
 from evaluation.mil_assumptions.structure import check_structure
 from evaluation.mil_assumptions.suite import AssumptionReport, SeedResult, run_test

@@ -1,7 +1,7 @@
 """Ablation of the low-light parts: low-pass layers (AWD, SCB), pairs (DSL), RAW data or sRGB.
 
-Run `python benchmarks/low_light_ablation.py`. It trains every method with every seed and form of
-input that has no result in `runs/low_light_ablation` yet, so that an interrupted command can be
+Run `python benchmarks/seg/low_light_ablation.py`. It trains every method with every seed and form
+of input that has no result in `runs/low_light_ablation` yet, so that an interrupted command can be
 repeated; delete the folder after a change of code. All trainings have the same number of steps of
 two digit scenes on one thread; those with pairs see both views of every scene, so twice as many
 images. The last checkpoint predicts the 200 test scenes in normal light, in the dark as in training
@@ -30,7 +30,7 @@ import numpy.typing as npt
 import torch
 import yaml
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import train
 from datamodules.seg.digit_scenes import DigitScenesDataModule
@@ -45,7 +45,7 @@ from evaluation.statistics.resampling import draw_counts, percentile_interval
 from formats.coco.results import load_ground_truth
 from formats.files import write_json
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SEEDS = (0, 1, 2)
 STEPS = 1200
 DRAWS = 500

@@ -1,6 +1,6 @@
 """Speed of `train.py predict` on slides, against the encoder alone and against a plain loop.
 
-Run `python benchmarks/wsi_extract.py`. Three slides of one size are made, once so that a level has
+Run `python benchmarks/wsi/extract.py`. Three slides of one size are made, once so that a level has
 the asked resolution and once with one level, of which four times the pixels must be read. Rates are
 patches a second of wall time, with one thread for the network and one process that reads:
 
@@ -33,7 +33,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import train
 from datamodules.wsi.grid import grid

@@ -1,8 +1,8 @@
 """Losses of `configs/seg/mask_rcnn.yaml` in the three ways to start it (docs/weights.md).
 
-``python benchmarks/starting_weights.py --root ../shared/data/coco_small`` trains 200 steps with the
-packaged backbone, from a file with the names of torchvision's ResNet-50 and from scratch. It prints
-the mean losses of the first and the last 20 steps. The file has random weights.
+``python benchmarks/seg/starting_weights.py --root ../shared/data/coco_small`` trains 200 steps with
+the packaged backbone, from a file with the names of torchvision's ResNet-50 and from scratch. It
+prints the mean losses of the first and the last 20 steps. The file has random weights.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from statistics import fmean
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.support.published_weights import random_weights
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 WAYS = ("packaged_backbone", "init_from", "from_scratch")
 ENDS = 20  # steps whose mean loss is printed
 

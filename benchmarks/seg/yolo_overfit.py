@@ -1,8 +1,8 @@
 """Overfitting test of the one-stage network and its losses on 16 images.
 
-Run `python benchmarks/yolo_overfit.py [--root DIR] [--pictures 16] [--epochs E]`. It trains scale n
-from scratch at 640 px on the first annotated images of a COCO-format folder (images/train and
-annotations/instances_train.json), without augmentation, and scores the same images. Masks at a
+Run `python benchmarks/seg/yolo_overfit.py [--root DIR] [--pictures 16] [--epochs E]`. It trains
+scale n from scratch at 640 px on the first annotated images of a COCO-format folder (images/train
+and annotations/instances_train.json), without augmentation, and scores the same images. Masks at a
 quarter of the resolution limit the AP. The run folder is runs/yolo_overfit.
 """
 
@@ -14,12 +14,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import evaluate
 import train
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "runs"
 RECIPE = """
 model:

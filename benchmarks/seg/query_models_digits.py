@@ -22,7 +22,7 @@ import torch
 import yaml
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import evaluate
 import train
@@ -36,7 +36,7 @@ from models.seg.mask2former import Mask2Former
 from optim import schedules
 from structures import SegBatch
 
-RECIPE = Path(__file__).resolve().parents[1] / "configs/quickstart/mask2former.yaml"
+RECIPE = Path(__file__).resolve().parents[2] / "configs/quickstart/mask2former.yaml"
 TRIAL = 40  # steps whose mean time counts, after a few others
 
 Row = dict[str, Any]

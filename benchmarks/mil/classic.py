@@ -1,6 +1,6 @@
 """Cross-validation of MIL models and simple baselines on the classic MIL data sets.
 
-Run `python benchmarks/classic_mil.py --data FOLDER`, where the folder has `musk1.npz` and the other
+Run `python benchmarks/mil/classic.py --data FOLDER`, where the folder has `musk1.npz` and the other
 sets. Each cell of the table is one cross-validation, on the published folds of the file or else on
 5 x 10 stratified folds. Its result is written to ``--results``, and an interrupted run continues
 with the missing cells. A result is identified by the name of its recipe and the overrides: after a
@@ -27,16 +27,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from classic_mil_floor import CLASSIFIERS, POOLS, cross_validate_floor
-
+from benchmarks.mil.classic_floor import CLASSIFIERS, POOLS, cross_validate_floor
 from datamodules.mil.npz_file import read_bag_file
 from engine.config.recipe import Recipe
 from engine.cross_validation.run import cross_validate
 from formats.files import write_json
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SETS = ("musk1", "musk2", "elephant", "fox", "tiger", "corel_dogs")
 _BY_LENGTH = ("musk1", "elephant", "tiger", "fox", "musk2", "corel_dogs")
 _MINN = {  # authors' code: learning rate, L2 factor

@@ -1,15 +1,15 @@
 """Mask2Former against the implementation of `transformers`: speed, memory and digit scenes.
 
-Run `python benchmarks/query_models.py [--repeats R] [--threads T] [--only step|memory|predict]`.
-Both networks have the same random weights and take the same images in turn, in one process; the
-median of the ratios of R rounds counts. A training step is forward, losses and backward of a
-ResNet-50 at 320 px, batch 2, with 7 objects an image; a prediction ends with run lengths at 640 px.
-Memory is the peak above the start of a step, of processes of their own. Only the ratios can be
-compared between machines.
+Run `python benchmarks/seg/query_models.py [--repeats R] [--threads T] [--only
+step|memory|predict]`. Both networks have the same random weights and take the same images in turn,
+in one process; the median of the ratios of R rounds counts. A training step is forward, losses and
+backward of a ResNet-50 at 320 px, batch 2, with 7 objects an image; a prediction ends with run
+lengths at 640 px. Memory is the peak above the start of a step, of processes of their own. Only the
+ratios can be compared between machines.
 
 `--digits` trains both from the packaged backbone on digit scenes, in turn, each for `--minutes` of
 one thread with the recipe `configs/quickstart/mask2former.yaml`, and scores them on the 200 test
-scenes (benchmarks/query_models_digits.py); what is finished in `--folder` is not done again.
+scenes (benchmarks/seg/query_models_digits.py); what is finished in `--folder` is not done again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import pycocotools.mask as coco_mask
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.mask_rcnn import in_turn, show
 from formats.weights.public import recognised
@@ -208,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.peak:
         print(peak(options.peak))
     elif options.digits:
-        from benchmarks.query_models_digits import compare_on_digits
+        from benchmarks.seg.query_models_digits import compare_on_digits
 
         compare_on_digits(options.folder, options.minutes, options.sides)
     else:

@@ -1,6 +1,6 @@
 """Speed of training cross-validation folds together against one by one.
 
-Run `python benchmarks/mil_folds.py --data FOLDER [--steps S]`, where the folder has `musk1.npz`,
+Run `python benchmarks/mil/folds.py --data FOLDER [--steps S]`, where the folder has `musk1.npz`,
 `elephant.npz` and `musk2.npz`. For each recipe, the 50 folds of five repeats are trained together
 for S steps on one thread, and three of them one by one. Both are timed twice, alternating, and the
 faster run counts. Times are processor time per step of a fold, which other jobs disturb less. The
@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from datamodules.mil.npz_file import read_bag_file
 from engine.cross_validation.folds import FoldResult, run_fold
 from engine.cross_validation.recipe import read_recipe
 from engine.cross_validation.together import run_folds
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ("mi_net", "mi_net_embedding", "abmil_classic", "dsmil_classic", "abmil")
 SETS = ("musk1", "elephant", "musk2")
 ALONE = 3  # folds that are also trained one by one

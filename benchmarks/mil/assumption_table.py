@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from evaluation.mil_assumptions.suite import AssumptionReport, SeedResult
 
-BEGIN = "<!-- table of benchmarks/mil_assumptions.py -->"
+BEGIN = "<!-- table of benchmarks/mil/assumptions.py -->"
 END = "<!-- end of the table -->"
 TESTS = (1, 2, 3)
 PROPERTIES = {

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import mil_assumptions as command
-from benchmarks.assumption_rows import ROWS, Row, rows
-from benchmarks.assumption_table import (
+from benchmarks.mil import assumptions as command
+from benchmarks.mil.assumption_rows import ROWS, Row, rows
+from benchmarks.mil.assumption_table import (
     BEGIN,
     END,
     PROPERTIES,
@@ -40,12 +40,12 @@ def test_every_model_with_a_recipe_has_a_row_in_the_document():
     content = (ROOT / "docs/METHODS.md").read_text().partition(BEGIN)[2].partition(END)[0]
     names = [line.split(" | ")[0].removeprefix("| ") for line in content.splitlines()]
     for row in rows():
-        assert row.name in names, f"{row.name}: run `python benchmarks/mil_assumptions.py --write`"
+        assert row.name in names, f"{row.name}: run `python benchmarks/mil/assumptions.py --write`"
 
 
 def test_a_class_without_a_row_gets_its_recipe(monkeypatch):
     few = [row for row in ROWS if row.learner != "DTFD"]
-    monkeypatch.setattr("benchmarks.assumption_rows.ROWS", few)
+    monkeypatch.setattr("benchmarks.mil.assumption_rows.ROWS", few)
     assert [(row.name, row.recipe, row.init_args) for row in rows()[len(few) :]] == [
         ("DTFD", "dtfd", {})
     ]

@@ -10,14 +10,12 @@ import yaml
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 
+from benchmarks.mil import classic
+from benchmarks.mil.classic import Cell
+from benchmarks.mil.classic_floor import cross_validate_floor, pooled_bags
 from datamodules.mil.npz_file import BagFile
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import classic_mil  # noqa: E402
-from classic_mil import Cell  # noqa: E402
-from classic_mil_floor import cross_validate_floor, pooled_bags  # noqa: E402
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def bags_of(count=40, seed=0):
@@ -80,7 +78,7 @@ def test_cells_are_run_once_and_their_settings_decide(tmp_path, monkeypatch, cap
 
     def run(*more):
         monkeypatch.setattr(sys, "argv", [*words, *more])
-        assert classic_mil.main() == 0
+        assert classic.main() == 0
         return capsys.readouterr()
 
     assert "not run" in run("--print").out
@@ -105,7 +103,7 @@ def test_a_cell_that_fails_is_told_and_the_others_run(tmp_path, monkeypatch, cap
     words = ["x", "--data", str(tmp_path), "--results", str(tmp_path / "r"), "--workers", "1"]
     words += ["--only", "fox/min, SVM", "--only", "musk1/min, SVM"]
     monkeypatch.setattr(sys, "argv", words)
-    assert classic_mil.main() == 1
+    assert classic.main() == 1
     told = capsys.readouterr()
     assert "fox/min, SVM, failed: DataProblems: " in told.err and "no such file" in told.err
     assert "1 of 2 cells" in told.out
@@ -125,4 +123,4 @@ def test_published_values_are_laid_over_the_recipes():
         assert optimizer["init_args"]["weight_decay"] == float(words[3])
     assert Cell("fox", "DSMIL").settings == ["configs/mil/dsmil_classic.yaml"]
     assert Cell("corel_dogs", "DSMIL").settings[1:] == ["--trainer.max_epochs", "4"]
-    assert all(len(row) == 5 for row in classic_mil.PUBLISHED.values())
+    assert all(len(row) == 5 for row in classic.PUBLISHED.values())
