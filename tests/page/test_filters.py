@@ -111,7 +111,7 @@ def test_keys_walk_through_images(tab):
     assert tab.evaluate(VISIBLE, "#large g.truth path") == 0
     tab.keyboard.press("Escape")
     assert not tab.is_visible("#large")
-    assert tab.evaluate("document.activeElement.dataset.image") == "image_1"
+    tab.wait_for_function("document.activeElement.dataset.image === 'image_1'")  # a little later
 
 
 def test_a_row_of_mistakes_leads_to_its_image_and_a_click_opens_it(tab):
