@@ -91,10 +91,9 @@ def _scored_entries(names: Sequence[str], scored: Sequence[MilScores]) -> dict[s
 
     thresholds, matrices = [], []
     for one in scored:
-        bags, task = one.found.scores, one.found.task
-        given = (bags.labels, bags.probabilities, task, one.threshold)
-        matrices.append(confusion_matrix(*given) if one.has_classes else None)
-        decided = one.has_classes and task != "multiclass"
+        given = one.decisions
+        matrices.append(None if given is None else confusion_matrix(*given, one.threshold))
+        decided = given is not None and given[2] != "multiclass"
         thresholds.append(one.threshold if decided else None)
     return {
         "intervals": by_run(names, [one.intervals for one in scored]),

@@ -53,16 +53,33 @@ def shared_parts(
     from evaluation.robustness.grid import read_grids
 
     logs = [training_log(run) for run in runs]
+    page = {"this page, with its intervals, lists and images": page_words(args, runs)}
+    words = [{**one, **page} if n == 0 else one for n, one in enumerate(commands)]
     return Shared(
         title=" and ".join(run.name for run in runs) if len(runs) < 4 else f"{len(runs)} runs",
         facts=tuple(map(run_facts, runs, found, logs)),
         logs=tuple(logs),
-        recipes=tuple(map(run_recipe, runs, found, commands)),
+        recipes=tuple(map(run_recipe, runs, found, words)),
         notes=tuple(problem_notes(problems)),
         grids=read_grids(args.cells) if args.cells else {},
         gallery=args.gallery,
         seed=args.seed,
     )
+
+
+def page_words(args: argparse.Namespace, runs: Sequence[RunFolder]) -> list[object]:
+    """Return the words after ``python evaluate.py`` that make the page again."""
+    words: list[object] = ["report", "--run", *(run.folder for run in runs)]
+    for name in ("annotations", "images", "data", "features"):
+        if getattr(args, name) is not None:
+            words += [f"--{name}", getattr(args, name)]
+    if args.cells:
+        words += ["--cells", *args.cells]
+    if args.bad_data != "error":
+        words += ["--bad-data", args.bad_data]
+    if args.allow_overlap:
+        words.append("--allow-overlap")
+    return [*words, "--gallery", args.gallery, "--draws", args.draws, "--seed", args.seed]
 
 
 def problem_notes(problems: Iterable[Problem]) -> list[str]:

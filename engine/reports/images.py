@@ -34,8 +34,8 @@ Pixels = npt.NDArray[np.uint8]
 Split = Literal["val", "test"]
 
 _KNOWN = (
-    "the model was trained on known categories, and only these are scored; "
-    "`python evaluate.py open-world` scores novel ones too"
+    "the model was trained on known categories, and only these are scored, so that a detection of "
+    "a novel object counts as an error; `python evaluate.py open-world` scores novel ones too"
 )
 
 

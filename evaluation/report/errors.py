@@ -186,7 +186,8 @@ def _scene(
     if rows:
         shapes = regions([results[n] for n in rows], size, iou_type)
         if iou_type == "segm":
-            areas = np.asarray(coco_mask.area(shapes), dtype=np.float64).tolist()
+            # One by one: pycocotools 2.0.11 refuses more than 255 masks at once.
+            areas = [float(coco_mask.area(shape)) for shape in shapes]
         else:
             areas = [float(w * h) for _, _, w, h in shapes]
         if numbers:

@@ -10,6 +10,8 @@ import evaluate
 import evaluation.report.html
 import formats.files
 from evaluation.report.page.content import Link, Value
+from evaluation.report.page.mil_scores import class_tables, confusion, curves, score_bags
+from evaluation.targets.files import read_predictions
 from tests.support.bright_objects import SIZES, BrightObjects, write_scenes
 from tests.support.report_runs import write_bag_run, write_bright_run, write_run, write_test_run
 
@@ -92,6 +94,10 @@ def test_commands_of_the_recipe_give_the_numbers_again(folder, runs, tmp_path, p
     assert command("report", "--run", *both, *truth(folder), *FEW, "--out", out) == 0
     found = read(out)
     lines = [dict(recipe.commands) for recipe in pages[0].recipes]
+    page = lines[0]["this page, with its intervals, lists and images"].split()[2:]
+    assert command(*page, "--out", again) == 0
+    assert read(again)["intervals"] == found["intervals"]
+    assert "--draws 30" in " ".join(page)
     for name, given in zip(("bright", "strict"), lines, strict=True):
         words = given["metrics, errors and calibration"].split()[2:]
         assert command(*words, "--out", again) == 0
@@ -241,6 +247,31 @@ def test_wrong_bags_are_shown_the_most_confident_first(name, runs, pages):
     assert page.headlines[-1].name == "witness_auroc"
 
 
+def test_bags_between_runs_are_shown_as_well(runs, pages):
+    both = (runs["bags"], runs["other_bags"])
+    assert command("report", "--run", *both, "--draws", 5, "--gallery", 1) == 0
+    (page,) = pages
+    keys = {bag.key for bag in page.attention}
+    tables = [table for table in page.mistakes if table.title.startswith("Right by")]
+    assert tables
+    assert {row[0].target for table in page.mistakes for row in table.rows} <= keys
+
+
+def test_grades_have_what_classes_have(tmp_path):
+    run = write_bag_run(tmp_path, "grades", classes=3, noise=2.5)
+    table, out = run / "predictions" / "bags.csv", tmp_path / "mil.json"
+    read_table = read_predictions(table, task="ordinal")
+    found = score_bags("grades", read_table, ("low", "mid", "high"), draws=5)
+    words = ("--predictions", table, "--task", "ordinal", "--draws", 5, "--out", out)
+    assert command("mil", *words) == 0
+    (matrix,) = confusion([found])
+    assert matrix.values == tuple(map(tuple, read(out)["confusion_matrix"]))
+    assert matrix.rows == ("low", "mid", "high")
+    (classes,) = class_tables([found])
+    assert [row[1] for row in classes.rows] == [sum(row) for row in matrix.values]
+    assert {chart.key for chart in curves([found])} == {"roc", "pr"}
+
+
 def test_times_have_a_page(runs, tmp_path, pages):
     run = write_run(tmp_path, "times", {"ckpt_path": None})
     (run / "predictions").mkdir()
@@ -255,6 +286,7 @@ def test_times_have_a_page(runs, tmp_path, pages):
     assert page.training
     assert page.compare[0].rows
     assert page.recipes
+    assert any("censoring of the bags that are scored" in note for note in page.notes)
 
 
 def test_values_have_a_page(tmp_path, pages):

@@ -111,7 +111,7 @@ def test_keys_walk_through_images(tab):
     assert tab.evaluate(VISIBLE, "#large g.truth path") == 0
     tab.keyboard.press("Escape")
     assert not tab.is_visible("#large")
-    assert tab.evaluate("document.activeElement.dataset.image") == "image_1"
+    tab.wait_for_function("document.activeElement.dataset.image === 'image_1'")  # a little later
 
 
 def test_a_row_of_mistakes_leads_to_its_image_and_a_click_opens_it(tab):
@@ -149,6 +149,9 @@ def test_the_address_holds_the_state(tab, opened):
         said.tab.wait_for_selector("#large[open]")
         assert "row06" in said.tab.inner_text("#large-name")
         assert said.console == []
+        said.tab.goto(f"{said.url}#gallery&run=9")  # which the page does not have
+        assert shown(said.tab, "prediction") == expected()
+        assert said.tab.is_checked("#gallery input[data-run-choice][value='0']")
 
 
 def test_tables_are_sorted_from_the_keyboard(tab):

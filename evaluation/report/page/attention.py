@@ -140,11 +140,24 @@ def bag_mistakes(
     if rows:
         columns = ("bag", *(("run",) if several else ()), "truth", "prediction")
         tables.append(Table("Most confident wrong bags", columns, tuple(rows)))
-    for other in range(1, len(runs)):
-        for a, b in ((0, other), (other, 0)):
-            title = f"Right by {runs[a].name}, wrong by {runs[b].name}"
-            tables += _between(title, said[a], said[b], shown)
+    for a, b in _pairs(len(runs)):
+        title = f"Right by {runs[a].name}, wrong by {runs[b].name}"
+        tables += _between(title, said[a], said[b], shown)
     return tuple(tables)
+
+
+def mistaken_bags(said: Sequence[Answers]) -> list[str]:
+    """Return the bags of all rows of `bag_mistakes`."""
+    share = max(1, ROWS // len(said))
+    found = [one.bags[n] for one in said for n in wrong_first(one)[:share]]
+    for a, b in _pairs(len(said)):
+        found += [said[b].bags[n] for n in _right_and_wrong(said[a], said[b])[: ROWS // 2]]
+    return list(dict.fromkeys(found))
+
+
+def _pairs(runs: int) -> list[tuple[int, int]]:
+    """Return the reference and each other run, in both orders."""
+    return [pair for other in range(1, runs) for pair in ((0, other), (other, 0))]
 
 
 def wrong_first(said: Answers) -> list[int]:
@@ -160,16 +173,26 @@ def _link(said: Answers, n: int, shown: Mapping[str, str]) -> Cell:
 
 def _between(title: str, right: Answers, wrong: Answers, shown: Mapping[str, str]) -> list[Table]:
     place = {bag: n for n, bag in enumerate(right.bags)}
+    found = _right_and_wrong(right, wrong)
+    if not found:
+        return []
     rows = [
-        (_link(wrong, n, shown), wrong.truth[n], right.says[place[bag]], wrong.says[n])
+        (_link(wrong, n, shown), wrong.truth[n], right.says[place[wrong.bags[n]]], wrong.says[n])
+        for n in found[: ROWS // 2]
+    ]
+    columns = ("bag", "truth", "right prediction", "wrong prediction")
+    note = f"{len(found)} bags, the most confident first."
+    return [Table(title, columns, tuple(rows), note)]
+
+
+def _right_and_wrong(right: Answers, wrong: Answers) -> list[int]:
+    """Return the positions of bags that one run decides rightly and the other wrongly."""
+    place = {bag: n for n, bag in enumerate(right.bags)}
+    return [
+        n
         for n in wrong_first(wrong)
         if (bag := wrong.bags[n]) in place and not right.wrong[place[bag]]
     ]
-    if not rows:
-        return []
-    columns = ("bag", "truth", "right prediction", "wrong prediction")
-    note = f"{len(rows)} bags, the most confident first."
-    return [Table(title, columns, tuple(rows[: ROWS // 2]), note)]
 
 
 def choose_bags(said: Sequence[Answers], count: int, seed: int = 0) -> list[str]:

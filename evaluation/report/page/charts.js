@@ -71,7 +71,7 @@ function linesFigure(chart, tone) {
   return [data, layout(
     tone,
     axis(chart.x, tone, chart.unit ? unit : {}),
-    axis(chart.y, tone, chart.unit ? unit : { type: chart.log ? "log" : "linear", exponentformat: "power" }),
+    axis(chart.y, tone, chart.unit ? unit : chart.log ? { type: "log", tickformat: "~g" } : { exponentformat: "power" }),
     { shapes, showlegend: chart.lines.length > 1 },
   )];
 }

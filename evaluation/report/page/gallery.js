@@ -17,10 +17,11 @@ function filterShapes(root) {
   }
 }
 
+// The address may name a run that the page does not have.
 function runsShown() {
-  const count = all("input[data-run-choice]").filter((x) => x.value !== "all").length;
-  return state.run === "all" ? all("input[data-run-choice]", one("section[data-truth]"))
-    .map((x) => x.value).filter((x) => x !== "all") : [Number(state.run) < count ? state.run : "0"];
+  const runs = [...new Set(all("input[data-run-choice]").map((x) => x.value))].filter((x) => x !== "all");
+  if (state.run === "all" && runs.length) return runs;
+  return [runs.includes(state.run) ? state.run : "0"];
 }
 
 // Side by side, every further run has a copy of the image, which shares its pixels with the first.
@@ -90,6 +91,8 @@ function applyControls() {
 }
 
 function applyState() {
+  const runs = runsShown();
+  state.run = runs.length > 1 ? "all" : runs[0];
   for (const root of galleries()) {
     root.dataset.truth = onOff(state.truth);
     root.dataset.prediction = onOff(state.prediction);

@@ -12,7 +12,7 @@ from evaluation.report.page.attention import (
     attended_bags,
     bag_mistakes,
     choose_bags,
-    wrong_first,
+    mistaken_bags,
 )
 from evaluation.report.page.content import Page, Reliability, Table
 from evaluation.report.page.mil_scores import MilScores
@@ -42,9 +42,7 @@ def mil_page(
     said = [answers(run) for run in runs]
     chosen = choose_bags(said, shared.gallery, shared.seed)
     if shared.gallery:  # every row of the mistakes leads to its bag
-        share = max(1, 12 // len(said))
-        linked = [one.bags[n] for one in said for n in wrong_first(one)[:share]]
-        chosen = list(dict.fromkeys([*chosen, *linked]))
+        chosen = list(dict.fromkeys([*chosen, *mistaken_bags(said)]))
     shown = attended_bags(said, attention, images, chosen)
     keys = {bag.name: bag.key for bag in shown}
     notes = dict.fromkeys((*shared.notes, *(note for run in runs for note in run.notes)))

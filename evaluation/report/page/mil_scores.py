@@ -18,6 +18,7 @@ from evaluation.statistics.sample_size import class_members, too_few_bags, withh
 from evaluation.targets.bootstrap import bootstrap_intervals as target_intervals
 from evaluation.targets.bootstrap import units
 from evaluation.targets.scores import LOWER_IS_BETTER, score
+from structures import MILTask
 
 _LABELS = {
     "bag_auroc": "AUROC",
@@ -26,13 +27,19 @@ _LABELS = {
     "bag_balanced_accuracy": "Balanced accuracy",
     "bag_f1": "F1",
     "bag_kappa": "Kappa",
+    "bag_quadratic_kappa": "Quadratic kappa",
     "bag_c_index": "C-index",
+    "bag_c_index_ipcw": "C-index (IPCW)",
+    "bag_td_auc": "AUC over time",
     "bag_ibs": "Integrated Brier score",
     "bag_mae": "Mean absolute error",
     "bag_rmse": "Root mean squared error",
     "bag_r2": "R squared",
+    "bag_pearson": "Pearson correlation",
+    "bag_spearman": "Spearman correlation",
     "witness_auroc": "AUROC of the attention",
 }
+_WEIGHTED = {"bag_c_index_ipcw", "bag_ibs", "bag_td_auc"}  # by the censoring
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ class MilScores:
         metrics: by name.
         intervals: (low, high) by metric.
         notes: why intervals are withheld or metrics undefined.
-        classes: names of the classes, empty for times and values.
+        classes: names of the classes or grades, empty for times and values.
     """
 
     name: str
@@ -58,9 +65,14 @@ class MilScores:
     classes: tuple[str, ...] = field(default=())
 
     @property
-    def has_classes(self) -> bool:
-        """Whether the bags have classes, not times, values or grades."""
-        return self.found.target is None
+    def decisions(self) -> tuple[Any, Any, MILTask] | None:
+        """Known labels, probabilities and task of classes or grades, None of times and values."""
+        bags, task = self.found.scores, self.found.task
+        if task == "ordinal":  # decided as classes are
+            task = "multiclass"
+        elif self.found.target is not None:
+            return None
+        return bags.labels[bags.known], bags.probabilities[bags.known], task
 
 
 def score_bags(
@@ -86,7 +98,7 @@ def score_bags(
         ValueError: no bag has a known target.
     """
     if found.target is not None:
-        scored = _score_targets(name, found, draws, seed)
+        scored = _score_targets(name, found, tuple(classes), draws, seed)
     else:
         scored = _score_classes(name, found, tuple(classes), draws, seed)
     if witness is not None:
@@ -111,7 +123,9 @@ def _score_classes(
     return MilScores(name, found, threshold, metrics, intervals, notes, tuple(names))
 
 
-def _score_targets(name: str, found: BagPredictions, draws: int, seed: int) -> MilScores:
+def _score_targets(
+    name: str, found: BagPredictions, classes: tuple[str, ...], draws: int, seed: int
+) -> MilScores:
     bags = found.target
     assert bags is not None
     known = bags.known
@@ -128,7 +142,15 @@ def _score_targets(name: str, found: BagPredictions, draws: int, seed: int) -> M
     if few:
         intervals, notes = withheld(intervals), [*notes, few]
     notes += [f"{metric} is undefined: {why}" for metric, why in scores.undefined.items()]
-    return MilScores(name, found, 0.5, dict(scores.metrics), intervals, tuple(notes))
+    if scores.details.get("censoring") == "scored bags" and set(scores.metrics) & _WEIGHTED:
+        notes.append(
+            "IPCW C-index, integrated Brier score and AUC over time correct for the censoring of "
+            "the bags that are scored; `python evaluate.py mil --ckpt` takes the training bags"
+        )
+    if found.task == "ordinal" and len(classes) != len(found.classes):
+        classes = found.classes
+    names = classes if found.task == "ordinal" else ()
+    return MilScores(name, found, 0.5, dict(scores.metrics), intervals, tuple(notes), names)
 
 
 def headlines(runs: Sequence[MilScores]) -> tuple[Headline, ...]:
@@ -149,12 +171,10 @@ def class_tables(runs: Sequence[MilScores]) -> tuple[Table, ...]:
     """Return the metrics of each class against the rest."""
     tables = []
     for run in runs:
-        if not run.has_classes:
+        if run.decisions is None:
             continue
-        bags = run.found.scores
-        rows = class_scores(
-            bags.labels, bags.probabilities, run.found.task, run.threshold, run.classes
-        )
+        labels, chance, task = run.decisions
+        rows = class_scores(labels, chance, task, run.threshold, run.classes)
         columns = ("class", "bags", "predicted", "AUROC", "AUPRC", "precision", "recall", "F1")
         numbers = ("auroc", "auprc", "precision", "recall", "f1")
         cells: list[tuple[Cell, ...]] = [
@@ -167,7 +187,7 @@ def class_tables(runs: Sequence[MilScores]) -> tuple[Table, ...]:
             for row in rows
         ]
         note = "Each class against the rest."
-        if run.found.task != "multiclass":
+        if task != "multiclass":
             note += f" Precision, recall and F1 at the threshold {run.threshold:g}."
         tables.append(Table(_titled("Classes", run, runs), columns, tuple(cells), note))
     return tuple(tables)
@@ -202,15 +222,13 @@ def curves(runs: Sequence[MilScores]) -> tuple[Chart, ...]:
 
 def one_against_rest(run: MilScores) -> dict[str, tuple[Any, Any]]:
     """Return 0/1 labels and probabilities by class, for classes with both kinds of bags."""
-    if not run.has_classes:
+    if run.decisions is None:
         return {}
-    bags = run.found.scores
-    known = bags.known
-    labels, chance = bags.labels[known], bags.probabilities[known]
+    labels, chance, task = run.decisions
     if chance.ndim == 1:
         pairs = {"bags": (labels, chance)}
     else:
-        members = class_members(labels, run.found.task, chance.shape[1]).astype(np.int64)
+        members = class_members(labels, task, chance.shape[1]).astype(np.int64)
         pairs = {name: (members[:, c], chance[:, c]) for c, name in enumerate(run.classes)}
     held = {name: pair for name, pair in pairs.items() if set(pair[0].tolist()) == {0, 1}}
     return dict(list(held.items())[:CURVES])
@@ -226,17 +244,17 @@ def confusion(runs: Sequence[MilScores]) -> tuple[Matrix, ...]:
     """Return the confusion matrix of each run, of each class for several labels."""
     found = []
     for run in runs:
-        if not run.has_classes:
+        if run.decisions is None:
             continue
-        bags = run.found.scores
-        matrix = confusion_matrix(bags.labels, bags.probabilities, run.found.task, run.threshold)
+        labels, chance, task = run.decisions
+        matrix = confusion_matrix(labels, chance, task, run.threshold)
         parts: dict[str, tuple[Any, tuple[str, ...]]]
-        if run.found.task == "multilabel":
+        if task == "multilabel":
             answers = ("absent", "present")
             parts = {name: (part, answers) for name, part in zip(run.classes, matrix, strict=True)}
         else:
             parts = {"Bags": (matrix, run.classes)}
-        at = "" if run.found.task == "multiclass" else f" at the threshold {run.threshold:g}"
+        at = "" if task == "multiclass" else f" at the threshold {run.threshold:g}"
         for title, (counts, names) in parts.items():
             found.append(
                 Matrix(

@@ -42,11 +42,6 @@ def reliability_of(run: str, subject: str, found: Mapping[str, Any]) -> Reliabil
 
 def bag_calibration(run: MilScores) -> dict[str, Any] | None:
     """Return the calibration of a run's bags, None for times and values."""
-    if run.found.target is not None and run.found.task != "ordinal":
+    if run.decisions is None or not len(run.decisions[0]):
         return None
-    bags, task = run.found.scores, run.found.task
-    known = bags.known
-    if not known.any():
-        return None
-    kind = "multiclass" if task == "ordinal" else task
-    return calibration(bags.labels[known], bags.probabilities[known], kind)
+    return calibration(*run.decisions)

@@ -236,7 +236,8 @@ def curves(found: SegScores) -> tuple[Chart, ...]:
     )
     title = _title(found, "Precision, recall and F1 by confidence, mean over the classes", 0)
     charts.append(Chart("confidence", title, "confidence", "value", lines, unit=True))
-    return tuple(chart for chart in charts if chart.lines)
+    held = (chart for chart in charts if any(y is not None for x in chart.lines for y in x.y))
+    return tuple(held)
 
 
 def _class_curves(scores: CocoScores, kind: IouType) -> list[tuple[str, Any, Any]]:

@@ -6,7 +6,7 @@ import csv
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evaluation.report.page.content import Chart, Line
@@ -95,7 +95,15 @@ def training_charts(logs: Sequence[tuple[str, TrainingLog]]) -> tuple[Chart, ...
         _chart("learning_rate", "Learning rate", "learning rate", logs, _rates),
         _chart("gradient_norm", "Gradient norm", "norm", logs, _named("grad_norm/total"), True),
     ]
-    return tuple(chart for chart in charts if chart.lines)
+    return tuple(_named_alone(chart, several) for chart in charts if chart.lines)
+
+
+def _named_alone(chart: Chart, several: bool) -> Chart:
+    """Put the name of a single line, which has no legend, into the title."""
+    plain = chart.key in ("train_learning_rate", "train_gradient_norm") and not several
+    if len(chart.lines) > 1 or plain:
+        return chart
+    return replace(chart, title=f"{chart.title} ({chart.lines[0].name})")
 
 
 def _metric_charts(logs: Sequence[tuple[str, TrainingLog]]) -> list[Chart]:
@@ -161,7 +169,8 @@ def _totals(series: Series) -> dict[str, str]:
 
 def _terms(series: Series) -> dict[str, str]:
     found = sorted(name for name in series if name.startswith(("train/loss_", "val/loss_")))
-    return {name.replace("/loss_", " ", 1): name for name in found} if len(found) > 1 else {}
+    several = len({name.partition("/")[2] for name in found}) > 1  # a single one is the loss
+    return {name.replace("/loss_", " ", 1): name for name in found} if several else {}
 
 
 def _rates(series: Series) -> dict[str, str]:

@@ -224,6 +224,10 @@ class PageView:
         first = digest not in self._files
         return self._files.setdefault(digest, f"file-{len(self._files)}"), first
 
+    def some_wrong(self) -> bool:
+        """Whether a bag of the page is wrong; times and values are not right or wrong."""
+        return any(any(bag.wrong) for bag in self.page.attention)
+
     def largest(self, bag: AttendedBag) -> float:
         """Largest attention of a bag over all runs, which the bars are drawn against."""
         weights = [i.attention for run in bag.instances for i in run if defined(i.attention)]

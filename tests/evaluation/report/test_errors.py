@@ -190,6 +190,18 @@ def test_only_the_best_detections_of_an_image_count():
     assert [d.row for d in image.detections] == [0, 1]  # a tie keeps its order
 
 
+def test_an_image_with_more_masks_than_pycocotools_takes_at_once():
+    truth, rows = scene([(0, 1, A)], [(0, 1, A, 0.9 - n / 1000) for n in range(300)])
+    left, top, width, height = A
+    outline = [left, top, left + width, top, left + width, top + height, left, top + height]
+    for record in (*truth["annotations"], *rows):
+        record["segmentation"] = [outline]
+    found = summary(truth, rows, "segm", max_dets=300)
+    assert found.counts == dict.fromkeys(KINDS, 0) | {"dupe": 299}
+    [image] = detection_errors(truth, rows, "segm", max_dets=300)
+    assert {d.area for d in image.detections} == {width * height}
+
+
 def test_a_record_without_a_mask_is_refused():
     with pytest.raises(ValueError, match="has no 'segmentation'"):
         detection_errors(*scene([(0, 1, A)], [(0, 1, A, 0.5)]), "segm")

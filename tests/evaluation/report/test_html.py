@@ -86,6 +86,13 @@ def test_images_are_embedded_once():
     assert text.count("data-copy=") == 20
 
 
+def test_bags_without_a_decision_cannot_be_wrong():
+    page = mil_page(1, 3)
+    assert "wrong bags only" in render_page(page)
+    bags = tuple(dataclasses.replace(bag, wrong=(False,)) for bag in page.attention)
+    assert "wrong bags only" not in render_page(dataclasses.replace(page, attention=bags))
+
+
 def test_numbers_are_shown_with_three_digits_and_kept_whole():
     value = cell_view(Value(0.123456, 0.1, 0.2))
     assert (value.text, value.value, value.interval) == ("0.123", "0.123456", "0.100 to 0.200")

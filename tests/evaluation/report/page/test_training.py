@@ -21,10 +21,17 @@ def test_a_log_becomes_charts(tmp_path):
     assert charts["train_loss"].log_y
     (line,) = charts["train_val_segm_map"].lines
     assert (line.name, line.x, line.y) == ("segm_map", (19, 39), (0.25, 0.75))
+    assert charts["train_val_segm_map"].title == "Mask AP in validation (segm_map)"  # no legend
     several = {c.key: c for c in training_charts([("a", log), ("b", log)])}
     assert [line.name for line in several["train_loss"].lines] == ["a: training", "b: training"]
     assert [line.run for line in several["train_loss"].lines] == [0, 1]
     assert "train_loss_terms" not in several
+
+
+def test_a_single_term_is_not_drawn_twice(tmp_path):
+    rows = "step,train/loss,train/loss_bag,val/loss,val/loss_bag,lr-SGD\n3,1,1,2,2,.1\n"
+    charts = training_charts([("run", written(tmp_path / "metrics.csv", rows))])
+    assert [c.title for c in charts] == ["Loss", "Learning rate"]
 
 
 def test_long_lines_are_averaged(tmp_path):
