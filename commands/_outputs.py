@@ -33,7 +33,7 @@ def check_outputs(args: argparse.Namespace) -> None:
     written: list[tuple[str, Path]] = []
     for output, path in outputs:
         flag = output.flag
-        _check_place(flag, path)
+        check_place(flag, path)
         _check_inputs(output, path, inputs)
         for other, given in written:
             if _same(path, given) or _below(path, given) or _below(given, path):
@@ -78,7 +78,12 @@ def _inputs(args: argparse.Namespace) -> Iterator[tuple[str, Path]]:
             yield flag, Path(word)
 
 
-def _check_place(flag: str, path: Path) -> None:
+def check_place(flag: str, path: Path) -> None:
+    """Reject a path at which no file can be written.
+
+    Raises:
+        ValueError: it is a folder or a special file, or its folder cannot be made or written to.
+    """
     if path.is_dir():
         raise ValueError(f"{flag} {path} is a folder; name a file to write")
     if path.exists() and not path.is_file():

@@ -19,6 +19,7 @@ from commands._arguments import (
     positive,
     seed,
 )
+from commands._outputs import check_place
 from commands._tables import report_bad_data, show
 from commands._wandb import add_wandb
 from commands._wandb_logs import log_report
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         read_grids(args.cells)  # faults are found before anything is predicted
     runs = read_runs(args.run)
     html = args.html or runs[0].folder / "report.html"
-    _check_page(html)
+    check_place("--html", html)
     if runs[0].kind == "seg":
         from commands.reports._images import image_report as make
     else:
@@ -147,11 +148,6 @@ def check_extra() -> None:
 def lacking_packages() -> list[str]:
     """Return the packages of the page that are not installed."""
     return [name for name in _EXTRA if find_spec(name) is None]
-
-
-def _check_page(html: Path) -> None:
-    if html.is_dir():
-        raise ValueError(f"--html {html} is a folder; name a file to write")
 
 
 def _show(page: Any) -> None:

@@ -17,6 +17,7 @@ from evaluation.report.page.mistakes import worst_first
 from evaluation.report.page.outlines import TOLERANCE, box_outline, record_outlines
 
 LOWEST = 0.05  # score below which predictions are not drawn, unless the operating point is lower
+MOST = 100  # predictions of a run that are drawn in an image, as many as are scored in it
 
 Read = Callable[[Any], npt.NDArray[np.uint8]]
 
@@ -87,6 +88,8 @@ def _image(
     draw = _Drawer(judged, (height, width))
     runs = range(len(judged.names))
     found = [judged.found(run, position) for run in runs]
+    drawn, complete = zip(*(_drawn(judged, run, position) for run in runs), strict=True)
+    whole = all(complete)
     return GalleryImage(
         key=image_key(position),
         name=judged.image_names()[position],
@@ -95,16 +98,20 @@ def _image(
         file=file,
         mime=mime,
         truth=tuple(draw.object(n, [n in one for one in found]) for n in numbers),
-        predictions=tuple(
-            tuple(
-                draw.detection(run, d)
-                for d in judged.images[run][position].detections
-                if d.score >= min(LOWEST, judged.score)
-            )
-            for run in runs
-        ),
-        note=note,
+        predictions=tuple(tuple(draw.detection(run, d) for d in drawn[run]) for run in runs),
+        note=note + ("" if whole else f", the {MOST} most confident predictions are drawn"),
     )
+
+
+def _drawn(judged: Judged, run: int, position: int) -> tuple[list[DetectionRecord], bool]:
+    """Return the predictions of an image that are drawn, and whether these are all above `LOWEST`.
+
+    A model that is hardly trained has hundreds of an image, which would make the page slow.
+    """
+    lowest = min(LOWEST, judged.score)
+    found = [d for d in judged.images[run][position].detections if d.score >= lowest]
+    kept = {id(d) for d in sorted(found, key=lambda d: -d.score)[:MOST]}
+    return [d for d in found if id(d) in kept], len(found) <= MOST
 
 
 class _Drawer:

@@ -39,8 +39,8 @@ FIRST = [
 SECOND = [box(2, 7, 5, 0.9)]
 
 
-def judged(*results, score=0.5):
-    images = tuple(detection_errors(TRUTH, rows, "bbox") for rows in results)
+def judged(*results, score=0.5, max_dets=100):
+    images = tuple(detection_errors(TRUTH, rows, "bbox", max_dets=max_dets) for rows in results)
     names = ("one", "two")[: len(results)]
     return Judged(TRUTH, names, results, images, score, "bbox")
 
@@ -140,3 +140,18 @@ def test_the_operating_point_is_that_of_the_best_f1():
     ]
     assert point.metrics()["mean_f1"] >= max(values) - 1e-6
     assert tuned_point(truth, [], "bbox").score == 0.5
+
+
+def test_the_most_confident_predictions_of_an_image_are_drawn():
+    """A model that is hardly trained may have hundreds, whose outlines make a page heavy."""
+    scores = np.random.default_rng(0).permutation(np.linspace(0.3, 0.9, 130)).tolist()
+    many = [box(2, 7, n % 40, score) for n, score in enumerate(scores)]
+    pixels = np.zeros((*SIZE, 3), dtype=np.uint8)
+    one = judged(many, SECOND, max_dets=300)
+    (image,) = gallery_images(one, {1: "worst"}, (), lambda _: pixels)
+    drawn = [outline.score for outline in image.predictions[0]]
+    assert sorted(drawn) == pytest.approx(sorted(scores)[-100:], abs=1e-4)
+    assert len(image.predictions[1]) == 1
+    assert image.note == "F1 0.02, worst, the 100 most confident predictions are drawn"
+    (image,) = gallery_images(judged(SECOND), {1: "worst"}, (), lambda _: pixels)
+    assert "confident" not in image.note
