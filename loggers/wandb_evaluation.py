@@ -6,8 +6,9 @@ import dataclasses
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -197,7 +198,11 @@ def _artifacts(
         origins = recorded(path).get(model.name, ())
         inputs.append(use_artifact(run, model, origins))
         if evaluation.own_data:  # which the training has logged
-            inputs += [o for o in origins if o.type == "dataset" and o not in inputs]
+            inputs += _datasets(origins, inputs)
+    if evaluation.page is not None and not evaluation.data:
+        for source in evaluation.predictions.values():
+            if isinstance(source, Path):  # of a run of `test`, which has logged its data
+                inputs += _datasets(chain(*recorded(source).values()), inputs)
     files = _written(evaluation, folder / "predictions")
     made: list[Made] = []
     if files:
@@ -207,6 +212,12 @@ def _artifacts(
         page = {evaluation.page.name: evaluation.page}
         spec = ArtifactSpec("report", f"report-{run.id}", page, copied=True)
         log_artifact(run, spec, [*inputs, *made])
+
+
+def _datasets(origins: Iterable[Made], known: Sequence[Made]) -> list[Made]:
+    """Return the data among the origins of an artifact that are not known yet."""
+    found = dict.fromkeys(one for one in origins if one.type == "dataset")
+    return [one for one in found if one not in known]
 
 
 def _written(evaluation: Evaluation, folder: Path) -> dict[str, Path]:

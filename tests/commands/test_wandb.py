@@ -250,9 +250,18 @@ def test_the_training_of_a_checkpoint(tmp_path):
     assert training_of(stage / "checkpoints/best.ckpt") == ("r2", "abmil/version_3", None)
 
 
+@pytest.mark.parametrize("of_test", [True, False])
 @pytest.mark.parametrize("own", [True, False])
-def test_predictions_of_own_data_are_made_from_the_data_of_the_training(own, tmp_path, monkeypatch):
+def test_what_a_page_of_own_data_is_made_from(own, of_test, tmp_path, monkeypatch):
+    """The data of the training, or those that a run of `test` has logged with its predictions."""
     data, model = Made("dataset", "dataset-d", "1"), Made("model", "model-m", "2")
+    tested, folder = Made("dataset", "dataset-t", "4"), tmp_path / "tested"
+    table = folder / "predictions" / "bags.csv"
+    if of_test:
+        table.parent.mkdir(parents=True)
+        table.touch()
+        content = {"predictions-t": [tested._asdict(), model._asdict()]}
+        (folder / "wandb_artifacts.json").write_text(json.dumps(content))
     checkpoint = tmp_path / "checkpoints" / "best.ckpt"
     checkpoint.parent.mkdir()
     checkpoint.touch()
@@ -265,10 +274,15 @@ def test_predictions_of_own_data_are_made_from_the_data_of_the_training(own, tmp
 
     monkeypatch.setattr(wandb_evaluation, "use_artifact", lambda *_: model)
     monkeypatch.setattr(wandb_evaluation, "log_artifact", keep)
+    page = tmp_path / "report.html"
+    page.touch()
+    predictions = {"p": table if of_test else tmp_path / "report/abc/predictions.json"}
     evaluation = Evaluation(
-        "report", {}, checkpoints=[checkpoint], predictions={"p": checkpoint}, own_data=own
+        "report", {}, checkpoints=[checkpoint], predictions=predictions, own_data=own, page=page
     )
     logger = SimpleNamespace(failed=False, experiment=SimpleNamespace(id="r"))
     training = wandb_evaluation.Training("m", "g", None)
     wandb_evaluation._artifacts(logger, evaluation, [training], tmp_path)
-    assert found["predictions"] == ([model, data] if own else [model])
+    inputs = [model, *[data] * own, *[tested] * of_test]
+    assert found["predictions"] == inputs
+    assert found["report"] == [*inputs, Made("predictions", "predictions-r", "3")]
