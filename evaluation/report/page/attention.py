@@ -11,9 +11,11 @@ import numpy.typing as npt
 
 from evaluation.mil.metrics import BagTable, predicted_classes
 from evaluation.mil.scores import instance_auroc
+from evaluation.report.page.bag_errors import BagErrors, bag_errors
 from evaluation.report.page.content import AttendedBag, AttendedInstance, Cell, Link, Table
 from evaluation.report.page.images import encode_image
 from evaluation.report.page.mil_scores import MilScores
+from evaluation.targets.bags import TargetPredictions
 
 INSTANCES = 8  # shown of each bag
 ROWS = 12  # of a list of mistakes, shared by the runs
@@ -57,14 +59,17 @@ class Answers:
         truth: as text.
         says: as text.
         wrong: (B,) whether a decision is wrong; False where there is no decision.
-        confidence: (B,) probability of the decision, or the error of a value, NaN without either.
+        sizes: (B,) probability of a wrong decision, or error of a time or value; 0 or NaN of bags
+            that are in no list.
+        errors: of times and values.
     """
 
     bags: tuple[str, ...]
     truth: tuple[str, ...]
     says: tuple[str, ...]
     wrong: npt.NDArray[np.bool_]
-    confidence: npt.NDArray[np.float64]
+    sizes: npt.NDArray[np.float64]
+    errors: BagErrors | None = None
 
 
 def answers(run: MilScores) -> Answers:
@@ -86,7 +91,13 @@ def answers(run: MilScores) -> Answers:
         truth = [run.classes[label] if label >= 0 else "unknown" for label in bags.labels]
         says = [f"{run.classes[c]} ({p:.2f})" for c, p in zip(decided, sure, strict=True)]
         wrong = (decided != bags.labels) & (bags.labels >= 0)
-    return Answers(bags.bag_ids, tuple(truth), tuple(says), np.asarray(wrong), np.asarray(sure))
+    return _decided(bags.bag_ids, truth, says, wrong, sure)
+
+
+def _decided(
+    bags: tuple[str, ...], truth: Sequence[str], says: Sequence[str], wrong: Any, sure: Any
+) -> Answers:
+    return Answers(bags, tuple(truth), tuple(says), np.asarray(wrong), np.where(wrong, sure, 0.0))
 
 
 def _labels(row: Any, classes: Sequence[str]) -> str:
@@ -94,9 +105,7 @@ def _labels(row: Any, classes: Sequence[str]) -> str:
     return ", ".join(held) or "none"
 
 
-def _target_answers(bags: Any) -> Answers:
-    count = len(bags.bag_ids)
-    wrong, sure = np.zeros(count, dtype=bool), np.full(count, np.nan)
+def _target_answers(bags: TargetPredictions) -> Answers:
     if bags.task == "ordinal":
         names = bags.names or tuple(map(str, range(bags.predictions.shape[1])))
         decided = bags.predictions.argmax(axis=1)
@@ -104,14 +113,15 @@ def _target_answers(bags: Any) -> Answers:
         wrong = (decided != bags.labels) & (bags.labels >= 0)
         truth = [names[label] if label >= 0 else "unknown" for label in bags.labels]
         says = [f"{names[c]} ({p:.2f})" for c, p in zip(decided, sure, strict=True)]
-    elif bags.task == "regression":
+        return _decided(bags.bag_ids, truth, says, wrong, sure)
+    if bags.task == "regression":
         truth = [", ".join(f"{v:.4g}" for v in row) for row in bags.labels]
         says = [", ".join(f"{v:.4g}" for v in row) for row in bags.predictions]
-        sure = np.abs(bags.labels - bags.predictions).max(axis=1)
     else:
         truth = [f"{'event' if e == 1 else 'censored'} at {t:.4g}" for t, e in bags.labels]
         says = [f"risk {v:.3g}" for v in bags.predictions]
-    return Answers(bags.bag_ids, tuple(truth), tuple(says), wrong, sure)
+    errors, right = bag_errors(bags), np.zeros(len(bags.bag_ids), dtype=bool)
+    return Answers(bags.bag_ids, tuple(truth), tuple(says), right, errors.sizes, errors)
 
 
 def bag_key(position: int) -> str:
@@ -124,6 +134,8 @@ def bag_mistakes(
 ) -> tuple[Table, ...]:
     """Return the most confident wrong bags, and those that one run gets right and another wrong.
 
+    Of times and values, it is the bags with the largest errors.
+
     Args:
         runs: the runs.
         said: what each says.
@@ -134,12 +146,17 @@ def bag_mistakes(
     share = max(1, ROWS // len(runs))
     rows: list[tuple[Cell, ...]] = []
     for run, one in zip(runs, said, strict=True):
-        for n in wrong_first(one)[:share]:
+        for n in worst_first(one)[:share]:
             name = (run.name,) if several else ()
-            rows.append((_link(one, n, shown), *name, one.truth[n], one.says[n]))
+            told = () if one.errors is None else (one.errors.told[n],)
+            rows.append((_link(one, n, shown), *name, one.truth[n], one.says[n], *told))
     if rows:
         columns = ("bag", *(("run",) if several else ()), "truth", "prediction")
-        tables.append(Table("Most confident wrong bags", columns, tuple(rows)))
+        errors = said[0].errors
+        if errors is None:
+            tables.append(Table("Most confident wrong bags", columns, tuple(rows)))
+        else:
+            tables.append(Table(errors.title, (*columns, errors.column), tuple(rows), errors.note))
     for a, b in _pairs(len(runs)):
         title = f"Right by {runs[a].name}, wrong by {runs[b].name}"
         tables += _between(title, said[a], said[b], shown)
@@ -149,7 +166,7 @@ def bag_mistakes(
 def mistaken_bags(said: Sequence[Answers]) -> list[str]:
     """Return the bags of all rows of `bag_mistakes`."""
     share = max(1, ROWS // len(said))
-    found = [one.bags[n] for one in said for n in wrong_first(one)[:share]]
+    found = [one.bags[n] for one in said for n in worst_first(one)[:share]]
     for a, b in _pairs(len(said)):
         found += [said[b].bags[n] for n in _right_and_wrong(said[a], said[b])[: ROWS // 2]]
     return list(dict.fromkeys(found))
@@ -160,10 +177,10 @@ def _pairs(runs: int) -> list[tuple[int, int]]:
     return [pair for other in range(1, runs) for pair in ((0, other), (other, 0))]
 
 
-def wrong_first(said: Answers) -> list[int]:
-    """Return the positions of the wrong bags, the most confident first."""
-    held = np.flatnonzero(said.wrong)
-    return [int(n) for n in held[np.argsort(-said.confidence[held], kind="stable")]]
+def worst_first(said: Answers) -> list[int]:
+    """Return the positions of the wrong bags, the most confident or the largest error first."""
+    held = np.flatnonzero(said.sizes > 0)
+    return [int(n) for n in held[np.argsort(-said.sizes[held], kind="stable")]]
 
 
 def _link(said: Answers, n: int, shown: Mapping[str, str]) -> Cell:
@@ -190,8 +207,8 @@ def _right_and_wrong(right: Answers, wrong: Answers) -> list[int]:
     place = {bag: n for n, bag in enumerate(right.bags)}
     return [
         n
-        for n in wrong_first(wrong)
-        if (bag := wrong.bags[n]) in place and not right.wrong[place[bag]]
+        for n in worst_first(wrong)
+        if wrong.wrong[n] and (bag := wrong.bags[n]) in place and not right.wrong[place[bag]]
     ]
 
 
@@ -204,7 +221,7 @@ def choose_bags(said: Sequence[Answers], count: int, seed: int = 0) -> list[str]
         seed: of the random ones.
     """
     share = -(-(count // 2) // len(said))
-    wrong = [one.bags[n] for one in said for n in wrong_first(one)[:share]]
+    wrong = [one.bags[n] for one in said for n in worst_first(one)[:share]]
     chosen = list(dict.fromkeys(wrong))[: count - count // 2]
     others = [bag for bag in said[0].bags if bag not in set(chosen)]
     drawn = np.random.default_rng(seed).permutation(len(others))[: count - len(chosen)]
