@@ -119,6 +119,7 @@ def chosen_shifts(names: Sequence[str] | None, patches: bool) -> tuple[str, ...]
     """
     from datamodules.transforms.bag_shifts import SHIFTS
     from datamodules.transforms.patch_shifts import PATCH_SHIFTS
+    from evaluation.robustness.names import BENCHMARK, EXTRA
     from structures.own_functions import imported
 
     own, other = (PATCH_SHIFTS, SHIFTS) if patches else (SHIFTS, PATCH_SHIFTS)
@@ -132,6 +133,8 @@ def chosen_shifts(names: Sequence[str] | None, patches: bool) -> tuple[str, ...]
                 if patches
                 else f"{name} shifts patches; give them by --patches DIR"
             )
+        if name in BENCHMARK + EXTRA:
+            raise ValueError(f"{name} corrupts images; shifts of bags are {', '.join(own)}")
         if name not in own:
             (near,) = get_close_matches(name, own, n=1, cutoff=0)
             kind = PATCHES if patches else FEATURES

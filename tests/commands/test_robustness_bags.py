@@ -242,7 +242,7 @@ def test_wrong_input(folder, base, whole, tmp_path, capsys):
     base = (*base[:4], "--cells", table)
     for words, told in (
         ((*base, "--corruptions", "misssing"), "'misssing'; did you mean missing_instances? Shif"),
-        ((*base, "--corruptions", "fog"), "no shift 'fog'; did you mean "),
+        ((*base, "--corruptions", "fog"), "fog corrupts images; shifts of bags are feature_noise,"),
         ((*base, "--corruptions", "stain"), "stain shifts patches; give them by --patches DIR"),
         ((*base, "--severities", 0), "a severity is 1, 2, 3, 4 or 5, got 0"),
         ((*base, "--annotations", data), "--annotations is for images and has no effect with --d"),
