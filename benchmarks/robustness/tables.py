@@ -71,6 +71,7 @@ ASKED = {
             ("packaged_bn", "packaged_frozen"),
             ("scratch_gn", "scratch_bn"),
             ("scratch_bn", "packaged_bn"),
+            ("scratch_gn", "packaged_frozen"),
             ("yolo", "scratch_bn"),
         ],
         ["jpeg_compression"],
