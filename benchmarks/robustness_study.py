@@ -7,9 +7,9 @@ of the next, and scores it under every corruption or shift at five severities, a
 data. What is done is skipped, a cell being kept as soon as it is known, so that an interrupted
 command can be repeated; delete the folder after a change of code. `--seconds` stops it in time.
 
-The whole study takes a little more than six hours of one core (docs/benchmarks.md has the commands for two).
-`--report` trains and scores nothing. The tables of what is there, with 95 % intervals, are printed
-and, with `--page`, put into docs/REPRODUCTION.md.
+The whole study takes a little more than six hours of one core (docs/benchmarks.md has the commands
+for two). `--report` trains and scores nothing. The tables of what is there, with 95 % intervals,
+are printed and, with `--page`, put into docs/REPRODUCTION.md.
 """
 
 from __future__ import annotations
