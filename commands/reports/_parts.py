@@ -69,7 +69,7 @@ def shared_parts(
 
 def page_words(args: argparse.Namespace, runs: Sequence[RunFolder]) -> list[object]:
     """Return the words after ``python evaluate.py`` that make the page again."""
-    words: list[object] = ["report", "--run", *(run.folder for run in runs)]
+    words: list[object] = [args.command, "--run", *(run.folder for run in runs)]
     for name in ("annotations", "images", "data", "features"):
         if getattr(args, name) is not None:
             words += [f"--{name}", getattr(args, name)]

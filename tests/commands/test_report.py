@@ -301,7 +301,10 @@ def test_values_have_a_page(tmp_path, pages):
     assert lines["bag_mae"].values[0].value == 0.5
     assert not lines["bag_mae"].higher_is_better
     assert lines["bag_r2"].higher_is_better
-    assert page.class_tables == page.curves == page.confusion == page.mistakes == ()
+    assert page.class_tables == page.curves == page.confusion == ()
+    (errors,) = page.mistakes
+    assert errors.title == "Largest errors"
+    assert all(row[-1] == "+1" for row in errors.rows)
 
 
 def test_missing_images_are_an_error_or_a_note(folder, runs, tmp_path, pages, capsys):

@@ -132,7 +132,8 @@ def test_rows_of_other_processes_are_waited_for(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_sigterm_ends_it_at_once(tmp_path):
-    for number in range(4):
+    slides = 16  # the signal comes when the first is done, however busy the machine is
+    for number in range(slides):
         write_slide(tmp_path / "slides" / f"s{number}.tiff", number)
     one, out = process(command(tmp_path, "out")), tmp_path / "out"
     one.start()
@@ -141,7 +142,7 @@ def test_sigterm_ends_it_at_once(tmp_path):
     one.terminate()
     one.join()
     assert one.exitcode == 143
-    assert len(finished(out)) < 4
+    assert len(finished(out)) < slides
     assert not list(out.rglob(".*"))
 
 
