@@ -153,6 +153,7 @@ def test_the_table_has_the_numbers_of_the_coco_command(tmp_path, capsys):
     assert "given twice" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_images_of_a_file_are_read_as_validation_does(folder, scenes, tmp_path):
     write_checkpoint(folder / "small.ckpt", YOLO, preprocessing={"eval_short_side": 40})
     truth = json.loads(scenes[1].read_text())

@@ -53,6 +53,7 @@ def test_attention_of_others_is_caught_and_shown(tmp_path, capsys, monkeypatch):
     assert "respects standard MIL: no, at least one seed violates test 1" in shown
 
 
+@pytest.mark.slow
 def test_a_padded_module_and_a_model_of_ours(tmp_path):
     for name, adapter in (
         (FOREIGN + "PaddedMaxOfScores", "batch"),

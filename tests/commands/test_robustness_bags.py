@@ -130,6 +130,7 @@ def test_the_same_command_again_predicts_nothing(folder, base, whole, capsys):
     assert f"{CELLS} of {CELLS} cells (in {whole[0]})" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_workers_batches_and_order_do_not_change_cells(folder, base, whole, tmp_path, capsys):
     """Nor do other models in the table; another seed changes what is drawn."""
     names = ("feature_gain", "missing_instances")

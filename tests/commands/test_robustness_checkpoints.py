@@ -162,6 +162,7 @@ def test_progress_and_figure(folder, whole):
     assert (folder / "whole.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_workers_batches_and_order_do_not_change_cells(folder, ckpt, whole, tmp_path):
     """Another seed changes what is drawn at random, and nothing else."""
     base = ("--ckpt", ckpt, "--annotations", folder / "truth.json", "--severities", 5)

@@ -17,6 +17,7 @@ def in_root(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
+@pytest.mark.slow
 def test_names_are_unique_and_every_command_has_a_case_of_its_own(tmp_path):
     names = Counter(map(str, CASES))
     assert [name for name, count in names.items() if count > 1] == []

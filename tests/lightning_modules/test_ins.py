@@ -115,6 +115,7 @@ def test_a_run_fills_what_it_keeps_and_evaluates_it_on_other_bags(tmp_path):
 AVERAGE = ["--ema.decay", "0.9", "--ema.warmup_steps", "3"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("average", [pytest.param([], marks=pytest.mark.slow, id="plain"), AVERAGE])
 def test_a_run_that_is_cut_and_resumed_ends_as_the_whole_one(tmp_path, monkeypatch, average):
     """Queue, prototypes and targets after the second and after the whole of four epochs."""

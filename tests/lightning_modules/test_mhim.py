@@ -123,6 +123,7 @@ def finished(whole):
     return whole[0] / "mhim_v2" / "version_0"
 
 
+@pytest.mark.slow
 def test_a_file_of_a_subclass_gives_the_subclass(whole):
     file = finished(whole) / "checkpoints" / "last.ckpt"
     for kind in (MILModule, MHIMModule):
@@ -189,6 +190,7 @@ def test_resuming_the_second_stage_is_bit_equal_and_runs_no_first(whole, cut, mo
     assert_equal_runs(run, finished(whole))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "folder"),
     [("first_2", "."), pytest.param("first_4", "first_stage", marks=pytest.mark.slow)],

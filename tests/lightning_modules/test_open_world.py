@@ -151,6 +151,7 @@ def trained(tmp_path_factory):
     return runs / "tiny" / "version_0"
 
 
+@pytest.mark.slow
 def test_a_run_and_its_checkpoint_in_the_command(trained, tmp_path, monkeypatch):
     """`evaluate.py open-world` of the checkpoint gives what the training logged, by its split."""
     monkeypatch.chdir(ROOT)

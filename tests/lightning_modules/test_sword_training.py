@@ -1,5 +1,6 @@
 """SWORD in a training: its queue is filled after each optimizer step and survives a resume."""
 
+import pytest
 import pytorch_lightning as pl
 import torch
 
@@ -57,6 +58,7 @@ def fit(path, ckpt_path=None):
     return trained.model.state_dict(), note.pushed
 
 
+@pytest.mark.slow
 def test_the_queue_is_filled_after_steps_and_resumed_bit_for_bit(tmp_path):
     whole, pushed = fit(tmp_path / "two.ckpt")
     assert pushed[0] == 0 < pushed[1] == pushed[2] < pushed[3] == pushed[4]

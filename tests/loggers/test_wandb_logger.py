@@ -244,6 +244,7 @@ def test_a_service_that_died_between_two_runs_is_replaced(
     assert read_wandb(runs(offline_wandb)[-1]).history[0]["val/loss"] == 2.0
 
 
+@pytest.mark.slow
 def test_a_service_of_a_parent_process_that_is_gone_is_replaced(
     loggers, offline_wandb, monkeypatch, caplog
 ):

@@ -55,6 +55,7 @@ def same(one, other):
     assert one.masks.to_coco() == other.masks.to_coco()
 
 
+@pytest.mark.slow
 def test_a_folder_gives_the_file_and_the_overlays_of_the_command(predicted, images, tmp_path):
     model, written = predicted
     found = model.predict(images)

@@ -101,6 +101,7 @@ def test_multiclass_and_multilabel_rows():
     assert rows[0][:4] == ["bag 0", 0.75, "x, y", "x"]
 
 
+@pytest.mark.slow
 def test_the_table_of_a_run(stand_in, make_trainer, offline_wandb, read_wandb):
     loggers = build_loggers(offline_wandb / "x" / "version_0", WandbOptions())
     trainer = make_trainer([BagTable(top=2, max_bags=5)], logger=loggers)

@@ -20,6 +20,7 @@ def test_parameters_are_counted(caplog, frozen, words):
     assert lines(caplog) == ["model: Sequential, 1,201 parameters" + words]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "ours", "table"),
     [

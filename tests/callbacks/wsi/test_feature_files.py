@@ -82,6 +82,7 @@ def test_features_of_every_patch(extract, slides, tmp_path):
     assert sorted(rows(out)) == ["a", "b", "c"]
 
 
+@pytest.mark.slow
 def test_finished_files_are_skipped_and_a_slide_depends_on_itself_alone(extract, slides, tmp_path):
     assert extract(out="whole")[0] == 0
     (slides / "a.tiff").rename(tmp_path / "a.tiff")
@@ -257,6 +258,7 @@ def test_files_of_other_programs_are_not_overwritten(extract, tmp_path):
     assert len(content(tmp_path / "out")) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

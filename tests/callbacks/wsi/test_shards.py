@@ -21,6 +21,7 @@ def tables(folder):
     return sorted(path.name for path in folder.glob("*.csv"))
 
 
+@pytest.mark.slow
 def test_parts_one_after_another(tmp_path, capsys, monkeypatch):
     """The last one writes the whole table; a part without a slide is an ordinary case."""
     left, close = [], Stage.close

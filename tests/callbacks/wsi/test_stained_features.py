@@ -135,6 +135,7 @@ def test_two_processes_write_the_same(command, tmp_path):
     assert content(tmp_path / "one") == content(tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused(command, tmp_path, capfd):
     assert train.main(command(*MACENKO)) == 0
     capfd.readouterr()

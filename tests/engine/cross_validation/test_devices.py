@@ -50,6 +50,7 @@ def test_a_gpu_that_is_not_there_is_refused():
         fold_devices("cuda", "auto")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("select", [pytest.param("last", marks=pytest.mark.slow), "best"])
 def test_folds_on_an_accelerator_are_those_of_the_processor(config, write_slides, select):
     table = write_slides(16, classes=2, patient_id=None)

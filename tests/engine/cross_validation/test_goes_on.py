@@ -53,6 +53,7 @@ def record(path):
     return {k: v for k, v in found.items() if k not in ("seconds", "command")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [["--one-by-one"], ["--select", "best"]])
 def test_a_killed_run_gives_the_same_json(words, tmp_path, monkeypatch, capsys, options):
     whole, out = tmp_path / "whole.json", tmp_path / "cv.json"

@@ -50,6 +50,7 @@ def test_a_fold_alone_equals_the_fold_within_the_run(config, data):
     assert divided.metrics["bag_accuracy"] == whole.metrics["bag_accuracy"]
 
 
+@pytest.mark.slow
 def test_folds_together_or_one_by_one_give_the_same(config, data):
     recipe = config()
     together = cross_validate(recipe, data, num_folds=4, repeats=2, workers=2)

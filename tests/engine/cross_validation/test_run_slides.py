@@ -26,6 +26,7 @@ def npz_of(table, path):
     return path
 
 
+@pytest.mark.slow
 def test_slides_are_validated_as_the_same_bags_of_an_npz_file(config, write_slides, tmp_path):
     table = write_slides(24)
     recipe = slides_recipe(config)
@@ -41,6 +42,7 @@ def test_slides_are_validated_as_the_same_bags_of_an_npz_file(config, write_slid
     assert sum(map(len, held)) == len(set.union(*held)) == 12
 
 
+@pytest.mark.slow
 def test_folds_share_the_features_in_memory(config, write_slides, monkeypatch, tmp_path):
     table = write_slides(12, size=9)
     real, notes = feature_set.read_features, tmp_path / "read.txt"

@@ -56,6 +56,7 @@ def checkpoint(tmp_path_factory):
     return write_checkpoint(folder / "yolo.ckpt", YOLO, liven=1.0, preprocessing=sizes)
 
 
+@pytest.mark.slow
 def test_batch_height_and_width_are_free(tiny):
     network, content = tiny
     session = session_of(content)

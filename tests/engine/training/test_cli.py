@@ -70,6 +70,7 @@ def mil_test(mil_run):
     return runs / "t" / "version_0"
 
 
+@pytest.mark.slow
 def test_the_run_folder_holds_what_is_promised(seg_run):
     names = {p.relative_to(seg_run).as_posix() for p in seg_run.rglob("*") if p.is_file()}
     expected = {"config.yaml", "metrics.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt"}
@@ -117,6 +118,7 @@ def test_a_restored_module_gives_the_same_predictions(seg_run):
     assert not restored.module.training
 
 
+@pytest.mark.slow
 def test_bags_threshold_travels_and_test_never_moves_it(mil_run, mil_test):
     threshold = restore(mil_run / "checkpoints" / "best.ckpt").module.threshold
     assert threshold != 0.5

@@ -58,6 +58,7 @@ def steps(version=0, name="abmil"):
     return torch.load(file, weights_only=True)["global_step"]
 
 
+@pytest.mark.slow
 def test_a_requeued_job_continues_its_run_and_no_other(send, monkeypatch, capsys, tmp_path):
     Path("hpc_ckpt_1.ckpt").write_bytes(b"of another run, as Lightning would take it")
     assert train.main(BAGS) == 128 + signal.SIGUSR1

@@ -111,6 +111,7 @@ def over_files(cohort, run):
     return found
 
 
+@pytest.mark.slow
 def test_slides_score_as_their_feature_files(cohort, run, over_files, caplog, monkeypatch):
     monkeypatch.chdir(cohort.parent)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -183,6 +184,7 @@ def copied(cohort, folder, broken=()):
     return ["--data.slides", folder / "slides", "--data.features", folder / "own"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad_data", ["error", pytest.param("skip", marks=pytest.mark.slow)])
 def test_a_slide_that_fails_does_not_stop_the_others(
     cohort, run, over_files, tmp_path, capfd, bad_data

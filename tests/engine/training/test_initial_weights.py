@@ -145,6 +145,7 @@ def test_the_eps_is_in_the_checkpoint(finished, tmp_path, monkeypatch):
             assert torch.equal(one.scores, other.scores)
 
 
+@pytest.mark.slow
 def test_a_next_training_takes_the_eps_from_the_checkpoint(finished, tmp_path):
     arguments = [*TRAINING, INIT_FROM, finished / "checkpoints" / "last.ckpt"]
     arguments += ["--trainer.fast_dev_run", "true", "--runs_dir", tmp_path]

@@ -53,6 +53,7 @@ def written(checkpoint, images, scores, tmp_path_factory):
     return out / "predict" / "version_0" / "predictions", lowest
 
 
+@pytest.mark.slow
 def test_one_coco_file_has_images_categories_and_annotations(written, images, scores):
     folder = written[0]
     coco = COCO(folder / "predict_coco.json")

@@ -150,6 +150,7 @@ QUICK = {("inside_epochs", "ema")}
 TWICE = {("inside", "ema"), ("sparse", "ema")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("length", "average"), [pytest.param(*c, marks=[] if c in QUICK else slow) for c in CASES]
 )

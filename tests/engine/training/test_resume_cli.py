@@ -72,6 +72,7 @@ def cut(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "runs" / "abmil" / "version_0")
 
 
+@pytest.mark.slow
 def test_the_run_goes_on_in_its_folder_with_its_own_recipe(cut, recwarn, capsys):
     before, recipe = rows(cut), (cut / "config.yaml").read_text()
     origin = (cut / "provenance.json").read_text()
@@ -196,6 +197,7 @@ class Spy:
         return (open, (str(self.marker), "w"))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_code_is_refused_by_every_command_unexecuted(finished, tmp_path, capsys):
     marker, evil = tmp_path / "executed", tmp_path / "evil.ckpt"
     torch.save(content(finished) | {"extra": Spy(marker)}, evil)

@@ -79,6 +79,7 @@ def undisturbed(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "step", "call", "reached"),
     [

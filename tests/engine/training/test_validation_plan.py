@@ -99,6 +99,7 @@ def told(monkeypatch, tmp_path, recwarn):
     return run
 
 
+@pytest.mark.slow
 def test_few_samples_are_told(told):
     assert told() == []
     (message,) = told("--data.val_bags", "29")

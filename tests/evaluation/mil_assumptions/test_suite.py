@@ -128,6 +128,7 @@ def numbers_of(report):
     return [(r.test, r.seed, r.train_auc, r.test_auc, r.vote) for r in report.results]
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_processes_or_on_what_was_drawn_before():
     build = import_model(FOREIGN + "GatedAttention", {"width": 8})
     settings = AssumptionSettings(

@@ -83,6 +83,7 @@ def test_counts_of_loaded_new_and_unused_tensors(kind, model, counts, pair, tmp_
     assert torch.equal(network.state_dict()[ours], weights[theirs])
 
 
+@pytest.mark.slow
 def test_a_backbone_that_does_not_fit_is_an_error(tmp_path):
     path, weights = written("resnet50_v1", tmp_path)
     half = {k: v for k, v in weights.items() if "layer3" not in k}

@@ -65,6 +65,7 @@ def found(place):
     return json.loads((place / "cv.json").read_text())["external"]
 
 
+@pytest.mark.slow
 def test_models_are_the_checkpoints_and_the_ensemble_is_their_mean(place, found):
     assert list(found) == [str(place / "other.npz"), str(place / "there" / "other.npz")]
     places = [(r, k) for r in range(2) for k in range(2)]

@@ -39,6 +39,7 @@ def test_another_number_of_classes_starts_with_a_new_head(tmp_path):
     assert torch.equal(model.decoder.class_embed.weight, head)
 
 
+@pytest.mark.slow
 def test_another_size_or_backbone_is_refused_by_name_and_shape(tmp_path):
     torch.save(theirs("resnet").state_dict(), tmp_path / "w.pt")
     other = {

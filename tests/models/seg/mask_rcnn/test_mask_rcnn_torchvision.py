@@ -81,6 +81,7 @@ def assert_same_losses(ours, theirs, batch, inputs, targets):
         torch.testing.assert_close(actual[name], expected[other], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_losses_when_everything_is_sampled(version, scene):
     ours, theirs = pair(version)
@@ -124,6 +125,7 @@ def test_losses_with_an_image_without_instances(scene):
     assert_same_losses(ours, theirs, *scene(SIZES, instances=[0, 3]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("version", "scale"), [(1, 1.0), (1, 1.7), pytest.param(2, 1.7, marks=pytest.mark.slow)]
 )
