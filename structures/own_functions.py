@@ -12,6 +12,25 @@ from typing import Any
 import numpy as np
 
 
+def searched(name: str, kind: str) -> tuple[str, str]:
+    """Return the module and the attribute of a dotted name; make the working folder searched last.
+
+    Args:
+        name: dotted name.
+        kind: what it should name, for the message.
+
+    Raises:
+        ValueError: the name has no dot, or is none.
+    """
+    path, _, attribute = name.rpartition(".")
+    if not path or not all(part.isidentifier() for part in name.split(".")):
+        raise ValueError(f"{name!r} is not a dotted name; write package.module.{kind}")
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)
+    return path, attribute
+
+
 @functools.cache
 def imported(name: str) -> Callable[..., Any]:
     """Import a function or class by its dotted name; the working folder is searched last.
@@ -19,15 +38,10 @@ def imported(name: str) -> Callable[..., Any]:
     Raises:
         ValueError: the name has no dot, or there is no such function.
     """
-    path, _, attribute = name.rpartition(".")
-    if not path or not all(part.isidentifier() for part in name.split(".")):
-        raise ValueError(f"{name!r} is not a dotted name; write package.module.function")
-    here = str(Path.cwd())
-    if here not in sys.path and "" not in sys.path:
-        sys.path.append(here)
+    path, attribute = searched(name, "function")
     try:
         found: Any = getattr(importlib.import_module(path), attribute, None)
-    except Exception as error:  # the user's file may raise anything
+    except (Exception, SystemExit) as error:  # the user's file may raise anything
         raise ValueError(f"{name}: importing {path} raised {_short(error)}") from error
     if not callable(found):
         raise ValueError(f"{name}: {path} has no function {attribute!r}")
@@ -41,7 +55,7 @@ def changed_by(
 
     Args:
         name: dotted name of the function.
-        values: what is changed.
+        values: the array, which stays as it is.
         severity: 1 to 5.
         seed: of the `numpy.random.Generator` that the function is given.
 
@@ -63,5 +77,5 @@ def changed_by(
     return np.ascontiguousarray(found)
 
 
-def _short(error: Exception) -> str:
+def _short(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"

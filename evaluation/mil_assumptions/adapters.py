@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +28,7 @@ from evaluation.mil_assumptions.bag_models import (
     SingleBagModel,
     mask_place,
 )
+from structures.own_functions import searched
 
 __all__ = [
     "AdapterName",
@@ -212,12 +212,7 @@ def _maker(name: str) -> Callable[..., Any]:
 
     The working folder is searched last.
     """
-    path, _, attribute = name.rpartition(".")
-    if not path or not all(part.isidentifier() for part in name.split(".")):
-        raise ValueError(f"{name!r} is not a dotted name; write package.module.Class")
-    here = str(Path.cwd())
-    if here not in sys.path and "" not in sys.path:
-        sys.path.append(here)
+    path, attribute = searched(name, "Class")
     try:
         module = importlib.import_module(path)
     except (Exception, SystemExit) as error:  # the user's file may raise anything

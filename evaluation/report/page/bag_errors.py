@@ -18,7 +18,7 @@ class BagErrors(NamedTuple):
 
     Attributes:
         title: what a list of the worst bags is called.
-        column: what is told of each.
+        column: heading of the column with ``told``.
         sizes: (B,) not negative, larger is worse; NaN where the target is unknown.
         told: of each bag, as text.
         note: how the list is ordered.
